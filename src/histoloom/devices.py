@@ -1,0 +1,76 @@
+"""The device, the precision and the processes that a run uses (accelerate)."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from histoloom.config import RuntimeConfig
+from histoloom.errors import UserError
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` becomes cuda, mps or cpu; a device that is not there is a ``UserError``."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"runtime.device is {device}, but torch sees no CUDA device; use --set runtime.device=cpu")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("runtime.device is mps, but torch sees none; use --set runtime.device=cpu")
+    return device
+
+
+def resolve_precision(precision: str, *, device: str) -> str:
+    """``auto`` becomes bf16 where the device computes in it at speed, else fp32."""
+    if precision != "auto":
+        if precision == "fp16" and not device.startswith("cuda"):
+            raise UserError(f"runtime.precision fp16 needs a CUDA device, not {device}; use fp32 or bf16")
+        return precision
+    return "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def accelerator(runtime: RuntimeConfig) -> Accelerator:
+    """The process's accelerator for ``runtime``; also sets the number of CPU threads."""
+    device = resolve_device(runtime.device)
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(int(device.split(":")[1]))
+    return _accelerator(device == "cpu", resolve_precision(runtime.precision, device=device))
+
+
+@lru_cache(maxsize=4)
+def _accelerator(cpu: bool, precision: str) -> Accelerator:  # noqa: FBT001 - the cache's key
+    mixed = "no" if precision == "fp32" else precision
+    # Stages that run on the main process alone keep the others waiting for as long as they take.
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=14))
+    return Accelerator(cpu=cpu, mixed_precision=mixed, kwargs_handlers=[patience])
+
+
+def process_count() -> int:
+    """Processes started together (torchrun's WORLD_SIZE)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def autocast(runtime: RuntimeConfig) -> AbstractContextManager[Any]:
+    """Mixed precision for inference on the run's device, where it uses one."""
+    device = resolve_device(runtime.device)
+    precision = resolve_precision(runtime.precision, device=device)
+    if precision == "fp32":
+        return nullcontext()
+    kind = torch.bfloat16 if precision == "bf16" else torch.float16
+    return torch.autocast(device.split(":")[0], dtype=kind)

@@ -1,0 +1,290 @@
+"""The run directory: stages published by one atomic rename, fingerprints, locks.
+
+A stage is built in ``RUN/.building/STAGE`` and becomes ``RUN/STAGE`` by a rename. A stage whose settings or inputs
+changed is moved to ``RUN/superseded/STAGE-FINGERPRINT`` and comes back from there, without work, when the settings
+do: nothing that was computed is lost.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from histoloom.config import Config, dump_config, load_config
+from histoloom.errors import UserError
+
+State = Literal["done", "stale", "partial", "missing"]
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def fingerprint(value: Any) -> str:
+    """A 16-digit hexadecimal digest of JSON-like data; equal data gives equal digests on every machine."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """A digest of a file's size and of its first and last 64 KiB: quick on slides of gigabytes."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(65536))
+        file.seek(max(0, size - 65536))
+        digest.update(file.read(65536))
+    return digest.hexdigest()[:16]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a crash leaves the old one or the new one, never a part."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never a part."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, atomically; NaN is an error rather than invalid JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is flushed to disk and takes ``path``'s place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors_explained(place: Path) -> Iterator[None]:
+    """Turn a full disk or a read-only place into one line for the user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise UserError(
+                f"no space left for {place}; free some and run the same command again: "
+                "finished stages and the last checkpoint are kept"
+            ) from error
+        if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
+            raise UserError(f"cannot write {error.filename or place}: {error.strerror}") from error
+        raise
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a published stage says of itself (``artifact.json``)."""
+
+    stage: str
+    format: int
+    fingerprint: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    seconds: float
+    peak_memory_mb: float
+
+    @staticmethod
+    def read(folder: Path) -> Artifact | None:
+        """The artifact in ``folder``, or None where there is none."""
+        path = folder / "artifact.json"
+        return Artifact(**read_json(path)) if path.is_file() else None
+
+
+class Run:
+    """A run directory."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        self.config = config
+
+    @staticmethod
+    def create(path: Path, config: Config) -> Run:
+        """Make ``path`` a run of ``config``; the same config again is fine, another one is a ``UserError``."""
+        target = path / "config.yaml"
+        if target.exists():
+            existing = load_config(target)
+            if _results(existing) != _results(config):
+                raise UserError(
+                    f"{path} already holds a run with other settings ({_difference(existing, config)}); "
+                    f"choose another directory, or change this run: histoloom run {path} --set key=value"
+                )
+            return Run(path, existing)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} exists and is not a run; choose a directory that is new or empty")
+        with disk_errors_explained(path):
+            path.mkdir(parents=True, exist_ok=True)
+            run = Run(path, config)
+            run.save_config()
+        return run
+
+    @staticmethod
+    def open(path: Path) -> Run:
+        """Open an existing run; ``UserError`` where ``path`` is none."""
+        return Run(path, load_config(path / "config.yaml"))
+
+    def save_config(self) -> None:
+        """Write ``config.yaml``."""
+        write_text(self.path / "config.yaml", dump_config(self.config))
+
+    def folder(self, stage: str) -> Path:
+        """Where the published stage lies, or will."""
+        return self.path / stage
+
+    def building(self, stage: str) -> Path:
+        """Where the stage is built."""
+        return self.path / ".building" / stage
+
+    def artifact(self, stage: str) -> Artifact | None:
+        """The published stage's artifact."""
+        return Artifact.read(self.folder(stage))
+
+    def require(self, stage: str) -> Path:
+        """The published stage's folder; ``UserError`` says how to make it where it is missing."""
+        if self.artifact(stage) is None:
+            raise UserError(f"{self.path} has no {stage} yet; make them: histoloom run {self.path} --until {stage}")
+        return self.folder(stage)
+
+    def state(self, stage: str, *, wanted: str | None) -> State:
+        """``wanted`` is the fingerprint that the stage should have; None where its inputs are not done."""
+        artifact = self.artifact(stage)
+        if artifact is not None:
+            return "done" if artifact.fingerprint == wanted else "stale"
+        return "partial" if self.building(stage).exists() else "missing"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for writing; a second process gets a ``UserError`` at once. A crash frees the lock."""
+        with disk_errors_explained(self.path):
+            lock = FileLock(self.path / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise UserError(
+                    f"another process is working on {self.path}; wait for it, or stop it, then run again"
+                ) from None
+            try:
+                yield
+            finally:
+                lock.release()
+
+    def begin(self, stage: str, *, wanted: str) -> Path:
+        """The folder to build ``stage`` in; an unfinished build of the same fingerprint is continued."""
+        folder = self.building(stage)
+        marker = folder / "building.json"
+        if folder.exists() and (not marker.is_file() or read_json(marker)["fingerprint"] != wanted):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not marker.is_file():
+            write_json(marker, {"fingerprint": wanted, "seconds": 0.0})
+        return folder
+
+    def spent(self, stage: str, *, seconds: float) -> float:
+        """Add ``seconds`` to the time that the unfinished build took so far; returns the sum."""
+        marker = self.building(stage) / "building.json"
+        value = read_json(marker)
+        value["seconds"] += seconds
+        write_json(marker, value)
+        return float(value["seconds"])
+
+    def publish(self, stage: str, artifact: Artifact) -> None:
+        """Give the finished build its place by a rename; what stood there moves to ``superseded/``."""
+        building = self.building(stage)
+        shutil.rmtree(building / "checkpoints", ignore_errors=True)
+        (building / "building.json").unlink(missing_ok=True)
+        write_json(building / "artifact.json", vars(artifact) | {"config": dict(artifact.config)})
+        self.supersede(stage)
+        building.rename(self.folder(stage))
+
+    def supersede(self, stage: str) -> None:
+        """Move a published stage aside, under its fingerprint."""
+        artifact = self.artifact(stage)
+        if artifact is None:
+            return
+        target = self._superseded(stage, artifact.fingerprint)
+        target.parent.mkdir(exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        self.folder(stage).rename(target)
+
+    def restore(self, stage: str, *, wanted: str) -> bool:
+        """Bring a superseded stage of fingerprint ``wanted`` back to its place; False where there is none."""
+        source = self._superseded(stage, wanted)
+        if Artifact.read(source) is None:
+            return False
+        self.supersede(stage)
+        source.rename(self.folder(stage))
+        return True
+
+    def _superseded(self, stage: str, digest: str) -> Path:
+        return self.path / "superseded" / f"{stage}-{digest}"
+
+
+def environment() -> dict[str, Any]:
+    """What a result was made with: versions, platform, git revision of the package where it is a checkout."""
+    packages = ("histoloom", "torch", "diffusers", "accelerate", "numpy", "scikit-learn", "openslide-python")
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "git": _git_revision(Path(__file__).parent),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _git_revision(folder: Path) -> str | None:
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _results(config: Config) -> dict[str, Any]:
+    return {key: value for key, value in config.model_dump(mode="json").items() if key not in ("runtime", "preset")}
+
+
+def _difference(old: Config, new: Config) -> str:
+    """The first few settings in which two configurations differ."""
+    flat_old, flat_new = _flat(_results(old)), _flat(_results(new))
+    keys = [key for key in flat_old | flat_new if flat_old.get(key) != flat_new.get(key)]
+    shown = [f"{key}: {flat_old.get(key)} there, {flat_new.get(key)} here" for key in keys[:2]]
+    return "; ".join(shown) + (f"; and {len(keys) - 2} more" if len(keys) > 2 else "")
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        result |= _flat(item, f"{prefix}.{key}" if prefix else key)
+    return result

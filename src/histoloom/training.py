@@ -1,0 +1,427 @@
+"""The only training loop: three networks, one way to train, stop and continue.
+
+What a step does depends on the seed, the step's number and the weights alone (see ``seeding``), so a training that
+was killed anywhere continues from its checkpoint to the same weights, to the byte on a CPU. The clock is images seen.
+Several processes (torchrun) split each batch; gradients are averaged once a step. Shapes: B is the batch of one
+micro-batch of one process.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, send_to_device
+from torch import Tensor, nn
+
+from histoloom.config import Phase, RuntimeConfig, TrainingConfig
+from histoloom.devices import accelerator as make_accelerator
+from histoloom.errors import TrainingDiverged, UserError
+from histoloom.progress import meter
+from histoloom.seeding import permutation, torch_generator
+from histoloom.stages import EventLog
+from histoloom.store import replacing
+
+logger = logging.getLogger("histoloom")
+
+Batch = Any
+LOG_EVENTS = 200
+FIRST_EMA_STEPS = 10
+
+
+@dataclass
+class Tick:
+    """One micro-batch's place in the training, and its random numbers.
+
+    Draws are made for the whole step's batch and sliced, so that they do not depend on how the batch is split over
+    micro-batches and processes. ``scratch`` is shared by the players within the micro-batch.
+    """
+
+    images: int
+    step: int
+    progress: float
+    device: torch.device
+    generator: torch.Generator
+    rows: slice
+    batch_size: int
+    scratch: dict[str, Any] = field(default_factory=dict)
+
+    def randn(self, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal numbers; the first dimension is the micro-batch."""
+        return self._sliced(torch.randn(self._whole(shape), generator=self.generator))
+
+    def rand(self, shape: tuple[int, ...]) -> Tensor:
+        """Uniform numbers in 0..1; the first dimension is the micro-batch."""
+        return self._sliced(torch.rand(self._whole(shape), generator=self.generator))
+
+    def randint(self, high: int, shape: tuple[int, ...]) -> Tensor:
+        """Whole numbers in 0..high-1 (int64); the first dimension is the micro-batch."""
+        return self._sliced(torch.randint(high, self._whole(shape), generator=self.generator))
+
+    def _whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (self.batch_size, *shape[1:])
+
+    def _sliced(self, whole: Tensor) -> Tensor:
+        return whole[self.rows].to(self.device)
+
+
+@dataclass(frozen=True)
+class Player:
+    """One optimizer's side of a training; ``loss`` gives a scalar and metrics (detached scalars) to log."""
+
+    name: str
+    modules: tuple[str, ...]
+    loss: Callable[[Batch, Tick], tuple[Tensor, dict[str, Tensor]]]
+    phases: tuple[Phase, ...]
+    starts_at: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: modules by name, players, and ``n`` items of data that ``batch(rows)`` reads (CPU tensors)."""
+
+    name: str
+    modules: Mapping[str, nn.Module]
+    players: tuple[Player, ...]
+    n: int
+    batch: Callable[[np.ndarray], Batch]
+    ema: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The modules after training, in evaluation mode; averaged weights where the task asks for them."""
+
+    modules: Mapping[str, nn.Module]
+    images: int
+
+
+def train(
+    task: Task, *, config: TrainingConfig, runtime: RuntimeConfig, seed: int, out: Path, log: EventLog
+) -> Trained:
+    """Train ``task``, continuing from ``out/checkpoints`` where there is one; returns its modules.
+
+    Raises ``TrainingDiverged`` when a loss is no longer finite, and ``UserError`` when the batch does not divide
+    over processes and micro-batches.
+    """
+    loop = _Loop(task, config=config, runtime=runtime, seed=seed, out=out, log=log)
+    loop.resume()
+    loop.run()
+    return loop.result()
+
+
+class _Loop:
+    def __init__(
+        self,
+        task: Task,
+        *,
+        config: TrainingConfig,
+        runtime: RuntimeConfig,
+        seed: int,
+        out: Path,
+        log: EventLog,
+    ) -> None:
+        self.task, self.config, self.runtime, self.seed, self.log = task, config, runtime, seed, log
+        self.accelerator: Accelerator = make_accelerator(runtime)
+        self.checkpoint = _shared_path(out / "checkpoints" / "last.pt")
+        self.images = 0
+        self.total = math.ceil(config.images(n=task.n) / config.batch_size) * config.batch_size
+        self.micro = _micro_batch(config.batch_size, processes=self.accelerator.num_processes, runtime=runtime)
+        for module in task.modules.values():
+            module.to(self.accelerator.device).train()
+        self.averages = {name: copy.deepcopy(task.modules[name]).requires_grad_(False) for name in task.ema}
+        self.optimizers: dict[str, tuple[int, Any]] = {}
+        self.sums: dict[str, Any] = {}
+        self.counted = 0
+        self.events = len(log)
+        self.saved = time.monotonic()
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+    def run(self) -> None:
+        description = f"training {self.task.name}"
+        with (
+            meter(description, total=self.total, done=self.images) as progress,
+            _Prefetcher(self._read) as reader,
+        ):
+            while self.images < self.total:
+                batches = reader.take(self.images, then=self.images + self.config.batch_size)
+                self._step(batches)
+                self.images += self.config.batch_size
+                self._after_step()
+                progress.advance(self.config.batch_size)
+        if self._due_to_save(at_end=True):
+            self._save()
+
+    def _step(self, batches: list[Batch]) -> None:
+        batches = send_to_device(batches, self.accelerator.device)
+        scratches: list[dict[str, Any]] = [{} for _ in batches]
+        for player in self.task.players:
+            if self.images < player.starts_at:
+                continue
+            optimizer = self._optimizer(player)
+            optimizer.zero_grad(set_to_none=True)
+            with _only_trains(self.task, player):
+                for index, (batch, scratch) in enumerate(zip(batches, scratches, strict=True)):
+                    self._backward(player, batch, tick=self._tick(player.name, index=index, scratch=scratch))
+            self._average_gradients(player)
+            if self.config.grad_clip is not None:
+                self.accelerator.unscale_gradients(optimizer)
+                nn.utils.clip_grad_norm_(_parameters(self.task, player), self.config.grad_clip)
+            optimizer.step()
+        self._average_weights()
+
+    def _backward(self, player: Player, batch: Batch, *, tick: Tick) -> None:
+        with self.accelerator.autocast():
+            loss, metrics = player.loss(batch, tick)
+        self.accelerator.backward(loss / self.runtime.accumulate)
+        for name, value in {"loss": loss, **metrics}.items():
+            key = f"{player.name}.{name}"
+            self.sums[key] = self.sums.get(key, 0.0) + value.detach().float() / self.runtime.accumulate
+
+    def _tick(self, player: str, *, index: int, scratch: dict[str, Any]) -> Tick:
+        start = (self.accelerator.process_index * self.runtime.accumulate + index) * self.micro
+        step = self.images // self.config.batch_size
+        return Tick(
+            images=self.images,
+            step=step,
+            progress=self.images / self.total,
+            device=self.accelerator.device,
+            generator=torch_generator(self.seed, self.task.name, player, step),
+            rows=slice(start, start + self.micro),
+            batch_size=self.config.batch_size,
+            scratch=scratch,
+        )
+
+    def _after_step(self) -> None:
+        self.counted += 1
+        steps = self.total // self.config.batch_size
+        step = self.images // self.config.batch_size
+        if step % max(1, steps // LOG_EVENTS) == 0 or step == steps:
+            self._write_log()
+        if self._due_to_save(at_end=False):
+            self._save()
+
+    # -- data ----------------------------------------------------------------------------------------------------
+    def _read(self, images: int) -> list[Batch]:
+        """This process's micro-batches of the step that starts at ``images``."""
+        rows = self._order(images)
+        start = self.accelerator.process_index * self.runtime.accumulate * self.micro
+        parts = range(start, start + self.runtime.accumulate * self.micro, self.micro)
+        return [self.task.batch(rows[part : part + self.micro]) for part in parts]
+
+    def _order(self, images: int) -> np.ndarray:
+        """Rows of the step that starts at ``images``: consecutive places in a chain of permutations."""
+        places = np.arange(images, images + self.config.batch_size)
+        rows = np.empty(len(places), dtype=np.int64)
+        for epoch in np.unique(places // self.task.n):
+            order = permutation(self.seed, self.task.name, "order", int(epoch), n=self.task.n)
+            here = places // self.task.n == epoch
+            rows[here] = order[places[here] % self.task.n]
+        return rows
+
+    # -- optimizers and averages -----------------------------------------------------------------------------------
+    def _optimizer(self, player: Player) -> Any:
+        index, inside, length = _phase_at(player.phases, images=self.images - player.starts_at, n=self.task.n)
+        phase = player.phases[index]
+        if player.name not in self.optimizers or self.optimizers[player.name][0] != index:
+            self._make_optimizer(player, index=index)
+        optimizer = self.optimizers[player.name][1]
+        last = index == len(player.phases) - 1
+        factor = _lr_factor(self.config, images=self.images, inside=inside, length=length, last=last)
+        for group in optimizer.param_groups:
+            group["lr"] = phase.lr * factor
+        return optimizer
+
+    def _make_optimizer(self, player: Player, *, index: int) -> None:
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adadelta": torch.optim.Adadelta}
+        phase = player.phases[index]
+        plain = kinds[phase.optimizer](_parameters(self.task, player), lr=phase.lr)
+        self.optimizers[player.name] = (index, self.accelerator.prepare_optimizer(plain))
+
+    def _average_gradients(self, player: Player) -> None:
+        if self.accelerator.num_processes == 1:
+            return
+        gradients = [p.grad for p in _parameters(self.task, player) if p.grad is not None]
+        flat = self.accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    @torch.no_grad()
+    def _average_weights(self) -> None:
+        step = self.images // self.config.batch_size
+        decay = min(self.config.ema, (1 + step) / (FIRST_EMA_STEPS + step))
+        for name, average in self.averages.items():
+            module = self.task.modules[name]
+            torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
+            for mine, theirs in zip(average.buffers(), module.buffers(), strict=True):
+                mine.copy_(theirs)
+
+    # -- log and checkpoints ---------------------------------------------------------------------------------------
+    def _write_log(self) -> None:
+        self._check_finite()
+        means = {name: float(value) / self.counted for name, value in self.sums.items()}
+        self.sums, self.counted = {}, 0
+        if self.accelerator.is_main_process:
+            self.log.write({"images": self.images, **means})
+            self.events = len(self.log)
+            if self.runtime.tensorboard:
+                _write_tensorboard(self.checkpoint.parent.parent / "tensorboard", means, images=self.images)
+
+    def _check_finite(self) -> None:
+        wrong = [name for name, value in self.sums.items() if not math.isfinite(float(value))]
+        if wrong:
+            kept = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint.exists() else "no checkpoint yet"
+            raise TrainingDiverged(
+                f"{wrong[0]} of {self.task.name} is no longer finite after {self.images:,} images; {kept}; "
+                f"lower {self.task.name}.training.phases.0.lr with --set"
+            )
+
+    def _due_to_save(self, *, at_end: bool) -> bool:
+        waited = time.monotonic() - self.saved >= self.runtime.checkpoint_seconds
+        flags = [at_end or waited]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(flags)
+        return flags[0]
+
+    def _save(self) -> None:
+        self._check_finite()
+        self.saved = time.monotonic()
+        if not self.accelerator.is_main_process:
+            return
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "images": self.images,
+            "modules": {name: module.state_dict() for name, module in self.task.modules.items()},
+            "averages": {name: module.state_dict() for name, module in self.averages.items()},
+            "optimizers": {name: (index, o.state_dict()) for name, (index, o) in self.optimizers.items()},
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
+            "sums": {name: float(value) for name, value in self.sums.items()},
+            "counted": self.counted,
+            "events": self.events,
+        }
+        with replacing(self.checkpoint) as temporary:
+            torch.save(state, temporary)
+
+    def resume(self) -> None:
+        """Take the state of the last checkpoint, where there is one."""
+        if not self.checkpoint.is_file():
+            return
+        state = torch.load(self.checkpoint, map_location=self.accelerator.device, weights_only=True)
+        self.images, self.sums, self.counted = state["images"], state["sums"], state["counted"]
+        for name, module in self.task.modules.items():
+            module.load_state_dict(state["modules"][name])
+        for name, module in self.averages.items():
+            module.load_state_dict(state["averages"][name])
+        for player in self.task.players:
+            if player.name in state["optimizers"]:
+                index, values = state["optimizers"][player.name]
+                self._make_optimizer(player, index=index)
+                self.optimizers[player.name][1].load_state_dict(values)
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.accelerator.is_main_process:
+            self.log.keep(state["events"])
+        self.events = state["events"]
+        logger.info("%s: continuing after %s of %s images", self.task.name, f"{self.images:,}", f"{self.total:,}")
+
+    def result(self) -> Trained:
+        modules = dict(self.task.modules) | self.averages
+        return Trained(modules={name: module.eval() for name, module in modules.items()}, images=self.images)
+
+
+class _Prefetcher:
+    """Reads the next step's batches on a thread while this step computes."""
+
+    def __init__(self, read: Callable[[int], list[Batch]]) -> None:
+        self._read = read
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._next: tuple[int, Future[list[Batch]]] | None = None
+
+    def __enter__(self) -> _Prefetcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def take(self, images: int, *, then: int) -> list[Batch]:
+        """The batches at ``images``; starts to read those at ``then``."""
+        ready = self._next is not None and self._next[0] == images
+        current = self._next[1] if self._next is not None and ready else self._pool.submit(self._read, images)
+        self._next = (then, self._pool.submit(self._read, then))
+        return current.result()
+
+
+def _micro_batch(batch_size: int, *, processes: int, runtime: RuntimeConfig) -> int:
+    micro, rest = divmod(batch_size, processes * runtime.accumulate)
+    if rest or not micro:
+        raise UserError(
+            f"a batch of {batch_size} does not divide over {processes} processes x {runtime.accumulate} micro-batches; "
+            "change runtime.accumulate or the number of processes"
+        )
+    return micro
+
+
+def _shared_path(path: Path) -> Path:
+    """The main process's path, on every process."""
+    box = [str(path)]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        broadcast_object_list(box)
+    return Path(box[0])
+
+
+def _parameters(task: Task, player: Player) -> list[nn.Parameter]:
+    return [p for name in player.modules for p in task.modules[name].parameters()]
+
+
+@contextmanager
+def _only_trains(task: Task, player: Player) -> Iterator[None]:
+    """Spare the gradients of what other players train."""
+    others = [p for other in task.players if other is not player for p in _parameters(task, other)]
+    mine = {id(p) for p in _parameters(task, player)}
+    frozen = [p for p in others if p.requires_grad and id(p) not in mine]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+def _phase_at(phases: tuple[Phase, ...], *, images: int, n: int) -> tuple[int, int, int]:
+    """The phase at ``images`` seen: its index, the images inside it so far, its length."""
+    for index, phase in enumerate(phases):
+        length = phase.length(n=n)
+        if images < length or index == len(phases) - 1:
+            return index, images, length
+        images -= length
+    raise AssertionError("a training has at least one phase")
+
+
+def _lr_factor(config: TrainingConfig, *, images: int, inside: int, length: int, last: bool) -> float:
+    """Linear warm-up at the start of the training, cosine decay over the last phase where it is asked for."""
+    factor = min(1.0, (images + config.batch_size) / max(config.warmup_images, 1))
+    if last and config.lr_decay == "cosine":
+        factor *= 0.5 * (1 + math.cos(math.pi * min(1.0, inside / length)))
+    return factor
+
+
+def _write_tensorboard(folder: Path, values: Mapping[str, float], *, images: int) -> None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("runtime.tensorboard needs the extra: pip install 'histoloom[tensorboard]'") from error
+    with SummaryWriter(str(folder)) as writer:
+        for name, value in values.items():
+            writer.add_scalar(name, value, images)
