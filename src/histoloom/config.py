@@ -25,8 +25,6 @@ from pydantic import (
 
 from histoloom.errors import UserError
 
-Fraction = float
-
 
 class Section(BaseModel):
     """A part of the configuration: immutable, and closed to keys that it does not know."""
@@ -112,8 +110,9 @@ class AdversarialConfig(Section):
 
 
 class AutoencoderConfig(Section):
-    """VQ-GAN; the factor between pixels and latents is 2 ** (len(multipliers) - 1)."""
+    """VQ-GAN; the factor between pixels and latents is stem * 2 ** (len(multipliers) - 1)."""
 
+    stem: Literal[1, 2, 4] = Field(1, description="pixels folded into channels along each side first; saves work")
     channels: PositiveInt = 128
     multipliers: tuple[PositiveInt, ...] = Field((1, 1, 2, 4), min_length=2)
     blocks: PositiveInt = Field(2, description="residual blocks a level")
@@ -133,12 +132,13 @@ class AutoencoderConfig(Section):
     l1_weight: float = Field(0.0, ge=0)
     mse_weight: float = Field(1.0, ge=0)
     adversarial: AdversarialConfig = AdversarialConfig()
+    augment: bool = Field(False, description="train on the eight dihedral copies of the patches")
     training: TrainingConfig
 
     @property
     def factor(self) -> int:
         """Pixels a latent position spans, along one side."""
-        return int(2 ** (len(self.multipliers) - 1))
+        return int(self.stem * 2 ** (len(self.multipliers) - 1))
 
     @model_validator(mode="after")
     def _effective(self) -> AutoencoderConfig:
@@ -159,7 +159,6 @@ class ClustersConfig(Section):
     """Information-maximisation clusters (RIM: Krause et al. 2010; IMSAT: Hu et al. 2017) for a sweep of k."""
 
     k: tuple[int, ...] = Field(tuple(range(10, 17)), min_length=1, description="the sweep")
-    choose: int | None = Field(None, description="this k instead of the chosen one; a member of the sweep")
     channels: PositiveInt = Field(64, description="width of the convolutional features")
     marginal_weight: PositiveFloat = Field(4.0, description="of the marginal entropy against the conditional")
     consistency: Literal["augment", "vat", "both"] = "augment"
@@ -175,8 +174,6 @@ class ClustersConfig(Section):
     def _sweep(self) -> ClustersConfig:
         if any(k < 2 for k in self.k) or list(self.k) != sorted(set(self.k)):
             raise ValueError(f"k must be a rising list of whole numbers from 2 up, got {list(self.k)}")
-        if self.choose is not None and self.choose not in self.k:
-            raise ValueError(f"choose must be one of k = {list(self.k)}, got {self.choose}")
         return self
 
 
@@ -233,6 +230,7 @@ class EvaluationConfig(Section):
 class ReportConfig(Section):
     """What the report shows."""
 
+    k: int | None = Field(None, description="the k shown in detail; none: the chosen one")
     patches_per_cluster: PositiveInt = 8
     map_slides: int = Field(6, ge=0, description="slides shown with their tissue map")
     map_patches: PositiveInt = Field(4000, description="most patches classified a slide for its map")
@@ -274,6 +272,8 @@ class Config(Section):
                 f"patches.size must be a multiple of {deepest} for these autoencoder.multipliers and "
                 f"diffusion.channels, got {self.patches.size}"
             )
+        if self.report.k is not None and self.report.k not in self.clusters.k:
+            raise ValueError(f"report.k must be one of clusters.k = {list(self.clusters.k)}, got {self.report.k}")
         return self
 
 

@@ -117,8 +117,8 @@ class LPIPS(nn.Module):
         distance_N = x_NCHW.new_zeros(len(x_NCHW), dtype=torch.float32)
         taps = zip(self.heads, self.features(x_NCHW), self.features(y_NCHW), strict=True)
         for head_C, fx_NCHW, fy_NCHW in taps:
-            difference_NCHW = (_unit(fx_NCHW) - _unit(fy_NCHW)).square()
-            distance_N = distance_N + torch.einsum("nchw,c->nhw", difference_NCHW, head_C).mean(dim=(1, 2))
+            difference_NC = (_unit(fx_NCHW) - _unit(fy_NCHW)).square().mean(dim=(2, 3))
+            distance_N = distance_N + (difference_NC * head_C).sum(dim=1)
         return distance_N
 
 
@@ -132,17 +132,13 @@ def _build(file: WeightsFile) -> LPIPS:
     # On the meta device nothing is initialised, so that the global random stream stays where it is.
     with torch.device("meta"):
         trunk = FeatureTrunk(file.trunk)
-    names = [f"lin{i}.model.1.weight" for i in range(len(trunk.taps))]
+    names = [(f"lin{i}.model.1.weight", channels) for i, channels in enumerate(_HEAD_CHANNELS[file.trunk])]
     try:
         trunk.load_state_dict(trunk_tensors, assign=True)
-        heads = [head_tensors[name].reshape(channels) for name, channels in _named_heads(file.trunk, names)]
+        heads = [head_tensors[name].reshape(channels) for name, channels in names]
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{file.path} does not hold the weights of LPIPS's {file.trunk} trunk") from error
     return LPIPS(trunk, heads=heads)
-
-
-def _named_heads(trunk: Trunk, names: Sequence[str]) -> list[tuple[str, int]]:
-    return list(zip(names, _HEAD_CHANNELS[trunk], strict=True))
 
 
 def _unit(features_NCHW: Tensor) -> Tensor:

@@ -167,7 +167,7 @@ def _check(path: Path, *, expected: str | None, named: str | None = None) -> Non
 
 
 def _read_npz(path: Path) -> Tensors:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return {name: torch.from_numpy(archive[name]) for name in archive.files}
 
 

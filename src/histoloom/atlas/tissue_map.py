@@ -1,0 +1,92 @@
+"""A slide classified on a grid: which cluster lies where.
+
+Shape suffixes: N cells, 4 the sides of a cell (left, top, right, bottom) in level-0 px.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from histoloom.slides.entries import SlideEntry
+from histoloom.slides.grid import Grid, batches, grid
+from histoloom.slides.readers import open_slide
+
+Labels = Mapping[int, np.ndarray]
+Label = Callable[[np.ndarray], Labels]
+"""From patches, uint8 (n, size, size, 3), to the labels (n,) under each k."""
+
+DETAILED = 900
+"""Cells up to which a grid is refined beyond one patch a cell."""
+
+_REFINEMENTS = (4, 3, 2)
+_BATCH = 64
+_THUMBNAIL_SIDE = 1024
+
+
+@dataclass(frozen=True)
+class SlideMap:
+    """The classes of a slide's cells under each k.
+
+    ``dimensions`` are (width, height) in level-0 px; ``thumbnail`` is uint8 (h, w, 3).
+    """
+
+    boxes_N4: np.ndarray
+    labels: Labels
+    dimensions: tuple[int, int]
+    thumbnail: np.ndarray
+
+
+def classify_slide(
+    path: Path, *, label: Label, size: int, mpp: float, limit: int, source_mpp: float | None = None
+) -> SlideMap:
+    """Classify at most ``limit`` patches of ``size`` px at ``mpp`` um/px on a grid over the slide at ``path``.
+
+    ``source_mpp``: um/px of the slide at level 0, which counts more than what the file says. Raises
+    ``SlideError`` where the slide cannot be read, does not say its um/px, or is smaller than a patch.
+    """
+    entry = SlideEntry(path.stem, path, patient="", slide="", mpp=source_mpp, mpp_source="given")
+    with open_slide(entry) as slide:
+        cells = grid(slide, size=size, mpp=mpp, limit=limit)
+        cells = refined(cells, dimensions=slide.dimensions, limit=limit)
+        parts: dict[int, list[np.ndarray]] = {}
+        for patches in batches(slide, cells=cells, size=size, batch=_BATCH):
+            for k, labels_N in label(patches).items():
+                parts.setdefault(k, []).append(labels_N)
+        return SlideMap(
+            boxes_N4=boxes(cells, dimensions=slide.dimensions),
+            labels={k: np.concatenate(found) for k, found in parts.items()},
+            dimensions=slide.dimensions,
+            thumbnail=slide.thumbnail(_THUMBNAIL_SIDE),
+        )
+
+
+def refined(cells: Grid, *, dimensions: tuple[int, int], limit: int) -> Grid:
+    """The grid with more rows and columns, of overlapping patches, where a slide is so small that it has few.
+
+    The result has at most ``DETAILED`` cells, or as many as ``cells`` has, and never more than ``limit``.
+    """
+    for factor in _REFINEMENTS:
+        if len(cells) * factor**2 <= min(limit, DETAILED):
+            rows, columns = cells.rows * factor, cells.columns * factor
+            x = _corners(dimensions[0], extent=cells.extent, count=columns)
+            y = _corners(dimensions[1], extent=cells.extent, count=rows)
+            return Grid(rows, columns, np.tile(x, rows), np.repeat(y, columns), cells.extent)
+    return cells
+
+
+def boxes(cells: Grid, *, dimensions: tuple[int, int]) -> np.ndarray:
+    """The parts of the slide that the cells stand for, (N, 4), row by row; they tile it without gaps."""
+    x_edges = np.linspace(0, dimensions[0], cells.columns + 1)
+    y_edges = np.linspace(0, dimensions[1], cells.rows + 1)
+    rows, columns = (index.ravel() for index in np.indices((cells.rows, cells.columns)))
+    return np.stack([x_edges[columns], y_edges[rows], x_edges[columns + 1], y_edges[rows + 1]], axis=1)
+
+
+def _corners(length: int, *, extent: float, count: int) -> np.ndarray:
+    """Corners of patches about the middles of ``count`` equal cells, moved inward where they would stand over."""
+    middles = (np.arange(count) + 0.5) * length / count
+    return np.clip(middles - extent / 2, 0.0, max(0.0, length - extent))

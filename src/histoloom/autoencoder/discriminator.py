@@ -1,0 +1,52 @@
+"""The patch discriminator (Isola et al. 2017) and its hinge losses (Lim and Ye 2017)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MAX_MULTIPLIER = 8
+NORM_GROUPS = 16
+
+
+class Discriminator(nn.Module):
+    """Scores overlapping regions of images, (N, 3, H, W) in -1..1, to (N, 1, h, w); larger is more real.
+
+    Group instead of batch normalisation, so that a score does not depend on the rest of the batch.
+    """
+
+    def __init__(self, channels: int, *, layers: int) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = [nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        width = channels
+        for layer in range(1, layers + 1):
+            wider = channels * min(2**layer, MAX_MULTIPLIER)
+            stride = 2 if layer < layers else 1
+            blocks += [
+                nn.Conv2d(width, wider, 4, stride=stride, padding=1, bias=False),
+                nn.GroupNorm(min(NORM_GROUPS, wider), wider),
+                nn.LeakyReLU(0.2),
+            ]
+            width = wider
+        self.layers = nn.Sequential(*blocks, nn.Conv2d(width, 1, 4, padding=1))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.layers(x_NCHW)
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Hinge loss of the discriminator on its scores of real and of fake images."""
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """The generator wants high scores."""
+    return -fake.mean()
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, *, last_layer: Tensor, bound: float) -> Tensor:
+    """The ratio of the two losses' gradients at the last layer (Esser et al. 2021, equation 7), at most ``bound``."""
+    (towards_image,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
+    (towards_real,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
+    return (towards_image.norm() / (towards_real.norm() + 1e-4)).clamp(0, bound).detach()

@@ -1,0 +1,74 @@
+"""Latents of every patch: how they are read back."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from histoloom.store import read_json
+
+
+class LatentSet:
+    """The published stage ``latents``: (n, C, h, w) before quantisation, in the order of ``table``.
+
+    ``table`` has ``patch_id``, ``split`` and ``slide_id``; join by ``patch_id``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        moments = read_json(folder / "moments.json")
+        self.mean = np.asarray(moments["mean"], dtype=np.float32)
+        self.std = np.asarray(moments["std"], dtype=np.float32)
+
+    @staticmethod
+    def open(folder: Path) -> LatentSet:
+        """Open the stage's folder."""
+        return LatentSet(folder)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row a patch."""
+        return pd.read_parquet(self.folder / "index.parquet")
+
+    @cached_property
+    def latents(self) -> np.ndarray:
+        """Memory map of the latents (n, C, h, w), not normalised."""
+        return np.load(self.folder / "latents.npy", mmap_mode="r")
+
+    @cached_property
+    def histograms(self) -> np.ndarray:
+        """Memory map of how often each patch uses each code, (n, codes), rows summing to 1."""
+        return np.load(self.folder / "histograms.npy", mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of one latent."""
+        channels, height, width = self.latents.shape[1:]
+        return channels, height, width
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers of ``train`` or ``holdout``."""
+        return np.flatnonzero((self.table["split"] == split).to_numpy())
+
+    def normalised(self, rows: np.ndarray) -> Tensor:
+        """Latents with mean 0 and deviation 1 in each channel, float32 (len(rows), C, h, w)."""
+        z_NCHW = torch.from_numpy(np.asarray(self.latents[rows], dtype=np.float32))
+        return normalise(z_NCHW, mean=torch.from_numpy(self.mean), std=torch.from_numpy(self.std))
+
+
+def normalise(z_NCHW: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
+    """Measured mean and deviation of each channel taken off."""
+    return (z_NCHW - mean.to(z_NCHW)[:, None, None]) / std.to(z_NCHW)[:, None, None]
+
+
+def denormalise(z_NCHW: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
+    """The inverse of ``normalise``."""
+    return z_NCHW * std.to(z_NCHW)[:, None, None] + mean.to(z_NCHW)[:, None, None]

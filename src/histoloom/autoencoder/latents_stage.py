@@ -1,0 +1,90 @@
+"""The stage ``latents``: every patch encoded once, and the moments of each channel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from histoloom.autoencoder.latents import LatentSet
+from histoloom.autoencoder.vqgan import Autoencoder, to_float
+from histoloom.config import Config
+from histoloom.devices import accelerator, autocast
+from histoloom.progress import meter
+from histoloom.slides.patch_set import PatchSet
+from histoloom.stages import StageContext
+from histoloom.store import read_json, write_json
+
+CHUNK = 64
+
+
+def run(context: StageContext) -> None:
+    """Encode all patches, in chunks that a killed run does not repeat, and measure the training split."""
+    patches = PatchSet.open(context.inputs["patches"])
+    model = Autoencoder.load(context.inputs["autoencoder"])
+    _encode_all(context, model=model, patches=patches)
+    patches.table[["patch_id", "split", "slide_id"]].to_parquet(context.out / "index.parquet", index=False)
+    latents = np.load(context.out / "latents.npy", mmap_mode="r")
+    mean, std = moments(latents, rows=patches.rows(split="train"))
+    write_json(context.out / "moments.json", {"mean": mean.tolist(), "std": std.tolist()})
+    (context.out / "encoded.json").unlink()
+    context.say(f"encoded {len(latents):,} patches to {LatentSet.open(context.out).shape}; deviation {std.mean():.3f}")
+
+
+@torch.no_grad()
+def _encode_all(context: StageContext, *, model: Autoencoder, patches: PatchSet) -> None:
+    config = context.config
+    device = accelerator(config.runtime).device
+    model.to(device)
+    latents, histograms = _open_outputs(context.out, n=len(patches), config=config)
+    marker = context.out / "encoded.json"
+    done = read_json(marker)["rows"] if marker.is_file() else 0
+    with meter("encoding patches", total=len(patches), done=done) as progress:
+        for start in range(done, len(patches), CHUNK):
+            rows = np.arange(start, min(start + CHUNK, len(patches)))
+            with autocast(config.runtime):
+                z_NCHW = model.encode(to_float(torch.from_numpy(patches.images(rows)).to(device)))
+            indices_NHW = model.quantize(z_NCHW.float()).indices_NHW
+            latents[rows] = z_NCHW.float().cpu().numpy().astype(latents.dtype)
+            histograms[rows] = code_use(indices_NHW, codes=histograms.shape[1])
+            latents.flush()
+            histograms.flush()
+            write_json(marker, {"rows": int(rows[-1]) + 1})
+            progress.advance(len(rows))
+
+
+def _open_outputs(out: Path, *, n: int, config: Config) -> tuple[np.memmap, np.memmap]:
+    auto = config.autoencoder
+    side = config.patches.size // auto.factor
+    shapes = {
+        "latents": ((n, auto.code_dim, side, side), config.latents.dtype),
+        "histograms": ((n, auto.codes), "float32"),
+    }
+    maps = []
+    for name, (shape, dtype) in shapes.items():
+        path = out / f"{name}.npy"
+        fresh = not (out / "encoded.json").is_file()
+        mode = "w+" if fresh else "r+"
+        maps.append(np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape if fresh else None))
+    return maps[0], maps[1]
+
+
+def code_use(indices_NHW: torch.Tensor, *, codes: int) -> np.ndarray:
+    """Share of each patch's positions that use each code, float32 (N, codes)."""
+    flat = indices_NHW.flatten(1).cpu()
+    counts = torch.zeros(len(flat), codes).scatter_add_(1, flat, torch.ones(flat.shape))
+    return (counts / flat.shape[1]).numpy()
+
+
+def moments(latents: np.ndarray, *, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel over ``rows``, in double precision and bounded memory."""
+    channels = latents.shape[1]
+    total, squares, count = np.zeros(channels), np.zeros(channels), 0
+    for start in range(0, len(rows), 1024):
+        part = np.asarray(latents[rows[start : start + 1024]], dtype=np.float64)
+        total += part.sum(axis=(0, 2, 3))
+        squares += np.square(part).sum(axis=(0, 2, 3))
+        count += part.size // channels
+    mean = total / count
+    return mean, np.sqrt(np.maximum(squares / count - mean**2, 1e-12))

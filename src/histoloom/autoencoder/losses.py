@@ -1,0 +1,93 @@
+"""The VQ-GAN's two sides: what the autoencoder and what the discriminator minimise (Esser et al. 2021)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from histoloom.autoencoder.augment import DIHEDRAL, dihedral
+from histoloom.autoencoder.discriminator import (
+    Discriminator,
+    adaptive_weight,
+    discriminator_loss,
+    generator_loss,
+)
+from histoloom.autoencoder.lpips import LPIPS
+from histoloom.autoencoder.perceptual import PyramidLoss
+from histoloom.autoencoder.vqgan import Autoencoder, to_float
+from histoloom.config import AutoencoderConfig
+from histoloom.training import Tick
+
+
+def perceptual_distance(config: AutoencoderConfig) -> nn.Module | None:
+    """The perceptual term that ``config`` names, frozen; None where it asks for none.
+
+    Raises ``UserError`` where LPIPS is asked for and its weights cannot be had.
+    """
+    if config.perceptual == "none":
+        return None
+    if config.perceptual == "lpips":
+        return LPIPS.load(config.perceptual_trunk)
+    assert config.perceptual == "pyramid", "init settles perceptual: auto"
+    return PyramidLoss()
+
+
+class VQGANLosses:
+    """Batches are uint8 patches (B, H, W, 3)."""
+
+    def __init__(
+        self,
+        config: AutoencoderConfig,
+        *,
+        autoencoder: Autoencoder,
+        discriminator: Discriminator | None,
+        perceptual: nn.Module | None,
+    ) -> None:
+        self.config = config
+        self.autoencoder = autoencoder
+        self.discriminator = discriminator
+        self.perceptual = perceptual
+
+    def autoencoder_loss(self, images_BHWC: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
+        """Reconstruction, perceptual, commitment and, once it has joined, adversarial terms."""
+        x_BCHW = self._augmented(to_float(images_BHWC), tick=tick)
+        z_BCHW = self.autoencoder.encode(x_BCHW)
+        self.autoencoder.quantizer.learn(z_BCHW, generator=tick.generator)
+        quantized = self.autoencoder.quantize(z_BCHW)
+        y_BCHW = self.autoencoder.decode_codes(quantized.z_NCHW).float()
+        tick.scratch |= {"real": x_BCHW, "fake": y_BCHW.detach()}
+        metrics = {"mse": F.mse_loss(y_BCHW, x_BCHW), "l1": F.l1_loss(y_BCHW, x_BCHW)}
+        loss = self.config.mse_weight * metrics["mse"] + self.config.l1_weight * metrics["l1"]
+        if self.perceptual is not None:
+            metrics["perceptual"] = self.perceptual(y_BCHW, x_BCHW).mean()
+            loss = loss + self.config.perceptual_weight * metrics["perceptual"]
+        weight = self._adversarial_weight(tick.progress)
+        if self.discriminator is not None and weight > 0:
+            metrics["adversarial"] = generator_loss(self.discriminator(y_BCHW))
+            metrics["adaptive"] = adaptive_weight(
+                loss,
+                metrics["adversarial"],
+                last_layer=self.autoencoder.last_layer,
+                bound=self.config.adversarial.max_adaptive,
+            )
+            loss = loss + weight * metrics["adaptive"] * metrics["adversarial"]
+        metrics |= {"commitment": quantized.commitment, "perplexity": self.autoencoder.quantizer.perplexity()}
+        return loss + self.config.commitment * quantized.commitment, metrics
+
+    def discriminator_loss(self, _images_BHWC: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
+        """Hinge loss on the micro-batch that the autoencoder just reconstructed."""
+        assert self.discriminator is not None, "only a discriminator has this loss"
+        real, fake = self.discriminator(tick.scratch["real"]), self.discriminator(tick.scratch["fake"])
+        metrics = {"real": real.mean(), "fake": fake.mean()}
+        return discriminator_loss(real.float(), fake.float()), metrics
+
+    def _augmented(self, x_BCHW: Tensor, *, tick: Tick) -> Tensor:
+        if not self.config.augment:
+            return x_BCHW
+        return dihedral(x_BCHW, tick.randint(DIHEDRAL, (len(x_BCHW),)))
+
+    def _adversarial_weight(self, progress: float) -> float:
+        """0 until the discriminator joins, then rising to its full weight."""
+        adversarial = self.config.adversarial
+        ramp = (progress - adversarial.start) / adversarial.warmup
+        return adversarial.weight * min(1.0, max(0.0, ramp))

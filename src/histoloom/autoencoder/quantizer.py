@@ -1,0 +1,114 @@
+"""Vector quantisation with a moving-average codebook (van den Oord et al. 2017, appendix A.1).
+
+Dead codes are restarted at encoder outputs of the current batch (Dhariwal et al. 2020). Shapes: N images, C code
+dimension, H x W positions, M = N * H * W, K codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """``z_NCHW``: the codes, with the straight-through gradient; ``indices_NHW``; ``commitment``: scalar loss."""
+
+    z_NCHW: Tensor
+    indices_NHW: Tensor
+    commitment: Tensor
+
+
+class Quantizer(nn.Module):
+    """The nearest of ``codes`` vectors of ``dim`` numbers; the codebook follows the encoder by moving averages."""
+
+    codebook_KC: Tensor
+    counts_K: Tensor
+    sums_KC: Tensor
+    started: Tensor
+
+    def __init__(self, codes: int, *, dim: int, decay: float, restart_below: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.restart_below = restart_below
+        self.register_buffer("codebook_KC", torch.zeros(codes, dim))
+        self.register_buffer("counts_K", torch.ones(codes))
+        self.register_buffer("sums_KC", torch.zeros(codes, dim))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, z_NCHW: Tensor) -> Quantized:
+        """Quantise; changes nothing."""
+        x_MC = positions(z_NCHW.float())
+        indices_M = nearest(x_MC, self.codebook_KC)
+        q_NCHW = self.lookup(indices_M.view(z_NCHW.shape[0], *z_NCHW.shape[2:]))
+        commitment = (z_NCHW.float() - q_NCHW.detach()).pow(2).mean()
+        straight_NCHW = z_NCHW + (q_NCHW - z_NCHW).detach()
+        return Quantized(straight_NCHW, indices_M.view(z_NCHW.shape[0], *z_NCHW.shape[2:]), commitment)
+
+    def lookup(self, indices_NHW: Tensor) -> Tensor:
+        """The codes of ``indices_NHW`` as (N, C, H, W)."""
+        return self.codebook_KC[indices_NHW].permute(0, 3, 1, 2)
+
+    @torch.no_grad()
+    def learn(self, z_NCHW: Tensor, *, generator: torch.Generator) -> None:
+        """Move the codebook towards ``z_NCHW`` and restart dead codes at random ones of its vectors."""
+        x_MC = positions(z_NCHW.float())
+        candidates_KC = self._candidates(x_MC, generator=generator)
+        if not self.started:
+            self.codebook_KC.copy_(candidates_KC)
+            self.sums_KC.copy_(candidates_KC)
+            self.started.fill_(True)
+        counts_K, sums_KC = _summed_over_processes(*assigned(x_MC, nearest(x_MC, self.codebook_KC), self.codebook_KC))
+        # In units of vectors a step, so that restart_below is a share of the mean use.
+        self.counts_K.lerp_(counts_K, 1 - self.decay)
+        self.sums_KC.lerp_(sums_KC, 1 - self.decay)
+        dead_K1 = (self.counts_K < self.restart_below * self.counts_K.mean())[:, None]
+        mean_count = self.counts_K.mean()
+        self.sums_KC.copy_(torch.where(dead_K1, candidates_KC * mean_count, self.sums_KC))
+        self.counts_K.copy_(torch.where(dead_K1[:, 0], mean_count, self.counts_K))
+        self.codebook_KC.copy_(self.sums_KC / self.counts_K.clamp_min(1e-5)[:, None])
+
+    def perplexity(self) -> Tensor:
+        """Effective number of codes in recent use, 1..K: exp of the entropy of the moving counts."""
+        return perplexity(self.counts_K)
+
+    def _candidates(self, x_MC: Tensor, *, generator: torch.Generator) -> Tensor:
+        rows_K = torch.randint(len(x_MC), (len(self.codebook_KC),), generator=generator).to(x_MC.device)
+        candidates_KC = x_MC[rows_K]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.broadcast(candidates_KC, src=0)
+        return candidates_KC
+
+
+def positions(z_NCHW: Tensor) -> Tensor:
+    """Latents as a list of vectors, (N * H * W, C)."""
+    return z_NCHW.permute(0, 2, 3, 1).reshape(-1, z_NCHW.shape[1])
+
+
+def nearest(x_MC: Tensor, codebook_KC: Tensor) -> Tensor:
+    """Index of the nearest code (Euclidean) of each vector, (M,) int64."""
+    with torch.autocast(x_MC.device.type, enabled=False):
+        scores_MK = codebook_KC.pow(2).sum(1) - 2 * x_MC.detach() @ codebook_KC.T
+    return scores_MK.argmin(1)
+
+
+def assigned(x_MC: Tensor, indices_M: Tensor, codebook_KC: Tensor) -> tuple[Tensor, Tensor]:
+    """How many vectors each code got, (K,), and their sums, (K, C)."""
+    onehot_MK = torch.nn.functional.one_hot(indices_M, len(codebook_KC)).to(x_MC.dtype)
+    with torch.autocast(x_MC.device.type, enabled=False):
+        return onehot_MK.sum(0), onehot_MK.T @ x_MC
+
+
+def perplexity(counts_K: Tensor) -> Tensor:
+    """exp(entropy) of non-negative counts, 1..K."""
+    p_K = counts_K / counts_K.sum()
+    return torch.exp(-torch.special.xlogy(p_K, p_K).sum())
+
+
+def _summed_over_processes(counts_K: Tensor, sums_KC: Tensor) -> tuple[Tensor, Tensor]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(counts_K)
+        torch.distributed.all_reduce(sums_KC)
+    return counts_K, sums_KC

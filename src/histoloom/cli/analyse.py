@@ -1,0 +1,66 @@
+"""Commands that measure: anyone's clustering, any two folders of images, this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from histoloom.cli.runs import AsJson
+
+
+def validity(
+    features: Annotated[Path, typer.Argument(metavar="FEATURES", help=".npy, .csv or .parquet, a row a point.")],
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help=".npy, .csv or .parquet, a label a point.")],
+    as_json: AsJson = False,
+) -> None:
+    """Five internal validity indices of a clustering."""
+    from histoloom.clustering.validity_file import MEANING, validity_of_files
+
+    result = validity_of_files(features, labels)
+    if as_json:
+        typer.echo(json.dumps(result, allow_nan=False))
+        return
+    typer.echo(f"{result['n']} points, {result['k']} clusters")
+    for index, meaning in MEANING.items():
+        typer.echo(f"{index:18} {result[index]:<14.6g} {meaning}")
+
+
+def evaluate(
+    real: Annotated[Path, typer.Argument(metavar="REAL", help="A folder of real images.")],
+    synthetic: Annotated[Path, typer.Argument(metavar="SYNTHETIC", help="A folder of synthetic images.")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two folders of images; every number stands beside its real-against-real floor."""
+    from histoloom.evaluation.folders import evaluate_folders
+
+    result = evaluate_folders(real, synthetic, seed=seed)
+    if as_json:
+        typer.echo(json.dumps(result, allow_nan=False))
+        return
+    typer.echo(f"{result['n_real']} real, {result['n_synthetic']} synthetic images")
+    for metric, row in result["metrics"].items():
+        low, high = row["interval"]
+        typer.echo(
+            f"{metric:8} {row['value']:.4f} [{low:.4f}, {high:.4f}]  real against real {row['floor']:.4f}"
+            f"  ({row['extractor']})"
+        )
+    for metric, reason in result.get("missing", {}).items():
+        typer.echo(f"{metric:8} not measured: {reason}")
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can do, what is missing, and what to type."""
+    from histoloom.doctor import examine
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps({"findings": [vars(finding) for finding in findings]}))
+        return
+    for finding in findings:
+        typer.echo(f"{'ok ' if finding.ok else 'no '} {finding.subject:24} {finding.detail}")
+        if finding.advice:
+            typer.echo(f"    -> {finding.advice}")

@@ -1,0 +1,50 @@
+"""The application: commands by name, and what an error becomes (one line, exit status 2)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+
+from histoloom.cli import analyse, generate, runs
+from histoloom.errors import UserError
+from histoloom.store import disk_errors_explained
+
+app = typer.Typer(
+    name="histoloom",
+    help="From unlabeled H&E slides to a named tissue atlas with a generator for each tissue.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
+    ("demo", runs.demo),
+    ("init", runs.init),
+    ("run", runs.run),
+    ("status", runs.status),
+    ("sample", generate.sample),
+    ("name", generate.name),
+    ("map", generate.map_slide),
+    ("validity", analyse.validity),
+    ("evaluate", analyse.evaluate),
+    ("export", generate.export),
+    ("doctor", analyse.doctor),
+)
+for _name, _command in COMMANDS:
+    app.command(name=_name)(_command)
+
+
+def main() -> None:
+    """Run the command line; exits with 0, 2 for a user's error, 1 for anything else."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("histoloom").setLevel(logging.INFO)
+    try:
+        with disk_errors_explained(Path.cwd()):
+            app()
+    except UserError as error:
+        typer.echo(f"histoloom: {' '.join(str(error).split())}", err=True)
+        raise SystemExit(2) from None

@@ -1,0 +1,77 @@
+"""Commands that name tissues and draw, map and export with a trained run."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from histoloom.cli.runs import RunArgument
+
+
+def sample(
+    generator: Annotated[Path, typer.Argument(metavar="RUN_OR_GENERATOR", help="A run or an exported generator.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="Images a named tissue, or in all when none is named.")],
+    out: Annotated[Path, typer.Option(help="The folder to write to.")],
+    tissue: Annotated[list[str] | None, typer.Option(help="A name or a cluster's number; may be repeated.")] = None,
+    k: Annotated[int | None, typer.Option(help="Another k than the chosen one.")] = None,
+    method: Annotated[Literal["ddpm", "dpm-solver++"] | None, typer.Option(help="The sampler.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance strength; 1: none.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Draw synthetic patches into a labelled folder of PNG files."""
+    from histoloom.diffusion.requests import Request, draw_request
+
+    request = Request(n=n, tissues=tuple(tissue or ()), k=k, method=method, steps=steps, guidance=guidance, seed=seed)
+    typer.echo(draw_request(generator, request, out=out))
+
+
+def name(
+    run: RunArgument,
+    cluster: Annotated[int, typer.Argument(metavar="CLUSTER", help="The cluster's number.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it shows, in words.")],
+    k: Annotated[int | None, typer.Option(help="Another k than the chosen one.")] = None,
+    rater: Annotated[str | None, typer.Option(help="Who names it; this computer's user if not given.")] = None,
+) -> None:
+    """Name a cluster; samples, report and `sample --tissue` use the name."""
+    from histoloom.clustering.clustering_set import Clustering
+    from histoloom.diffusion.conditions import Conditions
+    from histoloom.names import add_name, refresh_sample_names
+    from histoloom.store import Run
+
+    opened = Run.open(run)
+    clustering = Clustering.open(opened.require("clusters"))
+    k = clustering.chosen if k is None else k
+    Conditions(tuple(clustering.ks)).number(k=k, cluster=cluster)
+    add_name(opened.path, cluster=cluster, name=name, k=k, rater=rater or getpass.getuser())
+    refresh_sample_names(opened.path)
+    typer.echo(f"cluster {cluster} of k = {k} is {name.strip()!r}; new report: histoloom run {run}")
+
+
+def map_slide(
+    run: RunArgument,
+    slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="A slide, known to the run or not.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.geojson", help="The map; a PNG is written beside it.")],
+    k: Annotated[int | None, typer.Option(help="Another k than the chosen one.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="um/px of the slide, where it does not say.")] = None,
+) -> None:
+    """Map the tissues of a slide as a GeoJSON that QuPath opens."""
+    from histoloom.atlas.tissue_map import map_slide as make_map
+
+    make_map(run, slide, out=out, k=k, mpp=mpp)
+    typer.echo(out.resolve())
+
+
+def export(
+    run: RunArgument,
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+) -> None:
+    """Export the generator: weights, configuration, names and model card, without the run."""
+    from histoloom.diffusion.export import export_generator
+    from histoloom.store import Run
+
+    export_generator(Run.open(run), out)
+    typer.echo(out.resolve())

@@ -1,0 +1,217 @@
+"""A trained generator: from (k, cluster) and a seed to patches.
+
+Image i of a job depends on the generator, the seed, its (k, cluster), i and the sampler, never on how many images
+are drawn, in what order or beside which others: each has its own random stream, and networks see batches of one
+fixed size, because floating-point sums differ in the last bit between batch sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UNet2DModel
+
+from histoloom.autoencoder.latents import denormalise
+from histoloom.autoencoder.vqgan import Autoencoder, to_uint8
+from histoloom.config import DiffusionConfig, RuntimeConfig, SamplerConfig
+from histoloom.devices import accelerator, autocast
+from histoloom.diffusion.conditions import Conditions
+from histoloom.diffusion.sampling import draw_latents
+from histoloom.errors import UserError
+from histoloom.names import clusters_of, current_names
+from histoloom.seeding import numpy_generator, torch_generator
+from histoloom.store import Run, fingerprint, read_json
+
+CHUNK = {"cpu": 8, "mps": 16, "cuda": 64}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What ``generator.json`` says: the process, the moments, the sweep, how frequent each cluster is.
+
+    ``frequencies`` are shares of the training patches for each k; ``latent_shape`` is (C, h, w); ``mpp`` um/px.
+    """
+
+    config: DiffusionConfig
+    sampler: SamplerConfig
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    latent_shape: tuple[int, int, int]
+    conditions: Conditions
+    chosen_k: int
+    frequencies: Mapping[int, tuple[float, ...]]
+    size: int
+    mpp: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data for ``generator.json``."""
+        return {
+            "format": 1,
+            "diffusion": self.config.model_dump(mode="json"),
+            "sampler": self.sampler.model_dump(mode="json"),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "latent_shape": list(self.latent_shape),
+            "ks": list(self.conditions.ks),
+            "chosen_k": self.chosen_k,
+            "frequencies": {str(k): list(shares) for k, shares in self.frequencies.items()},
+            "size": self.size,
+            "mpp": self.mpp,
+        }
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Facts:
+        """The inverse of ``as_json``."""
+        channels, height, width = values["latent_shape"]
+        return Facts(
+            config=DiffusionConfig.model_validate(values["diffusion"]),
+            sampler=SamplerConfig.model_validate(values["sampler"]),
+            mean=tuple(values["mean"]),
+            std=tuple(values["std"]),
+            latent_shape=(channels, height, width),
+            conditions=Conditions(tuple(values["ks"])),
+            chosen_k=values["chosen_k"],
+            frequencies={int(k): tuple(shares) for k, shares in values["frequencies"].items()},
+            size=values["size"],
+            mpp=values["mpp"],
+        )
+
+
+@dataclass(frozen=True)
+class Order:
+    """One image to draw: image ``index`` of ``cluster`` at ``k`` under ``seed``."""
+
+    k: int
+    cluster: int
+    index: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One image, uint8 (size, size, 3), with its order and its tissue's name."""
+
+    image: np.ndarray
+    order: Order
+    tissue: str
+
+
+class Generator:
+    """Autoencoder, U-Net and facts of one trained generator."""
+
+    def __init__(
+        self,
+        facts: Facts,
+        *,
+        unet: UNet2DModel,
+        autoencoder: Autoencoder,
+        home: Path,
+        runtime: RuntimeConfig | None = None,
+    ) -> None:
+        self.facts = facts
+        self.home = home
+        self.runtime = runtime or RuntimeConfig()
+        self.device = accelerator(self.runtime).device
+        self.unet = unet.to(self.device).eval().requires_grad_(False)
+        self.autoencoder = autoencoder.to(self.device).eval()
+
+    @staticmethod
+    def load(path: str | Path, *, runtime: RuntimeConfig | None = None) -> Generator:
+        """Load a run with a trained generator, or an exported folder; ``UserError`` where ``path`` is neither."""
+        home = Path(path)
+        diffusion, autoencoder = _folders(home)
+        facts = Facts.from_json(read_json(diffusion / "generator.json"))
+        if diffusion != home:
+            facts = replace(facts, sampler=Run.open(home).config.samples.sampler)
+        return Generator(
+            facts,
+            unet=UNet2DModel.from_pretrained(diffusion / "unet", local_files_only=True),
+            autoencoder=Autoencoder.load(autoencoder),
+            home=home,
+            runtime=runtime,
+        )
+
+    def digest(self) -> str:
+        """Tells generators apart: a digest of the facts and of a few weights."""
+        weight = next(iter(self.unet.parameters())).flatten()[:64].float().cpu().tolist()
+        return fingerprint([self.facts.as_json(), weight])
+
+    def names(self, k: int) -> dict[int, str]:
+        """The expert's name of each cluster of ``k``; ``cluster c`` where there is none."""
+        return current_names(self.home, k=k)
+
+    def sample(
+        self,
+        tissue: str | None = None,
+        *,
+        n: int,
+        seed: int = 0,
+        k: int | None = None,
+        sampler: SamplerConfig | None = None,
+    ) -> list[Drawn]:
+        """Draw ``n`` images of ``tissue`` (a name or a cluster's number), or of all tissues by their frequency."""
+        orders = self.orders(tissue, n=n, seed=seed, k=k)
+        return list(self.draw(orders, sampler=sampler or self.facts.sampler))
+
+    def orders(self, tissue: str | None, *, n: int, seed: int, k: int | None = None) -> list[Order]:
+        """Which cluster each image of a request is of: by frequency among those that ``tissue`` names."""
+        k = self.facts.chosen_k if k is None else k
+        self.facts.conditions.offset(k)
+        clusters = list(range(k)) if tissue is None else clusters_of(self.names(k), tissue, k=k)
+        shares = np.array([self.facts.frequencies[k][cluster] for cluster in clusters], dtype=np.float64)
+        shares = np.full(len(clusters), 1.0) if shares.sum() == 0 else shares
+        request = tissue or "all tissues"
+        orders = []
+        for index in range(n):
+            draw = numpy_generator(seed, "request", k, request, index)
+            cluster = clusters[int(draw.choice(len(clusters), p=shares / shares.sum()))]
+            orders.append(Order(k=k, cluster=cluster, index=index, seed=seed))
+        return orders
+
+    def draw(self, orders: Sequence[Order], *, sampler: SamplerConfig) -> Iterator[Drawn]:
+        """Draw the images of ``orders``, one after another, in bounded memory."""
+        names = {k: self.names(k) for k in {order.k for order in orders}}
+        chunk = CHUNK[self.device.type]
+        for start in range(0, len(orders), chunk):
+            part = list(orders[start : start + chunk])
+            padded = part + [part[-1]] * (chunk - len(part))
+            images = self._images(padded, sampler=sampler)
+            for image, order in zip(images, part, strict=False):
+                yield Drawn(image=image, order=order, tissue=names[order.k][order.cluster])
+
+    @torch.no_grad()
+    def _images(self, orders: Sequence[Order], *, sampler: SamplerConfig) -> np.ndarray:
+        facts = self.facts
+        with autocast(self.runtime):
+            z_NCHW = draw_latents(
+                self.unet,
+                config=facts.config,
+                sampler=sampler,
+                shape=facts.latent_shape,
+                conditions=[facts.conditions.number(k=order.k, cluster=order.cluster) for order in orders],
+                null=facts.conditions.null,
+                generators=[stream(order) for order in orders],
+                device=self.device,
+            )
+            z_NCHW = denormalise(z_NCHW, mean=torch.tensor(facts.mean), std=torch.tensor(facts.std))
+            return to_uint8(self.autoencoder.decode(z_NCHW)).cpu().numpy()
+
+
+def stream(order: Order) -> torch.Generator:
+    """The random numbers of one image."""
+    return torch_generator(order.seed, "samples", order.k, order.cluster, order.index)
+
+
+def _folders(home: Path) -> tuple[Path, Path]:
+    """Where the diffusion model and the autoencoder lie."""
+    if (home / "generator.json").is_file():
+        return home, home / "autoencoder"
+    if (home / "config.yaml").is_file():
+        run = Run.open(home)
+        return run.require("diffusion"), run.require("autoencoder")
+    raise UserError(f"{home} is neither a run nor an exported generator (no config.yaml, no generator.json in it)")

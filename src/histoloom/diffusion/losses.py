@@ -1,0 +1,46 @@
+"""What the conditional latent diffusion model minimises."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from histoloom.autoencoder.augment import DIHEDRAL, dihedral
+from histoloom.config import DiffusionConfig
+from histoloom.diffusion.conditions import Conditions
+from histoloom.diffusion.process import add_noise, alphas_cumprod, loss_weight, target
+from histoloom.training import Tick
+
+
+class DiffusionLoss:
+    """Batches are pairs: normalised latents (B, C, h, w), and condition numbers at every k of the sweep (B, S)."""
+
+    def __init__(self, config: DiffusionConfig, *, unet: nn.Module, conditions: Conditions) -> None:
+        self.config = config
+        self.unet = unet
+        self.conditions = conditions
+        self.alpha_bar_T = alphas_cumprod(config).float()
+
+    def __call__(self, batch: tuple[Tensor, Tensor], tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted squared error of the prediction at a random step, for a random k of the sweep."""
+        z_BCHW, numbers_BS = batch
+        B = len(z_BCHW)
+        if self.config.augment:
+            z_BCHW = dihedral(z_BCHW, tick.randint(DIHEDRAL, (B,)))
+        steps_B = tick.randint(self.config.steps, (B,))
+        noise_BCHW = tick.randn(tuple(z_BCHW.shape))
+        conditions_B = self._conditions(numbers_BS, tick=tick)
+        alpha_bar_B = self.alpha_bar_T.to(z_BCHW.device)[steps_B]
+        noisy_BCHW = add_noise(z_BCHW, noise_BCHW, alpha_bar_N=alpha_bar_B)
+        said_BCHW = self.unet(noisy_BCHW, steps_B, class_labels=conditions_B).sample.float()
+        kind = self.config.prediction
+        wanted_BCHW = target(z_BCHW, noise_BCHW, alpha_bar_N=alpha_bar_B, prediction=kind)
+        error_B = (said_BCHW - wanted_BCHW).pow(2).mean(dim=(1, 2, 3))
+        weight_B = loss_weight(alpha_bar_B, prediction=kind, min_snr=self.config.min_snr)
+        return (weight_B * error_B).mean(), {"mse": error_B.mean()}
+
+    def _conditions(self, numbers_BS: Tensor, *, tick: Tick) -> Tensor:
+        B, S = numbers_BS.shape
+        chosen_B = numbers_BS.gather(1, tick.randint(S, (B, 1)))[:, 0]
+        dropped_B = tick.rand((B,)) < self.config.condition_dropout
+        return torch.where(dropped_B, torch.full_like(chosen_B, self.conditions.null), chosen_B)

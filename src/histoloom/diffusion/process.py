@@ -1,0 +1,54 @@
+"""The forward process and its training targets (Ho et al. 2020; Salimans and Ho 2022). Pure functions.
+
+Shapes: N images, C x H x W latents, T steps. Latents are normalised (mean 0, deviation 1 a channel).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from histoloom.config import DiffusionConfig
+
+Prediction = Literal["epsilon", "v"]
+
+
+def alphas_cumprod(config: DiffusionConfig) -> Tensor:
+    """The share of the signal's variance that is left after each step, (T,) float64, falling."""
+    T = config.steps
+    if config.schedule == "linear":
+        betas = torch.linspace(config.beta_start, config.beta_end, T, dtype=torch.float64)
+    elif config.schedule == "scaled_linear":
+        betas = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, T, dtype=torch.float64) ** 2
+    else:
+        # Nichol and Dhariwal 2021, equation 17.
+        t = torch.arange(T + 1, dtype=torch.float64) / T
+        bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+        betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
+    return torch.cumprod(1 - betas, dim=0)
+
+
+def add_noise(z_NCHW: Tensor, noise_NCHW: Tensor, *, alpha_bar_N: Tensor) -> Tensor:
+    """x_t = sqrt(a) z + sqrt(1 - a) noise (Ho et al. 2020, equation 4)."""
+    a_N111 = alpha_bar_N[:, None, None, None]
+    return a_N111.sqrt() * z_NCHW + (1 - a_N111).sqrt() * noise_NCHW
+
+
+def target(z_NCHW: Tensor, noise_NCHW: Tensor, *, alpha_bar_N: Tensor, prediction: Prediction) -> Tensor:
+    """What the network should say: the noise, or v = sqrt(a) noise - sqrt(1 - a) z (Salimans and Ho 2022)."""
+    if prediction == "epsilon":
+        return noise_NCHW
+    a_N111 = alpha_bar_N[:, None, None, None]
+    return a_N111.sqrt() * noise_NCHW - (1 - a_N111).sqrt() * z_NCHW
+
+
+def loss_weight(alpha_bar_N: Tensor, *, prediction: Prediction, min_snr: float | None) -> Tensor:
+    """Weight of each image's squared error, (N,): 1, or the min-SNR weight (Hang et al. 2023, section 3.4)."""
+    if min_snr is None:
+        return torch.ones_like(alpha_bar_N)
+    snr_N = alpha_bar_N / (1 - alpha_bar_N)
+    clipped_N = snr_N.clamp(max=min_snr)
+    return clipped_N / snr_N if prediction == "epsilon" else clipped_N / (snr_N + 1)

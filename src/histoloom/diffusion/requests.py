@@ -1,0 +1,80 @@
+"""``histoloom sample``: a request for patches becomes a labelled folder."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from histoloom.config import SamplerConfig
+from histoloom.diffusion.generator import Generator, Order
+from histoloom.diffusion.sample_folder import Job, write_samples
+from histoloom.errors import UserError
+from histoloom.store import disk_errors_explained, read_json, write_json
+
+
+@dataclass(frozen=True)
+class Request:
+    """``n`` images a tissue (in all, where none is named); None means the generator's own default."""
+
+    n: int
+    tissues: tuple[str, ...] = ()
+    k: int | None = None
+    method: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int = 0
+
+
+def draw_request(path: Path, request: Request, *, out: Path) -> Path:
+    """Draw into ``out`` and return it; the same request again continues, a larger ``n`` adds to it.
+
+    Raises ``UserError`` for unknown tissues or steps, and where ``out`` holds something else.
+    """
+    generator = Generator.load(path)
+    sampler = sampler_of(request, default=generator.facts.sampler)
+    wanted = asdict(request) | {"n": 0, "generator": generator.digest(), "sampler": sampler.model_dump(mode="json")}
+    orders, tissue_of = _orders(generator, request)
+    with disk_errors_explained(out):
+        _claim(out, wanted=wanted)
+        job = Job(orders=orders, file_of=lambda order: _file(order, tissue_of=tissue_of), sampler=sampler)
+        write_samples(generator, job, folder=out)
+    return out.resolve()
+
+
+def sampler_of(request: Request, *, default: SamplerConfig) -> SamplerConfig:
+    """The sampler of a request: its own words, else the generator's default."""
+    said = {"method": request.method, "steps": request.steps, "guidance": request.guidance}
+    given = {key: value for key, value in said.items() if value is not None}
+    return SamplerConfig.model_validate(default.model_dump() | given)
+
+
+def _orders(generator: Generator, request: Request) -> tuple[list[Order], dict[Order, str]]:
+    if not request.tissues:
+        orders = generator.orders(None, n=request.n, seed=request.seed, k=request.k)
+        names = generator.names(orders[0].k)
+        return orders, {order: names[order.cluster] for order in orders}
+    parts = [
+        (tissue, generator.orders(tissue, n=request.n, seed=request.seed, k=request.k)) for tissue in request.tissues
+    ]
+    tissue_of = {order: tissue for tissue, orders in parts for order in orders}
+    return list(tissue_of), tissue_of
+
+
+def _file(order: Order, *, tissue_of: dict[Order, str]) -> str:
+    """``bone/c03-000000.png``: a folder a tissue, as readers of labelled folders expect."""
+    words = re.sub(r"[^\w]+", "-", tissue_of[order].casefold()).strip("-") or "tissue"
+    return f"{words}/c{order.cluster:02d}-{order.index:06d}.png"
+
+
+def _claim(out: Path, *, wanted: dict[str, object]) -> None:
+    """Make ``out`` the place of this request, or see that it already is."""
+    job_file = out / "job.json"
+    if job_file.is_file():
+        if read_json(job_file) != wanted:
+            raise UserError(f"{out} holds the samples of another request; give another folder with --out")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not empty; give a new folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(job_file, wanted)

@@ -1,0 +1,23 @@
+"""The stage ``samples``: synthetic patches of every cluster."""
+
+from __future__ import annotations
+
+from histoloom.diffusion.generator import Generator, Order
+from histoloom.diffusion.sample_folder import Job, cluster_file, write_samples
+from histoloom.stages import StageContext
+
+
+def run(context: StageContext) -> None:
+    """Draw ``samples.per_cluster`` patches of each cluster, for every k of the sweep or the chosen one."""
+    config = context.config
+    generator = Generator.load(context.run, runtime=config.runtime)
+    ks = generator.facts.conditions.ks if config.samples.k == "all" else (generator.facts.chosen_k,)
+    orders = [
+        Order(k=k, cluster=cluster, index=index, seed=config.seed)
+        for k in ks
+        for cluster in range(k)
+        for index in range(config.samples.per_cluster)
+    ]
+    job = Job(orders=orders, file_of=cluster_file, sampler=config.samples.sampler)
+    table = write_samples(generator, job, folder=context.out)
+    context.say(f"drew {len(table):,} patches with {job.sampler.method}, {job.sampler.steps} steps")

@@ -1,0 +1,82 @@
+"""The stage ``diffusion``: latents and their clusters in, a conditional generator out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+from histoloom.autoencoder.latents import LatentSet
+from histoloom.clustering.clustering_set import Clustering
+from histoloom.devices import is_main_process
+from histoloom.diffusion.conditions import Conditions
+from histoloom.diffusion.generator import Facts
+from histoloom.diffusion.losses import DiffusionLoss
+from histoloom.diffusion.unet import make_unet
+from histoloom.seeding import derive
+from histoloom.stages import StageContext
+from histoloom.store import write_json
+from histoloom.training import Player, Task, train
+
+
+def run(context: StageContext) -> None:
+    """Train one model for every k of the sweep on the training split; keep its averaged weights."""
+    latents = LatentSet.open(context.inputs["latents"])
+    clustering = Clustering.open(context.inputs["clusters"])
+    facts = make_facts(context, latents=latents, clustering=clustering)
+    config = context.config.diffusion
+    torch.manual_seed(derive(context.config.seed, "diffusion", "weights"))
+    unet = make_unet(config, shape=latents.shape, conditions=facts.conditions.count)
+    rows = latents.rows(split="train")
+    numbers = torch.from_numpy(facts.conditions.numbers(labels_of(latents.table, clustering)[rows]))
+    task = Task(
+        name="diffusion",
+        modules={"unet": unet},
+        players=(
+            Player(
+                "unet", ("unet",), DiffusionLoss(config, unet=unet, conditions=facts.conditions), config.training.phases
+            ),
+        ),
+        n=len(rows),
+        batch=lambda places: (latents.normalised(rows[places]), numbers[places]),
+        ema=("unet",) if config.training.ema > 0 else (),
+    )
+    trained = train(
+        task,
+        config=config.training,
+        runtime=context.config.runtime,
+        seed=context.config.seed,
+        out=context.out,
+        log=context.log,
+    )
+    if is_main_process():
+        model = trained.modules["unet"]
+        model.save_pretrained(context.out / "unet", safe_serialization=True)  # type: ignore[operator]
+        write_json(context.out / "generator.json", facts.as_json())
+
+
+def labels_of(table: pd.DataFrame, clustering: Clustering) -> np.ndarray:
+    """Labels of the patches of ``table`` at every k of the sweep, int64 (n, S), joined by patch id."""
+    columns = [f"k{k}" for k in clustering.ks]
+    return clustering.table.set_index("patch_id").loc[table["patch_id"], columns].to_numpy(dtype=np.int64)
+
+
+def make_facts(context: StageContext, *, latents: LatentSet, clustering: Clustering) -> Facts:
+    """What the generator needs to know beside its weights."""
+    labels = labels_of(latents.table, clustering)[latents.rows(split="train")]
+    frequencies = {
+        k: tuple((np.bincount(labels[:, i], minlength=k) / len(labels)).tolist()) for i, k in enumerate(clustering.ks)
+    }
+    config = context.config
+    return Facts(
+        config=config.diffusion,
+        sampler=config.samples.sampler,
+        mean=tuple(latents.mean.tolist()),
+        std=tuple(latents.std.tolist()),
+        latent_shape=latents.shape,
+        conditions=Conditions(tuple(clustering.ks)),
+        chosen_k=clustering.chosen,
+        frequencies=frequencies,
+        size=config.patches.size,
+        mpp=config.patches.mpp,
+    )

@@ -1,0 +1,32 @@
+"""The conditional U-Net: diffusers' ``UNet2DModel``, the condition in its class embedding."""
+
+from __future__ import annotations
+
+from diffusers import UNet2DModel
+
+from histoloom.config import DiffusionConfig
+
+NORM_GROUPS = 32
+HEAD_CHANNELS = 32
+
+
+def make_unet(config: DiffusionConfig, *, shape: tuple[int, int, int], conditions: int) -> UNet2DModel:
+    """A freshly initialised network for latents of ``shape`` (C, h, w); ``conditions`` includes the null."""
+    channels, height, width = shape
+    down = tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in config.attention)
+    up = tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(config.attention))
+    groups = min(NORM_GROUPS, *config.channels)
+    return UNet2DModel(
+        sample_size=(height, width),
+        in_channels=channels,
+        out_channels=channels,
+        down_block_types=down,
+        up_block_types=up,
+        block_out_channels=config.channels,
+        layers_per_block=config.blocks,
+        attention_head_dim=min(HEAD_CHANNELS, *config.channels),
+        norm_num_groups=groups,
+        act_fn="silu",
+        dropout=config.dropout,
+        num_class_embeds=conditions,
+    )

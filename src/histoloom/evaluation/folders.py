@@ -1,0 +1,109 @@
+"""Any two folders of images, compared: ``histoloom evaluate REAL SYNTHETIC``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from histoloom.autoencoder.weights import Trunk
+from histoloom.errors import UserError
+from histoloom.evaluation.image_folder import LOSSY, ImageFolder, check_same_size
+from histoloom.evaluation.intervals import bootstrap_interval
+from histoloom.evaluation.metrics import MetricSettings, PairMetric, make_metrics, measure
+from histoloom.evaluation.pairing import all_pairs, disjoint_pairs
+from histoloom.evaluation.similarity import Values
+from histoloom.progress import meter
+from histoloom.seeding import numpy_generator
+
+_STEP = 32
+
+
+def evaluate_folders(
+    real: Path,
+    synthetic: Path,
+    *,
+    seed: int = 0,
+    pairs: int = 256,
+    trunk: Trunk = "alex",
+    resamples: int = 1000,
+    device: str = "cpu",
+    download: bool = True,
+) -> dict[str, Any]:
+    """Compare random pairs of a real and a synthetic image, and of two real ones (the floor).
+
+    Folders are searched with their subfolders for 8-bit RGB images of one size. At most ``pairs`` pairs are drawn
+    for each; those of the floor are disjoint, so that there are at most half as many as real images. Every header is
+    checked, and every image that is drawn is decoded.
+
+    Returns {n_real, n_synthetic, pairs, floor_pairs, metrics: {NAME: {value, interval, floor, floor_interval,
+    extractor}}, missing: {NAME: reason}, notes: [...]}. Raises ``UserError`` for folders and images that cannot be
+    compared.
+    """
+    reals, synthetics = _open(real, synthetic)
+    settings = MetricSettings(min(reals.size), trunk, torch.device(device), download)
+    metrics, missing = make_metrics(settings)
+    across = all_pairs(len(reals), len(synthetics), count=pairs, rng=numpy_generator(seed, "folders", "pairs"))
+    floor = disjoint_pairs(len(reals), count=pairs, rng=numpy_generator(seed, "folders", "floor"))
+    across_values = _measure(metrics, left=reals, right=synthetics, pairs=across, what="real against synthetic")
+    floor_values = _measure(metrics, left=reals, right=reals, pairs=floor, what="real against real")
+    result = {}
+    for metric in metrics:
+        rng = numpy_generator(seed, "folders", "bootstrap", metric.name)
+        value, interval = _estimate(across_values[metric.name], rng=rng, resamples=resamples)
+        floor_value, floor_interval = _estimate(floor_values[metric.name], rng=rng, resamples=resamples)
+        result[metric.name] = {
+            "value": value,
+            "interval": interval,
+            "floor": floor_value,
+            "floor_interval": floor_interval,
+            "extractor": metric.extractor,
+        }
+    return {
+        "n_real": len(reals),
+        "n_synthetic": len(synthetics),
+        "pairs": len(across),
+        "floor_pairs": len(floor),
+        "metrics": result,
+        "missing": missing,
+        "notes": _notes(reals, synthetics),
+    }
+
+
+def _open(real: Path, synthetic: Path) -> tuple[ImageFolder, ImageFolder]:
+    if real.resolve() == synthetic.resolve():
+        raise UserError(f"both folders are {real}; name the real images' folder, then the synthetic images'")
+    reals, synthetics = ImageFolder(real), ImageFolder(synthetic)
+    check_same_size(synthetics.paths[0], size=synthetics.size, other=reals.paths[0], other_size=reals.size)
+    if len(reals) < 2:
+        raise UserError(f"{real} holds one image; the floor of real against real needs at least two")
+    return reals, synthetics
+
+
+def _measure(
+    metrics: list[PairMetric], *, left: ImageFolder, right: ImageFolder, pairs: np.ndarray, what: str
+) -> dict[str, Values]:
+    parts: dict[str, list[Values]] = {metric.name: [] for metric in metrics}
+    with meter(what, total=len(pairs)) as counter:
+        for start in range(0, len(pairs), _STEP):
+            some = pairs[start : start + _STEP]
+            for name, values in measure(metrics, left=left.read, right=right.read, pairs=some).items():
+                parts[name].append(values)
+            counter.advance(len(some))
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _estimate(values_P: Values, *, rng: np.random.Generator, resamples: int) -> tuple[float, list[float]]:
+    return float(values_P.mean()), list(bootstrap_interval(values_P, rng=rng, resamples=resamples))
+
+
+def _notes(reals: ImageFolder, synthetics: ImageFolder) -> list[str]:
+    lossy = [any(path.suffix.lower() in LOSSY for path in images.paths) for images in (reals, synthetics)]
+    if lossy[0] == lossy[1]:
+        return []
+    which, other = ("real", "synthetic") if lossy[0] else ("synthetic", "real")
+    return [
+        f"the {which} images hold lossily compressed files and the {other} ones do not: compression moves every metric"
+    ]

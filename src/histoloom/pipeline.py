@@ -1,0 +1,233 @@
+"""The order of the stages, and how a run moves through them. Nothing else knows that order."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from histoloom.config import Config
+from histoloom.errors import UserError
+from histoloom.stages import EventLog, StageContext
+from histoloom.store import Artifact, Run, State, disk_errors_explained, environment, fingerprint, write_json
+
+logger = logging.getLogger("histoloom")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the method; ``entry`` is ``module:function``, imported when the stage runs.
+
+    ``format`` rises when the stage's files change their meaning; ``trains`` marks what several processes share.
+    """
+
+    name: str
+    sections: tuple[str, ...]
+    inputs: tuple[str, ...]
+    entry: str
+    format: int = 1
+    trains: bool = False
+
+
+STAGES = (
+    Stage("patches", ("patches",), (), "histoloom.slides.stage:run"),
+    Stage("autoencoder", ("autoencoder",), ("patches",), "histoloom.autoencoder.stage:run", trains=True),
+    Stage("latents", ("latents",), ("patches", "autoencoder"), "histoloom.autoencoder.latents_stage:run"),
+    Stage("clusters", ("clusters",), ("latents",), "histoloom.clustering.stage:run", trains=True),
+    Stage("diffusion", ("diffusion",), ("latents", "clusters"), "histoloom.diffusion.stage:run", trains=True),
+    Stage("samples", ("samples",), ("autoencoder", "clusters", "diffusion"), "histoloom.diffusion.samples_stage:run"),
+    Stage("evaluation", ("evaluation",), ("patches", "clusters", "samples"), "histoloom.evaluation.stage:run"),
+    Stage(
+        "report",
+        ("report",),
+        ("patches", "autoencoder", "latents", "clusters", "diffusion", "samples", "evaluation"),
+        "histoloom.atlas.stage:run",
+    ),
+)
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Where a stage stands; ``seconds`` it took, None unless it is done or stale."""
+
+    stage: str
+    state: State
+    seconds: float | None
+
+
+def wanted_fingerprints(run: Run) -> dict[str, str]:
+    """The fingerprint that each stage has when it is up to date with the configuration, the slides and the names."""
+    from histoloom.slides.inventory import inventory_fingerprint
+
+    config = run.config.model_dump(mode="json")
+    wanted: dict[str, str] = {}
+    for stage in STAGES:
+        value = {
+            "stage": stage.name,
+            "format": stage.format,
+            "seed": run.config.seed,
+            "config": {section: config[section] for section in stage.sections},
+            "inputs": {name: wanted[name] for name in stage.inputs},
+        }
+        if stage.name == "patches":
+            value["slides"] = inventory_fingerprint(run.config.slides)
+        if stage.name == "report":
+            value["names"] = _names_digest(run)
+        wanted[stage.name] = fingerprint(value)
+    return wanted
+
+
+def status(run: Run) -> list[StageStatus]:
+    """Where each stage stands; where the slides cannot be read, done stages count as up to date."""
+    try:
+        wanted: Mapping[str, str | None] = wanted_fingerprints(run)
+    except UserError as error:
+        logger.warning("%s; taking finished stages as they are", error)
+        artifacts = {name: run.artifact(name) for name in STAGE_NAMES}
+        wanted = {name: artifact.fingerprint if artifact else None for name, artifact in artifacts.items()}
+    result = []
+    for name in STAGE_NAMES:
+        artifact = run.artifact(name)
+        state = run.state(name, wanted=wanted[name])
+        result.append(StageStatus(name, state, artifact.seconds if artifact else None))
+    return result
+
+
+def execute(run: Run, *, until: str = STAGE_NAMES[-1]) -> None:
+    """Bring every stage up to date, to ``until`` included; continues what an earlier call left unfinished.
+
+    Raises ``UserError`` where the input is wrong or another process works on the run.
+    """
+    if until not in STAGE_NAMES:
+        raise UserError(f"no stage {until!r}; there are: {', '.join(STAGE_NAMES)}")
+    from histoloom.devices import is_main_process
+
+    with disk_errors_explained(run.path):
+        if is_main_process():
+            with run.locked():
+                write_json(run.path / "environment.json", environment())
+                _execute(run, until=until, main=True)
+        else:
+            _execute(run, until=until, main=False)
+
+
+def _execute(run: Run, *, until: str, main: bool) -> None:
+    """The main process does the work and the writing; the others share the trainings and wait through the rest."""
+    wanted = wanted_fingerprints(run)
+    for stage in STAGES[: STAGE_NAMES.index(until) + 1]:
+        if not _agreed(run, main and _is_needed(run, stage, wanted=wanted[stage.name])):
+            continue
+        if main:
+            _build(run, stage, wanted=wanted)
+        elif stage.trains:
+            with tempfile.TemporaryDirectory(prefix="histoloom-") as scratch:
+                _entry(stage)(_context(run, stage, out=Path(scratch)))
+        _agreed(run, True)
+
+
+def _is_needed(run: Run, stage: Stage, *, wanted: str) -> bool:
+    """Whether the stage has to be built: it is neither up to date nor among the superseded."""
+    if run.state(stage.name, wanted=wanted) == "done":
+        return False
+    if run.restore(stage.name, wanted=wanted):
+        logger.info("%s: taken back from superseded/", stage.name)
+        return False
+    return True
+
+
+def _agreed(run: Run, value: bool) -> bool:  # noqa: FBT001 - the one thing that it is about
+    """The main process's ``value``, on every process; all wait for it."""
+    from histoloom.devices import process_count
+
+    if process_count() == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    from histoloom.devices import accelerator
+
+    accelerator(run.config.runtime).wait_for_everyone()
+    box = [value]
+    broadcast_object_list(box)
+    return box[0]
+
+
+def _build(run: Run, stage: Stage, *, wanted: Mapping[str, str]) -> None:
+    out = run.begin(stage.name, wanted=wanted[stage.name])
+    logger.info("%s: started", stage.name)
+    started = time.monotonic()
+    with _peak_memory() as peak:
+        try:
+            _entry(stage)(_context(run, stage, out=out))
+        finally:
+            seconds = run.spent(stage.name, seconds=time.monotonic() - started)
+    artifact = Artifact(
+        stage=stage.name,
+        format=stage.format,
+        fingerprint=wanted[stage.name],
+        config=_slice(run.config, stage),
+        inputs={name: wanted[name] for name in stage.inputs},
+        seconds=round(seconds, 1),
+        peak_memory_mb=round(peak[0], 1),
+    )
+    run.publish(stage.name, artifact)
+    logger.info("%s: done in %.0f s, peak memory %.0f MB", stage.name, seconds, peak[0])
+
+
+def _entry(stage: Stage) -> Any:
+    module, _, function = stage.entry.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _context(run: Run, stage: Stage, *, out: Path) -> StageContext:
+    inputs = {name: run.require(name) for name in stage.inputs}
+    return StageContext(run=run.path, config=run.config, out=out, inputs=inputs, log=EventLog(out / "log.jsonl"))
+
+
+def _slice(config: Config, stage: Stage) -> dict[str, Any]:
+    values = config.model_dump(mode="json")
+    return {"seed": config.seed} | {section: values[section] for section in stage.sections}
+
+
+def _names_digest(run: Run) -> str:
+    path = run.path / "names.jsonl"
+    return fingerprint(path.read_text(encoding="utf-8") if path.is_file() else "")
+
+
+@contextmanager
+def _peak_memory() -> Iterator[list[float]]:
+    """A list whose one number is the most resident memory, MB, of this process and its children in the block."""
+    peak, stop = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            peak[0] = max(peak[0], _resident_mb())
+            stop.wait(0.25)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _resident_mb() -> float:
+    process = psutil.Process()
+    total = 0
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            total += member.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total / 2**20

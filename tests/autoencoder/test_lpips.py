@@ -1,0 +1,256 @@
+"""LPIPS against its published values, torchmetrics' implementation and its own properties; its weights' way in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import lpips as reference
+
+from histoloom.autoencoder import weights
+from histoloom.autoencoder.lpips import LPIPS, MIN_SIZE, FeatureTrunk, lpips_available
+from histoloom.autoencoder.weights import FILES, Trunk, WeightsFile, fetch, find_weights, hub_hash, read_heads
+from histoloom.errors import UserError
+
+TRUNKS: tuple[Trunk, ...] = ("alex", "squeeze", "vgg")
+DATA = Path(os.environ.get("HISTOLOOM_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")).resolve()
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the published weights, as HISTOLOOM_WEIGHTS."""
+    folder = Path(os.environ.get("HISTOLOOM_WEIGHTS", DATA / "weights"))
+    if not folder.is_dir():
+        pytest.skip(f"no weights: set HISTOLOOM_WEIGHTS (looked in {folder})")
+    monkeypatch.setenv("HISTOLOOM_WEIGHTS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder as HISTOLOOM_WEIGHTS, and an empty torch hub cache."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    monkeypatch.setenv("HISTOLOOM_WEIGHTS", str(folder))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def global_stream_kept() -> Iterator[None]:
+    """Loading a network draws nothing from torch's global stream."""
+    with torch.random.fork_rng():
+        yield
+
+
+def load(trunk: Trunk) -> LPIPS:
+    if not lpips_available(trunk):
+        pytest.skip(f"{FILES[trunk].npz} is not at hand")
+    return LPIPS.load(trunk, download=False)
+
+
+def random_lpips(trunk: Trunk) -> LPIPS:
+    """A randomly initialised trunk under the published heads."""
+    torch.manual_seed(5)
+    network = FeatureTrunk(trunk)
+    heads = [head.flatten() for head in read_heads(trunk).values()]
+    return LPIPS(network, heads=heads)
+
+
+def noise(n: int, *, size: int, seed: int) -> Tensor:
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.mark.usefixtures("published")
+def test_squeeze_gives_torchmetrics_documented_mean() -> None:
+    network = load("squeeze")
+    torch.manual_seed(123)
+    x = torch.rand(10, 3, 100, 100) * 2 - 1
+    y = torch.rand(10, 3, 100, 100) * 2 - 1
+    assert round(network(x, y).mean().item(), 4) == 0.1008
+
+
+@pytest.mark.usefixtures("published")
+def test_squeeze_gives_torchmetrics_documented_pairs() -> None:
+    generator = torch.Generator().manual_seed(42)
+    x = torch.rand(2, 3, 100, 100, generator=generator) * 2 - 1
+    y = torch.rand(2, 3, 100, 100, generator=generator) * 2 - 1
+    assert load("squeeze")(x, y).tolist() == pytest.approx([0.1024, 0.0938], abs=5e-5)
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize(("trunk", "parameters"), [("alex", 2_470_848), ("squeeze", 724_736)])
+def test_loading_is_frozen_whole_and_leaves_the_global_stream_alone(trunk: Trunk, parameters: int) -> None:
+    before = torch.get_rng_state()
+    network = load(trunk)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert not any(p.requires_grad for p in network.parameters())
+    assert all((head >= 0).all() for head in network.heads)
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("trunk", ["alex", "squeeze"])
+def test_shipped_heads_are_those_of_the_archive(trunk: Trunk) -> None:
+    shipped = read_heads(trunk)
+    for name, head in zip(shipped, load(trunk).heads, strict=True):
+        assert torch.allclose(shipped[name].flatten(), head, rtol=1e-6)
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_agrees_with_torchmetrics_on_the_same_trunk(trunk: Trunk, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = random_lpips(trunk)
+    monkeypatch.setattr(reference, "_get_tv_model_features", lambda *_: ours.trunk.features)
+    theirs = reference._LPIPS(pretrained=True, pnet_rand=True, net=trunk, use_dropout=True)
+    x, y = noise(2, size=64, seed=0), noise(2, size=64, seed=1)
+    assert torch.allclose(ours(x, y), theirs(x, y).flatten(), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_is_a_symmetric_distance(trunk: Trunk) -> None:
+    network = random_lpips(trunk)
+    x, y = noise(3, size=64, seed=0), noise(3, size=64, seed=1)
+    distance = network(x, y)
+    assert distance.shape == (3,)
+    assert (distance > 0).all()
+    assert torch.equal(network(x, x), torch.zeros(3))
+    assert torch.equal(distance, network(y, x))
+    assert torch.allclose(network(x[1:2], y[1:2]), distance[1:2], rtol=1e-5)
+
+
+def test_gradient_reaches_the_image_and_not_the_weights() -> None:
+    network = random_lpips("squeeze").train()
+    x = noise(1, size=64, seed=0).requires_grad_()
+    network(x, noise(1, size=64, seed=1)).sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_half_precision_stays_near_full_precision() -> None:
+    network = random_lpips("squeeze")
+    x, y = noise(2, size=64, seed=0), noise(2, size=64, seed=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = network(x, y)
+    assert half.dtype == torch.float32
+    assert torch.allclose(half, network(x, y), rtol=0.05)
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_smallest_image(trunk: Trunk) -> None:
+    network = random_lpips(trunk)
+    x, y = noise(1, size=MIN_SIZE, seed=0), noise(1, size=MIN_SIZE, seed=1)
+    assert torch.isfinite(network(x, y)).all()
+    with pytest.raises(ValueError, match="at least 32 px"):
+        network(x[..., 1:], y[..., 1:])
+
+
+@pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_absent_weights_say_where_it_looked_and_what_to_do(trunk: Trunk) -> None:
+    assert not lpips_available(trunk)
+    with pytest.raises(UserError) as caught:
+        LPIPS.load(trunk, download=False)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("checkpoints", "HISTOLOOM_WEIGHTS", FILES[trunk].npz, "perceptual=pyramid"):
+        assert part in message
+
+
+def test_folder_that_is_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HISTOLOOM_WEIGHTS", str(tmp_path / "typo"))
+    with pytest.raises(UserError, match="is no folder"):
+        lpips_available("alex")
+
+
+def test_tampered_archive_is_refused(published: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = published / FILES["squeeze"].npz
+    if not source.is_file():
+        pytest.skip(f"{source.name} is not at hand")
+    monkeypatch.setenv("HISTOLOOM_WEIGHTS", str(nowhere))
+    data = bytearray(source.read_bytes())
+    data[len(data) // 2] ^= 1
+    (nowhere / source.name).write_bytes(data)
+    with pytest.raises(UserError, match="is not the published file: its SHA-256"):
+        LPIPS.load("squeeze", download=False)
+
+
+def test_tampered_torchvision_file_is_refused(nowhere: Path) -> None:
+    name = FILES["alex"].pth
+    torch.save({"features.0.weight": torch.zeros(1)}, nowhere / name)
+    with pytest.raises(UserError, match=r"7be5be79.pth is not the published file"):
+        LPIPS.load("alex", download=False)
+
+
+def test_torchvision_file_without_heads_gets_the_shipped_ones(nowhere: Path) -> None:
+    network = random_lpips("squeeze")
+    path = nowhere / "trunk.pth"
+    torch.save(dict(network.trunk.state_dict()) | {"classifier.1.weight": torch.zeros(2)}, path)
+    trunk, heads = WeightsFile(path, "squeeze", None).read()
+    assert set(trunk) == set(network.trunk.state_dict())
+    assert [head.numel() for head in heads.values()] == [64, 128, 256, 384, 384, 512, 512]
+
+
+def test_archive_of_another_network_is_refused(nowhere: Path) -> None:
+    np.savez(nowhere / FILES["vgg"].npz, **{"features.0.weight": np.zeros((64, 3, 3, 3), np.float32)})
+    with pytest.raises(UserError, match="does not hold the weights of LPIPS's vgg trunk"):
+        LPIPS.load("vgg", download=False)
+
+
+def test_truncated_archive_is_refused(nowhere: Path) -> None:
+    np.savez(nowhere / "whole.npz", features=np.zeros(100))
+    data = (nowhere / "whole.npz").read_bytes()
+    (nowhere / FILES["vgg"].npz).write_bytes(data[:60])
+    with pytest.raises(UserError, match="cannot be read as weights"):
+        LPIPS.load("vgg", download=False)
+
+
+def test_cache_comes_after_the_folder(nowhere: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    (cache / FILES["alex"].pth).touch()
+    found = find_weights("alex", download=False)
+    assert found == WeightsFile(cache / FILES["alex"].pth, "alex", "7be5be79")
+    (nowhere / FILES["alex"].npz).touch()
+    found = find_weights("alex", download=False)
+    assert found is not None
+    assert found.path.parent == nowhere
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_download_lands_in_the_cache_checked_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "served"
+    source.write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    name = f"net-{digest[:8]}.pth"
+    shutil.copy(source, tmp_path / name)
+    monkeypatch.setattr(weights, "_ADDRESS", tmp_path.as_uri())
+    monkeypatch.setitem(FILES, "vgg", weights.TrunkFiles("absent.npz", None, name))
+    found = find_weights("vgg", download=True)
+    assert found is not None
+    assert found.sha256 == digest[:8]
+    assert found.path.read_bytes() == b"weights"
+    assert found.path.is_relative_to(tmp_path / "torch")
+    assert [p.name for p in found.path.parent.iterdir()] == [name]
+
+
+def test_download_of_something_else_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "page").write_bytes(b"<html>please log in</html>")
+    target = tmp_path / "cache" / "net-12345678.pth"
+    with pytest.raises(UserError, match="is not the published file"):
+        fetch((tmp_path / "page").as_uri(), target=target, sha256=hub_hash(target.name))
+    assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_failed_download_says_so_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_ADDRESS", (tmp_path / "nothing here").as_uri())
+    with pytest.raises(UserError, match="could not be downloaded; set HISTOLOOM_WEIGHTS"):
+        LPIPS.load("alex", download=True)

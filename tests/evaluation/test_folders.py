@@ -1,0 +1,140 @@
+"""Two folders of images: the numbers, and a clear word for images that cannot be compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from histoloom.errors import UserError
+from histoloom.evaluation.folders import evaluate_folders
+from histoloom.evaluation.image_folder import ImageFolder
+
+
+def write(folder: Path, images: np.ndarray, *, suffix: str = ".png") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:03d}{suffix}")
+    return folder
+
+
+@pytest.fixture
+def real(tmp_path: Path, crops) -> Path:
+    folder = write(tmp_path / "real" / "a", crops(4, 48, seed=0))
+    write(tmp_path / "real" / "b", crops(4, 48, seed=1), suffix=".tif")
+    (folder / "notes.txt").write_text("no image")
+    return tmp_path / "real"
+
+
+@pytest.fixture
+def synthetic(tmp_path: Path, crops) -> Path:
+    images = crops(5, 48, seed=2)
+    noise = np.random.default_rng(0).normal(0, 40, images.shape)
+    return write(tmp_path / "synthetic", np.clip(images + noise, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_layout_and_floor(real: Path, synthetic: Path) -> None:
+    result = evaluate_folders(real, synthetic, pairs=20)
+    assert (result["n_real"], result["n_synthetic"]) == (8, 5)
+    assert (result["pairs"], result["floor_pairs"]) == (20, 4)
+    assert set(result["metrics"]) == {"ssim", "ms_ssim"}
+    assert "HISTOLOOM_WEIGHTS" in result["missing"]["lpips"]
+    for entry in result["metrics"].values():
+        low, high = entry["interval"]
+        assert low <= entry["value"] <= high
+        assert entry["extractor"].startswith("RGB pixels")
+    assert result["metrics"]["ssim"]["value"] < result["metrics"]["ssim"]["floor"]
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+@pytest.mark.usefixtures("squeeze_weights")
+def test_lpips_sees_the_noise(real: Path, synthetic: Path) -> None:
+    result = evaluate_folders(real, synthetic, pairs=10, trunk="squeeze", download=False)
+    assert result["missing"] == {}
+    entry = result["metrics"]["lpips"]
+    assert entry["extractor"] == "LPIPS v0.1, squeeze trunk"
+    assert entry["value"] > entry["floor"] > 0
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_same_seed_same_numbers(real: Path, synthetic: Path) -> None:
+    first, again, other = (evaluate_folders(real, synthetic, pairs=10, seed=seed) for seed in (4, 4, 5))
+    assert first == again
+    assert first["metrics"]["ssim"]["value"] != other["metrics"]["ssim"]["value"]
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_copies_have_the_value_of_identical_images(tmp_path: Path, crops) -> None:
+    flat = np.repeat(crops(1, 48), 3, axis=0)
+    result = evaluate_folders(write(tmp_path / "r", flat), write(tmp_path / "s", flat), pairs=9)
+    for entry in result["metrics"].values():
+        assert entry["value"] == pytest.approx(1.0, abs=1e-6)
+        assert entry["floor"] == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_lossy_against_lossless_is_noted(real: Path, tmp_path: Path, crops) -> None:
+    jpeg = write(tmp_path / "jpeg", crops(3, 48), suffix=".jpg")
+    (note,) = evaluate_folders(real, jpeg, pairs=4)["notes"]
+    assert note.startswith("the synthetic images hold lossily compressed files")
+
+
+def save_16_bit(path: Path) -> None:
+    tifffile.imwrite(path, np.zeros((48, 48, 3), np.uint16), photometric="rgb")
+
+
+def save_damaged(path: Path) -> None:
+    path.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+
+
+def saver(mode: str, side: int = 48):
+    return lambda path: Image.new(mode, (side, side)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "word"),
+    [
+        ("grey.png", saver("L"), "is a grey image"),
+        ("alpha.png", saver("RGBA"), "has an alpha channel"),
+        ("palette.png", saver("P"), "has a colour palette"),
+        ("deep-grey.png", saver("I;16"), "is a 16-bit image"),
+        ("deep.tif", save_16_bit, "is a 16-bit image"),
+        ("odd.png", saver("RGB", 47), "is 47 x 47 px, but .* is 48 x 48 px; all images must share one size"),
+        ("broken.png", save_damaged, "is damaged"),
+    ],
+)
+def test_wrong_image_is_named(real: Path, synthetic: Path, name: str, save, word: str) -> None:
+    save(synthetic / name)
+    with pytest.raises(UserError, match=f"{name} {word}") as caught:
+        evaluate_folders(real, synthetic)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_image_is_named_when_read(synthetic: Path) -> None:
+    path = synthetic / "000.png"
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(UserError, match=r"000\.png is damaged"):
+        ImageFolder(synthetic).read([0])
+
+
+def test_sizes_of_the_two_folders_must_agree(real: Path, tmp_path: Path, crops) -> None:
+    other = write(tmp_path / "other", crops(2, 64))
+    with pytest.raises(UserError, match=r"is 64 x 64 px, but .* is 48 x 48 px"):
+        evaluate_folders(real, other)
+
+
+def test_folders_without_images(real: Path, tmp_path: Path, crops) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no images"):
+        evaluate_folders(real, tmp_path / "empty")
+    with pytest.raises(UserError, match="is not a folder"):
+        evaluate_folders(tmp_path / "typo", real)
+    with pytest.raises(UserError, match="both folders are"):
+        evaluate_folders(real, real)
+    with pytest.raises(UserError, match="at least two"):
+        evaluate_folders(write(tmp_path / "one", crops(1, 48)), real)

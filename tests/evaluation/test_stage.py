@@ -1,0 +1,183 @@
+"""The evaluation stage on a tiny run written here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from histoloom.config import Config, make_config, read_preset, with_settings
+from histoloom.evaluation import stage
+from histoloom.stages import EventLog, StageContext
+
+SIZE = 32
+SLIDES = {"s1": "train", "s2": "train", "s3": "holdout"}
+PER_SLIDE = 24
+
+
+def make(**settings: object) -> Config:
+    values = read_preset("demo") | {"slides": {"paths": ["slides"]}}
+    pairs = [f"evaluation.{key}={value}" for key, value in settings.items()]
+    return make_config(with_settings(values, ["runtime.device=cpu", f"patches.size={SIZE}", *pairs]))
+
+
+def write_patches(folder: Path, crops, *, truth: bool) -> pd.DataFrame:
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for number, (slide, split) in enumerate(SLIDES.items()):
+        np.save(folder / "images" / f"{slide}.npy", crops(PER_SLIDE, SIZE, seed=number))
+        for index in range(PER_SLIDE):
+            rows.append(
+                {"patch_id": f"{slide}_x{index * SIZE}_y0", "slide_id": slide, "slide": slide, "patient": slide}
+                | {"split": split, "x": index * SIZE, "y": 0, "extent": float(SIZE), "tissue": 1.0}
+            )
+        if truth:
+            classes = np.repeat(np.arange(PER_SLIDE, dtype=np.uint8)[None] % 2, 2, axis=0)
+            Image.fromarray(classes).save(folder / f"{slide}.truth.png")
+            (folder / f"{slide}.truth.json").write_text(json.dumps({"classes": ["void", "cells"]}))
+    slides = [
+        {"slide_id": slide, "file": str(folder / f"{slide}.tif"), "width": PER_SLIDE * SIZE, "height": 2 * SIZE}
+        for slide in SLIDES
+    ]
+    table = pd.DataFrame(rows)
+    table.to_parquet(folder / "index.parquet")
+    pd.DataFrame(slides).to_parquet(folder / "slides.parquet")
+    (folder / "meta.json").write_text(json.dumps({"size": SIZE, "mpp": 1.0, "n": len(rows)}))
+    return table
+
+
+def write_clusters(folder: Path, table: pd.DataFrame) -> None:
+    """k2: every other patch; k3: cluster 2 lives in slide s1 alone. Rows in another order than the patches'."""
+    folder.mkdir()
+    number = table.groupby("slide_id").cumcount().to_numpy()
+    k3 = np.where((table["slide_id"] == "s1") & (number >= 20), 2, number % 2)
+    labels = pd.DataFrame({"patch_id": table["patch_id"], "k2": number % 2, "k3": k3})
+    labels.sample(frac=1, random_state=0).to_parquet(folder / "index.parquet", index=False)
+
+
+def write_samples(folder: Path, crops) -> None:
+    rows = []
+    for k in (2, 3):
+        for cluster in range(k):
+            place = folder / f"k{k}" / f"cluster-{cluster:02d}"
+            place.mkdir(parents=True)
+            for index, image in enumerate(crops(4, SIZE, seed=100 + 10 * k + cluster)):
+                Image.fromarray(image).save(place / f"{index:06d}.png")
+                name = f"k{k}/cluster-{cluster:02d}/{index:06d}.png"
+                rows.append({"file_name": name, "k": k, "cluster": cluster, "index": index})
+    pd.DataFrame(rows).to_csv(folder / "metadata.csv", index=False)
+
+
+def write_run(root: Path, crops, *, truth: bool = True) -> dict[str, Path]:
+    inputs = {name: root / name for name in ("patches", "clusters", "samples")}
+    table = write_patches(inputs["patches"], crops, truth=truth)
+    write_clusters(inputs["clusters"], table)
+    write_samples(inputs["samples"], crops)
+    return inputs
+
+
+def evaluate(out: Path, inputs: dict[str, Path], config: Config) -> dict[str, bytes]:
+    out.mkdir(parents=True, exist_ok=True)
+    stage.run(StageContext(out.parent, config, out, inputs, EventLog(out / "log.jsonl")))
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.name != "log.jsonl"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, crops) -> dict[str, Path]:
+    return write_run(tmp_path_factory.mktemp("run"), crops)
+
+
+def load(files: dict[str, bytes], name: str):
+    return json.loads(files[name])
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_entries_of_every_cluster_comparison_and_metric(run: dict[str, Path], tmp_path: Path) -> None:
+    files = evaluate(tmp_path / "out", run, make(pairs=6, bootstrap=50))
+    assert set(files) == {"similarity.json", "missing.json", "truth.json"}
+    found = pd.DataFrame(load(files, "similarity.json"))
+    wanted = {(2, 0), (2, 1), (2, None), (3, 0), (3, 1), (3, 2), (3, None)}
+    clusters = found["cluster"].astype(object).where(found["cluster"].notna(), None)
+    assert set(zip(found["k"], clusters, strict=True)) == wanted
+    assert len(found) == 7 * 3 * 2
+    assert not found.duplicated(["k", "cluster", "comparison", "metric"]).any()
+    assert found["interval"].map(lambda pair: pair[0]).le(found["value"]).all()
+    assert found["interval"].map(lambda pair: pair[1]).ge(found["value"]).all()
+    single = found[found["cluster"].notna()]
+    assert (single["pairs"] == 6).all()
+    assert list(load(files, "missing.json")) == ["lpips"]
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_real_side_is_held_out_where_there_is_enough(run: dict[str, Path], tmp_path: Path) -> None:
+    found = load(evaluate(tmp_path / "out", run, make(pairs=6, bootstrap=50)), "similarity.json")
+    split = {(e["k"], e["cluster"], e["comparison"]): e["real_split"] for e in found}
+    assert split[2, 0, "synthetic_real"] == "holdout"
+    assert split[3, 2, "synthetic_real"] == "train"
+    assert split[3, 2, "synthetic_other"] == "holdout"
+    assert split[3, None, "synthetic_real"] == "mixed"
+    same_slide = {(e["k"], e["cluster"]) for e in found if e.get("same_slide")}
+    assert same_slide == {(3, 2), (3, None)}
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_over_all_clusters_is_the_mean_over_pairs(run: dict[str, Path], tmp_path: Path) -> None:
+    found = load(evaluate(tmp_path / "out", run, make(pairs=6, bootstrap=50)), "similarity.json")
+    chosen = [e for e in found if (e["k"], e["comparison"], e["metric"]) == (2, "synthetic_real", "ssim")]
+    parts = [e for e in chosen if e["cluster"] is not None]
+    (whole,) = [e for e in chosen if e["cluster"] is None]
+    assert whole["pairs"] == sum(e["pairs"] for e in parts)
+    assert whole["value"] == pytest.approx(sum(e["value"] * e["pairs"] for e in parts) / whole["pairs"])
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_truth_is_found(run: dict[str, Path], tmp_path: Path) -> None:
+    truth = load(evaluate(tmp_path / "out", run, make(pairs=2, bootstrap=10)), "truth.json")
+    assert [(entry["k"], entry["method"], entry["n"], entry["classes"]) for entry in truth] == [
+        (2, "infomax", 72, 2),
+        (3, "infomax", 72, 2),
+    ]
+    assert truth[0]["nmi"] == pytest.approx(1.0)
+    assert 0.5 < truth[1]["nmi"] < 1.0
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_slides_without_truth_give_no_file(tmp_path: Path, crops) -> None:
+    inputs = write_run(tmp_path / "run", crops, truth=False)
+    assert "truth.json" not in evaluate(tmp_path / "out", inputs, make(pairs=2, bootstrap=10))
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_continued_equals_uninterrupted(run: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make(pairs=4, bootstrap=20)
+    whole = evaluate(tmp_path / "whole", run, config)
+    real_of_k = stage._of_k
+    asked: list[int] = []
+
+    def of_k(*args, k: int, **kwargs):
+        asked.append(k)
+        if k == 3 and len(asked) == 2:
+            raise KeyboardInterrupt
+        return real_of_k(*args, k=k, **kwargs)
+
+    monkeypatch.setattr(stage, "_of_k", of_k)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tmp_path / "cut", run, config)
+    assert evaluate(tmp_path / "cut", run, config) == whole
+    assert asked == [2, 3, 3]
+
+
+def test_partial_result_of_fewer_metrics_is_not_taken_over(
+    run: dict[str, Path], tmp_path: Path, squeeze_weights: None
+) -> None:
+    out = tmp_path / "out" / "partial"
+    out.mkdir(parents=True)
+    stale = {"extractors": {"ssim": "RGB pixels"}, "entries": [{"stale": True}]}
+    (out / "k2.json").write_text(json.dumps(stale))
+    found = load(evaluate(tmp_path / "out", run, make(pairs=2, bootstrap=10)), "similarity.json")
+    assert {entry["metric"] for entry in found} == {"ssim", "ms_ssim", "lpips"}
+    assert len(found) == 7 * 3 * 3

@@ -1,0 +1,88 @@
+"""Agreement of clusters with the true maps of slides."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from histoloom.evaluation.truth import agreement, true_classes, truth_entries
+
+
+def test_renamed_clusters_agree_wholly() -> None:
+    truth = np.array([0, 0, 1, 1, 2, 2])
+    found = agreement(np.array([5, 5, 3, 3, 9, 9]), truth_N=truth)
+    assert found is not None
+    assert (found.nmi, found.ari, found.n, found.classes) == (pytest.approx(1.0), pytest.approx(1.0), 6, 3)
+
+
+def test_independent_clusters_agree_by_chance_alone() -> None:
+    rng = np.random.default_rng(0)
+    found = agreement(rng.integers(4, size=4000), truth_N=rng.integers(3, size=4000))
+    assert found is not None
+    assert found.nmi < 0.01
+    assert abs(found.ari) < 0.01
+
+
+def test_nmi_by_hand() -> None:
+    """I = ln 2, H(clusters) = ln 4, H(truth) = ln 2: NMI = 2 ln 2 / (ln 4 + ln 2) = 2/3."""
+    found = agreement(np.array([0, 1, 2, 3]), truth_N=np.array([0, 0, 1, 1]))
+    assert found is not None
+    assert found.nmi == pytest.approx(2 / 3)
+
+
+def test_unknown_patches_are_left_out() -> None:
+    found = agreement(np.array([0, 1, 0]), truth_N=np.array([0, 1, -1]))
+    assert found is not None
+    assert found.n == 2
+    assert agreement(np.array([0, 1]), truth_N=np.array([-1, -1])) is None
+
+
+def write_truth(slide: Path, *, left: int, right: int, names: list[str]) -> None:
+    """A map of 10 x 10 whose left half is one class and whose right half another."""
+    truth = np.full((10, 10), left, np.uint8)
+    truth[:, 5:] = right
+    Image.fromarray(truth).save(slide.with_name(f"{slide.stem}.truth.png"))
+    slide.with_name(f"{slide.stem}.truth.json").write_text(json.dumps({"classes": names}))
+
+
+def test_classes_of_patches_are_joined_by_name_over_slides(tmp_path: Path) -> None:
+    write_truth(tmp_path / "a.tif", left=0, right=1, names=["void", "cells"])
+    write_truth(tmp_path / "b.tif", left=1, right=0, names=["cells", "void"])
+    slides = pd.DataFrame(
+        {
+            "slide_id": ["a", "b", "none"],
+            "file": [str(tmp_path / f"{name}.tif") for name in ("a", "b", "none")],
+            "width": 1000,
+            "height": 1000,
+        }
+    )
+    patches = pd.DataFrame(
+        {
+            "slide_id": ["b", "a", "a", "b", "none"],
+            "x": [0, 700, 100, 800, 0],
+            "y": [0, 100, 100, 500, 0],
+            "extent": 150.0,
+        }
+    )
+    classes = true_classes(patches, slides=slides)
+    void = classes[0]
+    assert (classes == void).tolist() == [True, False, True, False, False]
+    assert classes[1] == classes[3]
+    assert classes[4] == -1
+
+
+def test_an_entry_for_each_k() -> None:
+    labels = pd.DataFrame({"k2": [0, 0, 1, 1], "k3": [0, 1, 2, 2]})
+    entries = truth_entries(labels, truth_N=np.array([0, 0, 1, 1]))
+    assert [(entry["k"], entry["method"], entry["n"], entry["classes"]) for entry in entries] == [
+        (2, "infomax", 4, 2),
+        (3, "infomax", 4, 2),
+    ]
+    assert entries[0]["nmi"] == pytest.approx(1.0)
+    assert entries[1]["nmi"] < 1.0
+    assert truth_entries(labels, truth_N=np.full(4, -1)) == []
