@@ -38,7 +38,7 @@ def field(number: int) -> np.ndarray:
     return np.clip(palette[kinds_HW] + noise, 0, 255).astype(np.uint8)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fields() -> dict[str, np.ndarray]:
     """Three slides by name."""
     return {f"slide-{number}": field(number) for number in range(3)}
@@ -46,8 +46,14 @@ def fields() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def finished(tmp_path: Path, fields: dict[str, np.ndarray]) -> Run:
-    """A run with every stage but the report."""
+    """A run with every stage but the report, for a test to change."""
     return write_run(tmp_path, fields=fields)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, fields: dict[str, np.ndarray]) -> Run:
+    """The same run, which tests only read."""
+    return write_run(tmp_path_factory.mktemp("published"), fields=fields)
 
 
 def write_run(

@@ -10,6 +10,8 @@ from histoloom.evaluation.metrics import PAIR_METRICS, MetricSettings, PairMetri
 
 SETTINGS = MetricSettings(64, "squeeze", torch.device("cpu"), download=False)
 IDENTICAL = {"ssim": 1.0, "ms_ssim": 1.0, "lpips": 0.0}
+# Of scikit-image and of torchmetrics in double precision; LPIPS's after its own published values were met.
+GOLDEN = {"ssim": 0.15232, "ms_ssim": 0.1032, "lpips": 0.40546}
 
 
 @pytest.fixture(params=list(PAIR_METRICS))
@@ -55,13 +57,11 @@ def test_no_pairs_no_values(crops) -> None:
     assert values["ssim"].shape == (0,)
 
 
-def test_golden_mean_over_real_tissue(crops) -> None:
+def test_golden_mean_over_real_tissue(metric: PairMetric, crops) -> None:
     left, right = crops(8, 64, seed=10), crops(8, 64, seed=11)
-    metrics = [PAIR_METRICS[name](SETTINGS) for name in ("ssim", "ms_ssim")]
     pairs = np.stack([np.arange(8), np.arange(8)], axis=1)
-    values = measure(metrics, left=left.__getitem__, right=right.__getitem__, pairs=pairs)
-    assert values["ssim"].mean() == pytest.approx(GOLDEN["ssim"], abs=1e-5)
-    assert values["ms_ssim"].mean() == pytest.approx(GOLDEN["ms_ssim"], abs=1e-5)
+    values = measure([metric], left=left.__getitem__, right=right.__getitem__, pairs=pairs)
+    assert values[metric.name].mean() == pytest.approx(GOLDEN[metric.name], abs=1e-4)
 
 
 @pytest.mark.usefixtures("no_weights")
@@ -81,6 +81,3 @@ def test_too_small_images_are_a_reason() -> None:
 
 def test_extractor_says_how_many_scales() -> None:
     assert PAIR_METRICS["ms_ssim"](SETTINGS).extractor == "RGB pixels, 3 of 5 scales"
-
-
-GOLDEN = {"ssim": 0.0, "ms_ssim": 0.0}

@@ -26,7 +26,7 @@ def test_ssim_agrees_with_scikit_image(crops) -> None:
         )
         for x, y in zip(a, b, strict=True)
     ]
-    assert ssim(a, b, device=CPU) == pytest.approx(theirs, abs=2e-6)
+    assert ssim(a, b, device=CPU) == pytest.approx(theirs, abs=1e-4)
 
 
 def test_ssim_differs_from_torchmetrics_by_its_border_alone(crops) -> None:

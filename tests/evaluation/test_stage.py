@@ -171,9 +171,8 @@ def test_continued_equals_uninterrupted(run: dict[str, Path], tmp_path: Path, mo
     assert asked == [2, 3, 3]
 
 
-def test_partial_result_of_fewer_metrics_is_not_taken_over(
-    run: dict[str, Path], tmp_path: Path, squeeze_weights: None
-) -> None:
+@pytest.mark.usefixtures("squeeze_weights")
+def test_partial_result_of_fewer_metrics_is_not_taken_over(run: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out" / "partial"
     out.mkdir(parents=True)
     stale = {"extractors": {"ssim": "RGB pixels"}, "entries": [{"stale": True}]}

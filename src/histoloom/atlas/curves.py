@@ -65,12 +65,11 @@ def drawing(metrics: Sequence[Curve], *, salt: str) -> str:
     if not metrics:
         return ""
     rows = math.ceil(len(metrics) / _COLUMNS)
-    columns = min(len(metrics), _COLUMNS)
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9.0, "axes.edgecolor": _INK}):
-        figure = Figure(figsize=(3.1 * columns, 1.9 * rows), layout="constrained")
+        figure = Figure(figsize=(3.1 * _COLUMNS, 1.9 * rows), layout="constrained")
         figure.patch.set_alpha(0)
         for position, curve in enumerate(metrics):
-            _panel(figure.add_subplot(rows, columns, position + 1), curve)
+            _panel(figure.add_subplot(rows, _COLUMNS, position + 1), curve)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return _embedded(text.getvalue())
@@ -79,10 +78,10 @@ def drawing(metrics: Sequence[Curve], *, salt: str) -> str:
 def _panel(axes: Axes, curve: Curve) -> None:
     images, values = _thinned(curve)
     axes.plot(images, values, color=_LINE, linewidth=1.4)
-    axes.set_title(curve.name, fontsize=9, color=_INK, loc="left", parse_math=False)
+    axes.set_title(curve.name, fontsize=10, color=_INK, loc="left", parse_math=False)
     axes.patch.set_alpha(0)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK, labelsize=8)
+    axes.tick_params(colors=_INK, labelsize=9)
     axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_locator(MaxNLocator(4))

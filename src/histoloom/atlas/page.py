@@ -17,7 +17,7 @@ from histoloom.atlas.pictures import Picture
 
 @dataclass(frozen=True)
 class Header:
-    """Which run this is. ``size`` is a patch's side in px, ``mpp`` in um/px."""
+    """Which run this is. ``size`` is a patch's side in px, ``mpp`` in um/px; ``split_by`` what is held out whole."""
 
     run: str
     written: str
@@ -28,6 +28,7 @@ class Header:
     patches: int
     size: int
     mpp: float
+    split_by: str
 
 
 @dataclass(frozen=True)

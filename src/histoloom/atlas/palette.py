@@ -49,8 +49,11 @@ _TO_LAB = np.array(
     ]
 )
 
-_LIGHTNESS = (0.38, 0.88)
+_LIGHTNESS = (0.36, 0.87)
 """OKLab lightness of the candidates: visible on white and on black."""
+
+_CHROMA = 0.2
+"""Largest OKLab chroma of the candidates: nothing glares beside stained tissue."""
 
 
 def colours(n: int) -> list[Rgb]:
@@ -87,8 +90,9 @@ def _chosen(n: int) -> tuple[Rgb, ...]:
 def _candidates() -> np.ndarray:
     steps = np.arange(0, 256, 17)
     grid_M3 = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    lightness_M = _oklab(_linear(grid_M3))[:, 0]
-    return grid_M3[(lightness_M >= _LIGHTNESS[0]) & (lightness_M <= _LIGHTNESS[1])]
+    lab_M3 = _oklab(_linear(grid_M3))
+    lightness_M, chroma_M = lab_M3[:, 0], np.hypot(lab_M3[:, 1], lab_M3[:, 2])
+    return grid_M3[(lightness_M >= _LIGHTNESS[0]) & (lightness_M <= _LIGHTNESS[1]) & (chroma_M <= _CHROMA)]
 
 
 def _seen(rgb_M3: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class RunSource:
             ),
             slides=self._slides(),
             reconstructions=self._reconstructions(),
-            quality=Quality(**read_json(self.inputs["autoencoder"] / "quality.json")),
+            quality=self._quality(),
             training=tuple(self._training(stage) for stage in TRAINED),
             choice=Choice(self.k, str(self.choice["rule"]), str(self.choice.get("evidence", ""))),
             validity=tuple(evidence.validity_rows(validity, choice=self.choice)),
@@ -138,6 +139,7 @@ class RunSource:
             patches=len(self.patches.table),
             size=self.config.patches.size,
             mpp=self.config.patches.mpp,
+            split_by=self.config.patches.split.by,
         )
 
     def _slides(self) -> tuple[SlideRow, ...]:
@@ -156,6 +158,10 @@ class RunSource:
             )
             for row in self.patches.slides.to_dict("records")
         )
+
+    def _quality(self) -> Quality:
+        values = read_json(self.inputs["autoencoder"] / "quality.json")
+        return Quality(**{field.name: values[field.name] for field in fields(Quality)})
 
     def _reconstructions(self) -> tuple[Reconstruction, ...]:
         with np.load(self.inputs["autoencoder"] / "reconstructions.npz") as shown:

@@ -5,6 +5,7 @@ Images are float -1..1, (N, 3, H, W); latents (N, C, H / f, W / f), before quant
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.config = config
         widths = tuple(config.channels * multiplier for multiplier in config.multipliers)
-        groups = min(NORM_GROUPS, *widths)
+        groups = math.gcd(NORM_GROUPS, *widths)
         folded = 3 * config.stem**2
         self.encoder = Encoder(
             in_channels=folded,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from diffusers import UNet2DModel
 
 from histoloom.config import DiffusionConfig
@@ -15,7 +17,7 @@ def make_unet(config: DiffusionConfig, *, shape: tuple[int, int, int], condition
     channels, height, width = shape
     down = tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in config.attention)
     up = tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(config.attention))
-    groups = min(NORM_GROUPS, *config.channels)
+    groups = math.gcd(NORM_GROUPS, *config.channels)
     return UNet2DModel(
         sample_size=(height, width),
         in_channels=channels,

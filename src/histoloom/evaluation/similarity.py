@@ -38,14 +38,14 @@ def require_size(side: int, *, least: int) -> None:
 
 def to_unit(images_NHWC: Images, *, device: torch.device) -> Tensor:
     """uint8 (N, H, W, 3) to float32 (N, 3, H, W) in 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(images_NHWC)).to(device).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(images_NHWC.copy()).to(device).permute(0, 3, 1, 2).float() / 255
 
 
 def ssim(a_PHWC: Images, b_PHWC: Images, *, device: torch.device) -> Values:
     """Structural similarity (Wang et al. 2004, IEEE TIP 13(4), 600), mean over the three channels.
 
-    As in the authors' code and in scikit-image, only windows that lie whole in the image count. Raises ``UserError``
-    for images smaller than the window.
+    As in the authors' code and in scikit-image, only windows that lie whole in the image count; in single precision
+    the values are scikit-image's to 1e-4. Raises ``UserError`` for images smaller than the window.
     """
     require_size(min(a_PHWC.shape[1:3]), least=WINDOW)
     a_PCHW, b_PCHW = to_unit(a_PHWC, device=device), to_unit(b_PHWC, device=device)

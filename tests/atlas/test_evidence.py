@@ -1,0 +1,110 @@
+"""Numbers and words of the report."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from histoloom.atlas import evidence, gallery
+from histoloom.atlas.curves import curves, drawing
+from histoloom.atlas.page import duration
+from histoloom.atlas.paper import BETTER, INDEX_TITLES, ROWS
+
+
+def estimate(value: float) -> evidence.Estimate:
+    return evidence.Estimate(value, value - 0.01, value + 0.01, 64, "x")
+
+
+@pytest.mark.parametrize(
+    ("metric", "synthetic", "words"),
+    [
+        ("ssim", 0.515, "as alike as"),
+        ("ssim", 0.6, "more alike than"),
+        ("ssim", 0.4, "less alike than"),
+        ("lpips", 0.6, "less alike than"),
+        ("lpips", 0.4, "more alike than"),
+    ],
+)
+def test_words_follow_the_direction_of_the_metric(metric: str, synthetic: float, words: str) -> None:
+    said = evidence.reading(metric, synthetic=estimate(synthetic), floor=estimate(0.5))
+    assert said.startswith(words)
+
+
+def test_all_five_indices_of_the_paper_are_best_at_14() -> None:
+    for name in INDEX_TITLES:
+        best = max if BETTER[name] == "larger" else min
+        assert best(ROWS, key=lambda row: row.value(name)).k == 14
+
+
+def test_hartigan_and_calinski_harabasz_of_the_paper_belong_together() -> None:
+    for row in ROWS:
+        expected = np.exp(row.hartigan) * (10_000 - row.k) / (row.k - 1)
+        assert row.calinski_harabasz == pytest.approx(expected, rel=2e-5)
+
+
+def test_paper_tables_keep_every_k_and_leave_gaps() -> None:
+    ours = [{"k": 8, "method": "infomax", **dict.fromkeys(INDEX_TITLES, 0.5)}]
+    rows = evidence.paper_validity([*ours, {"k": 10, "method": "kmeans", **dict.fromkeys(INDEX_TITLES, 0.1)}])
+    assert [row.k for row in rows] == [8, *range(10, 17)]
+    assert rows[0].pairs == ((None, 0.5),) * 5
+    assert rows[1].pairs[0] == (2142.54026, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2142.54026, "2,142.5"),
+        (24.5, "24.50"),
+        (0.12234, "0.1223"),
+        (0.00441, "0.00441"),
+        (-0.5, "-0.5000"),
+        (0, "0.0000"),
+        (3e-7, "3.00e-07"),
+    ],
+)
+def test_numbers_keep_the_digits_that_mean_something(value: float, text: str) -> None:
+    assert evidence.number(value) == text
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (0.51, 42.2, 59.7, 200, 7500)] == [
+        "0.5 s",
+        "42 s",
+        "1 min 00 s",
+        "3 min 20 s",
+        "2 h 05 min",
+    ]
+
+
+def test_typical_patches_come_from_different_slides_first() -> None:
+    p_NK = np.array([[0.99], [0.98], [0.97], [0.9], [0.8], [0.1]])
+    rows = gallery.most_typical(
+        p_NK, labels_N=np.array([0, 0, 0, 0, 0, 1]), groups_N=["a", "a", "a", "b", "c", "d"], cluster=0, n=3
+    )
+    assert rows == [0, 3, 4]
+    assert gallery.most_typical(p_NK, labels_N=np.ones(6), groups_N=list("aaabcd"), cluster=0, n=3) == []
+
+
+def test_extents_and_spread() -> None:
+    found = gallery.extents(np.array([0, 0, 2, 0]), slides_N=list("aabc"), patients_N=list("xxxy"), k=3)
+    assert found[0] == gallery.Extent(3, 0.75, 2, 2)
+    assert found[1] == gallery.Extent(0, 0.0, 0, 0)
+    assert gallery.spread(list("abcde"), groups=list("xxxyz"), n=3) == ["a", "d", "e"]
+
+
+def test_curves_are_the_numbers_of_the_log() -> None:
+    events = [{"message": "x"}, {"images": 10, "a.loss": 2.0}, {"images": 20, "a.loss": 1.0, "b.loss": 5}]
+    first, second = curves([*events, {"images": 10, "b.loss": 4.0}])
+    assert (first.name, first.images, first.values) == ("a.loss", [10.0, 20.0], [2.0, 1.0])
+    assert second.last == 4.0
+    assert np.isnan(second.values[1])
+
+
+def test_a_drawing_is_inert_and_takes_the_ink_of_the_page() -> None:
+    svg = drawing(curves([{"images": 1, "<script>$x$": 1.0}, {"images": 2, "<script>$x$": 2.0}]), salt="x")
+    assert svg.startswith("<svg")
+    assert "&lt;script&gt;$x$" in svg
+    assert "<script" not in svg
+    assert "http" not in svg
+    assert "currentColor" in svg
+    assert drawing([], salt="x") == ""

@@ -1,0 +1,223 @@
+"""The report of a tiny run: whole, self-contained, truthful and inert."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from histoloom.atlas.evidence import number
+from histoloom.atlas.names import add_name
+from histoloom.atlas.page import render
+from histoloom.atlas.paper import INDEX_TITLES, ROWS
+from histoloom.atlas.source import STAGES, RunSource
+from histoloom.store import Run, read_json, write_json
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Document(HTMLParser):
+    """Elements with their attributes, the rows of every table, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.text = ""
+        self.open: list[str] = []
+        self._caption = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "caption":
+            self._caption = ""
+        if tag == "tr":
+            self.tables.setdefault(self._caption, []).append([])
+        if tag in {"td", "th"}:
+            self.tables[self._caption][-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if "caption" in self.open:
+            self._caption += data
+        elif "td" in self.open or "th" in self.open:
+            self.tables[self._caption][-1][-1] += data
+
+    def table(self, start: str) -> list[list[str]]:
+        """The rows of the table whose caption starts so."""
+        (rows,) = [rows for caption, rows in self.tables.items() if caption.startswith(start)]
+        return rows
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        """The attributes of every element ``tag``."""
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def write_map(run: Run, slide_id: str) -> None:
+    """A drawn map as the stage leaves it."""
+    folder = run.folder("report") / "maps"
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (160, 128), "teal").save(folder / f"{slide_id}.png")
+    write_json(folder / f"{slide_id}.json", {"slide_id": slide_id, "title": slide_id, "k": 4, "patches": 20})
+
+
+def report(run: Run) -> Document:
+    inputs = {stage: run.folder(stage) for stage in STAGES}
+    source = RunSource(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps")
+    return Document(render(source.page()))
+
+
+@pytest.fixture(scope="module")
+def document(published: Run) -> Document:
+    write_map(published, "slide-1")
+    return report(published)
+
+
+def test_the_page_is_well_formed(document: Document) -> None:
+    assert document.open == []
+    ids = [attributes["id"] for _, attributes in document.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [a["href"] for a in document.of("a")]
+    assert links
+    assert all(link and link[0] == "#" and link[1:] in ids for link in links)
+
+
+def test_nothing_is_fetched_from_anywhere(document: Document) -> None:
+    for tag, attributes in document.elements:
+        for name in ("src", "href", "srcset", "action", "data", "poster", "xlink:href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/", "#")), f"{tag} {name}={value[:60]}"
+        assert "url(" not in (attributes.get("style") or "")
+    assert not document.of("script")
+    assert not document.of("link")
+    policy = [a["content"] for a in document.of("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_every_picture_decodes_and_says_what_it_is(document: Document, published: Run) -> None:
+    pictures = document.of("img")
+    for attributes in pictures:
+        head, _, data = (attributes["src"] or "").partition(",")
+        assert head == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as image:
+            image.load()
+            assert [str(image.width), str(image.height)] == [attributes["width"], attributes["height"]]
+        assert attributes["alt"]
+    texts = [str(attributes["alt"]) for attributes in pictures]
+    for cluster in range(4):
+        real = [text for text in texts if text.startswith(f"Real patch of cluster {cluster},")]
+        assert 0 < len(real) <= published.config.report.patches_per_cluster
+        assert sum(text.startswith(f"Synthetic patch of cluster {cluster},") for text in texts) == 3
+    assert sum(text.startswith("Reconstruction of patch") for text in texts) == 4
+    assert sum(text.startswith("Tissue map") for text in texts) == 1
+
+
+def test_the_table_over_k_holds_the_numbers_of_the_run(document: Document, published: Run) -> None:
+    validity = read_json(published.folder("clusters") / "validity.json")
+    by = {(entry["k"], entry["method"]): entry for entry in validity}
+    rows = document.table("Five validity indices")[2:]
+    expected = []
+    for k, votes in ((2, "2"), (4, "3")):
+        cells = [number(by[k, method][name]) for name in INDEX_TITLES for method in ("infomax", "kmeans")]
+        expected.append([str(k), votes, *cells])
+    assert [[cell.replace(" best", "").replace(" (chosen)", "") for cell in row] for row in rows] == expected
+    marked = [[" best" in cell for cell in row[2:]] for row in rows]
+    best_at_2 = [name in {"dunn", "mcclain_rao"} for name in INDEX_TITLES for _ in range(2)]
+    assert marked == [best_at_2, [not best for best in best_at_2]]
+    exact = {attributes["value"] for attributes in document.of("data")}
+    assert {str(entry["dunn"]) for entry in validity} <= exact
+
+
+def test_similarity_stands_beside_its_floor_with_interval_and_pairs(document: Document) -> None:
+    rows = {row[0].split()[0]: row[1:] for row in document.table("Similarity of image pairs of cluster 2")[1:]}
+    assert rows["SSIM"] == [
+        "0.5323 (0.5123 to 0.5523; 64 pairs)",
+        "0.5187 (0.4987 to 0.5387; 64 pairs)",
+        "0.7071 (0.6871 to 0.7271; 64 pairs)",
+    ]
+    assert rows["MS-SSIM"] == ["not measured: patches of 32 px are smaller than its 161 px"]
+    assert "LPIPS-squeeze" in document.text
+    assert "by SSIM and LPIPS they are as alike as real patches are to one another" in document.text
+
+
+def test_the_summary_says_what_was_chosen_and_why(document: Document) -> None:
+    assert "The 72 patches of 3 slides were sorted, without labels, into 4 clusters." in document.text
+    assert "3 of 5 validity indices are best at k = 4 (Calinski-Harabasz, C index, Hartigan)" in document.text
+    assert document.text.count("Synthetic patches are research material, not for diagnosis") == 2
+    assert "PSNR 24.6 dB" in document.text
+    assert "87.3 of 128 codes" in document.text
+
+
+def test_the_papers_tables_stand_beside_ours(document: Document, published: Run) -> None:
+    validity = read_json(published.folder("clusters") / "validity.json")
+    rows = {row[0]: row[1:] for row in document.table("Validity of the clusters")[2:]}
+    assert list(rows) == ["2", "4", *(str(row.k) for row in ROWS)]
+    assert rows["14"][:2] == ["3,367.7", "–"]
+    assert rows["4"][:2] == ["–", number(validity[2]["calinski_harabasz"])]
+    assert "they are not comparable as scores" in document.text
+
+
+def test_slides_that_were_left_out_are_told_and_inert(document: Document) -> None:
+    rows = document.table("Every file that was found")[1:]
+    assert [row[-1] for row in rows] == ["used"] * 3 + ["left out: cannot be read: torn file"]
+    assert rows[-1][1:3] == ["<b>bad</b>", "<img src=x onerror=alert(1)>.svs"]
+    assert not document.of("b")
+    assert not any("onerror" in attributes for attributes in document.of("img"))
+
+
+def test_truth_costs_and_settings_are_shown(document: Document) -> None:
+    assert document.table("These slides carry")[1] == ["2", "infomax", "0.6300", "0.5000", "72", "3"]
+    costs = document.table("What each stage took")
+    assert costs[1] == ["patches", "10 s", "512 MB"]
+    assert costs[-1][0] == "all"
+    assert ["packages", "torch 2.13.0"] in document.table("Environment")
+    assert "per_cluster: 16" in document.text
+
+
+def test_names_are_shown_and_cannot_become_markup(finished: Run) -> None:
+    evil = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
+    add_name(finished.path, cluster=1, name=evil, k=4, rater="A")
+    add_name(finished.path, cluster=0, name="{{ 7 * 7 }} voids", k=4, rater="A")
+    document = report(finished)
+    assert not document.of("script")
+    assert not any("onerror" in attributes for attributes in document.of("img"))
+    assert document.text.count(f"1 · {evil}") == 2
+    assert "0 · {{ 7 * 7 }} voids" in document.text
+    assert any(evil in str(attributes["alt"]) for attributes in document.of("img"))
+
+
+def test_what_a_run_lacks_is_left_out_or_said(finished: Run) -> None:
+    folder = finished.folder("evaluation")
+    (folder / "truth.json").unlink()
+    reasons: dict[str, Any] = dict.fromkeys(("ssim", "ms_ssim", "lpips"), "no second slide")
+    write_json(folder / "missing.json", reasons)
+    write_json(folder / "similarity.json", [])
+    (finished.folder("diffusion") / "log.jsonl").unlink()
+    document = report(finished)
+    assert "Agreement with the true tissue" not in document.text
+    assert document.text.count("not measured: no second slide") == 3 * (1 + 4)
+    assert "The stage's log holds no curves." in document.text
+    assert "No slide was mapped." in document.text
+    assert "was not measured against a floor" in document.text
+
+
+def test_the_page_stays_small(finished: Run, tmp_path: Path) -> None:
+    write_map(finished, "slide-0")
+    inputs = {stage: finished.folder(stage) for stage in STAGES}
+    html = render(RunSource(finished.path, config=finished.config, inputs=inputs, maps=tmp_path).page())
+    assert len(html) < 1_000_000

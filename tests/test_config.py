@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from histoloom.config import Config, dump_config, load_config, make_config, preset_names, read_preset, with_settings
+from histoloom.errors import UserError
+
+
+def config_of(preset: str, *settings: str) -> Config:
+    return make_config(with_settings({**read_preset(preset), "slides": {"paths": ["/slides"]}}, settings))
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_is_valid_and_survives_its_file(preset: str, tmp_path: Path) -> None:
+    config = config_of(preset)
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "config.yaml") == config
+    assert config.preset == preset
+
+
+def test_presets_are_the_four() -> None:
+    assert preset_names() == ["cpu", "demo", "modern", "paper"]
+
+
+def test_paper_preset_is_the_published_recipe() -> None:
+    config = config_of("paper")
+    auto, diffusion = config.autoencoder, config.diffusion
+    assert (config.patches.count, config.patches.size) == (10_000, 256)
+    assert (auto.codes, auto.code_dim, auto.factor) == (128, 16, 8)
+    assert auto.training.batch_size == 16
+    assert [(p.optimizer, p.lr, p.epochs) for p in auto.training.phases] == [("adam", 1e-4, 20)]
+    assert config.clusters.k == (10, 11, 12, 13, 14, 15, 16)
+    assert (diffusion.steps, diffusion.schedule, diffusion.training.batch_size) == (1000, "linear", 16)
+    assert config.patches.size // auto.factor // 2 ** (len(diffusion.channels) - 1) == 8
+    assert [(p.optimizer, p.lr, p.epochs) for p in diffusion.training.phases] == [
+        ("adadelta", 0.003, 600),
+        ("adam", 0.0001, 130),
+        ("adadelta", 0.003, 70),
+    ]
+    assert (config.samples.sampler.method, config.samples.sampler.steps) == ("ddpm", 1000)
+
+
+def test_scientific_notation_is_a_number() -> None:
+    assert config_of("cpu", "autoencoder.training.phases.0.lr=1e-4").autoencoder.training.phases[0].lr == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("patchs.size=64", ["patchs", "did you mean 'patches'"]),
+        ("patches.sise=64", ["patches.sise", "did you mean 'size'", "mpp"]),
+        ("patches.size=100", ["patches.size", "multiple of 8", "100"]),
+        ("patches.tissue=some", ["patches.tissue", "'all' or 'detect'", "some"]),
+        ("autoencoder.training.phases.0.lr=-1", ["autoencoder.training.phases.0.lr", "greater than 0"]),
+        ("diffusion.training.phases.0.foo=1", ["foo", "optimizer, lr, epochs, images"]),
+        ("diffusion.attention=[true]", ["diffusion", "one entry for each"]),
+        ("clusters.k=[3,2]", ["clusters", "rising list"]),
+        ("clusters.k=[1,2]", ["clusters", "from 2 up"]),
+        ("report.k=99", ["report.k", "clusters.k"]),
+        ("autoencoder.perceptual=none", ["perceptual_weight: 0"]),
+        ("autoencoder.mse_weight=0", ["l1_weight and mse_weight"]),
+        ("seed", ["key=value"]),
+        ("seed={", ["seed", "YAML"]),
+        ("seed.x=1", ["seed", "valid integer"]),
+        ("clusters.k.x=1", ["clusters.k.x=1", "not a setting"]),
+        ("clusters.k.x.y=1", ["clusters.k.x.y=1", "not a section"]),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_is_allowed(setting: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        config_of("paper", setting)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_a_phase_has_one_length() -> None:
+    both = "autoencoder.training.phases=[{optimizer: adam, lr: 1.0e-3, epochs: 1, images: 5}]"
+    with pytest.raises(UserError, match="exactly one of epochs and images"):
+        config_of("cpu", both)
+
+
+def test_unknown_preset_lists_what_there_is() -> None:
+    with pytest.raises(UserError, match="cpu, demo, modern, paper"):
+        read_preset("papre")
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", ""])
+def test_a_damaged_config_file_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        load_config(tmp_path / "config.yaml")
+
+
+def test_every_default_is_written_out() -> None:
+    written = yaml.safe_load(dump_config(config_of("cpu")))
+    assert set(written) == set(Config.model_fields)
+    assert written["runtime"]["checkpoint_seconds"] == 60

@@ -1,0 +1,200 @@
+"""The training loop on a tiny real network: a linear map that has to learn another."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from histoloom.config import Phase, RuntimeConfig, TrainingConfig
+from histoloom.errors import TrainingDiverged, UserError
+from histoloom.stages import EventLog
+from histoloom.training import Player, Task, Tick, train
+
+N = 50
+CPU = RuntimeConfig(device="cpu", checkpoint_seconds=0)
+
+
+class Interrupted(Exception):
+    """Stands for a kill: nothing after it runs."""
+
+
+def data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(N, 4, generator=generator)
+    return x, x @ torch.randn(4, 2, generator=generator)
+
+
+def linear_task(*, stop_at: int | None = None, seen: list[int] | None = None, bad_at: int | None = None) -> Task:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    x, y = data()
+
+    def batch(rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        return x[rows], y[rows], torch.from_numpy(rows)
+
+    def loss(batch: tuple[Tensor, Tensor, Tensor], tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
+        if stop_at is not None and tick.images >= stop_at:
+            raise Interrupted
+        if seen is not None:
+            seen.extend(batch[2].tolist())
+        noisy = batch[0] + 0.1 * tick.randn(tuple(batch[0].shape))
+        error = (network(noisy) - batch[1]).pow(2).mean()
+        return (error * float("nan") if bad_at is not None and tick.images >= bad_at else error), {"error": error}
+
+    phases = (Phase(optimizer="adadelta", lr=0.1, epochs=2), Phase(optimizer="adam", lr=0.05, images=200))
+    return Task(
+        name="tiny",
+        modules={"network": network},
+        players=(Player("network", ("network",), loss, phases),),
+        n=N,
+        batch=batch,
+        ema=("network",),
+    )
+
+
+def settings(**changes: object) -> TrainingConfig:
+    values = {
+        "batch_size": 12,
+        "phases": [{"optimizer": "adadelta", "lr": 0.1, "epochs": 2}, {"optimizer": "adam", "lr": 0.05, "images": 200}],
+        "ema": 0.9,
+        "grad_clip": 1.0,
+    }
+    return TrainingConfig.model_validate(values | changes)
+
+
+def fit(task: Task, out: Path, *, runtime: RuntimeConfig = CPU, **changes: object) -> dict[str, Tensor]:
+    out.mkdir(exist_ok=True)
+    trained = train(task, config=settings(**changes), runtime=runtime, seed=5, out=out, log=EventLog(out / "log.jsonl"))
+    return trained.modules["network"].state_dict()
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    fit(linear_task(), tmp_path)
+    errors = [event["network.error"] for event in EventLog(tmp_path / "log.jsonl").read()]
+    assert errors[-1] < errors[0] / 2
+
+
+@pytest.mark.parametrize("stop_at", [12, 96, 108, 200, 288])
+def test_resumed_equals_uninterrupted(stop_at: int, tmp_path: Path) -> None:
+    whole = fit(linear_task(), tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        fit(linear_task(stop_at=stop_at), tmp_path / "parts")
+    resumed = fit(linear_task(), tmp_path / "parts")
+    assert equal(whole, resumed)
+    assert (tmp_path / "whole/log.jsonl").read_text() == (tmp_path / "parts/log.jsonl").read_text()
+
+
+def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
+    first = fit(linear_task(), tmp_path)
+    assert equal(first, fit(linear_task(stop_at=0), tmp_path))
+
+
+def test_every_row_comes_once_an_epoch(tmp_path: Path) -> None:
+    seen: list[int] = []
+    fit(linear_task(seen=seen), tmp_path)
+    assert len(seen) == 300
+    for epoch in range(6):
+        assert sorted(seen[epoch * N : (epoch + 1) * N]) == list(range(N))
+
+
+def test_accumulation_equals_the_large_batch(tmp_path: Path) -> None:
+    whole = fit(linear_task(), tmp_path / "whole")
+    parts = fit(linear_task(), tmp_path / "parts", runtime=CPU.model_copy(update={"accumulate": 4}))
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], rtol=1e-4, atol=1e-5)
+
+
+def test_the_average_is_not_the_last_step(tmp_path: Path) -> None:
+    averaged = fit(linear_task(), tmp_path / "ema")
+    task = linear_task()
+    plain = fit(Task(**{**vars(task), "ema": ()}), tmp_path / "plain", ema=0.0)
+    assert not equal(averaged, plain)
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"no longer finite.*last\.pt"):
+        fit(linear_task(bad_at=60), tmp_path)
+    state = torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)
+    assert state["images"] == 60
+    assert all(value.isfinite().all() for value in state["modules"]["network"].values())
+
+
+def test_a_batch_that_does_not_divide_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="12 does not divide over 1 processes x 5"):
+        fit(linear_task(), tmp_path, runtime=CPU.model_copy(update={"accumulate": 5}))
+
+
+def test_a_player_that_starts_later_waits(tmp_path: Path) -> None:
+    task = linear_task()
+    late = nn.Linear(1, 1)
+    first_seen: list[int] = []
+
+    def loss(_batch: object, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
+        first_seen.append(tick.images)
+        return late(tick.rand((12, 1))).mean(), {}
+
+    player = Player("late", ("late",), loss, (Phase(optimizer="adam", lr=0.1, images=100),), starts_at=100)
+    fit(Task(**{**vars(task), "modules": {**task.modules, "late": late}, "players": (*task.players, player)}), tmp_path)
+    assert first_seen[0] == 108
+
+
+def test_lr_warms_up_and_decays(tmp_path: Path) -> None:
+    rates: list[float] = []
+    original: Callable[..., object] = torch.optim.Adam.step
+
+    def spy(self: torch.optim.Adam, *args: object) -> object:
+        rates.append(self.param_groups[0]["lr"])
+        return original(self, *args)
+
+    torch.optim.Adam.step = spy  # type: ignore[method-assign]
+    try:
+        phases = [{"optimizer": "adam", "lr": 1.0, "images": 120}]
+        task = linear_task()
+        player = Player("network", ("network",), task.players[0].loss, (Phase(**phases[0]),))  # type: ignore[arg-type]
+        fit(Task(**{**vars(task), "players": (player,)}), tmp_path, phases=phases, lr_decay="cosine", warmup_images=60)
+    finally:
+        torch.optim.Adam.step = original  # type: ignore[method-assign]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) < 1.0
+    assert rates[-1] == min(rates) < 0.05
+
+
+TWO = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+import test_training as t
+state = t.fit(t.linear_task(), Path(sys.argv[2]))
+from histoloom.devices import is_main_process
+if is_main_process():
+    Path(sys.argv[3]).write_text(json.dumps({k: v.tolist() for k, v in state.items()}))
+"""
+
+
+def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
+    script, result = tmp_path / "two.py", tmp_path / "two.json"
+    script.write_text(TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    here = str(Path(__file__).parent)
+    done = subprocess.run(
+        [*command, here, str(tmp_path / "two"), str(result)], capture_output=True, text=True, check=False, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[:3000]
+    one = fit(linear_task(), tmp_path / "one")
+    two = {name: torch.tensor(value) for name, value in json.loads(result.read_text()).items()}
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5)
