@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from histoloom.atlas.names import (
+from histoloom.errors import UserError
+from histoloom.names import (
     MAX_LENGTH,
     add_name,
     clusters_of,
@@ -17,7 +18,6 @@ from histoloom.atlas.names import (
     read_names,
     refresh_sample_names,
 )
-from histoloom.errors import UserError
 from histoloom.store import Run
 
 

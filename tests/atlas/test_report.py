@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from histoloom.atlas.evidence import number
-from histoloom.atlas.names import add_name
 from histoloom.atlas.page import render
 from histoloom.atlas.paper import INDEX_TITLES, ROWS
 from histoloom.atlas.source import STAGES, RunSource
+from histoloom.names import add_name
 from histoloom.store import Run, read_json, write_json
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}

@@ -21,7 +21,6 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from histoloom.atlas import curves, evidence, gallery
-from histoloom.atlas.names import current_names, default_name
 from histoloom.atlas.page import (
     Choice,
     Cluster,
@@ -38,6 +37,7 @@ from histoloom.atlas.page import (
 from histoloom.atlas.palette import colours, hexadecimal
 from histoloom.atlas.pictures import Picture, picture
 from histoloom.config import Config
+from histoloom.names import current_names, default_name
 from histoloom.slides.patch_set import PatchSet
 from histoloom.stages import EventLog
 from histoloom.store import Artifact, read_json

@@ -5,15 +5,25 @@ Shape suffixes: N cells, 4 the sides of a cell (left, top, right, bottom) in lev
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from histoloom.slides.entries import SlideEntry
+from histoloom.atlas import maps
+from histoloom.atlas.classifier import Classifier
+from histoloom.atlas.palette import colours
+from histoloom.config import Config
+from histoloom.devices import accelerator
+from histoloom.errors import UserError
+from histoloom.names import current_names
+from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.grid import Grid, batches, grid
 from histoloom.slides.readers import open_slide
+from histoloom.store import Run, disk_errors_explained, read_json, replacing, write_text
 
 Labels = Mapping[int, np.ndarray]
 Label = Callable[[np.ndarray], Labels]
@@ -21,6 +31,9 @@ Label = Callable[[np.ndarray], Labels]
 
 DETAILED = 900
 """Cells up to which a grid is refined beyond one patch a cell."""
+
+NETWORKS = ("autoencoder", "latents", "clusters")
+"""The stages whose folders classify a patch."""
 
 _REFINEMENTS = (4, 3, 2)
 _BATCH = 64
@@ -90,3 +103,70 @@ def _corners(length: int, *, extent: float, count: int) -> np.ndarray:
     """Corners of patches about the middles of ``count`` equal cells, moved inward where they would stand over."""
     middles = (np.arange(count) + 0.5) * length / count
     return np.clip(middles - extent / 2, 0.0, max(0.0, length - extent))
+
+
+def overlaid(found: SlideMap, *, k: int) -> np.ndarray:
+    """The tissue map of ``k`` clusters over the slide's thumbnail, uint8 (h, w, 3)."""
+    layer = maps.overlay(
+        found.boxes_N4,
+        labels_N=found.labels[k],
+        colours=colours(k),
+        dimensions=found.dimensions,
+        shape=(found.thumbnail.shape[0], found.thumbnail.shape[1]),
+    )
+    return maps.blend(found.thumbnail, layer_HW4=layer)
+
+
+def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | None) -> None:
+    """Classify a slide with a run's clusters and write GeoJSON for QuPath, and a picture beside it (``.png``).
+
+    ``k``: None for the chosen one. ``mpp``: the slide's um/px at level 0; None for what the file says. Raises
+    ``UserError``.
+    """
+    opened = Run.open(run)
+    sweep = opened.config.clusters.k
+    if k is not None and k not in sweep:
+        raise UserError(f"k = {k} is not in this run's sweep; allowed: {', '.join(map(str, sweep))}")
+    if out.suffix not in {".geojson", ".json"}:
+        raise UserError(f"--out wants a name that ends in .geojson, got {out.name}")
+    classifier = load_classifier(opened.config, {stage: opened.require(stage) for stage in NETWORKS})
+    k = k or chosen_k(opened.folder("clusters"))
+    config = opened.config
+    try:
+        found = classify_slide(
+            slide,
+            label=classifier.labels,
+            size=config.patches.size,
+            mpp=config.patches.mpp,
+            limit=config.report.map_patches,
+            source_mpp=mpp,
+        )
+    except SlideError as error:
+        raise UserError(f"{slide}: {error}") from error
+    names = current_names(run, k=k)
+    drawn = maps.geojson(found.boxes_N4, labels_N=found.labels[k], names=names, colours=colours(k))
+    with disk_errors_explained(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, json.dumps(drawn, ensure_ascii=False))
+        write_picture(out.with_suffix(".png"), overlaid(found, k=k))
+
+
+def load_classifier(config: Config, inputs: Mapping[str, Path]) -> Classifier:
+    """The networks in the folders of ``NETWORKS``, on the device of ``config.runtime``."""
+    return Classifier.load(
+        autoencoder=inputs["autoencoder"],
+        latents=inputs["latents"],
+        clusters=inputs["clusters"],
+        device=accelerator(config.runtime).device,
+    )
+
+
+def chosen_k(clusters: Path) -> int:
+    """The k that the stage ``clusters`` chose."""
+    return int(read_json(clusters / "choice.json")["k"])
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """Write a PNG, in one step."""
+    with replacing(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")

@@ -65,7 +65,7 @@ class Autoencoder(nn.Module):
 
     def decode(self, z_NCHW: Tensor) -> Tensor:
         """Latents before quantisation to images; quantises first (not clipped to -1..1)."""
-        return self.decode_codes(self.quantize(z_NCHW).z_NCHW)
+        return self.decode_codes(self.quantizer.lookup(self.quantize(z_NCHW).indices_NHW))
 
     def decode_codes(self, q_NCHW: Tensor) -> Tensor:
         """Quantised latents to images."""

@@ -1,0 +1,39 @@
+# make demo    the whole pipeline on slides that it makes itself; prints where the report is
+# make test    the tests
+# make lint    style and types
+# Each sets up .venv on its own the first time.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format setup clean
+.DEFAULT_GOAL := demo
+
+demo: .venv/installed
+	$(BIN)/histoloom demo --out demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: .venv/installed
+
+clean:
+	rm -rf .venv demo .mypy_cache .pytest_cache .ruff_cache
+
+# torch comes first and alone, so that nothing else can ask for another build of it.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Histoloom needs Python 3.11 or later: make PYTHON=python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

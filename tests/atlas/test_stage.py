@@ -1,0 +1,109 @@
+"""The stage and the command: real networks on real files, from slides to maps and the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from histoloom.atlas import stage
+from histoloom.atlas.tissue_map import map_slide
+from histoloom.autoencoder.vqgan import Autoencoder
+from histoloom.errors import UserError
+from histoloom.names import add_name
+from histoloom.seeding import derive
+from histoloom.stages import EventLog, StageContext
+from histoloom.store import Run, read_json, write_json
+
+STAGES = ("patches", "autoencoder", "latents", "clusters", "diffusion", "samples", "evaluation")
+
+
+@pytest.fixture
+def run(finished: Run) -> Run:
+    """A finished run with networks (of random weights) beside its numbers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(0, "test networks"))
+        Autoencoder(finished.config.autoencoder).save(finished.folder("autoencoder"))
+        pass
+    channels = finished.config.autoencoder.code_dim
+    moments = {"mean": [0.0] * channels, "std": [0.5] * channels}
+    write_json(finished.folder("latents") / "moments.json", moments)
+    return finished
+
+
+def context(run: Run) -> StageContext:
+    out = run.path / ".building" / "report"
+    out.mkdir(parents=True, exist_ok=True)
+    inputs = {name: run.folder(name) for name in STAGES}
+    return StageContext(run.path, run.config, out, inputs, EventLog(out / "log.jsonl"))
+
+
+def test_the_stage_draws_maps_and_writes_the_page_twice(run: Run) -> None:
+    given = context(run)
+    stage.run(given)
+    html = (run.path / "report.html").read_text(encoding="utf-8")
+    assert html == (given.out / "report.html").read_text(encoding="utf-8")
+    for name in ("slide-0", "slide-1", "slide-2"):
+        with Image.open(given.out / "maps" / f"{name}.png") as image:
+            assert image.size == (160, 128)
+        assert read_json(given.out / "maps" / f"{name}.json")["patches"] == 4 * 5 * 16
+        assert f"{name}: 320 patches classified on a grid" in html
+
+
+def test_a_slide_that_went_away_has_no_map_and_says_why(run: Run) -> None:
+    (run.path.parent / "slides" / "slide-1.png").unlink()
+    stage.run(context(run))
+    html = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "Slide slide-1 has no map: the file does not exist" in html
+
+
+def test_maps_of_the_last_report_are_taken_over_until_the_clusters_change(run: Run) -> None:
+    stage.run(context(run))
+    (run.path / ".building" / "report").rename(run.folder("report"))
+    for path in (run.path.parent / "slides").iterdir():
+        path.unlink()
+    add_name(run.path, cluster=0, name="bone & marrow", k=4, rater="A")
+    stage.run(context(run))
+    html = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "0 · bone &amp; marrow" in html
+    assert html.count("patches classified on a grid") == 3
+    artifact = read_json(run.folder("clusters") / "artifact.json")
+    write_json(run.folder("clusters") / "artifact.json", artifact | {"fingerprint": "another"})
+    stage.run(context(run))
+    assert (run.path / "report.html").read_text(encoding="utf-8").count("has no map") == 3
+
+
+def test_a_slide_is_mapped_for_qupath(run: Run, tmp_path: Path) -> None:
+    add_name(run.path, cluster=0, name="bone", k=2, rater="A")
+    out = tmp_path / "maps" / "map.geojson"
+    map_slide(run.path, tmp_path / "slides" / "slide-0.png", out=out, k=2, mpp=1.0)
+    drawn = json.loads(out.read_text(encoding="utf-8"))
+    assert {f["properties"]["classification"]["name"] for f in drawn["features"]} <= {"bone", "cluster 1"}
+    corners = np.array([f["geometry"]["coordinates"][0] for f in drawn["features"]])
+    areas = np.ptp(corners[..., 0], axis=1) * np.ptp(corners[..., 1], axis=1)
+    assert areas.sum() == pytest.approx(160 * 128)
+    with Image.open(out.with_suffix(".png")) as image:
+        assert image.size == (160, 128)
+
+
+@pytest.mark.parametrize(
+    ("slide", "out", "k", "mpp", "said"),
+    [
+        ("slide-0.png", "map.geojson", 3, 1.0, "allowed: 2, 4"),
+        ("slide-0.png", "map.txt", None, 1.0, "ends in .geojson"),
+        ("slide-0.png", "map.geojson", None, None, "does not say its mpp"),
+        ("absent.png", "map.geojson", None, 1.0, "does not exist"),
+        ("slide-0.png", "map.geojson", None, 0.01, "smaller than one patch"),
+    ],
+)
+def test_what_cannot_be_mapped_is_said_in_one_line(
+    run: Run, tmp_path: Path, slide: str, out: str, k: int | None, mpp: float | None, said: str
+) -> None:
+    with pytest.raises(UserError, match=said) as raised:
+        map_slide(run.path, tmp_path / "slides" / slide, out=tmp_path / out, k=k, mpp=mpp)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / out).exists()

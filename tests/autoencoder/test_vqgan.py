@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from histoloom.autoencoder.augment import dihedral
+from histoloom.autoencoder.discriminator import (
+    Discriminator,
+    adaptive_weight,
+    discriminator_loss,
+    generator_loss,
+)
+from histoloom.autoencoder.losses import VQGANLosses
+from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
+from histoloom.config import AutoencoderConfig
+from histoloom.training import Tick
+
+
+def a_config(**changes: object) -> AutoencoderConfig:
+    values = {
+        "channels": 8,
+        "multipliers": [1, 2],
+        "blocks": 1,
+        "attention": False,
+        "codes": 16,
+        "code_dim": 4,
+        "perceptual": "pyramid",
+        "training": {"phases": [{"optimizer": "adam", "lr": 1e-3, "images": 100}]},
+        "adversarial": {"channels": 8, "layers": 1, "start": 0.5, "warmup": 0.25, "weight": 0.8},
+    }
+    return AutoencoderConfig.model_validate(values | changes)
+
+
+def a_tick(progress: float = 0.0, *, batch: int = 4) -> Tick:
+    return Tick(
+        images=0,
+        step=0,
+        progress=progress,
+        device=torch.device("cpu"),
+        generator=torch.Generator().manual_seed(0),
+        rows=slice(0, batch),
+        batch_size=batch,
+    )
+
+
+def images(n: int = 4, *, side: int = 16) -> torch.Tensor:
+    return torch.randint(0, 256, (n, side, side, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("stem", [1, 2, 4])
+@pytest.mark.parametrize("multipliers", [(1, 2), (1, 2, 2)])
+def test_shapes_follow_the_factor(stem: int, multipliers: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(a_config(stem=stem, multipliers=multipliers))
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    z = model.encode(x)
+    side = 32 // model.config.factor
+    assert z.shape == (2, 4, side, side)
+    assert model.decode(z).shape == x.shape
+
+
+def test_bytes_survive_the_round_trip() -> None:
+    assert torch.equal(to_uint8(to_float(images())), images())
+    assert to_float(images()).min() >= -1
+    assert to_float(images()).max() <= 1
+
+
+def test_decode_quantises_first() -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(a_config()).eval()
+    z = torch.randn(4, 4, 8, 8)
+    model.quantizer.learn(z, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(model.decode(z), model.decode_codes(model.quantizer.lookup(model.quantize(z).indices_NHW)))
+
+
+def test_saved_weights_come_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(a_config())
+    model.save(tmp_path)
+    loaded = Autoencoder.load(tmp_path)
+    assert loaded.config == model.config
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_hinge_losses_have_their_values() -> None:
+    real, fake = torch.tensor([2.0, 0.0]), torch.tensor([-2.0, 1.0])
+    assert discriminator_loss(real, fake).item() == pytest.approx(0.5 * (0.5 + 1.0))
+    assert generator_loss(fake).item() == pytest.approx(0.5)
+
+
+def test_adaptive_weight_balances_gradients_and_is_bounded() -> None:
+    w = torch.tensor([1.0, 2.0], requires_grad=True)
+    assert adaptive_weight(3 * w.sum(), w.sum(), last_layer=w, bound=10).item() == pytest.approx(3, rel=1e-3)
+    assert adaptive_weight(300 * w.sum(), w.sum(), last_layer=w, bound=10).item() == 10
+
+
+def test_the_discriminator_joins_late_and_slowly() -> None:
+    torch.manual_seed(0)
+    config = a_config()
+    model, judge = Autoencoder(config), Discriminator(8, layers=1)
+    losses = VQGANLosses(config, autoencoder=model, discriminator=judge, perceptual=None)
+    before, metrics_before = losses.autoencoder_loss(images(), a_tick(0.4))
+    _, metrics_after = losses.autoencoder_loss(images(), a_tick(0.625))
+    assert "adversarial" not in metrics_before
+    assert metrics_after["adaptive"] > 0
+    assert losses._adversarial_weight(0.625) == pytest.approx(0.4)
+    assert losses._adversarial_weight(1.0) == 0.8
+    expected = metrics_before["mse"] + config.commitment * metrics_before["commitment"]
+    assert before.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_discriminator_learns_from_the_reconstruction_of_the_same_step() -> None:
+    torch.manual_seed(0)
+    config = a_config()
+    model, judge = Autoencoder(config), Discriminator(8, layers=1)
+    losses = VQGANLosses(config, autoencoder=model, discriminator=judge, perceptual=None)
+    tick = a_tick(0.9)
+    losses.autoencoder_loss(images(), tick)
+    loss, _ = losses.discriminator_loss(images(), tick)
+    loss.backward()
+    assert all(p.grad is not None for p in judge.parameters())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_dihedral_copies_are_the_eight() -> None:
+    x = torch.arange(9.0).view(1, 1, 3, 3)
+    copies = dihedral(x.expand(8, 1, 3, 3), torch.arange(8))
+    assert len({tuple(copy.flatten().tolist()) for copy in copies}) == 8
+    assert torch.equal(copies[0], x[0])
+    assert all(torch.equal(copy.flatten().sort().values, x.flatten()) for copy in copies)
+
+
+def test_a_few_steps_reduce_the_error() -> None:
+    torch.manual_seed(0)
+    config = a_config(adversarial={"weight": 0.0})
+    model = Autoencoder(config)
+    smooth = F.interpolate(torch.rand(8, 3, 4, 4), size=16, mode="bilinear").mul(255).to(torch.uint8)
+    batch = smooth.permute(0, 2, 3, 1)
+    losses = VQGANLosses(config, autoencoder=model, discriminator=None, perceptual=None)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    values = []
+    for _ in range(40):
+        loss, metrics = losses.autoencoder_loss(batch, a_tick(batch=8))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(metrics["mse"].item())
+    assert values[-1] < 0.3 * values[0]

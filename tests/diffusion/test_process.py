@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from histoloom.config import DiffusionConfig, SamplerConfig
+from histoloom.diffusion.conditions import Conditions
+from histoloom.diffusion.losses import DiffusionLoss
+from histoloom.diffusion.process import add_noise, alphas_cumprod, loss_weight, target
+from histoloom.diffusion.sampling import draw_latents, make_scheduler
+from histoloom.errors import UserError
+from histoloom.seeding import torch_generator
+from histoloom.training import Tick
+
+SHAPE = (2, 4, 4)
+
+
+def a_config(**changes: object) -> DiffusionConfig:
+    return DiffusionConfig.model_validate(
+        {"training": {"phases": [{"optimizer": "adam", "lr": 1e-3, "images": 10}]}} | changes
+    )
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "cosine"])
+def test_the_schedule_is_diffusers_own(schedule: str) -> None:
+    config = a_config(schedule=schedule)
+    theirs = make_scheduler(config, SamplerConfig(method="ddpm", steps=1000)).alphas_cumprod
+    torch.testing.assert_close(alphas_cumprod(config).float(), theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_published_schedule() -> None:
+    bar = alphas_cumprod(a_config())
+    assert len(bar) == 1000
+    assert bar[0].item() == pytest.approx(1 - 1e-4)
+    assert bar[-1].item() == pytest.approx(4.036e-5, rel=1e-3)  # Ho et al. 2020, section 4: L_T is about 1e-5 bits
+
+
+def test_noise_and_targets_agree_with_diffusers() -> None:
+    config = a_config(prediction="v")
+    theirs = DDPMScheduler(beta_start=1e-4, beta_end=0.02, prediction_type="v_prediction")
+    generator = torch.Generator().manual_seed(0)
+    z, noise = torch.randn(3, *SHAPE, generator=generator), torch.randn(3, *SHAPE, generator=generator)
+    steps = torch.tensor([0, 500, 999])
+    bar = alphas_cumprod(config).float()[steps]
+    torch.testing.assert_close(add_noise(z, noise, alpha_bar_N=bar), theirs.add_noise(z, noise, steps))
+    mine = target(z, noise, alpha_bar_N=bar, prediction="v")
+    torch.testing.assert_close(mine, theirs.get_velocity(z, noise, steps), rtol=1e-4, atol=1e-5)
+    assert torch.equal(target(z, noise, alpha_bar_N=bar, prediction="epsilon"), noise)
+
+
+def test_min_snr_weights() -> None:
+    bar = torch.tensor([0.5, 0.9])  # signal-to-noise ratios 1 and 9
+    torch.testing.assert_close(loss_weight(bar, prediction="epsilon", min_snr=5.0), torch.tensor([1.0, 5 / 9]))
+    torch.testing.assert_close(loss_weight(bar, prediction="v", min_snr=5.0), torch.tensor([0.5, 0.5]))
+    assert torch.equal(loss_weight(bar, prediction="v", min_snr=None), torch.ones(2))
+
+
+def test_conditions_number_every_pair_once() -> None:
+    conditions = Conditions((3, 5))
+    numbers = [conditions.number(k=k, cluster=c) for k in (3, 5) for c in range(k)]
+    assert numbers == list(range(8))
+    assert (conditions.null, conditions.count) == (8, 9)
+    assert conditions.numbers(torch.tensor([[2, 4]]).numpy()).tolist() == [[2, 7]]
+    with pytest.raises(UserError, match="there are 3, 5"):
+        conditions.offset(4)
+    with pytest.raises(UserError, match="0 to 2"):
+        conditions.number(k=3, cluster=3)
+
+
+class Remembers(torch.nn.Module):
+    """Says nothing but keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor, steps: torch.Tensor, *, class_labels: torch.Tensor) -> object:
+        self.asked.append(class_labels)
+        return type("Output", (), {"sample": torch.zeros_like(x) + 0 * steps.sum()})
+
+
+def test_each_example_gets_a_random_k_and_sometimes_no_condition() -> None:
+    conditions = Conditions((3, 5))
+    network = Remembers()
+    loss = DiffusionLoss(a_config(condition_dropout=0.25), unet=network, conditions=conditions)
+    n = 4000
+    numbers = torch.tensor([[1, 6]]).expand(n, 2)
+    tick = Tick(0, 0, 0.0, torch.device("cpu"), torch.Generator().manual_seed(0), slice(0, n), n)
+    value, _ = loss((torch.zeros(n, 1, 2, 2), numbers), tick)
+    shares = [(network.asked[0] == number).float().mean().item() for number in (1, 6, conditions.null)]
+    assert shares == pytest.approx([0.375, 0.375, 0.25], abs=0.03)
+    assert value.item() == pytest.approx(1.0, abs=0.05)  # the squared error of saying 0 to unit noise
+
+
+class Gaussian(torch.nn.Module):
+    """The exact noise prediction for data N(mean of the condition, deviation): the ideal network."""
+
+    means = (0.0, 2.0, -1.0)
+    deviation = 0.5
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.bar = alphas_cumprod(config).float()
+
+    def forward(self, x: torch.Tensor, step: torch.Tensor, *, class_labels: torch.Tensor) -> object:
+        bar = self.bar[step].reshape(-1, 1, 1, 1)
+        mean = torch.tensor(self.means)[class_labels][:, None, None, None]
+        variance = bar * self.deviation**2 + 1 - bar
+        noise = (1 - bar).sqrt() * (x - bar.sqrt() * mean) / variance
+        return type("Output", (), {"sample": noise})
+
+
+def draw(method: str, *, steps: int, guidance: float = 1.0, n: int = 300) -> torch.Tensor:
+    config = a_config()
+    return draw_latents(
+        Gaussian(config),
+        config=config,
+        sampler=SamplerConfig(method=method, steps=steps, guidance=guidance),
+        shape=SHAPE,
+        conditions=[1] * n,
+        null=0,
+        generators=[torch_generator(0, "test", i) for i in range(n)],
+        device=torch.device("cpu"),
+    )
+
+
+@pytest.mark.parametrize(("method", "steps"), [("ddpm", 1000), ("dpm-solver++", 20)])
+def test_samplers_are_right_on_a_gaussian(method: str, steps: int) -> None:
+    x = draw(method, steps=steps)
+    assert x.mean().item() == pytest.approx(2.0, abs=0.03)
+    assert x.std().item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_latents_beyond_one_are_not_clipped() -> None:
+    assert draw("ddpm", steps=100).max() > 2.5
+
+
+def test_guidance_moves_away_from_the_null() -> None:
+    means = [draw("dpm-solver++", steps=20, guidance=g, n=50).mean().item() for g in (0.0, 1.0, 2.0)]
+    assert means[0] == pytest.approx(0.0, abs=0.1)
+    assert means[1] == pytest.approx(2.0, abs=0.1)
+    assert means[2] > means[1] + 1
+
+
+def test_an_image_does_not_depend_on_its_companions() -> None:
+    config = a_config()
+    for method, steps in (("ddpm", 20), ("dpm-solver++", 10)):
+
+        def some(numbers: list[int], *, method: str = method, steps: int = steps) -> torch.Tensor:
+            return draw_latents(
+                Gaussian(config),
+                config=config,
+                sampler=SamplerConfig(method=method, steps=steps, guidance=1.5),
+                shape=SHAPE,
+                conditions=[i % 3 for i in numbers],
+                null=0,
+                generators=[torch_generator(0, "test", i) for i in numbers],
+                device=torch.device("cpu"),
+            )
+
+        torch.testing.assert_close(some([3, 1, 4])[0], some([0, 3])[1])
+
+
+def test_more_sampling_steps_than_the_process_has_is_an_error() -> None:
+    with pytest.raises(UserError, match="at most 1000"):
+        make_scheduler(a_config(), SamplerConfig(method="ddpm", steps=1001))
