@@ -24,3 +24,60 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data is not at {folder}; set HISTOLOOM_TEST_DATA")
     return folder
+
+
+TINY = (
+    "patches.size=32",
+    "patches.count=96",
+    "patches.split.holdout=0.3",
+    "autoencoder.channels=8",
+    "autoencoder.perceptual=pyramid",
+    "autoencoder.training.batch_size=8",
+    "autoencoder.training.warmup_images=0",
+    "autoencoder.training.phases.0.images=320",
+    "clusters.k=[2, 3]",
+    "clusters.channels=16",
+    "clusters.validity_points=60",
+    "clusters.training.batch_size=32",
+    "clusters.training.phases.0.images=960",
+    "diffusion.channels=[16, 32]",
+    "diffusion.training.batch_size=8",
+    "diffusion.training.warmup_images=0",
+    "diffusion.training.phases.0.images=320",
+    "samples.per_cluster=3",
+    "samples.sampler.steps=3",
+    "evaluation.pairs=4",
+    "evaluation.bootstrap=50",
+    "report.map_slides=1",
+    "report.map_patches=20",
+    "runtime.device=cpu",
+    "runtime.threads=1",
+    "runtime.workers=1",
+)
+"""The demo preset, made so small that the whole pipeline takes seconds."""
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> tuple[str, ...]:
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tiny_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small procedural slides with their truth."""
+    from histoloom.slides.procedural import make_slides
+
+    folder = tmp_path_factory.mktemp("tiny-slides")
+    make_slides(folder, seed=0, count=3, size=512, mpp=1.0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_slides: Path) -> Path:
+    """A whole run, finished; tests must not change it."""
+    from histoloom import pipeline
+    from histoloom.setup import init_run
+
+    run = init_run(tmp_path_factory.mktemp("tiny") / "run", slides=[tiny_slides], preset="demo", settings=TINY)
+    pipeline.execute(run)
+    return run.path

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 _INK = "#010203"  # matplotlib wants a colour; the page's own takes its place in the finished drawing
-_LINE = "#0072b2"
+_LINE = "#2b8cd8"
 _MOST_POINTS = 400
 _COLUMNS = 4
 

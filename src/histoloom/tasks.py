@@ -1,0 +1,82 @@
+"""What a training is made of: tasks, players, and one micro-batch's place in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from histoloom.config import Phase
+
+Batch = Any
+
+
+@dataclass
+class Tick:
+    """One micro-batch's place in the training, and its random numbers.
+
+    Draws are made for the whole step's batch and sliced, so that they do not depend on how the batch is split over
+    micro-batches and processes. ``scratch`` is shared by the players within the micro-batch.
+    """
+
+    images: int
+    step: int
+    progress: float
+    device: torch.device
+    generator: torch.Generator
+    rows: slice
+    batch_size: int
+    scratch: dict[str, Any] = field(default_factory=dict)
+
+    def randn(self, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal numbers; the first dimension is the micro-batch."""
+        return self._sliced(torch.randn(self._whole(shape), generator=self.generator))
+
+    def rand(self, shape: tuple[int, ...]) -> Tensor:
+        """Uniform numbers in 0..1; the first dimension is the micro-batch."""
+        return self._sliced(torch.rand(self._whole(shape), generator=self.generator))
+
+    def randint(self, high: int, shape: tuple[int, ...]) -> Tensor:
+        """Whole numbers in 0..high-1 (int64); the first dimension is the micro-batch."""
+        return self._sliced(torch.randint(high, self._whole(shape), generator=self.generator))
+
+    def _whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (self.batch_size, *shape[1:])
+
+    def _sliced(self, whole: Tensor) -> Tensor:
+        return whole[self.rows].to(self.device)
+
+
+@dataclass(frozen=True)
+class Player:
+    """One optimizer's side of a training; ``loss`` gives a scalar and metrics (detached scalars) to log."""
+
+    name: str
+    modules: tuple[str, ...]
+    loss: Callable[[Batch, Tick], tuple[Tensor, dict[str, Tensor]]]
+    phases: tuple[Phase, ...]
+    starts_at: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: modules by name, players, and ``n`` items of data that ``batch(rows)`` reads (CPU tensors)."""
+
+    name: str
+    modules: Mapping[str, nn.Module]
+    players: tuple[Player, ...]
+    n: int
+    batch: Callable[[np.ndarray], Batch]
+    ema: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The modules after training, in evaluation mode; averaged weights where the task asks for them."""
+
+    modules: Mapping[str, nn.Module]
+    images: int

@@ -1,0 +1,140 @@
+"""The whole way on tiny real parts: what is written, what resumes, what is redone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histoloom import pipeline
+from histoloom.setup import change_settings, init_run
+from histoloom.store import Run
+
+COMPARED = {".npy", ".safetensors", ".png", ".csv", ".parquet", ".npz"}
+
+
+def payload(run: Path) -> dict[str, bytes]:
+    """Every compared file of the published stages, by its path in the run."""
+    files = [f for stage in pipeline.STAGE_NAMES for f in (run / stage).rglob("*") if f.suffix in COMPARED]
+    return {str(file.relative_to(run)): file.read_bytes() for file in sorted(files)}
+
+
+def states(run: Path) -> list[str]:
+    return [entry.state for entry in pipeline.status(Run.open(run))]
+
+
+def test_every_stage_is_done_and_says_of_itself(tiny_run: Path) -> None:
+    assert states(tiny_run) == ["done"] * len(pipeline.STAGES)
+    for stage in pipeline.STAGES:
+        artifact = json.loads((tiny_run / stage.name / "artifact.json").read_text())
+        assert artifact["stage"] == stage.name
+        assert set(artifact["inputs"]) == set(stage.inputs)
+        assert set(stage.sections) <= set(artifact["config"])
+        assert artifact["peak_memory_mb"] > 10
+        assert not (tiny_run / stage.name / "checkpoints").exists()
+    assert (tiny_run / "report.html").stat().st_size > 10_000
+
+
+def test_rows_join_by_patch_id(tiny_run: Path) -> None:
+    ids = [set(pd.read_parquet(tiny_run / s / "index.parquet")["patch_id"]) for s in ("patches", "latents", "clusters")]
+    assert ids[0] == ids[1] == ids[2]
+    assert len(ids[0]) == 96
+
+
+def test_no_slide_is_in_both_splits(tiny_run: Path) -> None:
+    table = pd.read_parquet(tiny_run / "patches" / "index.parquet")
+    assert set(table["split"]) == {"train", "holdout"}
+    assert (table.groupby("slide_id")["split"].nunique() == 1).all()
+
+
+def test_latents_have_the_measured_moments(tiny_run: Path) -> None:
+    z = np.load(tiny_run / "latents" / "latents.npy").astype(np.float64)
+    train = (pd.read_parquet(tiny_run / "latents" / "index.parquet")["split"] == "train").to_numpy()
+    moments = json.loads((tiny_run / "latents" / "moments.json").read_text())
+    np.testing.assert_allclose(moments["mean"], z[train].mean(axis=(0, 2, 3)), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(moments["std"], z[train].std(axis=(0, 2, 3)), rtol=1e-6)
+
+
+def test_samples_are_there_for_every_cluster_of_every_k(tiny_run: Path) -> None:
+    table = pd.read_csv(tiny_run / "samples" / "metadata.csv")
+    assert len(table) == 3 * (2 + 3)
+    assert table.groupby(["k", "cluster"]).size().tolist() == [3] * 5
+    assert all((tiny_run / "samples" / name).is_file() for name in table["file_name"])
+    assert table["sample_id"].is_unique
+
+
+def test_done_stages_are_not_run_again(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_build", lambda *_args, **_kwargs: pytest.fail("a finished stage was built again"))
+    pipeline.execute(Run.open(tiny_run))
+
+
+def test_other_settings_make_stages_stale_and_coming_back_costs_nothing(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run, tmp_path / "run")
+    before = payload(tmp_path / "run")
+    run = change_settings(Run.open(tmp_path / "run"), ["samples.per_cluster=1"], save=True)
+    assert states(run.path) == ["done"] * 5 + ["stale"] * 3
+    pipeline.execute(run, until="samples")
+    assert len(pd.read_csv(run.path / "samples" / "metadata.csv")) == 5
+    back = change_settings(run, ["samples.per_cluster=3"], save=True)
+    started = time.monotonic()
+    pipeline.execute(back, until="samples")
+    assert time.monotonic() - started < 60
+    assert {name: data for name, data in payload(run.path).items() if name.startswith("samples")} == {
+        name: data for name, data in before.items() if name.startswith("samples")
+    }
+
+
+def test_runtime_settings_change_no_result(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run, tmp_path / "run")
+    run = change_settings(Run.open(tmp_path / "run"), ["runtime.checkpoint_seconds=5"], save=True)
+    assert states(run.path) == ["done"] * len(pipeline.STAGES)
+
+
+def killed_in(stage: str, run: Path) -> None:
+    """Start ``histoloom run`` and kill -9 it once ``stage`` is under way (for a training, after a checkpoint)."""
+    command = [sys.executable, "-m", "histoloom", "run", str(run)]
+    building = run / ".building" / stage
+    trains = next(entry for entry in pipeline.STAGES if entry.name == stage).trains
+    sign = building / ("checkpoints/last.pt" if trains else "building.json")
+    deeper = building / "restart-0" / "checkpoints" / "last.pt"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while process.poll() is None and not sign.exists() and not deeper.exists():
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        output = process.stdout.read() if process.stdout else ""
+    assert building.exists(), f"{stage} was over before it could be killed: {output[-1500:]}"
+
+
+@pytest.mark.timeout(600)
+def test_killed_in_every_stage_ends_with_the_same_bytes(tiny_run: Path, tiny_slides: Path, tmp_path: Path) -> None:
+    settings = Run.open(tiny_run).config.model_dump(mode="json")
+    run = init_run(
+        tmp_path / "run",
+        slides=[tiny_slides],
+        preset="demo",
+        settings=[*_as_settings(settings), "runtime.checkpoint_seconds=0"],
+    )
+    for stage in pipeline.STAGE_NAMES:
+        killed_in(stage, run.path)
+    done = subprocess.run(
+        [sys.executable, "-m", "histoloom", "run", str(run.path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("report.html")
+    whole, resumed = payload(tiny_run), payload(run.path)
+    assert whole.keys() == resumed.keys()
+    assert [name for name in whole if whole[name] != resumed[name]] == []
+
+
+def _as_settings(values: dict[str, object]) -> list[str]:
+    """A configuration's sections, but for the slides, as --set arguments."""
+    kept = {key: value for key, value in values.items() if key not in ("slides", "preset")}
+    return [f"{key}={json.dumps(value)}" for key, value in kept.items()]
