@@ -13,6 +13,7 @@ from PIL import Image
 from histoloom.atlas import stage
 from histoloom.atlas.tissue_map import map_slide
 from histoloom.autoencoder.vqgan import Autoencoder
+from histoloom.clustering.clusterer import Architecture, build
 from histoloom.errors import UserError
 from histoloom.names import add_name
 from histoloom.seeding import derive
@@ -28,7 +29,8 @@ def run(finished: Run) -> Run:
     with torch.random.fork_rng():
         torch.manual_seed(derive(0, "test networks"))
         Autoencoder(finished.config.autoencoder).save(finished.folder("autoencoder"))
-        pass
+        architecture = Architecture(finished.config.autoencoder.code_dim, channels=8, ks=finished.config.clusters.k)
+        build(architecture).save(finished.folder("clusters"))
     channels = finished.config.autoencoder.code_dim
     moments = {"mean": [0.0] * channels, "std": [0.5] * channels}
     write_json(finished.folder("latents") / "moments.json", moments)

@@ -208,7 +208,8 @@ def _pair_sums(x_ND: Tensor, codes_N: Tensor, *, block: int) -> _PairSums:
             smallest.add(values)
             largest.add(-values)
     _settle((smallest, largest), x_ND, codes_N, block=block)
-    assert smallest.result is not None and largest.result is not None, "the passes end with results"
+    assert smallest.result is not None, "the passes end with results"
+    assert largest.result is not None, "the passes end with results"
     return _PairSums(
         n_within=within.count,
         n_between=between.count,

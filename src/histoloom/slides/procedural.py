@@ -56,7 +56,7 @@ STAINS = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Where what lies: ``region_hw`` (number), ``kind_R`` (class of each region), ``depth_hw`` (um inside the outline)."""
+    """Where what lies: ``region_hw`` , ``kind_R`` (class of each region), ``depth_hw`` (um inside the outline)."""
 
     region_hw: np.ndarray
     kind_R: np.ndarray

@@ -1,0 +1,50 @@
+"""Which k: the one that is best in most of the five internal indices (the plain rule behind the paper's k = 14)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from histoloom.clustering.indices import INDICES, LARGER_IS_BETTER
+
+RULE = (
+    "the k that is best in most of the five internal indices; a tie goes to the better mean rank over the indices, "
+    "then to the smaller k"
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen ``k``, how many indices vote for each k, which k each index prefers, and how to read that."""
+
+    k: int
+    rule: str
+    votes: dict[int, int]
+    by_index: dict[str, int]
+    evidence: str
+
+
+def choose_k(table: Mapping[int, Mapping[str, float]]) -> Choice:
+    """Choose among the k of ``table``, which holds the five indices of each."""
+    ranks = {index: _ranking(table, index=index) for index in INDICES}
+    by_index = {index: ranking[0] for index, ranking in ranks.items()}
+    votes = Counter(by_index.values())
+    mean_rank = {k: sum(ranking.index(k) for ranking in ranks.values()) for k in table}
+    k = min(table, key=lambda k: (-votes[k], mean_rank[k], k))
+    return Choice(
+        k=k, rule=RULE, votes={k: votes[k] for k in sorted(table)}, by_index=by_index, evidence=_evidence(votes[k], k=k)
+    )
+
+
+def _ranking(table: Mapping[int, Mapping[str, float]], *, index: str) -> list[int]:
+    """The k of the table from best to worst; equal values in rising k."""
+    sign = -1 if LARGER_IS_BETTER[index] else 1
+    return sorted(table, key=lambda k: (sign * table[k][index], k))
+
+
+def _evidence(votes: int, *, k: int) -> str:
+    return (
+        f"{votes} of {len(INDICES)} indices prefer k = {k}. Internal indices rank clusterings of the same data; they "
+        "take values that look good on data without any clusters too, so this is no evidence that there are clusters."
+    )

@@ -1,0 +1,109 @@
+"""Clustering by information maximisation: RIM (Krause et al. 2010) and IMSAT (Hu et al. 2017), several k at once.
+
+A network gives each patch a distribution over k clusters. The mutual information of patch and cluster is the marginal
+entropy (clusters share the patches) less the conditional entropy (each patch is sure of its cluster); the
+distribution must also stay the same when the patch is only seen differently. Entropies are in nats.
+
+Shapes: N patches, C x h x w normalised latents, F features, K clusters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GROUPS = 8
+
+Heads = dict[int, Tensor]
+
+
+class InfoMaxNet(nn.Module):
+    """Convolutions, means and deviations over positions, and a linear head for every k of the sweep.
+
+    Pooling makes the answer depend on what is in a patch and hardly on where.
+    """
+
+    def __init__(self, in_channels: int, *, channels: int, ks: Sequence[int]) -> None:
+        super().__init__()
+        self.ks = tuple(ks)
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 3, padding=1),
+            nn.GroupNorm(GROUPS, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
+            nn.GroupNorm(GROUPS, 2 * channels),
+            nn.SiLU(),
+            nn.Conv2d(2 * channels, 2 * channels, 3, padding=1),
+        )
+        self.norm = nn.BatchNorm1d(4 * channels, affine=False)
+        self.heads = nn.ModuleDict({str(k): nn.Linear(4 * channels, k) for k in self.ks})
+
+    def features(self, z_NChw: Tensor) -> Tensor:
+        """Shared features, (N, F)."""
+        y_NChw = self.convolutions(z_NChw)
+        return self.norm(torch.cat([y_NChw.mean(dim=(2, 3)), y_NChw.std(dim=(2, 3), correction=0)], dim=1))
+
+    def forward(self, z_NChw: Tensor) -> Heads:
+        """Logits of every head, (N, k) by k."""
+        features_NF = self.features(z_NChw)
+        return {k: self.heads[str(k)](features_NF) for k in self.ks}
+
+
+def marginal_entropy(p_NK: Tensor) -> Tensor:
+    """Entropy of the mean distribution: log K where clusters share the patches evenly."""
+    return entropy(p_NK.mean(0))
+
+
+def conditional_entropy(p_NK: Tensor) -> Tensor:
+    """Mean entropy of the patches' distributions: 0 where every patch is sure."""
+    return entropy(p_NK).mean()
+
+
+def entropy(p_K: Tensor) -> Tensor:
+    """Entropy over the last dimension."""
+    return -torch.special.xlogy(p_K, p_K).sum(-1)
+
+
+def mutual_information(p_NK: Tensor) -> Tensor:
+    """Information that the cluster gives about the patch, 0..log K (Krause et al. 2010, equation 3)."""
+    return marginal_entropy(p_NK) - conditional_entropy(p_NK)
+
+
+def divergence(p_NK: Tensor, q_NK: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence KL(p || q)."""
+    log_q_NK = q_NK.clamp_min(1e-8).log()
+    return (torch.special.xlogy(p_NK, p_NK) - p_NK * log_q_NK).sum(1).mean()
+
+
+def rim_loss(p_NK: Tensor, *, marginal_weight: float) -> Tensor:
+    """Conditional entropy less the weighted marginal entropy (Hu et al. 2017, equation 5 with lambda and mu)."""
+    return conditional_entropy(p_NK) - marginal_weight * marginal_entropy(p_NK)
+
+
+def probabilities(logits: Mapping[int, Tensor]) -> Heads:
+    """Softmax of every head, in single precision."""
+    return {k: values.float().softmax(1) for k, values in logits.items()}
+
+
+def virtual_adversary(
+    network: Callable[[Tensor], Heads], z_NChw: Tensor, *, direction_NChw: Tensor, radius: float
+) -> Tensor:
+    """The perturbation of each patch's latents that changes its distributions most (Miyato et al. 2018, algorithm 1).
+
+    One power iteration from ``direction``; its length is ``radius`` times the root of the number of latents.
+    """
+    with torch.no_grad():
+        before = probabilities(network(z_NChw))
+    direction = _unit(direction_NChw).requires_grad_(True)
+    after = probabilities(network(z_NChw + 1e-1 * direction))
+    change = torch.stack([divergence(before[k], after[k]) for k in before]).sum()
+    (gradient,) = torch.autograd.grad(change, direction)
+    length = radius * z_NChw[0].numel() ** 0.5
+    return length * _unit(gradient).detach()
+
+
+def _unit(x_NChw: Tensor) -> Tensor:
+    return F.normalize(x_NChw.flatten(1), dim=1).view_as(x_NChw)

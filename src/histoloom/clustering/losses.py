@@ -1,0 +1,63 @@
+"""What the clusterer minimises, over all k of the sweep at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from histoloom.clustering.infomax import (
+    InfoMaxNet,
+    conditional_entropy,
+    divergence,
+    marginal_entropy,
+    mutual_information,
+    probabilities,
+    rim_loss,
+    virtual_adversary,
+)
+from histoloom.clustering.views import ViewStrength, view
+from histoloom.config import ClustersConfig
+from histoloom.training import Tick
+
+ADVERSARY_RADIUS = 0.2
+
+
+class InfoMaxLoss:
+    """Batches are normalised latents (B, C, h, w)."""
+
+    def __init__(self, config: ClustersConfig, *, network: InfoMaxNet) -> None:
+        self.config = config
+        self.network = network
+        self.strength = ViewStrength()
+
+    def __call__(self, z_BChw: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
+        """RIM on each view and the consistency between them, averaged over the heads."""
+        first_BChw = view(z_BChw, tick=tick, strength=self.strength)
+        second_BChw = self._second(z_BChw, tick=tick)
+        both = probabilities(self.network(torch.cat([first_BChw, second_BChw])))
+        losses, informations, agreements = [], [], []
+        for p_2BK in both.values():
+            first_BK, second_BK = p_2BK.chunk(2)
+            consistency = 0.5 * (divergence(first_BK, second_BK) + divergence(second_BK, first_BK))
+            rim = rim_loss(p_2BK, marginal_weight=self.config.marginal_weight)
+            losses.append(rim + self.config.consistency_weight * consistency)
+            informations.append(mutual_information(p_2BK) / torch.tensor(float(p_2BK.shape[1])).log())
+            agreements.append((first_BK.argmax(1) == second_BK.argmax(1)).float().mean())
+        last_BK = next(reversed(both.values()))
+        return torch.stack(losses).mean(), {
+            "information": torch.stack(informations).mean(),
+            "agreement": torch.stack(agreements).mean(),
+            "marginal_entropy": marginal_entropy(last_BK),
+            "conditional_entropy": conditional_entropy(last_BK),
+        }
+
+    def _second(self, z_BChw: Tensor, *, tick: Tick) -> Tensor:
+        """The other view: augmented, or moved where it changes the answer most, or both."""
+        kind = self.config.consistency
+        other_BChw = z_BChw if kind == "vat" else view(z_BChw, tick=tick, strength=self.strength)
+        if kind == "augment":
+            return other_BChw
+        direction_BChw = tick.randn(tuple(z_BChw.shape))
+        return other_BChw + virtual_adversary(
+            self.network, other_BChw, direction_NChw=direction_BChw, radius=ADVERSARY_RADIUS
+        )

@@ -1,0 +1,142 @@
+"""The stage ``clusters``: latents in; for every k of a sweep, clusters, indices and a choice out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from histoloom.autoencoder.latents import LatentSet
+from histoloom.clustering.choice import choose_k
+from histoloom.clustering.clusterer import Architecture, Clusterer, build
+from histoloom.clustering.features import features_of
+from histoloom.clustering.indices import INDICES, validity_indices
+from histoloom.clustering.infomax import mutual_information
+from histoloom.clustering.kmeans import kmeans_labels
+from histoloom.clustering.losses import InfoMaxLoss
+from histoloom.devices import accelerator, is_main_process
+from histoloom.progress import meter
+from histoloom.seeding import derive, numpy_generator
+from histoloom.stages import EventLog, StageContext
+from histoloom.store import replacing, write_json
+from histoloom.training import Player, Task, train
+
+CHUNK = 256
+
+Probabilities = dict[int, np.ndarray]
+
+
+def run(context: StageContext) -> None:
+    """Train on the training split, keep the best restart, predict every patch, choose k."""
+    latents = LatentSet.open(context.inputs["latents"])
+    restarts = range(context.config.clusters.restarts)
+    trained = [_train(context, latents=latents, restart=restart) for restart in restarts]
+    if not is_main_process():
+        return
+    train_rows = latents.rows(split="train")
+    objectives = [objective(predict(clusterer, latents, rows=train_rows)) for clusterer in trained]
+    best = int(np.argmax(objectives))
+    context.say(f"restart {best} of {len(trained)} kept: information {objectives[best]:.3f} of 1")
+    clusterer = trained[best]
+    sizes = {k: torch.from_numpy(_sizes(p_NK, k=k)) for k, p_NK in predict(clusterer, latents, rows=train_rows).items()}
+    clusterer.sort_by_size(sizes)
+    clusterer.save(context.out)
+    _write_predictions(context, latents=latents, clusterer=clusterer)
+    _write_validity(context, latents=latents)
+
+
+def _train(context: StageContext, *, latents: LatentSet, restart: int) -> Clusterer:
+    config = context.config.clusters
+    seed = derive(context.config.seed, "clusters", "restart", restart)
+    rows = latents.rows(split="train")
+    torch.manual_seed(derive(seed, "weights"))
+    clusterer = build(Architecture(latents.shape[0], config.channels, config.k))
+    task = Task(
+        name="clusters",
+        modules={"network": clusterer.network},
+        players=(
+            Player("network", ("network",), InfoMaxLoss(config, network=clusterer.network), config.training.phases),
+        ),
+        n=len(rows),
+        batch=_reader(latents, rows),
+    )
+    out = context.out / f"restart-{restart}"
+    out.mkdir(exist_ok=True)
+    log = EventLog(out / "log.jsonl")
+    train(task, config=config.training, runtime=context.config.runtime, seed=seed, out=out, log=log)
+    return clusterer.eval()
+
+
+def _reader(latents: LatentSet, rows: np.ndarray) -> Any:
+    def read(places: np.ndarray) -> Tensor:
+        return latents.normalised(rows[places])
+
+    return read
+
+
+def objective(predicted: Probabilities) -> float:
+    """Mutual information of patch and cluster as a share of its maximum log k, averaged over the sweep, 0..1."""
+    shares = [float(mutual_information(torch.from_numpy(p_NK))) / np.log(k) for k, p_NK in predicted.items()]
+    return float(np.mean(shares))
+
+
+@torch.no_grad()
+def predict(clusterer: Clusterer, latents: LatentSet, *, rows: np.ndarray) -> Probabilities:
+    """Probabilities of ``rows`` for every k, float32 (len(rows), k)."""
+    device = next(clusterer.network.parameters()).device
+    parts: dict[int, list[np.ndarray]] = {k: [] for k in clusterer.architecture.ks}
+    for start in range(0, len(rows), CHUNK):
+        z_NChw = latents.normalised(rows[start : start + CHUNK]).to(device)
+        for k, p_NK in clusterer.to(device).probabilities(z_NChw).items():
+            parts[k].append(p_NK.cpu().numpy())
+    return {k: np.concatenate(chunks) for k, chunks in parts.items()}
+
+
+def _sizes(p_NK: np.ndarray, *, k: int) -> np.ndarray:
+    return np.bincount(p_NK.argmax(axis=1), minlength=k)
+
+
+def _write_predictions(context: StageContext, *, latents: LatentSet, clusterer: Clusterer) -> None:
+    """``probabilities.safetensors`` and ``index.parquet``."""
+    predicted = predict(clusterer, latents, rows=np.arange(len(latents)))
+    with replacing(context.out / "probabilities.safetensors") as temporary:
+        save_file({f"k{k}": np.ascontiguousarray(p_NK) for k, p_NK in predicted.items()}, temporary)
+    labels = {f"k{k}": p_NK.argmax(axis=1).astype(np.int32) for k, p_NK in predicted.items()}
+    table = pd.DataFrame({"patch_id": latents.table["patch_id"], **labels})
+    table.to_parquet(context.out / "index.parquet", index=False)
+
+
+def _write_validity(context: StageContext, *, latents: LatentSet) -> None:
+    """``validity.json`` and ``choice.json``, on the training split."""
+    config, seed = context.config.clusters, context.config.seed
+    rows = latents.rows(split="train")
+    chosen = np.sort(numpy_generator(seed, "clusters", "validity").permutation(rows)[: config.validity_points])
+    x_ND = features_of(latents, chosen, kind=config.validity_features)
+    table = pd.read_parquet(context.out / "index.parquet")
+    device = accelerator(context.config.runtime).device
+    entries: list[dict[str, Any]] = []
+    with meter("validity indices", total=2 * len(config.k)) as progress:
+        for k in config.k:
+            methods = {
+                "infomax": table[f"k{k}"].to_numpy()[chosen],
+                "kmeans": kmeans_labels(x_ND, k=k, seed=seed),
+            }
+            for method, labels_N in methods.items():
+                entries.append(_entry(x_ND, labels_N, k=k, method=method, device=device))
+                progress.advance(1)
+    write_json(context.out / "validity.json", entries)
+    found = {e["k"]: {index: e[index] for index in INDICES} for e in entries if e["method"] == "infomax"}
+    choice = choose_k(found)
+    write_json(context.out / "choice.json", vars(choice))
+    context.say(f"k = {choice.k}: {choice.evidence}")
+
+
+def _entry(x_ND: np.ndarray, labels_N: np.ndarray, *, k: int, method: str, device: torch.device) -> dict[str, Any]:
+    result = validity_indices(torch.from_numpy(x_ND).to(device), torch.from_numpy(np.asarray(labels_N, np.int64)))
+    values = {index: getattr(result, index) for index in INDICES}
+    sizes = np.bincount(labels_N, minlength=k).tolist()
+    return {"k": k, "method": method, **values, "n": result.n, "sizes": sizes}

@@ -1,0 +1,150 @@
+"""The commands, as a user types them, on a finished tiny run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+
+def histoloom(*arguments: str | Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "histoloom", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    shutil.copytree(tiny_run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*.png"))}
+
+
+def test_status(tiny_run: Path) -> None:
+    rows = json.loads(histoloom("status", tiny_run, "--json"))["stages"]
+    assert [row["state"] for row in rows] == ["done"] * 8
+    assert all(row["seconds"] >= 0 for row in rows)
+    assert "diffusion" in histoloom("status", tiny_run)
+
+
+def test_a_dry_run_does_nothing(run: Path) -> None:
+    before = (run / "config.yaml").read_text()
+    said = histoloom("run", run, "--dry-run", "--set", "diffusion.dropout=0.1")
+    assert [line.split()[1] for line in said.splitlines()] == ["done"] * 4 + ["stale"] * 4
+    assert (run / "config.yaml").read_text() == before
+
+
+def test_more_images_keep_the_first_and_order_does_not_matter(tiny_run: Path, tmp_path: Path) -> None:
+    histoloom("sample", tiny_run, "-n", "2", "--out", tmp_path / "few", "--tissue", "0", "--tissue", "1", "--k", "2")
+    histoloom("sample", tiny_run, "-n", "5", "--out", tmp_path / "many", "--tissue", "1", "--tissue", "0", "--k", "2")
+    few, many = pictures(tmp_path / "few"), pictures(tmp_path / "many")
+    assert (len(few), len(many)) == (4, 10)
+    assert all(many[name] == data for name, data in few.items())
+    assert len(set(many.values())) == 10
+
+
+def test_a_stopped_job_continues_and_a_longer_one_adds(tiny_run: Path, tmp_path: Path) -> None:
+    job = ("sample", tiny_run, "--out", tmp_path / "job", "--seed", "3")
+    histoloom(*job, "-n", "4")
+    whole = pictures(tmp_path / "job")
+    next(iter(sorted((tmp_path / "job").rglob("*.png")))).unlink()
+    histoloom(*job, "-n", "4")
+    assert pictures(tmp_path / "job") == whole
+    histoloom(*job, "-n", "6")
+    assert whole.items() <= pictures(tmp_path / "job").items()
+    table = pd.read_csv(tmp_path / "job" / "metadata.csv")
+    assert sorted(table["file_name"]) == sorted(pictures(tmp_path / "job"))
+
+
+def test_seed_steps_and_guidance_matter(tiny_run: Path, tmp_path: Path) -> None:
+    results = []
+    for number, extra in enumerate((("--seed", "0"), ("--seed", "1"), ("--steps", "2"), ("--guidance", "3"))):
+        out = tmp_path / str(number)
+        histoloom("sample", tiny_run, "-n", "1", "--out", out, "--tissue", "0", *extra)
+        results.append(next(iter(pictures(out).values())))
+    assert len(set(results)) == 4
+
+
+def test_a_name_reaches_samples_report_and_sampling(run: Path, tmp_path: Path) -> None:
+    histoloom("name", run, "1", "<b>voids</b> within the tissue", "--k", "2", "--rater", "Dr A")
+    table = pd.read_csv(run / "samples" / "metadata.csv")
+    named = table[(table["k"] == 2) & (table["cluster"] == 1)]
+    assert set(named["tissue"]) == {"<b>voids</b> within the tissue"}
+    histoloom("run", run, "--set", "report.k=2")
+    page = (run / "report.html").read_text()
+    assert "&lt;b&gt;voids&lt;/b&gt; within the tissue" in page
+    assert "<b>voids" not in page
+    out = tmp_path / "drawn"
+    histoloom("sample", run, "-n", "1", "--out", out, "--tissue", "<b>Voids</b> within the tissue", "--k", "2")
+    assert pd.read_csv(out / "metadata.csv")["cluster"].tolist() == [1]
+
+
+def test_export_draws_the_same_images_and_diffusers_reads_it(run: Path, tmp_path: Path) -> None:
+    histoloom("name", run, "0", "bone", "--k", "2", "--rater", "Dr A")
+    histoloom("export", run, tmp_path / "generator")
+    for source in (run, tmp_path / "generator"):
+        out = tmp_path / f"drawn-{source.name}"
+        histoloom("sample", source, "-n", "2", "--out", out, "--tissue", "bone", "--k", "2")
+    assert pictures(tmp_path / "drawn-run") == pictures(tmp_path / "drawn-generator")
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    unet = UNet2DModel.from_pretrained(tmp_path / "generator", subfolder="unet", local_files_only=True)
+    assert unet.config.in_channels == 16
+    scheduler = DDPMScheduler.from_pretrained(tmp_path / "generator", subfolder="scheduler", local_files_only=True)
+    assert not scheduler.config.clip_sample
+    everything = "".join(f.read_text(errors="ignore") for f in (tmp_path / "generator").rglob("*") if f.is_file())
+    assert "Dr A" not in everything
+    assert str(run) not in everything
+    assert "Not for diagnosis" in (tmp_path / "generator" / "README.md").read_text()
+    assert not list((tmp_path / "generator").rglob("*.bin"))
+
+
+def test_map_of_a_slide(run: Path, tiny_slides: Path, tmp_path: Path) -> None:
+    slide = next(iter(sorted(tiny_slides.glob("*.tif"))))
+    histoloom("map", run, slide, "--out", tmp_path / "map.geojson", "--k", "3")
+    features = json.loads((tmp_path / "map.geojson").read_text())["features"]
+    assert features
+    assert {f["geometry"]["type"] for f in features} == {"Polygon"}
+    assert (tmp_path / "map.png").is_file()
+
+
+def test_validity_prints_one_json_object(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.normal(size=(60, 3)) + np.repeat([[0], [5], [9]], 20, axis=0))
+    np.save(tmp_path / "y.npy", np.repeat([0, 1, 2], 20))
+    result = json.loads(histoloom("validity", tmp_path / "x.npy", tmp_path / "y.npy", "--json"))
+    keys = {"n", "k", "calinski_harabasz", "c_index", "dunn", "hartigan", "mcclain_rao"}
+    assert keys <= set(result)
+    assert (result["n"], result["k"]) == (60, 3)
+    assert "larger is better" in histoloom("validity", tmp_path / "x.npy", tmp_path / "y.npy")
+
+
+def test_evaluate_prints_one_json_object(tmp_path: Path) -> None:
+    for folder, seed in (("real", 0), ("synthetic", 1)):
+        (tmp_path / folder).mkdir()
+        for i in range(4):
+            noise = np.random.default_rng([seed, i]).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / folder / f"{i}.png")
+    result = json.loads(histoloom("evaluate", tmp_path / "real", tmp_path / "synthetic", "--json"))
+    assert (result["n_real"], result["n_synthetic"]) == (4, 4)
+    row = result["metrics"]["ssim"]
+    assert row["interval"][0] <= row["value"] <= row["interval"][1]
+    assert {"floor", "extractor"} <= set(row)
+
+
+def test_doctor_answers() -> None:
+    findings = json.loads(histoloom("doctor", "--json"))["findings"]
+    assert {"packages", "device", "memory", "disk", "slides"} <= {finding["subject"] for finding in findings}
