@@ -1,7 +1,8 @@
 """The expert's names of clusters: appended to ``RUN/names.jsonl``, never rewritten.
 
-A cluster is addressed by (k, cluster): the same number means another group of patches under another k. The latest
-naming counts; the earlier ones stay in the file, with who gave them and when.
+A cluster is addressed by (k, cluster): the same number means another group of patches under another k, and after
+another clustering. A naming therefore carries the fingerprint of the clustering that the expert saw, and counts only
+for it. The latest naming counts; the earlier ones stay in the file, with who gave them and when.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from histoloom.errors import UserError
-from histoloom.store import disk_errors_explained, write_text
+from histoloom.store import Artifact, disk_errors_explained, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +35,14 @@ _NUMBER = re.compile(r"(?:cluster\s+)?(\d+)", flags=re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Naming:
-    """One line of ``names.jsonl``; ``time`` is ISO 8601 in UTC."""
+    """One line of ``names.jsonl``; ``time`` is ISO 8601 in UTC, ``clusters`` the clustering's fingerprint."""
 
     time: str
     rater: str
     k: int
     cluster: int
     name: str
+    clusters: str = ""
 
 
 def default_name(cluster: int) -> str:
@@ -62,6 +64,7 @@ def add_name(run: Path, *, cluster: int, name: str, k: int, rater: str) -> None:
         k=k,
         cluster=cluster,
         name=_valid_name(name, cluster=cluster),
+        clusters=_clustering(run),
     )
     with disk_errors_explained(run):
         _append(_file(run), json.dumps(asdict(naming), ensure_ascii=False))
@@ -86,8 +89,9 @@ def read_names(run: Path) -> list[Naming]:
 def current_names(run: Path, *, k: int) -> dict[int, str]:
     """The latest name of each cluster of ``k``, in the clusters' order; ``cluster c`` where there is none."""
     names = {cluster: default_name(cluster) for cluster in range(k)}
+    seen = _clustering(run)
     for naming in read_names(run):
-        if naming.k == k and naming.cluster in names:
+        if naming.k == k and naming.cluster in names and naming.clusters in ("", seen):
             names[naming.cluster] = naming.name
     return names
 
@@ -129,6 +133,12 @@ def refresh_sample_names(run: Path) -> None:
         write_text(path, text.getvalue())
 
 
+def _clustering(run: Path) -> str:
+    """The fingerprint of the run's clustering; empty where there is none, as in an exported generator."""
+    artifact = Artifact.read(run / "clusters")
+    return artifact.fingerprint if artifact else ""
+
+
 def _file(run: Path) -> Path:
     return run / "names.jsonl"
 
@@ -153,6 +163,7 @@ def _parse(line: bytes) -> Naming:
         k=int(value["k"]),
         cluster=int(value["cluster"]),
         name=str(value["name"]),
+        clusters=str(value.get("clusters", "")),
     )
 
 

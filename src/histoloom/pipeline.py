@@ -18,7 +18,16 @@ import psutil
 from histoloom.config import Config
 from histoloom.errors import UserError
 from histoloom.stages import EventLog, StageContext
-from histoloom.store import Artifact, Run, State, disk_errors_explained, environment, fingerprint, write_json
+from histoloom.store import (
+    Artifact,
+    Run,
+    State,
+    disk_errors_explained,
+    environment,
+    fingerprint,
+    write_bytes,
+    write_json,
+)
 
 logger = logging.getLogger("histoloom")
 
@@ -117,6 +126,7 @@ def execute(run: Run, *, until: str = STAGE_NAMES[-1]) -> None:
             with run.locked():
                 write_json(run.path / "environment.json", environment())
                 _execute(run, until=until, main=True)
+                _surface_report(run)
         else:
             _execute(run, until=until, main=False)
 
@@ -133,6 +143,13 @@ def _execute(run: Run, *, until: str, main: bool) -> None:
             with tempfile.TemporaryDirectory(prefix="histoloom-") as scratch:
                 _entry(stage)(_context(run, stage, out=Path(scratch)))
         _agreed(run, True)
+
+
+def _surface_report(run: Run) -> None:
+    """Put the published report at ``RUN/report.html``, also when it came back from ``superseded/``."""
+    page = run.folder("report") / "report.html"
+    if page.is_file():
+        write_bytes(run.path / "report.html", page.read_bytes())
 
 
 def _is_needed(run: Run, stage: Stage, *, wanted: str) -> bool:

@@ -97,8 +97,8 @@ class RunSource:
 
     @property
     def k(self) -> int:
-        """The chosen number of clusters."""
-        return int(self.choice["k"])
+        """The number of clusters that is shown in detail: the chosen one, unless the configuration names another."""
+        return self.config.report.k or int(self.choice["k"])
 
     @cached_property
     def names(self) -> dict[int, str]:

@@ -20,14 +20,13 @@ from histoloom.store import Artifact, read_json, replacing, write_json, write_te
 
 
 def run(context: StageContext) -> None:
-    """Draw the maps that are not there yet, then write the page into the stage and as ``RUN/report.html``."""
+    """Draw the maps that are not there yet, then write the page."""
     folder = context.out / "maps"
     folder.mkdir(exist_ok=True)
     _draw_maps(context, folder=folder)
     html = render(RunSource(context.run, config=context.config, inputs=context.inputs, maps=folder).page())
     write_text(context.out / "report.html", html)
-    write_text(context.run / "report.html", html)
-    context.say(f"report: {context.run / 'report.html'}, {len(html) / 1e6:.1f} MB")
+    context.say(f"report: {len(html) / 1e6:.1f} MB")
 
 
 def _draw_maps(context: StageContext, *, folder: Path) -> None:
@@ -46,12 +45,16 @@ def _draw_maps(context: StageContext, *, folder: Path) -> None:
             progress.advance(1)
 
 
+def shown_k(context: StageContext) -> int:
+    """The k that the report shows in detail: the chosen one, unless the configuration names another."""
+    return context.config.report.k or chosen_k(context.inputs["clusters"])
+
+
 def _identity(context: StageContext) -> dict[str, Any]:
     """What a drawn map depends on; the names are not part of it."""
     artifact = Artifact.read(context.inputs["clusters"])
     assert artifact is not None, "clusters are published before the report is made"
-    k = chosen_k(context.inputs["clusters"])
-    return {"clusters": artifact.fingerprint, "k": k, "limit": context.config.report.map_patches}
+    return {"clusters": artifact.fingerprint, "k": shown_k(context), "limit": context.config.report.map_patches}
 
 
 def _is_drawn(context: StageContext, slide_id: str, *, wanted: Mapping[str, Any], folder: Path) -> bool:
@@ -87,5 +90,5 @@ def _draw_map(
     except SlideError as error:
         context.say(f"{slide_id}: no tissue map, {error}")
         return about | {"missing": str(error)}
-    write_picture(folder / f"{slide_id}.png", overlaid(found, k=chosen_k(context.inputs["clusters"])))
+    write_picture(folder / f"{slide_id}.png", overlaid(found, k=shown_k(context)))
     return about | {"patches": len(found.boxes_N4)}

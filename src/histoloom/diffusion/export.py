@@ -17,7 +17,7 @@ from histoloom.config import SamplerConfig
 from histoloom.diffusion.generator import Facts, Generator
 from histoloom.diffusion.sampling import make_scheduler
 from histoloom.errors import UserError
-from histoloom.names import read_names
+from histoloom.names import current_names, read_names
 from histoloom.store import Run, disk_errors_explained, read_json, write_json, write_text
 
 CARD = """---
@@ -125,7 +125,9 @@ def _scheduler(facts: Facts) -> Any:
 
 def _write_names(run: Run, folder: Path) -> None:
     """The latest naming of each cluster; who gave it stays in the run."""
-    latest = {(naming.k, naming.cluster): naming for naming in read_names(run.path)}
-    lines = [json.dumps(vars(naming) | {"rater": "export"}, ensure_ascii=False) for naming in latest.values()]
+    shown = {k: current_names(run.path, k=k) for k in {naming.k for naming in read_names(run.path)}}
+    latest = {(n.k, n.cluster): n for n in read_names(run.path) if shown[n.k].get(n.cluster) == n.name}
+    anonymous = {"rater": "export", "clusters": ""}
+    lines = [json.dumps(vars(naming) | anonymous, ensure_ascii=False) for naming in latest.values()]
     if lines:
         write_text(folder / "names.jsonl", "\n".join(lines) + "\n")

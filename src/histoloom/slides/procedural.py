@@ -27,7 +27,7 @@ CLASSES = ("empty space", "edge of tissue", *TEXTURES)
 EMPTY, EDGE = 0, 1
 MAP_SCALE = 4
 EDGE_HALF_WIDTH = 24.0
-REGION = 320.0
+REGION = 380.0
 TILE = 256
 SMALLEST = 512
 _FORMAT = 1
@@ -44,11 +44,11 @@ class Stain:
 # Directions after Ruifrok & Johnston 2001, turned apart; the lengths are strengths.
 STAINS = (
     Stain(
-        np.array([[1.30, 1.12, 0.46], [0.20, 0.92, 0.36], [0.16, 1.22, 0.98]], np.float32),
+        np.array([[1.30, 1.12, 0.46], [0.20, 0.92, 0.36], [0.14, 1.08, 0.84]], np.float32),
         np.array([243, 245, 247], np.float32),
     ),
     Stain(
-        np.array([[0.80, 1.04, 0.48], [0.05, 0.66, 0.32], [0.03, 0.95, 0.72]], np.float32),
+        np.array([[0.80, 1.04, 0.48], [0.05, 0.66, 0.32], [0.03, 0.84, 0.66]], np.float32),
         np.array([248, 244, 243], np.float32),
     ),
 )
@@ -56,7 +56,7 @@ STAINS = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Where what lies: ``region_hw`` , ``kind_R`` (class of each region), ``depth_hw`` (um inside the outline)."""
+    """Where what lies: ``region_hw`` numbers, ``kind_R`` the class of each, ``depth_hw`` um inside the outline."""
 
     region_hw: np.ndarray
     kind_R: np.ndarray
@@ -79,10 +79,13 @@ def make_slides(folder: Path, *, seed: int = 0, count: int = 6, size: int = 2048
     names). Slide i depends on the seed and i, not on ``count``. Slides that are there already are kept; a file of
     that name that is not a procedural slide is a ``UserError``.
     """
-    if size < SMALLEST or size % 16:
-        raise UserError(f"size is {size}; procedural slides need a multiple of 16, at least {SMALLEST}")
     if count < 1 or mpp <= 0:
         raise UserError(f"count is {count} and mpp is {mpp}; both must be above 0")
+    if size % 16 or min(size, size * mpp) < SMALLEST:
+        raise UserError(
+            f"size is {size} px at {mpp} um/px; procedural slides need a multiple of 16 px, "
+            f"at least {SMALLEST} px and {SMALLEST} um"
+        )
     with disk_errors_explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"slide-{number:02d}.tif" for number in range(1, count + 1)]
@@ -116,10 +119,10 @@ def draw_layout(sheet: Sheet) -> Layout:
     """An outline with regions inside, on a sheet of the map's scale; every class gets about the same area."""
     depth_hw = _depth(sheet)
     spacing = min(REGION, sheet.height / sheet.px / 5)
-    bend = spacing / 14
+    bend = spacing / 10
     y_hw, x_hw = np.mgrid[: sheet.height, : sheet.width]
-    y_hw = y_hw + (bend * sheet.noise(spacing / 5) + 2 * sheet.noise(7)) * sheet.px
-    x_hw = x_hw + (bend * sheet.noise(spacing / 5) + 2 * sheet.noise(7)) * sheet.px
+    y_hw = y_hw + (bend * sheet.noise(spacing / 6) + 3.5 * sheet.noise(12)) * sheet.px
+    x_hw = x_hw + (bend * sheet.noise(spacing / 6) + 3.5 * sheet.noise(12)) * sheet.px
     seeds_R2 = sheet.sites(spacing, jitter=0.16)
     _, region = cKDTree(seeds_R2).query(np.stack([y_hw.ravel(), x_hw.ravel()], axis=1))
     region_hw = region.reshape(depth_hw.shape)
@@ -175,7 +178,7 @@ def paint(layout: Layout, *, sheet: Sheet) -> np.ndarray:
     c_3HW += cover_HW * (skin_3HW - c_3HW)
     rough_HW = depth_HW + 0.8 * sheet.noise(4)
     thickness_HW = 1 + 0.07 * sheet.noise(150)
-    return c_3HW * thickness_HW / (1 + np.exp(np.clip(-1.6 * rough_HW / 1.0, -30, 30)))
+    return c_3HW * thickness_HW / (1 + np.exp(np.clip(-1.6 * rough_HW, -30, 30)))
 
 
 def _enlarged(field_hw: np.ndarray, *, sigma: float) -> np.ndarray:

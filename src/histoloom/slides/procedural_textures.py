@@ -38,7 +38,7 @@ class Sheet:
         factor = max(1, int(width_px / 4))
         shape = (-(-self.height // factor), -(-self.width // factor))
         field = self.rng.standard_normal(shape, dtype=np.float32)
-        field = ndimage.gaussian_filter(field, width_px / factor, mode="wrap")
+        field = ndimage.gaussian_filter(field, width_px / factor, mode="wrap", truncate=3.0)
         if factor > 1:
             field = ndimage.zoom(field, factor, order=1)[: self.height, : self.width]
         return (field - field.mean()) / max(float(field.std()), 1e-6)
@@ -201,7 +201,7 @@ def fat(sheet: Sheet) -> Array:
     spacing = sheet.pick(40, 52)
     near, far = sheet.cells(sheet.sites(spacing, jitter=0.16))
     wall = sheet.pick(1.2, 1.9) + 0.4 * sheet.noise(12)
-    depth = np.minimum((far - near) / 2 - wall, 0.6 * spacing - near)
+    depth = _rounded((far - near) / 2 - wall, 0.53 * spacing - near, over=2.5)
     tissue = 1 / (1 + np.exp(np.clip(2.2 * depth, -30, 30)))
     sites = sheet.sites(9, jitter=0.3)
     on_wall = np.abs(sheet.at(depth, sites)) < 1.0
@@ -210,6 +210,11 @@ def fat(sheet: Sheet) -> Array:
         sheet, sites, length=(4, 5.5), aspect=(0.28, 0.42), dark=(0.7, 1.2), angle_N=tangents(sheet, depth, sites)
     )
     return stains(haematoxylin=h + 0.04 * tissue, eosin=tissue * (0.55 + 0.12 * sheet.noise(4)) + 0.012)
+
+
+def _rounded(a: Array, b: Array, *, over: float) -> Array:
+    """The smaller of two fields, its creases rounded over a length."""
+    return -over * np.logaddexp(-a / over, -b / over)
 
 
 def voids(sheet: Sheet) -> Array:
