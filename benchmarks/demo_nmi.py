@@ -30,7 +30,7 @@ def scores(run: Path, *, seed: int) -> list[dict[str, float | int]]:
         LatentSet.open(run / "latents"),
         Clustering.open(run / "clusters"),
     )
-    truth_n = true_classes(patches)
+    truth_n = true_classes(patches.table, slides=patches.slides)
     known = truth_n >= 0
     slide_n = pd.factorize(patches.table["slide_id"])[0]
     x_ND = features_of(latents, np.arange(len(latents)), kind="pooled")

@@ -64,7 +64,7 @@ def conditional_entropy(p_NK: Tensor) -> Tensor:
 
 def entropy(p_K: Tensor) -> Tensor:
     """Entropy over the last dimension."""
-    return -torch.special.xlogy(p_K, p_K).sum(-1)
+    return -(p_K * _log(p_K)).sum(-1)
 
 
 def mutual_information(p_NK: Tensor) -> Tensor:
@@ -74,8 +74,12 @@ def mutual_information(p_NK: Tensor) -> Tensor:
 
 def divergence(p_NK: Tensor, q_NK: Tensor) -> Tensor:
     """Mean Kullback-Leibler divergence KL(p || q)."""
-    log_q_NK = q_NK.clamp_min(1e-8).log()
-    return (torch.special.xlogy(p_NK, p_NK) - p_NK * log_q_NK).sum(1).mean()
+    return (p_NK * (_log(p_NK) - _log(q_NK))).sum(1).mean()
+
+
+def _log(p: Tensor) -> Tensor:
+    """Bounded logarithm: that of a probability that underflows to 0 has no finite gradient."""
+    return p.clamp_min(1e-8).log()
 
 
 def rim_loss(p_NK: Tensor, *, marginal_weight: float) -> Tensor:

@@ -259,7 +259,7 @@ def _is_tiff(path: Path) -> bool:
 def _tiff_scale(path: Path) -> resolution.Scale | None:
     if not _is_tiff(path):
         return None
-    with tifffile.TiffFile(path) as tiff:
+    with _opened_tiff(path) as tiff:
         return resolution.from_tiff(tiff)
 
 
@@ -284,8 +284,28 @@ def _image_pixels(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
+@contextmanager
+def _opened_tiff(path: Path) -> Iterator[Any]:
+    """tifffile logs what it finds wrong and goes on; what matters of that is told by ``_check_whole``."""
+    logger = tifffile.logger()
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            yield tiff
+    finally:
+        logger.disabled = disabled
+
+
+def _check_whole(page: Any, *, size: int) -> None:
+    """Raise ``SlideError`` where a page's pixels reach beyond a file of ``size`` bytes."""
+    end = max((int(a) + int(n) for a, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
+    if end > size:
+        raise SlideError(f"cannot be read: it is cut short (its pixels end at byte {end}, the file at {size})")
+
+
 def _tiff_header(path: Path) -> tuple[tuple[int, int], resolution.Scale | None]:
-    with tifffile.TiffFile(path) as tiff:
+    with _opened_tiff(path) as tiff:
+        _check_whole(tiff.pages[0], size=path.stat().st_size)
         level = tiff.series[0].levels[0]
         axes = dict(zip(level.axes, level.shape, strict=True))
         others = {axis: n for axis, n in axes.items() if axis not in "YXSC" or (axis in "SC" and n not in (1, 3, 4))}
@@ -295,7 +315,7 @@ def _tiff_header(path: Path) -> tuple[tuple[int, int], resolution.Scale | None]:
 
 
 def _tiff_pixels(path: Path) -> Image.Image:
-    with tifffile.TiffFile(path) as tiff:
+    with _opened_tiff(path) as tiff:
         level = tiff.series[0].levels[0]
         if int(tiff.pages[0].photometric) in _PILLOW_PHOTOMETRICS:
             return _image_pixels(path)

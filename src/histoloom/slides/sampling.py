@@ -67,26 +67,25 @@ def allocate(weights: np.ndarray, *, total: int, capacity: np.ndarray) -> np.nda
     Every weight above 0 gets at least one where ``total`` allows, and none more than its ``capacity`` (n,).
     """
     capacity = np.where(weights > 0, capacity, 0).astype(np.int64)
-    least = np.minimum(capacity, 1 if total >= np.count_nonzero(capacity) else 0)
-    result, free = np.zeros(len(weights), np.int64), capacity > 0
     total = int(min(total, capacity.sum()))
-    while free.any():
-        left = total - int(result.sum())
-        exact = np.where(free, left * weights / weights[free].sum(), 0.0)
-        low, high = free & (exact < least), free & (exact > capacity)
-        fixed = low if low.any() else high
-        if not fixed.any():
-            return result + _largest_remainder(np.where(free, exact, 0.0), total=left)
-        result = np.where(fixed, np.where(low, least, capacity), result)
-        free = free & ~fixed
-    return result
-
-
-def _largest_remainder(exact: np.ndarray, *, total: int) -> np.ndarray:
-    whole = np.floor(exact).astype(np.int64)
-    order = np.argsort(-(exact - whole), kind="stable")
+    least = np.minimum(capacity, 1 if total >= np.count_nonzero(capacity) else 0)
+    exact = _proportional(weights, total=total, least=least, most=capacity)
+    whole = np.minimum(np.floor(exact + _ROUNDING).astype(np.int64), capacity)
+    order = np.argsort(np.where(whole < capacity, whole - exact, np.inf), kind="stable")
     whole[order[: total - int(whole.sum())]] += 1
     return whole
+
+
+def _proportional(weights: np.ndarray, *, total: int, least: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """Multiples of ``weights``, held between ``least`` and ``most``, that sum up to ``total``: float (n,)."""
+    if total == 0:
+        return np.zeros(len(weights))
+    low, high = 0.0, float(most.max()) / float(weights[weights > 0].min())
+    for _ in range(100):
+        middle = (low + high) / 2
+        enough = np.clip(middle * weights, least, most).sum() >= total
+        low, high = (low, middle) if enough else (middle, high)
+    return np.asarray(np.clip(high * weights, least, most))
 
 
 def draw(count: int, *, field: Field, config: PatchesConfig, generator: np.random.Generator) -> Positions:

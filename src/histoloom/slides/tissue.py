@@ -7,6 +7,8 @@ blank slide then has no tissue, and a slide full of tissue does not lose its pal
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
@@ -14,6 +16,7 @@ from skimage.filters import threshold_otsu
 THRESHOLDS = (0.05, 0.12)  # natural-log optical density
 _SMOOTHING = 1.0  # px of the thumbnail
 _SPECK_SHARE = 1e-4  # of the thumbnail's area
+_SPARSE = 4  # every so manieth pixel tells the colour of glass
 _BLACK = 12.0  # below this the ratio of channels is noise, 0..255
 
 
@@ -27,11 +30,11 @@ def tissue_mask(thumbnail: np.ndarray) -> np.ndarray:
 
 def stain_spread(thumbnail: np.ndarray) -> np.ndarray:
     """Largest minus smallest optical density of the three channels, float (h, w), 0 for glass, grey and black."""
-    smooth = ndimage.gaussian_filter(thumbnail.astype(np.float64), sigma=(_SMOOTHING, _SMOOTHING, 0))
-    density = -np.log((smooth + 1) / (_glass(smooth) + 1))
-    spread = density.max(axis=2) - density.min(axis=2)
-    spread[smooth.max(axis=2) < _BLACK] = 0
-    return np.asarray(spread)
+    channels = [ndimage.gaussian_filter(thumbnail[..., i].astype(np.float32), sigma=_SMOOTHING) for i in range(3)]
+    glass = _glass(thumbnail[::_SPARSE, ::_SPARSE])
+    densities = [-np.log((channel + 1) / (colour + 1)) for channel, colour in zip(channels, glass, strict=True)]
+    spread = reduce(np.maximum, densities) - reduce(np.minimum, densities)
+    return np.asarray(np.where(reduce(np.maximum, channels) < _BLACK, 0, spread))
 
 
 def _glass(image: np.ndarray) -> np.ndarray:

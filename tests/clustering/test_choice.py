@@ -1,0 +1,52 @@
+"""Which k: the paper's own table gives its k, and ties go where the rule says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from histoloom.clustering.choice import choose_k
+from histoloom.clustering.indices import INDICES
+
+# Rumman et al., Bioengineering 2025, 12(7), 764: CH, C index, Dunn, Hartigan, McClain-Rao.
+PAPER = {
+    10: (2142.54026, 0.12234, 0.00441, 0.65763, 0.54631),
+    11: (2866.86433, 0.10477, 0.00477, 1.05432, 0.49791),
+    12: (1865.81774, 0.12042, 0.00463, 0.72021, 0.55443),
+    13: (2836.22720, 0.09131, 0.00424, 1.22610, 0.46335),
+    14: (3367.74211, 0.07645, 0.00548, 1.47801, 0.41643),
+    15: (2027.82944, 0.10489, 0.00424, 1.04494, 0.51414),
+    16: (2603.28507, 0.08615, 0.00490, 1.36384, 0.45223),
+}
+
+
+def table(rows: dict[int, Sequence[float]]) -> dict[int, dict[str, float]]:
+    return {k: dict(zip(INDICES, values, strict=True)) for k, values in rows.items()}
+
+
+def test_the_papers_table_gives_the_papers_k() -> None:
+    choice = choose_k(table(PAPER))
+    assert choice.k == 14
+    assert choice.by_index == dict.fromkeys(INDICES, 14)
+    assert choice.votes == {10: 0, 11: 0, 12: 0, 13: 0, 14: 5, 15: 0, 16: 0}
+    assert "no evidence that there are clusters" in choice.evidence
+
+
+def test_most_votes_win_though_another_k_ranks_better_on_average() -> None:
+    rows = {2: (9, 0.1, 0.9, 0, 0.9), 3: (8, 0.2, 0.8, 8, 0.2), 4: (1, 0.9, 0.1, 9, 0.1)}
+    choice = choose_k(table(rows))
+    assert choice.votes == {2: 3, 3: 0, 4: 2}
+    assert choice.k == 2
+
+
+def test_equal_votes_go_to_the_better_mean_rank() -> None:
+    rows = {2: (9, 0.1, 0.1, 0, 0.9), 3: (8, 0.2, 0.2, 9, 0.1), 4: (1, 0.9, 0.9, 8, 0.2)}
+    choice = choose_k(table(rows))
+    assert choice.votes == {2: 2, 3: 2, 4: 1}
+    assert choice.k == 3
+
+
+@pytest.mark.parametrize("order", [(5, 3), (3, 5)])
+def test_equal_in_everything_goes_to_the_smaller_k(order: tuple[int, int]) -> None:
+    assert choose_k(table(dict.fromkeys(order, (1, 1, 1, 1, 1)))).k == 3

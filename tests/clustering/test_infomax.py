@@ -1,0 +1,146 @@
+"""Information maximisation: entropies by hand, the perturbation, and textures that it must tell apart."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import normalized_mutual_info_score
+from torch import Tensor
+
+from histoloom.clustering.clusterer import Architecture, Clusterer, build
+from histoloom.clustering.infomax import (
+    conditional_entropy,
+    divergence,
+    marginal_entropy,
+    mutual_information,
+    probabilities,
+    virtual_adversary,
+)
+from histoloom.clustering.losses import InfoMaxLoss
+from histoloom.config import ClustersConfig, Phase, TrainingConfig
+from histoloom.seeding import torch_generator
+from histoloom.tasks import Tick
+
+
+def test_entropies_by_hand() -> None:
+    """Half the patches surely in cluster 0, half of them divided over clusters 1 and 2."""
+    p_NK = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 0.5, 0.5], [0, 0.5, 0.5]], dtype=torch.float64)
+    assert float(marginal_entropy(p_NK)) == pytest.approx(1.5 * math.log(2))
+    assert float(conditional_entropy(p_NK)) == pytest.approx(0.5 * math.log(2))
+    assert float(mutual_information(p_NK)) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("k", [2, 7])
+def test_information_lies_between_nothing_and_all(k: int) -> None:
+    assert float(mutual_information(torch.eye(k))) == pytest.approx(math.log(k), rel=1e-6)
+    assert float(mutual_information(torch.full((5, k), 1 / k))) == pytest.approx(0, abs=1e-6)
+    assert float(mutual_information(torch.eye(k)[:1].expand(5, k))) == pytest.approx(0, abs=1e-6)
+    p_NK = torch.rand(50, k, generator=torch_generator(0, "p")).softmax(1)
+    assert 0 <= float(mutual_information(p_NK)) <= math.log(k)
+
+
+def test_divergence_is_that_of_torch() -> None:
+    p_NK, q_NK = torch.rand(2, 9, 4, generator=torch_generator(0, "p")).softmax(2)
+    expected = torch.nn.functional.kl_div(q_NK.log(), p_NK, reduction="batchmean")
+    assert float(divergence(p_NK, q_NK)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(divergence(p_NK, p_NK)) == pytest.approx(0, abs=1e-6)
+
+
+def test_entropies_of_sure_patches_have_finite_gradients() -> None:
+    logits_NK = torch.tensor([[200.0, 0, -200], [0, 200, -200]], requires_grad=True)
+    (-mutual_information(logits_NK.softmax(1))).backward()
+    assert logits_NK.grad is not None
+    assert bool(torch.isfinite(logits_NK.grad).all())
+
+
+def test_the_adversary_finds_the_one_direction_that_matters() -> None:
+    """Logits depend on the first channel alone, so all of the perturbation's length goes there."""
+
+    def network(z_NChw: Tensor) -> dict[int, Tensor]:
+        score_N = z_NChw[:, 0].mean(dim=(1, 2))
+        return {2: torch.stack([score_N, -score_N], 1)}
+
+    z_NChw = torch.randn(3, 4, 5, 5, generator=torch_generator(0, "z"))
+    start_NChw = torch.randn(3, 4, 5, 5, generator=torch_generator(0, "start"))
+    found_NChw = virtual_adversary(network, z_NChw, direction_NChw=start_NChw, radius=0.5)
+    assert found_NChw.flatten(1).norm(dim=1) == pytest.approx(torch.full((3,), 0.5 * 10), rel=1e-5)
+    assert float(found_NChw[:, 1:].abs().max()) == 0
+    assert float(found_NChw[:, 0].flatten(1).std(1).max()) < 1e-5
+
+
+def textures(n: int) -> tuple[Tensor, np.ndarray]:
+    """Four kinds with the same moments in every channel: only neighbouring positions tell them apart."""
+    labels_N = torch.arange(n) % 4
+    noise_NChw = torch.randn(n, 8, 8, 8, generator=torch_generator(0, "textures"))
+    rows_h1 = (-1.0) ** torch.arange(8)[:, None]
+    columns_1w = (-1.0) ** torch.arange(8)[None, :]
+    patterns = [rows_h1.expand(8, 8), rows_h1 * columns_1w]
+    sign_N111 = torch.where(noise_NChw[:, :1, :1, :1] > 0, 1.0, -1.0)
+    carried_N1hw = sign_N111 * torch.stack([patterns[int(label) % 2] for label in labels_N])[:, None]
+    channel_N8 = torch.zeros(n, 8)
+    channel_N8[torch.arange(n), (labels_N // 2)] = 3.0
+    channel_N8[torch.arange(n), (labels_N // 2) + 2] = 3.0
+    return 0.3 * noise_NChw + carried_N1hw * channel_N8[:, :, None, None], labels_N.numpy()
+
+
+def trained(z_NChw: Tensor, *, config: ClustersConfig, steps: int) -> Clusterer:
+    """A few full-batch steps with the stage's own loss."""
+    torch.manual_seed(0)
+    clusterer = build(Architecture(z_NChw.shape[1], config.channels, config.k))
+    network = clusterer.network.train()
+    loss = InfoMaxLoss(config, network=network)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+    for step in range(steps):
+        tick = Tick(
+            images=step * len(z_NChw),
+            step=step,
+            progress=step / steps,
+            device=torch.device("cpu"),
+            generator=torch_generator(0, "step", step),
+            rows=slice(0, len(z_NChw)),
+            batch_size=len(z_NChw),
+        )
+        optimizer.zero_grad()
+        value, _ = loss(z_NChw, tick)
+        value.backward()
+        optimizer.step()
+    return clusterer.eval()
+
+
+def config(consistency: str = "augment") -> ClustersConfig:
+    training = TrainingConfig(batch_size=64, phases=(Phase(optimizer="adamw", lr=0.01, images=64),))
+    return ClustersConfig(k=(3, 4), channels=16, consistency=consistency, marginal_weight=2.0, training=training)
+
+
+@pytest.mark.parametrize("consistency", ["augment", "vat", "both"])
+def test_finds_textures_that_differ_in_nothing_but_texture(consistency: str) -> None:
+    z_NChw, labels_N = textures(160)
+    clusterer = trained(z_NChw, config=config(consistency), steps=60)
+    found_N = clusterer.probabilities(z_NChw)[4].argmax(1).numpy()
+    assert normalized_mutual_info_score(labels_N, found_N) > 0.9
+
+
+def test_saved_and_loaded_it_predicts_the_same_and_batches_do_not_matter(tmp_path: Path) -> None:
+    z_NChw, _ = textures(50)
+    clusterer = trained(z_NChw, config=config(), steps=5)
+    clusterer.sort_by_size({3: torch.tensor([4, 30, 16]), 4: torch.tensor([1, 2, 2, 45])})
+    clusterer.save(tmp_path)
+    whole = clusterer.probabilities(z_NChw)
+    loaded = Clusterer.load(tmp_path)
+    for k, p_NK in loaded.probabilities(z_NChw).items():
+        assert torch.equal(p_NK, whole[k])
+        alone_NK = torch.cat([loaded.probabilities(z_1Chw)[k] for z_1Chw in z_NChw.split(1)])
+        torch.testing.assert_close(alone_NK, p_NK, atol=1e-6, rtol=1e-5)
+        assert torch.equal(alone_NK.argmax(1), p_NK.argmax(1))
+
+
+def test_clusters_are_renumbered_by_falling_size() -> None:
+    z_NChw, _ = textures(20)
+    clusterer = build(Architecture(8, 16, (3,)))
+    before_NK = probabilities(clusterer.network(z_NChw))[3]
+    clusterer.sort_by_size({3: torch.tensor([4, 30, 16])})
+    torch.testing.assert_close(clusterer.probabilities(z_NChw)[3], before_NK[:, [1, 2, 0]])

@@ -1,0 +1,112 @@
+"""The stage on latents of four separated kinds: what it writes, and that restarts and runs repeat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import normalized_mutual_info_score
+
+from histoloom.autoencoder.latents import LatentSet
+from histoloom.clustering.clusterer import Clusterer
+from histoloom.clustering.clustering_set import Clustering
+from histoloom.clustering.stage import run
+from histoloom.config import Config, make_config, read_preset, with_settings
+from histoloom.seeding import numpy_generator
+from histoloom.stages import EventLog, StageContext
+from histoloom.store import write_json
+
+N = 200
+SETTINGS = (
+    "clusters.k=[3, 4]",
+    "clusters.channels=16",
+    "clusters.restarts=2",
+    "clusters.validity_points=100",
+    "clusters.training.batch_size=80",
+    "clusters.training.phases.0.images=3200",
+    "runtime.device=cpu",
+    "runtime.threads=1",
+)
+
+
+def kinds() -> np.ndarray:
+    """Of uneven sizes: 80, 60, 40 and 20."""
+    return np.repeat(np.arange(4), (80, 60, 40, 20))[numpy_generator(0, "kinds").permutation(N)]
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published stage ``latents``, as docs/data-model.md has it."""
+    folder = tmp_path_factory.mktemp("latents")
+    rng = numpy_generator(0, "latents")
+    z_NChw = rng.standard_normal((N, 4, 8, 8)) + 4 * np.eye(4)[kinds()][:, :, None, None] + 10
+    np.save(folder / "latents.npy", z_NChw.astype(np.float32))
+    np.save(folder / "histograms.npy", rng.dirichlet(np.ones(16), N).astype(np.float32))
+    train_N = np.arange(N) % 5 > 0
+    write_json(
+        folder / "moments.json",
+        {"mean": z_NChw[train_N].mean((0, 2, 3)).tolist(), "std": z_NChw[train_N].std((0, 2, 3)).tolist()},
+    )
+    table = {"patch_id": [f"p{i}" for i in range(N)], "split": np.where(train_N, "train", "holdout"), "slide_id": "s"}
+    pd.DataFrame(table).to_parquet(folder / "index.parquet")
+    return folder
+
+
+def config() -> Config:
+    return make_config(with_settings(read_preset("demo") | {"slides": {"paths": ["unused"]}}, SETTINGS))
+
+
+def finished(folder: Path, *, latents: Path) -> Path:
+    folder.mkdir()
+    run(StageContext(folder, config(), folder, {"latents": latents}, EventLog(folder / "log.jsonl")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clusters(tmp_path_factory: pytest.TempPathFactory, latents: Path) -> Path:
+    return finished(tmp_path_factory.mktemp("run") / "clusters", latents=latents)
+
+
+def test_labels_probabilities_and_clusterer_say_the_same(clusters: Path, latents: Path) -> None:
+    clustering, given = Clustering.open(clusters), LatentSet.open(latents)
+    assert clustering.ks == [3, 4]
+    assert clustering.table["patch_id"].tolist() == given.table["patch_id"].tolist()
+    predicted = Clusterer.load(clusters).probabilities(given.normalised(np.arange(N)))
+    for k in clustering.ks:
+        p_NK = clustering.probabilities(k)
+        assert p_NK.dtype == np.float32
+        np.testing.assert_allclose(p_NK.sum(1), 1, rtol=1e-5)
+        np.testing.assert_array_equal(p_NK.argmax(1), clustering.labels(k))
+        torch.testing.assert_close(predicted[k], torch.from_numpy(p_NK), atol=1e-5, rtol=1e-4)
+
+
+def test_clusters_are_numbered_by_falling_size_on_the_training_split(clusters: Path, latents: Path) -> None:
+    rows = LatentSet.open(latents).rows("train")
+    for k in (3, 4):
+        sizes_K = np.bincount(Clustering.open(clusters).labels(k).to_numpy()[rows], minlength=k)
+        assert sizes_K.tolist() == sorted(sizes_K, reverse=True)
+        assert sizes_K.min() > 0
+
+
+def test_finds_the_kinds_also_in_the_holdout(clusters: Path, latents: Path) -> None:
+    rows = LatentSet.open(latents).rows("holdout")
+    found_N = Clustering.open(clusters).labels(4).to_numpy()
+    assert normalized_mutual_info_score(kinds()[rows], found_N[rows]) > 0.85
+
+
+def test_validity_is_there_for_both_methods_and_every_k(clusters: Path) -> None:
+    entries = Clustering.open(clusters).validity
+    assert sorted((e["k"], e["method"]) for e in entries) == [(k, m) for k in (3, 4) for m in ("infomax", "kmeans")]
+    assert all(e["n"] == 100 and sum(e["sizes"]) == 100 and len(e["sizes"]) == e["k"] for e in entries)
+    best = {e["k"]: e["calinski_harabasz"] for e in entries if e["method"] == "kmeans"}
+    assert best[4] > best[3]
+    assert Clustering.open(clusters).chosen in (3, 4)
+
+
+def test_the_same_settings_give_the_same_bytes(clusters: Path, latents: Path, tmp_path: Path) -> None:
+    again = finished(tmp_path / "again", latents=latents)
+    for name in ("clusterer.safetensors", "probabilities.safetensors", "validity.json", "choice.json"):
+        assert (again / name).read_bytes() == (clusters / name).read_bytes()

@@ -1,0 +1,82 @@
+"""Anyone's features and labels, in the three kinds of file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histoloom.clustering.indices import INDICES
+from histoloom.clustering.validity_file import MEANING, validity_of_files
+from histoloom.errors import UserError
+from histoloom.seeding import numpy_generator
+
+X_ND = numpy_generator(0, "points").standard_normal((30, 3))
+LABELS_N = np.arange(30) % 3
+WORDS_N = np.array(["bone", "fat", "tumour"])[LABELS_N]
+
+
+def _npy(path: Path, values: np.ndarray) -> Path:
+    np.save(path.with_suffix(".npy"), values)
+    return path.with_suffix(".npy")
+
+
+def _csv(path: Path, values: np.ndarray) -> Path:
+    pd.DataFrame(values).to_csv(path.with_suffix(".csv"), header=False, index=False)
+    return path.with_suffix(".csv")
+
+
+def _csv_with_header(path: Path, values: np.ndarray) -> Path:
+    frame = pd.DataFrame(values)
+    frame.columns = ["label"] if frame.shape[1] == 1 else [f"feature {i}" for i in range(frame.shape[1])]
+    frame.to_csv(path.with_suffix(".csv"), index=False)
+    return path.with_suffix(".csv")
+
+
+def _parquet(path: Path, values: np.ndarray) -> Path:
+    frame = pd.DataFrame(values)
+    frame.rename(columns=str).to_parquet(path.with_suffix(".parquet"))
+    return path.with_suffix(".parquet")
+
+
+@pytest.mark.parametrize("write", [_npy, _csv, _csv_with_header, _parquet])
+@pytest.mark.parametrize("labels_N", [LABELS_N, LABELS_N + 5.0, WORDS_N], ids=["numbers", "floats", "words"])
+def test_every_kind_of_file_says_the_same(
+    tmp_path: Path, write: Callable[[Path, np.ndarray], Path], labels_N: np.ndarray
+) -> None:
+    expected = validity_of_files(_npy(tmp_path / "e", X_ND), _npy(tmp_path / "f", LABELS_N))
+    result = validity_of_files(write(tmp_path / "x", X_ND), write(tmp_path / "labels", labels_N))
+    assert result == pytest.approx(expected, rel=1e-9)
+    assert list(result) == ["n", "k", *INDICES]
+    assert (result["n"], result["k"]) == (30, 3)
+
+
+def test_says_of_every_index_which_way_is_better() -> None:
+    assert list(MEANING) == list(INDICES)
+    assert all("larger is better" in text or "smaller is better" in text for text in MEANING.values())
+
+
+def test_bad_files_are_user_errors(tmp_path: Path) -> None:
+    x, labels = _npy(tmp_path / "x", X_ND), _npy(tmp_path / "labels", LABELS_N)
+    (tmp_path / "x.txt").write_text("1 2 3")
+    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
+    (tmp_path / "empty.csv").write_text("")
+    for features, message in (
+        (tmp_path / "none.npy", "no file"),
+        (tmp_path / "x.txt", "is none of"),
+        (tmp_path / "broken.parquet", "cannot be read"),
+        (tmp_path / "empty.csv", "cannot be read"),
+        (_npy(tmp_path / "short", X_ND[:20]), "20 rows"),
+        (_npy(tmp_path / "cube", X_ND[None]), "3 dimensions"),
+        (_npy(tmp_path / "words", WORDS_N[:, None]), "not a number"),
+        (_npy(tmp_path / "nan", np.where(X_ND > 1, np.nan, X_ND)), "NaN"),
+    ):
+        with pytest.raises(UserError, match=message):
+            validity_of_files(features, labels)
+    with pytest.raises(UserError, match="missing labels"):
+        validity_of_files(x, _npy(tmp_path / "gap", np.r_[np.nan, LABELS_N[1:]]))
+    with pytest.raises(UserError, match="same label"):
+        validity_of_files(x, _npy(tmp_path / "one", np.zeros(30)))

@@ -1,0 +1,208 @@
+"""Readers: geometry and filters against references, scales, and every kind of damaged file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from histoloom.slides.entries import SlideError
+from histoloom.slides.grid import batches, grid
+from histoloom.slides.readers import FlatSlide, PyramidSlide, open_slide
+
+
+def test_pyramid_reads_its_own_pixels(tmp_path, picture, pyramid):
+    image = picture(256, 192)
+    with open_slide(pyramid(tmp_path / "a.tif", image, mpp=0.5)) as slide:
+        assert isinstance(slide, PyramidSlide)
+        assert slide.dimensions == (256, 192)
+        assert len(slide.levels) == 3
+        np.testing.assert_array_equal(slide.read(37, 91, extent=64, size=64), image[91:155, 37:101])
+
+
+def test_mpp_from_resolution_tags(tmp_path, picture, pyramid):
+    with open_slide(pyramid(tmp_path / "a.tif", picture(64, 64), mpp=0.43, levels=1)) as slide:
+        assert slide.mpp == pytest.approx(0.43)
+        assert slide.mpp_source == "openslide.mpp-x"
+
+
+@pytest.mark.parametrize("dpi", [72, 300, 1200])
+def test_print_resolution_is_not_a_scale(tmp_path, picture, dpi):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(64, 64), tile=(64, 64), resolution=(dpi, dpi), resolutionunit="INCH")
+    with open_slide(path) as slide:
+        assert slide.mpp is None
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png"])
+def test_flat_images_say_their_scale(tmp_path, picture, name):
+    Image.fromarray(picture(64, 48)).save(tmp_path / name, dpi=(25_400, 25_400))
+    with open_slide(tmp_path / name) as slide:
+        assert isinstance(slide, FlatSlide)
+        assert slide.mpp == pytest.approx(1.0, rel=1e-4)
+
+
+def test_ome_metadata_gives_the_scale(tmp_path, picture):
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, picture(64, 48), metadata={"PhysicalSizeX": 250.0, "PhysicalSizeXUnit": "nm"})
+    with open_slide(path) as slide:
+        assert slide.mpp == pytest.approx(0.25)
+        assert slide.mpp_source == "OME-XML"
+
+
+def test_given_mpp_only_fills_a_gap(tmp_path, picture, pyramid):
+    silent = pyramid(tmp_path / "a.tif", picture(64, 64), mpp=None)
+    telling = pyramid(tmp_path / "b.tif", picture(64, 64), mpp=0.5)
+    with open_slide(silent) as slide:
+        assert slide.mpp is None
+    with open_slide(silent, mpp=0.3) as slide:
+        assert (slide.mpp, slide.mpp_source) == (0.3, "given")
+    with open_slide(telling, mpp=0.3) as slide:
+        assert slide.mpp == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_patches_are_cut_from_one_resampled_slide(tmp_path, picture, pyramid, flat):
+    """A patch is what the same place of the whole slide, resampled at once, shows: no seams at its borders."""
+    image = picture(256, 256)
+    path = tmp_path / "a.png"
+    Image.fromarray(image).save(path)
+    path = path if flat else pyramid(tmp_path / "a.tif", image, mpp=0.5, levels=1)
+    whole = np.asarray(Image.fromarray(image).resize((85, 85), Image.Resampling.LANCZOS, box=(0, 0, 255, 255)))
+    with open_slide(path) as slide:
+        for x, y in ((0, 0), (96, 30), (159, 159)):
+            patch = slide.read(x, y, extent=96, size=32).astype(int)
+            expected = whole[y // 3 : y // 3 + 32, x // 3 : x // 3 + 32].astype(int)
+            assert np.abs(patch - expected).max() <= (1 if x + 96 < 255 else 40)
+            assert np.abs(patch - expected)[:-2, :-2].max() <= 1
+
+
+def test_pyramid_levels_show_the_same_place(tmp_path, picture, pyramid):
+    image = picture(512, 512)
+    with open_slide(pyramid(tmp_path / "a.tif", image, mpp=0.5)) as slide:
+        patch = slide.read(101, 150, extent=256, size=64).astype(float)
+    reference = Image.fromarray(image).resize((64, 64), Image.Resampling.LANCZOS, box=(101, 150, 357, 406))
+    error = np.abs(patch - np.asarray(reference)).mean()
+    moved = np.abs(np.roll(patch, 1, axis=1) - np.asarray(reference)).mean()
+    assert error < 3
+    assert error < moved / 3
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_no_aliasing(tmp_path, pyramid, levels):
+    """Stripes finer than the wanted pixel become even grey; picking pixels would leave stripes or one colour."""
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255
+    with open_slide(pyramid(tmp_path / "a.tif", stripes, mpp=0.5, levels=levels)) as slide:
+        patch = slide.read(40, 40, extent=150, size=50)
+    assert np.abs(patch.astype(float) - 127.5).max() < 8
+
+
+def test_outside_is_white(tmp_path, pyramid):
+    black = np.zeros((96, 96, 3), np.uint8)
+    Image.fromarray(black).save(tmp_path / "a.png")
+    for path in (tmp_path / "a.png", pyramid(tmp_path / "a.tif", black, mpp=0.5, levels=1)):
+        with open_slide(path) as slide:
+            patch = slide.read(64, 64, extent=64, size=64)
+        assert (patch[:30, :30] == 0).all()
+        assert (patch[34:] == 255).all()
+
+
+def test_edges_are_free_of_white(tmp_path, pyramid):
+    black = np.zeros((100, 100, 3), np.uint8)
+    with open_slide(pyramid(tmp_path / "a.tif", black, mpp=0.5, levels=1)) as slide:
+        assert slide.read(0, 0, extent=100, size=25).max() == 0
+
+
+def test_alpha_and_grey_become_rgb_on_white(tmp_path):
+    Image.fromarray(np.zeros((16, 16, 4), np.uint8)).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((16, 16), 77, np.uint8)).save(tmp_path / "grey.png")
+    tifffile.imwrite(tmp_path / "deep.tif", np.full((16, 16, 3), 77 * 256, np.uint16), photometric="rgb")
+    values = {"clear.png": 255, "grey.png": 77, "deep.tif": 77}
+    for name, value in values.items():
+        with open_slide(tmp_path / name) as slide:
+            assert (slide.read(0, 0, extent=16, size=16) == value).all()
+
+
+def test_thumbnail_is_the_slide_made_small(tmp_path, picture, pyramid, monkeypatch):
+    image = picture(300, 200)
+    monkeypatch.setattr("histoloom.slides.readers._BAND_PIXELS", 5000)
+    with open_slide(pyramid(tmp_path / "a.tif", image, mpp=0.5, levels=1)) as slide:
+        small = slide.thumbnail(90)
+    reference = np.asarray(Image.fromarray(image).resize((90, 60), Image.Resampling.LANCZOS))
+    assert small.shape == (60, 90, 3)
+    assert np.abs(small.astype(int) - reference).max() <= 2
+
+
+@pytest.mark.parametrize("name", ["a.svs", "a.tif", "a.png", "a.jpg"])
+def test_text_is_no_slide(tmp_path, name):
+    (tmp_path / name).write_text("not a slide\n" * 50, encoding="utf-8")
+    with pytest.raises(SlideError, match="is not a slide or image"):
+        open_slide(tmp_path / name)
+
+
+def test_truncated_files_raise_reasons(tmp_path, picture, pyramid):
+    Image.fromarray(picture(256, 256)).save(tmp_path / "a.jpg")
+    for path in (tmp_path / "a.jpg", pyramid(tmp_path / "a.tif", picture(256, 256), mpp=0.5)):
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2])
+        with pytest.raises(SlideError, match=r"^cannot be read: .+"), open_slide(path) as slide:
+            slide.read(0, 0, extent=256, size=32)
+
+
+def test_spoiled_tiles_raise_reasons(tmp_path, picture, pyramid, spoiled):
+    path = spoiled(pyramid(tmp_path / "a.tif", picture(256, 256), mpp=0.5))
+    with open_slide(path) as slide, pytest.raises(SlideError, match="cannot be read"):
+        slide.read(128, 128, extent=64, size=64)
+
+
+def test_bombs_are_refused(tmp_path, monkeypatch, picture):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setattr("histoloom.slides.readers.MAX_FLAT_PIXELS", 200)
+    Image.fromarray(picture(64, 64)).save(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "a.tif", picture(64, 64))
+    for name in ("a.png", "a.tif"):
+        with pytest.raises(SlideError, match="too large for a flat image"):
+            open_slide(tmp_path / name)
+
+
+def test_stacks_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((7, 32, 32), np.uint8), photometric="minisblack")
+    with pytest.raises(SlideError, match="not a grey or RGB image"):
+        open_slide(tmp_path / "a.tif")
+
+
+def test_grid_covers_the_slide_up_to_its_limit(tmp_path, picture, pyramid):
+    with open_slide(pyramid(tmp_path / "a.tif", picture(250, 130), mpp=0.5)) as slide:
+        cells = grid(slide, size=16, mpp=1.0, limit=1000)
+        assert (cells.columns, cells.rows, cells.extent) == (8, 5, 32.0)
+        covered = np.zeros((130, 250), bool)
+        for x, y in zip(cells.x, cells.y, strict=True):
+            covered[int(np.floor(y)) : int(np.ceil(y + 32)), int(np.floor(x)) : int(np.ceil(x + 32))] = True
+        assert covered.all()
+        assert (cells.x + 32 <= 250).all()
+        assert (cells.y + 32 <= 130).all()
+        few = grid(slide, size=16, mpp=1.0, limit=12)
+        assert 6 <= len(few) <= 12
+        assert np.ptp(np.diff(few.x[: few.columns])) < 40
+        parts = list(batches(slide, cells=few, size=16, batch=5))
+        assert sum(map(len, parts)) == len(few)
+        np.testing.assert_array_equal(parts[0][1], slide.read(few.x[1], few.y[1], extent=32.0, size=16))
+
+
+def test_grid_refuses_a_slide_smaller_than_a_patch(tmp_path, picture, pyramid):
+    path = pyramid(tmp_path / "a.tif", picture(64, 64), mpp=0.5)
+    with open_slide(path) as slide, pytest.raises(SlideError, match="32 x 32 um, needs 64 um"):
+        grid(slide, size=64, mpp=1.0, limit=10)
+
+
+def test_real_aperio_slide(real_data):
+    with open_slide(real_data / "slides" / "CMU-1-Small-Region.svs") as slide:
+        assert slide.dimensions == (2220, 2967)
+        assert slide.mpp == 0.499
+        patch = slide.read(800, 1500, extent=513.026, size=128)
+        reference = slide.region(800, 1500, level=0, width=513, height=513)
+    small = np.asarray(reference.resize((128, 128), Image.Resampling.BOX)).astype(float)
+    assert np.abs(patch - small).mean() < 8
+    assert np.corrcoef(patch.ravel(), small.ravel())[0, 1] > 0.97
