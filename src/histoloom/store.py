@@ -218,7 +218,8 @@ class Run:
     def publish(self, stage: str, artifact: Artifact) -> None:
         """Give the finished build its place by a rename; what stood there moves to ``superseded/``."""
         building = self.building(stage)
-        shutil.rmtree(building / "checkpoints", ignore_errors=True)
+        for checkpoints in sorted(building.rglob("checkpoints")):
+            shutil.rmtree(checkpoints)
         (building / "building.json").unlink(missing_ok=True)
         write_json(building / "artifact.json", vars(artifact) | {"config": dict(artifact.config)})
         self.supersede(stage)

@@ -19,6 +19,7 @@ from histoloom.config import AutoencoderConfig
 from histoloom.store import read_json, replacing, write_json
 
 NORM_GROUPS = 32
+SMOOTHING_CHANNELS = 16
 
 
 class Autoencoder(nn.Module):
@@ -43,7 +44,7 @@ class Autoencoder(nn.Module):
         )
         self.decoder = Decoder(
             in_channels=config.code_dim,
-            out_channels=folded,
+            out_channels=folded if config.stem == 1 else SMOOTHING_CHANNELS * config.stem**2,
             up_block_types=("UpDecoderBlock2D",) * len(widths),
             block_out_channels=widths,
             layers_per_block=config.blocks,
@@ -51,6 +52,7 @@ class Autoencoder(nn.Module):
             act_fn="silu",
             mid_block_add_attention=config.attention,
         )
+        self.smoothing = nn.Identity() if config.stem == 1 else _smoothing()
         self.quantizer = Quantizer(
             config.codes, dim=config.code_dim, decay=config.codebook_decay, restart_below=config.restart_below
         )
@@ -69,12 +71,14 @@ class Autoencoder(nn.Module):
 
     def decode_codes(self, q_NCHW: Tensor) -> Tensor:
         """Quantised latents to images."""
-        return F.pixel_shuffle(self.decoder(q_NCHW), self.config.stem)
+        return self.smoothing(F.pixel_shuffle(self.decoder(q_NCHW), self.config.stem))
 
     @property
     def last_layer(self) -> Tensor:
         """The weights whose gradients balance the adversarial loss (Esser et al. 2021, equation 7)."""
-        return self.decoder.conv_out.weight
+        last = self.smoothing[-1] if isinstance(self.smoothing, nn.Sequential) else self.decoder.conv_out
+        assert isinstance(last, nn.Conv2d), "the decoder ends with a convolution"
+        return last.weight
 
     def save(self, folder: Path) -> None:
         """Write ``autoencoder.safetensors`` and ``autoencoder.json``."""
@@ -88,6 +92,15 @@ class Autoencoder(nn.Module):
         model = Autoencoder(AutoencoderConfig.model_validate(read_json(folder / "autoencoder.json")))
         model.load_state_dict(load_file(folder / "autoencoder.safetensors"))
         return model.eval().requires_grad_(False)
+
+
+def _smoothing() -> nn.Sequential:
+    """Convolutions at full resolution: unfolded pixels alone show the grid that they were folded in."""
+    return nn.Sequential(
+        nn.Conv2d(SMOOTHING_CHANNELS, SMOOTHING_CHANNELS, 3, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(SMOOTHING_CHANNELS, 3, 3, padding=1),
+    )
 
 
 def to_float(images_NHWC: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import mean
 
 from histoloom.clustering.indices import INDICES, LARGER_IS_BETTER
 
@@ -30,7 +31,7 @@ def choose_k(table: Mapping[int, Mapping[str, float]]) -> Choice:
     ranks = {index: _ranking(table, index=index) for index in INDICES}
     by_index = {index: ranking[0] for index, ranking in ranks.items()}
     votes = Counter(by_index.values())
-    mean_rank = {k: sum(ranking.index(k) for ranking in ranks.values()) for k in table}
+    mean_rank = {k: mean(ranking.index(k) for ranking in ranks.values()) for k in table}
     k = min(table, key=lambda k: (-votes[k], mean_rank[k], k))
     return Choice(
         k=k, rule=RULE, votes={k: votes[k] for k in sorted(table)}, by_index=by_index, evidence=_evidence(votes[k], k=k)

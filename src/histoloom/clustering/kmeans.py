@@ -11,11 +11,13 @@ STARTS = 4
 
 
 def kmeans_labels(x_ND: np.ndarray, *, k: int, seed: int) -> np.ndarray:
-    """Labels 0..k-1 of standardised features, the best of ``STARTS`` seeded starts; numbered by falling size."""
-    deviation_D = x_ND.std(axis=0)
-    scaled_ND = (x_ND - x_ND.mean(axis=0)) / np.where(deviation_D > 0, deviation_D, 1)
+    """Labels 0..k-1, the best of ``STARTS`` seeded starts by inertia; numbered by falling size.
+
+    Features are taken as they are: on pooled latents, giving every feature the same deviation first made the agreement
+    with true tissue worse.
+    """
     model = KMeans(n_clusters=k, n_init=STARTS, random_state=derive(seed, "kmeans", k) % 2**32)
-    return by_falling_size(model.fit_predict(scaled_ND), k=k)
+    return by_falling_size(model.fit_predict(x_ND), k=k)
 
 
 def by_falling_size(labels_N: np.ndarray, *, k: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from histoloom.clustering.infomax import mutual_information
 from histoloom.clustering.kmeans import kmeans_labels
 from histoloom.clustering.losses import InfoMaxLoss
 from histoloom.devices import accelerator, is_main_process
+from histoloom.errors import UserError
 from histoloom.progress import meter
 from histoloom.seeding import derive, numpy_generator
 from histoloom.stages import EventLog, StageContext
@@ -33,6 +34,7 @@ Probabilities = dict[int, np.ndarray]
 def run(context: StageContext) -> None:
     """Train on the training split, keep the best restart, predict every patch, choose k."""
     latents = LatentSet.open(context.inputs["latents"])
+    _check_enough(context, n=len(latents.rows(split="train")))
     restarts = range(context.config.clusters.restarts)
     trained = [_train(context, latents=latents, restart=restart) for restart in restarts]
     if not is_main_process():
@@ -40,6 +42,8 @@ def run(context: StageContext) -> None:
     train_rows = latents.rows(split="train")
     objectives = [objective(predict(clusterer, latents, rows=train_rows)) for clusterer in trained]
     best = int(np.argmax(objectives))
+    for event in EventLog(context.out / f"restart-{best}" / "log.jsonl").read():
+        context.log.write(event)
     context.say(f"restart {best} of {len(trained)} kept: information {objectives[best]:.3f} of 1")
     clusterer = trained[best]
     sizes = {k: torch.from_numpy(_sizes(p_NK, k=k)) for k, p_NK in predict(clusterer, latents, rows=train_rows).items()}
@@ -47,6 +51,15 @@ def run(context: StageContext) -> None:
     clusterer.save(context.out)
     _write_predictions(context, latents=latents, clusterer=clusterer)
     _write_validity(context, latents=latents)
+
+
+def _check_enough(context: StageContext, *, n: int) -> None:
+    largest = max(context.config.clusters.k)
+    if n <= largest:
+        raise UserError(
+            f"{n} training patches cannot make {largest} clusters; "
+            "raise patches.count, lower clusters.k, or lower patches.split.holdout"
+        )
 
 
 def _train(context: StageContext, *, latents: LatentSet, restart: int) -> Clusterer:

@@ -21,7 +21,7 @@ from histoloom.slides.extract import Extraction, Survey, extract, survey
 from histoloom.slides.grid import smaller_than_patch
 from histoloom.slides.inventory import find_slides, none_usable
 from histoloom.slides.sampling import Field, Positions, allocate, draw, held_out, patch_extent
-from histoloom.slides.workers import run_jobs
+from histoloom.slides.workers import Workers
 from histoloom.stages import StageContext
 from histoloom.store import disk_errors_explained, replacing, write_json
 
@@ -40,16 +40,17 @@ def run(context: StageContext) -> None:
     config = context.config
     _check_count(config.patches.count, config=config, what="patches.count is")
     leave_out = partial(_leave_out, say=context.say)
-    with disk_errors_explained(context.out):
+    with disk_errors_explained(context.out), Workers(config.runtime.workers) as workers:
         _prepare(context.out)
         entries = _found(context)
         entries = leave_out(entries, reasons=_too_small(entries, config=config.patches))
         _remark(entries, context=context)
-        fields, reasons = _surveyed(entries, context=context)
+        fields, reasons = _surveyed(entries, context=context, workers=workers)
         entries = leave_out(entries, reasons=reasons)
         positions, reasons = _drawn(entries, fields=fields, config=config)
         entries = leave_out(entries, reasons=reasons)
-        entries = leave_out(entries, reasons=_extracted(entries, fields=fields, positions=positions, context=context))
+        reasons = _extracted(entries, fields=fields, positions=positions, context=context, workers=workers)
+        entries = leave_out(entries, reasons=reasons)
         _write_tables(entries, fields=fields, positions=positions, context=context)
 
 
@@ -122,13 +123,13 @@ def _remark(entries: Entries, *, context: StageContext) -> None:
         context.say(f"slides.mpp {config.slides.mpp:g} is not used: every slide, or its table, says its own")
 
 
-def _surveyed(entries: Entries, *, context: StageContext) -> tuple[dict[str, Field], Reasons]:
+def _surveyed(entries: Entries, *, context: StageContext, workers: Workers) -> tuple[dict[str, Field], Reasons]:
     """Each usable slide's geometry and tissue; writes the thumbnails."""
     config = context.config
     usable = [entry for entry in entries if entry.usable]
     jobs = [Survey(entry, context.out / "thumbnails" / f"{entry.slide_id}.jpg") for entry in usable]
     fields, reasons = {}, {}
-    done = run_jobs(survey, jobs=jobs, workers=config.runtime.workers, label="thumbnails")
+    done = workers.run(survey, jobs=jobs, label="thumbnails")
     for entry, result in zip(usable, done, strict=True):
         if result.tissue is None:
             reasons[entry.slide_id] = result.reason
@@ -165,7 +166,12 @@ def _area(entry: SlideEntry, *, field: Field, config: PatchesConfig) -> float:
 
 
 def _extracted(
-    entries: Entries, *, fields: Mapping[str, Field], positions: Mapping[str, Positions], context: StageContext
+    entries: Entries,
+    *,
+    fields: Mapping[str, Field],
+    positions: Mapping[str, Positions],
+    context: StageContext,
+    workers: Workers,
 ) -> Reasons:
     """Write each usable slide's patches; returns why some could not be read."""
     jobs = [
@@ -180,7 +186,7 @@ def _extracted(
         for entry in entries
         if entry.usable
     ]
-    reasons = run_jobs(extract, jobs=jobs, workers=context.config.runtime.workers, label="patches")
+    reasons = workers.run(extract, jobs=jobs, label="patches")
     return {job.entry.slide_id: reason for job, reason in zip(jobs, reasons, strict=True) if reason is not None}
 
 

@@ -6,11 +6,12 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,46 +22,58 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def run_jobs(
-    function: Callable[[Job], Result], *, jobs: Sequence[Job], workers: int | None, label: str
-) -> list[Result]:
-    """``function`` of every job, in the jobs' order.
+class Workers:
+    """Up to ``count`` processes that read slides; used with ``with``, and started when there is first work for two.
 
-    One worker, or one job, runs in this process; more run in fresh processes (spawned, since OpenSlide and torch do
-    not survive a fork), so ``function`` must be importable. ``workers`` None means one a core. What ``function``
-    raises is raised here, and the other jobs are given up.
+    They are fresh processes (spawned, since OpenSlide and torch do not survive a fork), so what they run must be
+    importable. ``count`` None means one a core; one works in this process.
     """
-    count = min(workers or os.cpu_count() or 1, len(jobs))
-    with _progress() as progress:
-        task = progress.add_task(label, total=len(jobs))
-        if count <= 1:
-            return [_done(function(job), progress=progress, task=task) for job in jobs]
-        return _in_processes(function, jobs=jobs, count=count, advance=lambda: progress.advance(task))
 
+    def __init__(self, count: int | None) -> None:
+        self._count = count or os.cpu_count() or 1
+        self._executor: ProcessPoolExecutor | None = None
 
-def _done(result: Result, *, progress: Progress, task: int) -> Result:
-    progress.advance(task)  # type: ignore[arg-type]
-    return result
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
 
-def _in_processes(
-    function: Callable[[Job], Result], *, jobs: Sequence[Job], count: int, advance: Callable[[], None]
-) -> list[Result]:
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent)
-    try:
-        futures = [executor.submit(function, job) for job in jobs]
-        for future in as_completed(futures):
-            future.result()
-            advance()
-        return [future.result() for future in futures]
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a process that read slides was ended from outside, most often for want of memory; run the same command "
-            f"again with fewer of them: --set runtime.workers={max(1, count // 2)}"
-        ) from error
-    finally:
-        executor.shutdown(cancel_futures=True)
+    def run(self, function: Callable[[Job], Result], *, jobs: Sequence[Job], label: str) -> list[Result]:
+        """``function`` of every job, in the jobs' order; what it raises is raised here."""
+        with _progress() as progress:
+            task = progress.add_task(label, total=len(jobs))
+            results = self._results(function, jobs=jobs)
+            done: dict[int, Result] = {}
+            for index, result in results:
+                done[index] = result
+                progress.advance(task)
+        return [done[index] for index in range(len(jobs))]
+
+    def _results(self, function: Callable[[Job], Result], *, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+        """Number and result of each job, as they come."""
+        if min(self._count, len(jobs)) <= 1:
+            yield from ((index, function(job)) for index, job in enumerate(jobs))
+            return
+        try:
+            numbers = {self._pool(len(jobs)).submit(function, job): index for index, job in enumerate(jobs)}
+            for future in as_completed(numbers):
+                yield numbers[future], future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that read slides was ended from outside, most often for want of memory; run the same "
+                f"command again with fewer of them: --set runtime.workers={max(1, self._count // 2)}"
+            ) from error
+
+    def _pool(self, jobs: int) -> ProcessPoolExecutor:
+        if self._executor is None:
+            context = multiprocessing.get_context("spawn")
+            count = min(self._count, jobs)
+            self._executor = ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent)
+        return self._executor
 
 
 def _end_with_parent() -> None:
