@@ -19,7 +19,7 @@ from histoloom.stages import EventLog
 from histoloom.training import Player, Task, Tick, train
 
 N = 50
-CPU = RuntimeConfig(device="cpu", checkpoint_seconds=0)
+CPU = RuntimeConfig(device="cpu", precision="fp32", checkpoint_seconds=0)
 
 
 class Interrupted(Exception):

@@ -6,6 +6,7 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +36,22 @@ def resolve_precision(precision: str, *, device: str) -> str:
         if precision == "fp16" and not device.startswith("cuda"):
             raise UserError(f"runtime.precision fp16 needs a CUDA device, not {device}; use fp32 or bf16")
         return precision
-    return "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
+    fast = torch.cuda.is_bf16_supported() if device.startswith("cuda") else device == "cpu" and _cpu_computes_in_bf16()
+    return "bf16" if fast else "fp32"
+
+
+def _cpu_computes_in_bf16() -> bool:
+    """Whether the CPU has instructions for it (AVX512-BF16, AMX); elsewhere it would be emulated, and slow."""
+    return "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
+
+
+@lru_cache(maxsize=1)
+def _cpu_flags() -> frozenset[str]:
+    described = Path("/proc/cpuinfo")
+    if not described.is_file():
+        return frozenset()
+    lines = described.read_text(encoding="utf-8", errors="replace").splitlines()
+    return frozenset(word for line in lines if line.startswith("flags") for word in line.split())
 
 
 def accelerator(runtime: RuntimeConfig) -> Accelerator:

@@ -19,7 +19,8 @@ from histoloom.config import AutoencoderConfig
 from histoloom.store import read_json, replacing, write_json
 
 NORM_GROUPS = 32
-SMOOTHING_CHANNELS = 16
+HEAD_CHANNELS = {4: 24, 2: 12}
+"""width after unfolding by two, at a fourth of the resolution and at half of it"""
 
 
 class Autoencoder(nn.Module):
@@ -44,7 +45,7 @@ class Autoencoder(nn.Module):
         )
         self.decoder = Decoder(
             in_channels=config.code_dim,
-            out_channels=folded if config.stem == 1 else SMOOTHING_CHANNELS * config.stem**2,
+            out_channels=3 if config.stem == 1 else 4 * HEAD_CHANNELS[config.stem],
             up_block_types=("UpDecoderBlock2D",) * len(widths),
             block_out_channels=widths,
             layers_per_block=config.blocks,
@@ -52,7 +53,7 @@ class Autoencoder(nn.Module):
             act_fn="silu",
             mid_block_add_attention=config.attention,
         )
-        self.smoothing = nn.Identity() if config.stem == 1 else _smoothing()
+        self.head = unfolding_head(config.stem, last=self.decoder.conv_out)
         self.quantizer = Quantizer(
             config.codes, dim=config.code_dim, decay=config.codebook_decay, restart_below=config.restart_below
         )
@@ -71,12 +72,12 @@ class Autoencoder(nn.Module):
 
     def decode_codes(self, q_NCHW: Tensor) -> Tensor:
         """Quantised latents to images."""
-        return self.smoothing(F.pixel_shuffle(self.decoder(q_NCHW), self.config.stem))
+        return self.head(self.decoder(q_NCHW))
 
     @property
     def last_layer(self) -> Tensor:
         """The weights whose gradients balance the adversarial loss (Esser et al. 2021, equation 7)."""
-        last = self.smoothing[-1] if isinstance(self.smoothing, nn.Sequential) else self.decoder.conv_out
+        last = self.head[-1] if len(self.head) else self.decoder.conv_out
         assert isinstance(last, nn.Conv2d), "the decoder ends with a convolution"
         return last.weight
 
@@ -94,13 +95,28 @@ class Autoencoder(nn.Module):
         return model.eval().requires_grad_(False)
 
 
-def _smoothing() -> nn.Sequential:
-    """Convolutions at full resolution: unfolded pixels alone show the grid that they were folded in."""
-    return nn.Sequential(
-        nn.Conv2d(SMOOTHING_CHANNELS, SMOOTHING_CHANNELS, 3, padding=1),
-        nn.SiLU(),
-        nn.Conv2d(SMOOTHING_CHANNELS, 3, 3, padding=1),
-    )
+def unfolding_head(stem: int, *, last: nn.Conv2d) -> nn.Sequential:
+    """What unfolds the decoder's ``last`` channels to pixels, by twos, with a convolution after each unfolding.
+
+    One unfolding by four, with nothing behind it, showed its grid in every reconstruction.
+    """
+    layers: list[nn.Module] = []
+    before, scale = last, stem
+    while scale > 1:
+        wide = HEAD_CHANNELS[scale]
+        _alike_subpixels(before)
+        after = nn.Conv2d(wide, 3 if scale == 2 else 4 * HEAD_CHANNELS[scale // 2], 3, padding=1)
+        layers += [nn.PixelShuffle(2), nn.SiLU(), after]
+        before, scale = after, scale // 2
+    return nn.Sequential(*layers)
+
+
+@torch.no_grad()
+def _alike_subpixels(layer: nn.Conv2d) -> None:
+    """Start with four equal subpixels, so that unfolding starts without a grid (Aitken et al. 2017)."""
+    assert layer.bias is not None, "made with a bias"
+    layer.weight.copy_(layer.weight[::4].repeat_interleave(4, dim=0))
+    layer.bias.copy_(layer.bias[::4].repeat_interleave(4))
 
 
 def to_float(images_NHWC: Tensor) -> Tensor:
