@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ STAGES = (
         "histoloom.atlas.stage:run",
     ),
 )
+MEMORY_SECONDS, NOTE_SECONDS = 0.25, 10.0
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
@@ -181,23 +182,19 @@ def _agreed(run: Run, value: bool) -> bool:  # noqa: FBT001 - the one thing that
 def _build(run: Run, stage: Stage, *, wanted: Mapping[str, str]) -> None:
     out = run.begin(stage.name, wanted=wanted[stage.name])
     logger.info("%s: started", stage.name)
-    started = time.monotonic()
-    with _peak_memory() as peak:
-        try:
-            _entry(stage)(_context(run, stage, out=out))
-        finally:
-            seconds = run.spent(stage.name, seconds=time.monotonic() - started)
+    with _watched(run, stage.name) as usage:
+        _entry(stage)(_context(run, stage, out=out))
     artifact = Artifact(
         stage=stage.name,
         format=stage.format,
         fingerprint=wanted[stage.name],
         config=_slice(run.config, stage),
         inputs={name: wanted[name] for name in stage.inputs},
-        seconds=round(seconds, 1),
-        peak_memory_mb=round(peak[0], 1),
+        seconds=round(usage.seconds, 1),
+        peak_memory_mb=round(usage.peak_mb, 1),
     )
     run.publish(stage.name, artifact)
-    logger.info("%s: done in %.0f s, peak memory %.0f MB", stage.name, seconds, peak[0])
+    logger.info("%s: done in %.0f s, peak memory %.0f MB", stage.name, usage.seconds, usage.peak_mb)
 
 
 def _entry(stage: Stage) -> Any:
@@ -220,23 +217,41 @@ def _names_digest(run: Run) -> str:
     return fingerprint(path.read_text(encoding="utf-8") if path.is_file() else "")
 
 
+@dataclass
+class Usage:
+    """What a stage took: ``seconds`` over all its calls, killed ones too; ``peak_mb`` of memory in this one."""
+
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+
+
 @contextmanager
-def _peak_memory() -> Iterator[list[float]]:
-    """A list whose one number is the most resident memory, MB, of this process and its children in the block."""
-    peak, stop = [0.0], threading.Event()
+def _watched(run: Run, stage: str) -> Iterator[Usage]:
+    """Measure the block; the time is noted as it passes, so that a kill loses little of it."""
+    usage, stop, noted = Usage(), threading.Event(), time.monotonic()
+
+    def note() -> None:
+        nonlocal noted
+        now = time.monotonic()
+        usage.seconds = run.spent(stage, seconds=now - noted)
+        noted = now
 
     def watch() -> None:
-        while not stop.is_set():
-            peak[0] = max(peak[0], _resident_mb())
-            stop.wait(0.25)
+        while not stop.wait(MEMORY_SECONDS):
+            usage.peak_mb = max(usage.peak_mb, _resident_mb())
+            if time.monotonic() - noted > NOTE_SECONDS:
+                with suppress(OSError):  # a full disk is the stage's to report
+                    note()
 
+    usage.peak_mb = _resident_mb()
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield peak
+        yield usage
     finally:
         stop.set()
         thread.join()
+        note()
 
 
 def _resident_mb() -> float:
