@@ -55,7 +55,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a file so that a crash leaves the old one or the new one, never a part."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)

@@ -9,6 +9,7 @@ micro-batch of one process.
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import math
 import time
@@ -30,7 +31,7 @@ from histoloom.errors import TrainingDiverged, UserError
 from histoloom.progress import meter
 from histoloom.seeding import permutation, torch_generator
 from histoloom.stages import EventLog
-from histoloom.store import replacing
+from histoloom.store import write_bytes
 from histoloom.tasks import Batch, Player, Task, Tick, Trained
 
 __all__ = ["Batch", "Player", "Task", "Tick", "Trained", "train"]
@@ -244,8 +245,10 @@ class _Loop:
             "counted": self.counted,
             "events": self.events,
         }
-        with replacing(self.checkpoint) as temporary:
-            torch.save(state, temporary)
+        # Through memory: torch's own writer hides from us why a write failed.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes(self.checkpoint, buffer.getbuffer())
 
     def resume(self) -> None:
         """Take the state of the last checkpoint, where there is one."""

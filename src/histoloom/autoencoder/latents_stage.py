@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +69,15 @@ def _open_outputs(out: Path, *, n: int, config: Config) -> tuple[np.memmap, np.m
         fresh = not (out / "encoded.json").is_file()
         mode = "w+" if fresh else "r+"
         maps.append(np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape if fresh else None))
+        _reserve(path)
     return maps[0], maps[1]
+
+
+def _reserve(path: Path) -> None:
+    """Take the file's blocks now: a memory map over blocks that a full disk cannot give kills the process."""
+    with path.open("rb+") as file:
+        if sys.platform == "linux":
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def code_use(indices_NHW: torch.Tensor, *, codes: int) -> np.ndarray:

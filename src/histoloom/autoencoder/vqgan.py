@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.vae import Decoder, Encoder
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from histoloom.autoencoder.quantizer import Quantized, Quantizer
 from histoloom.config import AutoencoderConfig
-from histoloom.store import read_json, replacing, write_json
+from histoloom.store import read_json, write_bytes, write_json
 
 NORM_GROUPS = 32
 HEAD_CHANNELS = {4: 24, 2: 12}
@@ -83,8 +83,8 @@ class Autoencoder(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write ``autoencoder.safetensors`` and ``autoencoder.json``."""
-        with replacing(folder / "autoencoder.safetensors") as temporary:
-            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, temporary)
+        weights = save({name: value.contiguous() for name, value in self.state_dict().items()})
+        write_bytes(folder / "autoencoder.safetensors", weights)
         write_json(folder / "autoencoder.json", self.config.model_dump(mode="json"))
 
     @staticmethod

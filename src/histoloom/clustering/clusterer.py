@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from histoloom.clustering.infomax import Heads, InfoMaxNet, probabilities
-from histoloom.store import read_json, replacing, write_json
+from histoloom.store import read_json, write_bytes, write_json
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Clusterer(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write ``clusterer.safetensors`` and ``clusterer.json``."""
-        with replacing(folder / "clusterer.safetensors") as temporary:
-            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, temporary)
+        weights = save({name: value.contiguous() for name, value in self.state_dict().items()})
+        write_bytes(folder / "clusterer.safetensors", weights)
         write_json(folder / "clusterer.json", vars(self.architecture) | {"ks": list(self.architecture.ks)})
 
     @staticmethod

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 
 from histoloom.autoencoder.latents import LatentSet
@@ -23,7 +23,7 @@ from histoloom.errors import UserError
 from histoloom.progress import meter
 from histoloom.seeding import derive, numpy_generator
 from histoloom.stages import EventLog, StageContext
-from histoloom.store import replacing, write_json
+from histoloom.store import write_bytes, write_json
 from histoloom.training import Player, Task, train
 
 CHUNK = 256
@@ -116,8 +116,8 @@ def _sizes(p_NK: np.ndarray, *, k: int) -> np.ndarray:
 def _write_predictions(context: StageContext, *, latents: LatentSet, clusterer: Clusterer) -> None:
     """``probabilities.safetensors`` and ``index.parquet``."""
     predicted = predict(clusterer, latents, rows=np.arange(len(latents)))
-    with replacing(context.out / "probabilities.safetensors") as temporary:
-        save_file({f"k{k}": np.ascontiguousarray(p_NK) for k, p_NK in predicted.items()}, temporary)
+    stored = save({f"k{k}": np.ascontiguousarray(p_NK) for k, p_NK in predicted.items()})
+    write_bytes(context.out / "probabilities.safetensors", stored)
     labels = {f"k{k}": p_NK.argmax(axis=1).astype(np.int32) for k, p_NK in predicted.items()}
     table = pd.DataFrame({"patch_id": latents.table["patch_id"], **labels})
     table.to_parquet(context.out / "index.parquet", index=False)

@@ -12,7 +12,7 @@ from histoloom.devices import is_main_process
 from histoloom.diffusion.conditions import Conditions
 from histoloom.diffusion.generator import Facts
 from histoloom.diffusion.losses import DiffusionLoss
-from histoloom.diffusion.unet import make_unet
+from histoloom.diffusion.unet import make_unet, save_unet
 from histoloom.seeding import derive
 from histoloom.stages import StageContext
 from histoloom.store import write_json
@@ -50,8 +50,7 @@ def run(context: StageContext) -> None:
         log=context.log,
     )
     if is_main_process():
-        model = trained.modules["unet"]
-        model.save_pretrained(context.out / "unet", safe_serialization=True)  # type: ignore[operator]
+        save_unet(trained.modules["unet"], context.out / "unet")
         write_json(context.out / "generator.json", facts.as_json())
 
 

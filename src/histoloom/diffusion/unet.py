@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from diffusers import UNet2DModel
+from safetensors.torch import save
+from torch import nn
 
 from histoloom.config import DiffusionConfig
+from histoloom.store import write_bytes
 
 NORM_GROUPS = 32
 HEAD_CHANNELS = 32
@@ -32,3 +36,12 @@ def make_unet(config: DiffusionConfig, *, shape: tuple[int, int, int], condition
         dropout=config.dropout,
         num_class_embeds=conditions,
     )
+
+
+def save_unet(unet: nn.Module, folder: Path) -> None:
+    """Write ``config.json`` and the weights as ``UNet2DModel.from_pretrained`` reads them."""
+    assert isinstance(unet, UNet2DModel), "made by make_unet"
+    folder.mkdir(exist_ok=True)
+    unet.save_config(folder)
+    weights = {name: value.contiguous().cpu() for name, value in unet.state_dict().items()}
+    write_bytes(folder / "diffusion_pytorch_model.safetensors", save(weights, metadata={"format": "pt"}))
