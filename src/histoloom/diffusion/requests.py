@@ -33,7 +33,12 @@ def draw_request(path: Path, request: Request, *, out: Path) -> Path:
     """
     generator = Generator.load(path)
     sampler = sampler_of(request, default=generator.facts.sampler)
-    wanted = asdict(request) | {"n": 0, "tissues": list(request.tissues), "generator": generator.digest(), "sampler": sampler.model_dump(mode="json")}
+    wanted = asdict(request) | {
+        "n": 0,
+        "tissues": list(request.tissues),
+        "generator": generator.digest(),
+        "sampler": sampler.model_dump(mode="json"),
+    }
     orders, tissue_of = _orders(generator, request)
     with disk_errors_explained(out):
         _claim(out, wanted=wanted)
