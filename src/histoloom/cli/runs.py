@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -68,7 +69,7 @@ def run(
         _print_status(opened)
         return
     pipeline.execute(opened, until=until)
-    if until == pipeline.STAGE_NAMES[-1]:
+    if until == pipeline.STAGE_NAMES[-1] and int(os.environ.get("RANK", "0")) == 0:
         typer.echo((opened.path / "report.html").resolve())
 
 
