@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
 from histoloom.config import RuntimeConfig
@@ -64,9 +65,11 @@ def accelerator(runtime: RuntimeConfig) -> Accelerator:
     return _accelerator(device == "cpu", resolve_precision(runtime.precision, device=device))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)
 def _accelerator(cpu: bool, precision: str) -> Accelerator:  # noqa: FBT001 - the cache's key
     mixed = "no" if precision == "fp32" else precision
+    # accelerate keeps one precision for a process's whole life; a second run in it may want another.
+    AcceleratorState._reset_state()
     # Stages that run on the main process alone keep the others waiting for as long as they take.
     patience = InitProcessGroupKwargs(timeout=timedelta(days=14))
     return Accelerator(cpu=cpu, mixed_precision=mixed, kwargs_handlers=[patience])

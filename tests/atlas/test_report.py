@@ -15,6 +15,7 @@ from histoloom.atlas.evidence import number
 from histoloom.atlas.page import render
 from histoloom.atlas.paper import INDEX_TITLES, ROWS
 from histoloom.atlas.source import STAGES, RunSource
+from histoloom.config import read_preset
 from histoloom.names import add_name
 from histoloom.store import Run, read_json, write_json
 
@@ -186,7 +187,7 @@ def test_truth_costs_and_settings_are_shown(document: Document) -> None:
     assert costs[1] == ["patches", "10 s", "512 MB"]
     assert costs[-1][0] == "all"
     assert ["packages", "torch 2.13.0"] in document.table("Environment")
-    assert "per_cluster: 16" in document.text
+    assert f"per_cluster: {read_preset('cpu')['samples']['per_cluster']}" in document.text
 
 
 def test_names_are_shown_and_cannot_become_markup(finished: Run) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 from PIL import Image
@@ -118,7 +119,10 @@ def test_a_broken_slide_among_good_ones_is_left_out(
     done = histoloom("run", tmp_path / "run", "--until", "patches")
     assert done.returncode == 0, done.stderr
     assert "bad.svs" in done.stderr
-    assert Run.open(tmp_path / "run").artifact("patches") is not None
+    status = pd.read_parquet(tmp_path / "run" / "patches" / "slides.parquet").set_index("slide_id")["status"]
+    assert status["good"] == status["fine"] == "ok"
+    assert len(status) == 3
+    assert status["bad"] != "ok"
 
 
 def test_a_typo_in_a_setting(slides: Path, tmp_path: Path) -> None:
