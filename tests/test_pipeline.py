@@ -41,6 +41,7 @@ def test_every_stage_is_done_and_says_of_itself(tiny_run: Path) -> None:
         assert artifact["peak_memory_mb"] > 10
         assert not (tiny_run / stage.name / "checkpoints").exists()
     assert (tiny_run / "report.html").stat().st_size > 10_000
+    assert (tiny_run / "report.html").read_bytes() == (tiny_run / "report" / "report.html").read_bytes()
 
 
 def test_rows_join_by_patch_id(tiny_run: Path) -> None:
