@@ -14,7 +14,7 @@ from histoloom.cli import analyse, generate, runs
 from histoloom.errors import UserError
 from histoloom.store import disk_errors_explained
 
-# Threads that wait for each other otherwise burn a core each: beside one busy process, training took 7 times longer.
+# Threads that wait for each other otherwise burn a core each: beside other work, a step once took 7 times longer.
 # Read by OpenMP when torch is imported, which no module here does at import.
 SPIN_COUNT = "3000"
 
