@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -72,7 +73,14 @@ def _accelerator(cpu: bool, precision: str) -> Accelerator:  # noqa: FBT001 - th
     AcceleratorState._reset_state()
     # Stages that run on the main process alone keep the others waiting for as long as they take.
     patience = InitProcessGroupKwargs(timeout=timedelta(days=14))
+    atexit.register(_leave_group)
     return Accelerator(cpu=cpu, mixed_precision=mixed, kwargs_handlers=[patience])
+
+
+def _leave_group() -> None:
+    """End the group's threads; a process that finishes while they run is at times aborted after all its work."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def process_count() -> int:
