@@ -153,6 +153,10 @@ class LatentsConfig(Section):
     """How patches are encoded."""
 
     dtype: Literal["float32", "float16"] = Field("float32", description="of the stored latents")
+    stain_views: int = Field(
+        2, ge=0, description="copies of each patch in other stains, encoded too: what the clusters learn to ignore"
+    )
+    stain_jitter: PositiveFloat = Field(0.25, description="deviation of the logarithm of each stain's gain")
 
 
 class ClustersConfig(Section):
@@ -160,7 +164,7 @@ class ClustersConfig(Section):
 
     k: tuple[int, ...] = Field(tuple(range(10, 17)), min_length=1, description="the sweep")
     channels: PositiveInt = Field(64, description="width of the convolutional features")
-    marginal_weight: PositiveFloat = Field(4.0, description="of the marginal entropy against the conditional")
+    marginal_weight: PositiveFloat = Field(2.0, description="of the marginal entropy against the conditional")
     consistency: Literal["augment", "vat", "both"] = "augment"
     consistency_weight: PositiveFloat = 1.0
     restarts: PositiveInt = Field(1, description="trainings; the best by the objective is kept")

@@ -50,7 +50,7 @@ class Stage:
 STAGES = (
     Stage("patches", ("patches",), (), "histoloom.slides.stage:run"),
     Stage("autoencoder", ("autoencoder",), ("patches",), "histoloom.autoencoder.stage:run", trains=True),
-    Stage("latents", ("latents",), ("patches", "autoencoder"), "histoloom.autoencoder.latents_stage:run"),
+    Stage("latents", ("latents",), ("patches", "autoencoder"), "histoloom.autoencoder.latents_stage:run", format=2),
     Stage("clusters", ("clusters",), ("latents",), "histoloom.clustering.stage:run", trains=True),
     Stage("diffusion", ("diffusion",), ("latents", "clusters"), "histoloom.diffusion.stage:run", trains=True),
     Stage("samples", ("samples",), ("autoencoder", "clusters", "diffusion"), "histoloom.diffusion.samples_stage:run"),

@@ -50,3 +50,12 @@ def test_equal_votes_go_to_the_better_mean_rank() -> None:
 @pytest.mark.parametrize("order", [(5, 3), (3, 5)])
 def test_equal_in_everything_goes_to_the_smaller_k(order: tuple[int, int]) -> None:
     assert choose_k(table(dict.fromkeys(order, (1, 1, 1, 1, 1)))).k == 3
+
+
+def test_a_k_with_an_empty_cluster_is_passed_over_while_another_is_there() -> None:
+    choice = choose_k(table(PAPER), empty={14: 1, 13: 0, 16: 2})
+    assert choice.passed_over == [14, 16]
+    assert choice.k in PAPER
+    assert choice.k not in (14, 16)
+    assert "k = 14, 16 left clusters empty" in choice.evidence
+    assert choose_k(table(PAPER), empty=dict.fromkeys(PAPER, 1)).k == 14

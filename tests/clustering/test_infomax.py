@@ -105,7 +105,7 @@ def trained(z_NChw: Tensor, *, config: ClustersConfig, steps: int) -> Clusterer:
             batch_size=len(z_NChw),
         )
         optimizer.zero_grad()
-        value, _ = loss(z_NChw, tick)
+        value, _ = loss(z_NChw[:, None], tick)
         value.backward()
         optimizer.step()
     return clusterer.eval()

@@ -45,6 +45,12 @@ class LatentSet:
         """Memory map of how often each patch uses each code, (n, codes), rows summing to 1."""
         return np.load(self.folder / "histograms.npy", mmap_mode="r")
 
+    @cached_property
+    def stain_views(self) -> np.ndarray | None:
+        """Memory map of the latents of each patch in other stains, (n, views, C, h, w); None where none were made."""
+        path = self.folder / "stain_views.npy"
+        return np.load(path, mmap_mode="r") if path.is_file() else None
+
     def __len__(self) -> int:
         return len(self.latents)
 
@@ -63,9 +69,18 @@ class LatentSet:
         z_NCHW = torch.from_numpy(np.asarray(self.latents[rows], dtype=np.float32))
         return normalise(z_NCHW, mean=torch.from_numpy(self.mean), std=torch.from_numpy(self.std))
 
+    def versions(self, rows: np.ndarray) -> Tensor:
+        """Each patch as it is, then in other stains, normalised, float32 (len(rows), 1 + views, C, h, w)."""
+        own_N1Chw = self.normalised(rows)[:, None]
+        if self.stain_views is None:
+            return own_N1Chw
+        views_NVChw = torch.from_numpy(np.asarray(self.stain_views[rows], dtype=np.float32))
+        views_NVChw = normalise(views_NVChw, mean=torch.from_numpy(self.mean), std=torch.from_numpy(self.std))
+        return torch.cat([own_N1Chw, views_NVChw], dim=1)
+
 
 def normalise(z_NCHW: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
-    """Measured mean and deviation of each channel taken off."""
+    """Measured mean and deviation of each channel taken off; more dimensions may come first."""
     return (z_NCHW - mean.to(z_NCHW)[:, None, None]) / std.to(z_NCHW)[:, None, None]
 
 

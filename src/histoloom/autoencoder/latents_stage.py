@@ -14,7 +14,9 @@ from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.config import Config
 from histoloom.devices import accelerator, autocast
 from histoloom.progress import meter
+from histoloom.seeding import torch_generator
 from histoloom.slides.patch_set import PatchSet
+from histoloom.slides.stain import jitter_stain
 from histoloom.stages import StageContext
 from histoloom.store import read_json, write_json
 
@@ -34,43 +36,62 @@ def run(context: StageContext) -> None:
     context.say(f"encoded {len(latents):,} patches to {LatentSet.open(context.out).shape}; deviation {std.mean():.3f}")
 
 
-@torch.no_grad()
 def _encode_all(context: StageContext, *, model: Autoencoder, patches: PatchSet) -> None:
-    config = context.config
-    device = accelerator(config.runtime).device
-    model.to(device)
-    latents, histograms = _open_outputs(context.out, n=len(patches), config=config)
+    model.to(accelerator(context.config.runtime).device)
+    outputs = _open_outputs(context.out, n=len(patches), config=context.config)
     marker = context.out / "encoded.json"
     done = read_json(marker)["rows"] if marker.is_file() else 0
     with meter("encoding patches", total=len(patches), done=done) as progress:
         for start in range(done, len(patches), CHUNK):
             rows = np.arange(start, min(start + CHUNK, len(patches)))
-            with autocast(config.runtime):
-                z_NCHW = model.encode(to_float(torch.from_numpy(patches.images(rows)).to(device)))
-            indices_NHW = model.quantize(z_NCHW.float()).indices_NHW
-            latents[rows] = z_NCHW.float().cpu().numpy().astype(latents.dtype)
-            histograms[rows] = code_use(indices_NHW, codes=histograms.shape[1])
-            latents.flush()
-            histograms.flush()
+            encoded = _encode(patches.images(rows), model=model, config=context.config, start=start)
+            for name, values in encoded.items():
+                outputs[name][rows] = values.astype(outputs[name].dtype)
+                outputs[name].flush()
             write_json(marker, {"rows": int(rows[-1]) + 1})
             progress.advance(len(rows))
 
 
-def _open_outputs(out: Path, *, n: int, config: Config) -> tuple[np.memmap, np.memmap]:
-    auto = config.autoencoder
+@torch.no_grad()
+def _encode(images_NHWC: np.ndarray, *, model: Autoencoder, config: Config, start: int) -> dict[str, np.ndarray]:
+    """What each file holds of a chunk of patches; ``start`` is the number of its first."""
+    x_NCHW = to_float(torch.from_numpy(images_NHWC).to(accelerator(config.runtime).device))
+    restained = [
+        jitter_stain(
+            x_NCHW,
+            strength=config.latents.stain_jitter,
+            generator=torch_generator(config.seed, "latents", "stain", view, start),
+        )
+        for view in range(config.latents.stain_views)
+    ]
+    with autocast(config.runtime):
+        z_NChw, *views = (model.encode(seen_NCHW).float() for seen_NCHW in (x_NCHW, *restained))
+    encoded = {
+        "latents": z_NChw.cpu().numpy(),
+        "histograms": code_use(model.quantize(z_NChw).indices_NHW, codes=config.autoencoder.codes),
+    }
+    return encoded | ({"stain_views": torch.stack(views, dim=1).cpu().numpy()} if views else {})
+
+
+def _open_outputs(out: Path, *, n: int, config: Config) -> dict[str, np.memmap]:
+    auto, views = config.autoencoder, config.latents.stain_views
     side = config.patches.size // auto.factor
-    shapes = {
-        "latents": ((n, auto.code_dim, side, side), config.latents.dtype),
+    latent = (auto.code_dim, side, side)
+    shapes: dict[str, tuple[tuple[int, ...], str]] = {
+        "latents": ((n, *latent), config.latents.dtype),
         "histograms": ((n, auto.codes), "float32"),
     }
-    maps = []
+    if views:
+        shapes["stain_views"] = ((n, views, *latent), "float16")
+    fresh = not (out / "encoded.json").is_file()
+    maps = {}
     for name, (shape, dtype) in shapes.items():
         path = out / f"{name}.npy"
-        fresh = not (out / "encoded.json").is_file()
-        mode = "w+" if fresh else "r+"
-        maps.append(np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape if fresh else None))
+        maps[name] = np.lib.format.open_memmap(
+            path, mode="w+" if fresh else "r+", dtype=dtype, shape=shape if fresh else None
+        )
         _reserve(path)
-    return maps[0], maps[1]
+    return maps
 
 
 def _reserve(path: Path) -> None:

@@ -11,30 +11,41 @@ from histoloom.clustering.indices import INDICES, LARGER_IS_BETTER
 
 RULE = (
     "the k that is best in most of the five internal indices; a tie goes to the better mean rank over the indices, "
-    "then to the smaller k"
+    "then to the smaller k; a k that leaves a cluster empty is passed over while another does not"
 )
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen ``k``, how many indices vote for each k, which k each index prefers, and how to read that."""
+    """The chosen ``k``, the k that were not in question, each k's votes, each index's k, and how to read that."""
 
     k: int
     rule: str
+    passed_over: list[int]
     votes: dict[int, int]
     by_index: dict[str, int]
     evidence: str
 
 
-def choose_k(table: Mapping[int, Mapping[str, float]]) -> Choice:
-    """Choose among the k of ``table``, which holds the five indices of each."""
+def choose_k(table: Mapping[int, Mapping[str, float]], *, empty: Mapping[int, int] | None = None) -> Choice:
+    """Choose among the k of ``table``, which holds the five indices of each; ``empty``: each one's empty clusters."""
+    passed_over = sorted(k for k, count in (empty or {}).items() if count)
+    if len(passed_over) < len(table):
+        table = {k: values for k, values in table.items() if k not in passed_over}
+    else:
+        passed_over = []
     ranks = {index: _ranking(table, index=index) for index in INDICES}
     by_index = {index: ranking[0] for index, ranking in ranks.items()}
     votes = Counter(by_index.values())
     mean_rank = {k: mean(ranking.index(k) for ranking in ranks.values()) for k in table}
     k = min(table, key=lambda k: (-votes[k], mean_rank[k], k))
     return Choice(
-        k=k, rule=RULE, votes={k: votes[k] for k in sorted(table)}, by_index=by_index, evidence=_evidence(votes[k], k=k)
+        k=k,
+        rule=RULE,
+        passed_over=passed_over,
+        votes={k: votes[k] for k in sorted(table)},
+        by_index=by_index,
+        evidence=_evidence(votes[k], k=k, passed_over=passed_over),
     )
 
 
@@ -44,8 +55,9 @@ def _ranking(table: Mapping[int, Mapping[str, float]], *, index: str) -> list[in
     return sorted(table, key=lambda k: (sign * table[k][index], k))
 
 
-def _evidence(votes: int, *, k: int) -> str:
-    return (
+def _evidence(votes: int, *, k: int, passed_over: list[int]) -> str:
+    empty = f"k = {', '.join(map(str, passed_over))} left clusters empty and were passed over. " if passed_over else ""
+    return empty + (
         f"{votes} of {len(INDICES)} indices prefer k = {k}. Internal indices rank clusterings of the same data; they "
         "take values that look good on data without any clusters too, so this is no evidence that there are clusters."
     )

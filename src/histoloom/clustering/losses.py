@@ -15,7 +15,7 @@ from histoloom.clustering.infomax import (
     rim_loss,
     virtual_adversary,
 )
-from histoloom.clustering.views import ViewStrength, view
+from histoloom.clustering.views import ViewStrength, any_stain, view
 from histoloom.config import ClustersConfig
 from histoloom.training import Tick
 
@@ -23,17 +23,17 @@ ADVERSARY_RADIUS = 0.2
 
 
 class InfoMaxLoss:
-    """Batches are normalised latents (B, C, h, w)."""
+    """Batches are normalised latents of each patch in V >= 1 stains, (B, V, C, h, w): ``LatentSet.versions``."""
 
     def __init__(self, config: ClustersConfig, *, network: InfoMaxNet) -> None:
         self.config = config
         self.network = network
         self.strength = ViewStrength()
 
-    def __call__(self, z_BChw: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, z_BVChw: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
         """RIM on each view and the consistency between them, averaged over the heads."""
-        first_BChw = view(z_BChw, tick=tick, strength=self.strength)
-        second_BChw = self._second(z_BChw, tick=tick)
+        first_BChw = view(any_stain(z_BVChw, tick=tick), tick=tick, strength=self.strength)
+        second_BChw = self._second(any_stain(z_BVChw, tick=tick), tick=tick)
         both = probabilities(self.network(torch.cat([first_BChw, second_BChw])))
         losses, informations, agreements = [], [], []
         for p_2BK in both.values():

@@ -86,7 +86,7 @@ def _train(context: StageContext, *, latents: LatentSet, restart: int) -> Cluste
 
 def _reader(latents: LatentSet, rows: np.ndarray) -> Any:
     def read(places: np.ndarray) -> Tensor:
-        return latents.normalised(rows[places])
+        return latents.versions(rows[places])
 
     return read
 
@@ -143,7 +143,8 @@ def _write_validity(context: StageContext, *, latents: LatentSet) -> None:
                 progress.advance(1)
     write_json(context.out / "validity.json", entries)
     found = {e["k"]: {index: e[index] for index in INDICES} for e in entries if e["method"] == "infomax"}
-    choice = choose_k(found)
+    empty = {e["k"]: e["sizes"].count(0) for e in entries if e["method"] == "infomax"}
+    choice = choose_k(found, empty=empty)
     write_json(context.out / "choice.json", vars(choice))
     context.say(f"k = {choice.k}: {choice.evidence}")
 

@@ -1,7 +1,7 @@
-"""Two ways to see the same patch, in latent space: turned and flipped, cropped, its channels stretched and shifted.
+"""Two ways to see the same patch: in another stain, turned and flipped, cropped, its channels stretched and shifted.
 
-A change of stain is, to first order, a change of each colour's gain and offset; the jitter of the latents' channels
-stands in for it. Shapes: N patches, C x h x w normalised latents.
+Other stains are encoded beforehand (``histoloom.slides.stain``); all else happens in latent space. Shapes: N patches,
+V stains, C x h x w normalised latents.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ class ViewStrength:
     offset: float = 0.3
     noise: float = 0.1
     crop: float = LEAST_CROP
+
+
+def any_stain(z_NVChw: Tensor, *, tick: Tick) -> Tensor:
+    """Each patch in one of its stains, (N, C, h, w)."""
+    N, V = z_NVChw.shape[:2]
+    return z_NVChw[torch.arange(N, device=z_NVChw.device), tick.randint(V, (N,))]
 
 
 def view(z_NChw: Tensor, *, tick: Tick, strength: ViewStrength) -> Tensor:
