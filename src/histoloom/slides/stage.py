@@ -233,12 +233,27 @@ def _splits(
     if held:
         share = sum(sizes[name] for name in held) / sum(sizes.values())
         context.say(f"held out: {config.by} {', '.join(sorted(held))} ({share:.0%} of the patches)")
+        _remark_shared_patients(entries, group=group, held=held, context=context)
     elif config.holdout > 0:
         context.say(f"nothing is held out: there is only one {config.by}; give more, or split.by: slide")
     return {
         entry.slide_id: ("holdout" if group[entry.slide_id] in held else "train") if entry.usable else ""
         for entry in entries
     }
+
+
+def _remark_shared_patients(
+    entries: Entries, *, group: Mapping[str, str], held: set[str], context: StageContext
+) -> None:
+    """Say where slides of one patient lie on both sides: serial sections there would leak."""
+    held_patients = {entry.patient for entry in entries if entry.usable and group[entry.slide_id] in held}
+    trained_patients = {entry.patient for entry in entries if entry.usable and group[entry.slide_id] not in held}
+    both = held_patients & trained_patients
+    if both:
+        context.say(
+            f"slides of {len(both)} patients are both held out and trained on; where a patient's slides are serial "
+            "sections, use patches.split.by=patient"
+        )
 
 
 def _patch_rows(entry: SlideEntry, *, field: Field, drawn: Positions, split: str) -> pd.DataFrame:
