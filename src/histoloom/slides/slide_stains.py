@@ -78,7 +78,7 @@ class SlideStains:
         return None if stain is None else Recolouring(stain, self.reference)
 
     def of_slide(self, slide: Slide, *, name: str | None = None) -> Recolouring | None:
-        """The recolouring of the run's slide ``name``, or else of an open one that is looked at now (``SlideError``)."""
+        """The recolouring of the run's slide ``name``, or else of an open one, looked at now (``SlideError``)."""
         if name is not None and name in self.slides:
             return self.recolouring(self.slides[name])
         thumbnail_HW3 = slide.thumbnail(_THUMBNAIL_SIDE)
