@@ -169,7 +169,7 @@ class Recolouring:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Images uint8 (..., width, 3) in the reference's stain, of the same shape."""
         rows = Image.fromarray(np.ascontiguousarray(images).reshape(-1, *images.shape[-2:]))
-        return np.asarray(rows.filter(_table(self))).reshape(images.shape)
+        return np.array(rows.filter(_table(self))).reshape(images.shape)  # a copy, which torch may write to
 
 
 @lru_cache(maxsize=4)
