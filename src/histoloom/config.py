@@ -60,7 +60,19 @@ class PatchesConfig(Section):
     background_share: float = Field(
         0.1, ge=0, lt=1, description="with detect: share of patches drawn with less tissue than min_tissue"
     )
+    stain: Literal["none", "macenko", "reinhard"] = Field(
+        "none", description="how each slide's colours are brought to those of a reference"
+    )
+    stain_reference: str | None = Field(
+        None, description="the slide whose stain the others get; none: the package's own reference"
+    )
     split: SplitConfig = SplitConfig()
+
+    @model_validator(mode="after")
+    def _reference_is_used(self) -> PatchesConfig:
+        if self.stain == "none" and self.stain_reference is not None:
+            raise ValueError("stain_reference needs stain: macenko or reinhard")
+        return self
 
 
 class Phase(Section):

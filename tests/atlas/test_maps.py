@@ -5,20 +5,25 @@ Shape suffixes: H and W height and width.
 
 from __future__ import annotations
 
-import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import shapely
 from PIL import Image
 
 from histoloom.atlas import maps
 from histoloom.atlas.palette import colours
-from histoloom.atlas.tissue_map import DETAILED, boxes, classify_slide, refined
+from histoloom.atlas.tissue_map import DETAILED, Stains, boxes, classify_slide, refined
+from histoloom.seeding import numpy_generator
 from histoloom.slides.entries import SlideError
 from histoloom.slides.grid import grid
+from histoloom.slides.normalisation import GLASS, REFERENCES, Macenko
 from histoloom.slides.readers import open_slide
+from histoloom.slides.slide_stains import SlideStains
 
 
 def cells(rows: int, columns: int, *, side: float = 100.0) -> np.ndarray:
@@ -26,42 +31,78 @@ def cells(rows: int, columns: int, *, side: float = 100.0) -> np.ndarray:
     return np.stack([x, y, x + side, y + side], axis=1)
 
 
-def test_geojson_joins_neighbours_of_a_class_in_a_row() -> None:
-    boxes_N4 = cells(2, 4)
-    order = np.array([5, 0, 3, 1, 7, 2, 6, 4])
-    labels = np.array([0, 0, 1, 0, 1, 1, 1, 2])
+def areas(drawn: dict[str, Any]) -> dict[str, list[shapely.Polygon]]:
+    found: dict[str, list[shapely.Polygon]] = {}
+    for feature in drawn["features"]:
+        name = feature["properties"]["classification"]["name"]
+        found.setdefault(name, []).append(shapely.geometry.shape(feature["geometry"]))
+    return found
+
+
+def test_geojson_joins_cells_of_a_class_and_keeps_holes() -> None:
+    labels_HW = np.array(
+        [
+            [0, 0, 0, 1],
+            [0, 1, 0, 1],
+            [0, 0, 0, 1],
+            [1, 1, 2, 0],
+        ]
+    )
+    order = numpy_generator(0, "test-order").permutation(16)
     names = {0: "bone", 1: "fat", 2: "Fett"}
-    drawn = maps.geojson(boxes_N4[order], labels_N=labels[order], names=names, colours=colours(3))
-    found = [
-        (
-            f["properties"]["classification"]["name"],
-            f["geometry"]["coordinates"][0][0],
-            f["geometry"]["coordinates"][0][2],
-        )
-        for f in drawn["features"]
-    ]
+    drawn = maps.geojson(cells(4, 4)[order], labels_N=labels_HW.ravel()[order], names=names, colours=colours(3))
+    found = areas(drawn)
     assert drawn["type"] == "FeatureCollection"
-    assert found == [
-        ("bone", [0.0, 0.0], [200.0, 100.0]),
-        ("fat", [200.0, 0.0], [300.0, 100.0]),
-        ("bone", [300.0, 0.0], [400.0, 100.0]),
-        ("fat", [0.0, 100.0], [300.0, 200.0]),
-        ("Fett", [300.0, 100.0], [400.0, 200.0]),
-    ]
+    assert {name: [area.area / 1e4 for area in parts] for name, parts in found.items()} == {
+        "bone": [8, 1],  # a corner joins nothing
+        "fat": [3, 1, 2],
+        "Fett": [1],
+    }
+    ring = found["bone"][0]
+    assert shapely.equals(ring, shapely.box(0, 0, 300, 300) - shapely.box(100, 100, 200, 200))
+    assert [len(part) for part in drawn["features"][0]["geometry"]["coordinates"]] == [5, 5]
+
+
+@pytest.mark.parametrize("side", [100.0, 37.123456, 1 / 3])
+def test_geojson_is_valid_and_covers_every_cell_once(side: float) -> None:
+    generator = numpy_generator(1, "test-labels")
+    boxes_N4 = cells(20, 30, side=side)
+    labels_N = generator.integers(0, 4, len(boxes_N4))
+    drawn = maps.geojson(boxes_N4, labels_N=labels_N, names=dict(enumerate("abcd")), colours=colours(4))
+    found = areas(drawn)
+    by_class = [shapely.union_all(found[name]) for name in "abcd"]
+    for label, (name, merged) in enumerate(zip("abcd", by_class, strict=True)):
+        wanted = shapely.union_all(shapely.box(*np.round(boxes_N4[labels_N == label], 2).T))
+        assert shapely.is_valid(found[name]).all()
+        assert shapely.symmetric_difference(merged, wanted).area == pytest.approx(0, abs=1e-6)
+        assert merged.area == pytest.approx(sum(part.area for part in found[name]))
+    assert sum(part.area for part in by_class) == pytest.approx(20 * 30 * side**2, rel=0.01 / side)
+    assert shapely.union_all(by_class).area == pytest.approx(sum(part.area for part in by_class))
+    for feature in drawn["features"]:
+        outer, *holes = feature["geometry"]["coordinates"]
+        assert all(ring[0] == ring[-1] for ring in (outer, *holes))
+        assert shapely.LinearRing(outer).is_ccw
+        assert not any(shapely.LinearRing(hole).is_ccw for hole in holes)
 
 
 def test_geojson_is_what_qupath_reads() -> None:
+    """The keys are those of QuPath's own export since 0.4 (its QuPathTypeAdapters)."""
     drawn = maps.geojson(cells(1, 1, side=0.125), labels_N=np.array([0]), names={0: "bone"}, colours=colours(1))
-    (feature,) = drawn["features"]
-    ring = feature["geometry"]["coordinates"][0]
-    assert feature["geometry"]["type"] == "Polygon"
-    assert ring[0] == ring[-1]
-    assert len(ring) == 5
-    area = sum(a[0] * b[1] - b[0] * a[1] for a, b in itertools.pairwise(ring)) / 2
-    assert area > 0
-    assert feature["properties"] == {
-        "objectType": "annotation",
-        "classification": {"name": "bone", "color": [230, 159, 0]},
+    assert json.loads(json.dumps(drawn)) == {
+        "type": "FeatureCollection",
+        "features": [
+            {
+                "type": "Feature",
+                "geometry": {
+                    "type": "Polygon",
+                    "coordinates": [[[0.0, 0.0], [0.12, 0.0], [0.12, 0.12], [0.0, 0.12], [0.0, 0.0]]],
+                },
+                "properties": {
+                    "objectType": "annotation",
+                    "classification": {"name": "bone", "color": [230, 159, 0]},
+                },
+            }
+        ],
     }
 
 
@@ -69,8 +110,7 @@ def test_clusters_of_one_name_are_one_class_and_gaps_are_kept() -> None:
     boxes_N4 = cells(1, 4)[[0, 1, 3]]
     names = {0: "fat", 1: "bone", 2: "fat"}
     drawn = maps.geojson(boxes_N4, labels_N=np.array([0, 2, 2]), names=names, colours=colours(3))
-    spans = [(f["geometry"]["coordinates"][0][0][0], f["geometry"]["coordinates"][0][1][0]) for f in drawn["features"]]
-    assert spans == [(0.0, 200.0), (300.0, 400.0)]
+    assert [area.bounds for area in areas(drawn)["fat"]] == [(0, 0, 200, 100), (300, 0, 400, 100)]
     assert {tuple(f["properties"]["classification"]["color"]) for f in drawn["features"]} == {colours(1)[0]}
 
 
@@ -127,3 +167,25 @@ def test_a_slide_without_scale_says_so(tmp_path: Path, label: Callable[[np.ndarr
     Image.new("RGB", (128, 128)).save(tmp_path / "slide.png")
     with pytest.raises(SlideError, match="mpp"):
         classify_slide(tmp_path / "slide.png", label=label, size=32, mpp=1.0, limit=100)
+
+
+def test_a_slide_is_classified_in_the_reference_stain(tmp_path: Path) -> None:
+    """A slide that is known to be pale is darkened before its patches are labelled; an unknown one that shows no
+    stain is left as it is.
+    """
+    Image.new("RGB", (64, 64), (200, 150, 190)).save(tmp_path / "slide.png")
+    reference = REFERENCES["macenko"]
+    assert isinstance(reference, Macenko)
+    pale = Macenko((GLASS,) * 3, reference.haematoxylin, reference.eosin, (1.0, 0.5))
+    known = SlideStains("macenko", reference, {"pale": pale})
+    seen: dict[str, float] = {}
+    for name in ("pale", "stranger"):
+
+        def label(patches: np.ndarray, name: str = name) -> dict[int, np.ndarray]:
+            seen[name] = float(patches.mean())
+            return {2: np.zeros(len(patches), int)}
+
+        stains = Stains(known, name)
+        classify_slide(tmp_path / "slide.png", label=label, size=32, mpp=1.0, limit=4, source_mpp=1.0, stains=stains)
+    assert seen["stranger"] == pytest.approx(180)
+    assert seen["pale"] < 150

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
+import shapely
 import torch
 from PIL import Image
 
@@ -17,6 +17,7 @@ from histoloom.clustering.clusterer import Architecture, build
 from histoloom.errors import UserError
 from histoloom.names import add_name
 from histoloom.seeding import derive
+from histoloom.slides.readers import FlatSlide
 from histoloom.stages import EventLog, StageContext
 from histoloom.store import Run, read_json, write_json
 
@@ -88,11 +89,20 @@ def test_a_slide_is_mapped_for_qupath(run: Run, tmp_path: Path) -> None:
     map_slide(run.path, tmp_path / "slides" / "slide-0.png", out=out, k=2, mpp=1.0)
     drawn = json.loads(out.read_text(encoding="utf-8"))
     assert {f["properties"]["classification"]["name"] for f in drawn["features"]} <= {"bone", "cluster 1"}
-    corners = np.array([f["geometry"]["coordinates"][0] for f in drawn["features"]])
-    areas = np.ptp(corners[..., 0], axis=1) * np.ptp(corners[..., 1], axis=1)
-    assert areas.sum() == pytest.approx(160 * 128)
+    areas = [shapely.geometry.shape(f["geometry"]).area for f in drawn["features"]]
+    assert sum(areas) == pytest.approx(160 * 128)
     with Image.open(out.with_suffix(".png")) as image:
         assert image.size == (160, 128)
+
+
+def test_a_map_counts_from_where_the_scan_begins(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QuPath crops a slide to its scanned part; a flat image plays a slide that has such a part."""
+    monkeypatch.setattr(FlatSlide, "origin", (30, 20))
+    out = tmp_path / "map.geojson"
+    map_slide(run.path, tmp_path / "slides" / "slide-0.png", out=out, k=2, mpp=1.0)
+    features = json.loads(out.read_text(encoding="utf-8"))["features"]
+    whole = shapely.union_all([shapely.geometry.shape(f["geometry"]) for f in features])
+    assert whole.bounds == (-30, -20, 130, 108)
 
 
 @pytest.mark.parametrize(

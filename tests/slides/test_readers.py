@@ -9,7 +9,7 @@ from PIL import Image
 
 from histoloom.slides.entries import SlideError
 from histoloom.slides.grid import batches, grid
-from histoloom.slides.readers import FlatSlide, PyramidSlide, open_slide
+from histoloom.slides.readers import FlatSlide, PyramidSlide, open_slide, scanned_origin
 
 
 def test_pyramid_reads_its_own_pixels(tmp_path, picture, pyramid):
@@ -206,3 +206,8 @@ def test_real_aperio_slide(real_data):
     small = np.asarray(reference.resize((128, 128), Image.Resampling.BOX)).astype(float)
     assert np.abs(patch - small).mean() < 8
     assert np.corrcoef(patch.ravel(), small.ravel())[0, 1] > 0.97
+
+
+def test_the_scanned_part_begins_where_openslide_says():
+    assert scanned_origin({"openslide.bounds-x": "1536", "openslide.bounds-y": "40"}) == (1536, 40)
+    assert scanned_origin({}) == (0, 0)

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import shapely
 
 from histoloom.atlas.palette import Rgb
 
-_TOUCHING = 1.0
-"""Cells whose sides are at most this many level-0 px apart are neighbours: positions are rounded."""
+_DIGITS = 2  # of a coordinate in level-0 px
 
 
 def overlay(
@@ -51,43 +51,37 @@ def blend(picture_HW3: np.ndarray, *, layer_HW4: np.ndarray) -> np.ndarray:
 def geojson(
     boxes_N4: np.ndarray, *, labels_N: np.ndarray, names: Mapping[int, str], colours: Sequence[Rgb]
 ) -> dict[str, Any]:
-    """A FeatureCollection that QuPath opens: one annotation for each horizontal run of cells of one class.
+    """A FeatureCollection that QuPath (0.4 and later) opens: one annotation for each connected area of one class.
 
-    Clusters that share a name are one class, in the colour of the first of them. Coordinates are level-0 px.
+    Cells that touch along a side are joined; holes stay holes. Clusters that share a name are one class, in the
+    colour of the first of them. Coordinates are those of ``boxes_N4``, px, to a hundredth.
     """
     first_of_name: dict[str, int] = {}
     for cluster in sorted(names):
         first_of_name.setdefault(names[cluster], cluster)
     classes_N = np.array([first_of_name[names[int(label)]] for label in labels_N], dtype=int)
     features = [
-        _feature(box, name=names[cluster], colour=colours[cluster]) for box, cluster in _runs(boxes_N4, classes_N)
+        _feature(area, name=names[cluster], colour=colours[cluster])
+        for cluster in np.unique(classes_N).tolist()
+        for area in _areas(boxes_N4[classes_N == cluster])
     ]
     return {"type": "FeatureCollection", "features": features}
 
 
-def _runs(boxes_N4: np.ndarray, classes_N: np.ndarray) -> list[tuple[np.ndarray, int]]:
-    """Cells that touch side by side in one row, of one class, joined from left to right."""
-    runs: list[tuple[np.ndarray, int]] = []
-    for position in np.lexsort((boxes_N4[:, 0], boxes_N4[:, 3], boxes_N4[:, 1])):
-        box, cluster = boxes_N4[position], int(classes_N[position])
-        if runs and runs[-1][1] == cluster and _continues(runs[-1][0], box):
-            runs[-1][0][2] = box[2]
-        else:
-            runs.append((box.copy(), cluster))
-    return runs
+def _areas(boxes_N4: np.ndarray) -> list[shapely.Polygon]:
+    """The connected areas of cells, from top to bottom; rounded first, so that neighbours share their corners."""
+    merged = shapely.union_all(shapely.box(*np.round(boxes_N4, _DIGITS).T))
+    areas = shapely.orient_polygons(shapely.get_parts(shapely.normalize(shapely.simplify(merged, 0))))
+    return sorted(areas.tolist(), key=lambda area: (area.bounds[1], area.bounds[0], area.bounds[3], area.bounds[2]))
 
 
-def _continues(run_4: np.ndarray, box_4: np.ndarray) -> bool:
-    same_row = run_4[1] == box_4[1] and run_4[3] == box_4[3]
-    return bool(same_row and abs(box_4[0] - run_4[2]) <= _TOUCHING)
-
-
-def _feature(box_4: np.ndarray, *, name: str, colour: Rgb) -> dict[str, Any]:
-    left, top, right, bottom = (round(float(side), 2) for side in box_4)
-    ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+def _feature(area: shapely.Polygon, *, name: str, colour: Rgb) -> dict[str, Any]:
     return {
         "type": "Feature",
-        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "geometry": {
+            "type": "Polygon",
+            "coordinates": [[list(corner) for corner in ring.coords] for ring in (area.exterior, *area.interiors)],
+        },
         "properties": {
             "objectType": "annotation",
             "classification": {"name": name, "color": [int(channel) for channel in colour]},

@@ -11,7 +11,7 @@ from histoloom.atlas import gallery
 from histoloom.atlas.classifier import Classifier
 from histoloom.atlas.page import render
 from histoloom.atlas.source import RunSource
-from histoloom.atlas.tissue_map import chosen_k, classify_slide, load_classifier, overlaid, write_picture
+from histoloom.atlas.tissue_map import chosen_k, classify_slide, load_classifier, overlaid, stains_of, write_picture
 from histoloom.progress import meter
 from histoloom.slides.entries import OK, SlideError
 from histoloom.slides.patch_set import PatchSet
@@ -86,6 +86,7 @@ def _draw_map(
             mpp=config.patches.mpp,
             limit=config.report.map_patches,
             source_mpp=float(row["source_mpp"]),
+            stains=stains_of(context.inputs["patches"], config=config, file=Path(row["file"])),
         )
     except SlideError as error:
         context.say(f"{slide_id}: no tissue map, {error}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from histoloom.atlas import maps
@@ -20,9 +21,10 @@ from histoloom.config import Config
 from histoloom.devices import accelerator
 from histoloom.errors import UserError
 from histoloom.names import current_names
-from histoloom.slides.entries import SlideEntry, SlideError
+from histoloom.slides.entries import OK, SlideEntry, SlideError
 from histoloom.slides.grid import Grid, batches, grid
-from histoloom.slides.readers import open_slide
+from histoloom.slides.readers import Slide, open_slide
+from histoloom.slides.slide_stains import SlideStains
 from histoloom.store import Run, disk_errors_explained, read_json, replacing, write_text
 
 Labels = Mapping[int, np.ndarray]
@@ -44,27 +46,51 @@ _THUMBNAIL_SIDE = 1024
 class SlideMap:
     """The classes of a slide's cells under each k.
 
-    ``dimensions`` are (width, height) in level-0 px; ``thumbnail`` is uint8 (h, w, 3).
+    ``dimensions`` are (width, height) in level-0 px; ``thumbnail`` is uint8 (h, w, 3); ``origin`` is the level-0
+    (x, y) from which QuPath counts.
     """
 
     boxes_N4: np.ndarray
     labels: Labels
     dimensions: tuple[int, int]
     thumbnail: np.ndarray
+    origin: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Stains:
+    """A run's stains, and the name in that run of the slide that is mapped; None for one that it has not seen."""
+
+    known: SlideStains
+    slide: str | None = None
+
+    def normalised(self, label: Label, *, slide: Slide) -> Label:
+        """``label`` of an open slide's patches in the run's reference stain."""
+        recolour = self.known.of_slide(slide, name=self.slide)
+        return label if recolour is None else lambda patches: label(recolour(patches))
 
 
 def classify_slide(
-    path: Path, *, label: Label, size: int, mpp: float, limit: int, source_mpp: float | None = None
+    path: Path,
+    *,
+    label: Label,
+    size: int,
+    mpp: float,
+    limit: int,
+    source_mpp: float | None = None,
+    stains: Stains | None = None,
 ) -> SlideMap:
     """Classify at most ``limit`` patches of ``size`` px at ``mpp`` um/px on a grid over the slide at ``path``.
 
-    ``source_mpp``: um/px of the slide at level 0, which counts more than what the file says. Raises
+    ``source_mpp``: um/px of the slide at level 0, which counts more than what the file says. ``stains``: how the
+    run normalised stain, None for not. Raises
     ``SlideError`` where the slide cannot be read, does not say its um/px, or is smaller than a patch.
     """
     entry = SlideEntry(path.stem, path, patient="", slide="", mpp=source_mpp, mpp_source="given")
     with open_slide(entry) as slide:
         cells = grid(slide, size=size, mpp=mpp, limit=limit)
         cells = refined(cells, dimensions=slide.dimensions, limit=limit)
+        label = label if stains is None else stains.normalised(label, slide=slide)
         parts: dict[int, list[np.ndarray]] = {}
         for patches in batches(slide, cells=cells, size=size, batch=_BATCH):
             for k, labels_N in label(patches).items():
@@ -74,6 +100,7 @@ def classify_slide(
             labels={k: np.concatenate(found) for k, found in parts.items()},
             dimensions=slide.dimensions,
             thumbnail=slide.thumbnail(_THUMBNAIL_SIDE),
+            origin=slide.origin,
         )
 
 
@@ -120,8 +147,8 @@ def overlaid(found: SlideMap, *, k: int) -> np.ndarray:
 def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | None) -> None:
     """Classify a slide with a run's clusters and write GeoJSON for QuPath, and a picture beside it (``.png``).
 
-    ``k``: None for the chosen one. ``mpp``: the slide's um/px at level 0; None for what the file says. Raises
-    ``UserError``.
+    Its stain is normalised as the run's slides were. ``k``: None for the chosen one. ``mpp``: the slide's um/px at
+    level 0; None for what the file says. Raises ``UserError``.
     """
     opened = Run.open(run)
     sweep = opened.config.clusters.k
@@ -140,15 +167,26 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
             mpp=config.patches.mpp,
             limit=config.report.map_patches,
             source_mpp=mpp,
+            stains=stains_of(opened.folder("patches"), config=config, file=slide),
         )
     except SlideError as error:
         raise UserError(f"{slide}: {error}") from error
     names = current_names(run, k=k)
-    drawn = maps.geojson(found.boxes_N4, labels_N=found.labels[k], names=names, colours=colours(k))
+    boxes_N4 = found.boxes_N4 - np.array([*found.origin, *found.origin])
+    drawn = maps.geojson(boxes_N4, labels_N=found.labels[k], names=names, colours=colours(k))
     with disk_errors_explained(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, json.dumps(drawn, ensure_ascii=False))
         write_picture(out.with_suffix(".png"), overlaid(found, k=k))
+
+
+def stains_of(patches: Path, *, config: Config, file: Path) -> Stains | None:
+    """How the run whose stage ``patches`` is given normalised stain, for the slide ``file``; None where it did not."""
+    if config.patches.stain == "none":
+        return None
+    slides = pd.read_parquet(patches / "slides.parquet", columns=["file", "slide", "status"])
+    same = slides[(slides["file"] == str(file.resolve())) & (slides["status"] == OK)]
+    return Stains(SlideStains.read(patches / "stain.json"), None if same.empty else str(same["slide"].iloc[0]))
 
 
 def load_classifier(config: Config, inputs: Mapping[str, Path]) -> Classifier:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from histoloom.slides.entries import SlideEntry, SlideError
+from histoloom.slides.normalisation import Recolouring
 from histoloom.slides.readers import Slide, open_slide
 from histoloom.slides.tissue import tissue_mask
 from histoloom.store import replacing
@@ -38,7 +39,10 @@ class Surveyed:
 
 @dataclass(frozen=True)
 class Extraction:
-    """Take the patches at level-0 ``x``, ``y`` (n,) of side ``extent`` px, ``size`` px each, into ``target`` (.npy)."""
+    """Take the patches at level-0 ``x``, ``y`` (n,) of side ``extent`` px, ``size`` px each, into ``target`` (.npy).
+
+    ``recolour`` normalises their stain.
+    """
 
     entry: SlideEntry
     x: np.ndarray
@@ -46,6 +50,7 @@ class Extraction:
     extent: float
     size: int
     target: Path
+    recolour: Recolouring | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -87,6 +92,7 @@ def _write(job: Extraction, *, slide: Slide, path: Path) -> None:
         start, length = file.tell(), job.size * job.size * 3
         for row in _in_reading_order(job):
             pixels = slide.read(int(job.x[row]), int(job.y[row]), extent=job.extent, size=job.size)
+            pixels = pixels if job.recolour is None else job.recolour(pixels)
             file.seek(start + int(row) * length)
             file.write(pixels.tobytes())
 

@@ -25,7 +25,7 @@ from histoloom.slides import resolution
 from histoloom.slides.entries import SlideEntry, SlideError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
 MAX_FLAT_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)  # where Pillow itself refuses
@@ -55,8 +55,11 @@ class Slide(ABC):
     """An open slide.
 
     ``dimensions`` are (width, height) at level 0; ``mpp`` is um/px there, None where unknown, and ``mpp_source`` says
-    where it came from; ``levels`` are the (width, height) of each pyramid level. Reading raises ``SlideError``.
+    where it came from; ``levels`` are the (width, height) of each pyramid level. ``origin`` is the level-0 (x, y) of
+    the scanned part, where viewers that crop to it, as QuPath does, count from. Reading raises ``SlideError``.
     """
+
+    origin: tuple[int, int] = (0, 0)
 
     def __init__(self, levels: list[tuple[int, int]], scale: resolution.Scale | None) -> None:
         self.levels = levels
@@ -152,6 +155,7 @@ class PyramidSlide(Slide):
             self._file.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
             scale = resolution.from_openslide(self._file.properties) or _tiff_scale(path)
             super().__init__([(int(w), int(h)) for w, h in self._file.level_dimensions], scale)
+            self.origin = scanned_origin(self._file.properties)
         self._path = path
 
     def region(self, x: int, y: int, *, level: int, width: int, height: int) -> Image.Image:
@@ -197,6 +201,13 @@ class FlatSlide(Slide):
             with _reasons(self._path):
                 self._image = _tiff_pixels(self._path) if _is_tiff(self._path) else _image_pixels(self._path)
         return self._image
+
+
+def scanned_origin(properties: Mapping[str, str]) -> tuple[int, int]:
+    """The level-0 (x, y) of what a scanner covered, from OpenSlide's properties; (0, 0) where it is not said."""
+    names = (openslide.PROPERTY_NAME_BOUNDS_X, openslide.PROPERTY_NAME_BOUNDS_Y)
+    x, y = (int(properties.get(name, 0)) for name in names)
+    return x, y
 
 
 def open_slide(source: SlideEntry | Path, *, mpp: float | None = None) -> Slide:

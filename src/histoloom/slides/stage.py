@@ -20,7 +20,9 @@ from histoloom.slides.entries import SlideEntry
 from histoloom.slides.extract import Extraction, Survey, extract, survey
 from histoloom.slides.grid import smaller_than_patch
 from histoloom.slides.inventory import find_slides, none_usable
+from histoloom.slides.normalisation import Recolouring
 from histoloom.slides.sampling import Field, Positions, allocate, draw, held_out, patch_extent
+from histoloom.slides.slide_stains import SlideStains, estimate_sample, reference_of, samples
 from histoloom.slides.workers import Workers
 from histoloom.stages import StageContext
 from histoloom.store import disk_errors_explained, replacing, write_json
@@ -49,7 +51,10 @@ def run(context: StageContext) -> None:
         entries = leave_out(entries, reasons=reasons)
         positions, reasons = _drawn(entries, fields=fields, config=config)
         entries = leave_out(entries, reasons=reasons)
-        reasons = _extracted(entries, fields=fields, positions=positions, context=context, workers=workers)
+        recolourings = _recolourings(entries, fields=fields, context=context, workers=workers)
+        reasons = _extracted(
+            entries, fields=fields, positions=positions, recolourings=recolourings, context=context, workers=workers
+        )
         entries = leave_out(entries, reasons=reasons)
         _write_tables(entries, fields=fields, positions=positions, context=context)
 
@@ -165,11 +170,31 @@ def _area(entry: SlideEntry, *, field: Field, config: PatchesConfig) -> float:
     return share * field.width * field.height * _mpp(entry) ** 2
 
 
+def _recolourings(
+    entries: Entries, *, fields: Mapping[str, Field], context: StageContext, workers: Workers
+) -> dict[str, Recolouring | None]:
+    """How each usable slide's stain is normalised, by slide_id; empty with ``stain: none``. Writes stain.json."""
+    config = context.config.patches
+    if config.stain == "none":
+        return {}
+    tissue = {slide_id: field.tissue for slide_id, field in fields.items()}
+    jobs = samples(entries, tissue=tissue, thumbnails=context.out / "thumbnails", method=config.stain)
+    done = workers.run(estimate_sample, jobs=list(jobs.values()), label="stains")
+    slides = dict(zip(jobs, done, strict=True))
+    stains = SlideStains(config.stain, reference_of(config, method=config.stain, slides=slides), slides)
+    for name, stain in slides.items():
+        if stain is None:
+            context.say(f"{name}: too little stained tissue to tell its stain; its patches keep their colours")
+    stains.write(context.out / "stain.json")
+    return {entry.slide_id: stains.recolouring(slides[entry.slide]) for entry in entries if entry.usable}
+
+
 def _extracted(
     entries: Entries,
     *,
     fields: Mapping[str, Field],
     positions: Mapping[str, Positions],
+    recolourings: Mapping[str, Recolouring | None],
     context: StageContext,
     workers: Workers,
 ) -> Reasons:
@@ -182,6 +207,7 @@ def _extracted(
             extent=fields[entry.slide_id].extent,
             size=context.config.patches.size,
             target=context.out / "images" / f"{entry.slide_id}.npy",
+            recolour=recolourings.get(entry.slide_id),
         )
         for entry in entries
         if entry.usable
