@@ -48,7 +48,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("patches", ("patches",), (), "histoloom.slides.stage:run"),
+    Stage("patches", ("patches",), (), "histoloom.slides.stage:run", format=2),
     Stage("autoencoder", ("autoencoder",), ("patches",), "histoloom.autoencoder.stage:run", trains=True),
     Stage("latents", ("latents",), ("patches", "autoencoder"), "histoloom.autoencoder.latents_stage:run", format=2),
     Stage("clusters", ("clusters",), ("latents",), "histoloom.clustering.stage:run", trains=True),

@@ -28,7 +28,7 @@ def run(context: StageContext) -> None:
     patches = PatchSet.open(context.inputs["patches"])
     model = Autoencoder.load(context.inputs["autoencoder"])
     _encode_all(context, model=model, patches=patches)
-    patches.table[["patch_id", "split", "slide_id"]].to_parquet(context.out / "index.parquet", index=False)
+    patches.columns("patch_id", "split", "slide_id").to_parquet(context.out / "index.parquet", index=False)
     latents = np.load(context.out / "latents.npy", mmap_mode="r")
     mean, std = moments(latents, rows=patches.rows(split="train"))
     write_json(context.out / "moments.json", {"mean": mean.tolist(), "std": std.tolist()})

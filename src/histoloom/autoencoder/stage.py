@@ -115,7 +115,7 @@ def _measure(context: StageContext, *, model: Autoencoder, patches: PatchSet) ->
     )
     shown = generator.permutation(len(chosen))[:SHOWN_PATCHES]
     with replacing(context.out / "reconstructions.npz") as temporary, temporary.open("wb") as file:
-        ids = patches.table["patch_id"].to_numpy(dtype=str)[chosen[shown]]
+        ids = patches.columns("patch_id")["patch_id"].iloc[chosen[shown]].to_numpy(dtype=str)
         np.savez_compressed(
             file, patch_id=ids, original=originals[shown], reconstruction=reconstructions[shown], allow_pickle=False
         )

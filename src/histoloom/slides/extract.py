@@ -19,6 +19,7 @@ from histoloom.store import replacing
 
 THUMBNAIL_SIDE = 1024
 _JPEG_QUALITY = 90
+_STRIP = 16  # patches side by side
 
 
 @dataclass(frozen=True)
@@ -98,5 +99,9 @@ def _write(job: Extraction, *, slide: Slide, path: Path) -> None:
 
 
 def _in_reading_order(job: Extraction) -> np.ndarray:
-    """Rows band by band, so that neighbours find the slide's tiles still decoded."""
-    return np.lexsort((job.x, job.y // max(1, int(job.extent))))
+    """Rows strip by strip and there band by band, so that neighbours find the slide's tiles still decoded.
+
+    A strip is so narrow that what two of its bands touch fits the cache of decoded tiles, however wide the slide.
+    """
+    side = max(1, int(job.extent))
+    return np.lexsort((job.x, job.y // side, job.x // (_STRIP * side)))

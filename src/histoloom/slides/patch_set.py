@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -11,31 +11,26 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import UserError
+from histoloom.slides.patch_files import PatchFiles
+from histoloom.slides.patch_index import PatchIndex
 from histoloom.store import read_json
 
 Split = Literal["train", "holdout"]
-
-_OPEN_MAPS = 256  # each holds a file descriptor
 
 
 class PatchSet:
     """Patches on disk: ``table`` (index.parquet, a row a patch), ``slides`` (slides.parquet), ``size`` (px), ``mpp``.
 
-    Rows are numbered 0..len-1 in the table's order; images are read through memory maps, opened when first needed.
+    Rows are numbered 0..len-1 in the table's order. Opening it and reading images take 9 bytes of memory a row; the
+    table is read when it is first asked for, and takes some hundred.
     """
 
-    def __init__(self, folder: Path, *, table: pd.DataFrame, slides: pd.DataFrame, size: int, mpp: float) -> None:
+    def __init__(self, folder: Path, *, size: int, mpp: float) -> None:
         self.folder = folder
-        self.table = table
-        self.slides = slides
         self.size = size
         self.mpp = mpp
-        codes, names = pd.factorize(table["slide_id"])
-        self._slide_of_row = codes
-        self._slide_ids = [str(name) for name in names]
-        self._row_in_slide = table.groupby("slide_id", sort=False).cumcount().to_numpy()
-        self._row_of_id = pd.Index(table["patch_id"])
-        self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._index = PatchIndex(folder / "index.parquet")
+        self._files = PatchFiles(folder / "images", size=size)
 
     @staticmethod
     def open(folder: Path) -> PatchSet:
@@ -46,44 +41,50 @@ class PatchSet:
                 f"{folder} holds no patches (it has no meta.json); make them: histoloom run RUN --until patches"
             )
         values = read_json(meta)
-        table = pd.read_parquet(folder / "index.parquet")
-        slides = pd.read_parquet(folder / "slides.parquet")
-        return PatchSet(folder, table=table, slides=slides, size=int(values["size"]), mpp=float(values["mpp"]))
+        return PatchSet(folder, size=int(values["size"]), mpp=float(values["mpp"]))
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self._index)
 
     def __reduce__(self) -> tuple[object, ...]:
         return PatchSet.open, (self.folder,)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """A row a patch, with every column."""
+        return self._index.table()
+
+    @cached_property
+    def slides(self) -> pd.DataFrame:
+        """A row a slide."""
+        return pd.read_parquet(self.folder / "slides.parquet")
+
+    def columns(self, *names: str) -> pd.DataFrame:
+        """Some columns of the table, read without the others and not kept."""
+        return self._index.table(names)
 
     def images(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The patches of the given rows, in their order: uint8 (n, size, size, 3)."""
         wanted = np.asarray(rows, dtype=np.int64)
         result = np.empty((len(wanted), self.size, self.size, 3), np.uint8)
-        slides = self._slide_of_row[wanted]
-        for slide in np.unique(slides):
-            places = np.flatnonzero(slides == slide)
-            result[places] = self._map(int(slide))[self._row_in_slide[wanted[places]]]
+        slides, places = self._index.slide_n[wanted], self._index.place_n[wanted]
+        for index in np.lexsort((places, slides)):
+            slide_id = self._index.slide_ids[slides[index]]
+            self._files.read_into(result[index], slide_id=slide_id, place=int(places[index]))
         return result
 
     def rows_of(self, patch_ids: Sequence[str] | np.ndarray | pd.Series) -> np.ndarray:
-        """The rows of the given patch ids, int64 (n,); ``ValueError`` names one that is not here."""
-        rows = self._row_of_id.get_indexer(pd.Index(patch_ids))
+        """The rows of the given patch ids, int64 (n,); ``ValueError`` names one that is not here.
+
+        Each call reads through all ids on disk: ask for many at once.
+        """
+        rows = self._index.rows_of(patch_ids)
         if (rows < 0).any():
-            raise ValueError(f"no patch {pd.Index(patch_ids)[int(np.argmin(rows))]!r} in {self.folder}")
-        return np.asarray(rows, dtype=np.int64)
+            raise ValueError(f"no patch {str(np.asarray(patch_ids)[int(np.argmin(rows))])!r} in {self.folder}")
+        return rows
 
     def rows(self, split: Split | None = None) -> np.ndarray:
         """All rows, or those of a split, int64 (n,)."""
         if split is None:
             return np.arange(len(self), dtype=np.int64)
-        return np.flatnonzero(self.table["split"].to_numpy() == split).astype(np.int64)
-
-    def _map(self, slide: int) -> np.ndarray:
-        if slide not in self._maps:
-            path = self.folder / "images" / f"{self._slide_ids[slide]}.npy"
-            self._maps[slide] = np.load(path, mmap_mode="r")
-            if len(self._maps) > _OPEN_MAPS:
-                self._maps.popitem(last=False)
-        self._maps.move_to_end(slide)
-        return self._maps[slide]
+        return np.flatnonzero(self._index.split_n == self._index.split_number(split)).astype(np.int64)

@@ -23,6 +23,8 @@ from PIL import Image
 
 from histoloom.slides import resolution
 from histoloom.slides.entries import SlideEntry, SlideError
+from histoloom.slides.resample import SUPPORT, Box, resample
+from histoloom.slides.tiles import VENDORS, JpegTiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 MAX_FLAT_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)  # where Pillow itself refuses
 CACHE_BYTES = 256 * 2**20
 _BAND_PIXELS = 2**24
-_LANCZOS_SUPPORT = 3
+_QUICK_PIXELS = 2**22  # beyond this, floats take too much memory, and Pillow can first reduce roughly
+_ROUNDING = 1e-9
 _PILLOW_PHOTOMETRICS = {0, 3, 5}  # white is zero, palette, CMYK: tifffile returns these undecoded
 # What Pillow, tifffile and imagecodecs raise on damaged files.
 _DECODER_ERRORS = (
@@ -56,13 +59,15 @@ class Slide(ABC):
 
     ``dimensions`` are (width, height) at level 0; ``mpp`` is um/px there, None where unknown, and ``mpp_source`` says
     where it came from; ``levels`` are the (width, height) of each pyramid level. ``origin`` is the level-0 (x, y) of
-    the scanned part, where viewers that crop to it, as QuPath does, count from. Reading raises ``SlideError``.
+    the scanned part, where viewers that crop to it, as QuPath does, count from. ``whole_pixels``: a region starts with
+    the whole level pixel at or after its level-0 corner, not between two. Reading raises ``SlideError``.
     """
 
     origin: tuple[int, int] = (0, 0)
 
     def __init__(self, levels: list[tuple[int, int]], scale: resolution.Scale | None) -> None:
         self.levels = levels
+        self.whole_pixels = False
         self.mpp: float | None = scale[0] if scale is not None else None
         self.mpp_source = scale[1] if scale is not None else ""
 
@@ -72,16 +77,23 @@ class Slide(ABC):
         return self.levels[0]
 
     @abstractmethod
-    def region(self, x: int, y: int, *, level: int, width: int, height: int) -> Image.Image:
-        """RGB pixels of a level, ``width`` x ``height`` of its own, from level-0 (x, y); white outside the slide."""
+    def pixels(self, x: int, y: int, *, level: int, width: int, height: int) -> np.ndarray:
+        """Pixels of a level, ``width`` x ``height`` of its own, from level-0 (x, y): uint8 (height, width, 3).
+
+        White outside the slide.
+        """
 
     @abstractmethod
     def close(self) -> None:
         """Let go of the file and of what was decoded."""
 
+    def region(self, x: int, y: int, *, level: int, width: int, height: int) -> Image.Image:
+        """``pixels`` as an RGB image."""
+        return Image.fromarray(self.pixels(x, y, level=level, width=width, height=height))
+
     def read(self, x: float, y: float, *, extent: float, size: int) -> np.ndarray:
         """The level-0 square of side ``extent`` px at (x, y), resampled to uint8 (size, size, 3)."""
-        return np.asarray(self._resampled((x, y, x + extent, y + extent), shape=(size, size)))
+        return self._resampled((x, y, x + extent, y + extent), shape=(size, size))
 
     def thumbnail(self, max_side: int) -> np.ndarray:
         """The whole slide, uint8 (h, w, 3), its longer side at most ``max_side`` px."""
@@ -94,7 +106,7 @@ class Slide(ABC):
         result = np.empty((shape[1], shape[0], 3), np.uint8)
         for first, last in pairwise(edges):
             box = (0.0, first * height / shape[1], float(width), last * height / shape[1])
-            result[first:last] = np.asarray(self._resampled(box, shape=(shape[0], int(last - first))))
+            result[first:last] = self._resampled(box, shape=(shape[0], int(last - first)))
         return result
 
     def _level(self, factor: float) -> int:
@@ -105,19 +117,27 @@ class Slide(ABC):
         (width, height), (level_width, level_height) = self.levels[0], self.levels[level]
         return (width / level_width + height / level_height) / 2
 
-    def _resampled(self, box: tuple[float, float, float, float], *, shape: tuple[int, int]) -> Image.Image:
+    def _resampled(self, box: tuple[float, float, float, float], *, shape: tuple[int, int]) -> np.ndarray:
         """A level-0 box at ``shape`` (width, height), by a Lanczos filter as wide as the reduction."""
         factor = min((box[2] - box[0]) / shape[0], (box[3] - box[1]) / shape[1])
         level = self._level(factor)
         downsample = self._downsample(level)
-        margin = _LANCZOS_SUPPORT * max(1.0, factor / downsample) + 2
+        margin = SUPPORT * max(1.0, factor / downsample) + 2
         spans = [
-            _span(box[axis], box[axis + 2], downsample=downsample, margin=margin, count=count, full=full)
+            _span(
+                box[axis],
+                box[axis + 2],
+                downsample=downsample,
+                margin=margin,
+                count=count,
+                full=full,
+                whole=self.whole_pixels,
+            )
             for axis, count, full in zip((0, 1), self.levels[level], self.dimensions, strict=True)
         ]
         (x, width, left, right), (y, height, top, bottom) = spans
-        region = self.region(x, y, level=level, width=width, height=height)
-        return region.resize(shape, Image.Resampling.LANCZOS, box=(left, top, right, bottom), reducing_gap=3.0)
+        pixels = self.pixels(x, y, level=level, width=width, height=height)
+        return _lanczos(pixels, box=(left, top, right, bottom), shape=shape)
 
     def __enter__(self) -> Self:
         return self
@@ -128,8 +148,15 @@ class Slide(ABC):
         self.close()
 
 
+def _lanczos(pixels: np.ndarray, *, box: Box, shape: tuple[int, int]) -> np.ndarray:
+    if pixels.shape[0] * pixels.shape[1] <= _QUICK_PIXELS:
+        return resample(pixels, box=box, shape=shape)
+    image = Image.fromarray(pixels)
+    return np.asarray(image.resize(shape, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0))
+
+
 def _span(
-    low: float, high: float, *, downsample: float, margin: float, count: int, full: int
+    low: float, high: float, *, downsample: float, margin: float, count: int, full: int, whole: bool
 ) -> tuple[int, int, float, float]:
     """Along one axis: level-0 start and level pixels to read, and where low and high then lie among them.
 
@@ -141,7 +168,7 @@ def _span(
     first = math.floor(first_wanted) if low < 0 else max(0, math.floor(first_wanted - margin))
     last = math.ceil(last_wanted) if high > full else min(count, math.ceil(last_wanted + margin))
     start = math.floor(first * downsample)
-    origin, pixels = start / downsample, last - first
+    origin, pixels = first if whole else start / downsample, last - first
     return start, pixels, max(0.0, first_wanted - origin), min(float(pixels), last_wanted - origin)
 
 
@@ -156,16 +183,30 @@ class PyramidSlide(Slide):
             scale = resolution.from_openslide(self._file.properties) or _tiff_scale(path)
             super().__init__([(int(w), int(h)) for w, h in self._file.level_dimensions], scale)
             self.origin = scanned_origin(self._file.properties)
+            self._tiles = self._plain_tiles(path)
+        self.whole_pixels = self._tiles is not None
         self._path = path
 
-    def region(self, x: int, y: int, *, level: int, width: int, height: int) -> Image.Image:
-        """See ``Slide.region``."""
+    def pixels(self, x: int, y: int, *, level: int, width: int, height: int) -> np.ndarray:
+        """See ``Slide.pixels``."""
         with _reasons(self._path):
-            return _on_white(self._file.read_region((x, y), level, (width, height)))
+            if self._tiles is None:
+                return np.asarray(_on_white(self._file.read_region((x, y), level, (width, height))))
+            left, top = (math.ceil(start / self._downsample(level) - _ROUNDING) for start in (x, y))
+            return self._tiles.read(left, top, level=level, width=width, height=height)
 
     def close(self) -> None:
         """See ``Slide.close``."""
         self._file.close()
+        if self._tiles is not None:
+            self._tiles.close()
+
+    def _plain_tiles(self, path: Path) -> JpegTiles | None:
+        """The slide's tiles where they can be read without OpenSlide, which is faster."""
+        if self._file.properties.get("openslide.vendor") not in VENDORS:
+            return None
+        with _quiet_tifffile():
+            return JpegTiles.open(path, levels=self.levels)
 
 
 @final
@@ -181,16 +222,16 @@ class FlatSlide(Slide):
         self._path = path
         self._image: Image.Image | None = None
 
-    def region(self, x: int, y: int, *, level: int, width: int, height: int) -> Image.Image:
-        """See ``Slide.region``."""
+    def pixels(self, x: int, y: int, *, level: int, width: int, height: int) -> np.ndarray:
+        """See ``Slide.pixels``."""
         assert level == 0, "a flat image has one level"
         image = self._decoded()
         box = (x, y, x + width, y + height)
         if x >= 0 and y >= 0 and box[2] <= image.width and box[3] <= image.height:
-            return image.crop(box)
+            return np.asarray(image.crop(box))
         canvas = Image.new("RGB", (width, height), "white")
         canvas.paste(image, (-x, -y))
-        return canvas
+        return np.asarray(canvas)
 
     def close(self) -> None:
         """See ``Slide.close``."""
@@ -297,12 +338,17 @@ def _image_pixels(path: Path) -> Image.Image:
 
 @contextmanager
 def _opened_tiff(path: Path) -> Iterator[Any]:
+    with _quiet_tifffile(), tifffile.TiffFile(path) as tiff:
+        yield tiff
+
+
+@contextmanager
+def _quiet_tifffile() -> Iterator[None]:
     """tifffile logs what it finds wrong and goes on; what matters of that is told by ``_check_whole``."""
     logger = tifffile.logger()
     disabled, logger.disabled = logger.disabled, True
     try:
-        with tifffile.TiffFile(path) as tiff:
-            yield tiff
+        yield
     finally:
         logger.disabled = disabled
 
