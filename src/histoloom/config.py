@@ -247,9 +247,23 @@ class RuntimeConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     threads: PositiveInt | None = Field(None, description="of the CPU; none: all cores")
     workers: PositiveInt | None = Field(None, description="processes that read slides; none: one a core")
+    scheduler: str | None = Field(
+        None,
+        pattern=r"^(tcp|tls)://[^\s/]+:\d+$",
+        description="of a Dask cluster that reads slides; none: this machine",
+    )
     accumulate: PositiveInt = Field(1, description="micro-batches a step")
     checkpoint_seconds: float = Field(60, ge=0, description="least time between checkpoints; 0: every step")
     tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _one_place(self) -> RuntimeConfig:
+        if self.scheduler is not None and self.workers is not None:
+            raise ValueError(
+                "workers counts processes of this machine and scheduler sends the slides to others: "
+                "use --set runtime.workers=null, or --set runtime.scheduler=null"
+            )
+        return self
 
 
 class Config(Section):
