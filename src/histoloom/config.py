@@ -256,15 +256,6 @@ class RuntimeConfig(Section):
     checkpoint_seconds: float = Field(60, ge=0, description="least time between checkpoints; 0: every step")
     tensorboard: bool = False
 
-    @model_validator(mode="after")
-    def _one_place(self) -> RuntimeConfig:
-        if self.scheduler is not None and self.workers is not None:
-            raise ValueError(
-                "workers counts processes of this machine and scheduler sends the slides to others: "
-                "use --set runtime.workers=null, or --set runtime.scheduler=null"
-            )
-        return self
-
 
 class Config(Section):
     """A whole run."""

@@ -141,10 +141,8 @@ class Cluster:
         for address, answer in answers.items():
             if isinstance(answer, str):
                 raise UserError(answer)
-            if isinstance(answer, ImportError | AttributeError):
-                raise UserError(_no_histoloom(f"worker {address}"))
-            if isinstance(answer, Exception) and not isinstance(answer, OSError):
-                raise answer
+            if isinstance(answer, Exception) and not isinstance(answer, OSError):  # that one has just left
+                raise UserError(_no_histoloom(f"worker at {address}", error=answer))
         if not self._introduced:
             self._introduced = True
             _remark(self._client.nthreads(), address=self._address)
@@ -181,8 +179,9 @@ class Cluster:
         except KilledWorker as error:
             raise UserError(
                 f"{error.allowed_failures + 1} workers ended while they had {_name(job)}, the last at "
-                f"{error.last_worker.address}, most often for want of memory: give each more (dask worker "
-                "--memory-limit, or fewer on a machine) and run the same command again; finished slides are kept"
+                f"{error.last_worker.address}, most often for want of memory (their logs say): give each more (dask "
+                "worker --memory-limit, or fewer on a machine), or take the slide out, and run the same command "
+                "again; finished slides are kept"
             ) from error
         except CancelledError as error:
             raise UserError(self._lost()) from error
@@ -257,19 +256,19 @@ def _connected(address: str) -> Any:
         client.run_on_scheduler(versions)
     except (ImportError, AttributeError) as error:
         client.close()
-        raise UserError(_no_histoloom(f"scheduler at {address}")) from error
+        raise UserError(_no_histoloom(f"scheduler at {address}", error=error)) from error
     return client
 
 
-def _no_histoloom(who: str) -> str:
+def _no_histoloom(who: str, *, error: Exception) -> str:
     return (
-        f"the Dask {who} cannot import this histoloom; start it from an environment with the same version "
+        f"the Dask {who} cannot run this histoloom ({error}); start it from an environment with the same version "
         "(pip install -c constraints.txt '.[cluster]')"
     )
 
 
 def _remark(threads: Mapping[str, int], *, address: str) -> None:
-    logger.info("slides are read by %d workers of %s", len(threads), address)
+    logger.info("slides are read by %s (workers: %d)", address, len(threads))
     most = max(threads.values(), default=1)
     if most > 1:
         logger.info(

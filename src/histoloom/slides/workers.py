@@ -11,6 +11,7 @@ from typing import Protocol, Self, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from histoloom.errors import UserError
 from histoloom.slides.cluster import Cluster, forget_cluster
 from histoloom.slides.pool import Pool
 
@@ -35,10 +36,15 @@ class Workers:
 
     Without a ``scheduler`` they are up to ``count`` of this machine (None: one a core; one works in this process);
     with one, such as ``tcp://host:8786``, those of its Dask cluster. ``place`` is the folder, absolute, under which
-    the jobs write. What they run must be importable.
+    the jobs write. What they run must be importable. Raises ``UserError`` where both are given.
     """
 
     def __init__(self, count: int | None, *, scheduler: str | None = None, place: Path | None = None) -> None:
+        if scheduler is not None and count is not None:
+            raise UserError(
+                f"runtime.workers={count} counts processes of this machine, and runtime.scheduler sends the slides to "
+                "others; choose: --set runtime.workers=null, or --set runtime.scheduler=null"
+            )
         self._count, self._scheduler, self._place = count, scheduler, place
         self._backend: Backend | None = None
 
