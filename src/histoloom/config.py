@@ -259,6 +259,11 @@ class RuntimeConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     threads: PositiveInt | None = Field(None, description="of the CPU; none: all cores")
     workers: PositiveInt | None = Field(None, description="processes that read slides; none: one a core")
+    scheduler: str | None = Field(
+        None,
+        pattern=r"^(tcp|tls)://[^\s/]+:\d+$",
+        description="of a Dask cluster that reads slides; none: this machine",
+    )
     accumulate: PositiveInt = Field(1, description="micro-batches a step")
     checkpoint_seconds: float = Field(60, ge=0, description="least time between checkpoints; 0: every step")
     tensorboard: bool = False

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ def read_json(path: Path) -> Any:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is flushed to disk and takes ``path``'s place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Two machines of a cluster may write the same file at once, from processes of the same number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield temporary
         with temporary.open("rb+") as file:

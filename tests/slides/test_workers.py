@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -26,3 +28,16 @@ def test_errors_reach_the_caller(count):
 def test_a_process_that_dies_is_told_in_one_line():
     with Workers(2) as workers, pytest.raises(UserError, match=r"runtime\.workers=1"):
         workers.run(os._exit, jobs=[1, 1], label="a")
+
+
+def test_a_script_without_a_main_guard_is_told_what_it_misses(tmp_path):
+    script = tmp_path / "script.py"
+    head = "from histoloom.slides.workers import Workers\n"
+    work = "with Workers(2) as w: print(w.run(abs, jobs=[-1, -2], label='a'))\n"
+    script.write_text(head + work, encoding="utf-8")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'if __name__ == "__main__":' in done.stderr.splitlines()[-1]
+    script.write_text(head + 'if __name__ == "__main__":\n    ' + work, encoding="utf-8")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[1, 2]\n"

@@ -54,6 +54,9 @@ def init(
 def run(
     run: RunArgument,
     until: Annotated[str, typer.Option(metavar="STAGE", help="The last stage to bring up to date.")] = "report",
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="tcp://HOST:PORT", help="A Dask cluster reads the slides (docs/cluster.md).")
+    ] = None,
     set_: Settings = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
 ) -> None:
@@ -63,8 +66,9 @@ def run(
     from histoloom.store import Run
 
     opened = Run.open(run)
-    if set_:
-        opened = change_settings(opened, set_, save=not dry_run)
+    settings = [*(set_ or []), *([f"runtime.scheduler={scheduler}"] if scheduler is not None else [])]
+    if settings:
+        opened = change_settings(opened, settings, save=not dry_run)
     if dry_run:
         _print_status(opened)
         return

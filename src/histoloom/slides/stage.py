@@ -7,6 +7,7 @@ positions depend on the settings and the slides alone, it ends with the same byt
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -39,10 +40,12 @@ def run(context: StageContext) -> None:
     Slides that cannot be read or used are left out, with the reason in slides.parquet. Raises ``UserError`` where no
     slide is usable, or where there are fewer training patches than clusters.
     """
+    context = replace(context, out=context.out.absolute())  # workers may have other working directories
     config = context.config
     _check_count(config.patches.count, config=config, what="patches.count is")
     leave_out = partial(_leave_out, say=context.say)
-    with disk_errors_explained(context.out), Workers(config.runtime.workers) as workers:
+    spread = Workers(config.runtime.workers, scheduler=config.runtime.scheduler, place=context.out)
+    with disk_errors_explained(context.out), spread as workers:
         _prepare(context.out)
         entries = _found(context)
         entries = leave_out(entries, reasons=_too_small(entries, config=config.patches))
@@ -56,6 +59,7 @@ def run(context: StageContext) -> None:
             entries, fields=fields, positions=positions, recolourings=recolourings, context=context, workers=workers
         )
         entries = leave_out(entries, reasons=reasons)
+        _sweep(context.out)
         _write_tables(entries, fields=fields, positions=positions, context=context)
 
 
@@ -63,8 +67,13 @@ def _prepare(out: Path) -> None:
     for name in ("images", "thumbnails"):
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
-        for torn in folder.glob(".*.part"):
-            torn.unlink()
+    _sweep(out)
+
+
+def _sweep(out: Path) -> None:
+    """Remove what killed processes left unfinished: in an earlier call, or on a cluster in this one."""
+    for torn in out.glob("*/.*.part"):
+        torn.unlink(missing_ok=True)
 
 
 def _check_count(count: int, *, config: Config, what: str) -> None:
