@@ -9,7 +9,21 @@ OK = "ok"
 
 
 class SlideError(ValueError):
-    """A slide cannot be read or used; the message is the reason, in one line."""
+    """A slide cannot be read or used.
+
+    ``reason`` is in this project's words, one line; ``detail`` is what a decoder said, which may quote the file.
+    """
+
+    def __init__(self, reason: str, *, detail: str = "") -> None:
+        self.reason, self.detail = one_line(reason, most=400), one_line(detail, most=200)
+        super().__init__(f"{self.reason}: {self.detail}" if self.detail else self.reason)
+
+
+def one_line(text: str, *, most: int = 200) -> str:
+    """``text`` without line breaks, control characters and broken Unicode, and not longer than ``most``."""
+    plain = "".join(c if c.isprintable() else " " for c in text.encode("utf-8", "replace").decode())
+    words = " ".join(plain.split())
+    return words if len(words) <= most else f"{words[: most - 1]}…"
 
 
 @dataclass(frozen=True)
