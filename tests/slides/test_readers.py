@@ -8,8 +8,8 @@ import tifffile
 from PIL import Image
 
 from histoloom.slides.entries import SlideError
-from histoloom.slides.grid import batches, grid
 from histoloom.slides.flat import FlatSlide
+from histoloom.slides.grid import batches, grid
 from histoloom.slides.readers import PyramidSlide, open_slide
 from histoloom.slides.tiff import TiffSlide
 

@@ -43,11 +43,28 @@ class SlideEntry:
     mpp: float | None = None
     mpp_source: str = ""
     status: str = OK
+    split: str = ""
+    extra: tuple[tuple[str, str | None], ...] = ()
+    alias: str = ""
 
     @property
     def usable(self) -> bool:
         """Whether patches can be taken from it."""
         return self.status == OK
+
+    @property
+    def shown(self) -> str:
+        """What to call it in messages and logs: its file's name, or its id where that is private."""
+        return self.slide_id if self.alias else one_line(self.file.name)
+
+    @property
+    def stored_file(self) -> str:
+        """Its file as tables keep it; ``histoloom.slides.private.real_file`` gives the path back."""
+        return self.alias or str(self.file)
+
+    def why(self, error: SlideError) -> str:
+        """What ``error`` says, without what a decoder may have quoted where the file's name is private."""
+        return error.reason if self.alias else str(error)
 
     def left_out(self, reason: str) -> SlideEntry:
         """The same slide, left out for ``reason``."""

@@ -83,13 +83,11 @@ class Slide(ABC):
         )
         result = np.empty((shape[1], shape[0], 3), np.uint8)
         for (top, bottom), (left, right) in product(pairwise(rows), pairwise(columns)):
-            part = (
-                box[0] + left * sides[0] / shape[0],
-                box[1] + top * sides[1] / shape[1],
-                box[0] + right * sides[0] / shape[0],
-                box[1] + bottom * sides[1] / shape[1],
-            )
-            result[top:bottom, left:right] = np.asarray(self._resampled(part, shape=(int(right - left), int(bottom - top))))
+            across = box[0] + sides[0] / shape[0] * np.array([left, right])
+            down = box[1] + sides[1] / shape[1] * np.array([top, bottom])
+            part = (float(across[0]), float(down[0]), float(across[1]), float(down[1]))
+            pixels = self._resampled(part, shape=(int(right - left), int(bottom - top)))
+            result[top:bottom, left:right] = np.asarray(pixels)
         return result
 
     def _level(self, factor: float) -> int:
