@@ -16,6 +16,8 @@ from histoloom.slides.entries import SlideError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+NO_SLIDE = "is not a slide or image that OpenSlide, tifffile or Pillow can open"
+
 MAX_SIDE = 4_000_000
 """px; a metre of tissue at 0.25 um/px"""
 
@@ -54,7 +56,7 @@ def reasons(path: Path) -> Iterator[None]:
     except SlideError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise SlideError("is not a slide or image that OpenSlide, tifffile or Pillow can open") from error
+        raise SlideError(NO_SLIDE) from error
     except Image.DecompressionBombError as error:
         raise SlideError(too_large()) from error
     except _DECODER_ERRORS as error:

@@ -60,7 +60,7 @@ class SlideEntry:
     @property
     def stored_file(self) -> str:
         """Its file as tables keep it; ``histoloom.slides.private.real_file`` gives the path back."""
-        return self.alias or str(self.file)
+        return self.alias or str(self.file).encode("utf-8", "replace").decode()
 
     def why(self, error: SlideError) -> str:
         """What ``error`` says, without what a decoder may have quoted where the file's name is private."""

@@ -19,6 +19,8 @@ def check_ome(xml: str | None) -> None:
         return
     if len(xml) > _MAX_XML:
         raise SlideError("cannot be read: its OME-XML is absurdly long")
+    if "<!ENTITY" in xml or "<!DOCTYPE" in xml:
+        raise SlideError("cannot be read: its OME-XML defines entities, which OME-XML never does")
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _BLOCK_SIDE = 4096  # px of a level that are read and filtered at once
 _LANCZOS_SUPPORT = 3
 _MAX_COARSEST_PIXELS = 2**34  # minutes of decoding for a thumbnail
+# Opened in another way, such a file may show its label: MIRAX keeps it in the picture, SCN has it as its first page.
+_SCANNER_SUFFIXES = {".mrxs", ".ndpi", ".scn", ".bif", ".vms", ".vmu", ".czi", ".dcm", ".dicom"}
 _MANY_FILES = {"mirax", "hamamatsu", "dicom"}  # vendors whose slides are more than the file that is opened
 
 
@@ -206,6 +208,8 @@ def _opened(path: Path) -> Slide:
     with reasons(path):
         vendor = openslide.OpenSlide.detect_format(str(path))
         a_tiff = is_tiff(path)
+    if vendor in (None, "generic-tiff") and path.suffix.lower() in _SCANNER_SUFFIXES:
+        raise SlideError(f"is no {path.suffix.lower()} slide that OpenSlide can open, or lacks some of its files")
     if vendor is not None and not (vendor == "generic-tiff" and is_ome(path)):
         slide: Slide = PyramidSlide(path)
     else:

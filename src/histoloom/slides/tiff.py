@@ -150,6 +150,8 @@ def _levels(tiff: Any, *, size: int) -> list[list[Any]]:
 def _series(tiff: Any) -> Any:
     """The largest image of the file that is not named as a label or an overview."""
     named = [series for series in tiff.series if not _NOT_TISSUE.search(series.name or "")]
+    if not tiff.series:
+        raise SlideError(decoding.NO_SLIDE)
     if not named:
         raise SlideError("holds only a label or an overview, no slide")
     return max(named, key=lambda series: int(np.prod([int(n) for n in series.shape[-3:]])))
