@@ -88,9 +88,9 @@ def jpeg_bomb_bytes(side: int) -> bytes:
 
 
 def tile_bomb(path: Path) -> None:
-    """An OME-TIFF with a tile of 96 px that says it has 60,000."""
+    """An OME-TIFF with a tile of 96 px that says it has 10,000."""
     tifffile.imwrite(path, PIXELS, tile=(96, 96), compression="jpeg", description=ome_xml(), metadata=None, **MPP)
-    bomb = jpeg_bomb_bytes(60_000)
+    bomb = jpeg_bomb_bytes(10_000)
     with tifffile.TiffFile(path, mode="r+b") as file:
         page = file.pages[0]
         file.filehandle.seek(0, 2)

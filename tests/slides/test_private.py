@@ -40,7 +40,7 @@ def ward(tmp_path, picture):
     scale = {"resolution": (1e4, 1e4), "resolutionunit": "CENTIMETER"}
     told = {
         "description": "Patient Mustermann|MRN-778812|Date = 1999-12-31",
-        "artist": "Dr-Acula",
+        "extratags": [(315, "s", 0, "Dr-Acula", True)],
         "datetime": "1999:12:31 00:00:00",
     }
     for i in range(3):
@@ -91,7 +91,7 @@ def test_the_private_folder_gives_the_names_back(tmp_path, ward):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     (record,) = (json.loads(file.read_text()) for file in folder.glob("*.json"))
     assert {names["patient"] for names in record["slides"].values()} >= {"Mustermann-0", "Mustermann-2"}
-    assert [status.state for status in pipeline.status(run)][0] == "done"
+    assert pipeline.status(run)[0].state == "done"
     shutil.rmtree(folder)
     with pytest.raises(UserError, match="HISTOLOOM_PRIVATE"):
         pipeline.execute(run, until="patches")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,11 +100,13 @@ def is_tiff(path: Path) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """tifffile logs what it finds wrong and goes on; what matters of that, the readers check themselves."""
+    """tifffile logs what it finds wrong, Pillow warns; what matters of that, the readers check themselves."""
     logger = tifffile.logger()
     disabled, logger.disabled = logger.disabled, True
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
     finally:
         logger.disabled = disabled
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, final
 from PIL import Image
 
 from histoloom.slides import decoding, resolution
-from histoloom.slides.decoding import on_white, reasons
+from histoloom.slides.decoding import on_white, quiet, reasons
 from histoloom.slides.entries import SlideError
 from histoloom.slides.readers import Slide
 
@@ -65,7 +64,5 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path, formats=FORMATS) as image:
-            yield image
+    with quiet(), Image.open(path, formats=FORMATS) as image:
+        yield image
