@@ -187,6 +187,22 @@ def test_a_dicom_folder_is_one_slide_named_after_it(tmp_path, picture):
     assert slide.patient == "P7"
 
 
+def test_a_dicom_slide_is_read_at_its_levels(tmp_path, picture, dicom_level):
+    """Two levels, a file each: one slide, named after their folder, whichever of the files comes first."""
+    folder = tmp_path / "case-8"
+    folder.mkdir()
+    image = picture(200, 150)
+    half = np.asarray(Image.fromarray(image).reduce(2))
+    dicom_level(folder / "a.dcm", half, series="1.2.3", instance="1.2.3.2", mpp=1.0)
+    dicom_level(folder / "b.dcm", image, series="1.2.3", instance="1.2.3.1", mpp=0.5)
+    for path in (tmp_path, folder, folder / "b.dcm"):
+        (entry,) = find_slides(SlidesConfig(paths=(str(path),)))
+        assert (entry.slide_id, entry.status, entry.mpp) == ("case-8", "ok", 0.5)
+    with open_slide(entry) as slide:
+        assert slide.levels == [(200, 150), (100, 75)]
+        np.testing.assert_array_equal(slide.read(30, 41, extent=64, size=64), image[41:105, 30:94])
+
+
 def test_a_slide_that_says_nothing_of_its_scale(real_data):
     """An Aperio JPEG 2000 slide with neither mpp nor objective power: never a guess."""
     path = str(real_data / "slides" / "tcga-cr-7395.svs")

@@ -15,13 +15,14 @@ from PIL import Image
 
 from histoloom import pipeline
 from histoloom.config import load_config
+from histoloom.diffusion.export import export_generator
 from histoloom.errors import UserError
 from histoloom.setup import change_settings, init_run
 from histoloom.slides import private
 from histoloom.slides.entries import SlideError
 from histoloom.store import Run
 
-NAMES = ("Mustermann", "MRN-778812", "Dr-Acula", "1999-12-31", "Secret-Ward", "Onkel-Tumor")
+NAMES = ("Mustermann", "19991231", "MRN-778812", "Dr-Acula", "1999-12-31", "Secret-Ward", "Onkel-Tumor")
 SMALL = ("patches.size=32", "patches.count=48", "clusters.k=[2, 3]", "runtime.workers=1")
 
 
@@ -32,7 +33,7 @@ def _private_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def ward(tmp_path, picture):
+def ward(tmp_path, picture, dicom_level):
     """Slides with names in their folder, file names, tags and table; one is spoiled, one too small, one silent."""
     folder = tmp_path / "Secret-Ward"
     folder.mkdir()
@@ -50,6 +51,9 @@ def ward(tmp_path, picture):
     Image.fromarray(picture(64, 64)).save(folder / "Mustermann-silent.png")
     whole = (folder / "Mustermann_0_MRN-778812.tif").read_bytes()
     (folder / "Mustermann-cut.tif").write_bytes(whole[: len(whole) // 2])
+    (folder / "Mustermann-dicom").mkdir()
+    scan = {"series": "1.2.3", "instance": "1.2.3.1", "mpp": 1.0}
+    dicom_level(folder / "Mustermann-dicom" / "a.dcm", picture(200, 180, seed=9), **scan)
     rows = [f"Mustermann_{i}_MRN-778812.tif,Mustermann-{i},Onkel-Tumor" for i in range(3)]
     (folder / "slides.csv").write_text("file,patient,diagnosis\n" + "\n".join(rows) + "\n", encoding="utf-8")
     return folder
@@ -71,9 +75,11 @@ def leaks(run):
 def test_no_name_is_anywhere_in_a_whole_run(tmp_path, ward, tiny_settings):
     run = init_run(tmp_path / "run", slides=[ward], preset="demo", settings=tiny_settings, pseudonymise=True)
     pipeline.execute(run)
+    export_generator(run, tmp_path / "export")
     assert leaks(run.path) == []
+    assert leaks(tmp_path / "export") == []
     slides = pd.read_parquet(run.path / "patches" / "slides.parquet")
-    assert (slides["status"] == "ok").sum() == 3
+    assert (slides["status"] == "ok").sum() == 4
     assert slides["slide_id"].str.fullmatch("s[0-9a-f]{16}").all()
     assert slides["patient"].str.fullmatch("p[0-9a-f]{16}").all()
     assert list((run.path / "report" / "maps").glob("s*.png"))
@@ -85,7 +91,7 @@ def test_the_private_folder_gives_the_names_back(tmp_path, ward):
     pipeline.execute(run, until="patches")
     slides = pd.read_parquet(run.path / "patches" / "slides.parquet")
     used = [private.real_file(file) for file in slides.loc[slides["status"] == "ok", "file"]]
-    assert {file.name for file in used} == {f"Mustermann_{i}_MRN-778812.tif" for i in range(3)}
+    assert {file.name for file in used} == {f"Mustermann_{i}_MRN-778812.tif" for i in range(3)} | {"a.dcm"}
     folder = tmp_path / "private"
     assert stat.S_IMODE((folder / "key").stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
