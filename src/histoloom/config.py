@@ -32,23 +32,16 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
-MPP_LIMITS = (0.01, 100.0)
-"""um/px that a user may say a slide has"""
-
-PRIVATE = "private:"
-"""Stands before what is known by name in the private folder alone."""
+MPP_LIMITS = (0.01, 100.0)  # um/px that a user may say a slide has
+PRIVATE = "private:"  # stands before what has its name in the private folder alone
 
 
 class SlidesConfig(Section):
     """Which slides."""
 
     paths: tuple[str, ...] = Field(min_length=1, description="files and folders, absolute")
-    table: str | None = Field(
-        None, description="CSV with a column file, and any of patient, slide, mpp, split; further ones are kept"
-    )
-    columns: tuple[str, ...] | None = Field(
-        None, description="which further columns are kept; none: all, and with pseudonyms not one"
-    )
+    table: str | None = Field(None, description="CSV with column file, any of patient, slide, mpp, split, and more")
+    columns: tuple[str, ...] | None = Field(None, description="further columns to keep; none: all (pseudonyms: no)")
     mpp: float | None = Field(
         None, ge=MPP_LIMITS[0], le=MPP_LIMITS[1], description="um/px of slides that do not say it themselves"
     )

@@ -46,6 +46,8 @@ def find_slides(config: SlidesConfig) -> list[SlideEntry]:
         for entry, item in zip(entries, found, strict=True)
     ]
     _remark(entries, unlisted=sum(item.row(rows) is None for item in found) if rows else 0)
+    if hidden is not None and not all(entry.usable for entry in entries):
+        logger.info("which slides these are says %s", hidden.record)
     if not any(entry.usable for entry in entries):
         raise UserError(none_usable(entries))
     return entries if hidden is None else sorted(entries, key=lambda entry: entry.slide_id)
