@@ -32,12 +32,28 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+MPP_LIMITS = (0.01, 100.0)  # um/px that a user may say a slide has
+PRIVATE = "private:"  # stands before what has its name in the private folder alone
+
+
 class SlidesConfig(Section):
     """Which slides."""
 
     paths: tuple[str, ...] = Field(min_length=1, description="files and folders, absolute")
-    table: str | None = Field(None, description="CSV with a column file, and any of patient, slide, mpp")
-    mpp: PositiveFloat | None = Field(None, description="um/px of slides that do not say it themselves")
+    table: str | None = Field(None, description="CSV with column file, any of patient, slide, mpp, split, and more")
+    columns: tuple[str, ...] | None = Field(None, description="further columns to keep; none: all (pseudonyms: no)")
+    mpp: float | None = Field(
+        None, ge=MPP_LIMITS[0], le=MPP_LIMITS[1], description="um/px of slides that do not say it themselves"
+    )
+    follow_links: bool = Field(False, description="read links in folders that lead out of the given paths")
+    pseudonyms: str | None = Field(None, description="the key that names are hashed with; set by init --pseudonymise")
+
+    @model_validator(mode="after")
+    def _names_are_private(self) -> SlidesConfig:
+        private = [text.startswith(PRIVATE) for text in (*self.paths, self.table) if text is not None]
+        if not all(private) if self.pseudonyms else any(private):
+            raise ValueError("a pseudonymised run takes no names of files; make a new one: histoloom init")
+        return self
 
 
 class SplitConfig(Section):

@@ -22,12 +22,15 @@ def init_run(
     table: Path | None = None,
     mpp: float | None = None,
     settings: Sequence[str] = (),
+    pseudonymise: bool = False,
 ) -> Run:
     """Make ``path`` a run over ``slides``; the slides are looked at, so that what is wrong with them shows now.
 
+    ``pseudonymise`` keeps every name of a slide or patient out of the run (``histoloom.slides.private``).
     Raises ``UserError`` for a wrong preset or setting, slides that cannot be used, or a directory in other use.
     """
     from histoloom.slides.inventory import find_slides
+    from histoloom.slides.private import conceal
 
     absent = [place for place in slides if not place.exists()]
     if absent:
@@ -39,6 +42,8 @@ def init_run(
         "mpp": mpp,
     }
     config = settled(make_config(with_settings(values, settings)))
+    if pseudonymise:
+        config = config.model_copy(update={"slides": conceal(config.slides, run=path)})
     find_slides(config.slides)
     return Run.create(path, config)
 

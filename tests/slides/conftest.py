@@ -104,3 +104,48 @@ def context(tmp_path: Path) -> Callable[..., StageContext]:
         return StageContext(tmp_path, config, out, {}, EventLog(out / "log.jsonl"))
 
     return make
+
+
+def _element(group: int, number: int, kind: str, value: bytes | int) -> bytes:
+    """A DICOM data element, explicit little endian (PS3.5 7.1.2)."""
+    data = value if isinstance(value, bytes) else value.to_bytes({"US": 2, "UL": 4}[kind], "little")
+    data += (b"\0" if kind in ("UI", "OB", "OW") else b" ") * (len(data) % 2)
+    tag = group.to_bytes(2, "little") + number.to_bytes(2, "little") + kind.encode()
+    if kind in ("SQ", "OB", "OW"):
+        return tag + b"\0\0" + len(data).to_bytes(4, "little") + data
+    return tag + len(data).to_bytes(2, "little") + data
+
+
+def _item(content: bytes) -> bytes:
+    return b"\xfe\xff\x00\xe0" + len(content).to_bytes(4, "little") + content
+
+
+def write_dicom(path: Path, image: np.ndarray, *, series: str, instance: str, mpp: float, tile: int = 64) -> Path:
+    """One level of a whole-slide image (PS3.3 A.32.8), uncompressed, tiled in full, with a patient's name in it."""
+    (high, wide), kind = image.shape[:2], b"1.2.840.10008.5.1.4.1.1.77.1.6"
+    rows, columns = -(-high // tile), -(-wide // tile)
+    padded = np.full((rows * tile, columns * tile, 3), 255, np.uint8)
+    padded[:high, :wide] = image
+    frames = padded.reshape(rows, tile, columns, tile, 3).swapaxes(1, 2).tobytes()
+    meta = _element(2, 2, "UI", kind) + _element(2, 3, "UI", instance.encode())
+    meta = _element(2, 1, "OB", b"\0\1") + meta + _element(2, 0x10, "UI", b"1.2.840.10008.1.2.1")
+    spacing = _element(0x28, 0x30, "DS", f"{mpp / 1000:.6f}\\{mpp / 1000:.6f}".encode())
+    measures = _element(0x28, 0x9110, "SQ", _item(_element(0x18, 0x50, "DS", b"0.001") + spacing))
+    elements = (
+        (8, 8, "CS", b"ORIGINAL\\PRIMARY\\VOLUME\\NONE"), (8, 0x16, "UI", kind), (8, 0x18, "UI", instance.encode()),
+        (8, 0x20, "DA", b"19991231"), (8, 0x60, "CS", b"SM"), (0x10, 0x10, "PN", b"Mustermann^Max"),
+        (0x20, 0xD, "UI", b"1.2.9"), (0x20, 0xE, "UI", series.encode()), (0x20, 0x52, "UI", b"1.2.10"),
+        (0x20, 0x9311, "CS", b"TILED_FULL"), (0x28, 2, "US", 3), (0x28, 4, "CS", b"RGB"), (0x28, 6, "US", 0),
+        (0x28, 8, "IS", str(rows * columns).encode()), (0x28, 0x10, "US", tile), (0x28, 0x11, "US", tile),
+        (0x28, 0x100, "US", 8), (0x28, 0x101, "US", 8), (0x28, 0x102, "US", 7), (0x28, 0x103, "US", 0),
+        (0x48, 6, "UL", wide), (0x48, 7, "UL", high), (0x48, 0x303, "UL", 1), (0x5200, 0x9229, "SQ", _item(measures)),
+        (0x7FE0, 0x10, "OW", frames),
+    )  # fmt: skip
+    body = b"".join(_element(*element) for element in elements)
+    path.write_bytes(bytes(128) + b"DICM" + _element(2, 0, "UL", len(meta)) + meta + body)
+    return path
+
+
+@pytest.fixture
+def dicom_level() -> Callable[..., Path]:
+    return write_dicom

@@ -79,7 +79,7 @@ def test_csv_as_path_names_the_slides(tmp_path, picture):
     [
         ("name,mpp\na.png,1\n", "has no column file"),
         ("", "has no column file"),
-        ("file,mpp\na.png,fine\n", "line 2: mpp must be a number of um/px above 0, got 'fine'"),
+        ("file,mpp\na.png,fine\n", "line 2: mpp must be a number of um/px from 0.01 to 100, got 'fine'"),
         ("file,mpp\na.png,-1\n", "mpp must be a number"),
         ("file,patient\na.png,1\na.png,2\n", "line 3: a.png is listed twice"),
         ("file,patient\n,1\n", "column file is empty"),

@@ -8,8 +8,10 @@ import tifffile
 from PIL import Image
 
 from histoloom.slides.entries import SlideError
+from histoloom.slides.flat import FlatSlide
 from histoloom.slides.grid import batches, grid
-from histoloom.slides.readers import FlatSlide, PyramidSlide, open_slide, scanned_origin
+from histoloom.slides.readers import PyramidSlide, open_slide, scanned_origin
+from histoloom.slides.tiff import TiffSlide
 
 
 def test_pyramid_reads_its_own_pixels(tmp_path, picture, pyramid):
@@ -35,11 +37,11 @@ def test_print_resolution_is_not_a_scale(tmp_path, picture, dpi):
         assert slide.mpp is None
 
 
-@pytest.mark.parametrize("name", ["a.tif", "a.png"])
-def test_flat_images_say_their_scale(tmp_path, picture, name):
+@pytest.mark.parametrize(("name", "kind"), [("a.tif", TiffSlide), ("a.png", FlatSlide)])
+def test_flat_images_say_their_scale(tmp_path, picture, name, kind):
     Image.fromarray(picture(64, 48)).save(tmp_path / name, dpi=(25_400, 25_400))
     with open_slide(tmp_path / name) as slide:
-        assert isinstance(slide, FlatSlide)
+        assert isinstance(slide, kind)
         assert slide.mpp == pytest.approx(1.0, rel=1e-4)
 
 
@@ -127,7 +129,7 @@ def test_alpha_and_grey_become_rgb_on_white(tmp_path):
 
 def test_thumbnail_is_the_slide_made_small(tmp_path, picture, pyramid, monkeypatch):
     image = picture(300, 200)
-    monkeypatch.setattr("histoloom.slides.readers._BAND_PIXELS", 5000)
+    monkeypatch.setattr("histoloom.slides.readers._BLOCK_SIDE", 70)
     with open_slide(pyramid(tmp_path / "a.tif", image, mpp=0.5, levels=1)) as slide:
         small = slide.thumbnail(90)
     reference = np.asarray(Image.fromarray(image).resize((90, 60), Image.Resampling.LANCZOS))
@@ -159,11 +161,11 @@ def test_spoiled_tiles_raise_reasons(tmp_path, picture, pyramid, spoiled):
 
 def test_bombs_are_refused(tmp_path, monkeypatch, picture):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    monkeypatch.setattr("histoloom.slides.readers.MAX_FLAT_PIXELS", 200)
+    monkeypatch.setattr("histoloom.slides.decoding.MAX_PIECE_PIXELS", 200)
     Image.fromarray(picture(64, 64)).save(tmp_path / "a.png")
-    tifffile.imwrite(tmp_path / "a.tif", picture(64, 64))
+    tifffile.imwrite(tmp_path / "a.tif", picture(64, 64), compression="zlib", rowsperstrip=64)
     for name in ("a.png", "a.tif"):
-        with pytest.raises(SlideError, match="too large for a flat image"):
+        with pytest.raises(SlideError, match="too large to decode in one piece"):
             open_slide(tmp_path / name)
 
 

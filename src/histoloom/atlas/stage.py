@@ -15,6 +15,7 @@ from histoloom.atlas.tissue_map import chosen_k, classify_slide, load_classifier
 from histoloom.progress import meter
 from histoloom.slides.entries import OK, SlideError
 from histoloom.slides.patch_set import PatchSet
+from histoloom.slides.private import real_file, told
 from histoloom.stages import StageContext
 from histoloom.store import Artifact, read_json, replacing, write_json, write_text
 
@@ -80,7 +81,7 @@ def _draw_map(
     about = {"slide_id": slide_id, "title": slide_id if row["slide"] == slide_id else f"{row['slide']}, {slide_id}"}
     try:
         found = classify_slide(
-            Path(row["file"]),
+            real_file(str(row["file"])),
             label=classifier.labels,
             size=config.patches.size,
             mpp=config.patches.mpp,
@@ -89,7 +90,8 @@ def _draw_map(
             stains=stains_of(context.inputs["patches"], config=config, file=Path(row["file"])),
         )
     except SlideError as error:
-        context.say(f"{slide_id}: no tissue map, {error}")
-        return about | {"missing": str(error)}
+        reason = told(error, stored=str(row["file"]))
+        context.say(f"{slide_id}: no tissue map, {reason}")
+        return about | {"missing": reason}
     write_picture(folder / f"{slide_id}.png", overlaid(found, k=shown_k(context)))
     return about | {"patches": len(found.boxes_N4)}

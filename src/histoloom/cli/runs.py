@@ -36,8 +36,11 @@ def init(
         list[Path] | None, typer.Option(metavar="PATH...", help="Slides: files and folders, one or more.")
     ] = None,
     preset: Annotated[str, typer.Option(help="paper, modern or cpu.")] = "modern",
-    table: Annotated[Path | None, typer.Option(help="CSV with columns file, patient, slide, mpp.")] = None,
+    table: Annotated[Path | None, typer.Option(help="CSV with columns file, patient, slide, mpp, split.")] = None,
     mpp: Annotated[float | None, typer.Option(help="um/px of slides that do not say it themselves.")] = None,
+    pseudonymise: Annotated[
+        bool, typer.Option("--pseudonymise", help="Keep names of slides and patients out of the run; see docs.")
+    ] = False,
     set_: Settings = None,
 ) -> None:
     """Make a run directory for slides, with a preset and your settings."""
@@ -46,7 +49,13 @@ def init(
     if not slides:
         raise UserError("no slides given; type: histoloom init RUN --slides PATH...")
     made = init_run(
-        run, slides=[*slides, *(more_slides or [])], preset=preset, table=table, mpp=mpp, settings=set_ or []
+        run,
+        slides=[*slides, *(more_slides or [])],
+        preset=preset,
+        table=table,
+        mpp=mpp,
+        settings=set_ or [],
+        pseudonymise=pseudonymise,
     )
     typer.echo(f"{made.path} is ready; next: histoloom run {made.path}")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from histoloom.slides.private import real_file
 from histoloom.slides.procedural import label_patches, truth_of
 
 UNKNOWN = -1
@@ -53,7 +53,7 @@ def true_classes(patches: pd.DataFrame, *, slides: pd.DataFrame) -> np.ndarray:
     result = np.full(len(patches), UNKNOWN, np.int64)
     for slide_id, file, width, height in slides[["slide_id", "file", "width", "height"]].to_numpy():
         rows = np.flatnonzero((patches["slide_id"] == slide_id).to_numpy())
-        found = truth_of(Path(str(file))) if len(rows) else None
+        found = truth_of(real_file(str(file))) if len(rows) else None
         if found is None:
             continue
         truth_hw, names = found

@@ -66,7 +66,7 @@ def survey(job: Survey) -> Surveyed:
             with open_slide(job.entry) as slide:
                 pixels = slide.thumbnail(THUMBNAIL_SIDE)
         except SlideError as error:
-            return Surveyed(None, str(error))
+            return Surveyed(None, job.entry.why(error))
         with replacing(job.thumbnail) as temporary:
             Image.fromarray(pixels).save(temporary, format="JPEG", quality=_JPEG_QUALITY)
     with Image.open(job.thumbnail) as image:
@@ -81,7 +81,7 @@ def extract(job: Extraction) -> str | None:
         with open_slide(job.entry) as slide, replacing(job.target) as temporary:
             _write(job, slide=slide, path=temporary)
     except SlideError as error:
-        return str(error)
+        return job.entry.why(error)
     return None
 
 

@@ -6,41 +6,26 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from histoloom.config import SlidesConfig
 from histoloom.errors import UserError
-from histoloom.slides.entries import SlideEntry, SlideError
+from histoloom.slides import private
+from histoloom.slides.entries import SlideEntry, SlideError, one_line
 from histoloom.slides.readers import open_slide
+from histoloom.slides.search import Found, Rows, found_slides, table_files
 from histoloom.slides.table import TableRow, read_table
 from histoloom.store import file_digest, fingerprint
 
 logger = logging.getLogger("histoloom")
 
-# DICOM slides are many files each: they are opened when named, not looked for.
-PYRAMID_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".svslide", ".bif", ".czi")
-FLAT_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".jp2")
-SUFFIXES = frozenset(PYRAMID_SUFFIXES + FLAT_SUFFIXES)
-TABLE_NAME = "slides.csv"
-
 NO_MPP = "does not say its mpp (um/px): give it with --mpp, for example --mpp 0.5, or in a column mpp of a CSV"
 
 _LONGEST_ID = 100
 _SHOWN_REASONS = 3
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A file (absolute) and its name relative to the path that the user gave; links are followed for ``real``."""
-
-    file: Path
-    name: str
-
-    @property
-    def real(self) -> Path:
-        return self.file.resolve()
+_SHOWN_NAMES = 20
 
 
 def find_slides(config: SlidesConfig) -> list[SlideEntry]:
@@ -48,99 +33,103 @@ def find_slides(config: SlidesConfig) -> list[SlideEntry]:
 
     Raises ``UserError`` where a path is missing, a table is wrong, or no slide is usable.
     """
-    found = _found(config)
+    hidden = private.pseudonyms(config)
+    config = config if hidden is None else hidden.revealed(config)
     rows = _rows(config)
+    _check_columns(config, rows=rows)
+    found = found_slides(config, rows=rows)
+    entries = _named(found, rows=rows, columns=config.columns)
+    if hidden is not None:
+        entries = hidden.hide(entries)
     entries = [
-        _examined(entry, row=rows.get(entry.file.resolve()), config=config) for entry in _named(found, rows=rows)
+        _examined(entry, row=item.row(rows), config=config) if not item.reason else entry.left_out(item.reason)
+        for entry, item in zip(entries, found, strict=True)
     ]
+    _remark(entries, unlisted=sum(item.row(rows) is None for item in found) if rows else 0)
+    if hidden is not None and not all(entry.usable for entry in entries):
+        logger.info("which slides these are says %s", hidden.record)
     if not any(entry.usable for entry in entries):
         raise UserError(none_usable(entries))
-    unlisted = sum(item.real not in rows for item in found)
-    if rows and unlisted:
-        logger.warning("%d of %d slides are in no table: each counts as a patient of its own", unlisted, len(found))
-    return entries
+    return entries if hidden is None else sorted(entries, key=lambda entry: entry.slide_id)
+
+
+def _remark(entries: Sequence[SlideEntry], *, unlisted: int) -> None:
+    """Say what the user must know before the slides are used."""
+    if unlisted:
+        logger.warning("%d of %d slides are in no table: each counts as a patient of its own", unlisted, len(entries))
+    silent = [entry.shown for entry in entries if entry.status == NO_MPP]
+    if silent and any(entry.usable for entry in entries):
+        more = f" and {len(silent) - _SHOWN_NAMES} more" if len(silent) > _SHOWN_NAMES else ""
+        logger.warning(
+            "%d of %d slides do not say their mpp (um/px) and are left out: %s%s; to use them give --mpp, for example "
+            "--mpp 0.5, or a CSV with columns file and mpp (--table)",
+            len(silent),
+            len(entries),
+            ", ".join(silent[:_SHOWN_NAMES]),
+            more,
+        )
+
+
+def _check_columns(config: SlidesConfig, *, rows: Rows) -> None:
+    there = {name for row in rows.values() for name, _ in row.extra}
+    absent = [name for name in config.columns or () if name not in there]
+    if absent:
+        raise UserError(
+            f"slides.columns names {absent[0]!r}, which no table has; they have: {', '.join(sorted(there)) or 'none'}"
+        )
 
 
 def none_usable(entries: Sequence[SlideEntry]) -> str:
     """One line: why each of the first slides was left out."""
-    reasons = [f"{entry.file.name} {entry.status}" for entry in entries[:_SHOWN_REASONS]]
+    reasons = [f"{entry.shown} {entry.status}" for entry in entries[:_SHOWN_REASONS]]
     more = f"; and {len(entries) - _SHOWN_REASONS} more" if len(entries) > _SHOWN_REASONS else ""
     return f"none of the {len(entries)} slides found can be used: {'; '.join(reasons)}{more}"
 
 
 def inventory_fingerprint(config: SlidesConfig) -> str:
-    """A digest of what slides and tables there are: names relative to the given paths, sizes, both ends of each
-    file, and the tables' text. It reads little of each file, so a change in the middle of one goes unseen.
+    """A digest of what slides and tables there are, and of the settings that say how they are taken: names relative
+    to the given paths, sizes, both ends of each file, and the tables' text. It reads little of each file, so a change
+    in the middle of one goes unseen.
     """
-    files = sorted(
-        (item.name, item.file.stat().st_size, file_digest(item.file)) for item in _found(config) if item.file.is_file()
-    )
-    return fingerprint({"files": files, "tables": [table.read_bytes().hex() for table in _tables(config)]})
+    hidden = private.pseudonyms(config)
+    config = config if hidden is None else hidden.revealed(config)
+    rows = _rows(config)
+    files = sorted(_identity(item) for item in found_slides(config, rows=rows) if not item.reason)
+    settings = {"mpp": config.mpp, "columns": config.columns, "pseudonyms": None if hidden is None else hidden.key_id}
+    given = {name: value for name, value in settings.items() if value is not None}
+    tables = [table.read_bytes().hex() for table in table_files(config)]
+    return fingerprint({"files": files, "tables": tables} | given)
 
 
-def _found(config: SlidesConfig) -> list[_Found]:
-    """Files of the given paths in the order of their names, each once; then those that only a CSV path names."""
-    found: dict[Path, _Found] = {}
-    for text in config.paths:
-        path = Path(text)
-        if not path.exists():
-            raise UserError(f"{path} does not exist; give files or folders of slides")
-        for item in _under(path):
-            found.setdefault(item.real, item)
-    for file in _rows(config):
-        if not file.exists():
-            found.setdefault(file, _Found(file, file.name))
-    if not found:
-        raise UserError(
-            f"no slides in {', '.join(config.paths)}; give files or folders with any of {' '.join(sorted(SUFFIXES))}"
-        )
-    return [item for item in found.values() if item.file.exists()] + [
-        item for item in found.values() if not item.file.exists()
-    ]
-
-
-def _under(path: Path) -> list[_Found]:
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if _looks_like_slide(file.relative_to(path)) and file.is_file())
-        return [_Found(file.absolute(), file.relative_to(path).as_posix()) for file in files]
-    if path.suffix.lower() == ".csv":
-        return [_Found(file, file.name) for file in read_table(path) if file.exists()]
-    return [_Found(path.absolute(), path.name)]
-
-
-def _looks_like_slide(path: Path) -> bool:
-    """By name: a known suffix, not hidden, and no side file such as NAME.truth.png."""
-    hidden = any(part.startswith(".") for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden and not path.stem.endswith(".truth")
-
-
-def _tables(config: SlidesConfig) -> list[Path]:
-    """The tables in rising weight: those that lie in given folders, those given as paths, the configured one."""
-    paths = [Path(text) for text in config.paths]
-    tables = [table for path in paths if path.is_dir() for table in sorted(path.rglob(TABLE_NAME))]
-    tables += [path for path in paths if path.suffix.lower() == ".csv" and path.is_file()]
-    return tables + ([Path(config.table)] if config.table else [])
+def _identity(item: Found) -> tuple[object, ...]:
+    try:
+        digest = (item.name, item.file.stat().st_size, file_digest(item.file))
+    except OSError as error:
+        return item.name, 0, f"cannot be read: {error.strerror}"
+    members = [(member.name, member.stat().st_size) for member in item.members]
+    return (*digest, members) if members else digest
 
 
 def _rows(config: SlidesConfig) -> dict[Path, TableRow]:
     rows: dict[Path, TableRow] = {}
-    for table in _tables(config):
+    for table in table_files(config):
         rows |= read_table(table)
     return rows
 
 
-def _named(found: Sequence[_Found], *, rows: Mapping[Path, TableRow]) -> list[SlideEntry]:
-    """Entries with their id, slide and patient; a slide is by default its file's stem, a patient its slide."""
-    stems = Counter(item.file.stem for item in found)
+def _named(found: Sequence[Found], *, rows: Rows, columns: Sequence[str] | None) -> list[SlideEntry]:
+    """Entries with their id and what the tables say; a slide is by default its file's stem, a patient its slide."""
+    stems = Counter(item.stem for item in found)
     taken: set[str] = set()
     entries = []
     for item in found:
-        stem = item.file.stem
-        slide_id = _unique_id(stem, taken=taken)
+        slide_id = _unique_id(item.stem, taken=taken)
         taken.add(slide_id.lower())
-        row = rows.get(item.real, TableRow(None, None, None))
-        slide = row.slide or (stem if stems[stem] == 1 else slide_id)
-        entries.append(SlideEntry(slide_id, item.file, patient=row.patient or slide, slide=slide))
+        row = item.row(rows) or TableRow()
+        slide = row.slide or (one_line(item.stem) if stems[item.stem] == 1 else slide_id)
+        extra = tuple((name, value) for name, value in row.extra if columns is None or name in columns)
+        entry = SlideEntry(slide_id, item.file, patient=row.patient or slide, slide=slide)
+        entries.append(replace(entry, split=row.split or "", extra=extra))
     return entries
 
 
@@ -164,12 +153,10 @@ def _examined(entry: SlideEntry, *, row: TableRow | None, config: SlidesConfig) 
         with open_slide(entry.file) as slide:
             (width, height), mpp, source = slide.dimensions, slide.mpp, slide.mpp_source
     except SlideError as error:
-        return entry.left_out(str(error))
+        return entry.left_out(entry.why(error))
     if row is not None and row.mpp is not None:
         mpp, source = row.mpp, "table"
     elif mpp is None and config.mpp is not None:
         mpp, source = config.mpp, "slides.mpp"
-    sized = SlideEntry(
-        entry.slide_id, entry.file, entry.patient, entry.slide, width=width, height=height, mpp=mpp, mpp_source=source
-    )
+    sized = replace(entry, width=width, height=height, mpp=mpp, mpp_source=source)
     return sized if mpp is not None else sized.left_out(NO_MPP)

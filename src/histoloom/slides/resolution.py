@@ -11,7 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
+from histoloom.slides.entries import SlideError
+
 PLAUSIBLE = (0.02, 20.0)
+
+_SQUARE = 1.05  # sides may differ by that factor
 
 _UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0}
 _UM_PER_OME_UNIT = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "mm": 1e3}
@@ -31,6 +35,7 @@ def from_openslide(properties: Mapping[str, str]) -> Scale | None:
     """
     mpp = plausible(_number(properties.get("openslide.mpp-x")))
     if mpp is not None:
+        _check_square(mpp, _number(properties.get("openslide.mpp-y")))
         return mpp, "openslide.mpp-x"
     power = _number(properties.get("openslide.objective-power"))
     mpp = plausible(10 / power) if power else None
@@ -73,9 +78,22 @@ def _ome(xml: str | None) -> float | None:
         return None
     if pixels is None:
         return None
-    size = _number(pixels.get("PhysicalSizeX"))
-    factor = _UM_PER_OME_UNIT.get(pixels.get("PhysicalSizeXUnit", "µm"))
+    across, down = (_ome_size(pixels, axis) for axis in "XY")
+    if across is not None:
+        _check_square(across, down)
+    return across
+
+
+def _ome_size(pixels: ElementTree.Element, axis: str) -> float | None:
+    size = _number(pixels.get(f"PhysicalSize{axis}"))
+    factor = _UM_PER_OME_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
     return plausible(size * factor) if size and factor else None
+
+
+def _check_square(across: float, down: float | None) -> None:
+    down = plausible(down)
+    if down is not None and max(across, down) > _SQUARE * min(across, down):
+        raise SlideError(f"says that its pixels are not square ({across:g} x {down:g} um); resample it")
 
 
 def _tag_mpp(tiff: Any, um_per_unit: float) -> float | None:

@@ -24,6 +24,7 @@ from histoloom.slides.inventory import find_slides, none_usable
 from histoloom.slides.normalisation import Recolouring
 from histoloom.slides.sampling import Field, Positions, allocate, draw, held_out, patch_extent
 from histoloom.slides.slide_stains import SlideStains, estimate_sample, reference_of, samples
+from histoloom.slides.splits import table_splits
 from histoloom.slides.workers import Workers
 from histoloom.stages import StageContext
 from histoloom.store import disk_errors_explained, replacing, write_json
@@ -89,7 +90,7 @@ def _found(context: StageContext) -> list[SlideEntry]:
     entries = find_slides(context.config.slides)
     for entry in entries:
         if not entry.usable:
-            context.say(f"left out {entry.file.name}: {entry.status}")
+            context.say(f"left out {entry.shown}: {entry.status}")
     return entries
 
 
@@ -97,7 +98,7 @@ def _leave_out(entries: Entries, *, reasons: Reasons, say: Callable[[str], None]
     """The entries, those with a reason left out; raises ``UserError`` where none remains."""
     for entry in entries:
         if entry.slide_id in reasons:
-            say(f"left out {entry.file.name}: {reasons[entry.slide_id]}")
+            say(f"left out {entry.shown}: {reasons[entry.slide_id]}")
     result = [entry.left_out(reasons[entry.slide_id]) if entry.slide_id in reasons else entry for entry in entries]
     if not any(entry.usable for entry in result):
         raise UserError(none_usable(result))
@@ -258,7 +259,10 @@ def _write_tables(
 def _splits(
     entries: Entries, *, counts: Mapping[str, int], config: SplitConfig, context: StageContext
 ) -> dict[str, str]:
-    """Each slide's split; empty for those left out."""
+    """Each slide's split; empty for those left out. A table's counts more than one that is drawn."""
+    if (fixed := table_splits(entries, by=config.by)) is not None:
+        context.say("held out: what the table says; patches.split.holdout is not used")
+        return dict(fixed)
     group = {entry.slide_id: entry.patient if config.by == "patient" else entry.slide for entry in entries}
     sizes: dict[str, int] = {}
     for entry in entries:
@@ -310,7 +314,7 @@ def _patch_rows(entry: SlideEntry, *, field: Field, drawn: Positions, split: str
 def _slide_row(entry: SlideEntry, *, n: int, split: str) -> dict[str, object]:
     return {
         "slide_id": entry.slide_id,
-        "file": str(entry.file),
+        "file": entry.stored_file,
         "patient": entry.patient,
         "slide": entry.slide,
         "width": entry.width,
@@ -320,7 +324,7 @@ def _slide_row(entry: SlideEntry, *, n: int, split: str) -> dict[str, object]:
         "split": split,
         "patches": n,
         "status": entry.status,
-    }
+    } | {f"table_{name}": value for name, value in entry.extra}
 
 
 def _write_parquet(table: pd.DataFrame, *, path: Path) -> None:
