@@ -1,4 +1,4 @@
-"""Artefacts to plant on pictures of slides: each returns the picture, uint8 (h, w, 3), and where it lies, bool (h, w)."""
+"""Artefacts to plant on pictures of slides: each gives the picture, uint8 (h, w, 3), and where it lies, bool."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-PENS = {"blue": (45, 75, 175), "navy": (25, 35, 100), "green": (35, 135, 80), "red": (200, 30, 40), "black": (30, 28, 32)}
+PENS = {
+    "blue": (45, 75, 175),
+    "navy": (25, 35, 100),
+    "green": (35, 135, 80),
+    "red": (200, 30, 40),
+    "black": (30, 28, 32),
+}
 
 
 def pen(picture: np.ndarray, *, colour: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
