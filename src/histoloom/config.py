@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -63,12 +63,32 @@ class SplitConfig(Section):
     holdout: float = Field(0.15, ge=0, lt=1, description="share of the patches, whole slides or patients")
 
 
+AUTO_SHARPNESS, AUTO_PEN = 0.012, 0.05
+"""What patches.filters' auto stands for with ``tissue: detect``; the numbers behind them: docs/slides.md."""
+
+
+class FiltersConfig(Section):
+    """Which patches are rejected, and replaced by others of the same slide."""
+
+    blur: Literal["auto"] | PositiveFloat | None = Field(
+        "auto", description="least sharpness (slides/focus.py); none: not filtered; auto: 0.012 with detect, else none"
+    )
+    pen: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        "auto", description="most share of pen; none: not filtered; auto: 0.05 with detect, else none"
+    )
+
+
 class PatchesConfig(Section):
-    """Random patches of slides."""
+    """Patches of slides, at random places or on a grid."""
 
     size: PositiveInt = Field(256, multiple_of=8, description="side of a patch, px")
     mpp: PositiveFloat = Field(0.5, description="um/px of the patches")
-    count: PositiveInt = Field(10_000, description="patches in all, over all slides")
+    count: PositiveInt | None = Field(
+        10_000, description="most patches in all, shared out by the slides' area (of tissue); none: no limit in all"
+    )
+    per_slide: PositiveInt | None = Field(None, description="most patches of a slide; none: no limit a slide")
+    sampling: Literal["random", "grid"] = Field("random", description="where: at random, or on a centred grid")
+    overlap: float = Field(0.0, ge=0, lt=1, description="with grid: share of a side that neighbours share")
     tissue: Literal["all", "detect"] = Field(
         "all", description="all: anywhere, as in the paper; detect: where tissue is found"
     )
@@ -76,6 +96,7 @@ class PatchesConfig(Section):
     background_share: float = Field(
         0.1, ge=0, lt=1, description="with detect: share of patches drawn with less tissue than min_tissue"
     )
+    filters: FiltersConfig = FiltersConfig()
     stain: Literal["none", "macenko", "reinhard"] = Field(
         "none", description="how each slide's colours are brought to those of a reference"
     )
@@ -83,6 +104,26 @@ class PatchesConfig(Section):
         None, description="the slide whose stain the others get; none: the package's own reference"
     )
     split: SplitConfig = SplitConfig()
+
+    @property
+    def least_sharpness(self) -> float | None:
+        """``filters.blur`` with ``auto`` settled; None: blur is not filtered."""
+        automatic = AUTO_SHARPNESS if self.tissue == "detect" else None
+        return automatic if self.filters.blur == "auto" else self.filters.blur
+
+    @property
+    def most_pen(self) -> float | None:
+        """``filters.pen`` with ``auto`` settled; None: pen is not filtered."""
+        automatic = AUTO_PEN if self.tissue == "detect" else None
+        return automatic if self.filters.pen == "auto" else self.filters.pen
+
+    @model_validator(mode="after")
+    def _numbers(self) -> PatchesConfig:
+        if self.sampling == "random" and self.overlap > 0:
+            raise ValueError("overlap is for sampling: grid; set patches.sampling=grid, or patches.overlap=0")
+        if self.sampling == "random" and self.count is None and self.per_slide is None:
+            raise ValueError("random patches need a number: set patches.count or patches.per_slide")
+        return self
 
     @model_validator(mode="after")
     def _reference_is_used(self) -> PatchesConfig:

@@ -36,7 +36,7 @@ def test_writes_what_the_data_model_says(slide_folder, configured, context):
     ]  # fmt: skip
     assert list(patches.slides.columns) == [
         "slide_id", "file", "patient", "slide", "width", "height", "source_mpp", "mpp_source", "split", "patches",
-        "status",
+        "status", "rejected_blur", "rejected_pen",
     ]  # fmt: skip
     assert len(patches) == 60
     assert patches.table["patch_id"].is_unique

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from histoloom.slides.choice import Candidates, Filters, Taken, choose, moves
 from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.normalisation import Recolouring
 from histoloom.slides.readers import Slide, open_slide
-from histoloom.slides.tissue import tissue_mask
-from histoloom.store import replacing
+from histoloom.slides.tissue import examine
+from histoloom.store import read_json, replacing, write_json
 
 THUMBNAIL_SIDE = 1024
 _JPEG_QUALITY = 90
@@ -32,17 +34,19 @@ class Survey:
 
 @dataclass(frozen=True)
 class Surveyed:
-    """A slide's tissue, bool (h, w) of its thumbnail, or the reason why it cannot be read."""
+    """A slide's tissue and pen, bool (h, w) of its thumbnail, or the reason why it cannot be read."""
 
     tissue: np.ndarray | None
     reason: str = ""
+    pen: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """Take the patches at level-0 ``x``, ``y`` (n,) of side ``extent`` px, ``size`` px each, into ``target`` (.npy).
+    """Take patches among those at level-0 ``x``, ``y`` (n,) of side ``extent`` px, ``size`` px each, into ``target``.
 
-    ``recolour`` normalises their stain.
+    ``target`` is a .npy file; ``notes`` a .json beside the stage's checkpoints, of what was taken where filters
+    choose. ``recolour`` normalises the stain of what is kept; filters judge the slide's own pixels.
     """
 
     entry: SlideEntry
@@ -51,12 +55,18 @@ class Extraction:
     extent: float
     size: int
     target: Path
+    notes: Path
+    candidates: Candidates
+    filters: Filters
     recolour: Recolouring | None = None
 
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Of the array in ``target``."""
-        return len(self.x), self.size, self.size, 3
+
+@dataclass(frozen=True)
+class Extracted:
+    """What was ``taken``, in the rows' order, or the ``reason`` why the slide is left out."""
+
+    taken: Taken | None
+    reason: str = ""
 
 
 def survey(job: Survey) -> Surveyed:
@@ -70,38 +80,83 @@ def survey(job: Survey) -> Surveyed:
         with replacing(job.thumbnail) as temporary:
             Image.fromarray(pixels).save(temporary, format="JPEG", quality=_JPEG_QUALITY)
     with Image.open(job.thumbnail) as image:
-        return Surveyed(tissue_mask(np.asarray(image.convert("RGB"))))
+        seen = examine(np.asarray(image.convert("RGB")))
+    return Surveyed(seen.tissue_hw, pen=seen.pen_hw)
 
 
-def extract(job: Extraction) -> str | None:
-    """Write a slide's patches, unless that is done; returns the reason where the slide cannot be read."""
-    if job.target.is_file():
-        return None
+def extract(job: Extraction) -> Extracted:
+    """Write a slide's patches, unless that is done; a slide that gives none, or cannot be read, is left out."""
+    if job.target.is_file() and (done := _noted(job)) is not None:
+        return Extracted(done)
     try:
         with open_slide(job.entry) as slide, replacing(job.target) as temporary:
-            _write(job, slide=slide, path=temporary)
+            taken = _write(job, slide=slide, path=temporary)
+            if job.filters.active:
+                job.notes.parent.mkdir(parents=True, exist_ok=True)
+                write_json(job.notes, {"rows": taken.rows, "rejected": taken.rejected})
     except SlideError as error:
-        return job.entry.why(error)
-    return None
+        return Extracted(None, job.entry.why(error))
+    return Extracted(taken)
 
 
-def _write(job: Extraction, *, slide: Slide, path: Path) -> None:
-    """Row by row with plain writes: a full disk under a memory map would kill the process instead of raising."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": job.shape}
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        start, length = file.tell(), job.size * job.size * 3
-        for row in _in_reading_order(job):
-            pixels = slide.read(int(job.x[row]), int(job.y[row]), extent=job.extent, size=job.size)
-            pixels = pixels if job.recolour is None else job.recolour(pixels)
-            file.seek(start + int(row) * length)
-            file.write(pixels.tobytes())
+def _noted(job: Extraction) -> Taken | None:
+    """What a finished file holds; None where that is not known any more."""
+    if not job.filters.active:
+        return Taken(job.candidates.first().tolist())
+    if not job.notes.is_file():
+        return None
+    notes = read_json(job.notes)
+    return Taken(list(notes["rows"]), dict(notes["rejected"]))
 
 
-def _in_reading_order(job: Extraction) -> np.ndarray:
+def _write(job: Extraction, *, slide: Slide, path: Path) -> Taken:
+    """Patch by patch with plain writes: a full disk under a memory map would kill the process instead of raising."""
+    length = job.size * job.size * 3
+    with path.open("wb+") as file:
+        start = _write_header(file, job=job, n=job.candidates.wanted)
+
+        def keep(slot: int, patch: np.ndarray) -> None:
+            file.seek(start + slot * length)
+            file.write((patch if job.recolour is None else job.recolour(patch)).tobytes())
+
+        def read(row: int) -> np.ndarray:
+            return slide.read(int(job.x[row]), int(job.y[row]), extent=job.extent, size=job.size)
+
+        taken = choose(
+            job.candidates, filters=job.filters, read=read, keep=keep, in_order=lambda rows: _reading_order(job, rows)
+        )
+        for source, target in moves(taken.rows):
+            file.seek(start + source * length)
+            patch = file.read(length)
+            file.seek(start + target * length)
+            file.write(patch)
+            taken.rows[target], taken.rows[source] = taken.rows[source], -1
+        taken.rows = [row for row in taken.rows if row >= 0]
+        if not taken.rows:
+            raise SlideError(_all_rejected(taken))
+        assert _write_header(file, job=job, n=len(taken.rows)) == start, "the header keeps room for any number"
+        file.truncate(start + len(taken.rows) * length)
+    return taken
+
+
+def _write_header(file: BinaryIO, *, job: Extraction, n: int) -> int:
+    """The header of ``n`` patches; returns where the first of them starts."""
+    file.seek(0)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (n, job.size, job.size, 3)}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.tell()
+
+
+def _all_rejected(taken: Taken) -> str:
+    counts = ", ".join(f"{reason} {n}" for reason, n in taken.rejected.items() if n)
+    return f"every patch tried was rejected ({counts}); loosen patches.filters"
+
+
+def _reading_order(job: Extraction, rows: np.ndarray) -> np.ndarray:
     """Rows strip by strip and there band by band, so that neighbours find the slide's tiles still decoded.
 
     A strip is so narrow that what two of its bands touch fits the cache of decoded tiles, however wide the slide.
     """
     side = max(1, int(job.extent))
-    return np.lexsort((job.x, job.y // side, job.x // (_STRIP * side)))
+    x, y = job.x[rows], job.y[rows]
+    return np.asarray(rows[np.lexsort((x, y // side, x // (_STRIP * side)))])

@@ -7,7 +7,7 @@ positions depend on the settings and the slides alone, it ends with the same byt
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +17,14 @@ import pandas as pd
 from histoloom import seeding
 from histoloom.config import Config, PatchesConfig, SplitConfig
 from histoloom.errors import UserError
+from histoloom.slides.choice import REASONS, RESERVE, RESERVE_LEAST, Candidates, Filters, Taken
 from histoloom.slides.entries import SlideEntry
 from histoloom.slides.extract import Extraction, Survey, extract, survey
 from histoloom.slides.grid import smaller_than_patch
 from histoloom.slides.inventory import find_slides, none_usable
 from histoloom.slides.normalisation import Recolouring
-from histoloom.slides.sampling import Field, Positions, allocate, draw, held_out, patch_extent
+from histoloom.slides.overview import Overview, write_overview
+from histoloom.slides.sampling import Field, Positions, capacity, draw, held_out, numbers, patch_extent
 from histoloom.slides.slide_stains import SlideStains, estimate_sample, reference_of, samples
 from histoloom.slides.splits import table_splits
 from histoloom.slides.workers import Workers
@@ -35,6 +37,14 @@ Entries = Sequence[SlideEntry]
 Reasons = Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A slide's candidates, in the order in which they are tried, and how many of them are wanted."""
+
+    positions: Positions
+    wanted: int
+
+
 def run(context: StageContext) -> None:
     """Find the slides, draw patches from them and write them into ``context.out``.
 
@@ -43,7 +53,8 @@ def run(context: StageContext) -> None:
     """
     context = replace(context, out=context.out.absolute())  # workers may have other working directories
     config = context.config
-    _check_count(config.patches.count, config=config, what="patches.count is")
+    if config.patches.count is not None:
+        _check_count(config.patches.count, config=config, what="patches.count is")
     leave_out = partial(_leave_out, say=context.say)
     spread = Workers(config.runtime.workers, scheduler=config.runtime.scheduler, place=context.out)
     with disk_errors_explained(context.out), spread as workers:
@@ -53,19 +64,22 @@ def run(context: StageContext) -> None:
         _remark(entries, context=context)
         fields, reasons = _surveyed(entries, context=context, workers=workers)
         entries = leave_out(entries, reasons=reasons)
-        positions, reasons = _drawn(entries, fields=fields, config=config)
+        drafts, reasons = _drawn(entries, fields=fields, config=config)
         entries = leave_out(entries, reasons=reasons)
         recolourings = _recolourings(entries, fields=fields, context=context, workers=workers)
-        reasons = _extracted(
-            entries, fields=fields, positions=positions, recolourings=recolourings, context=context, workers=workers
+        taken, reasons = _extracted(
+            entries, fields=fields, drafts=drafts, recolourings=recolourings, context=context, workers=workers
         )
         entries = leave_out(entries, reasons=reasons)
+        positions = {name: drafts[name].positions.take(np.array(found.rows, np.int64)) for name, found in taken.items()}
+        splits = _write_tables(entries, fields=fields, positions=positions, taken=taken, context=context)
+        jobs = _overviews(entries, fields=fields, positions=positions, splits=splits, out=context.out)
+        workers.run(write_overview, jobs=jobs, label="overviews")
         _sweep(context.out)
-        _write_tables(entries, fields=fields, positions=positions, context=context)
 
 
 def _prepare(out: Path) -> None:
-    for name in ("images", "thumbnails"):
+    for name in ("images", "thumbnails", "overviews"):
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
     _sweep(out)
@@ -152,27 +166,41 @@ def _surveyed(entries: Entries, *, context: StageContext, workers: Workers) -> t
             reasons[entry.slide_id] = "no tissue was found on it; patches.tissue=all takes patches anywhere"
         else:
             extent = _extent(entry, config=config.patches)
-            fields[entry.slide_id] = Field(entry.width, entry.height, extent, result.tissue)
+            fields[entry.slide_id] = Field(entry.width, entry.height, extent, result.tissue, result.pen)
     return fields, reasons
 
 
-def _drawn(entries: Entries, *, fields: Mapping[str, Field], config: Config) -> tuple[dict[str, Positions], Reasons]:
-    """Each usable slide's positions, in numbers by its area of tissue (with tissue: all, its whole area), um^2."""
+def _drawn(entries: Entries, *, fields: Mapping[str, Field], config: Config) -> tuple[dict[str, Draft], Reasons]:
+    """Each usable slide's candidates, the wanted ones first; the numbers by its area of tissue (tissue: all, its whole
+    area), um^2.
+    """
     usable = [entry for entry in entries if entry.usable]
-    capacity = np.array([fields[entry.slide_id].rows * fields[entry.slide_id].columns for entry in usable])
+    room = np.array([capacity(fields[entry.slide_id], config=config.patches) for entry in usable])
     weights = np.array([_area(entry, field=fields[entry.slide_id], config=config.patches) for entry in usable])
-    counts = allocate(weights, total=config.patches.count, capacity=capacity)
-    positions, reasons = {}, {}
-    for entry, count in zip(usable, counts, strict=True):
+    counts = numbers(weights, capacity=room, config=config.patches)
+    drafts, reasons = {}, {}
+    for entry, count in zip(usable, counts.tolist(), strict=True):
         generator = seeding.numpy_generator(config.seed, "patches", entry.slide_id)
-        drawn = draw(int(count), field=fields[entry.slide_id], config=config.patches, generator=generator)
-        positions[entry.slide_id] = drawn
+        filtered = _filters(entry, config=config.patches).active
+        drawn = draw(
+            count,
+            field=fields[entry.slide_id],
+            config=config.patches,
+            generator=generator,
+            reserve=RESERVE * count + RESERVE_LEAST if filtered else 0,
+        )
+        drafts[entry.slide_id] = Draft(drawn, count)
         if count == 0:
             reasons[entry.slide_id] = f"none of the {config.patches.count} patches fell to it; raise patches.count"
         elif len(drawn) == 0:
             least = config.patches.min_tissue
             reasons[entry.slide_id] = f"no patch with a tissue share of {least:g} was found; lower patches.min_tissue"
-    return positions, reasons
+    return drafts, reasons
+
+
+def _filters(entry: SlideEntry, *, config: PatchesConfig) -> Filters:
+    enlarged = max(1.0, _mpp(entry) / config.mpp)
+    return Filters(blur=config.least_sharpness, pen=config.most_pen, enlarged=enlarged)
 
 
 def _area(entry: SlideEntry, *, field: Field, config: PatchesConfig) -> float:
@@ -203,32 +231,53 @@ def _extracted(
     entries: Entries,
     *,
     fields: Mapping[str, Field],
-    positions: Mapping[str, Positions],
+    drafts: Mapping[str, Draft],
     recolourings: Mapping[str, Recolouring | None],
     context: StageContext,
     workers: Workers,
-) -> Reasons:
-    """Write each usable slide's patches; returns why some could not be read."""
+) -> tuple[dict[str, Taken], Reasons]:
+    """Write each usable slide's patches; returns what was taken, and why some slides gave none."""
     jobs = [
-        Extraction(
-            entry,
-            x=positions[entry.slide_id].x,
-            y=positions[entry.slide_id].y,
-            extent=fields[entry.slide_id].extent,
-            size=context.config.patches.size,
-            target=context.out / "images" / f"{entry.slide_id}.npy",
+        replace(
+            _extraction(entry, field=fields[entry.slide_id], draft=drafts[entry.slide_id], context=context),
             recolour=recolourings.get(entry.slide_id),
         )
         for entry in entries
         if entry.usable
     ]
-    reasons = workers.run(extract, jobs=jobs, label="patches")
-    return {job.entry.slide_id: reason for job, reason in zip(jobs, reasons, strict=True) if reason is not None}
+    done = {
+        job.entry.slide_id: result
+        for job, result in zip(jobs, workers.run(extract, jobs=jobs, label="patches"), strict=True)
+    }
+    taken = {name: result.taken for name, result in done.items() if result.taken is not None}
+    return taken, {name: result.reason for name, result in done.items() if result.taken is None}
+
+
+def _extraction(entry: SlideEntry, *, field: Field, draft: Draft, context: StageContext) -> Extraction:
+    config, found = context.config.patches, draft.positions
+    background = found.tissue < config.min_tissue if config.tissue == "detect" else np.zeros(len(found), bool)
+    return Extraction(
+        entry,
+        x=found.x,
+        y=found.y,
+        extent=field.extent,
+        size=config.size,
+        target=context.out / "images" / f"{entry.slide_id}.npy",
+        notes=context.out / "checkpoints" / f"{entry.slide_id}.json",
+        candidates=Candidates(found.pen, background, draft.wanted),
+        filters=_filters(entry, config=config),
+    )
 
 
 def _write_tables(
-    entries: Entries, *, fields: Mapping[str, Field], positions: Mapping[str, Positions], context: StageContext
-) -> None:
+    entries: Entries,
+    *,
+    fields: Mapping[str, Field],
+    positions: Mapping[str, Positions],
+    taken: Mapping[str, Taken],
+    context: StageContext,
+) -> dict[str, str]:
+    """Write the tables of patches and slides; returns each slide's split."""
     config = context.config
     counts = {entry.slide_id: len(positions[entry.slide_id]) if entry.usable else 0 for entry in entries}
     splits = _splits(entries, counts=counts, config=config.patches.split, context=context)
@@ -244,16 +293,61 @@ def _write_tables(
     )
     train = int((index["split"] == "train").sum())
     _check_count(train, config=config, what="the training patches number")
-    if len(index) < config.patches.count:
-        context.say(f"{len(index)} patches instead of {config.patches.count}: the slides have no more that qualify")
-    _write_parquet(index, path=context.out / "index.parquet")
     slides = pd.DataFrame(
-        [_slide_row(entry, n=counts[entry.slide_id], split=splits[entry.slide_id]) for entry in entries]
+        [
+            _slide_row(entry, n=counts[entry.slide_id], split=splits[entry.slide_id])
+            | _rejections(taken.get(entry.slide_id))
+            for entry in entries
+        ]
     )
+    _say_numbers(index, slides=slides, train=train, context=context)
+    _write_parquet(index, path=context.out / "index.parquet")
     _write_parquet(slides, path=context.out / "slides.parquet")
     meta = {"size": config.patches.size, "mpp": config.patches.mpp, "n": len(index)}
     write_json(context.out / "meta.json", meta)
-    context.say(f"{len(index)} patches of {sum(entry.usable for entry in entries)} slides, {train} for training")
+    return splits
+
+
+def _say_numbers(index: pd.DataFrame, *, slides: pd.DataFrame, train: int, context: StageContext) -> None:
+    config = context.config.patches
+    used = int((slides["patches"] > 0).sum())
+    for reason, what in (("blur", "blurred patches"), ("pen", "patches with pen")):
+        column = slides[f"rejected_{reason}"]
+        if column.any():
+            context.say(f"rejected {column.sum()} {what} on {(column > 0).sum()} slides, and tried others instead")
+    limits = [config.count, config.per_slide * used if config.per_slide is not None else None]
+    wanted = min((limit for limit in limits if limit is not None), default=0)
+    if len(index) < wanted:
+        context.say(f"{len(index)} patches instead of {wanted}: the slides have no more that qualify")
+    context.say(f"{len(index)} patches of {used} slides, {train} for training")
+
+
+def _rejections(taken: Taken | None) -> dict[str, int]:
+    return {f"rejected_{reason}": taken.rejected[reason] if taken is not None else 0 for reason in REASONS}
+
+
+def _overviews(
+    entries: Entries,
+    *,
+    fields: Mapping[str, Field],
+    positions: Mapping[str, Positions],
+    splits: Mapping[str, str],
+    out: Path,
+) -> list[Overview]:
+    return [
+        Overview(
+            thumbnail=out / "thumbnails" / f"{entry.slide_id}.jpg",
+            target=out / "overviews" / f"{entry.slide_id}.jpg",
+            tissue=fields[entry.slide_id].tissue,
+            x=positions[entry.slide_id].x,
+            y=positions[entry.slide_id].y,
+            extent=fields[entry.slide_id].extent,
+            dimensions=(entry.width, entry.height),
+            split=splits[entry.slide_id],
+        )
+        for entry in entries
+        if entry.usable
+    ]
 
 
 def _splits(
