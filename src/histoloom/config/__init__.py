@@ -1,0 +1,68 @@
+"""The configuration of a run: its sections, and how they are read, changed and written.
+
+Unknown keys are errors, and so are settings that contradict each other.
+"""
+
+from histoloom.config.sections import (
+    AUTO_PEN,
+    AUTO_SHARPNESS,
+    MPP_LIMITS,
+    PRIVATE,
+    AdversarialConfig,
+    AutoencoderConfig,
+    ClustersConfig,
+    Config,
+    DiffusionConfig,
+    EvaluationConfig,
+    FiltersConfig,
+    LatentsConfig,
+    PatchesConfig,
+    Phase,
+    ReportConfig,
+    RuntimeConfig,
+    SamplerConfig,
+    SamplesConfig,
+    Section,
+    SlidesConfig,
+    SplitConfig,
+    TrainingConfig,
+)
+from histoloom.config.values import (
+    dump_config,
+    load_config,
+    make_config,
+    preset_names,
+    read_preset,
+    with_settings,
+)
+
+__all__ = [
+    "AUTO_PEN",
+    "AUTO_SHARPNESS",
+    "MPP_LIMITS",
+    "PRIVATE",
+    "AdversarialConfig",
+    "AutoencoderConfig",
+    "ClustersConfig",
+    "Config",
+    "DiffusionConfig",
+    "EvaluationConfig",
+    "FiltersConfig",
+    "LatentsConfig",
+    "PatchesConfig",
+    "Phase",
+    "ReportConfig",
+    "RuntimeConfig",
+    "SamplerConfig",
+    "SamplesConfig",
+    "Section",
+    "SlidesConfig",
+    "SplitConfig",
+    "TrainingConfig",
+    "dump_config",
+    "load_config",
+    "make_config",
+    "preset_names",
+    "read_preset",
+    "with_settings",
+]

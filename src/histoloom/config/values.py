@@ -1,0 +1,112 @@
+"""Plain values and the configuration they make: presets, ``--set key=value``, YAML, and errors that say what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from histoloom.config.sections import Config, Section
+from histoloom.errors import UserError
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    folder = resources.files("histoloom") / "presets"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """A preset's values as plain data; ``UserError`` names the presets there are."""
+    if name not in preset_names():
+        raise UserError(f"no preset {name!r}; there are: {', '.join(preset_names())}")
+    text = (resources.files("histoloom") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    return {"preset": name, **yaml.safe_load(text)}
+
+
+def with_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """``values`` with each ``dotted.key=value`` of ``settings`` put in place; values are read as YAML."""
+    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(values)))
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set wants key=value, got {setting!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {key}: the value {text!r} is not YAML") from error
+        _put(result, key.split("."), value, setting=setting)
+    return result
+
+
+def _put(values: Any, path: list[str], value: Any, *, setting: str) -> None:
+    for part in path[:-1]:
+        if isinstance(values, list) and part.isdigit() and int(part) < len(values):
+            values = values[int(part)]
+        elif isinstance(values, dict):
+            values = values.setdefault(part, {})
+        else:
+            raise UserError(f"--set {setting}: {part!r} is not a section")
+    if isinstance(values, list) and path[-1].isdigit() and int(path[-1]) < len(values):
+        values[int(path[-1])] = value
+    elif isinstance(values, dict):
+        values[path[-1]] = value
+    else:
+        raise UserError(f"--set {setting}: {path[-1]!r} is not a setting")
+
+
+def make_config(values: Mapping[str, Any]) -> Config:
+    """Validate plain values; ``UserError`` names the first wrong key and what is allowed there."""
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(_explain(error)) from error
+
+
+def load_config(path: Path) -> Config:
+    """Read a run's ``config.yaml``."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path.parent} is not a run (it has no config.yaml); make one: histoloom init") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML; restore it or make a new run with histoloom init") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no settings; restore it or make a new run with histoloom init")
+    return make_config(values)
+
+
+def dump_config(config: Config) -> str:
+    """The configuration as YAML, every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "configuration"
+    if first["type"] == "extra_forbidden":
+        allowed = _allowed_keys(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"unknown setting {key!r}; {hint}allowed here: {', '.join(allowed)}"
+    if first["type"] == "missing":
+        return f"setting {key!r} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+    return f"setting {key!r}: {message}{shown}"
+
+
+def _allowed_keys(path: tuple[int | str, ...]) -> list[str]:
+    section: Any = Config
+    for part in path:
+        if isinstance(part, int):
+            continue
+        section = section.model_fields[part].annotation
+        arguments = [a for a in getattr(section, "__args__", ()) if isinstance(a, type) and issubclass(a, Section)]
+        section = arguments[0] if arguments else section
+    return list(section.model_fields)
