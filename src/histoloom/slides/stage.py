@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom import seeding
-from histoloom.config import Config, PatchesConfig, SplitConfig
+from histoloom.config import Config, PatchesConfig
 from histoloom.errors import UserError
 from histoloom.slides.choice import REASONS, RESERVE, RESERVE_LEAST, Candidates, Filters, Taken
 from histoloom.slides.entries import SlideEntry
@@ -24,9 +24,9 @@ from histoloom.slides.grid import smaller_than_patch
 from histoloom.slides.inventory import find_slides, none_usable
 from histoloom.slides.normalisation import Recolouring
 from histoloom.slides.overview import Overview, write_overview
-from histoloom.slides.sampling import Field, Positions, capacity, draw, held_out, numbers, patch_extent
+from histoloom.slides.sampling import Field, Positions, capacity, draw, numbers, patch_extent
 from histoloom.slides.slide_stains import SlideStains, estimate_sample, reference_of, samples
-from histoloom.slides.splits import table_splits
+from histoloom.slides.splits import splits_of
 from histoloom.slides.workers import Workers
 from histoloom.stages import StageContext
 from histoloom.store import disk_errors_explained, replacing, write_json
@@ -280,7 +280,7 @@ def _write_tables(
     """Write the tables of patches and slides; returns each slide's split."""
     config = context.config
     counts = {entry.slide_id: len(positions[entry.slide_id]) if entry.usable else 0 for entry in entries}
-    splits = _splits(entries, counts=counts, config=config.patches.split, context=context)
+    splits = splits_of(entries, counts=counts, config=config.patches.split, context=context)
     index = pd.concat(
         [
             _patch_rows(
@@ -348,45 +348,6 @@ def _overviews(
         for entry in entries
         if entry.usable
     ]
-
-
-def _splits(
-    entries: Entries, *, counts: Mapping[str, int], config: SplitConfig, context: StageContext
-) -> dict[str, str]:
-    """Each slide's split; empty for those left out. A table's counts more than one that is drawn."""
-    if (fixed := table_splits(entries, by=config.by)) is not None:
-        context.say("held out: what the table says; patches.split.holdout is not used")
-        return dict(fixed)
-    group = {entry.slide_id: entry.patient if config.by == "patient" else entry.slide for entry in entries}
-    sizes: dict[str, int] = {}
-    for entry in entries:
-        if entry.usable:
-            sizes[group[entry.slide_id]] = sizes.get(group[entry.slide_id], 0) + counts[entry.slide_id]
-    held = held_out(list(sizes), counts=sizes, config=config, seed=context.config.seed)
-    if held:
-        share = sum(sizes[name] for name in held) / sum(sizes.values())
-        context.say(f"held out: {config.by} {', '.join(sorted(held))} ({share:.0%} of the patches)")
-        _remark_shared_patients(entries, group=group, held=held, context=context)
-    elif config.holdout > 0:
-        context.say(f"nothing is held out: there is only one {config.by}; give more, or split.by: slide")
-    return {
-        entry.slide_id: ("holdout" if group[entry.slide_id] in held else "train") if entry.usable else ""
-        for entry in entries
-    }
-
-
-def _remark_shared_patients(
-    entries: Entries, *, group: Mapping[str, str], held: set[str], context: StageContext
-) -> None:
-    """Say where slides of one patient lie on both sides: serial sections there would leak."""
-    held_patients = {entry.patient for entry in entries if entry.usable and group[entry.slide_id] in held}
-    trained_patients = {entry.patient for entry in entries if entry.usable and group[entry.slide_id] not in held}
-    both = held_patients & trained_patients
-    if both:
-        context.say(
-            f"slides of {len(both)} patients are both held out and trained on; where a patient's slides are serial "
-            "sections, use patches.split.by=patient"
-        )
 
 
 def _patch_rows(entry: SlideEntry, *, field: Field, drawn: Positions, split: str) -> pd.DataFrame:
