@@ -17,7 +17,7 @@ from histoloom.clustering.clusterer import Architecture, build
 from histoloom.errors import UserError
 from histoloom.names import add_name
 from histoloom.seeding import derive
-from histoloom.slides.readers import FlatSlide
+from histoloom.slides.flat import FlatSlide
 from histoloom.stages import EventLog, StageContext
 from histoloom.store import Run, read_json, write_json
 
