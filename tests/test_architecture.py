@@ -11,7 +11,19 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "histoloom"
 ORDER = ["slides", "autoencoder", "clustering", "diffusion", "evaluation", "atlas"]
-FOUNDATION = {"config", "devices", "errors", "names", "progress", "seeding", "stages", "store", "tasks", "training"}
+FOUNDATION = {
+    "config",
+    "config_training",
+    "devices",
+    "errors",
+    "names",
+    "progress",
+    "seeding",
+    "stages",
+    "store",
+    "tasks",
+    "training",
+}
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 

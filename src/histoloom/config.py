@@ -7,6 +7,7 @@ The paper's values are those of Rumman et al., Bioengineering 2025, 12(7), 764, 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -14,22 +15,18 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
+from histoloom.config_training import AutoencoderConfig, Section, TrainingConfig
+from histoloom.config_training import Phase as Phase
 from histoloom.errors import UserError
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, and closed to keys that it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class SlidesConfig(Section):
@@ -60,6 +57,16 @@ class FiltersConfig(Section):
     pen: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] | None = Field(
         "auto", description="most share of pen; none: not filtered; auto: 0.05 with detect, else none"
     )
+
+    @field_validator("blur", "pen", mode="before")
+    @classmethod
+    def _said_plainly(cls, value: Any, info: ValidationInfo) -> Any:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = number and (0 < value < math.inf if info.field_name == "blur" else 0 <= value < 1)
+        if value is not None and value != "auto" and not fits:
+            allowed = "above 0" if info.field_name == "blur" else "from 0 up to below 1"
+            raise ValueError(f"give auto, null (not filtered) or a number {allowed}")
+        return value
 
 
 class PatchesConfig(Section):
@@ -101,92 +108,6 @@ class PatchesConfig(Section):
             raise ValueError("overlap is for sampling: grid; set patches.sampling=grid, or patches.overlap=0")
         if self.sampling == "random" and self.count is None and self.per_slide is None:
             raise ValueError("random patches need a number: set patches.count or patches.per_slide")
-        return self
-
-
-class Phase(Section):
-    """A stretch of training with one optimizer."""
-
-    optimizer: Literal["adam", "adamw", "adadelta"]
-    lr: PositiveFloat
-    epochs: PositiveInt | None = None
-    images: PositiveInt | None = Field(None, description="length in images seen, instead of epochs")
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Phase:
-        if (self.epochs is None) == (self.images is None):
-            raise ValueError("give exactly one of epochs and images")
-        return self
-
-    def length(self, *, n: int) -> int:
-        """The phase's length in images seen, for a data set of ``n`` images."""
-        return self.images if self.images is not None else (self.epochs or 0) * n
-
-
-class TrainingConfig(Section):
-    """How a network is trained; shared by all three."""
-
-    batch_size: PositiveInt = Field(16, description="images a step, over all processes")
-    phases: tuple[Phase, ...] = Field(min_length=1)
-    lr_decay: Literal["none", "cosine"] = Field("none", description="of the last phase")
-    warmup_images: int = Field(0, ge=0, description="linear learning-rate warm-up of the first phase")
-    grad_clip: PositiveFloat | None = Field(None, description="bound of the gradient's norm")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average a step; 0: none")
-
-    def images(self, *, n: int) -> int:
-        """Images seen in the whole training, for a data set of ``n`` images."""
-        return sum(phase.length(n=n) for phase in self.phases)
-
-
-class AdversarialConfig(Section):
-    """The patch discriminator (Esser et al. 2021)."""
-
-    weight: float = Field(0.8, ge=0, description="0: no discriminator")
-    start: float = Field(0.5, ge=0, lt=1, description="share of the training after which it joins")
-    warmup: float = Field(0.1, gt=0, le=1, description="share of the training over which its weight rises")
-    max_adaptive: PositiveFloat = Field(10.0, description="bound of the adaptive weight")
-    channels: PositiveInt = 64
-    layers: PositiveInt = 3
-    lr: PositiveFloat = 1e-4
-
-
-class AutoencoderConfig(Section):
-    """VQ-GAN; the factor between pixels and latents is stem * 2 ** (len(multipliers) - 1)."""
-
-    stem: Literal[1, 2, 4] = Field(1, description="pixels folded into channels along each side first; saves work")
-    channels: PositiveInt = 128
-    multipliers: tuple[PositiveInt, ...] = Field((1, 1, 2, 4), min_length=2)
-    blocks: PositiveInt = Field(2, description="residual blocks a level")
-    attention: bool = Field(True, description="self-attention at the lowest level")
-    codes: int = Field(128, ge=2)
-    code_dim: PositiveInt = 16
-    commitment: PositiveFloat = 0.25
-    codebook_decay: float = Field(0.99, gt=0, lt=1, description="of the codebook's moving averages")
-    restart_below: float = Field(
-        0.05, ge=0, description="codes used less than this share of the mean use are restarted"
-    )
-    perceptual: Literal["auto", "lpips", "pyramid", "none"] = Field(
-        "lpips", description="auto: lpips where its weights are at hand, else pyramid; settled by init"
-    )
-    perceptual_trunk: Literal["alex", "squeeze", "vgg"] = "vgg"
-    perceptual_weight: float = Field(1.0, ge=0)
-    l1_weight: float = Field(0.0, ge=0)
-    mse_weight: float = Field(1.0, ge=0)
-    adversarial: AdversarialConfig = AdversarialConfig()
-    augment: bool = Field(False, description="train on the eight dihedral copies of the patches")
-    training: TrainingConfig
-
-    @property
-    def factor(self) -> int:
-        """Pixels a latent position spans, along one side."""
-        return int(self.stem * 2 ** (len(self.multipliers) - 1))
-
-    @model_validator(mode="after")
-    def _effective(self) -> AutoencoderConfig:
-        if self.l1_weight == 0 and self.mse_weight == 0:
-            raise ValueError("one of l1_weight and mse_weight must be above 0")
-        if (self.perceptual == "none") != (self.perceptual_weight == 0):
-            raise ValueError("perceptual: none and perceptual_weight: 0 go together")
         return self
 
 
