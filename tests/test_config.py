@@ -43,6 +43,14 @@ def test_paper_preset_is_the_published_recipe() -> None:
     assert (config.samples.sampler.method, config.samples.sampler.steps) == ("ddpm", 1000)
 
 
+def test_filters_are_off_where_everything_is_taken_and_on_with_detect() -> None:
+    plain, detect = config_of("paper").patches, config_of("paper", "patches.tissue=detect").patches
+    assert (plain.least_sharpness, plain.most_pen) == (None, None)
+    assert (detect.least_sharpness, detect.most_pen) == (0.012, 0.05)
+    chosen = config_of("paper", "patches.filters.pen=0.3", "patches.filters.blur=null", "patches.tissue=detect").patches
+    assert (chosen.least_sharpness, chosen.most_pen) == (None, 0.3)
+
+
 def test_scientific_notation_is_a_number() -> None:
     assert config_of("cpu", "autoencoder.training.phases.0.lr=1e-4").autoencoder.training.phases[0].lr == 1e-4
 
@@ -54,6 +62,12 @@ def test_scientific_notation_is_a_number() -> None:
         ("patches.sise=64", ["patches.sise", "did you mean 'size'", "mpp"]),
         ("patches.size=100", ["patches.size", "multiple of 8", "100"]),
         ("patches.tissue=some", ["patches.tissue", "'all' or 'detect'", "some"]),
+        ("patches.overlap=0.5", ["patches", "sampling: grid", "patches.overlap=0"]),
+        ("patches.count=null", ["patches.count or patches.per_slide"]),
+        ("patches.per_slide=0", ["patches.per_slide", "greater than 0"]),
+        ("patches.filters.blur=sharp", ["'patches.filters.blur'", "auto, null", "above 0", "sharp"]),
+        ("patches.filters.pen=1", ["'patches.filters.pen'", "below 1"]),
+        ("patches.filters.hair=1", ["patches.filters.hair", "blur, pen"]),
         ("autoencoder.training.phases.0.lr=-1", ["autoencoder.training.phases.0.lr", "greater than 0"]),
         ("diffusion.training.phases.0.foo=1", ["foo", "optimizer, lr, epochs, images"]),
         ("diffusion.attention=[true]", ["diffusion", "one entry for each"]),

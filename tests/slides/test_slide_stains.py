@@ -47,7 +47,8 @@ def test_patches_are_recoloured_by_their_slide(tiny_slides, configured, context)
         rows = np.flatnonzero(before.table["slide"] == slide)
         np.testing.assert_array_equal(stains.recolouring(stain)(before.images(rows)), after.images(rows))
     colours = {
-        name: patches.images(patches.rows()).mean(axis=(1, 2)) for name, patches in (("b", before), ("a", after))
+        name: patches.images(patches.rows()).mean(axis=(1, 2))
+        for name, patches in (("before", before), ("after", after))
     }
     slides = before.table["slide"].to_numpy()
     dark = before.table["tissue"].to_numpy() > 0.95

@@ -6,9 +6,19 @@ those of Rumman et al., Bioengineering 2025, 12(7), 764, quoted in docs/design.m
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 
 class Section(BaseModel):
@@ -61,6 +71,16 @@ class FiltersConfig(Section):
     pen: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] | None = Field(
         "auto", description="most share of pen; none: not filtered; auto: 0.05 with detect, else none"
     )
+
+    @field_validator("blur", "pen", mode="before")
+    @classmethod
+    def _said_plainly(cls, value: Any, info: ValidationInfo) -> Any:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = number and (0 < value < math.inf if info.field_name == "blur" else 0 <= value < 1)
+        if value is not None and value != "auto" and not fits:
+            allowed = "above 0" if info.field_name == "blur" else "from 0 up to below 1"
+            raise ValueError(f"give auto, null (not filtered) or a number {allowed}")
+        return value
 
 
 class PatchesConfig(Section):

@@ -19,6 +19,9 @@ REASONS = ("blur", "pen")
 RESERVE, RESERVE_LEAST = 16, 256
 """Candidates for each wanted patch, and more of them, where a filter may reject some."""
 
+JUDGED = 0.2
+"""Least tissue share of a patch whose focus is judged: glass with a cloud of eosin on it is not blurred tissue."""
+
 
 @dataclass(frozen=True)
 class Filters:
@@ -43,8 +46,11 @@ class Filters:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Places in the order in which they are tried: ``pen`` share, float (n,), and ``background``, bool (n,)."""
+    """Places in the order in which they are tried: shares of ``tissue`` and ``pen``, float (n,), and which of them
+    count as ``background``, bool (n,).
+    """
 
+    tissue: np.ndarray
     pen: np.ndarray
     background: np.ndarray
     wanted: int
@@ -105,7 +111,7 @@ def _judged(
     if filters.pen is not None and candidates.pen[row] > filters.pen:
         return None, "pen"
     patch = read(row)
-    return patch, filters.objection(patch)
+    return patch, filters.objection(patch) if candidates.tissue[row] >= JUDGED else None
 
 
 def moves(rows: list[int]) -> list[tuple[int, int]]:

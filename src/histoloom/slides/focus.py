@@ -1,7 +1,7 @@
 """Whether a patch is in focus.
 
 The measure is the variance of the Laplacian (Pech-Pacheco et al. 2000) divided by the variance of the image itself, so
-that neither pale stain nor low contrast counts as blur, both of the light's density and both on stained pixels only:
+that pale stain does not count as blur, both of the light's density and both on stained pixels only:
 glass and the empty cells of fat are neither sharp nor blurred. Patches that are enlarged beyond their slide's own
 pixels are measured at those pixels.
 
@@ -18,6 +18,7 @@ LEAST_STAINED = 0.05
 """Patches with a smaller share of stained pixels have nothing to judge."""
 
 _STAIN = 0.1  # spread of the channels' natural-log optical densities
+_FLAT = 1e-3  # variance of density, added: what is so flat has no detail but its pixels' rounding
 _NOISE = 0.7  # px, smoothed away first: a sensor's noise and JPEG's are sharp whatever the focus
 
 
@@ -36,5 +37,5 @@ def sharpness(patch_HW3: np.ndarray, *, enlarged: float = 1.0) -> float | None:
     if stained_HW.mean() < LEAST_STAINED:
         return None
     green_HW = ndimage.gaussian_filter(density_HW3[..., 1], _NOISE)
-    contrast = float(green_HW[stained_HW].var())
-    return float(ndimage.laplace(green_HW)[stained_HW].var()) / contrast if contrast > 0 else None
+    contrast = float(green_HW[stained_HW].var()) + _FLAT
+    return float(ndimage.laplace(green_HW)[stained_HW].var()) / contrast

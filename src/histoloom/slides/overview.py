@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from histoloom.slides.entries import SlideEntry
+from histoloom.slides.sampling import Field, Positions
 from histoloom.store import replacing
 
 TISSUE = (0, 158, 115)
@@ -35,6 +38,31 @@ class Overview:
     extent: float
     dimensions: tuple[int, int]
     split: str
+
+
+def overviews(
+    entries: Sequence[SlideEntry],
+    *,
+    fields: Mapping[str, Field],
+    positions: Mapping[str, Positions],
+    splits: Mapping[str, str],
+    out: Path,
+) -> list[Overview]:
+    """An overview for each usable slide, of the pictures in the stage's folder ``out``."""
+    return [
+        Overview(
+            thumbnail=out / "thumbnails" / f"{entry.slide_id}.jpg",
+            target=out / "overviews" / f"{entry.slide_id}.jpg",
+            tissue=fields[entry.slide_id].tissue,
+            x=positions[entry.slide_id].x,
+            y=positions[entry.slide_id].y,
+            extent=fields[entry.slide_id].extent,
+            dimensions=(entry.width, entry.height),
+            split=splits[entry.slide_id],
+        )
+        for entry in entries
+        if entry.usable
+    ]
 
 
 def write_overview(job: Overview) -> None:

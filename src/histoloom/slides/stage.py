@@ -7,24 +7,24 @@ positions depend on the settings and the slides alone, it ends with the same byt
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from histoloom import seeding
 from histoloom.config import Config, PatchesConfig
 from histoloom.errors import UserError
-from histoloom.slides.choice import REASONS, RESERVE, RESERVE_LEAST, Candidates, Filters, Taken
+from histoloom.slides.choice import REASONS, Candidates, Taken
+from histoloom.slides.drafts import Draft, drafts_of, extent_of, filters_of, mpp_of
 from histoloom.slides.entries import SlideEntry
 from histoloom.slides.extract import Extraction, Survey, extract, survey
 from histoloom.slides.grid import smaller_than_patch
 from histoloom.slides.inventory import find_slides, none_usable
 from histoloom.slides.normalisation import Recolouring
-from histoloom.slides.overview import Overview, write_overview
-from histoloom.slides.sampling import Field, Positions, capacity, draw, numbers, patch_extent
+from histoloom.slides.overview import overviews, write_overview
+from histoloom.slides.sampling import Field, Positions
 from histoloom.slides.slide_stains import SlideStains, estimate_sample, reference_of, samples
 from histoloom.slides.splits import splits_of
 from histoloom.slides.workers import Workers
@@ -35,14 +35,6 @@ UPSAMPLING_WORTH_SAYING = 1.5
 
 Entries = Sequence[SlideEntry]
 Reasons = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A slide's candidates, in the order in which they are tried, and how many of them are wanted."""
-
-    positions: Positions
-    wanted: int
 
 
 def run(context: StageContext) -> None:
@@ -64,7 +56,7 @@ def run(context: StageContext) -> None:
         _remark(entries, context=context)
         fields, reasons = _surveyed(entries, context=context, workers=workers)
         entries = leave_out(entries, reasons=reasons)
-        drafts, reasons = _drawn(entries, fields=fields, config=config)
+        drafts, reasons = drafts_of(entries, fields=fields, config=config)
         entries = leave_out(entries, reasons=reasons)
         recolourings = _recolourings(entries, fields=fields, context=context, workers=workers)
         taken, reasons = _extracted(
@@ -73,7 +65,7 @@ def run(context: StageContext) -> None:
         entries = leave_out(entries, reasons=reasons)
         positions = {name: drafts[name].positions.take(np.array(found.rows, np.int64)) for name, found in taken.items()}
         splits = _write_tables(entries, fields=fields, positions=positions, taken=taken, context=context)
-        jobs = _overviews(entries, fields=fields, positions=positions, splits=splits, out=context.out)
+        jobs = overviews(entries, fields=fields, positions=positions, splits=splits, out=context.out)
         workers.run(write_overview, jobs=jobs, label="overviews")
         _sweep(context.out)
 
@@ -122,31 +114,22 @@ def _leave_out(entries: Entries, *, reasons: Reasons, say: Callable[[str], None]
 def _too_small(entries: Entries, *, config: PatchesConfig) -> Reasons:
     return {
         entry.slide_id: smaller_than_patch(
-            (entry.width, entry.height), source_mpp=_mpp(entry), size=config.size, mpp=config.mpp
+            (entry.width, entry.height), source_mpp=mpp_of(entry), size=config.size, mpp=config.mpp
         )
         for entry in entries
-        if entry.usable and _extent(entry, config=config) > min(entry.width, entry.height) + 1e-6
+        if entry.usable and extent_of(entry, config=config) > min(entry.width, entry.height) + 1e-6
     }
-
-
-def _extent(entry: SlideEntry, *, config: PatchesConfig) -> float:
-    return patch_extent(config.size, mpp=config.mpp, source_mpp=_mpp(entry))
-
-
-def _mpp(entry: SlideEntry) -> float:
-    assert entry.mpp is not None, "a usable slide has a scale"
-    return entry.mpp
 
 
 def _remark(entries: Entries, *, context: StageContext) -> None:
     """Say what works, but may not be what was meant."""
     config = context.config
     usable = [entry for entry in entries if entry.usable]
-    coarse = [entry for entry in usable if _mpp(entry) > UPSAMPLING_WORTH_SAYING * config.patches.mpp]
+    coarse = [entry for entry in usable if mpp_of(entry) > UPSAMPLING_WORTH_SAYING * config.patches.mpp]
     if coarse:
         context.say(
             f"patches.mpp {config.patches.mpp:g} is finer than {len(coarse)} of {len(usable)} slides are (the coarsest "
-            f"has {max(map(_mpp, coarse)):g} um/px): their patches are enlarged, without detail of their own"
+            f"has {max(map(mpp_of, coarse)):g} um/px): their patches are enlarged, without detail of their own"
         )
     if config.slides.mpp is not None and not any(entry.mpp_source == "slides.mpp" for entry in usable):
         context.say(f"slides.mpp {config.slides.mpp:g} is not used: every slide, or its table, says its own")
@@ -165,47 +148,9 @@ def _surveyed(entries: Entries, *, context: StageContext, workers: Workers) -> t
         elif config.patches.tissue == "detect" and not result.tissue.any():
             reasons[entry.slide_id] = "no tissue was found on it; patches.tissue=all takes patches anywhere"
         else:
-            extent = _extent(entry, config=config.patches)
+            extent = extent_of(entry, config=config.patches)
             fields[entry.slide_id] = Field(entry.width, entry.height, extent, result.tissue, result.pen)
     return fields, reasons
-
-
-def _drawn(entries: Entries, *, fields: Mapping[str, Field], config: Config) -> tuple[dict[str, Draft], Reasons]:
-    """Each usable slide's candidates, the wanted ones first; the numbers by its area of tissue (tissue: all, its whole
-    area), um^2.
-    """
-    usable = [entry for entry in entries if entry.usable]
-    room = np.array([capacity(fields[entry.slide_id], config=config.patches) for entry in usable])
-    weights = np.array([_area(entry, field=fields[entry.slide_id], config=config.patches) for entry in usable])
-    counts = numbers(weights, capacity=room, config=config.patches)
-    drafts, reasons = {}, {}
-    for entry, count in zip(usable, counts.tolist(), strict=True):
-        generator = seeding.numpy_generator(config.seed, "patches", entry.slide_id)
-        filtered = _filters(entry, config=config.patches).active
-        drawn = draw(
-            count,
-            field=fields[entry.slide_id],
-            config=config.patches,
-            generator=generator,
-            reserve=RESERVE * count + RESERVE_LEAST if filtered else 0,
-        )
-        drafts[entry.slide_id] = Draft(drawn, count)
-        if count == 0:
-            reasons[entry.slide_id] = f"none of the {config.patches.count} patches fell to it; raise patches.count"
-        elif len(drawn) == 0:
-            least = config.patches.min_tissue
-            reasons[entry.slide_id] = f"no patch with a tissue share of {least:g} was found; lower patches.min_tissue"
-    return drafts, reasons
-
-
-def _filters(entry: SlideEntry, *, config: PatchesConfig) -> Filters:
-    enlarged = max(1.0, _mpp(entry) / config.mpp)
-    return Filters(blur=config.least_sharpness, pen=config.most_pen, enlarged=enlarged)
-
-
-def _area(entry: SlideEntry, *, field: Field, config: PatchesConfig) -> float:
-    share = float(field.tissue.mean()) if config.tissue == "detect" else 1.0
-    return share * field.width * field.height * _mpp(entry) ** 2
 
 
 def _recolourings(
@@ -264,8 +209,8 @@ def _extraction(entry: SlideEntry, *, field: Field, draft: Draft, context: Stage
         size=config.size,
         target=context.out / "images" / f"{entry.slide_id}.npy",
         notes=context.out / "checkpoints" / f"{entry.slide_id}.json",
-        candidates=Candidates(found.pen, background, draft.wanted),
-        filters=_filters(entry, config=config),
+        candidates=Candidates(found.tissue, found.pen, background, draft.wanted),
+        filters=filters_of(entry, config=config),
     )
 
 
@@ -295,8 +240,7 @@ def _write_tables(
     _check_count(train, config=config, what="the training patches number")
     slides = pd.DataFrame(
         [
-            _slide_row(entry, n=counts[entry.slide_id], split=splits[entry.slide_id])
-            | _rejections(taken.get(entry.slide_id))
+            _slide_row(entry, n=counts[entry.slide_id], split=splits[entry.slide_id], taken=taken.get(entry.slide_id))
             for entry in entries
         ]
     )
@@ -311,10 +255,12 @@ def _write_tables(
 def _say_numbers(index: pd.DataFrame, *, slides: pd.DataFrame, train: int, context: StageContext) -> None:
     config = context.config.patches
     used = int((slides["patches"] > 0).sum())
-    for reason, what in (("blur", "blurred patches"), ("pen", "patches with pen")):
+    for reason in REASONS:
         column = slides[f"rejected_{reason}"]
         if column.any():
-            context.say(f"rejected {column.sum()} {what} on {(column > 0).sum()} slides, and tried others instead")
+            context.say(
+                f"patches rejected for {reason}: {column.sum()} on slides: {(column > 0).sum()}; others were tried"
+            )
     limits = [config.count, config.per_slide * used if config.per_slide is not None else None]
     wanted = min((limit for limit in limits if limit is not None), default=0)
     if len(index) < wanted:
@@ -324,30 +270,6 @@ def _say_numbers(index: pd.DataFrame, *, slides: pd.DataFrame, train: int, conte
 
 def _rejections(taken: Taken | None) -> dict[str, int]:
     return {f"rejected_{reason}": taken.rejected[reason] if taken is not None else 0 for reason in REASONS}
-
-
-def _overviews(
-    entries: Entries,
-    *,
-    fields: Mapping[str, Field],
-    positions: Mapping[str, Positions],
-    splits: Mapping[str, str],
-    out: Path,
-) -> list[Overview]:
-    return [
-        Overview(
-            thumbnail=out / "thumbnails" / f"{entry.slide_id}.jpg",
-            target=out / "overviews" / f"{entry.slide_id}.jpg",
-            tissue=fields[entry.slide_id].tissue,
-            x=positions[entry.slide_id].x,
-            y=positions[entry.slide_id].y,
-            extent=fields[entry.slide_id].extent,
-            dimensions=(entry.width, entry.height),
-            split=splits[entry.slide_id],
-        )
-        for entry in entries
-        if entry.usable
-    ]
 
 
 def _patch_rows(entry: SlideEntry, *, field: Field, drawn: Positions, split: str) -> pd.DataFrame:
@@ -366,8 +288,8 @@ def _patch_rows(entry: SlideEntry, *, field: Field, drawn: Positions, split: str
     )
 
 
-def _slide_row(entry: SlideEntry, *, n: int, split: str) -> dict[str, object]:
-    return {
+def _slide_row(entry: SlideEntry, *, n: int, split: str, taken: Taken | None) -> dict[str, object]:
+    row: dict[str, object] = {
         "slide_id": entry.slide_id,
         "file": entry.stored_file,
         "patient": entry.patient,
@@ -379,7 +301,8 @@ def _slide_row(entry: SlideEntry, *, n: int, split: str) -> dict[str, object]:
         "split": split,
         "patches": n,
         "status": entry.status,
-    } | {f"table_{name}": value for name, value in entry.extra}
+    }
+    return row | _rejections(taken) | {f"table_{name}": value for name, value in entry.extra}
 
 
 def _write_parquet(table: pd.DataFrame, *, path: Path) -> None:
