@@ -26,8 +26,9 @@ from histoloom.config import make_config, read_preset
 from histoloom.errors import UserError
 from histoloom.setup import change_settings, init_run
 from histoloom.slides import PatchSet, cluster, stage
+from histoloom.slides.choice import Candidates, Filters, Taken
 from histoloom.slides.entries import SlideEntry
-from histoloom.slides.extract import Extraction, Survey, extract, survey
+from histoloom.slides.extract import Extracted, Extraction, Survey, extract, survey
 from histoloom.slides.inventory import find_slides
 from histoloom.slides.workers import Workers
 
@@ -128,7 +129,7 @@ def test_a_run_made_elsewhere_is_the_same_and_stays_up_to_date(
     spread = init_run(Path("spread"), slides=[tiny_slides], preset="demo", settings=settings)
     pipeline.execute(spread, until="patches")
     expected, got = contents(local.folder("patches")), contents(spread.folder("patches"))
-    assert len(expected) == 10
+    assert len(expected) == 13
     assert {name for name in expected | got if expected.get(name) != got.get(name)} == {"artifact.json"}, "its seconds"
     home = change_settings(spread, ["runtime.scheduler=null"], save=True)
     assert pipeline.status(home)[0].state == "done"
@@ -156,12 +157,16 @@ def test_errors_reach_the_caller(over):
 def test_two_workers_on_one_slide_leave_one_whole_file(over, entries, tmp_path):
     count = 2000
     places = {"x": np.arange(count) % 200, "y": np.arange(count) % 190}
+    everything = Candidates(np.ones(count), np.zeros(count), np.zeros(count, bool), wanted=count)
+    whatever = Filters(blur=1e-9, pen=None)
+    same = {"extent": 32.0, "size": 16, "candidates": everything, "filters": whatever}
     jobs = [
-        Extraction(entries[0], **places, extent=32.0, size=16, target=tmp_path / name)
-        for name in ("alone.npy", "both.npy", "both.npy", "both.npy", "both.npy")
+        Extraction(entries[0], **places, **same, target=tmp_path / f"{name}.npy", notes=tmp_path / f"{name}.json")
+        for name in ("alone", "both", "both", "both", "both")
     ]
-    assert over.run(extract, jobs=jobs, label="a") == [None] * 5
-    assert (tmp_path / "both.npy").read_bytes() == (tmp_path / "alone.npy").read_bytes()
+    assert over.run(extract, jobs=jobs, label="a") == [Extracted(Taken(list(range(count))))] * 5
+    for kind in ("npy", "json"):
+        assert (tmp_path / f"both.{kind}").read_bytes() == (tmp_path / f"alone.{kind}").read_bytes()
     assert not list(tmp_path.glob(".*.part"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -40,11 +41,13 @@ def written(folder: Path) -> int:
 
 
 def kill_while_writing(command: list[str], *, out: Path, least: int) -> bool:
-    """Start the stage and kill it once a file that it writes holds ``least`` bytes; False where it ended before."""
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    """Start the stage and kill it, workers too, once a file that it writes holds ``least`` bytes; False where it ended
+    before.
+    """
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     while process.poll() is None:
         if written(out) >= least:
-            process.send_signal(signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             return True
         time.sleep(0.0005)
