@@ -29,6 +29,22 @@ def messages(context):
     return [event["message"] for event in context.log.read()]
 
 
+def test_filters_judge_the_slides_own_pixels(tiny_slides, configured, context):
+    filters = {"filters": {"blur": 0.1}}
+    plain = context(configured(tiny_slides, patches=filters), name="plain")
+    normal = context(configured(tiny_slides, patches=MACENKO | filters), name="normal")
+    stage.run(plain)
+    stage.run(normal)
+    before, after = PatchSet.open(plain.out), PatchSet.open(normal.out)
+    assert before.slides["rejected_blur"].sum() > 0
+    pd.testing.assert_frame_equal(before.slides, after.slides)
+    pd.testing.assert_frame_equal(before.table, after.table)
+    stains = SlideStains.read(normal.out / "stain.json")
+    rows = np.flatnonzero(before.table["slide"] == "slide-01")
+    recolour = stains.recolouring(stains.slides["slide-01"])
+    np.testing.assert_array_equal(recolour(before.images(rows)), after.images(rows))
+
+
 def test_patches_are_recoloured_by_their_slide(tiny_slides, configured, context):
     plain, normal = (
         context(configured(tiny_slides), name="plain"),
