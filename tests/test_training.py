@@ -179,9 +179,10 @@ import torch
 torch.set_num_threads(1)
 import test_training as t
 state = t.fit(t.linear_task(), Path(sys.argv[2]))
-from histoloom.devices import is_main_process
+from histoloom.devices import end_process, is_main_process
 if is_main_process():
     Path(sys.argv[3]).write_text(json.dumps({k: v.tolist() for k, v in state.items()}))
+end_process(0)
 """
 
 

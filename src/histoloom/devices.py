@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
+import logging
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -73,14 +74,21 @@ def _accelerator(cpu: bool, precision: str) -> Accelerator:  # noqa: FBT001 - th
     AcceleratorState._reset_state()
     # Stages that run on the main process alone keep the others waiting for as long as they take.
     patience = InitProcessGroupKwargs(timeout=timedelta(days=14))
-    atexit.register(_leave_group)
     return Accelerator(cpu=cpu, mixed_precision=mixed, kwargs_handlers=[patience])
 
 
-def _leave_group() -> None:
-    """End the group's threads; a process that finishes while they run is at times aborted after all its work."""
+def end_process(status: int) -> NoReturn:
+    """End one of several processes at once, its work done and written.
+
+    The usual way out takes down the interpreter while threads of the group's backend still run, which at times aborts
+    a process that has succeeded, and torchrun then counts the whole run as failed.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def process_count() -> int:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import typer
 
@@ -53,4 +54,14 @@ def main() -> None:
             app()
     except UserError as error:
         typer.echo(f"histoloom: {' '.join(str(error).split())}", err=True)
-        raise SystemExit(2) from None
+        _exit(2)
+    except SystemExit as asked:
+        _exit(asked.code if isinstance(asked.code, int) else int(asked.code is not None))
+
+
+def _exit(status: int) -> NoReturn:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from histoloom.devices import end_process
+
+        end_process(status)
+    raise SystemExit(status) from None
