@@ -64,10 +64,13 @@ class LatentSet:
         """Row numbers of ``train`` or ``holdout``."""
         return np.flatnonzero((self.table["split"] == split).to_numpy())
 
+    def raw(self, rows: np.ndarray) -> Tensor:
+        """Latents as the encoder gave them, float32 (len(rows), C, h, w)."""
+        return torch.from_numpy(np.asarray(self.latents[rows], dtype=np.float32))
+
     def normalised(self, rows: np.ndarray) -> Tensor:
         """Latents with mean 0 and deviation 1 in each channel, float32 (len(rows), C, h, w)."""
-        z_NCHW = torch.from_numpy(np.asarray(self.latents[rows], dtype=np.float32))
-        return normalise(z_NCHW, mean=torch.from_numpy(self.mean), std=torch.from_numpy(self.std))
+        return normalise(self.raw(rows), mean=torch.from_numpy(self.mean), std=torch.from_numpy(self.std))
 
     def versions(self, rows: np.ndarray) -> Tensor:
         """Each patch as it is, then in other stains, normalised, float32 (len(rows), 1 + views, C, h, w)."""
@@ -82,8 +85,3 @@ class LatentSet:
 def normalise(z_NCHW: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
     """Measured mean and deviation of each channel taken off; more dimensions may come first."""
     return (z_NCHW - mean.to(z_NCHW)[:, None, None]) / std.to(z_NCHW)[:, None, None]
-
-
-def denormalise(z_NCHW: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
-    """The inverse of ``normalise``."""
-    return z_NCHW * std.to(z_NCHW)[:, None, None] + mean.to(z_NCHW)[:, None, None]

@@ -263,6 +263,13 @@ class DiffusionConfig(Section):
     beta_start: PositiveFloat = 1e-4
     beta_end: PositiveFloat = 0.02
     prediction: Literal["epsilon", "v"] = "epsilon"
+    whiten: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="work in the principal components of the latents that keep this share of their variance, each "
+        "scaled to deviation 1; none: in the channels, each scaled by itself",
+    )
     min_snr: PositiveFloat | None = Field(None, description="gamma of the min-SNR weighting; none: plain")
     channels: tuple[PositiveInt, ...] = Field((128, 256, 512), min_length=1, description="U-Net widths a level")
     blocks: PositiveInt = 2

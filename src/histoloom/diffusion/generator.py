@@ -16,32 +16,33 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 
-from histoloom.autoencoder.latents import denormalise
 from histoloom.autoencoder.vqgan import Autoencoder, to_uint8
 from histoloom.config import DiffusionConfig, RuntimeConfig, SamplerConfig
 from histoloom.devices import accelerator, autocast
 from histoloom.diffusion.conditions import Conditions
+from histoloom.diffusion.latent_space import LatentSpace
 from histoloom.diffusion.sampling import draw_latents
 from histoloom.errors import UserError
 from histoloom.names import clusters_of, current_names
 from histoloom.seeding import numpy_generator, torch_generator
 from histoloom.store import Run, fingerprint, read_json
 
+FORMAT = 2
 CHUNK = {"cpu": 8, "mps": 16, "cuda": 64}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What ``generator.json`` says: the process, the moments, the sweep, how frequent each cluster is.
+    """What ``generator.json`` says: the process, the latent space, the sweep, how frequent each cluster is.
 
-    ``frequencies`` are shares of the training patches for each k; ``latent_shape`` is (C, h, w); ``mpp`` um/px.
+    ``frequencies`` are shares of the training patches for each k; ``shape`` is that of what the U-Net sees,
+    (D, h, w); ``mpp`` um/px.
     """
 
     config: DiffusionConfig
     sampler: SamplerConfig
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    latent_shape: tuple[int, int, int]
+    space: LatentSpace
+    shape: tuple[int, int, int]
     conditions: Conditions
     chosen_k: int
     frequencies: Mapping[int, tuple[float, ...]]
@@ -51,12 +52,11 @@ class Facts:
     def as_json(self) -> dict[str, Any]:
         """Plain data for ``generator.json``."""
         return {
-            "format": 1,
+            "format": FORMAT,
             "diffusion": self.config.model_dump(mode="json"),
             "sampler": self.sampler.model_dump(mode="json"),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "latent_shape": list(self.latent_shape),
+            "space": self.space.as_json(),
+            "shape": list(self.shape),
             "ks": list(self.conditions.ks),
             "chosen_k": self.chosen_k,
             "frequencies": {str(k): list(shares) for k, shares in self.frequencies.items()},
@@ -66,14 +66,18 @@ class Facts:
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Facts:
-        """The inverse of ``as_json``."""
-        channels, height, width = values["latent_shape"]
+        """The inverse of ``as_json``; ``UserError`` where another version of Histoloom wrote it."""
+        if values.get("format") != FORMAT:
+            raise UserError(
+                f"generator.json has format {values.get('format')}, this version of Histoloom reads {FORMAT}; "
+                f"make it again with this version (histoloom run, or histoloom export from its run)"
+            )
+        channels, height, width = values["shape"]
         return Facts(
             config=DiffusionConfig.model_validate(values["diffusion"]),
             sampler=SamplerConfig.model_validate(values["sampler"]),
-            mean=tuple(values["mean"]),
-            std=tuple(values["std"]),
-            latent_shape=(channels, height, width),
+            space=LatentSpace.from_json(values["space"]),
+            shape=(channels, height, width),
             conditions=Conditions(tuple(values["ks"])),
             chosen_k=values["chosen_k"],
             frequencies={int(k): tuple(shares) for k, shares in values["frequencies"].items()},
@@ -188,17 +192,18 @@ class Generator:
     def _images(self, orders: Sequence[Order], *, sampler: SamplerConfig) -> np.ndarray:
         facts = self.facts
         with autocast(self.runtime):
-            z_NCHW = draw_latents(
+            x_NDHW = draw_latents(
                 self.unet,
                 config=facts.config,
                 sampler=sampler,
-                shape=facts.latent_shape,
+                shape=facts.shape,
                 conditions=[facts.conditions.number(k=order.k, cluster=order.cluster) for order in orders],
                 null=facts.conditions.null,
                 generators=[stream(order) for order in orders],
                 device=self.device,
             )
-            z_NCHW = denormalise(z_NCHW, mean=torch.tensor(facts.mean), std=torch.tensor(facts.std))
+        z_NCHW = facts.space.decode(x_NDHW)
+        with autocast(self.runtime):
             return to_uint8(self.autoencoder.decode(z_NCHW)).cpu().numpy()
 
 

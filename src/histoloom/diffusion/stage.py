@@ -11,6 +11,7 @@ from histoloom.clustering.clustering_set import Clustering
 from histoloom.devices import is_main_process
 from histoloom.diffusion.conditions import Conditions
 from histoloom.diffusion.generator import Facts
+from histoloom.diffusion.latent_space import LatentSpace
 from histoloom.diffusion.losses import DiffusionLoss
 from histoloom.diffusion.unet import make_unet, save_unet
 from histoloom.seeding import derive
@@ -23,11 +24,13 @@ def run(context: StageContext) -> None:
     """Train one model for every k of the sweep on the training split; keep its averaged weights."""
     latents = LatentSet.open(context.inputs["latents"])
     clustering = Clustering.open(context.inputs["clusters"])
-    facts = make_facts(context, latents=latents, clustering=clustering)
-    config = context.config.diffusion
-    torch.manual_seed(derive(context.config.seed, "diffusion", "weights"))
-    unet = make_unet(config, shape=latents.shape, conditions=facts.conditions.count)
     rows = latents.rows(split="train")
+    config = context.config.diffusion
+    space = LatentSpace.measured(latents.latents, rows=rows, whiten=config.whiten)
+    context.say(f"latents of {latents.shape[0]} channels enter the diffusion model as {space.channels}")
+    facts = make_facts(context, latents=latents, clustering=clustering, space=space)
+    torch.manual_seed(derive(context.config.seed, "diffusion", "weights"))
+    unet = make_unet(config, shape=facts.shape, conditions=facts.conditions.count)
     numbers = torch.from_numpy(facts.conditions.numbers(labels_of(latents.table, clustering)[rows]))
     task = Task(
         name="diffusion",
@@ -38,7 +41,7 @@ def run(context: StageContext) -> None:
             ),
         ),
         n=len(rows),
-        batch=lambda places: (latents.normalised(rows[places]), numbers[places]),
+        batch=lambda places: (space.encode(latents.raw(rows[places])), numbers[places]),
         ema=("unet",) if config.training.ema > 0 else (),
     )
     trained = train(
@@ -60,7 +63,9 @@ def labels_of(table: pd.DataFrame, clustering: Clustering) -> np.ndarray:
     return clustering.table.set_index("patch_id").loc[table["patch_id"], columns].to_numpy(dtype=np.int64)
 
 
-def make_facts(context: StageContext, *, latents: LatentSet, clustering: Clustering) -> Facts:
+def make_facts(
+    context: StageContext, *, latents: LatentSet, clustering: Clustering, space: LatentSpace
+) -> Facts:
     """What the generator needs to know beside its weights."""
     labels = labels_of(latents.table, clustering)[latents.rows(split="train")]
     frequencies = {
@@ -70,9 +75,8 @@ def make_facts(context: StageContext, *, latents: LatentSet, clustering: Cluster
     return Facts(
         config=config.diffusion,
         sampler=config.samples.sampler,
-        mean=tuple(latents.mean.tolist()),
-        std=tuple(latents.std.tolist()),
-        latent_shape=latents.shape,
+        space=space,
+        shape=(space.channels, *latents.shape[1:]),
         conditions=Conditions(tuple(clustering.ks)),
         chosen_k=clustering.chosen,
         frequencies=frequencies,

@@ -1,0 +1,92 @@
+"""The space that the diffusion model works in: the autoencoder's latents with their mean taken off, then scaled.
+
+Scaled either channel by channel, or along their principal components, the least of which are left out. A VQ-GAN may
+use few of its directions: with channels scaled one by one, copies of one direction then drown the others in noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CHUNK = 1024
+SMALLEST = 1e-12
+"""the least variance that a direction is taken to have"""
+
+
+@dataclass(frozen=True, eq=False)
+class LatentSpace:
+    """``mean`` (C,), ``enter`` (D, C) and ``leave`` (C, D), float32: D = C channel by channel, D <= C along components."""
+
+    mean: np.ndarray
+    enter: np.ndarray
+    leave: np.ndarray
+
+    @staticmethod
+    def measured(latents: np.ndarray, *, rows: np.ndarray, whiten: float | None) -> LatentSpace:
+        """From ``rows`` of latents (n, C, h, w): along as many components as keep the share ``whiten`` of the variance.
+
+        ``None``: each channel by itself.
+        """
+        mean_C, covariance_CC = covariance(latents, rows=rows)
+        if whiten is None:
+            scale_C = np.sqrt(np.maximum(np.diag(covariance_CC), SMALLEST))
+            return LatentSpace.of(mean_C, enter=np.diag(1 / scale_C), leave=np.diag(scale_C))
+        variance_C, axes_CC = (part[..., ::-1] for part in np.linalg.eigh(covariance_CC))
+        variance_C = np.maximum(variance_C, SMALLEST)
+        kept = int(np.searchsorted(np.cumsum(variance_C) / variance_C.sum(), whiten - 1e-9)) + 1
+        axes_CD, scale_D = axes_CC[:, :kept], np.sqrt(variance_C[:kept])
+        # The sign of a component is free: its largest entry is positive, on every machine.
+        axes_CD = axes_CD * np.sign(axes_CD[np.abs(axes_CD).argmax(axis=0), np.arange(axes_CD.shape[1])])
+        return LatentSpace.of(mean_C, enter=(axes_CD / scale_D).T, leave=axes_CD * scale_D)
+
+    @staticmethod
+    def of(mean: np.ndarray, *, enter: np.ndarray, leave: np.ndarray) -> LatentSpace:
+        """The same, in float32."""
+        return LatentSpace(*(np.ascontiguousarray(part, dtype=np.float32) for part in (mean, enter, leave)))
+
+    @property
+    def channels(self) -> int:
+        """D: how many channels the diffusion model sees."""
+        return len(self.enter)
+
+    def encode(self, z_NChw: Tensor) -> Tensor:
+        """Latents (N, C, h, w) to the model's, (N, D, h, w): mean 0 and deviation 1 in each channel."""
+        centred_NChw = z_NChw - torch.from_numpy(self.mean).to(z_NChw)[:, None, None]
+        return torch.einsum("dc,nchw->ndhw", torch.from_numpy(self.enter).to(z_NChw), centred_NChw)
+
+    def decode(self, x_NDhw: Tensor) -> Tensor:
+        """The inverse of ``encode``; what lies along components left out is their mean."""
+        z_NChw = torch.einsum("cd,ndhw->nchw", torch.from_numpy(self.leave).to(x_NDhw), x_NDhw)
+        return z_NChw + torch.from_numpy(self.mean).to(x_NDhw)[:, None, None]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data for ``generator.json``."""
+        return {"mean": self.mean.tolist(), "enter": self.enter.tolist(), "leave": self.leave.tolist()}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> LatentSpace:
+        """The inverse of ``as_json``."""
+        return LatentSpace.of(
+            np.array(values["mean"]), enter=np.array(values["enter"]), leave=np.array(values["leave"])
+        )
+
+
+def covariance(latents: np.ndarray, *, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (C,) and covariance (C, C) over all positions of ``rows``, in double precision and bounded memory."""
+    C = latents.shape[1]
+    mean_C, products_CC, count = np.zeros(C), np.zeros((C, C)), 0
+    for start in range(0, len(rows), CHUNK):
+        part_CM = np.moveaxis(np.asarray(latents[rows[start : start + CHUNK]], dtype=np.float64), 1, 0).reshape(C, -1)
+        new = part_CM.shape[1]
+        shift_C = part_CM.mean(axis=1) - mean_C
+        centred_CM = part_CM - part_CM.mean(axis=1, keepdims=True)
+        products_CC += centred_CM @ centred_CM.T + np.outer(shift_C, shift_C) * count * new / (count + new)
+        mean_C += shift_C * new / (count + new)
+        count += new
+    return mean_C, products_CC / count

@@ -1,0 +1,79 @@
+"""The space of the diffusion model: measured moments, components kept, there and back."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from histoloom.diffusion.latent_space import LatentSpace, covariance
+
+
+def latents(*, variances: tuple[float, ...], n: int = 3000, seed: int = 0) -> np.ndarray:
+    """(n, C, 2, 2) with these variances along axes that are not the channels, and a mean that is not zero."""
+    random = np.random.default_rng(seed)
+    axes, _ = np.linalg.qr(random.standard_normal((len(variances), len(variances))))
+    along = random.standard_normal((n, 2, 2, len(variances))) * np.sqrt(variances)
+    return np.moveaxis(along @ axes.T + 3.0, -1, 1).astype(np.float32)
+
+
+def test_covariance_in_blocks_is_that_of_all_positions_at_once() -> None:
+    z = latents(variances=(4.0, 1.0, 0.1))
+    rows = np.arange(10, 2990)
+    mean, cov = covariance(z, rows=rows)
+    flat = np.moveaxis(z[rows], 1, 0).reshape(3, -1).astype(np.float64)
+    np.testing.assert_allclose(mean, flat.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(cov, np.cov(flat, bias=True), rtol=1e-10)
+
+
+@pytest.mark.parametrize("whiten", [None, 1.0])
+def test_all_directions_kept_go_there_and_back(whiten: float | None) -> None:
+    z = latents(variances=(4.0, 1.0, 0.1))
+    space = LatentSpace.measured(z, rows=np.arange(len(z)), whiten=whiten)
+    x = space.encode(torch.from_numpy(z))
+    torch.testing.assert_close(space.decode(x), torch.from_numpy(z), rtol=0, atol=1e-4)
+    torch.testing.assert_close(x.mean(dim=(0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-3)
+    torch.testing.assert_close(x.std(dim=(0, 2, 3)), torch.ones(3), rtol=1e-3, atol=0)
+
+
+def test_whitened_channels_are_uncorrelated_and_the_least_directions_are_left_out() -> None:
+    z = latents(variances=(10.0, 3.5, 0.8, 0.02, 0.01, 0.005))
+    space = LatentSpace.measured(z, rows=np.arange(len(z)), whiten=0.99)
+    x = space.encode(torch.from_numpy(z))
+    assert x.shape == (len(z), 3, 2, 2)
+    flat = x.permute(1, 0, 2, 3).flatten(1)
+    torch.testing.assert_close(flat @ flat.T / flat.shape[1], torch.eye(3), rtol=0, atol=1e-3)
+    lost = (space.decode(x) - torch.from_numpy(z)).var(dim=(0, 2, 3), correction=0).sum()
+    assert float(lost) == pytest.approx(0.035, rel=0.1)
+
+
+def test_channel_by_channel_leaves_correlated_channels_as_they_are() -> None:
+    z = np.repeat(latents(variances=(2.0,)), 4, axis=1)
+    space = LatentSpace.measured(z, rows=np.arange(len(z)), whiten=None)
+    assert space.channels == 4
+    x = space.encode(torch.from_numpy(z))
+    torch.testing.assert_close(x[:, 0], x[:, 3])
+
+
+def test_only_the_given_rows_are_measured() -> None:
+    z = latents(variances=(4.0, 1.0))
+    z[100:] += 50
+    space = LatentSpace.measured(z, rows=np.arange(100), whiten=0.99)
+    np.testing.assert_allclose(space.mean, z[:100].mean(axis=(0, 2, 3)), rtol=1e-5)
+
+
+def test_a_constant_channel_does_no_harm() -> None:
+    z = latents(variances=(4.0, 1.0))
+    z[:, 1] = 7
+    for whiten in (None, 1.0):
+        x = LatentSpace.measured(z, rows=np.arange(len(z)), whiten=whiten).encode(torch.from_numpy(z))
+        assert torch.isfinite(x).all()
+        assert float(x.abs().max()) < 10
+
+
+def test_json_keeps_every_bit() -> None:
+    space = LatentSpace.measured(latents(variances=(4.0, 1.0, 0.1)), rows=np.arange(50), whiten=0.9)
+    again = LatentSpace.from_json(json.loads(json.dumps(space.as_json())))
+    for name in ("mean", "enter", "leave"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(space, name))
+        assert getattr(again, name).dtype == np.float32
