@@ -21,7 +21,7 @@ SMALLEST = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class LatentSpace:
-    """``mean`` (C,), ``enter`` (D, C) and ``leave`` (C, D), float32: D = C channel by channel, D <= C along components."""
+    """``mean`` (C,), ``enter`` (D, C), ``leave`` (C, D), float32: D = C channel by channel, D <= C along components."""
 
     mean: np.ndarray
     enter: np.ndarray
