@@ -63,9 +63,7 @@ def labels_of(table: pd.DataFrame, clustering: Clustering) -> np.ndarray:
     return clustering.table.set_index("patch_id").loc[table["patch_id"], columns].to_numpy(dtype=np.int64)
 
 
-def make_facts(
-    context: StageContext, *, latents: LatentSet, clustering: Clustering, space: LatentSpace
-) -> Facts:
+def make_facts(context: StageContext, *, latents: LatentSet, clustering: Clustering, space: LatentSpace) -> Facts:
     """What the generator needs to know beside its weights."""
     labels = labels_of(latents.table, clustering)[latents.rows(split="train")]
     frequencies = {
