@@ -23,15 +23,27 @@ import numpy as np
 
 def histoloom(slide, *, size, mpp):
     """Its own stage function, which also writes the store's file."""
+    from histoloom.slides.choice import Candidates, Filters
     from histoloom.slides.entries import SlideEntry
     from histoloom.slides.extract import Extraction, extract
 
     entry = SlideEntry("a", Path(slide["file"]), "p", "s", width=1, height=1, mpp=slide["mpp"], mpp_source="given")
     x, y = np.array(slide["x"]), np.array(slide["y"])
     with tempfile.TemporaryDirectory() as folder:
-        job = Extraction(entry, x=x, y=y, extent=slide["extent"], size=size, target=Path(folder) / "a.npy")
-        reason = extract(job)
-        assert reason is None, reason
+        none, all_tissue = np.zeros(len(x), dtype=bool), np.ones(len(x))
+        job = Extraction(
+            entry,
+            x=x,
+            y=y,
+            extent=slide["extent"],
+            size=size,
+            target=Path(folder) / "a.npy",
+            notes=Path(folder) / "a.json",
+            candidates=Candidates(all_tissue, 1 - all_tissue, background=none, wanted=len(x)),
+            filters=Filters(blur=None, pen=None),
+        )
+        extracted = extract(job)
+        assert extracted.taken is not None, extracted.reason
     yield from ()
 
 

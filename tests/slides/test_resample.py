@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from histoloom import seeding
-from histoloom.slides.resample import resample
+from histoloom.slides.resample import _BETWEEN_STEP, _WEIGHT_STEP, _bands, _taps, resample
 
 BOXES = [(0, 0, 130, 97), (8.3, 5.1, 101.4, 80.9), (0, 3, 60, 63), (40, 40, 50, 50), (0.0, 0.0, 12.5, 97.0)]
 
@@ -50,3 +50,31 @@ def test_turning_the_image_turns_the_result(picture):
     turned = resample(np.ascontiguousarray(image.transpose(1, 0, 2)), box=(2, 5, 40, 60), shape=(16, 24))
     straight = resample(image, box=(5, 2, 60, 40), shape=(24, 16))
     assert np.abs(turned.transpose(1, 0, 2).astype(int) - straight).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("length", "low", "high", "count"), [(400, 3.3, 380.1, 256), (60, 5.0, 30.0, 100), (99, 0, 99, 7)]
+)
+def test_every_sum_is_exact(length, low, high, count):
+    """Whole multiples of a step that add up to 1, and whose products with any picture stay below float32's 2 ** 24."""
+    _, _, weights = _taps(length, low=low, high=high, count=count)
+    steps = weights / _WEIGHT_STEP
+    np.testing.assert_array_equal(steps, np.rint(steps))
+    np.testing.assert_array_equal(weights.sum(axis=1), 1)
+    largest = 255 * np.abs(weights).sum(axis=1).max()
+    assert np.abs(weights).sum(axis=1).max() * largest / (_WEIGHT_STEP * _BETWEEN_STEP) < 2**24
+
+
+def test_the_order_of_the_sums_changes_nothing(picture):
+    """The same with whole matrices in double precision, where no product is shared out as it is in float32."""
+    image, box, shape = picture(130, 97), (8.3, 5.1, 101.4, 80.9), (64, 60)
+    down, across = (
+        np.concatenate([np.pad(b.weights_oi, ((0, 0), (b.first, length - b.last))) for b in bands]).astype(float)
+        for length, bands in (
+            (97, _bands(97, low=5.1, high=80.9, count=60, size=16)),
+            (130, _bands(130, low=8.3, high=101.4, count=64, size=8)),
+        )
+    )
+    between = np.rint(np.einsum("oh,hwc->owc", down, image.astype(float)) / _BETWEEN_STEP) * _BETWEEN_STEP
+    expected = np.rint(np.einsum("ow,hwc->hoc", across, between)).clip(0, 255)
+    np.testing.assert_array_equal(resample(image, box=box, shape=shape), expected)
