@@ -241,6 +241,9 @@ class ClustersConfig(Section):
     marginal_weight: PositiveFloat = Field(2.0, description="of the marginal entropy against the conditional")
     consistency: Literal["augment", "vat", "both"] = "augment"
     consistency_weight: PositiveFloat = 1.0
+    independence: float = Field(
+        0.0, ge=0, description="weight of the information that clusters share with the slide, as a cost; 0: none"
+    )
     restarts: PositiveInt = Field(1, description="trainings; the best by the objective is kept")
     validity_features: Literal["pooled", "codes", "flat"] = Field(
         "pooled", description="where the five indices and k-means are computed"
