@@ -1,7 +1,7 @@
 """What clusters know of slide, patient and stain: mutual information beside a permutation null.
 
-Patches of one slide lie near each other, so that clusters of real tissue beat a null that permutes patches whenever slides
-hold different tissue. What counts is therefore the size of the effect: the share of the clusters' entropy that a
+Patches of one slide lie near each other, so that clusters of real tissue beat a null that permutes patches whenever
+slides hold different tissue. What counts is therefore the size of the effect: the share of the clusters' entropy that a
 factor explains beyond its null. Factors of whole slides (patient, the slide's stain) have a null that permutes whole
 slides, which asks what they explain beyond any other grouping of the same slides. Entropies are in nats.
 
@@ -28,7 +28,7 @@ ONE_SLIDE, ONE_SLIDE_PATCHES, LEAST_SLIDES = 0.9, 10, 3
 """A cluster is of one slide where so much of it, and so many patches, come from there, among so many slides."""
 
 WARN_ABOVE: Mapping[str, float] = {"slide": 0.1, "patient": 0.1, "slide_stain": 0.1}
-"""Least excess that is warned of; patches' own stain is tissue too, and never is. docs/confounding.md has the reasons."""
+"""Least excess that is warned of (docs/confounding.md has the reasons); patches' own stain is tissue too, and never is."""
 
 Null = Literal["patches", "slides"]
 
@@ -46,9 +46,9 @@ class Factor:
 class Association:
     """Clusters of one k against one factor of ``levels`` levels, over ``n`` patches.
 
-    ``mi`` in nats; ``nmi`` and ``ami`` with the arithmetic mean (Vinh et al. 2010); ``share`` of the clusters' entropy that the
-    factor explains, 0..1; ``excess``: the same beyond the null's mean, (mi - mean) / (entropy - mean), not below 0. ``z``
-    is None where the null does not vary; ``p`` is at least 1 / (permutations + 1).
+    ``mi`` in nats; ``nmi`` and ``ami`` with the arithmetic mean (Vinh et al. 2010); ``share`` of the clusters' entropy
+    that the factor explains, 0..1; ``excess``: the same beyond the null's mean, (mi - mean) / (entropy - mean), not
+    below 0. ``z`` is None where the null does not vary; ``p`` is at least 1 / (permutations + 1).
     """
 
     k: int
@@ -171,8 +171,8 @@ _WHAT = {
     "slide_stain": "how a slide is stained explains {excess} % of the clusters beyond what slides do (p = {p:.3f})",
 }
 ADVICE = (
-    "Either these slides hold different tissue, or the clusters follow slides: compare the clusters' patches by eye; then "
-    "patches.stain=macenko, more slides, or clusters.independence=1 may help"
+    "Either these slides hold different tissue, or the clusters follow slides: compare the clusters' patches by eye; "
+    "then patches.stain=macenko, more slides, or clusters.independence=1 may help"
 )
 
 
@@ -186,7 +186,8 @@ def warnings_of(k: int, *, associations: Sequence[Association], one_slide: Seque
         if found.k == k and found.warns
     ]
     said += [
-        f"cluster {found.cluster} is to {round(100 * found.share)} % of one slide, {found.slide} ({found.patches:,} patches)"
+        f"{round(100 * found.share)} % of the {found.patches:,} patches of cluster {found.cluster} are of one slide, "
+        f"{found.slide}"
         for found in one_slide
         if found.k == k
     ]

@@ -1,9 +1,9 @@
 """Clusters made independent of the slide: the information that they share with it is a cost of the training.
 
-Over a batch, cluster c and slide s have the soft joint distribution P(c, s) = mean over patches of p(c) [patch of s], whose
-mutual information I(c; s) is 0 where every slide has the same mix of clusters. From few patches it comes out too large, by about
-(clusters - 1)(slides - 1) / 2n for sure assignments, also where nothing is shared; so the same of shuffled slides is
-taken off, which shares nothing by construction and has the same bias.
+Over a batch, cluster c and slide s have the soft joint distribution P(c, s) = mean over patches of p(c) [patch of s],
+whose mutual information I(c; s) is 0 where every slide has the same mix of clusters. From few patches it comes out too
+large, by about (clusters - 1)(slides - 1) / 2n for sure assignments (Miller 1955), also where nothing is shared; so the
+same of shuffled slides is taken off, which share nothing by construction and have about the same bias.
 
 Shapes: B patches of a batch, V stains, C x h x w latents, K clusters, S slides.
 """
@@ -27,7 +27,7 @@ SHUFFLES = 4
 
 
 class HeadsLoss(Protocol):
-    """A loss that also gives the probabilities behind it, of each patch's views one after another: (views x B, k) by k."""
+    """A loss that also gives the probabilities behind it, view below view: (views x B, k) by k."""
 
     def with_heads(self, z_BVChw: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor], Heads]: ...
 
@@ -57,8 +57,9 @@ class IndependentLoss:
 
 
 def slide_information(p_NK: Tensor, *, slide_N: Tensor, slides: int) -> Tensor:
-    """I(cluster; slide) of soft clusters in nats, as it comes out of these patches: biased upwards where they are few."""
-    joint_SK = F.one_hot(slide_N, slides).to(p_NK.dtype).T @ p_NK / len(p_NK)
+    """I(cluster; slide) of soft clusters in nats, as these patches have it: biased upwards where they are few."""
+    with torch.autocast(p_NK.device.type, enabled=False):  # half precision would round the shares
+        joint_SK = F.one_hot(slide_N, slides).to(p_NK.dtype).T @ p_NK / len(p_NK)
     return entropy(joint_SK.sum(0)) + entropy(joint_SK.sum(1)) - entropy(joint_SK.flatten())
 
 

@@ -15,8 +15,8 @@ from histoloom.clustering.choice import choose_k
 from histoloom.clustering.clusterer import Architecture, Clusterer, build
 from histoloom.clustering.confounding_examination import examine
 from histoloom.clustering.features import features_of
-from histoloom.clustering.indices import INDICES, validity_indices
 from histoloom.clustering.independence import IndependentLoss, slide_share
+from histoloom.clustering.indices import INDICES, validity_indices
 from histoloom.clustering.infomax import InfoMaxNet, mutual_information
 from histoloom.clustering.kmeans import kmeans_labels
 from histoloom.clustering.losses import InfoMaxLoss
