@@ -12,7 +12,9 @@ from scipy.spatial.distance import pdist
 from sklearn.metrics import calinski_harabasz_score
 from torch import Tensor
 
-from histoloom.clustering.indices import INDICES, LARGER_IS_BETTER, _Prefix, validity_indices
+from histoloom.clustering import pair_distances
+from histoloom.clustering.indices import INDICES, LARGER_IS_BETTER, validity_indices
+from histoloom.clustering.pair_distances import Prefix
 from histoloom.errors import UserError
 from histoloom.seeding import numpy_generator, torch_generator
 
@@ -83,8 +85,12 @@ def measured(x_ND: np.ndarray | Tensor, labels_N: np.ndarray, *, block: int = 10
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-@pytest.mark.parametrize("block", [300, 1024])
-def test_agrees_with_all_pairs_at_once(case: Callable[[], Case], block: int) -> None:
+@pytest.mark.parametrize(("block", "kept"), [(300, 16_000_000), (1024, 16_000_000), (512, 1000)])
+def test_agrees_with_all_pairs_at_once(
+    case: Callable[[], Case], block: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the bracket holds more than is kept, so that passes narrow it."""
+    monkeypatch.setattr(pair_distances, "_KEPT", kept)
     x_ND, labels_N = case()
     assert measured(x_ND, labels_N, block=block) == pytest.approx(direct(x_ND, labels_N), rel=1e-9, abs=1e-15)
 
@@ -157,10 +163,14 @@ def test_a_duplicate_in_another_cluster_makes_dunn_exactly_zero() -> None:
 
 @pytest.mark.parametrize("bracket", [(0.4, 0.6), (0.0, 0.01), (0.9, 0.95), (0.0, 1.0)])
 @pytest.mark.parametrize("rank", [1, 2500, 4999, 5000])
-def test_a_wrong_bracket_costs_passes_but_not_exactness(bracket: tuple[float, float], rank: int) -> None:
+@pytest.mark.parametrize("kept", [0, 500, 16_000_000])
+def test_a_wrong_bracket_costs_passes_but_not_exactness(
+    bracket: tuple[float, float], rank: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_distances, "_KEPT", kept)
     values = torch.rand(5000, generator=torch_generator(0, "values"), dtype=torch.float64)
     values[1000:2000] = values[0]
-    prefix = _Prefix(rank, bracket=bracket, limits=(0.0, 1.0))
+    prefix = Prefix(rank, bracket=bracket, limits=(0.0, 1.0))
     for _ in range(12):
         for part in values.chunk(7):
             prefix.add(part)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+OPTIONS = ("--size", "64", "--mpp", "1.3", "--rounds", "1")
 
 
 @pytest.mark.parametrize("layout", ["grid", "random"])
 def test_rows_without_other_tools(tiny_slides, layout):
     slide = sorted(tiny_slides.glob("*.tif"))[0]
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "slide_reading.py"), str(slide)]
-        + ["--size", "64", "--mpp", "1.3", "--rounds", "1", "--layout", layout],
+        [sys.executable, str(BENCHMARKS / "slide_reading.py"), str(slide), *OPTIONS, "--layout", layout],
         capture_output=True,
         text=True,
         check=False,

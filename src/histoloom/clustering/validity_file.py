@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from histoloom.clustering.indices import INDICES, validity_indices
 from histoloom.errors import UserError
+from histoloom.progress import Meter, meter
 
 MEANING = {
     "calinski_harabasz": "spread between clusters over spread within, per degree of freedom; larger is better",
@@ -31,8 +33,12 @@ def validity_of_files(features: Path, labels: Path) -> dict[str, Any]:
     codes_N = _codes(labels)
     if len(x_ND) != len(codes_N):
         raise UserError(f"{features} has {len(x_ND)} rows, {labels} has {len(codes_N)}; they must be as many")
-    result = validity_indices(torch.from_numpy(x_ND), torch.from_numpy(codes_N))
+    result = validity_indices(torch.from_numpy(x_ND), torch.from_numpy(codes_N), watch=_watch)
     return {"n": result.n, "k": result.k, **{index: getattr(result, index) for index in INDICES}}
+
+
+def _watch(description: str, total: int) -> AbstractContextManager[Meter]:
+    return meter(description, total=total)
 
 
 def _points(path: Path) -> np.ndarray:
