@@ -322,6 +322,10 @@ class ReportConfig(Section):
     patches_per_cluster: PositiveInt = 8
     map_slides: int = Field(6, ge=0, description="slides shown with their tissue map")
     map_patches: PositiveInt = Field(4000, description="most patches classified a slide for its map")
+    embeddings: tuple[Literal["pca", "tsne", "umap"], ...] = Field(
+        ("pca", "tsne"), description="2-D maps of the patches; umap needs its extra; none of them: []"
+    )
+    embedded_patches: PositiveInt = Field(1500, le=3000, description="patches on these maps, drawn at random")
 
 
 class RuntimeConfig(Section):
