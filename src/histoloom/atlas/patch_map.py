@@ -17,7 +17,7 @@ from PIL import Image
 
 from histoloom.atlas.embedding import TITLES
 
-TILE, COLUMNS, QUALITY = 32, 40, 70
+TILE, COLUMNS, QUALITY = 48, 40, 70
 """Of the picture that holds all thumbnails: px of one, thumbnails in a row, JPEG quality."""
 
 FAR = 0.6
