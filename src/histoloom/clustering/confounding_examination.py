@@ -51,7 +51,9 @@ def examine(labels: pd.DataFrame, *, patches: PatchSet, seed: int) -> dict[str, 
     stains = _measured(patches, patch_ids=table["patch_id"].to_numpy()[some])
     found = _of_slides(table, labels=by_k, stains=stains, some=some, seed=seed)
     found += _of_patches(table, labels=by_k, stains=stains, some=some, seed=seed)
-    one_slide = [o for k, labels_N in by_k.items() for o in one_slide_clusters(labels_N, k=k, slides_N=table["slide"])]
+    one_slide = [
+        o for k, labels_N in by_k.items() for o in one_slide_clusters(labels_N, k=k, slides_N=table["slide"].to_numpy())
+    ]
     return _as_json(found, one_slide=one_slide, ks=list(by_k), patches=len(table), stains=len(some))
 
 
