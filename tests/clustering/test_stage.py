@@ -142,7 +142,11 @@ def test_nothing_is_said_of_slides_that_clusters_do_not_follow(clusters: Path) -
 
 def test_independence_of_the_slide_is_logged_and_repeats(latents: Path, tmp_path: Path) -> None:
     one, two = (
-        finished(tmp_path / name, latents=latents, settings=("clusters.independence=1", "clusters.k=[3]"))
+        finished(
+            tmp_path / name,
+            latents=latents,
+            settings=("clusters.independence=4", "clusters.k=[3]", "clusters.restarts=1"),
+        )
         for name in ("one", "two")
     )
     assert (one / "clusterer.safetensors").read_bytes() == (two / "clusterer.safetensors").read_bytes()

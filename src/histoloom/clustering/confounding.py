@@ -172,7 +172,7 @@ _WHAT = {
 }
 ADVICE = (
     "Either these slides hold different tissue, or the clusters follow slides: compare the clusters' patches by eye; "
-    "then patches.stain=macenko, more slides, or clusters.independence=1 may help"
+    "then patches.stain=macenko, more slides, or clusters.independence=4 may help"
 )
 
 

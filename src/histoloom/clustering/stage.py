@@ -43,13 +43,14 @@ def run(context: StageContext) -> None:
     if not is_main_process():
         return
     train_rows = latents.rows(split="train")
-    objectives = [_worth(context, clusterer, latents=latents, rows=train_rows) for clusterer in trained]
+    predicted = [predict(clusterer, latents, rows=train_rows) for clusterer in trained]
+    objectives = [_worth(context, probabilities, latents=latents, rows=train_rows) for probabilities in predicted]
     best = int(np.argmax(objectives))
     for event in EventLog(context.out / f"restart-{best}" / "log.jsonl").read():
         context.log.write(event)
     context.say(f"restart {best} of {len(trained)} kept: information {objectives[best]:.3f} of 1")
     clusterer = trained[best]
-    sizes = {k: torch.from_numpy(_sizes(p_NK, k=k)) for k, p_NK in predict(clusterer, latents, rows=train_rows).items()}
+    sizes = {k: torch.from_numpy(_sizes(p_NK, k=k)) for k, p_NK in predicted[best].items()}
     clusterer.sort_by_size(sizes)
     clusterer.save(context.out)
     _write_predictions(context, latents=latents, clusterer=clusterer)
@@ -111,12 +112,12 @@ def _slides(context: StageContext, *, latents: LatentSet) -> np.ndarray:
     return pd.factorize(named.loc[latents.table["patch_id"]], sort=True)[0].astype(np.int64)
 
 
-def _worth(context: StageContext, clusterer: Clusterer, *, latents: LatentSet, rows: np.ndarray) -> float:
+def _worth(context: StageContext, predicted: Probabilities, *, latents: LatentSet, rows: np.ndarray) -> float:
     """The objective, less what the clusters share with the slide where that is a cost."""
-    predicted, weight = predict(clusterer, latents, rows=rows), context.config.clusters.independence
-    return objective(predicted) - (
-        weight * slide_share(predicted, slides_N=_slides(context, latents=latents)[rows]) if weight else 0.0
-    )
+    weight = context.config.clusters.independence
+    if not weight:
+        return objective(predicted)
+    return objective(predicted) - weight * slide_share(predicted, slides_N=_slides(context, latents=latents)[rows])
 
 
 def objective(predicted: Probabilities) -> float:
