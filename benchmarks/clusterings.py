@@ -1,0 +1,105 @@
+"""Information maximisation beside other clusterings, on slides whose tissue is known.
+
+For each seed: new procedural slides (half of them in another stain), new training with the preset demo. At every k of
+the sweep: agreement with the true tissue (NMI, ARI, matched accuracy: the best one-to-one match of clusters and
+tissues) and NMI with the slide. Baselines get pooled latents, as they are and whitened, and histograms of codes.
+The truth is used here only.
+
+    python benchmarks/clusterings.py --out FOLDER [--seeds 0 1 2 3 4]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
+
+from histoloom.autoencoder.latents import LatentSet
+from histoloom.clustering.baselines import BASELINES
+from histoloom.clustering.clustering_set import Clustering
+from histoloom.clustering.features import features_of, pooled
+from histoloom.demo import run_demo
+from histoloom.diffusion.latent_space import LatentSpace
+from histoloom.evaluation.truth import true_classes
+from histoloom.slides.patch_set import PatchSet
+
+KEPT_VARIANCE = 0.99
+
+
+def matched_accuracy(truth: np.ndarray, labels: np.ndarray) -> float:
+    """Share of patches in the tissue that their cluster is matched with; clusters beyond the tissues match none."""
+    table = contingency_matrix(truth, labels)
+    return float(table[linear_sum_assignment(table, maximize=True)].sum() / len(truth))
+
+
+def feature_kinds(latents: LatentSet) -> dict[str, np.ndarray]:
+    """Features (n, D) by name."""
+    rows = np.arange(len(latents))
+    space = LatentSpace.measured(latents.latents, rows=latents.rows("train"), whiten=KEPT_VARIANCE)
+    return {
+        "pooled": features_of(latents, rows, kind="pooled"),
+        "whitened": pooled(space.encode(latents.raw(rows))).numpy(),
+        "codes": features_of(latents, rows, kind="codes"),
+    }
+
+
+def clusterings(run: Path, *, patch_ids: pd.Series, seed: int) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Name, k and labels (n,) in the patches' order."""
+    latents, found = LatentSet.open(run / "latents"), Clustering.open(run / "clusters")
+    assert list(latents.table["patch_id"]) == list(patch_ids), "latents keep the patches' order"
+    kinds = feature_kinds(latents)
+    for k in found.ks:
+        yield "information maximisation", k, found.labels(k).loc[patch_ids].to_numpy()
+        for method, labels_of in BASELINES.items():
+            for kind, x_ND in kinds.items():
+                if not (method == "gaussian_mixture" and kind != "whitened"):
+                    yield f"{method}, {kind}", k, labels_of(x_ND, k=k, seed=seed)
+
+
+def scores(run: Path, *, seed: int) -> list[dict[str, object]]:
+    patches = PatchSet.open(run / "patches")
+    truth = true_classes(patches.table, slides=patches.slides)
+    slide = pd.factorize(patches.table["slide_id"])[0]
+    known = truth >= 0
+    chosen = Clustering.open(run / "clusters").chosen
+    return [
+        {
+            "clustering": name,
+            "seed": seed,
+            "k": k,
+            "chosen": k == chosen,
+            "NMI": normalized_mutual_info_score(truth[known], labels[known]),
+            "ARI": adjusted_rand_score(truth[known], labels[known]),
+            "matched": matched_accuracy(truth[known], labels[known]),
+            "NMI with slide": normalized_mutual_info_score(slide, labels),
+        }
+        for name, k, labels in clusterings(run, patch_ids=patches.table["patch_id"], seed=seed)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    arguments = parser.parse_args()
+    rows: list[dict[str, object]] = []
+    for seed in arguments.seeds:
+        run_demo(arguments.out / f"seed-{seed}", seed=seed, until="clusters")
+        rows += scores(arguments.out / f"seed-{seed}" / "run", seed=seed)
+    table = pd.DataFrame(rows)
+    measures = ["NMI", "ARI", "matched", "NMI with slide"]
+    for title, part in (("at the chosen k", table[table["chosen"]]), ("over all k", table)):
+        by_seed = part.groupby(["clustering", "seed"], sort=False)[measures].mean()
+        summary = by_seed.groupby("clustering", sort=False).agg(["mean", "std"])
+        print(f"\n{title}, mean and deviation over {len(arguments.seeds)} seeds:\n{summary.round(3).to_string()}")
+    print("\n" + table[table["clustering"] == "information maximisation"].round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
