@@ -41,6 +41,7 @@ TINY = (
     "clusters.training.batch_size=32",
     "clusters.training.phases.0.images=960",
     "diffusion.channels=[16, 32]",
+    "diffusion.attention=[false, true]",
     "diffusion.training.batch_size=8",
     "diffusion.training.warmup_images=0",
     "diffusion.training.phases.0.images=320",

@@ -109,3 +109,11 @@ def autocast(runtime: RuntimeConfig) -> AbstractContextManager[Any]:
         return nullcontext()
     kind = torch.bfloat16 if precision == "bf16" else torch.float16
     return torch.autocast(device.split(":")[0], dtype=kind)
+
+
+def full_precision() -> AbstractContextManager[Any]:
+    """Single precision that is single: for what has to come out the same elsewhere.
+
+    By themselves GPUs take TensorFloat-32 for convolutions, which keeps three digits.
+    """
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)

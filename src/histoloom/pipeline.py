@@ -51,7 +51,7 @@ STAGES = (
     Stage("patches", ("patches",), (), "histoloom.slides.stage:run", format=2),
     Stage("autoencoder", ("autoencoder",), ("patches",), "histoloom.autoencoder.stage:run", trains=True),
     Stage("latents", ("latents",), ("patches", "autoencoder"), "histoloom.autoencoder.latents_stage:run", format=2),
-    Stage("clusters", ("clusters",), ("latents",), "histoloom.clustering.stage:run", trains=True),
+    Stage("clusters", ("clusters",), ("patches", "latents"), "histoloom.clustering.stage:run", trains=True),
     Stage("diffusion", ("diffusion",), ("latents", "clusters"), "histoloom.diffusion.stage:run", format=2, trains=True),
     Stage("samples", ("samples",), ("autoencoder", "clusters", "diffusion"), "histoloom.diffusion.samples_stage:run"),
     Stage("evaluation", ("evaluation",), ("patches", "clusters", "samples"), "histoloom.evaluation.stage:run"),

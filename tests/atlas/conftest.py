@@ -71,8 +71,8 @@ def write_run(
     labels = _clusters(run, index=index, images=images)
     _samples(run, images=images, labels=labels)
     _evaluation(run)
-    for stage in ("latents", "diffusion"):
-        run.folder(stage).mkdir()
+    _latents(run, index=index, images=images)
+    run.folder("diffusion").mkdir()
     for stage, metrics in TRAINED.items():
         _log(run.folder(stage) / "log.jsonl", metrics=metrics)
     for number, stage in enumerate(
@@ -133,6 +133,18 @@ def _autoencoder(run: Run, *, index: pd.DataFrame, images: np.ndarray) -> None:
     np.savez(out / "reconstructions.npz", patch_id=ids, original=images[:4], reconstruction=images[:4] // 2 + 64)
     quality = {"psnr": 24.56, "perplexity": 87.3, "codes": 128, "codes_used": 120, "n": 72, "split": "holdout"}
     write_json(out / "quality.json", quality)
+
+
+def _latents(run: Run, *, index: pd.DataFrame, images: np.ndarray) -> None:
+    """The patches' colours, over and over, in place of latents."""
+    out = run.folder("latents")
+    out.mkdir()
+    channels = np.arange(run.config.autoencoder.code_dim) % 3
+    z_NChw = np.ascontiguousarray(images[:, ::8, ::8, channels].transpose(0, 3, 1, 2).astype(np.float32))
+    np.save(out / "latents.npy", z_NChw)
+    moments = {"mean": z_NChw.mean((0, 2, 3)).tolist(), "std": z_NChw.std((0, 2, 3)).tolist()}
+    write_json(out / "moments.json", moments)
+    index[["patch_id", "split", "slide_id"]].to_parquet(out / "index.parquet", index=False)
 
 
 def _clusters(run: Run, *, index: pd.DataFrame, images: np.ndarray) -> dict[int, np.ndarray]:

@@ -217,6 +217,23 @@ def test_what_a_run_lacks_is_left_out_or_said(finished: Run) -> None:
     assert "was not measured against a floor" in document.text
 
 
+def test_clusters_that_follow_slides_are_warned_of_and_others_are_not(finished: Run) -> None:
+    entry = {"factor": "slide", "null": "patches", "n": 72, "levels": 3, "mi": 0.4, "nmi": 0.35, "ami": 0.3}
+    entry |= {"share": 0.31, "excess": 0.298, "null_mean": 0.02, "null_high": 0.04, "z": 9.0, "p": 0.005, "warns": True}
+    sentence = "Which slide a patch is from explains 30 % of the <clusters>."
+    found = {"associations": [entry | {"k": k} for k in (2, 4)], "warnings": {"4": [sentence]}}
+    path = finished.folder("clusters") / "confounding.json"
+    write_json(path, found)
+    document = report(finished)
+    assert "The clusters at k = 4 may follow slides rather than tissue." in document.text
+    assert document.text.count(sentence) == 1
+    rows = document.table("Mutual information of clusters")[1:]
+    expected = ["slide", "31.0 %", "29.8 %", "0.350", "0.300", "0.400", "0.020", "0.040", "0.005", "warned of"]
+    assert rows == [["2", *expected], ["4", *expected]]
+    write_json(path, found | {"warnings": {"2": [sentence]}})
+    assert "may follow slides" not in report(finished).text
+
+
 def test_the_page_stays_small(finished: Run, tmp_path: Path) -> None:
     write_map(finished, "slide-0")
     inputs = {stage: finished.folder(stage) for stage in STAGES}

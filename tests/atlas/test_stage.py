@@ -10,7 +10,7 @@ import shapely
 import torch
 from PIL import Image
 
-from histoloom.atlas import stage
+from histoloom.atlas import embedding_file, stage
 from histoloom.atlas.tissue_map import map_slide
 from histoloom.autoencoder.vqgan import Autoencoder
 from histoloom.clustering.clusterer import Architecture, build
@@ -81,6 +81,22 @@ def test_maps_of_the_last_report_are_taken_over_until_the_clusters_change(run: R
     write_json(run.folder("clusters") / "artifact.json", artifact | {"fingerprint": "another"})
     stage.run(context(run))
     assert page(run).count("has no map") == 3
+
+
+def test_the_map_of_patches_is_taken_over_until_the_latents_change(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = context(run)
+    stage.run(given)
+    assert 'id="patch-map"' in page(run)
+    first = read_json(given.out / "embedding.json")
+    assert len(first["patch_ids"]) == len(first["maps"]["pca"]) == len(first["maps"]["tsne"]) == 72
+    (run.path / ".building" / "report").rename(run.folder("report"))
+    monkeypatch.setattr(embedding_file, "embed", lambda *_args, **_kwargs: pytest.fail("the map was made again"))
+    stage.run(context(run))
+    assert read_json(run.building("report") / "embedding.json") == first
+    artifact = read_json(run.folder("latents") / "artifact.json")
+    write_json(run.folder("latents") / "artifact.json", artifact | {"fingerprint": "another"})
+    with pytest.raises(pytest.fail.Exception, match="made again"):
+        stage.run(context(run))
 
 
 def test_a_slide_is_mapped_for_qupath(run: Run, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from histoloom.clustering.stage import run
 from histoloom.config import Config, make_config, read_preset, with_settings
 from histoloom.seeding import numpy_generator
 from histoloom.stages import EventLog, StageContext
-from histoloom.store import write_json
+from histoloom.store import read_json, write_json
 
 N = 200
 SETTINGS = (
@@ -50,18 +50,37 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "moments.json",
         {"mean": z_NChw[train_N].mean((0, 2, 3)).tolist(), "std": z_NChw[train_N].std((0, 2, 3)).tolist()},
     )
-    table = {"patch_id": [f"p{i}" for i in range(N)], "split": np.where(train_N, "train", "holdout"), "slide_id": "s"}
+    slides = [f"s{i % 4}" for i in range(N)]
+    table = {
+        "patch_id": [f"p{i}" for i in range(N)],
+        "split": np.where(train_N, "train", "holdout"),
+        "slide_id": slides,
+    }
     pd.DataFrame(table).to_parquet(folder / "index.parquet")
+    write_patches(folder / "patches", table=pd.DataFrame(table))
     return folder
 
 
-def config() -> Config:
-    return make_config(with_settings(read_preset("demo") | {"slides": {"paths": ["unused"]}}, SETTINGS))
+def write_patches(folder: Path, *, table: pd.DataFrame) -> None:
+    """The stage ``patches`` behind it: four slides of two patients."""
+    (folder / "images").mkdir(parents=True)
+    for number, (slide_id, rows) in enumerate(table.groupby("slide_id")):
+        images = numpy_generator(0, "images", number).integers(0, 256, (len(rows), 8, 8, 3))
+        np.save(folder / "images" / f"{slide_id}.npy", images.astype(np.uint8))
+    table = table.assign(slide=table["slide_id"], patient=table["slide_id"].map({"s0": "a", "s1": "a"}).fillna("b"))
+    table.to_parquet(folder / "index.parquet")
+    write_json(folder / "meta.json", {"size": 8, "mpp": 1.0, "n": len(table)})
 
 
-def finished(folder: Path, *, latents: Path) -> Path:
+def config(*settings: str) -> Config:
+    values = read_preset("demo") | {"slides": {"paths": ["unused"]}}
+    return make_config(with_settings(values, (*SETTINGS, *settings)))
+
+
+def finished(folder: Path, *, latents: Path, settings: tuple[str, ...] = ()) -> Path:
     folder.mkdir()
-    run(StageContext(folder, config(), folder, {"latents": latents}, EventLog(folder / "log.jsonl")))
+    inputs = {"patches": latents / "patches", "latents": latents}
+    run(StageContext(folder, config(*settings), folder, inputs, EventLog(folder / "log.jsonl")))
     return folder
 
 
@@ -108,5 +127,27 @@ def test_validity_is_there_for_both_methods_and_every_k(clusters: Path) -> None:
 
 def test_the_same_settings_give_the_same_bytes(clusters: Path, latents: Path, tmp_path: Path) -> None:
     again = finished(tmp_path / "again", latents=latents)
-    for name in ("clusterer.safetensors", "probabilities.safetensors", "validity.json", "choice.json"):
+    names = ("clusterer.safetensors", "probabilities.safetensors", "validity.json", "choice.json", "confounding.json")
+    for name in names:
         assert (again / name).read_bytes() == (clusters / name).read_bytes()
+
+
+def test_nothing_is_said_of_slides_that_clusters_do_not_follow(clusters: Path) -> None:
+    found = read_json(clusters / "confounding.json")
+    assert found["warnings"] == {}
+    assert {(entry["k"], entry["factor"]) for entry in found["associations"]} >= {(3, "slide"), (4, "patient")}
+    messages = [str(event.get("message", "")) for event in EventLog(clusters / "log.jsonl").read()]
+    assert not any(message.startswith("warning") for message in messages)
+
+
+def test_independence_of_the_slide_is_logged_and_repeats(latents: Path, tmp_path: Path) -> None:
+    one, two = (
+        finished(
+            tmp_path / name,
+            latents=latents,
+            settings=("clusters.independence=4", "clusters.k=[3]", "clusters.restarts=1"),
+        )
+        for name in ("one", "two")
+    )
+    assert (one / "clusterer.safetensors").read_bytes() == (two / "clusterer.safetensors").read_bytes()
+    assert any("network.slide_information" in event for event in EventLog(one / "log.jsonl").read())

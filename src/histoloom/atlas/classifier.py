@@ -15,6 +15,10 @@ from torch import Tensor
 from histoloom.autoencoder.latents import LatentSet, normalise
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.clustering.clusterer import Clusterer
+from histoloom.devices import full_precision
+
+BLOCK = 16
+"""Patches that the encoder sees at once: sums differ in the last bit between batch sizes."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,16 @@ class Classifier:
 
     @torch.no_grad()
     def labels(self, patches: np.ndarray) -> dict[int, np.ndarray]:
-        """The most probable cluster (N,) under each k of patches, uint8 (N, H, W, 3)."""
-        z_NCHW = self.autoencoder.encode(to_float(torch.from_numpy(patches).to(self.device)))
-        p_by_k = self.clusterer.probabilities(normalise(z_NCHW.float(), mean=self.mean_C, std=self.std_C))
+        """The most probable cluster (N,) under each k of patches, uint8 (N, H, W, 3).
+
+        A patch's cluster does not depend on the patches beside it: the encoder, too, sees batches of one size.
+        """
+        z_NCHW = torch.cat([self._encoded(patches[start : start + BLOCK]) for start in range(0, len(patches), BLOCK)])
+        p_by_k = self.clusterer.probabilities(normalise(z_NCHW, mean=self.mean_C, std=self.std_C))
         return {k: p_NK.argmax(dim=1).cpu().numpy() for k, p_NK in p_by_k.items()}
+
+    def _encoded(self, patches: np.ndarray) -> Tensor:
+        """Latents of at most ``BLOCK`` patches, filled up to that many with the last one."""
+        filled = np.concatenate([patches, np.repeat(patches[-1:], BLOCK - len(patches), axis=0)])
+        with full_precision():
+            return self.autoencoder.encode(to_float(torch.from_numpy(filled).to(self.device))).float()[: len(patches)]

@@ -12,6 +12,7 @@ from histoloom.atlas import evidence
 from histoloom.atlas.evidence import PaperRows, SimilarityRow, ValidityRow
 from histoloom.atlas.gallery import Extent
 from histoloom.atlas.paper import BETTER, CITATION, INDEX_TITLES, METRIC_TITLES
+from histoloom.atlas.patch_map import PatchMap
 from histoloom.atlas.pictures import Picture
 
 
@@ -122,6 +123,31 @@ class TruthRow:
 
 
 @dataclass(frozen=True)
+class AssociationRow:
+    """What the clusters of one k know of one factor; shares are of their entropy, 0..1, information in nats."""
+
+    k: int
+    factor: str
+    share: float
+    excess: float
+    nmi: float
+    ami: float
+    mi: float
+    null_mean: float
+    null_high: float
+    p: float
+    warns: bool
+
+
+@dataclass(frozen=True)
+class Confounding:
+    """``warnings``: what is wrong at the shown k, in sentences; empty where nothing is."""
+
+    warnings: tuple[str, ...]
+    rows: tuple[AssociationRow, ...]
+
+
+@dataclass(frozen=True)
 class Cost:
     """What a stage took: seconds, and MB at its peak."""
 
@@ -141,6 +167,8 @@ class Page:
     quality: Quality
     training: tuple[Training, ...]
     choice: Choice
+    confounding: Confounding
+    patch_map: PatchMap | None
     validity: tuple[ValidityRow, ...]
     similarity: tuple[SimilarityRow, ...]
     clusters: tuple[Cluster, ...]
@@ -153,6 +181,15 @@ class Page:
     config: str
     environment: Mapping[str, str]
     costs: tuple[Cost, ...]
+
+
+FACTOR_TITLES = {
+    "slide": "slide",
+    "patient": "patient",
+    "slide_stain": "stain of the slide",
+    "haematoxylin": "haematoxylin of the patch",
+    "eosin": "eosin of the patch",
+}
 
 
 def render(page: Page) -> str:
@@ -170,6 +207,7 @@ def render(page: Page) -> str:
         index_titles=INDEX_TITLES,
         metric_titles=METRIC_TITLES,
         better=BETTER,
+        factor_titles=FACTOR_TITLES,
         citation=CITATION,
     )
 

@@ -21,9 +21,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from histoloom.atlas import curves, evidence, gallery
+from histoloom.atlas.embedding_file import patch_map_of
 from histoloom.atlas.page import (
+    AssociationRow,
     Choice,
     Cluster,
+    Confounding,
     Cost,
     Header,
     Map,
@@ -35,6 +38,7 @@ from histoloom.atlas.page import (
     TruthRow,
 )
 from histoloom.atlas.palette import colours, hexadecimal
+from histoloom.atlas.patch_map import PatchMap
 from histoloom.atlas.pictures import Picture, picture
 from histoloom.config import Config
 from histoloom.names import current_names, default_name
@@ -50,13 +54,19 @@ _MAP_SIDE = 640
 
 
 class RunSource:
-    """A run's folders as the report's parts. ``maps`` is the folder with the tissue maps that were drawn."""
+    """A run's folders as the report's parts. ``maps`` is the folder with the tissue maps that were drawn.
 
-    def __init__(self, run: Path, *, config: Config, inputs: Mapping[str, Path], maps: Path) -> None:
+    ``embedding`` is the file with the 2-D maps of patches, where they were made.
+    """
+
+    def __init__(
+        self, run: Path, *, config: Config, inputs: Mapping[str, Path], maps: Path, embedding: Path | None = None
+    ) -> None:
         self.run = run
         self.config = config
         self.inputs = inputs
         self.maps_folder = maps
+        self.embedding = embedding
 
     def page(self) -> Page:
         """Everything that the report shows."""
@@ -75,6 +85,8 @@ class RunSource:
             quality=self._quality(),
             training=tuple(self._training(stage) for stage in TRAINED),
             choice=Choice(self.k, str(self.choice["rule"]), str(self.choice.get("evidence", ""))),
+            confounding=self._confounding(),
+            patch_map=None if self.embedding is None else self._patch_map(self.embedding),
             validity=tuple(evidence.validity_rows(validity, choice=self.choice)),
             similarity=tuple(overall),
             clusters=self._clusters(similarity),
@@ -264,6 +276,19 @@ class RunSource:
         entries = read_json(path) if path.is_file() else []
         return tuple(
             TruthRow(e["k"], e["method"], e["nmi"], e["ari"], e["n"], _number_of(e["classes"])) for e in entries
+        )
+
+    def _confounding(self) -> Confounding:
+        path = self.inputs["clusters"] / "confounding.json"
+        found = read_json(path) if path.is_file() else {"warnings": {}, "associations": []}
+        names = [field.name for field in fields(AssociationRow)]
+        rows = (AssociationRow(**{name: entry[name] for name in names}) for entry in found["associations"])
+        return Confounding(tuple(found["warnings"].get(str(self.k), ())), tuple(rows))
+
+    def _patch_map(self, path: Path) -> PatchMap:
+        table, _ = self.clustered
+        return patch_map_of(
+            read_json(path), table=table, patches=self.patches, features=self.config.clusters.validity_features
         )
 
     def _environment(self) -> dict[str, str]:

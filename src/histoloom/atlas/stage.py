@@ -9,6 +9,7 @@ from typing import Any
 
 from histoloom.atlas import gallery
 from histoloom.atlas.classifier import Classifier
+from histoloom.atlas.embedding_file import write_embedding
 from histoloom.atlas.page import render
 from histoloom.atlas.source import RunSource
 from histoloom.atlas.tissue_map import chosen_k, classify_slide, load_classifier, overlaid, stains_of, write_picture
@@ -25,7 +26,9 @@ def run(context: StageContext) -> None:
     folder = context.out / "maps"
     folder.mkdir(exist_ok=True)
     _draw_maps(context, folder=folder)
-    html = render(RunSource(context.run, config=context.config, inputs=context.inputs, maps=folder).page())
+    embedding = write_embedding(context) if context.config.report.embeddings else None
+    source = RunSource(context.run, config=context.config, inputs=context.inputs, maps=folder, embedding=embedding)
+    html = render(source.page())
     write_text(context.out / "report.html", html)
     context.say(f"report: {len(html) / 1e6:.1f} MB")
 

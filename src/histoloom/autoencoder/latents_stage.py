@@ -12,7 +12,7 @@ import torch
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.config import Config
-from histoloom.devices import accelerator, autocast
+from histoloom.devices import accelerator, autocast, full_precision
 from histoloom.progress import meter
 from histoloom.seeding import torch_generator
 from histoloom.slides.patch_set import PatchSet
@@ -64,8 +64,10 @@ def _encode(images_NHWC: np.ndarray, *, model: Autoencoder, config: Config, star
         )
         for view in range(config.latents.stain_views)
     ]
+    with full_precision():  # a patch that is classified later, elsewhere, has to get the same cluster
+        z_NChw = model.encode(x_NCHW).float()
     with autocast(config.runtime):
-        z_NChw, *views = (model.encode(seen_NCHW).float() for seen_NCHW in (x_NCHW, *restained))
+        views = [model.encode(seen_NCHW).float() for seen_NCHW in restained]
     encoded = {
         "latents": z_NChw.cpu().numpy(),
         "histograms": code_use(model.quantize(z_NChw).indices_NHW, codes=config.autoencoder.codes),

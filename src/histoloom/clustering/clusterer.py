@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from histoloom.clustering.infomax import Heads, InfoMaxNet, probabilities
+from histoloom.devices import full_precision
 from histoloom.store import read_json, write_bytes, write_json
+
+BLOCK: Mapping[str, int] = {"cpu": 32, "mps": 64, "cuda": 256}
+"""Patches that the network sees at once: sums differ in the last bit between batch sizes."""
+
+TIGHT = 1e-4
+"""Two best clusters nearer than this are told apart in double precision: devices differ by some 1e-6 in single."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,34 @@ class Clusterer(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, z_NChw: Tensor) -> Heads:
-        """Clusters' probabilities of normalised latents, (N, k) by k."""
-        return {k: p_NK[:, self.order(k)] for k, p_NK in probabilities(self.network(z_NChw)).items()}
+        """Clusters' probabilities of normalised latents, float32 (N, k) by k.
+
+        They depend on each patch alone, never on what else is asked for, in what order or in what batches. On other
+        machines and devices they differ in the last digits, but the most probable cluster of the same latents does not.
+        """
+        block = BLOCK[z_NChw.device.type]
+        with full_precision():
+            parts = [self._of_block(part_nChw, block=block) for part_nChw in z_NChw.split(block)]
+        heads = {k: torch.cat([part[k] for part in parts]) for k in self.architecture.ks}
+        return {k: p_NK[:, self.order(k)] for k, p_NK in self._decided(heads, z_NChw=z_NChw).items()}
+
+    def _of_block(self, z_nChw: Tensor, *, block: int) -> Heads:
+        n = len(z_nChw)
+        filled_BChw = torch.cat([z_nChw, z_nChw[-1:].expand(block - n, -1, -1, -1)]) if 0 < n < block else z_nChw
+        return {k: p_BK[:n] for k, p_BK in probabilities(self.network(filled_BChw)).items()}
+
+    def _decided(self, heads: Heads, *, z_NChw: Tensor) -> Heads:
+        """``heads`` with the patches that lie between two clusters computed again, each alone, in double precision."""
+        tight_N = torch.stack([_margin(p_NK) < TIGHT for p_NK in heads.values()]).any(0)
+        rows = tight_N.nonzero()[:, 0].tolist()
+        if not rows:
+            return heads
+        network = copy.deepcopy(self.network).cpu().double()  # not every device has double precision
+        decided = {k: p_NK.clone() for k, p_NK in heads.items()}
+        for row in rows:
+            for k, logits_1K in network(z_NChw[row : row + 1].cpu().double()).items():
+                decided[k][row] = logits_1K.softmax(1)[0].to(decided[k])
+        return decided
 
     def save(self, folder: Path) -> None:
         """Write ``clusterer.safetensors`` and ``clusterer.json``."""
@@ -62,6 +96,12 @@ class Clusterer(nn.Module):
         clusterer = build(architecture)
         clusterer.load_state_dict(load_file(folder / "clusterer.safetensors"))
         return clusterer.eval().requires_grad_(False)
+
+
+def _margin(p_NK: Tensor) -> Tensor:
+    """How far the best cluster is ahead of the second, (N,)."""
+    best_N2 = p_NK.topk(2, dim=1).values
+    return best_N2[:, 0] - best_N2[:, 1]
 
 
 def build(architecture: Architecture) -> Clusterer:

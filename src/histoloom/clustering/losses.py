@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from histoloom.clustering.infomax import (
+    Heads,
     InfoMaxNet,
     conditional_entropy,
     divergence,
@@ -32,6 +33,11 @@ class InfoMaxLoss:
 
     def __call__(self, z_BVChw: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
         """RIM on each view and the consistency between them, averaged over the heads."""
+        loss, metrics, _ = self.with_heads(z_BVChw, tick)
+        return loss, metrics
+
+    def with_heads(self, z_BVChw: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor], Heads]:
+        """The same, and the probabilities (2 B, k) by k of both views, the second below the first."""
         first_BChw = view(any_stain(z_BVChw, tick=tick), tick=tick, strength=self.strength)
         second_BChw = self._second(any_stain(z_BVChw, tick=tick), tick=tick)
         both = probabilities(self.network(torch.cat([first_BChw, second_BChw])))
@@ -44,12 +50,13 @@ class InfoMaxLoss:
             informations.append(mutual_information(p_2BK) / torch.tensor(float(p_2BK.shape[1])).log())
             agreements.append((first_BK.argmax(1) == second_BK.argmax(1)).float().mean())
         last_BK = next(reversed(both.values()))
-        return torch.stack(losses).mean(), {
+        metrics = {
             "information": torch.stack(informations).mean(),
             "agreement": torch.stack(agreements).mean(),
             "marginal_entropy": marginal_entropy(last_BK),
             "conditional_entropy": conditional_entropy(last_BK),
         }
+        return torch.stack(losses).mean(), metrics, both
 
     def _second(self, z_BChw: Tensor, *, tick: Tick) -> Tensor:
         """The other view: augmented, or moved where it changes the answer most, or both."""

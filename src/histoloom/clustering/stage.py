@@ -13,17 +13,20 @@ from torch import Tensor
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.choice import choose_k
 from histoloom.clustering.clusterer import Architecture, Clusterer, build
+from histoloom.clustering.confounding_examination import examine
 from histoloom.clustering.features import features_of
+from histoloom.clustering.independence import IndependentLoss, slide_share
 from histoloom.clustering.indices import INDICES, validity_indices
-from histoloom.clustering.infomax import mutual_information
+from histoloom.clustering.infomax import InfoMaxNet, mutual_information
 from histoloom.clustering.kmeans import kmeans_labels
 from histoloom.clustering.losses import InfoMaxLoss
 from histoloom.devices import accelerator, is_main_process
 from histoloom.errors import UserError
 from histoloom.progress import meter
 from histoloom.seeding import derive, numpy_generator
+from histoloom.slides.patch_set import PatchSet
 from histoloom.stages import EventLog, StageContext
-from histoloom.store import write_bytes, write_json
+from histoloom.store import read_json, write_bytes, write_json
 from histoloom.training import Player, Task, train
 
 CHUNK = 256
@@ -40,17 +43,19 @@ def run(context: StageContext) -> None:
     if not is_main_process():
         return
     train_rows = latents.rows(split="train")
-    objectives = [objective(predict(clusterer, latents, rows=train_rows)) for clusterer in trained]
+    predicted = [predict(clusterer, latents, rows=train_rows) for clusterer in trained]
+    objectives = [_worth(context, probabilities, latents=latents, rows=train_rows) for probabilities in predicted]
     best = int(np.argmax(objectives))
     for event in EventLog(context.out / f"restart-{best}" / "log.jsonl").read():
         context.log.write(event)
     context.say(f"restart {best} of {len(trained)} kept: information {objectives[best]:.3f} of 1")
     clusterer = trained[best]
-    sizes = {k: torch.from_numpy(_sizes(p_NK, k=k)) for k, p_NK in predict(clusterer, latents, rows=train_rows).items()}
+    sizes = {k: torch.from_numpy(_sizes(p_NK, k=k)) for k, p_NK in predicted[best].items()}
     clusterer.sort_by_size(sizes)
     clusterer.save(context.out)
     _write_predictions(context, latents=latents, clusterer=clusterer)
     _write_validity(context, latents=latents)
+    _write_confounding(context)
 
 
 def _check_enough(context: StageContext, *, n: int) -> None:
@@ -68,14 +73,13 @@ def _train(context: StageContext, *, latents: LatentSet, restart: int) -> Cluste
     rows = latents.rows(split="train")
     torch.manual_seed(derive(seed, "weights"))
     clusterer = build(Architecture(latents.shape[0], config.channels, config.k))
+    loss, batch = _objective(context, latents=latents, rows=rows, network=clusterer.network)
     task = Task(
         name="clusters",
         modules={"network": clusterer.network},
-        players=(
-            Player("network", ("network",), InfoMaxLoss(config, network=clusterer.network), config.training.phases),
-        ),
+        players=(Player("network", ("network",), loss, config.training.phases),),
         n=len(rows),
-        batch=_reader(latents, rows),
+        batch=batch,
     )
     out = context.out / f"restart-{restart}"
     out.mkdir(exist_ok=True)
@@ -84,11 +88,36 @@ def _train(context: StageContext, *, latents: LatentSet, restart: int) -> Cluste
     return clusterer.eval()
 
 
-def _reader(latents: LatentSet, rows: np.ndarray) -> Any:
+def _objective(context: StageContext, *, latents: LatentSet, rows: np.ndarray, network: InfoMaxNet) -> tuple[Any, Any]:
+    """What is minimised, and the reader of its batches: of latents, and of slides where these are to be ignored."""
+    config = context.config.clusters
+    inner = InfoMaxLoss(config, network=network)
+
     def read(places: np.ndarray) -> Tensor:
         return latents.versions(rows[places])
 
-    return read
+    if not config.independence:
+        return inner, read
+    slides_N = _slides(context, latents=latents)[rows]
+
+    def read_with_slides(places: np.ndarray) -> tuple[Tensor, Tensor]:
+        return read(places), torch.from_numpy(slides_N[places])
+
+    return IndependentLoss(inner, weight=config.independence, slides=int(slides_N.max()) + 1), read_with_slides
+
+
+def _slides(context: StageContext, *, latents: LatentSet) -> np.ndarray:
+    """Each latent's slide as a number from 0, int64 (n,): the table's slide, of which several files may be fields."""
+    named = PatchSet.open(context.inputs["patches"]).columns("patch_id", "slide").set_index("patch_id")["slide"]
+    return pd.factorize(named.loc[latents.table["patch_id"]], sort=True)[0].astype(np.int64)
+
+
+def _worth(context: StageContext, predicted: Probabilities, *, latents: LatentSet, rows: np.ndarray) -> float:
+    """The objective, less what the clusters share with the slide where that is a cost."""
+    weight = context.config.clusters.independence
+    if not weight:
+        return objective(predicted)
+    return objective(predicted) - weight * slide_share(predicted, slides_N=_slides(context, latents=latents)[rows])
 
 
 def objective(predicted: Probabilities) -> float:
@@ -154,3 +183,13 @@ def _entry(x_ND: np.ndarray, labels_N: np.ndarray, *, k: int, method: str, devic
     values = {index: getattr(result, index) for index in INDICES}
     sizes = np.bincount(labels_N, minlength=k).tolist()
     return {"k": k, "method": method, **values, "n": result.n, "sizes": sizes}
+
+
+def _write_confounding(context: StageContext) -> None:
+    """``confounding.json``, over all patches; says what is wrong at the chosen k, and nothing where nothing is."""
+    table = pd.read_parquet(context.out / "index.parquet")
+    found = examine(table, patches=PatchSet.open(context.inputs["patches"]), seed=context.config.seed)
+    write_json(context.out / "confounding.json", found)
+    k = read_json(context.out / "choice.json")["k"]
+    for sentence in found["warnings"].get(str(k), []):
+        context.say(f"warning, clusters at k = {k}: {sentence}")

@@ -241,6 +241,9 @@ class ClustersConfig(Section):
     marginal_weight: PositiveFloat = Field(2.0, description="of the marginal entropy against the conditional")
     consistency: Literal["augment", "vat", "both"] = "augment"
     consistency_weight: PositiveFloat = 1.0
+    independence: float = Field(
+        0.0, ge=0, description="weight of the information that clusters share with the slide, as a cost; 0: none"
+    )
     restarts: PositiveInt = Field(1, description="trainings; the best by the objective is kept")
     validity_features: Literal["pooled", "codes", "flat"] = Field(
         "pooled", description="where the five indices and k-means are computed"
@@ -319,6 +322,10 @@ class ReportConfig(Section):
     patches_per_cluster: PositiveInt = 8
     map_slides: int = Field(6, ge=0, description="slides shown with their tissue map")
     map_patches: PositiveInt = Field(4000, description="most patches classified a slide for its map")
+    embeddings: tuple[Literal["pca", "tsne", "umap"], ...] = Field(
+        ("pca", "tsne"), description="2-D maps of the patches; umap needs its extra; none of them: []"
+    )
+    embedded_patches: PositiveInt = Field(1500, le=3000, description="patches on these maps, drawn at random")
 
 
 class RuntimeConfig(Section):

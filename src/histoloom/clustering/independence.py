@@ -1,0 +1,73 @@
+"""Clusters made independent of the slide: the information that they share with it is a cost of the training.
+
+Over a batch, cluster c and slide s have the soft joint distribution P(c, s) = mean over patches of p(c) [patch of s],
+whose mutual information I(c; s) is 0 where every slide has the same mix of clusters. From few patches it comes out too
+large, by about (clusters - 1)(slides - 1) / 2n for sure assignments (Miller 1955), also where nothing is shared; so the
+same of shuffled slides is taken off, which share nothing by construction and have about the same bias.
+
+Shapes: B patches of a batch, V stains, C x h x w latents, K clusters, S slides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from histoloom.clustering.infomax import Heads, entropy
+from histoloom.tasks import Tick
+
+SHUFFLES = 4
+"""Shuffled slides a step: enough that their noise stays below the bias that they take off."""
+
+
+class HeadsLoss(Protocol):
+    """A loss that also gives the probabilities behind it, view below view: (views x B, k) by k."""
+
+    def with_heads(self, z_BVChw: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor], Heads]: ...
+
+
+class IndependentLoss:
+    """``inner`` and ``weight`` times the information about the slide, in nats, averaged over the heads.
+
+    Batches are (latents (B, V, C, h, w), slides (B,) int64 numbers from 0).
+    """
+
+    def __init__(self, inner: HeadsLoss, *, weight: float, slides: int) -> None:
+        self.inner, self.weight, self.slides = inner, weight, slides
+
+    def __call__(self, batch: tuple[Tensor, Tensor], tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and ``slide_information`` beside the inner loss's metrics."""
+        z_BVChw, slide_B = batch
+        loss, metrics, heads = self.inner.with_heads(z_BVChw, tick)
+        orders = [tick.rand((len(slide_B),)).argsort() for _ in range(SHUFFLES)]
+        shared = torch.stack([self._shared(p_MK, slide_B=slide_B, orders=orders) for p_MK in heads.values()]).mean()
+        return loss + self.weight * shared, metrics | {"slide_information": shared}
+
+    def _shared(self, p_MK: Tensor, *, slide_B: Tensor, orders: list[Tensor]) -> Tensor:
+        views = len(p_MK) // len(slide_B)
+        found = slide_information(p_MK, slide_N=slide_B.repeat(views), slides=self.slides)
+        chance = [slide_information(p_MK, slide_N=slide_B[order].repeat(views), slides=self.slides) for order in orders]
+        return found - torch.stack(chance).mean()
+
+
+def slide_information(p_NK: Tensor, *, slide_N: Tensor, slides: int) -> Tensor:
+    """I(cluster; slide) of soft clusters in nats, as these patches have it: biased upwards where they are few."""
+    with torch.autocast(p_NK.device.type, enabled=False):  # half precision would round the shares
+        joint_SK = F.one_hot(slide_N, slides).to(p_NK.dtype).T @ p_NK / len(p_NK)
+    return entropy(joint_SK.sum(0)) + entropy(joint_SK.sum(1)) - entropy(joint_SK.flatten())
+
+
+def slide_share(predicted: Mapping[int, np.ndarray], *, slides_N: np.ndarray) -> float:
+    """I(cluster; slide) of many patches' probabilities, (N, k) by k, as a share of log k, averaged over the sweep."""
+    slide_N, slides = torch.from_numpy(slides_N), int(slides_N.max()) + 1
+    shares = [
+        float(slide_information(torch.from_numpy(p_NK), slide_N=slide_N, slides=slides)) / math.log(k)
+        for k, p_NK in predicted.items()
+    ]
+    return sum(shares) / len(shares)

@@ -1,0 +1,160 @@
+"""What clusters know of slide, patient and stain: against references, and where it must and must not be said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import mutual_info_score
+
+from histoloom.clustering.confounding import (
+    PERMUTATIONS,
+    Factor,
+    association,
+    mutual_information,
+    one_slide_clusters,
+    permuted,
+    warnings_of,
+)
+from histoloom.clustering.confounding_examination import examine
+from histoloom.clustering.stain_statistics import patch_stains, slide_stains
+from histoloom.seeding import numpy_generator
+from histoloom.slides.patch_set import PatchSet
+from histoloom.store import write_json
+
+SLIDES, PER, TISSUES = 8, 50, 4
+SLIDES_N = np.repeat(np.arange(SLIDES), PER)
+
+
+def tissues() -> np.ndarray:
+    """Which kind each patch is of, the same mix on every slide but for chance."""
+    return numpy_generator(0, "tissue").integers(0, TISSUES, SLIDES * PER)
+
+
+def test_information_is_that_of_scikit_learn() -> None:
+    rng = numpy_generator(0, "labels")
+    first_N, second_N = rng.integers(0, 7, 200), rng.integers(0, 30, 200)
+    assert mutual_information(first_N, second_N) == pytest.approx(mutual_info_score(first_N, second_N), abs=1e-12)
+
+
+def test_clusters_of_tissue_are_within_the_null_and_of_slides_far_beyond() -> None:
+    factor = Factor("slide", SLIDES_N, "patches")
+    labels = {TISSUES: tissues(), SLIDES: SLIDES_N}
+    clean, slide = association(labels, factor=factor, slides_N=SLIDES_N, rng=numpy_generator(0, "null"))
+    assert clean.null_mean == pytest.approx((TISSUES - 1) * (SLIDES - 1) / (2 * SLIDES * PER), rel=0.2)
+    assert abs(clean.z or 0) < 3
+    assert (clean.warns, slide.warns) == (False, True)
+    assert clean.excess < 0.02 < clean.share + 0.02
+    assert (slide.share, slide.excess, slide.nmi, slide.ami) == pytest.approx((1, 1, 1, 1))
+    assert slide.p == 1 / (PERMUTATIONS + 1)
+
+
+def test_half_of_the_clusters_split_by_batch_is_warned_of_by_slide_and_by_stain() -> None:
+    """Two stain batches of four slides; two of four tissues come apart by batch."""
+    batch_N = (SLIDES_N >= SLIDES // 2).astype(np.int64)
+    tissue_N = tissues()
+    labels = {6: np.where(tissue_N < 2, tissue_N, 2 + 2 * (tissue_N - 2) + batch_N)}
+    found = [
+        association(labels, factor=factor, slides_N=SLIDES_N, rng=numpy_generator(0, factor.name))[0]
+        for factor in (Factor("slide", SLIDES_N, "patches"), Factor("slide_stain", batch_N, "slides"))
+    ]
+    assert [entry.warns for entry in found] == [True, True]
+    said = warnings_of(6, associations=found, one_slide=[])
+    assert said[0].startswith("Which slide a patch is from explains 2")
+    assert said[1].startswith("How a slide is stained explains ")
+    assert "clusters.independence" in said[-1]
+
+
+def test_a_null_of_slides_keeps_each_slide_whole() -> None:
+    patients_N = SLIDES_N // 2
+    shuffled_N = permuted(Factor("patient", patients_N, "slides"), slides_N=SLIDES_N, rng=numpy_generator(0, "x"))
+    assert all(len(set(shuffled_N[slide == SLIDES_N])) == 1 for slide in range(SLIDES))
+    assert sorted(shuffled_N) == sorted(patients_N)
+    assert (shuffled_N != patients_N).any()
+
+
+def test_clusters_of_one_slide_are_named_where_there_are_slides_to_tell() -> None:
+    names_N = np.array([f"slide {number}" for number in SLIDES_N])
+    labels_N = np.where(SLIDES_N == 3, 1, 0)
+    labels_N[:4] = 1
+    (found,) = one_slide_clusters(labels_N, k=3, slides_N=names_N)
+    assert (found.cluster, found.slide, found.patches) == (1, "slide 3", PER + 4)
+    assert found.share == pytest.approx(PER / (PER + 4))
+    assert one_slide_clusters(labels_N, k=3, slides_N=np.where(SLIDES_N == 3, "a", "b")) == []
+    assert "slide 3" in warnings_of(3, associations=[], one_slide=[found])[0]
+    assert warnings_of(4, associations=[], one_slide=[found]) == []
+
+
+def stained(h: float, e: float, *, n: int) -> np.ndarray:
+    """Even patches with so much haematoxylin and eosin, half of each glass, uint8 (n, 8, 8, 3)."""
+    from skimage.color import rgb_from_hed
+
+    image_HW3 = np.full((8, 8, 3), 255.0)
+    image_HW3[:, :4] = 256 * np.exp(-(h * rgb_from_hed[0] + e * rgb_from_hed[1])) - 1
+    return np.repeat(image_HW3.round().astype(np.uint8)[None], n, axis=0)
+
+
+def test_stain_is_measured_as_it_was_mixed() -> None:
+    found = patch_stains(np.concatenate([stained(0.9, 0.3, n=1), stained(0.2, 0.8, n=1)]))
+    np.testing.assert_allclose(found.haematoxylin_N, [0.45, 0.1], atol=0.02)
+    np.testing.assert_allclose(found.eosin_N, [0.15, 0.4], atol=0.02)
+    balance = slide_stains(found, slides_N=np.array(["a", "b"]))
+    assert [balance[slide].balance for slide in ("a", "b")] == pytest.approx([0.75, 0.2], abs=0.03)
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> PatchSet:
+    """Eight slides of four patients, half of them with more eosin."""
+    folder = tmp_path_factory.mktemp("patches")
+    (folder / "images").mkdir()
+    rows = []
+    for slide in range(SLIDES):
+        images_N = [stained(0.6, 0.3 + 0.5 * (slide % 2) + 0.002 * place, n=1) for place in range(PER)]
+        np.save(folder / "images" / f"s{slide}.npy", np.concatenate(images_N))
+        whose = {"slide_id": f"s{slide}", "slide": f"slide {slide}", "patient": f"p{slide // 2}", "split": "train"}
+        rows += [whose | {"patch_id": f"s{slide}_{place}"} for place in range(PER)]
+    pd.DataFrame(rows).to_parquet(folder / "index.parquet", index=False)
+    write_json(folder / "meta.json", {"size": 8, "mpp": 1.0, "n": len(rows)})
+    return PatchSet.open(folder)
+
+
+def labels_of(patches: PatchSet, labels_N: np.ndarray) -> pd.DataFrame:
+    table = pd.DataFrame({"patch_id": patches.table["patch_id"], "k4": labels_N})
+    return table.iloc[numpy_generator(0, "order").permutation(len(table))]
+
+
+def test_nothing_is_said_where_nothing_is_wrong(patches: PatchSet) -> None:
+    found = examine(labels_of(patches, tissues()), patches=patches, seed=0)
+    assert found["warnings"] == {}
+    assert found["one_slide"] == []
+    assert found["patches"] == found["stain_patches"] == SLIDES * PER
+    factors = [entry["factor"] for entry in found["associations"]]
+    assert factors == ["slide", "patient", "slide_stain", "haematoxylin", "eosin"]
+    assert max(entry["excess"] for entry in found["associations"]) < 0.05
+
+
+def test_clusters_of_the_stain_are_told_from_clusters_of_the_patient(patches: PatchSet) -> None:
+    stain_N = SLIDES_N % 2
+    found = examine(labels_of(patches, 2 * stain_N + tissues() % 2), patches=patches, seed=0)
+    by = {entry["factor"]: entry for entry in found["associations"]}
+    assert by["slide_stain"]["warns"]
+    assert not by["patient"]["warns"]
+    assert by["slide_stain"]["excess"] > 0.3 > by["patient"]["excess"]
+    assert len(found["warnings"]["4"]) == 3
+    assert found == examine(labels_of(patches, 2 * stain_N + tissues() % 2), patches=patches, seed=0)
+    json.dumps(found, allow_nan=False)
+
+
+def test_one_slide_alone_has_nothing_to_be_compared_with(tmp_path: Path, patches: PatchSet) -> None:
+    (tmp_path / "images").mkdir()
+    np.save(tmp_path / "images" / "s0.npy", np.load(patches.folder / "images" / "s0.npy"))
+    table = patches.table[patches.table["slide_id"] == "s0"]
+    table.to_parquet(tmp_path / "index.parquet", index=False)
+    write_json(tmp_path / "meta.json", {"size": 8, "mpp": 1.0, "n": len(table)})
+    labels = pd.DataFrame({"patch_id": table["patch_id"], "k2": np.arange(PER) % 2})
+    found = examine(labels, patches=PatchSet.open(tmp_path), seed=0)
+    assert {entry["factor"] for entry in found["associations"]} <= {"haematoxylin", "eosin"}
+    assert found["warnings"] == {}
