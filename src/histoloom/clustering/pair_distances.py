@@ -68,7 +68,8 @@ class Prefix:
         self.count, self.total = 0, 0.0
         self.counts = torch.zeros(_BINS, dtype=torch.int64)
         self.sums = torch.zeros(_BINS, dtype=torch.float64)
-        self.kept: list[Tensor] | None = []
+        # One array, of which only the part in use is ever touched: many small ones would pin a heap full of holes.
+        self.kept = torch.empty(_KEPT, dtype=torch.float64)
         self.inside = 0
 
     def add(self, values: Tensor) -> None:
@@ -80,17 +81,15 @@ class Prefix:
         if up_to == count:
             return
         inside = values[is_below ^ is_up_to]
-        self.inside += inside.numel()
         self._keep(inside)
         bins = ((inside - self.low) * self.scale).long().clamp_(0, _BINS - 1)
         self.counts += torch.bincount(bins, minlength=_BINS).cpu()
         self.sums += torch.bincount(bins, weights=inside, minlength=_BINS).cpu()
 
     def _keep(self, inside: Tensor) -> None:
-        if self.kept is not None and self.inside <= _KEPT:
-            self.kept.append(inside)
-        else:
-            self.kept = None
+        start, self.inside = self.inside, self.inside + inside.numel()
+        if self.inside <= len(self.kept):
+            self.kept[start : self.inside] = inside
 
     def end_pass(self) -> None:
         """Settle the result, or the bracket of the next pass."""
@@ -99,9 +98,9 @@ class Prefix:
             self._begin(self.limits[0], self.low)
         elif self.rank > int(counts[-1]):
             self._begin(self.high, self.limits[1])
-        elif self.kept is not None:
-            inside = torch.cat(self.kept) if self.kept else torch.empty(0)
-            self.result = self.total + float(inside.sort().values[: self.rank - self.count].sum())
+        elif self.inside <= len(self.kept):
+            self.result = self.total + _sum_of_smallest(self.kept[: self.inside], self.rank - self.count)
+            self.kept = torch.empty(0)
         else:
             self._narrow(counts)
 
@@ -120,6 +119,14 @@ class Prefix:
         else:
             edge = self.low + last * width
             self._begin(edge - width, edge + 2 * width)
+
+
+def _sum_of_smallest(values: Tensor, count: int) -> float:
+    """The sum of the ``count`` smallest of ``values``, which change their places."""
+    if count == 0:
+        return 0.0
+    values.numpy().partition(count - 1)
+    return float(values[:count].sum())
 
 
 def _sum_below(values: Tensor, low: float, *, is_below: Tensor, count: int) -> float:
