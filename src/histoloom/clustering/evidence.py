@@ -1,0 +1,122 @@
+"""Which k, and whether there are clusters at all: the rule over what ``comparison`` measured.
+
+Shapes: N points, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from histoloom.clustering.choice import Choice
+from histoloom.clustering.comparison import Findings, compare
+from histoloom.clustering.indices import INDICES
+from histoloom.errors import UserError
+
+MAJORITY = 3  # of the five indices
+LEAST_AGREEMENT = 0.5  # Jaccard; Hennig (2007) calls a cluster below that dissolved
+LEAST_SHARE = 0.005
+POINTS_A_CLUSTER = 4
+
+RULE = (
+    "a k stands if, for k-means on the features, (1) at least 3 of the five indices are better than on Gaussian data of "
+    "the same covariance and better than on the features permuted one by one, each by its 95 % interval; (2) clusters "
+    "found in two parts of the data without a common patch agree: those they agree about least share at least half of "
+    "their patches (Jaccard index 0.5), and more than on the Gaussian data, by its 95 % interval; (3) no cluster holds "
+    "under 0.5 % of the patches. The largest k that stands is chosen; where none stands there is no evidence of clusters"
+)
+NONE = "No evidence of clusters"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """``k`` is None where there is no evidence of clusters; ``standing``: the k that stand by the rule.
+
+    ``findings`` is empty where there were too few points to look; ``text`` says what was found in plain words.
+    """
+
+    k: int | None
+    standing: tuple[int, ...]
+    rule: str
+    text: str
+    findings: Mapping[int, Findings]
+
+
+def choose_with_nulls(
+    x_ND: np.ndarray,
+    *,
+    ks: Sequence[int],
+    seed: int,
+    draws: int = 8,
+    points: int = 1500,
+    passed_over: Collection[int] = (),
+) -> Evidence:
+    """Choose among ``ks`` for features (N, D) of any type, or find no evidence of clusters.
+
+    ``draws`` (at least 2) sets of at most ``points`` points are clustered, of the data and of each null; equal points
+    count once. ``passed_over``: k that cannot be chosen. ``UserError`` for values that are not finite.
+    """
+    if x_ND.ndim != 2 or not np.isfinite(x_ND).all():
+        raise UserError(f"features must be a table (points, features) of finite numbers, got shape {x_ND.shape}")
+    distinct_ND = np.unique(np.asarray(x_ND, dtype=np.float64), axis=0)
+    needed = POINTS_A_CLUSTER * max(ks)
+    if min(len(distinct_ND), points) < needed:
+        few = f"too few different patches were looked at: {min(len(distinct_ND), points)}, at least {needed} are needed"
+        return Evidence(None, (), RULE, f"{NONE}: {few} for k = {max(ks)}.", {})
+    findings = compare(distinct_ND, ks=ks, seed=seed, draws=draws, points=points)
+    standing = tuple(k for k, found in findings.items() if k not in passed_over and not objections(found))
+    return Evidence(max(standing, default=None), standing, RULE, _text(findings, standing=standing), findings)
+
+
+def objections(found: Findings) -> list[str]:
+    """What speaks against a k by the rule, in plain words; empty where it stands."""
+    weakest, reasons = found.stability["weakest"], []
+    better = sum(found.indices[name].least.low > 0 for name in INDICES)
+    if better < MAJORITY:
+        reasons.append(f"{better} of {len(INDICES)} indices better than without clusters")
+    if weakest.real < LEAST_AGREEMENT:
+        reasons.append(f"not found again in other patches ({weakest.real:.2f})")
+    elif weakest.excess["gaussian"].low <= 0:
+        reasons.append("found again no better than on Gaussian data")
+    if found.smallest < LEAST_SHARE:
+        reasons.append(f"a cluster with {100 * found.smallest:.1f} % of the patches")
+    return reasons
+
+
+def _text(findings: Mapping[int, Findings], *, standing: Sequence[int]) -> str:
+    if standing:
+        k = max(standing)
+        found = findings[k]
+        better = sum(found.indices[name].least.low > 0 for name in INDICES)
+        others = f" k = {', '.join(map(str, standing))} stand." if len(standing) > 1 else ""
+        return (
+            f"Evidence of clusters: at k = {k}, {better} of {len(INDICES)} indices are better than on data without "
+            f"clusters, and the clusters are found again in other patches (the least reproducible one shares "
+            f"{found.stability['weakest'].real:.2f} of its patches).{others}"
+        )
+    unusual = [k for k, f in findings.items() if sum(f.indices[n].least.low > 0 for n in INDICES) >= MAJORITY]
+    more = (
+        f" At k = {', '.join(map(str, unusual))} most indices are better than on data without clusters, as skewed or "
+        "curved data without clusters can be too, but no such k gives clusters that are found again in other patches."
+        if unusual
+        else " The indices are no better than on data without clusters."
+    )
+    return f"{NONE}: no k of the sweep stands by the rule.{more}"
+
+
+def with_evidence(plain: Choice, *, evidence: Evidence) -> dict[str, Any]:
+    """What ``choice.json`` holds: the chosen k, or the plain rule's where there is no evidence, and why."""
+    found = evidence.k is not None
+    fallback = "" if found else f" k = {plain.k} is taken by the plain rule because a number is needed."
+    return vars(plain) | {
+        "k": evidence.k if found else plain.k,
+        "rule": evidence.rule,
+        "evidence": evidence.text + fallback,
+        "found": found,
+        "standing": list(evidence.standing),
+        "plain": {"k": plain.k, "rule": plain.rule, "evidence": plain.evidence},
+        "nulls": [asdict(found) | {"objections": objections(found)} for found in evidence.findings.values()],
+    }
