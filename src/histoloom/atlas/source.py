@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from histoloom.atlas import curves, evidence, gallery
+from histoloom.atlas.null_table import null_rows
 from histoloom.atlas.page import (
     Choice,
     Cluster,
@@ -74,7 +75,13 @@ class RunSource:
             reconstructions=self._reconstructions(),
             quality=self._quality(),
             training=tuple(self._training(stage) for stage in TRAINED),
-            choice=Choice(self.k, str(self.choice["rule"]), str(self.choice.get("evidence", ""))),
+            choice=Choice(
+                self.k,
+                str(self.choice["rule"]),
+                str(self.choice.get("evidence", "")),
+                self.choice["plain"]["k"] if "plain" in self.choice else None,
+            ),
+            nulls=tuple(null_rows(self.choice)),
             validity=tuple(evidence.validity_rows(validity, choice=self.choice)),
             similarity=tuple(overall),
             clusters=self._clusters(similarity),

@@ -13,6 +13,7 @@ from torch import Tensor
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.choice import choose_k
 from histoloom.clustering.clusterer import Architecture, Clusterer, build
+from histoloom.clustering.evidence import choose_with_nulls, with_evidence
 from histoloom.clustering.features import features_of
 from histoloom.clustering.indices import INDICES, validity_indices
 from histoloom.clustering.infomax import mutual_information
@@ -144,9 +145,18 @@ def _write_validity(context: StageContext, *, latents: LatentSet) -> None:
     write_json(context.out / "validity.json", entries)
     found = {e["k"]: {index: e[index] for index in INDICES} for e in entries if e["method"] == "infomax"}
     empty = {e["k"]: e["sizes"].count(0) for e in entries if e["method"] == "infomax"}
-    choice = choose_k(found, empty=empty)
-    write_json(context.out / "choice.json", vars(choice))
-    context.say(f"k = {choice.k}: {choice.evidence}")
+    plain = choose_k(found, empty=empty)
+    evidence = choose_with_nulls(
+        x_ND,
+        ks=config.k,
+        seed=seed,
+        draws=config.null_draws,
+        points=config.null_points,
+        passed_over=plain.passed_over,
+    )
+    choice = with_evidence(plain, evidence=evidence)
+    write_json(context.out / "choice.json", choice)
+    context.say(f"k = {choice['k']}: {choice['evidence']}")
 
 
 def _entry(x_ND: np.ndarray, labels_N: np.ndarray, *, k: int, method: str, device: torch.device) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def nearest(x_ND: np.ndarray, *, centres_KD: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of two clusterings of the same points: adjusted Rand index, and the Jaccard index of the worst-matched cluster."""
+    """Of two clusterings: the adjusted Rand index, and the Jaccard index of the cluster that they agree least about."""
 
     ari: float
     weakest: float
