@@ -26,7 +26,8 @@ RULE = (
     "of the same covariance and better than on the features permuted one by one, each by its 95 % interval; (2) the "
     "clusters of two parts of the data without a common patch agree: those they agree about least share at least half "
     "of their patches (Jaccard index 0.5), and more than on the Gaussian data, by its 95 % interval; (3) no cluster "
-    "holds under 0.5 % of the patches. The largest k that stands is chosen; if none does there is no evidence of clusters"
+    "holds under 0.5 % of the patches. The largest k that stands is chosen; if there is none, there is no evidence of "
+    "clusters"
 )
 NONE = "No evidence of clusters"
 

@@ -65,10 +65,10 @@ def sweep(x_ND: np.ndarray, *, ks: Sequence[int]) -> dict[int, Part]:
     """k-means for every k, started from Ward's tree (Ward 1963); needs no seed."""
     pairs = Pairs(x_ND)
     tree = linkage(pairs.distances_P, method="ward")
-    return {k: _part(x_ND, pairs=pairs, start_N=_cut(tree, k=k), k=k) for k in ks}
+    return {k: _part(x_ND, pairs=pairs, start_N=cut(tree, k=k), k=k) for k in ks}
 
 
-def _cut(tree: np.ndarray, *, k: int) -> np.ndarray:
+def cut(tree: np.ndarray, *, k: int) -> np.ndarray:
     """Labels 0..k-1 before the last k - 1 merges; exactly k also where distances tie, unlike SciPy's ``fcluster``."""
     n = len(tree) + 1
     root = np.arange(2 * n - 1)
