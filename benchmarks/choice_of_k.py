@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -79,24 +80,37 @@ def mixture(rng: np.random.Generator, n: int, *, k: int, d: int, separation: flo
     return np.array(centres)[component_N] + spread_K[component_N, None] * rng.standard_normal((n, d))
 
 
-def chosen(x_ND: np.ndarray, *, ks: Sequence[int], seed: int, draws: int = 5) -> Evidence:
-    """The choice on small data: all points are used in every draw."""
-    return choose_with_nulls(x_ND, ks=ks, seed=seed, draws=draws, points=len(x_ND))
+@dataclass(frozen=True)
+class Size:
+    """Points of the data, and draws of points as ``choose_with_nulls`` takes them."""
+
+    n: int = 400
+    draws: int = 5
+    points: int = 400
 
 
-def false_alarms(kind: str, *, seeds: Sequence[int], n: int) -> int:
+SMALL = Size()
+
+
+def chosen(x_ND: np.ndarray, *, ks: Sequence[int], seed: int, size: Size = SMALL) -> Evidence:
+    """The choice among ``ks``."""
+    return choose_with_nulls(x_ND, ks=ks, seed=seed, draws=size.draws, points=size.points)
+
+
+def false_alarms(kind: str, *, seeds: Sequence[int], size: Size = SMALL) -> int:
     """How many of ``seeds`` find evidence of clusters where there are none."""
     make = (STRUCTURELESS | HARD)[kind]
-    return sum(chosen(make(numpy_generator(s, "data", kind), n), ks=FEW, seed=s).k is not None for s in seeds)
+    found = [chosen(make(numpy_generator(s, "data", kind), size.n), ks=FEW, seed=s, size=size).k for s in seeds]
+    return sum(k is not None for k in found)
 
 
-def misses(*, seeds: Sequence[int], n: int, separation: float) -> list[tuple[int, int, int | None]]:
+def misses(*, seeds: Sequence[int], size: Size = SMALL, separation: float = 6.0) -> list[tuple[int, int, int | None]]:
     """(components, dimensions, k) of each mixture whose k is not within 1."""
     wrong = []
     for s in seeds:
         k, d = COMPONENTS[s % len(COMPONENTS)], DIMENSIONS[s % len(DIMENSIONS)]
-        x_ND = mixture(numpy_generator(s, "data", "mixture"), n, k=k, d=d, separation=separation)
-        found = chosen(x_ND, ks=MANY, seed=s).k
+        x_ND = mixture(numpy_generator(s, "data", "mixture"), size.n, k=k, d=d, separation=separation)
+        found = chosen(x_ND, ks=MANY, seed=s, size=size).k
         if found is None or abs(found - k) > 1:
             wrong.append((k, d, found))
     return wrong
@@ -106,18 +120,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=1000)
-    parser.add_argument("--n", type=int, default=400)
+    parser.add_argument("--n", type=int, default=SMALL.n)
+    parser.add_argument("--draws", type=int, default=SMALL.draws)
+    parser.add_argument("--points", type=int, default=SMALL.points)
     parser.add_argument("--separation", type=float, default=6.0)
     parser.add_argument("--kinds", nargs="+", default=[*STRUCTURELESS, *HARD, "mixture"])
     given = parser.parse_args()
     seeds = range(given.first, given.first + given.seeds)
+    size = Size(given.n, given.draws, given.points)
     for kind in given.kinds:
         start = time.perf_counter()
         if kind == "mixture":
-            wrong = misses(seeds=seeds, n=given.n, separation=given.separation)
+            wrong = misses(seeds=seeds, size=size, separation=given.separation)
             said = f"{given.seeds - len(wrong)} of {given.seeds} within 1; misses (K, D, k): {wrong}"
         else:
-            said = f"{false_alarms(kind, seeds=seeds, n=given.n)} of {given.seeds} called clusters"
+            said = f"{false_alarms(kind, seeds=seeds, size=size)} of {given.seeds} called clusters"
         print(f"{kind}: {said}; {(time.perf_counter() - start) / given.seeds:.2f} s each", flush=True)
 
 

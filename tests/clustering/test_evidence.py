@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from choice_of_k import STRUCTURELESS, chosen, false_alarms, misses, mixture
+from choice_of_k import STRUCTURELESS, Size, chosen, false_alarms, misses, mixture
 
 from histoloom.clustering.choice import choose_k
 from histoloom.clustering.comparison import compare
@@ -18,29 +18,30 @@ from histoloom.seeding import numpy_generator
 
 PLAIN = choose_k({k: dict.fromkeys(INDICES, float(k)) for k in (3, 4, 5)})
 KINDS = list(STRUCTURELESS)
+TINY = Size(n=200, draws=8, points=200)
 
 
 def separated(seed: int = 0) -> np.ndarray:
-    return mixture(numpy_generator(seed, "test"), 200, k=4, d=3, separation=8.0)
+    return mixture(numpy_generator(seed, "test"), 200, k=4, d=8, separation=8.0)
 
 
 @pytest.fixture(scope="module")
 def found() -> Evidence:
-    return chosen(separated(), ks=(3, 4, 5), seed=0)
+    return chosen(separated(), ks=(3, 4, 5), seed=0, size=TINY)
 
 
 @pytest.fixture(scope="module")
 def none() -> Evidence:
-    return chosen(numpy_generator(0, "none").standard_normal((200, 3)), ks=(3, 4, 5), seed=0)
+    return chosen(numpy_generator(0, "none").standard_normal((200, 8)), ks=(3, 4, 5), seed=0, size=TINY)
 
 
 def test_structureless_data_are_called_so_on_at_least_19_of_20_seeds() -> None:
-    alarms = {(kind := KINDS[seed % len(KINDS)], seed): false_alarms(kind, seeds=[seed], n=400) for seed in range(20)}
+    alarms = {(kind := KINDS[seed % len(KINDS)], seed): false_alarms(kind, seeds=[seed]) for seed in range(20)}
     assert sum(alarms.values()) <= 1, alarms
 
 
 def test_k_is_found_within_one_on_at_least_18_of_20_separated_mixtures() -> None:
-    wrong = misses(seeds=range(20), n=400, separation=6.0)
+    wrong = misses(seeds=range(20))
     assert len(wrong) <= 2, wrong
 
 
@@ -67,7 +68,7 @@ def test_without_evidence_the_plain_rule_gives_the_k(found: Evidence, none: Evid
 
 
 def test_a_k_that_is_passed_over_is_not_chosen() -> None:
-    evidence = choose_with_nulls(separated(), ks=(3, 4, 5), seed=0, draws=5, points=200, passed_over=[4])
+    evidence = choose_with_nulls(separated(), ks=(3, 4, 5), seed=0, draws=8, points=200, passed_over=[4])
     assert evidence.k != 4
 
 
@@ -93,7 +94,7 @@ def test_on_gaussian_data_the_gaussian_excess_is_chance() -> None:
 def test_neither_the_order_nor_copies_of_points_matter(found: Evidence) -> None:
     x_ND = separated()
     shuffled_ND = numpy_generator(0, "order").permutation(np.concatenate([x_ND, x_ND[:50]]))
-    again = choose_with_nulls(shuffled_ND.astype(np.float64), ks=(3, 4, 5), seed=0, draws=5, points=200)
+    again = choose_with_nulls(shuffled_ND.astype(np.float64), ks=(3, 4, 5), seed=0, draws=8, points=200)
     assert {k: asdict(f) for k, f in again.findings.items()} == {k: asdict(f) for k, f in found.findings.items()}
 
 

@@ -9,7 +9,7 @@ from scipy.cluster.hierarchy import cut_tree, ward
 from sklearn.metrics import adjusted_rand_score
 
 from histoloom.clustering.indices import INDICES, validity_indices
-from histoloom.clustering.sweep import Pairs, agreement, cut, nearest, sweep
+from histoloom.clustering.sweep import Pairs, agreement, agreement_of_restarts, cut, nearest, sweep
 from histoloom.seeding import numpy_generator
 
 
@@ -56,3 +56,11 @@ def test_agreement_is_the_rand_index_and_the_worst_match() -> None:
     assert agreement(first_N, split_N, k=6).weakest == 0
     halves = agreement(np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 2, 2, 1, 1]), k=3)
     assert halves.weakest == 0
+
+
+def test_restarts_agree_pair_by_pair() -> None:
+    labels = [{3: np.arange(90) % 3}, {3: (np.arange(90) + 1) % 3}, {3: np.arange(90) // 30}]
+    aris = agreement_of_restarts(labels)[3]
+    assert aris[0] == 1
+    assert aris[1] == aris[2] == pytest.approx(adjusted_rand_score(labels[0][3], labels[2][3]))
+    assert agreement_of_restarts(labels[:1]) == {}

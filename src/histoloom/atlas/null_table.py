@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,9 @@ class StabilityCell:
 class NullRow:
     """One k: the excess of each index, in the order of ``INDEX_TITLES``, over the null that comes closer.
 
-    ``smallest`` and ``largest``: shares of the patches in these clusters. ``objections``: why this k does not stand.
+    ``smallest`` and ``largest``: shares of the patches in these clusters. ``restarts``: the adjusted Rand index of
+    restarts of information maximisation, from least to most, empty where there was one only. ``objections``: why this
+    k does not stand.
     """
 
     k: int
@@ -42,6 +44,7 @@ class NullRow:
     weakest: StabilityCell
     smallest: float
     largest: float
+    restarts: str
     objections: str
 
 
@@ -56,6 +59,7 @@ def null_rows(choice: Mapping[str, Any]) -> list[NullRow]:
             weakest=_stability(found["stability"]["weakest"]),
             smallest=found["smallest"],
             largest=found["largest"],
+            restarts=_range(choice.get("restarts", {}).get(str(found["k"]), ())),
             objections="; ".join(found["objections"]),
         )
         for found in choice.get("nulls", ())
@@ -65,6 +69,13 @@ def null_rows(choice: Mapping[str, Any]) -> list[NullRow]:
 def _closest(compared: Mapping[str, Any]) -> ExcessCell:
     least = min(compared["excess"].values(), key=lambda excess: excess["low"])
     return ExcessCell(least["value"], least["low"], least["high"], clear=least["low"] > 0)
+
+
+def _range(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    least, most = min(values), max(values)
+    return f"{least:.2f}" if len(values) == 1 else f"{least:.2f} to {most:.2f}"
 
 
 def _stability(compared: Mapping[str, Any]) -> StabilityCell:

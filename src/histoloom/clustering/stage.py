@@ -19,6 +19,7 @@ from histoloom.clustering.indices import INDICES, validity_indices
 from histoloom.clustering.infomax import mutual_information
 from histoloom.clustering.kmeans import kmeans_labels
 from histoloom.clustering.losses import InfoMaxLoss
+from histoloom.clustering.sweep import agreement_of_restarts
 from histoloom.devices import accelerator, is_main_process
 from histoloom.errors import UserError
 from histoloom.progress import meter
@@ -41,7 +42,8 @@ def run(context: StageContext) -> None:
     if not is_main_process():
         return
     train_rows = latents.rows(split="train")
-    objectives = [objective(predict(clusterer, latents, rows=train_rows)) for clusterer in trained]
+    predicted = [predict(clusterer, latents, rows=train_rows) for clusterer in trained]
+    objectives = [objective(probabilities) for probabilities in predicted]
     best = int(np.argmax(objectives))
     for event in EventLog(context.out / f"restart-{best}" / "log.jsonl").read():
         context.log.write(event)
@@ -51,7 +53,8 @@ def run(context: StageContext) -> None:
     clusterer.sort_by_size(sizes)
     clusterer.save(context.out)
     _write_predictions(context, latents=latents, clusterer=clusterer)
-    _write_validity(context, latents=latents)
+    labels = [{k: p_NK.argmax(axis=1) for k, p_NK in probabilities.items()} for probabilities in predicted]
+    _write_validity(context, latents=latents, restarts=agreement_of_restarts(labels))
 
 
 def _check_enough(context: StageContext, *, n: int) -> None:
@@ -124,8 +127,8 @@ def _write_predictions(context: StageContext, *, latents: LatentSet, clusterer: 
     table.to_parquet(context.out / "index.parquet", index=False)
 
 
-def _write_validity(context: StageContext, *, latents: LatentSet) -> None:
-    """``validity.json`` and ``choice.json``, on the training split."""
+def _write_validity(context: StageContext, *, latents: LatentSet, restarts: dict[int, list[float]]) -> None:
+    """``validity.json`` and ``choice.json``, on the training split. ``restarts``: how far they agree, by k."""
     config, seed = context.config.clusters, context.config.seed
     rows = latents.rows(split="train")
     chosen = np.sort(numpy_generator(seed, "clusters", "validity").permutation(rows)[: config.validity_points])
@@ -154,7 +157,7 @@ def _write_validity(context: StageContext, *, latents: LatentSet) -> None:
         points=config.null_points,
         passed_over=plain.passed_over,
     )
-    choice = with_evidence(plain, evidence=evidence)
+    choice = with_evidence(plain, evidence=evidence) | {"restarts": restarts}
     write_json(context.out / "choice.json", choice)
     context.say(f"k = {choice['k']}: {choice['evidence']}")
 

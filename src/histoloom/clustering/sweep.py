@@ -9,8 +9,9 @@ Legend of shapes: N points, D features, K clusters, P pairs of points.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from scipy.cluster.hierarchy import linkage
@@ -107,6 +108,12 @@ def agreement(first_N: np.ndarray, second_N: np.ndarray, *, k: int) -> Agreement
     jaccard_KK = shared_KK / np.maximum(union_KK, 1)
     weakest = min(jaccard_KK.max(1).min(), jaccard_KK.max(0).min())
     return Agreement(_adjusted_rand(shared_KK, rows_K, columns_K), float(weakest))
+
+
+def agreement_of_restarts(restarts: Sequence[Mapping[int, np.ndarray]]) -> dict[int, list[float]]:
+    """For each k, the adjusted Rand index of every two of ``restarts``, which hold labels (N,) by k."""
+    pairs = list(combinations(restarts, 2))
+    return {k: [agreement(a[k], b[k], k=k).ari for a, b in pairs] for k in restarts[0]} if pairs else {}
 
 
 def _adjusted_rand(shared_KK: np.ndarray, rows_K: np.ndarray, columns_K: np.ndarray) -> float:
