@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histoloom.clustering.nulls import NULLS, gaussian_null, permuted_null
+from histoloom.clustering.nulls import NULLS, components_null, gaussian_null, permuted_null
 from histoloom.seeding import numpy_generator
 
 
@@ -39,6 +39,17 @@ def test_permuted_data_keep_each_feature_and_lose_what_they_have_in_common() -> 
     np.testing.assert_array_equal(np.sort(drawn_ND, axis=0), np.sort(x_ND, axis=0))
     assert abs(np.corrcoef(x_ND[:, 1], x_ND[:, 2])[0, 1]) > 0.9
     assert np.abs(np.corrcoef(drawn_ND.T) - np.eye(3)).max() < 0.2
+
+
+def test_permuted_components_keep_the_covariance_and_the_skew_along_its_axes() -> None:
+    x_ND = curved()
+    drawn_ND = components_null(x_ND)(300, numpy_generator(0, "draw"))
+    axes_DD = np.linalg.svd(x_ND - x_ND.mean(0), full_matrices=False)[2]
+    ours_ND, theirs_ND = ((y - x_ND.mean(0)) @ axes_DD.T for y in (drawn_ND, x_ND))
+    np.testing.assert_allclose(np.sort(ours_ND, axis=0), np.sort(theirs_ND, axis=0), rtol=1e-9, atol=1e-9)
+    largest = np.abs(np.cov(x_ND.T)).max()
+    np.testing.assert_allclose(np.cov(drawn_ND.T), np.cov(x_ND.T), atol=0.2 * largest)
+    assert abs(np.corrcoef(ours_ND[:, 0], ours_ND[:, 1] ** 2)[0, 1]) < 0.3
 
 
 @pytest.mark.parametrize("null", list(NULLS))

@@ -22,12 +22,12 @@ LEAST_SHARE = 0.005
 POINTS_A_CLUSTER = 4
 
 RULE = (
-    "a k stands if, for k-means on the features, (1) at least 3 of the five indices are better than on Gaussian data "
-    "of the same covariance and better than on the features permuted one by one, each by its 95 % interval; (2) the "
-    "clusters of two parts of the data without a common patch agree: those they agree about least share at least half "
-    "of their patches (Jaccard index 0.5), and more than on the Gaussian data, by its 95 % interval; (3) no cluster "
-    "holds under 0.5 % of the patches. The largest k that stands is chosen; if there is none, there is no evidence of "
-    "clusters"
+    "a k stands if, for k-means on the features, (1) at least 3 of the five indices are better, each by its 95 % "
+    "interval, than on Gaussian data of the same covariance, than on the features permuted one by one, and than on their "
+    "principal components permuted one by one; (2) the clusters of two parts of the data without a common patch agree: "
+    "those they agree about least share at least half of their patches (Jaccard index 0.5), and more than on the "
+    "Gaussian data, by its 95 % interval; (3) no cluster holds under 0.5 % of the patches. The largest k that stands is "
+    "chosen; if there is none, there is no evidence of clusters"
 )
 NONE = "No evidence of clusters"
 

@@ -43,4 +43,16 @@ def permuted_null(x_ND: np.ndarray) -> Draw:
     return draw
 
 
-NULLS: Mapping[str, Callable[[np.ndarray], Draw]] = {"gaussian": gaussian_null, "permuted": permuted_null}
+def components_null(x_ND: np.ndarray) -> Draw:
+    """Each principal component of ``x_ND`` permuted by itself: the covariance, and the skew along its axes; m <= N."""
+    mean_D = x_ND.mean(0)
+    axes_RD = np.linalg.svd(x_ND - mean_D, full_matrices=False)[2]
+    permuted = permuted_null((x_ND - mean_D) @ axes_RD.T)
+    return lambda m, rng: permuted(m, rng) @ axes_RD + mean_D
+
+
+NULLS: Mapping[str, Callable[[np.ndarray], Draw]] = {
+    "gaussian": gaussian_null,
+    "permuted": permuted_null,
+    "components": components_null,
+}
