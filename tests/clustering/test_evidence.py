@@ -67,6 +67,13 @@ def test_without_evidence_the_plain_rule_gives_the_k(found: Evidence, none: Evid
         assert [entry["k"] for entry in json.loads(json.dumps(choice))["nulls"]] == [3, 4, 5]
 
 
+def test_a_k_at_which_most_but_not_all_clusters_are_found_again_stands_in_part() -> None:
+    x_ND = mixture(numpy_generator(0, "part"), 300, k=9, d=8, separation=8.0)
+    evidence = chosen(x_ND, ks=(10,), seed=0, size=Size(n=300, draws=8, points=300))
+    assert (evidence.k, evidence.standing, evidence.partly) == (10, (), (10,))
+    assert "k itself is uncertain" in evidence.text
+
+
 def test_a_k_that_is_passed_over_is_not_chosen() -> None:
     evidence = choose_with_nulls(separated(), ks=(3, 4, 5), seed=0, draws=8, points=200, passed_over=[4])
     assert evidence.k != 4
