@@ -38,6 +38,7 @@ TINY = (
     "clusters.k=[2, 3]",
     "clusters.channels=16",
     "clusters.validity_points=60",
+    "clusters.null_draws=2",
     "clusters.training.batch_size=32",
     "clusters.training.phases.0.images=960",
     "diffusion.channels=[16, 32]",

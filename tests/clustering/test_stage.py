@@ -25,6 +25,7 @@ SETTINGS = (
     "clusters.channels=16",
     "clusters.restarts=2",
     "clusters.validity_points=100",
+    "clusters.null_draws=3",
     "clusters.training.batch_size=80",
     "clusters.training.phases.0.images=3200",
     "runtime.device=cpu",

@@ -149,7 +149,9 @@ def verdict(*, choice: Mapping[str, Any], similarity: Sequence[SimilarityRow], p
     which = f" ({', '.join(agreed)})" if agreed else ""
     sentences = [
         f"The {patches:,} patches of {count(slides, 'slide')} were sorted, without labels, into {k} clusters.",
-        f"That number was chosen by this rule: {str(choice['rule']).rstrip('.')}. {len(agreed)} of "
+        str(choice["evidence"])
+        if "found" in choice
+        else f"That number was chosen by this rule: {str(choice['rule']).rstrip('.')}. {len(agreed)} of "
         f"{len(choice['by_index'])} validity indices are best at k = {k}{which}.",
     ]
     by_reading: dict[str, list[str]] = {}

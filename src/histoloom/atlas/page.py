@@ -11,6 +11,7 @@ from markupsafe import Markup
 from histoloom.atlas import evidence
 from histoloom.atlas.evidence import PaperRows, SimilarityRow, ValidityRow
 from histoloom.atlas.gallery import Extent
+from histoloom.atlas.null_table import NullRow
 from histoloom.atlas.paper import BETTER, CITATION, INDEX_TITLES, METRIC_TITLES
 from histoloom.atlas.patch_map import PatchMap
 from histoloom.atlas.pictures import Picture
@@ -79,11 +80,12 @@ class Quality:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen k and why."""
+    """The chosen k and why; ``plain``: the k of the paper's plain rule, None where that is the rule."""
 
     k: int
     rule: str
     evidence: str
+    plain: int | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ class Page:
     confounding: Confounding
     patch_map: PatchMap | None
     validity: tuple[ValidityRow, ...]
+    nulls: tuple[NullRow, ...]
     similarity: tuple[SimilarityRow, ...]
     clusters: tuple[Cluster, ...]
     maps: tuple[Map, ...]

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file
 
 from histoloom.atlas import curves, evidence, gallery
 from histoloom.atlas.embedding_file import patch_map_of
+from histoloom.atlas.null_table import null_rows
 from histoloom.atlas.page import (
     AssociationRow,
     Choice,
@@ -84,7 +85,13 @@ class RunSource:
             reconstructions=self._reconstructions(),
             quality=self._quality(),
             training=tuple(self._training(stage) for stage in TRAINED),
-            choice=Choice(self.k, str(self.choice["rule"]), str(self.choice.get("evidence", ""))),
+            choice=Choice(
+                self.k,
+                str(self.choice["rule"]),
+                str(self.choice.get("evidence", "")),
+                self.choice["plain"]["k"] if "plain" in self.choice else None,
+            ),
+            nulls=tuple(null_rows(self.choice)),
             confounding=self._confounding(),
             patch_map=None if self.embedding is None else self._patch_map(self.embedding),
             validity=tuple(evidence.validity_rows(validity, choice=self.choice)),

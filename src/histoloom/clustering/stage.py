@@ -14,12 +14,14 @@ from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.choice import choose_k
 from histoloom.clustering.clusterer import Architecture, Clusterer, build
 from histoloom.clustering.confounding_examination import examine
+from histoloom.clustering.evidence import choose_with_nulls, with_evidence
 from histoloom.clustering.features import features_of
 from histoloom.clustering.independence import IndependentLoss, slide_share
 from histoloom.clustering.indices import INDICES, validity_indices
 from histoloom.clustering.infomax import InfoMaxNet, mutual_information
 from histoloom.clustering.kmeans import kmeans_labels
 from histoloom.clustering.losses import InfoMaxLoss
+from histoloom.clustering.sweep import agreement_of_restarts
 from histoloom.devices import accelerator, is_main_process
 from histoloom.errors import UserError
 from histoloom.progress import meter
@@ -54,7 +56,8 @@ def run(context: StageContext) -> None:
     clusterer.sort_by_size(sizes)
     clusterer.save(context.out)
     _write_predictions(context, latents=latents, clusterer=clusterer)
-    _write_validity(context, latents=latents)
+    labels = [{k: p_NK.argmax(axis=1) for k, p_NK in probabilities.items()} for probabilities in predicted]
+    _write_validity(context, latents=latents, restarts=agreement_of_restarts(labels))
     _write_confounding(context)
 
 
@@ -152,8 +155,8 @@ def _write_predictions(context: StageContext, *, latents: LatentSet, clusterer: 
     table.to_parquet(context.out / "index.parquet", index=False)
 
 
-def _write_validity(context: StageContext, *, latents: LatentSet) -> None:
-    """``validity.json`` and ``choice.json``, on the training split."""
+def _write_validity(context: StageContext, *, latents: LatentSet, restarts: dict[int, list[float]]) -> None:
+    """``validity.json`` and ``choice.json``, on the training split. ``restarts``: how far they agree, by k."""
     config, seed = context.config.clusters, context.config.seed
     rows = latents.rows(split="train")
     chosen = np.sort(numpy_generator(seed, "clusters", "validity").permutation(rows)[: config.validity_points])
@@ -173,9 +176,18 @@ def _write_validity(context: StageContext, *, latents: LatentSet) -> None:
     write_json(context.out / "validity.json", entries)
     found = {e["k"]: {index: e[index] for index in INDICES} for e in entries if e["method"] == "infomax"}
     empty = {e["k"]: e["sizes"].count(0) for e in entries if e["method"] == "infomax"}
-    choice = choose_k(found, empty=empty)
-    write_json(context.out / "choice.json", vars(choice))
-    context.say(f"k = {choice.k}: {choice.evidence}")
+    plain = choose_k(found, empty=empty)
+    evidence = choose_with_nulls(
+        x_ND,
+        ks=config.k,
+        seed=seed,
+        draws=config.null_draws,
+        points=config.null_points,
+        passed_over=plain.passed_over,
+    )
+    choice = with_evidence(plain, evidence=evidence) | {"restarts": restarts}
+    write_json(context.out / "choice.json", choice)
+    context.say(f"k = {choice['k']}: {choice['evidence']}")
 
 
 def _entry(x_ND: np.ndarray, labels_N: np.ndarray, *, k: int, method: str, device: torch.device) -> dict[str, Any]:

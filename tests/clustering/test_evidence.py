@@ -1,0 +1,117 @@
+"""The choice of k against data without clusters: it seldom finds what is not there, and finds what is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from choice_of_k import STRUCTURELESS, Size, chosen, false_alarms, misses, mixture
+
+from histoloom.clustering.choice import choose_k
+from histoloom.clustering.comparison import compare
+from histoloom.clustering.evidence import Evidence, choose_with_nulls, objections, with_evidence
+from histoloom.clustering.indices import INDICES
+from histoloom.errors import UserError
+from histoloom.seeding import numpy_generator
+
+PLAIN = choose_k({k: dict.fromkeys(INDICES, float(k)) for k in (3, 4, 5)})
+KINDS = list(STRUCTURELESS)
+TINY = Size(n=200, draws=8, points=200)
+
+
+def separated(seed: int = 0) -> np.ndarray:
+    return mixture(numpy_generator(seed, "test"), 200, k=4, d=8, separation=8.0)
+
+
+@pytest.fixture(scope="module")
+def found() -> Evidence:
+    return chosen(separated(), ks=(3, 4, 5), seed=0, size=TINY)
+
+
+@pytest.fixture(scope="module")
+def none() -> Evidence:
+    return chosen(numpy_generator(0, "none").standard_normal((200, 8)), ks=(3, 4, 5), seed=0, size=TINY)
+
+
+def test_structureless_data_are_called_so_on_at_least_19_of_20_seeds() -> None:
+    alarms = {(kind := KINDS[seed % len(KINDS)], seed): false_alarms(kind, seeds=[seed]) for seed in range(20)}
+    assert sum(alarms.values()) <= 1, alarms
+
+
+def test_k_is_found_within_one_on_at_least_18_of_20_separated_mixtures() -> None:
+    wrong = misses(seeds=range(20))
+    assert len(wrong) <= 2, wrong
+
+
+def test_says_what_it_found_and_what_not(found: Evidence, none: Evidence) -> None:
+    assert (found.k, found.standing[-1]) == (4, 4)
+    assert found.text.startswith("Evidence of clusters: at k = 4, ")
+    assert (none.k, none.standing) == (None, ())
+    assert none.text.startswith("No evidence of clusters: ")
+    assert all(objections(findings) for findings in none.findings.values())
+    assert not objections(found.findings[4])
+    assert any("not found again" in reason for reason in objections(found.findings[5]))
+
+
+def test_without_evidence_the_plain_rule_gives_the_k(found: Evidence, none: Evidence) -> None:
+    without, with_it = with_evidence(PLAIN, evidence=none), with_evidence(PLAIN, evidence=found)
+    assert (without["k"], without["found"]) == (PLAIN.k, False)
+    assert "No evidence of clusters" in without["evidence"]
+    assert f"k = {PLAIN.k} is taken by the plain rule" in without["evidence"]
+    assert (with_it["k"], with_it["found"], with_it["standing"][-1]) == (4, True, 4)
+    for choice in (without, with_it):
+        assert choice["plain"]["k"] == PLAIN.k
+        assert choice["votes"] == PLAIN.votes
+        assert [entry["k"] for entry in json.loads(json.dumps(choice))["nulls"]] == [3, 4, 5]
+
+
+def test_a_k_at_which_most_but_not_all_clusters_are_found_again_stands_in_part() -> None:
+    x_ND = mixture(numpy_generator(0, "part"), 300, k=9, d=8, separation=8.0)
+    evidence = chosen(x_ND, ks=(10,), seed=0, size=Size(n=300, draws=8, points=300))
+    assert (evidence.k, evidence.standing, evidence.partly) == (10, (), (10,))
+    assert "k itself is uncertain" in evidence.text
+
+
+def test_a_k_that_is_passed_over_is_not_chosen() -> None:
+    evidence = choose_with_nulls(separated(), ks=(3, 4, 5), seed=0, draws=8, points=200, passed_over=[4])
+    assert evidence.k != 4
+
+
+def test_intervals_hold_their_value_and_the_closer_null_decides(found: Evidence) -> None:
+    for findings in found.findings.values():
+        for compared in (*findings.indices.values(), *findings.stability.values()):
+            assert all(excess.low <= excess.value <= excess.high for excess in compared.excess.values())
+            assert compared.least.low == min(excess.low for excess in compared.excess.values())
+        assert 0 < findings.smallest <= 1 / findings.k <= findings.largest < 1
+
+
+def test_on_gaussian_data_the_gaussian_excess_is_chance() -> None:
+    """The mean over seeds lies within three of its own deviations from 0, in each index."""
+    values = []
+    for seed in range(12):
+        x_ND = numpy_generator(seed, "chance").standard_normal((120, 5)) * [4, 2, 1, 1, 1]
+        findings = compare(x_ND, ks=(4,), seed=seed, draws=6, points=120)[4]
+        values.append([findings.indices[name].excess["gaussian"].value for name in INDICES])
+    mean_I, deviation_I = np.mean(values, axis=0), np.std(values, axis=0) / np.sqrt(len(values))
+    assert np.all(np.abs(mean_I) < 3 * deviation_I)
+
+
+def test_neither_the_order_nor_copies_of_points_matter(found: Evidence) -> None:
+    x_ND = separated()
+    shuffled_ND = numpy_generator(0, "order").permutation(np.concatenate([x_ND, x_ND[:50]]))
+    again = choose_with_nulls(shuffled_ND.astype(np.float64), ks=(3, 4, 5), seed=0, draws=8, points=200)
+    assert {k: asdict(f) for k, f in again.findings.items()} == {k: asdict(f) for k, f in found.findings.items()}
+
+
+def test_too_few_points_are_no_evidence() -> None:
+    evidence = choose_with_nulls(np.repeat(separated()[:10], 20, axis=0), ks=(3, 4, 5), seed=0)
+    assert evidence.k is None
+    assert "too few different patches were looked at: 10, at least 20 are needed" in evidence.text
+    assert with_evidence(PLAIN, evidence=evidence)["k"] == PLAIN.k
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(UserError, match="finite numbers"):
+        choose_with_nulls(np.full((50, 2), np.nan), ks=(2,), seed=0)
