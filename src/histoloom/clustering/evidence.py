@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -138,14 +138,18 @@ def _unusual(findings: Mapping[int, Findings]) -> str:
     )
 
 
-def with_evidence(plain: Choice, *, evidence: Evidence) -> dict[str, Any]:
-    """What ``choice.json`` holds: the chosen k, or the plain rule's where there is no evidence, and why."""
+def with_evidence(plain: Choice, *, evidence: Evidence, chooser: Literal["nulls", "plain"] = "nulls") -> dict[str, Any]:
+    """What ``choice.json`` holds: the chosen k and why; the plain rule's k where ``chooser`` says so or none stands."""
     found = evidence.k is not None
-    fallback = "" if found else f" k = {plain.k} is taken by the plain rule because a number is needed."
+    k, rule, reason = evidence.k, evidence.rule, ""
+    if chooser == "plain":
+        k, rule, reason = plain.k, plain.rule, f" k = {plain.k} is taken by the plain rule, as clusters.chooser says."
+    elif not found:
+        k, reason = plain.k, f" k = {plain.k} is taken by the plain rule because a number is needed."
     return vars(plain) | {
-        "k": evidence.k if found else plain.k,
-        "rule": evidence.rule,
-        "evidence": evidence.text + fallback,
+        "k": k,
+        "rule": rule,
+        "evidence": evidence.text + reason,
         "found": found,
         "standing": list(evidence.standing),
         "partly": list(evidence.partly),

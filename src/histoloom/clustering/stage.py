@@ -185,7 +185,7 @@ def _write_validity(context: StageContext, *, latents: LatentSet, restarts: dict
         points=config.null_points,
         passed_over=plain.passed_over,
     )
-    choice = with_evidence(plain, evidence=evidence) | {"restarts": restarts}
+    choice = with_evidence(plain, evidence=evidence, chooser=config.chooser) | {"restarts": restarts}
     write_json(context.out / "choice.json", choice)
     context.say(f"k = {choice['k']}: {choice['evidence']}")
 

@@ -249,6 +249,9 @@ class ClustersConfig(Section):
         "pooled", description="where the five indices and k-means are computed"
     )
     validity_points: PositiveInt = Field(10_000, description="at most so many patches, drawn at random")
+    chooser: Literal["nulls", "plain"] = Field(
+        "nulls", description="which rule chooses k: against data without clusters, or the paper's vote of five indices"
+    )
     null_draws: int = Field(16, ge=2, description="sets drawn of the data, and of each kind of data without clusters")
     null_points: PositiveInt = Field(1500, description="at most so many patches a set; half of them in each part")
     training: TrainingConfig
