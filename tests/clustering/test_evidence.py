@@ -67,6 +67,13 @@ def test_without_evidence_the_plain_rule_gives_the_k(found: Evidence, none: Evid
         assert [entry["k"] for entry in json.loads(json.dumps(choice))["nulls"]] == [3, 4, 5]
 
 
+def test_the_plain_rule_can_be_asked_for(found: Evidence) -> None:
+    choice = with_evidence(PLAIN, evidence=found, chooser="plain")
+    assert (choice["k"], choice["rule"], choice["found"]) == (PLAIN.k, PLAIN.rule, True)
+    assert choice["evidence"].startswith(found.text)
+    assert "as clusters.chooser says" in choice["evidence"]
+
+
 def test_a_k_at_which_most_but_not_all_clusters_are_found_again_stands_in_part() -> None:
     x_ND = mixture(numpy_generator(0, "part"), 300, k=9, d=8, separation=8.0)
     evidence = chosen(x_ND, ks=(10,), seed=0, size=Size(n=300, draws=8, points=300))
