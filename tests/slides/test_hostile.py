@@ -51,6 +51,7 @@ def outcome(tmp_path_factory):
         "runtime": {"workers": 1},
     }
     values["clusters"]["k"] = [2, 3]
+    values["diffusion"] |= {"channels": [8, 8], "attention": [False, False]}
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     context = StageContext(root, make_config(values), out, {}, EventLog(out / "log.jsonl"))
     stage.run(context)
