@@ -198,3 +198,18 @@ def test_a_wrong_bracket_costs_passes_but_not_exactness(
 def test_what_is_not_defined_is_said(x_ND: list[object], labels: list[float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         validity_indices(torch.tensor(x_ND), torch.tensor(labels))
+
+
+def test_agrees_with_permetrics() -> None:
+    """permetrics 2.1.0: its Calinski-Harabasz, log SS ratio (our Hartigan) and, unmodified, Dunn index of these points.
+
+    What it calls Hartigan's is another index, and its modified Dunn index measures from cluster centres.
+    """
+    i = np.arange(60)
+    x_ND = np.stack(
+        [np.sin(1.7 * i) + 3 * (i % 3 == 0), np.cos(2.3 * i) + 3 * (i % 3 == 1), np.sin(0.9 * i * i)], axis=1
+    )
+    found = measured(x_ND, i % 3)
+    assert found["calinski_harabasz"] == pytest.approx(73.80930846903087, rel=1e-12)
+    assert found["hartigan"] == pytest.approx(0.9515807673946521, rel=1e-12)
+    assert found["dunn"] == pytest.approx(0.365870125189077, rel=1e-12)
