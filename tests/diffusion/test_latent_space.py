@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from histoloom.diffusion.generator import Facts
 from histoloom.diffusion.latent_space import LatentSpace, covariance
+from histoloom.errors import UserError
 
 
 def latents(*, variances: tuple[float, ...], n: int = 3000, seed: int = 0) -> np.ndarray:
@@ -77,3 +79,8 @@ def test_json_keeps_every_bit() -> None:
     for name in ("mean", "enter", "leave"):
         np.testing.assert_array_equal(getattr(again, name), getattr(space, name))
         assert getattr(again, name).dtype == np.float32
+
+
+def test_a_generator_of_another_format_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"has format 1, .* make it again"):
+        Facts.from_json({"format": 1, "mean": [0.0], "std": [1.0]})
