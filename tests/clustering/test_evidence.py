@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from choice_of_k import STRUCTURELESS, Size, chosen, false_alarms, misses, mixtu
 
 from histoloom.clustering.choice import choose_k
 from histoloom.clustering.comparison import compare
-from histoloom.clustering.evidence import Evidence, choose_with_nulls, objections, with_evidence
+from histoloom.clustering.evidence import Evidence, as_stable_as_any, choose_with_nulls, objections, with_evidence
 from histoloom.clustering.indices import INDICES
 from histoloom.errors import UserError
 from histoloom.seeding import numpy_generator
@@ -79,6 +79,19 @@ def test_a_k_at_which_most_but_not_all_clusters_are_found_again_stands_in_part()
     evidence = chosen(x_ND, ks=(10,), seed=0, size=Size(n=300, draws=8, points=300))
     assert (evidence.k, evidence.standing, evidence.partly) == (10, (), (10,))
     assert "k itself is uncertain" in evidence.text
+
+
+@pytest.mark.parametrize(
+    ("agreements", "chosen_k"), [((0.9, 0.86, 0.84), 4), ((0.8, 0.9, 0.84), 4), ((0.8, 0.84, 0.9), 5)]
+)
+def test_of_those_that_stand_in_part_the_largest_is_chosen_that_is_as_stable_as_any(
+    found: Evidence, agreements: tuple[float, ...], chosen_k: int
+) -> None:
+    findings = {}
+    for (k, given), agreement in zip(found.findings.items(), agreements, strict=True):
+        compared = replace(given.stability["agreement"], real=agreement, deviation=0.05)
+        findings[k] = replace(given, stability=given.stability | {"agreement": compared})
+    assert as_stable_as_any((3, 4, 5), findings=findings) == chosen_k
 
 
 def test_a_k_that_is_passed_over_is_not_chosen() -> None:

@@ -39,12 +39,13 @@ class Excess:
 
 @dataclass(frozen=True)
 class Compared:
-    """A mean over the data's draws, over each null's, and the excess over each null.
+    """A mean over the data's draws with the deviation among them, a mean over each null's, the excess over each null.
 
     The unit of the excess of an index is the deviation among the null's draws; of stability, its own unit.
     """
 
     real: float
+    deviation: float
     null: Mapping[str, float]
     excess: Mapping[str, Excess]
 
@@ -122,10 +123,12 @@ def _findings(
         return np.array([draw[name] for draw in draws])
 
     def compared(name: str) -> Compared:
-        ours, theirs = values(real, name), {null: values(draws, name) for null, draws in nulls.items()}
+        ours, draws = values(real, name), len(real)
+        theirs = {null: values(draws, name) for null, draws in nulls.items()}
         excess = _index_excess if name in INDICES else _stability_excess
         return Compared(
             real=float(ours.mean()),
+            deviation=float(ours.reshape(draws, -1).mean(axis=1).std(ddof=1)),
             null={null: float(drawn.mean()) for null, drawn in theirs.items()},
             excess={null: excess(ours, drawn, share=share, name=name) for null, drawn in theirs.items()},
         )

@@ -30,8 +30,9 @@ RULE = (
     "agree: those they agree about least share at least half of their patches (Jaccard index 0.5), and more than on "
     "the Gaussian data, by its 95 % interval; (3) no cluster holds under 0.5 % of the patches. The largest k that "
     "stands is chosen. If there is none, a k stands in part where (1) and (3) hold and the two parts agree on the "
-    "whole (adjusted Rand index 0.75), and more than on each kind of data without clusters, by its 95 % interval; the "
-    "one they agree about most is chosen. If there is none either, there is no evidence of clusters"
+    "whole (adjusted Rand index 0.75), and more than on each kind of data without clusters, by its 95 % interval. Of "
+    "these the largest is chosen that they agree about as well as about any, within the deviation among the draws. If "
+    "there is none either, there is no evidence of clusters"
 )
 NONE = "No evidence of clusters"
 
@@ -79,7 +80,7 @@ def choose_with_nulls(
     partly = tuple(k for k, found in open_ones.items() if objections(found) and _stands_in_part(found))
     k = max(standing, default=None)
     if k is None and partly:
-        k = max(partly, key=lambda k: (findings[k].stability["agreement"].real, k))
+        k = as_stable_as_any(partly, findings=findings)
     return Evidence(k, standing, partly, RULE, _text(findings, k=k, standing=standing), findings)
 
 
@@ -92,6 +93,16 @@ def _stands_in_part(found: Findings) -> bool:
     agreed = found.stability["agreement"]
     is_stable = agreed.real >= GOOD_AGREEMENT and agreed.least.low > 0
     return is_stable and _better(found) >= MAJORITY and found.smallest >= LEAST_SHARE
+
+
+def as_stable_as_any(ks: Sequence[int], *, findings: Mapping[int, Findings]) -> int:
+    """The largest k whose agreement is at most a deviation among draws below the best one's.
+
+    Agreement falls with the number of clusters also where they are all there, so the best one alone would favour few.
+    """
+    agreed = {k: findings[k].stability["agreement"] for k in ks}
+    best = max(agreed.values(), key=lambda compared: compared.real)
+    return max(k for k, compared in agreed.items() if compared.real >= best.real - best.deviation)
 
 
 def objections(found: Findings) -> list[str]:
