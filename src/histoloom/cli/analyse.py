@@ -26,6 +26,8 @@ def validity(
     typer.echo(f"{result['n']} points, {result['k']} clusters")
     for index, meaning in MEANING.items():
         typer.echo(f"{index:18} {result[index]:<14.6g} {meaning}")
+    for note in result["notes"]:
+        typer.echo(f"note: {note}")
 
 
 def evaluate(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from histoloom.clustering.indices import INDICES, validity_indices
+from histoloom.clustering.indices import INDICES, Validity, validity_indices
 from histoloom.errors import UserError
 from histoloom.progress import Meter, meter
 
@@ -22,9 +22,14 @@ MEANING = {
     "mcclain_rao": "mean distance within clusters over mean distance between; smaller is better",
 }
 
+CAUTION = (
+    "these indices compare clusterings of the same points; data without any clusters reach values that look good too, "
+    "so compare with such data before believing in clusters"
+)
+
 
 def validity_of_files(features: Path, labels: Path) -> dict[str, Any]:
-    """The indices of the points in ``features`` (a row a point) under ``labels`` (one a point).
+    """The indices of the points in ``features`` (a row a point) under ``labels`` (one a point), with ``notes``.
 
     Files are .npy, .csv (with or without a header) or .parquet. Labels may be numbers or words. Raises ``UserError``
     where a file cannot be read, the lengths differ, or an index is not defined.
@@ -34,7 +39,19 @@ def validity_of_files(features: Path, labels: Path) -> dict[str, Any]:
     if len(x_ND) != len(codes_N):
         raise UserError(f"{features} has {len(x_ND)} rows, {labels} has {len(codes_N)}; they must be as many")
     result = validity_indices(torch.from_numpy(x_ND), torch.from_numpy(codes_N), watch=_watch)
-    return {"n": result.n, "k": result.k, **{index: getattr(result, index) for index in INDICES}}
+    values = {index: getattr(result, index) for index in INDICES}
+    return {"n": result.n, "k": result.k, **values, "notes": notes(result)}
+
+
+def notes(result: Validity) -> list[str]:
+    """What to know when reading these numbers: about this clustering, and at the end about the indices as such."""
+    singletons = result.sizes.count(1)
+    found = []
+    if singletons:
+        found.append(f"{singletons} of {result.k} clusters hold a single point, which has no pair within its cluster")
+    if result.dunn == 0:
+        found.append("Dunn is 0 because equal points lie in different clusters")
+    return [*found, CAUTION]
 
 
 def _watch(description: str, total: int) -> AbstractContextManager[Meter]:
