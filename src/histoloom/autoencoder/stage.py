@@ -73,18 +73,26 @@ def _losses(context: StageContext, *, task: Task, device: torch.device) -> VQGAN
     )
 
 
-def _with_data(task: Task, *, losses: VQGANLosses, patches: PatchSet, rows: np.ndarray) -> Task:
+def make_players(losses: VQGANLosses, *, n: int) -> tuple[Player, ...]:
+    """Who trains on ``n`` patches: the autoencoder, and the discriminator from where it joins."""
     config = losses.config
-    players = [Player("autoencoder", ("autoencoder",), losses.autoencoder_loss, config.training.phases)]
-    if losses.discriminator is not None:
-        total = config.training.images(n=len(rows))
-        start = math.ceil(config.adversarial.start * total)
-        phases = (Phase(optimizer="adam", lr=config.adversarial.lr, images=max(1, total - start)),)
-        players.append(Player("discriminator", ("discriminator",), losses.discriminator_loss, phases, starts_at=start))
+    learner = Player(
+        "autoencoder", ("autoencoder",), losses.autoencoder_loss, config.training.phases, survey=losses.survey
+    )
+    if losses.discriminator is None:
+        return (learner,)
+    total = config.training.images(n=n)
+    start = math.ceil(config.adversarial.start * total)
+    phases = (Phase(optimizer="adam", lr=config.adversarial.lr, images=max(1, total - start)),)
+    judge = Player("discriminator", ("discriminator",), losses.discriminator_loss, phases, starts_at=start)
+    return learner, judge
+
+
+def _with_data(task: Task, *, losses: VQGANLosses, patches: PatchSet, rows: np.ndarray) -> Task:
     return Task(
         name=task.name,
         modules=task.modules,
-        players=tuple(players),
+        players=make_players(losses, n=len(rows)),
         n=len(rows),
         batch=lambda places: torch.from_numpy(patches.images(rows[places])),
     )
