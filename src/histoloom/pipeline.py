@@ -50,10 +50,17 @@ class Stage:
 
 STAGES = (
     Stage("patches", ("patches",), (), "histoloom.slides.stage:run", format=2),
-    Stage("autoencoder", ("autoencoder",), ("patches",), "histoloom.autoencoder.stage:run", trains=True),
+    Stage("autoencoder", ("autoencoder", "start"), ("patches",), "histoloom.autoencoder.stage:run", trains=True),
     Stage("latents", ("latents",), ("patches", "autoencoder"), "histoloom.autoencoder.latents_stage:run", format=2),
     Stage("clusters", ("clusters",), ("patches", "latents"), "histoloom.clustering.stage:run", trains=True),
-    Stage("diffusion", ("diffusion",), ("latents", "clusters"), "histoloom.diffusion.stage:run", format=2, trains=True),
+    Stage(
+        "diffusion",
+        ("diffusion", "start"),
+        ("latents", "clusters"),
+        "histoloom.diffusion.stage:run",
+        format=2,
+        trains=True,
+    ),
     Stage(
         "samples",
         ("samples",),
@@ -93,7 +100,7 @@ def wanted_fingerprints(run: Run) -> dict[str, str]:
             "stage": stage.name,
             "format": stage.format,
             "seed": run.config.seed,
-            "config": {section: config[section] for section in stage.sections},
+            "config": {section: config[section] for section in stage.sections if config[section] is not None},
             "inputs": {name: wanted[name] for name in stage.inputs},
         }
         if stage.name == "patches":

@@ -292,7 +292,7 @@ class _Loop:
         """Take the state of the last checkpoint, where there is one."""
         if not self.checkpoint.is_file():
             return
-        state = torch.load(self.checkpoint, map_location=self.accelerator.device, weights_only=True)
+        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         self.images, self.sums, self.counted = state["images"], state["sums"], state["counted"]
         self.first = state.get("first", {})
         for name, module in self.task.modules.items():

@@ -17,6 +17,7 @@ from histoloom.devices import accelerator, autocast, is_main_process
 from histoloom.seeding import derive, numpy_generator
 from histoloom.slides.patch_set import PatchSet
 from histoloom.stages import StageContext
+from histoloom.start import start_folder
 from histoloom.store import replacing, write_json
 from histoloom.training import Player, Task, train
 
@@ -30,6 +31,10 @@ def run(context: StageContext) -> None:
     patches = PatchSet.open(context.inputs["patches"])
     rows = patches.rows(split="train")
     task = make_task(context.config.autoencoder, seed=context.config.seed, n=len(rows))
+    start = start_folder(context.run, context.config)
+    if start is not None:
+        task.modules["autoencoder"].load_state_dict(Autoencoder.load(start / "autoencoder").state_dict())
+        context.say("the autoencoder begins with the weights of the given generator")
     device = accelerator(context.config.runtime).device
     losses = _losses(context, task=task, device=device)
     task = _with_data(task, losses=losses, patches=patches, rows=rows)

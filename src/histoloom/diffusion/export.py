@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save
 
 from histoloom.config import SamplerConfig
 from histoloom.diffusion import standalone
-from histoloom.diffusion.generator import Facts, Generator
+from histoloom.diffusion.generator import Facts, Generator, folders_of
 from histoloom.diffusion.model_card import Terms, model_card
 from histoloom.diffusion.sampling import make_scheduler
 from histoloom.errors import UserError
 from histoloom.names import current_names, read_names
-from histoloom.store import Run, disk_errors_explained, write_bytes, write_json, write_text
+from histoloom.store import Run, disk_errors_explained, read_json, write_bytes, write_json, write_text
 
 
 def export_generator(run: Run, out: Path, *, half: bool = False, terms: Terms | None = None) -> None:
@@ -48,6 +48,17 @@ def export_generator(run: Run, out: Path, *, half: bool = False, terms: Terms | 
         if out.exists():
             out.rmdir()
         part.rename(out)
+
+
+def copy_generator(source: Path, out: Path) -> None:
+    """Weights and facts of a run or an export, with its card where it has one; ``UserError`` where it is neither."""
+    diffusion, autoencoder = folders_of(source)
+    Facts.from_json(read_json(diffusion / "generator.json"))
+    out.mkdir(parents=True)
+    copy_weights(diffusion=diffusion, autoencoder=autoencoder, out=out, half=False)
+    for name in ("generator.json", "README.md"):
+        if (diffusion / name).is_file():
+            shutil.copy2(diffusion / name, out / name)
 
 
 def copy_weights(*, diffusion: Path, autoencoder: Path, out: Path, half: bool) -> None:

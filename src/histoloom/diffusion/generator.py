@@ -22,6 +22,7 @@ from histoloom.devices import accelerator, autocast
 from histoloom.diffusion.conditions import Conditions
 from histoloom.diffusion.latent_space import LatentSpace
 from histoloom.diffusion.sampling import draw_latents
+from histoloom.diffusion.unet import open_unet
 from histoloom.errors import UserError
 from histoloom.names import clusters_of, current_names
 from histoloom.seeding import numpy_generator, torch_generator
@@ -140,7 +141,7 @@ class Generator:
             facts = replace(facts, sampler=Run.open(home).config.samples.sampler)
         return Generator(
             facts,
-            unet=UNet2DModel.from_pretrained(diffusion / "unet", local_files_only=True, torch_dtype=torch.float32),
+            unet=open_unet(diffusion),
             autoencoder=Autoencoder.load(autoencoder),
             home=home,
             runtime=runtime,

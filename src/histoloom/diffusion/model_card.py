@@ -51,7 +51,7 @@ Weights: {precision} precision.
 
 ## Training data
 {patches} patches of {slides} slides, of which {trained} patches were trained on.
-
+{start}
 **Source and licence of the slides.** {data}
 
 **Licence of this folder.** {licence}
@@ -102,6 +102,7 @@ def model_card(run: Run, *, generator: Generator, terms: Terms, precision: str) 
         patches=f"{len(index):,}",
         slides=index["slide_id"].nunique(),
         trained=f"{int((index['split'] == 'train').sum()):,}",
+        start=_start(run),
         data=terms.data or "Not stated. Fill this in before you share this folder.",
         licence=terms.licence or "Not stated. Fill this in before you share this folder.",
         evaluation=_evaluation(run, k=k),
@@ -115,6 +116,15 @@ def _front(terms: Terms) -> dict[str, Any]:
         "pipeline_tag": "unconditional-image-generation",
         "tags": ["histopathology", "pathology", "latent-diffusion", "synthetic-data", "histoloom"],
     }
+
+
+def _start(run: Run) -> str:
+    if run.config.start is None:
+        return ""
+    return (
+        f"\nThe weights began as those of another generator (digest {run.config.start.digest}): its training data and "
+        "licence count here too.\n"
+    )
 
 
 def _naming(names: dict[int, str]) -> str:
