@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from histoloom.config import Config, make_config, read_preset, with_settings
 from histoloom.errors import UserError
-from histoloom.start import FOLDER, require_fit, with_start
+from histoloom.start import FOLDER, generator_digest, is_start, require_fit, with_start
 from histoloom.store import Run, disk_errors_explained
 
 logger = logging.getLogger("histoloom")
@@ -50,9 +51,17 @@ def init_run(
         if copy is not None:
             require_fit(config, copy)
         run = _create(path, config, pseudonymise=pseudonymise)
-        if copy is not None and not (path / FOLDER).exists():
-            copy.rename(path / FOLDER)
+        if copy is not None:
+            _place(copy, path / FOLDER)
     return run
+
+
+def _place(copy: Path, target: Path) -> None:
+    """Put the generator where the run looks for it, unless it is there, whole."""
+    if is_start(target) and generator_digest(target) == generator_digest(copy):
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    copy.rename(target)
 
 
 def _create(path: Path, config: Config, *, pseudonymise: bool) -> Run:

@@ -41,6 +41,11 @@ def generator_digest(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def is_start(folder: Path) -> bool:
+    """Whether ``folder`` has all that a run takes from a generator."""
+    return all((folder / name).is_file() for name in FILES)
+
+
 def fixed_settings(folder: Path) -> dict[str, dict[str, Any]]:
     """The generator's settings that the run shares with it, by section."""
     values = {
@@ -80,9 +85,10 @@ def start_folder(run: Path, config: Config) -> Path | None:
     if config.start is None:
         return None
     folder = run / FOLDER
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing or generator_digest(folder) != config.start.digest:
-        what = f"has no {missing[0]}" if missing else "was changed"
-        raise UserError(f"{folder} {what}; bring it back with the same histoloom init ... --from GENERATOR")
+    if not is_start(folder) or generator_digest(folder) != config.start.digest:
+        raise UserError(
+            f"{folder} is not the generator that this run begins with (digest {config.start.digest}); "
+            "bring it back with the same histoloom init ... --from GENERATOR"
+        )
     require_fit(config, folder)
     return folder

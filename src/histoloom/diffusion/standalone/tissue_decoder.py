@@ -47,6 +47,11 @@ class TissueDecoder(nn.Module):
         """Of the weights."""
         return self.codebook_KC.dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Of the weights."""
+        return self.codebook_KC.device
+
     def forward(self, z_NChw: Tensor) -> Tensor:
         """Latents before quantisation to images."""
         x_MC = z_NChw.permute(0, 2, 3, 1).reshape(-1, z_NChw.shape[1])
