@@ -1,4 +1,4 @@
-"""Fine-tuning against training from nothing on a few slides: nearness to held-out tissue by images seen, and originality.
+"""Fine-tuning against training from nothing on a few slides: nearness to held-out tissue and originality.
 
     python benchmarks/fine_tuning.py --generator GENERATOR --slides her2-B1.tif her2-C?.tif --patients B C C C C \
         --held-out B --out FOLDER [--images 4000 16000 64000] [--samples 512] [--set key=value]

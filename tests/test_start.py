@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from histoloom import Generator, Run, UserError, execute, init_run
+from histoloom.cli.app import app
 from histoloom.diffusion.export import export_generator
 from histoloom.pipeline import wanted_fingerprints
 from histoloom.setup import change_settings
@@ -146,6 +148,15 @@ def test_a_changed_copy_is_noticed_and_init_brings_it_back(tiny_slides: Path, ex
     with pytest.raises(UserError, match="not the generator that this run begins with"):
         execute(run, until="autoencoder")
     assert generator_digest(init().path / "start") == generator_digest(exported)
+
+
+def test_the_command_makes_such_a_run(tiny_slides: Path, tiny_run: Path, tmp_path: Path) -> None:
+    """From a run, too."""
+    command = ["init", tmp_path / "run", "--slides", tiny_slides, "--preset", "demo", "--from", tiny_run]
+    done = CliRunner().invoke(app, [str(word) for word in command])
+    assert done.exit_code == 0, done.output
+    assert Run.open(tmp_path / "run").config.start is not None
+    assert (tmp_path / "run" / "start" / "generator.json").is_file()
 
 
 def test_share_kept_is_that_of_the_variance() -> None:

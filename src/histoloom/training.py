@@ -80,6 +80,8 @@ class _Loop:
         self.images = 0
         self.total = math.ceil(config.images(n=task.n) / config.batch_size) * config.batch_size
         self.accumulate = 1 if task.whole else runtime.accumulate
+        if task.whole and runtime.accumulate > 1:
+            logger.info("%s: runtime.accumulate does not split its batch, whose statistics the loss needs", task.name)
         self.micro = _micro_batch(
             config.batch_size, processes=self.accelerator.num_processes, accumulate=self.accumulate
         )
