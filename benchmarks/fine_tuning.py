@@ -83,7 +83,7 @@ def write_table(arguments: argparse.Namespace) -> Path:
         writer = csv.writer(file)
         writer.writerow(["file", "patient", "split"])
         for slide, patient in zip(arguments.slides, arguments.patients, strict=True):
-            writer.writerow([slide.name, patient, "holdout" if patient == arguments.held_out else "train"])
+            writer.writerow([slide.resolve(), patient, "holdout" if patient == arguments.held_out else "train"])
     return path
 
 

@@ -52,6 +52,7 @@ def test_killed_shared_and_continued_without_drawing_anything_twice(
     (next(iter(kept)).parent / ".torn.png.1.part").write_bytes(b"torn")
     done = subprocess.run(command(tiny_run, out, processes=2), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == [str(out.resolve())]
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert pictures(out) == pictures(whole)
     assert (out / "metadata.csv").read_bytes() == (whole / "metadata.csv").read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,7 +27,9 @@ def sample(
     from histoloom.diffusion.requests import Request, draw_request
 
     request = Request(n=n, tissues=tuple(tissue or ()), k=k, method=method, steps=steps, guidance=guidance, seed=seed)
-    typer.echo(draw_request(generator, request, out=out))
+    drawn = draw_request(generator, request, out=out)
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(drawn)
 
 
 def name(

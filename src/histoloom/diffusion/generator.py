@@ -87,7 +87,7 @@ class Facts:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Order:
     """One image to draw: image ``index`` of ``cluster`` at ``k`` under ``seed``."""
 
