@@ -11,7 +11,10 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "histoloom"
 ORDER = ["slides", "autoencoder", "clustering", "diffusion", "evaluation", "atlas"]
-FOUNDATION = {"config", "devices", "errors", "names", "progress", "seeding", "stages", "store", "tasks", "training"}
+FOUNDATION = {
+    *("config", "devices", "divergence", "errors", "names", "processes", "progress", "schedules", "seeding", "stages"),
+    *("start", "store", "tasks", "training"),
+}
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 

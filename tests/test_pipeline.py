@@ -135,17 +135,18 @@ def test_killed_in_every_stage_ends_with_the_same_bytes(tiny_run: Path, tiny_sli
     assert [name for name in whole if whole[name] != resumed[name]] == []
 
 
-def test_two_processes_share_the_trainings(tiny_run: Path, tiny_slides: Path, tmp_path: Path) -> None:
+def test_two_processes_share_trainings_and_sampling(tiny_run: Path, tiny_slides: Path, tmp_path: Path) -> None:
     settings = Run.open(tiny_run).config.model_dump(mode="json")
     run = init_run(tmp_path / "run", slides=[tiny_slides], preset="demo", settings=_as_settings(settings))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "histoloom"]
     done = subprocess.run(
-        [*launch, "run", str(run.path), "--until", "clusters"], capture_output=True, text=True, check=False
+        [*launch, "run", str(run.path), "--until", "samples"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert states(run.path)[:4] == ["done"] * 4
+    assert states(run.path)[:6] == ["done"] * 6
     one, two = (json.loads((path / "autoencoder" / "quality.json").read_text()) for path in (tiny_run, run.path))
     assert two["psnr"] == pytest.approx(one["psnr"], abs=0.5)
+    assert len(pd.read_csv(run.path / "samples" / "metadata.csv")) == len(list((run.path / "samples").rglob("*.png")))
 
 
 def _as_settings(values: dict[str, object]) -> list[str]:

@@ -131,6 +131,38 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     assert all(value.isfinite().all() for value in state["modules"]["network"].values())
 
 
+def with_loss(change: Callable[[Tensor, Tick, nn.Module], Tensor]) -> Task:
+    """The linear task with another loss made of its own."""
+    task = linear_task()
+    inner = task.players[0]
+
+    def loss(batch: object, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
+        value, metrics = inner.loss(batch, tick)
+        return change(value, tick, task.modules["network"]), metrics
+
+    return Task(**{**vars(task), "players": (Player(inner.name, inner.modules, loss, inner.phases),)})
+
+
+def test_a_loss_that_explodes_stops_with_the_checkpoint_from_before(tmp_path: Path) -> None:
+    task = with_loss(lambda value, tick, _network: value * (1e6 if tick.images >= 60 else 1.0))
+    with pytest.raises(TrainingDiverged, match=r"network\.loss exploded: .* after 72 images.*last\.pt"):
+        fit(task, tmp_path)
+    assert torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)["images"] == 60
+
+
+def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
+    """A root at 0: the loss is finite, its gradient is not."""
+
+    def change(value: Tensor, tick: Tick, network: nn.Module) -> Tensor:
+        return value + (0 * network[0].weight).abs().sqrt().sum() if tick.images >= 60 else value  # type: ignore[index]
+
+    with pytest.raises(TrainingDiverged, match=r"a weight of network is no longer finite after 72 images"):
+        fit(with_loss(change), tmp_path)
+    state = torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)
+    assert state["images"] == 60
+    assert all(value.isfinite().all() for value in state["modules"]["network"].values())
+
+
 def test_a_batch_that_does_not_divide_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="12 does not divide over 1 processes x 5"):
         fit(linear_task(), tmp_path, runtime=CPU.model_copy(update={"accumulate": 5}))

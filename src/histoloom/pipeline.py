@@ -36,7 +36,7 @@ logger = logging.getLogger("histoloom")
 class Stage:
     """One step of the method; ``entry`` is ``module:function``, imported when the stage runs.
 
-    ``format`` rises when the stage's files change their meaning; ``trains`` marks what several processes share.
+    ``format`` rises when the stage's files change their meaning; several processes share what ``trains`` or ``draws``.
     """
 
     name: str
@@ -45,15 +45,29 @@ class Stage:
     entry: str
     format: int = 1
     trains: bool = False
+    draws: bool = False
 
 
 STAGES = (
     Stage("patches", ("patches",), (), "histoloom.slides.stage:run", format=2),
-    Stage("autoencoder", ("autoencoder",), ("patches",), "histoloom.autoencoder.stage:run", trains=True),
+    Stage("autoencoder", ("autoencoder", "start"), ("patches",), "histoloom.autoencoder.stage:run", trains=True),
     Stage("latents", ("latents",), ("patches", "autoencoder"), "histoloom.autoencoder.latents_stage:run", format=2),
     Stage("clusters", ("clusters",), ("patches", "latents"), "histoloom.clustering.stage:run", trains=True),
-    Stage("diffusion", ("diffusion",), ("latents", "clusters"), "histoloom.diffusion.stage:run", format=2, trains=True),
-    Stage("samples", ("samples",), ("autoencoder", "clusters", "diffusion"), "histoloom.diffusion.samples_stage:run"),
+    Stage(
+        "diffusion",
+        ("diffusion", "start"),
+        ("latents", "clusters"),
+        "histoloom.diffusion.stage:run",
+        format=2,
+        trains=True,
+    ),
+    Stage(
+        "samples",
+        ("samples",),
+        ("autoencoder", "clusters", "diffusion"),
+        "histoloom.diffusion.samples_stage:run",
+        draws=True,
+    ),
     Stage("evaluation", ("evaluation",), ("patches", "clusters", "samples"), "histoloom.evaluation.stage:run"),
     Stage(
         "report",
@@ -86,7 +100,7 @@ def wanted_fingerprints(run: Run) -> dict[str, str]:
             "stage": stage.name,
             "format": stage.format,
             "seed": run.config.seed,
-            "config": {section: config[section] for section in stage.sections},
+            "config": {section: config[section] for section in stage.sections if config[section] is not None},
             "inputs": {name: wanted[name] for name in stage.inputs},
         }
         if stage.name == "patches":
@@ -133,14 +147,14 @@ def execute(run: Run, *, until: str = STAGE_NAMES[-1]) -> None:
 
 
 def _execute(run: Run, *, until: str, main: bool) -> None:
-    """The main process does the work and the writing; the others share the trainings and wait through the rest."""
+    """The main process does the work and the writing; the others share trainings and sampling and wait else."""
     wanted = wanted_fingerprints(run)
     for stage in STAGES[: STAGE_NAMES.index(until) + 1]:
         if not _agreed(run, main and _is_needed(run, stage, wanted=wanted[stage.name])):
             continue
         if main:
             _build(run, stage, wanted=wanted)
-        elif stage.trains:
+        elif stage.trains or stage.draws:
             with tempfile.TemporaryDirectory(prefix="histoloom-") as scratch:
                 _entry(stage)(_context(run, stage, out=Path(scratch)))
         _agreed(run, True)

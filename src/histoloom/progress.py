@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ class Meter:
         self._note = note or self._note
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.done, note=self._note)
-        elif time.monotonic() - self._spoke > LINE_SECONDS:
+        elif _speaks() and time.monotonic() - self._spoke > LINE_SECONDS:
             self._spoke = time.monotonic()
             logger.info("%s", self.line())
 
@@ -50,11 +51,16 @@ class Meter:
         bar.add_task(self.description, total=self.total, completed=self.done, note="")
 
 
+def _speaks() -> bool:
+    """Of several processes, the first one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def meter(description: str, *, total: int, done: int = 0) -> Iterator[Meter]:
     """A ``Meter`` for the time of the ``with`` block."""
     counter = Meter(description, total=total, done=done)
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or not _speaks():
         yield counter
         return
     columns = (

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from histoloom.config import Config, make_config, read_preset, with_settings
 from histoloom.errors import UserError
-from histoloom.store import Run
+from histoloom.start import FOLDER, generator_digest, is_start, require_fit, with_start
+from histoloom.store import Run, disk_errors_explained
 
 logger = logging.getLogger("histoloom")
 
@@ -23,15 +27,14 @@ def init_run(
     mpp: float | None = None,
     settings: Sequence[str] = (),
     pseudonymise: bool = False,
+    start: Path | None = None,
 ) -> Run:
     """Make ``path`` a run over ``slides``; the slides are looked at, so that what is wrong with them shows now.
 
-    ``pseudonymise`` keeps every name of a slide or patient out of the run (``histoloom.slides.private``).
+    ``pseudonymise`` keeps every name of a slide or patient out of the run (``histoloom.slides.private``). ``start``, a
+    run or an exported generator, is copied into the run, which begins with its weights.
     Raises ``UserError`` for a wrong preset or setting, slides that cannot be used, or a directory in other use.
     """
-    from histoloom.slides.inventory import find_slides
-    from histoloom.slides.private import conceal
-
     absent = [place for place in slides if not place.exists()]
     if absent:
         raise UserError(f"no such file or folder: {absent[0]}; give slides or folders of slides after --slides")
@@ -41,11 +44,53 @@ def init_run(
         "table": None if table is None else str(table.resolve()),
         "mpp": mpp,
     }
-    config = settled(make_config(with_settings(values, settings)))
+    with _copied_start(start, near=path) as copy:
+        if copy is not None:
+            values = with_start(values, copy)
+        config = settled(make_config(with_settings(values, settings)))
+        if copy is not None:
+            require_fit(config, copy)
+        run = _create(path, config, pseudonymise=pseudonymise)
+        if copy is not None:
+            _place(copy, path / FOLDER)
+    return run
+
+
+def _place(copy: Path, target: Path) -> None:
+    """Put the generator where the run looks for it, unless it is there, whole."""
+    if is_start(target) and generator_digest(target) == generator_digest(copy):
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    copy.rename(target)
+
+
+def _create(path: Path, config: Config, *, pseudonymise: bool) -> Run:
+    from histoloom.slides.inventory import find_slides
+    from histoloom.slides.private import conceal
+
     if pseudonymise:
         config = config.model_copy(update={"slides": conceal(config.slides, run=path)})
     find_slides(config.slides)
     return Run.create(path, config)
+
+
+@contextmanager
+def _copied_start(source: Path | None, *, near: Path) -> Iterator[Path | None]:
+    """A copy of the weights of ``source`` beside ``near``, until it is given its place; None where there is none."""
+    if source is None:
+        yield None
+        return
+    from histoloom.diffusion.export import copy_generator
+
+    with disk_errors_explained(near), TemporaryDirectory(prefix=f".{near.name}.", dir=_parent(near)) as folder:
+        copy = Path(folder) / FOLDER
+        copy_generator(source, copy)
+        yield copy
+
+
+def _parent(path: Path) -> Path:
+    path.resolve().parent.mkdir(parents=True, exist_ok=True)
+    return path.resolve().parent
 
 
 def settled(config: Config) -> Config:

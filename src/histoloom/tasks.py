@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,18 +53,26 @@ class Tick:
 
 @dataclass(frozen=True)
 class Player:
-    """One optimizer's side of a training; ``loss`` gives a scalar and metrics (detached scalars) to log."""
+    """One optimizer's side of a training; ``loss`` gives a scalar and metrics (detached scalars) to log.
+
+    ``survey`` sees all of a process's micro-batches before the first ``loss``, where there are several: for what the
+    loss takes from the whole batch. It leaves what it found in the ticks' scratch.
+    """
 
     name: str
     modules: tuple[str, ...]
     loss: Callable[[Batch, Tick], tuple[Tensor, dict[str, Tensor]]]
     phases: tuple[Phase, ...]
     starts_at: int = 0
+    survey: Callable[[Sequence[Batch], Sequence[Tick]], None] | None = None
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: modules by name, players, and ``n`` items of data that ``batch(rows)`` reads (CPU tensors)."""
+    """What is trained: modules by name, players, and ``n`` items of data that ``batch(rows)`` reads (CPU tensors).
+
+    ``whole``: the loss is a statistic of the whole batch, which micro-batches must not split (several processes may).
+    """
 
     name: str
     modules: Mapping[str, nn.Module]
@@ -72,6 +80,7 @@ class Task:
     n: int
     batch: Callable[[np.ndarray], Batch]
     ema: tuple[str, ...] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,10 @@ What a step does depends on the seed, the step's number and the weights alone (s
 was killed anywhere continues from its checkpoint to the same weights, to the byte on a CPU. The clock is images seen.
 Several processes (torchrun) split each batch; gradients are averaged once a step. Shapes: B is the batch of one
 micro-batch of one process.
+
+Both ways of splitting a batch end with the weights of the undivided one, to rounding: draws are made for the whole
+batch; a task whose loss is a statistic of it is not split into micro-batches, and over processes gathers what it needs
+(``processes``); a player may survey all micro-batches first. Dropout alone draws other masks for other splits.
 """
 
 from __future__ import annotations
@@ -25,11 +29,14 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, send_to_device
 from torch import nn
 
-from histoloom.config import Phase, RuntimeConfig, TrainingConfig
+from histoloom import processes
+from histoloom.config import RuntimeConfig, TrainingConfig
 from histoloom.devices import accelerator as make_accelerator
+from histoloom.divergence import trouble
 from histoloom.errors import TrainingDiverged, UserError
 from histoloom.progress import meter
-from histoloom.seeding import permutation, torch_generator
+from histoloom.schedules import lr_factor, phase_at
+from histoloom.seeding import derive, permutation, torch_generator
 from histoloom.stages import EventLog
 from histoloom.store import write_bytes
 from histoloom.tasks import Batch, Player, Task, Tick, Trained
@@ -47,8 +54,8 @@ def train(
 ) -> Trained:
     """Train ``task``, continuing from ``out/checkpoints`` where there is one; returns its modules.
 
-    Raises ``TrainingDiverged`` when a loss is no longer finite, and ``UserError`` when the batch does not divide
-    over processes and micro-batches.
+    Raises ``TrainingDiverged``, on all processes, when a loss or weight is no longer finite or a loss exploded, and
+    ``UserError`` when the batch does not divide over processes and micro-batches.
     """
     loop = _Loop(task, config=config, runtime=runtime, seed=seed, out=out, log=log)
     loop.resume()
@@ -69,16 +76,23 @@ class _Loop:
     ) -> None:
         self.task, self.config, self.runtime, self.seed, self.log = task, config, runtime, seed, log
         self.accelerator: Accelerator = make_accelerator(runtime)
-        self.checkpoint = _shared_path(out / "checkpoints" / "last.pt")
+        self.checkpoint = processes.shared_path(out / "checkpoints" / "last.pt")
         self.images = 0
         self.total = math.ceil(config.images(n=task.n) / config.batch_size) * config.batch_size
-        self.micro = _micro_batch(config.batch_size, processes=self.accelerator.num_processes, runtime=runtime)
+        self.accumulate = 1 if task.whole else runtime.accumulate
+        if task.whole and runtime.accumulate > 1:
+            logger.info("%s: runtime.accumulate does not split its batch, whose statistics the loss needs", task.name)
+        self.micro = _micro_batch(
+            config.batch_size, processes=self.accelerator.num_processes, accumulate=self.accumulate
+        )
         for module in task.modules.values():
             module.to(self.accelerator.device).train()
         self.averages = {name: copy.deepcopy(task.modules[name]).requires_grad_(False) for name in task.ema}
         self.optimizers: dict[str, tuple[int, Any]] = {}
         self.sums: dict[str, Any] = {}
         self.counted = 0
+        self.first: dict[str, float] = {}
+        self.drops_out = any(_drops_out(module) for module in task.modules.values())
         self.events = len(log)
         self.saved = time.monotonic()
 
@@ -107,8 +121,9 @@ class _Loop:
             optimizer = self._optimizer(player)
             optimizer.zero_grad(set_to_none=True)
             with _only_trains(self.task, player):
-                for index, (batch, scratch) in enumerate(zip(batches, scratches, strict=True)):
-                    self._backward(player, batch, tick=self._tick(player.name, index=index, scratch=scratch))
+                self._survey(player, batches, scratches=scratches)
+                for batch, tick in zip(batches, self._ticks(player, scratches), strict=True):
+                    self._backward(player, batch, tick=tick)
             self._average_gradients(player)
             if self.config.grad_clip is not None:
                 self.accelerator.unscale_gradients(optimizer)
@@ -116,16 +131,27 @@ class _Loop:
             optimizer.step()
         self._average_weights()
 
+    def _survey(self, player: Player, batches: list[Batch], *, scratches: list[dict[str, Any]]) -> None:
+        if player.survey is not None and self.accumulate > 1:
+            with self.accelerator.autocast():
+                player.survey(batches, self._ticks(player, scratches))
+
     def _backward(self, player: Player, batch: Batch, *, tick: Tick) -> None:
+        if self.drops_out:  # torch's own stream, which would go on from somewhere else after a resume
+            torch.manual_seed(derive(self.seed, self.task.name, player.name, "dropout", tick.step, tick.rows.start))
         with self.accelerator.autocast():
             loss, metrics = player.loss(batch, tick)
-        self.accelerator.backward(loss / self.runtime.accumulate)
+        self.accelerator.backward(loss / self.accumulate)
         for name, value in {"loss": loss, **metrics}.items():
             key = f"{player.name}.{name}"
-            self.sums[key] = self.sums.get(key, 0.0) + value.detach().float() / self.runtime.accumulate
+            self.sums[key] = self.sums.get(key, 0.0) + value.detach().float() / self.accumulate
+
+    def _ticks(self, player: Player, scratches: list[dict[str, Any]]) -> list[Tick]:
+        """Fresh ones of this step's micro-batches: what draws from them twice draws the same."""
+        return [self._tick(player.name, index=i, scratch=scratch) for i, scratch in enumerate(scratches)]
 
     def _tick(self, player: str, *, index: int, scratch: dict[str, Any]) -> Tick:
-        start = (self.accelerator.process_index * self.runtime.accumulate + index) * self.micro
+        start = (self.accelerator.process_index * self.accumulate + index) * self.micro
         step = self.images // self.config.batch_size
         return Tick(
             images=self.images,
@@ -151,8 +177,8 @@ class _Loop:
     def _read(self, images: int) -> list[Batch]:
         """This process's micro-batches of the step that starts at ``images``."""
         rows = self._order(images)
-        start = self.accelerator.process_index * self.runtime.accumulate * self.micro
-        parts = range(start, start + self.runtime.accumulate * self.micro, self.micro)
+        start = self.accelerator.process_index * self.accumulate * self.micro
+        parts = range(start, start + self.accumulate * self.micro, self.micro)
         return [self.task.batch(rows[part : part + self.micro]) for part in parts]
 
     def _order(self, images: int) -> np.ndarray:
@@ -167,13 +193,13 @@ class _Loop:
 
     # -- optimizers and averages -----------------------------------------------------------------------------------
     def _optimizer(self, player: Player) -> Any:
-        index, inside, length = _phase_at(player.phases, images=self.images - player.starts_at, n=self.task.n)
+        index, inside, length = phase_at(player.phases, images=self.images - player.starts_at, n=self.task.n)
         phase = player.phases[index]
         if player.name not in self.optimizers or self.optimizers[player.name][0] != index:
             self._make_optimizer(player, index=index)
         optimizer = self.optimizers[player.name][1]
         last = index == len(player.phases) - 1
-        factor = _lr_factor(self.config, images=self.images, inside=inside, length=length, last=last)
+        factor = lr_factor(self.config, images=self.images, inside=inside, length=length, last=last)
         for group in optimizer.param_groups:
             group["lr"] = phase.lr * factor
         return optimizer
@@ -206,23 +232,34 @@ class _Loop:
 
     # -- log and checkpoints ---------------------------------------------------------------------------------------
     def _write_log(self) -> None:
-        self._check_finite()
-        means = {name: float(value) / self.counted for name, value in self.sums.items()}
+        means = {name: value / self.counted for name, value in self._checked_sums().items()}
         self.sums, self.counted = {}, 0
+        losses = {name: value for name, value in means.items() if name.endswith(".loss")}
+        self.first = losses | self.first
         if self.accelerator.is_main_process:
             self.log.write({"images": self.images, **means})
             self.events = len(self.log)
             if self.runtime.tensorboard:
                 _write_tensorboard(self.checkpoint.parent.parent / "tensorboard", means, images=self.images)
 
-    def _check_finite(self) -> None:
-        wrong = [name for name, value in self.sums.items() if not math.isfinite(float(value))]
-        if wrong:
+    def _checked_sums(self) -> dict[str, float]:
+        """The sums of what is logged, averaged over processes; ``TrainingDiverged`` where something is wrong.
+
+        The same on every process: one whose part of the batch is bad stops them all before any writes a checkpoint.
+        """
+        sums: dict[str, float] = {}
+        if self.sums:
+            values = [torch.as_tensor(value, device=self.accelerator.device).float() for value in self.sums.values()]
+            sums = dict(zip(self.sums, processes.averaged(torch.stack(values)).tolist(), strict=True))
+        means = {name: value / self.counted for name, value in sums.items()}
+        wrong = trouble(means, modules=[*self.task.modules.items(), *self.averages.items()], first=self.first)
+        if wrong is not None:
             kept = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint.exists() else "no checkpoint yet"
             raise TrainingDiverged(
-                f"{wrong[0]} of {self.task.name} is no longer finite after {self.images:,} images; {kept}; "
+                f"{self.task.name}: {wrong} after {self.images:,} images; {kept}; "
                 f"lower {self.task.name}.training.phases.0.lr with --set"
             )
+        return sums
 
     def _due_to_save(self, *, at_end: bool) -> bool:
         waited = time.monotonic() - self.saved >= self.runtime.checkpoint_seconds
@@ -232,7 +269,7 @@ class _Loop:
         return flags[0]
 
     def _save(self) -> None:
-        self._check_finite()
+        sums = self._checked_sums()
         self.saved = time.monotonic()
         if not self.accelerator.is_main_process:
             return
@@ -243,8 +280,9 @@ class _Loop:
             "averages": {name: module.state_dict() for name, module in self.averages.items()},
             "optimizers": {name: (index, o.state_dict()) for name, (index, o) in self.optimizers.items()},
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
-            "sums": {name: float(value) for name, value in self.sums.items()},
+            "sums": sums,
             "counted": self.counted,
+            "first": self.first,
             "events": self.events,
         }
         # Through memory: torch's own writer hides from us why a write failed.
@@ -256,8 +294,9 @@ class _Loop:
         """Take the state of the last checkpoint, where there is one."""
         if not self.checkpoint.is_file():
             return
-        state = torch.load(self.checkpoint, map_location=self.accelerator.device, weights_only=True)
+        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         self.images, self.sums, self.counted = state["images"], state["sums"], state["counted"]
+        self.first = state.get("first", {})
         for name, module in self.task.modules.items():
             module.load_state_dict(state["modules"][name])
         for name, module in self.averages.items():
@@ -301,22 +340,18 @@ class _Prefetcher:
         return current.result()
 
 
-def _micro_batch(batch_size: int, *, processes: int, runtime: RuntimeConfig) -> int:
-    micro, rest = divmod(batch_size, processes * runtime.accumulate)
+def _micro_batch(batch_size: int, *, processes: int, accumulate: int) -> int:
+    micro, rest = divmod(batch_size, processes * accumulate)
     if rest or not micro:
         raise UserError(
-            f"a batch of {batch_size} does not divide over {processes} processes x {runtime.accumulate} micro-batches; "
+            f"a batch of {batch_size} does not divide over {processes} processes x {accumulate} micro-batches; "
             "change runtime.accumulate or the number of processes"
         )
     return micro
 
 
-def _shared_path(path: Path) -> Path:
-    """The main process's path, on every process."""
-    box = [str(path)]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        broadcast_object_list(box)
-    return Path(box[0])
+def _drops_out(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.Dropout) and part.p > 0 for part in module.modules())
 
 
 def _parameters(task: Task, player: Player) -> list[nn.Parameter]:
@@ -336,24 +371,6 @@ def _only_trains(task: Task, player: Player) -> Iterator[None]:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
-
-
-def _phase_at(phases: tuple[Phase, ...], *, images: int, n: int) -> tuple[int, int, int]:
-    """The phase at ``images`` seen: its index, the images inside it so far, its length."""
-    for index, phase in enumerate(phases):
-        length = phase.length(n=n)
-        if images < length or index == len(phases) - 1:
-            return index, images, length
-        images -= length
-    raise AssertionError("a training has at least one phase")
-
-
-def _lr_factor(config: TrainingConfig, *, images: int, inside: int, length: int, last: bool) -> float:
-    """Linear warm-up at the start of the training, cosine decay over the last phase where it is asked for."""
-    factor = min(1.0, (images + config.batch_size) / max(config.warmup_images, 1))
-    if last and config.lr_decay == "cosine":
-        factor *= 0.5 * (1 + math.cos(math.pi * min(1.0, inside / length)))
-    return factor
 
 
 def _write_tensorboard(folder: Path, values: Mapping[str, float], *, images: int) -> None:

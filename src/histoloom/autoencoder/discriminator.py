@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from histoloom import processes
+
 MAX_MULTIPLIER = 8
 NORM_GROUPS = 16
 
@@ -46,7 +48,21 @@ def generator_loss(fake: Tensor) -> Tensor:
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, *, last_layer: Tensor, bound: float) -> Tensor:
-    """The ratio of the two losses' gradients at the last layer (Esser et al. 2021, equation 7), at most ``bound``."""
+    """The ratio of the two losses' gradients at the last layer (Esser et al. 2021, equation 7), at most ``bound``.
+
+    With several processes, of the gradients of the whole batch's losses.
+    """
+    return weight_of_gradients(last_layer_gradients(reconstruction, adversarial, last_layer=last_layer), bound=bound)
+
+
+def last_layer_gradients(reconstruction: Tensor, adversarial: Tensor, *, last_layer: Tensor) -> Tensor:
+    """The gradients of both losses at the last layer, one above the other, (2, ...)."""
     (towards_image,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (towards_real,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
+    return torch.stack([towards_image, towards_real])
+
+
+def weight_of_gradients(gradients_2: Tensor, *, bound: float) -> Tensor:
+    """The adaptive weight of the mean over processes of ``last_layer_gradients``."""
+    towards_image, towards_real = processes.averaged(gradients_2)
     return (towards_image.norm() / (towards_real.norm() + 1e-4)).clamp(0, bound).detach()

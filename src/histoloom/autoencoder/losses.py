@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,12 +15,16 @@ from histoloom.autoencoder.discriminator import (
     adaptive_weight,
     discriminator_loss,
     generator_loss,
+    last_layer_gradients,
+    weight_of_gradients,
 )
 from histoloom.autoencoder.lpips import LPIPS
 from histoloom.autoencoder.perceptual import PyramidLoss
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.config import AutoencoderConfig
 from histoloom.training import Tick
+
+SURVEYED = "surveyed"
 
 
 def perceptual_distance(config: AutoencoderConfig) -> nn.Module | None:
@@ -52,27 +60,57 @@ class VQGANLosses:
         """Reconstruction, perceptual, commitment and, once it has joined, adversarial terms."""
         x_BCHW = self._augmented(to_float(images_BHWC), tick=tick)
         z_BCHW = self.autoencoder.encode(x_BCHW)
-        self.autoencoder.quantizer.learn(z_BCHW, generator=tick.generator)
+        if not tick.scratch.get(SURVEYED):
+            self.autoencoder.quantizer.learn(z_BCHW, generator=tick.generator)
         quantized = self.autoencoder.quantize(z_BCHW)
         y_BCHW = self.autoencoder.decode_codes(quantized.z_NCHW).float()
         tick.scratch |= {"real": x_BCHW, "fake": y_BCHW.detach()}
+        loss, metrics = self._reconstruction(y_BCHW, x_BCHW)
+        weight = self._adversarial_weight(tick.progress)
+        if self.discriminator is not None and weight > 0:
+            metrics["adversarial"] = generator_loss(self.discriminator(y_BCHW))
+            surveyed = tick.scratch.get("adaptive")
+            metrics["adaptive"] = self._adaptive(loss, metrics["adversarial"]) if surveyed is None else surveyed
+            loss = loss + weight * metrics["adaptive"] * metrics["adversarial"]
+        metrics |= {"commitment": quantized.commitment, "perplexity": self.autoencoder.quantizer.perplexity()}
+        return loss + self.config.commitment * quantized.commitment, metrics
+
+    def survey(self, batches: Sequence[Tensor], ticks: Sequence[Tick]) -> None:
+        """What the loss takes from the whole batch, from micro-batches (B, H, W, 3): codebook and adaptive weight.
+
+        The codebook moves before any micro-batch is quantised, as it does when the batch comes in one piece.
+        """
+        pairs = zip(batches, ticks, strict=True)
+        with _only_last_layer(self.autoencoder):
+            views = [self._augmented(to_float(images_BHWC), tick=tick) for images_BHWC, tick in pairs]
+            latents = [self.autoencoder.encode(x_BCHW) for x_BCHW in views]
+            self.autoencoder.quantizer.learn(torch.cat(latents), generator=ticks[-1].generator)
+            joined = self.discriminator is not None and self._adversarial_weight(ticks[0].progress) > 0
+            gradients = [self._gradients(z, x_BCHW=x) for z, x in zip(latents, views, strict=True)] if joined else []
+        for tick in ticks:
+            tick.scratch[SURVEYED] = True
+            if gradients:
+                mean_2 = torch.stack(gradients).mean(0)
+                tick.scratch["adaptive"] = weight_of_gradients(mean_2, bound=self.config.adversarial.max_adaptive)
+
+    def _gradients(self, z_BCHW: Tensor, *, x_BCHW: Tensor) -> Tensor:
+        assert self.discriminator is not None, "only it has an adversarial side"
+        y_BCHW = self.autoencoder.decode_codes(self.autoencoder.quantize(z_BCHW).z_NCHW).float()
+        loss, _ = self._reconstruction(y_BCHW, x_BCHW)
+        adversarial = generator_loss(self.discriminator(y_BCHW))
+        return last_layer_gradients(loss, adversarial, last_layer=self.autoencoder.last_layer)
+
+    def _adaptive(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
+        bound, last_layer = self.config.adversarial.max_adaptive, self.autoencoder.last_layer
+        return adaptive_weight(reconstruction, adversarial, last_layer=last_layer, bound=bound)
+
+    def _reconstruction(self, y_BCHW: Tensor, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         metrics = {"mse": F.mse_loss(y_BCHW, x_BCHW), "l1": F.l1_loss(y_BCHW, x_BCHW)}
         loss = self.config.mse_weight * metrics["mse"] + self.config.l1_weight * metrics["l1"]
         if self.perceptual is not None:
             metrics["perceptual"] = self.perceptual(y_BCHW, x_BCHW).mean()
             loss = loss + self.config.perceptual_weight * metrics["perceptual"]
-        weight = self._adversarial_weight(tick.progress)
-        if self.discriminator is not None and weight > 0:
-            metrics["adversarial"] = generator_loss(self.discriminator(y_BCHW))
-            metrics["adaptive"] = adaptive_weight(
-                loss,
-                metrics["adversarial"],
-                last_layer=self.autoencoder.last_layer,
-                bound=self.config.adversarial.max_adaptive,
-            )
-            loss = loss + weight * metrics["adaptive"] * metrics["adversarial"]
-        metrics |= {"commitment": quantized.commitment, "perplexity": self.autoencoder.quantizer.perplexity()}
-        return loss + self.config.commitment * quantized.commitment, metrics
+        return loss, metrics
 
     def discriminator_loss(self, _images_BHWC: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
         """Hinge loss on the micro-batch that the autoencoder just reconstructed."""
@@ -91,3 +129,16 @@ class VQGANLosses:
         adversarial = self.config.adversarial
         ramp = (progress - adversarial.start) / adversarial.warmup
         return adversarial.weight * min(1.0, max(0.0, ramp))
+
+
+@contextmanager
+def _only_last_layer(autoencoder: Autoencoder) -> Iterator[None]:
+    """Gradients of the last layer alone, so that nothing before it is kept in memory."""
+    others = [p for p in autoencoder.parameters() if p.requires_grad and p is not autoencoder.last_layer]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)

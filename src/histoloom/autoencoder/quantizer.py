@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from histoloom import processes
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -53,14 +55,18 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def learn(self, z_NCHW: Tensor, *, generator: torch.Generator) -> None:
-        """Move the codebook towards ``z_NCHW`` and restart dead codes at random ones of its vectors."""
+        """Move the codebook towards ``z_NCHW`` and restart dead codes at random ones of its vectors.
+
+        With several processes, each gives the latents of its part of the batch, and all get the codebook of the whole.
+        """
         x_MC = positions(z_NCHW.float())
         candidates_KC = self._candidates(x_MC, generator=generator)
         if not self.started:
             self.codebook_KC.copy_(candidates_KC)
             self.sums_KC.copy_(candidates_KC)
             self.started.fill_(True)
-        counts_K, sums_KC = _summed_over_processes(*assigned(x_MC, nearest(x_MC, self.codebook_KC), self.codebook_KC))
+        used_K, used_KC = assigned(x_MC, nearest(x_MC, self.codebook_KC), self.codebook_KC)
+        counts_K, sums_KC = processes.summed(used_K), processes.summed(used_KC)
         # In units of vectors a step, so that restart_below is a share of the mean use.
         self.counts_K.lerp_(counts_K, 1 - self.decay)
         self.sums_KC.lerp_(sums_KC, 1 - self.decay)
@@ -75,11 +81,12 @@ class Quantizer(nn.Module):
         return perplexity(self.counts_K)
 
     def _candidates(self, x_MC: Tensor, *, generator: torch.Generator) -> Tensor:
-        rows_K = torch.randint(len(x_MC), (len(self.codebook_KC),), generator=generator).to(x_MC.device)
-        candidates_KC = x_MC[rows_K]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.broadcast(candidates_KC, src=0)
-        return candidates_KC
+        """Random vectors of the whole batch, of which each process has its part."""
+        M = len(x_MC)
+        rows_K = torch.randint(M * processes.size(), (len(self.codebook_KC),), generator=generator).to(x_MC.device)
+        rows_K = rows_K - M * processes.rank()
+        mine_K1 = ((rows_K >= 0) & (rows_K < M))[:, None]
+        return processes.summed(torch.where(mine_K1, x_MC[rows_K.clamp(0, M - 1)], 0.0))
 
 
 def positions(z_NCHW: Tensor) -> Tensor:
@@ -105,10 +112,3 @@ def perplexity(counts_K: Tensor) -> Tensor:
     """exp(entropy) of non-negative counts, 1..K."""
     p_K = counts_K / counts_K.sum()
     return torch.exp(-torch.special.xlogy(p_K, p_K).sum())
-
-
-def _summed_over_processes(counts_K: Tensor, sums_KC: Tensor) -> tuple[Tensor, Tensor]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(counts_K)
-        torch.distributed.all_reduce(sums_KC)
-    return counts_K, sums_KC

@@ -17,6 +17,7 @@ from histoloom.devices import accelerator, autocast, is_main_process
 from histoloom.seeding import derive, numpy_generator
 from histoloom.slides.patch_set import PatchSet
 from histoloom.stages import StageContext
+from histoloom.start import start_folder
 from histoloom.store import replacing, write_json
 from histoloom.training import Player, Task, train
 
@@ -30,6 +31,10 @@ def run(context: StageContext) -> None:
     patches = PatchSet.open(context.inputs["patches"])
     rows = patches.rows(split="train")
     task = make_task(context.config.autoencoder, seed=context.config.seed, n=len(rows))
+    start = start_folder(context.run, context.config)
+    if start is not None:
+        task.modules["autoencoder"].load_state_dict(Autoencoder.load(start / "autoencoder").state_dict())
+        context.say("the autoencoder begins with the weights of the given generator")
     device = accelerator(context.config.runtime).device
     losses = _losses(context, task=task, device=device)
     task = _with_data(task, losses=losses, patches=patches, rows=rows)
@@ -73,18 +78,26 @@ def _losses(context: StageContext, *, task: Task, device: torch.device) -> VQGAN
     )
 
 
-def _with_data(task: Task, *, losses: VQGANLosses, patches: PatchSet, rows: np.ndarray) -> Task:
+def make_players(losses: VQGANLosses, *, n: int) -> tuple[Player, ...]:
+    """Who trains on ``n`` patches: the autoencoder, and the discriminator from where it joins."""
     config = losses.config
-    players = [Player("autoencoder", ("autoencoder",), losses.autoencoder_loss, config.training.phases)]
-    if losses.discriminator is not None:
-        total = config.training.images(n=len(rows))
-        start = math.ceil(config.adversarial.start * total)
-        phases = (Phase(optimizer="adam", lr=config.adversarial.lr, images=max(1, total - start)),)
-        players.append(Player("discriminator", ("discriminator",), losses.discriminator_loss, phases, starts_at=start))
+    learner = Player(
+        "autoencoder", ("autoencoder",), losses.autoencoder_loss, config.training.phases, survey=losses.survey
+    )
+    if losses.discriminator is None:
+        return (learner,)
+    total = config.training.images(n=n)
+    start = math.ceil(config.adversarial.start * total)
+    phases = (Phase(optimizer="adam", lr=config.adversarial.lr, images=max(1, total - start)),)
+    judge = Player("discriminator", ("discriminator",), losses.discriminator_loss, phases, starts_at=start)
+    return learner, judge
+
+
+def _with_data(task: Task, *, losses: VQGANLosses, patches: PatchSet, rows: np.ndarray) -> Task:
     return Task(
         name=task.name,
         modules=task.modules,
-        players=tuple(players),
+        players=make_players(losses, n=len(rows)),
         n=len(rows),
         batch=lambda places: torch.from_numpy(patches.images(rows[places])),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,7 +27,9 @@ def sample(
     from histoloom.diffusion.requests import Request, draw_request
 
     request = Request(n=n, tissues=tuple(tissue or ()), k=k, method=method, steps=steps, guidance=guidance, seed=seed)
-    typer.echo(draw_request(generator, request, out=out))
+    drawn = draw_request(generator, request, out=out)
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(drawn)
 
 
 def name(
@@ -68,10 +71,13 @@ def map_slide(
 def export(
     run: RunArgument,
     out: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    half: Annotated[bool, typer.Option("--half", help="Weights in half precision: half the size.")] = False,
+    licence: Annotated[str | None, typer.Option(metavar="ID", help="Of the folder, such as cc-by-4.0.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="TEXT", help="Source and licence of the slides.")] = None,
 ) -> None:
     """Export the generator: weights, configuration, names and model card, without the run."""
-    from histoloom.diffusion.export import export_generator
+    from histoloom.diffusion.export import Terms, export_generator
     from histoloom.store import Run
 
-    export_generator(Run.open(run), out)
+    export_generator(Run.open(run), out, half=half, terms=Terms(licence=licence, data=data))
     typer.echo(out.resolve())

@@ -41,6 +41,9 @@ def init(
     pseudonymise: Annotated[
         bool, typer.Option("--pseudonymise", help="Keep names of slides and patients out of the run; see docs.")
     ] = False,
+    from_: Annotated[
+        Path | None, typer.Option("--from", metavar="GENERATOR", help="A run or an export to begin with: fine-tuning.")
+    ] = None,
     set_: Settings = None,
 ) -> None:
     """Make a run directory for slides, with a preset and your settings."""
@@ -56,6 +59,7 @@ def init(
         mpp=mpp,
         settings=set_ or [],
         pseudonymise=pseudonymise,
+        start=from_,
     )
     typer.echo(f"{made.path} is ready; next: histoloom run {made.path}")
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from histoloom.clustering.infomax import Heads, entropy
+from histoloom.processes import gathered
 from histoloom.tasks import Tick
 
 SHUFFLES = 4
@@ -45,7 +46,8 @@ class IndependentLoss:
         """The loss, and ``slide_information`` beside the inner loss's metrics."""
         z_BVChw, slide_B = batch
         loss, metrics, heads = self.inner.with_heads(z_BVChw, tick)
-        orders = [tick.rand((len(slide_B),)).argsort() for _ in range(SHUFFLES)]
+        orders = [gathered(tick.rand((len(slide_B),))).argsort() for _ in range(SHUFFLES)]
+        slide_B = gathered(slide_B)
         shared = torch.stack([self._shared(p_MK, slide_B=slide_B, orders=orders) for p_MK in heads.values()]).mean()
         return loss + self.weight * shared, metrics | {"slide_information": shared}
 

@@ -41,15 +41,19 @@ class InfoMaxNet(nn.Module):
         self.norm = nn.BatchNorm1d(4 * channels, affine=False)
         self.heads = nn.ModuleDict({str(k): nn.Linear(4 * channels, k) for k in self.ks})
 
-    def features(self, z_NChw: Tensor) -> Tensor:
-        """Shared features, (N, F)."""
+    def pooled(self, z_NChw: Tensor) -> Tensor:
+        """Means and deviations over positions, (N, F): of each patch alone, whatever the batch."""
         y_NChw = self.convolutions(z_NChw)
-        return self.norm(torch.cat([y_NChw.mean(dim=(2, 3)), y_NChw.std(dim=(2, 3), correction=0)], dim=1))
+        return torch.cat([y_NChw.mean(dim=(2, 3)), y_NChw.std(dim=(2, 3), correction=0)], dim=1)
+
+    def classified(self, pooled_NF: Tensor) -> Heads:
+        """Logits of every head, (N, k) by k, of what ``pooled`` gives; in training normalised over these N."""
+        features_NF = self.norm(pooled_NF)
+        return {k: self.heads[str(k)](features_NF) for k in self.ks}
 
     def forward(self, z_NChw: Tensor) -> Heads:
         """Logits of every head, (N, k) by k."""
-        features_NF = self.features(z_NChw)
-        return {k: self.heads[str(k)](features_NF) for k in self.ks}
+        return self.classified(self.pooled(z_NChw))
 
 
 def marginal_entropy(p_NK: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""What the clusterer minimises, over all k of the sweep at once."""
+"""What the clusterer minimises, over all k of the sweep at once.
+
+Its entropies and its normalisation are of the whole batch: several processes gather their parts of it (``processes``).
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from histoloom.clustering.infomax import (
 )
 from histoloom.clustering.views import ViewStrength, any_stain, view
 from histoloom.config import ClustersConfig
+from histoloom.processes import gathered
 from histoloom.training import Tick
 
 ADVERSARY_RADIUS = 0.2
@@ -37,10 +41,14 @@ class InfoMaxLoss:
         return loss, metrics
 
     def with_heads(self, z_BVChw: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor], Heads]:
-        """The same, and the probabilities (2 B, k) by k of both views, the second below the first."""
+        """The same, and the probabilities (2 B, k) by k of both views, the second below the first.
+
+        With several processes B is the whole batch, of which ``z`` is this process's part.
+        """
         first_BChw = view(any_stain(z_BVChw, tick=tick), tick=tick, strength=self.strength)
         second_BChw = self._second(any_stain(z_BVChw, tick=tick), tick=tick)
-        both = probabilities(self.network(torch.cat([first_BChw, second_BChw])))
+        pooled_BF = self.network.pooled(torch.cat([first_BChw, second_BChw])).chunk(2)
+        both = probabilities(self.network.classified(torch.cat([gathered(view_BF) for view_BF in pooled_BF])))
         losses, informations, agreements = [], [], []
         for p_2BK in both.values():
             first_BK, second_BK = p_2BK.chunk(2)
@@ -66,5 +74,8 @@ class InfoMaxLoss:
             return other_BChw
         direction_BChw = tick.randn(tuple(z_BChw.shape))
         return other_BChw + virtual_adversary(
-            self.network, other_BChw, direction_NChw=direction_BChw, radius=ADVERSARY_RADIUS
+            self._of_whole_batch, other_BChw, direction_NChw=direction_BChw, radius=ADVERSARY_RADIUS
         )
+
+    def _of_whole_batch(self, z_BChw: Tensor) -> Heads:
+        return self.network.classified(gathered(self.network.pooled(z_BChw)))

@@ -83,6 +83,7 @@ def _train(context: StageContext, *, latents: LatentSet, restart: int) -> Cluste
         players=(Player("network", ("network",), loss, config.training.phases),),
         n=len(rows),
         batch=batch,
+        whole=True,
     )
     out = context.out / f"restart-{restart}"
     out.mkdir(exist_ok=True)

@@ -25,6 +25,7 @@ from histoloom.config.sections import (
     Section,
     SlidesConfig,
     SplitConfig,
+    StartConfig,
     TrainingConfig,
 )
 from histoloom.config.values import (
@@ -58,6 +59,7 @@ __all__ = [
     "Section",
     "SlidesConfig",
     "SplitConfig",
+    "StartConfig",
     "TrainingConfig",
     "dump_config",
     "load_config",

@@ -333,6 +333,12 @@ class ReportConfig(Section):
     embedded_patches: PositiveInt = Field(1500, le=3000, description="patches on these maps, drawn at random")
 
 
+class StartConfig(Section):
+    """The generator that a run begins with; ``histoloom init --from`` writes it."""
+
+    digest: str = Field(pattern=r"^[0-9a-f]{16}$", description="of the weights in RUN/start")
+
+
 class RuntimeConfig(Section):
     """Where and how to run: recorded, but not part of any result's fingerprint."""
 
@@ -356,6 +362,7 @@ class Config(Section):
     seed: int = Field(0, ge=0)
     preset: str = Field("custom", description="where the defaults came from; for the record")
     slides: SlidesConfig
+    start: StartConfig | None = Field(None, description="the generator whose weights are the start; none: from nothing")
     patches: PatchesConfig
     autoencoder: AutoencoderConfig
     latents: LatentsConfig = LatentsConfig()

@@ -1,7 +1,7 @@
 """``histoloom export``: the generator as a folder of its own, with a model card.
 
-``Generator.load`` reads the folder; diffusers reads its parts: ``UNet2DModel.from_pretrained(DIR, subfolder="unet")``
-and ``DDPMScheduler.from_pretrained(DIR, subfolder="scheduler")``.
+``Generator.load`` reads the folder, and so does diffusers by itself (docs/sharing.md): the folder carries the two files
+of code that diffusers has no part for. Half precision halves the weights; they are computed with in single precision.
 """
 
 from __future__ import annotations
@@ -11,111 +11,106 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
+import torch
 from diffusers import DDPMScheduler
+from safetensors.torch import load_file, save
 
 from histoloom.config import SamplerConfig
-from histoloom.diffusion.generator import Facts, Generator
+from histoloom.diffusion import standalone
+from histoloom.diffusion.generator import Facts, Generator, folders_of
+from histoloom.diffusion.model_card import Terms, model_card
 from histoloom.diffusion.sampling import make_scheduler
 from histoloom.errors import UserError
 from histoloom.names import current_names, read_names
-from histoloom.store import Run, disk_errors_explained, read_json, write_json, write_text
-
-CARD = """---
-library_name: diffusers
-tags: [histopathology, latent-diffusion, synthetic-data]
----
-
-# Synthetic tissue generator
-
-Made with Histoloom from unlabeled H&E slides: a VQ-GAN, information-maximisation clusters of its latents, and a
-latent diffusion model conditioned on (k, cluster), after Rumman et al., Bioengineering 2025, 12(7), 764.
-
-**Intended use.** Research: augmentation, teaching, method development. **Not for diagnosis**, and not evidence about
-any patient. Nothing here proves that no image resembles a training patch: compare before you share.
-
-## Images
-{size} x {size} px at {mpp} um/px. Sampler: {method}, {steps} steps, guidance {guidance}.
-
-## Tissues (k = {k})
-| cluster | name | share of training patches |
-|---|---|---|
-{tissues}
-
-## Training data
-{patches} patches of {slides} slides. **Licence and attribution of the slides: fill in before you share this folder.**
-
-## Evaluation
-{evaluation}
-"""
+from histoloom.store import Run, disk_errors_explained, read_json, write_bytes, write_json, write_text
 
 
-def export_generator(run: Run, out: Path) -> None:
-    """Write the folder; ``UserError`` where ``out`` is not new or the run has no generator yet."""
+def export_generator(run: Run, out: Path, *, half: bool = False, terms: Terms | None = None) -> None:
+    """Write the folder; ``UserError`` where ``out`` is not new or the run has no generator yet.
+
+    ``half``: weights of two bytes instead of four.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty; give a new folder")
-    diffusion, autoencoder = run.require("diffusion"), run.require("autoencoder")
     generator = Generator.load(run.path)
+    precision = "half" if half else "single"
     with disk_errors_explained(out):
         part = out.with_name(f".{out.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        shutil.copytree(diffusion / "unet", part / "unet")
-        (part / "autoencoder").mkdir()
-        for name in ("autoencoder.safetensors", "autoencoder.json"):
-            shutil.copy2(autoencoder / name, part / "autoencoder" / name)
-        _scheduler(generator.facts).save_pretrained(part / "scheduler")
+        copy_weights(diffusion=run.require("diffusion"), autoencoder=run.require("autoencoder"), out=part, half=half)
         write_json(part / "generator.json", generator.facts.as_json())
+        _write_pipeline(generator, part)
         _write_names(run, part)
-        write_text(part / "README.md", model_card(run, generator=generator))
+        card = model_card(run, generator=generator, terms=terms or Terms(), precision=precision)
+        write_text(part / "README.md", card)
         if out.exists():
             out.rmdir()
         part.rename(out)
 
 
-def model_card(run: Run, *, generator: Generator) -> str:
-    """The model card as Markdown, with what the run knows of itself."""
-    facts, k = generator.facts, generator.facts.chosen_k
-    names, shares = generator.names(k), facts.frequencies[k]
-    tissues = "\n".join(f"| {c} | {_cell(names[c])} | {shares[c]:.1%} |" for c in range(k))
-    meta = read_json(run.require("patches") / "meta.json")
-    slides = sum(share > 0 for share in _slide_counts(run))
-    return CARD.format(
-        size=facts.size,
-        mpp=f"{facts.mpp:g}",
-        method=facts.sampler.method,
-        steps=facts.sampler.steps,
-        guidance=facts.sampler.guidance,
-        k=k,
-        tissues=tissues,
-        patches=meta["n"],
-        slides=slides,
-        evaluation=_evaluation(run, k=k),
-    )
+def copy_generator(source: Path, out: Path) -> None:
+    """Weights and facts of a run or an export, with its card where it has one; ``UserError`` where it is neither."""
+    diffusion, autoencoder = folders_of(source)
+    Facts.from_json(read_json(diffusion / "generator.json"))
+    out.mkdir(parents=True)
+    copy_weights(diffusion=diffusion, autoencoder=autoencoder, out=out, half=False)
+    for name in ("generator.json", "README.md"):
+        if (diffusion / name).is_file():
+            shutil.copy2(diffusion / name, out / name)
 
 
-def _slide_counts(run: Run) -> list[int]:
-    import pandas as pd
-
-    return pd.read_parquet(run.require("patches") / "slides.parquet")["patches"].astype(int).tolist()
-
-
-def _evaluation(run: Run, *, k: int) -> str:
-    path = run.path / "evaluation" / "similarity.json"
-    if not path.is_file():
-        return "Not evaluated yet."
-    entries: list[dict[str, Any]] = [entry for entry in read_json(path) if entry["k"] == k and entry["cluster"] is None]
-    lines = ["| metric | comparison | value | 95 % interval | pairs | extractor |", "|---|---|---|---|---|---|"]
-    for entry in entries:
-        low, high = entry["interval"]
-        lines.append(
-            f"| {entry['metric']} | {entry['comparison'].replace('_', ' against ')} | {entry['value']:.4f} "
-            f"| {low:.4f} to {high:.4f} | {entry['pairs']} | {entry['extractor']} |"
-        )
-    return "\n".join(lines)
+def copy_weights(*, diffusion: Path, autoencoder: Path, out: Path, half: bool) -> None:
+    """Put ``unet/`` and ``autoencoder/`` into ``out``, from where a run or an export has them."""
+    (out / "unet").mkdir()
+    (out / "autoencoder").mkdir()
+    shutil.copy2(diffusion / "unet" / "config.json", out / "unet" / "config.json")
+    shutil.copy2(autoencoder / "autoencoder.json", out / "autoencoder" / "autoencoder.json")
+    weights = "diffusion_pytorch_model.safetensors"
+    _copy_tensors(diffusion / "unet" / weights, out / "unet" / weights, half=half)
+    name = "autoencoder.safetensors"
+    _copy_tensors(autoencoder / name, out / "autoencoder" / name, half=half)
 
 
-def _cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+def _copy_tensors(source: Path, target: Path, *, half: bool) -> None:
+    if not half:
+        shutil.copy2(source, target)
+        return
+    tensors = load_file(source)
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+    wrong = [name for name, value in halved.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if wrong:
+        raise UserError(f"{wrong[0]} of {source.name} is too large for half precision; export without --half")
+    write_bytes(target, save(halved, metadata={"format": "pt"}))
+
+
+def _write_pipeline(generator: Generator, folder: Path) -> None:
+    """What diffusers needs: ``model_index.json``, ``scheduler/`` and the code of pipeline and decoder."""
+    facts = generator.facts
+    _scheduler(facts).save_pretrained(folder / "scheduler")
+    sampler = "DDPMScheduler" if facts.sampler.method == "ddpm" else "DPMSolverMultistepScheduler"
+    sweep = {
+        str(k): {
+            "first": facts.conditions.offset(k),
+            "names": {str(cluster): name for cluster, name in generator.names(k).items()},
+        }
+        for k in facts.conditions.ks
+    }
+    index = {
+        "_class_name": ["pipeline", "TissuePipeline"],
+        "_diffusers_version": diffusers.__version__,
+        "unet": ["diffusers", "UNet2DModel"],
+        "scheduler": ["diffusers", sampler],
+        "autoencoder": ["tissue_decoder", "TissueDecoder"],
+        "tissues": {"chosen_k": facts.chosen_k, "null": facts.conditions.null, "k": sweep},
+        "latents": {key: facts.space.as_json()[key] for key in ("mean", "leave")} | {"shape": list(facts.shape)},
+        "sampling": {"steps": facts.sampler.steps, "guidance": facts.sampler.guidance},
+    }
+    write_json(folder / "model_index.json", index)
+    code = Path(standalone.__file__).parent
+    shutil.copy2(code / "pipeline.py", folder / "pipeline.py")
+    shutil.copy2(code / "tissue_decoder.py", folder / "autoencoder" / "tissue_decoder.py")
 
 
 def _scheduler(facts: Facts) -> Any:

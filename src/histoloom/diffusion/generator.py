@@ -22,6 +22,7 @@ from histoloom.devices import accelerator, autocast
 from histoloom.diffusion.conditions import Conditions
 from histoloom.diffusion.latent_space import LatentSpace
 from histoloom.diffusion.sampling import draw_latents
+from histoloom.diffusion.unet import open_unet
 from histoloom.errors import UserError
 from histoloom.names import clusters_of, current_names
 from histoloom.seeding import numpy_generator, torch_generator
@@ -86,7 +87,7 @@ class Facts:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Order:
     """One image to draw: image ``index`` of ``cluster`` at ``k`` under ``seed``."""
 
@@ -98,11 +99,17 @@ class Order:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One image, uint8 (size, size, 3), with its order and its tissue's name."""
+    """One image, uint8 (size, size, 3), with its order, its tissue's name and how it was drawn."""
 
     image: np.ndarray
     order: Order
     tissue: str
+    sampler: SamplerConfig
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``metadata.csv`` says of it: enough to draw it again."""
+        return record(self.order, tissue=self.tissue, sampler=self.sampler)
 
 
 class Generator:
@@ -128,13 +135,13 @@ class Generator:
     def load(path: str | Path, *, runtime: RuntimeConfig | None = None) -> Generator:
         """Load a run with a trained generator, or an exported folder; ``UserError`` where ``path`` is neither."""
         home = Path(path)
-        diffusion, autoencoder = _folders(home)
+        diffusion, autoencoder = folders_of(home)
         facts = Facts.from_json(read_json(diffusion / "generator.json"))
         if diffusion != home:
             facts = replace(facts, sampler=Run.open(home).config.samples.sampler)
         return Generator(
             facts,
-            unet=UNet2DModel.from_pretrained(diffusion / "unet", local_files_only=True),
+            unet=open_unet(diffusion),
             autoencoder=Autoencoder.load(autoencoder),
             home=home,
             runtime=runtime,
@@ -158,7 +165,10 @@ class Generator:
         k: int | None = None,
         sampler: SamplerConfig | None = None,
     ) -> list[Drawn]:
-        """Draw ``n`` images of ``tissue`` (a name or a cluster's number), or of all tissues by their frequency."""
+        """Draw ``n`` images of ``tissue`` (a name or a cluster's number), or of all tissues by their frequency.
+
+        All of them are held in memory; ``draw(orders(...))`` gives them one after another.
+        """
         orders = self.orders(tissue, n=n, seed=seed, k=k)
         return list(self.draw(orders, sampler=sampler or self.facts.sampler))
 
@@ -186,7 +196,7 @@ class Generator:
             padded = part + [part[-1]] * (chunk - len(part))
             images = self._images(padded, sampler=sampler)
             for image, order in zip(images, part, strict=False):
-                yield Drawn(image=image, order=order, tissue=names[order.k][order.cluster])
+                yield Drawn(image=image, order=order, tissue=names[order.k][order.cluster], sampler=sampler)
 
     @torch.no_grad()
     def _images(self, orders: Sequence[Order], *, sampler: SamplerConfig) -> np.ndarray:
@@ -207,13 +217,28 @@ class Generator:
             return to_uint8(self.autoencoder.decode(z_NCHW)).cpu().numpy()
 
 
+def record(order: Order, *, tissue: str, sampler: SamplerConfig) -> dict[str, Any]:
+    """One image in words and numbers, as in ``metadata.csv``."""
+    return {
+        "sample_id": f"s{order.seed}-k{order.k}-c{order.cluster:02d}-{order.index:06d}",
+        "k": order.k,
+        "cluster": order.cluster,
+        "tissue": tissue,
+        "seed": order.seed,
+        "index": order.index,
+        "sampler": sampler.method,
+        "steps": sampler.steps,
+        "guidance": sampler.guidance,
+    }
+
+
 def stream(order: Order) -> torch.Generator:
     """The random numbers of one image."""
     return torch_generator(order.seed, "samples", order.k, order.cluster, order.index)
 
 
-def _folders(home: Path) -> tuple[Path, Path]:
-    """Where the diffusion model and the autoencoder lie."""
+def folders_of(home: Path) -> tuple[Path, Path]:
+    """Where the diffusion model and the autoencoder of a run or an export lie; ``UserError`` where it is neither."""
     if (home / "generator.json").is_file():
         return home, home / "autoencoder"
     if (home / "config.yaml").is_file():

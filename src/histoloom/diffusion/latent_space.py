@@ -65,6 +65,14 @@ class LatentSpace:
         z_NChw = torch.einsum("cd,ndhw->nchw", torch.from_numpy(self.leave).to(x_NDhw), x_NDhw)
         return z_NChw + torch.from_numpy(self.mean).to(x_NDhw)[:, None, None]
 
+    def share_kept(self, latents: np.ndarray, *, rows: np.ndarray) -> float:
+        """Share of the variance of ``rows`` of latents (n, C, h, w), about this space's mean, that enters it, 0..1."""
+        mean_C, covariance_CC = covariance(latents, rows=rows)
+        shift_C = mean_C - self.mean
+        spread_CC = covariance_CC + np.outer(shift_C, shift_C)
+        left_out_CC = np.eye(len(mean_C)) - self.leave.astype(np.float64) @ self.enter
+        return float(1 - np.trace(left_out_CC @ spread_CC @ left_out_CC.T) / np.trace(spread_CC))
+
     def as_json(self) -> dict[str, Any]:
         """Plain data for ``generator.json``."""
         return {"mean": self.mean.tolist(), "enter": self.enter.tolist(), "leave": self.leave.tolist()}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from histoloom.config import SamplerConfig
 from histoloom.diffusion.generator import Generator, Order
 from histoloom.diffusion.sample_folder import Job, write_samples
 from histoloom.errors import UserError
+from histoloom.processes import rank, wait_for_all
 from histoloom.store import disk_errors_explained, read_json, write_json
 
 
@@ -29,7 +34,8 @@ class Request:
 def draw_request(path: Path, request: Request, *, out: Path) -> Path:
     """Draw into ``out`` and return it; the same request again continues, a larger ``n`` adds to it.
 
-    Raises ``UserError`` for unknown tissues or steps, and where ``out`` holds something else.
+    Several processes (torchrun) share the work. Raises ``UserError`` for unknown tissues or steps, where ``out`` holds
+    something else, and while another job writes to it.
     """
     generator = Generator.load(path)
     sampler = sampler_of(request, default=generator.facts.sampler)
@@ -40,8 +46,7 @@ def draw_request(path: Path, request: Request, *, out: Path) -> Path:
         "sampler": sampler.model_dump(mode="json"),
     }
     orders, tissue_of = _orders(generator, request)
-    with disk_errors_explained(out):
-        _claim(out, wanted=wanted)
+    with disk_errors_explained(out), _claimed(out, wanted=wanted):
         job = Job(orders=orders, file_of=lambda order: _file(order, tissue_of=tissue_of), sampler=sampler)
         write_samples(generator, job, folder=out)
     return out.resolve()
@@ -70,6 +75,28 @@ def _file(order: Order, *, tissue_of: dict[Order, str]) -> str:
     """``bone/c03-000000.png``: a folder a tissue, as readers of labelled folders expect."""
     words = re.sub(r"[^\w]+", "-", tissue_of[order].casefold()).strip("-") or "tissue"
     return f"{words}/c{order.cluster:02d}-{order.index:06d}.png"
+
+
+@contextmanager
+def _claimed(out: Path, *, wanted: dict[str, object]) -> Iterator[None]:
+    """Hold ``out`` for this request; the first process does, the others come after it."""
+    if rank() > 0:
+        wait_for_all()
+        yield
+        return
+    _claim(out, wanted=wanted)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another process draws into {out}; wait for it, or give another folder with --out") from None
+    try:
+        for torn in out.rglob(".*.part"):
+            torn.unlink(missing_ok=True)
+        wait_for_all()
+        yield
+    finally:
+        lock.release()
 
 
 def _claim(out: Path, *, wanted: dict[str, object]) -> None:

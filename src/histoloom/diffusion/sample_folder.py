@@ -1,22 +1,25 @@
 """A folder of synthetic patches that ``datasets.load_dataset("imagefolder", data_dir=...)`` reads.
 
 Images are PNG; ``metadata.csv`` says of each what it is. A job that was stopped continues: what is there is kept.
+Several processes (torchrun) each draw a share of the images, which depends on their number alone, so that none waits
+for or repeats another's work; never more than a batch is held in memory.
 """
 
 from __future__ import annotations
 
+import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 from PIL import Image
 
 from histoloom.config import SamplerConfig
-from histoloom.diffusion.generator import Drawn, Generator, Order
+from histoloom.diffusion.generator import Drawn, Generator, Order, record
+from histoloom.processes import rank, size, wait_for_all
 from histoloom.progress import meter
-from histoloom.store import write_bytes, write_text
+from histoloom.store import replacing, write_bytes
 
 COLUMNS = ("file_name", "sample_id", "k", "cluster", "tissue", "seed", "index", "sampler", "steps", "guidance")
 
@@ -30,18 +33,25 @@ class Job:
     sampler: SamplerConfig
 
 
-def write_samples(generator: Generator, job: Job, *, folder: Path) -> pd.DataFrame:
-    """Draw what is not there yet, write it and the table; returns the table."""
-    missing = [order for order in job.orders if not (folder / job.file_of(order)).is_file()]
-    with meter("drawing patches", total=len(job.orders), done=len(job.orders) - len(missing)) as progress:
+def write_samples(generator: Generator, job: Job, *, folder: Path) -> int:
+    """Draw what is not there yet, write it and then the table; returns the number of images of the job.
+
+    Every process returns when all are done. The first one writes the table, last of all.
+    """
+    share = job.orders[rank() :: size()]
+    missing = [order for order in share if not (folder / job.file_of(order)).is_file()]
+    whose = "" if size() == 1 else f" (share 1 of {size()})"
+    with meter(f"drawing patches{whose}", total=len(share), done=len(share) - len(missing)) as progress:
         for drawn in generator.draw(missing, sampler=job.sampler):
             path = folder / job.file_of(drawn.order)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, as_png(drawn))
             progress.advance(1)
-    table = _table(generator, job)
-    write_text(folder / "metadata.csv", table.to_csv(index=False, lineterminator="\n"))
-    return table
+    wait_for_all()
+    if rank() == 0:
+        _write_table(generator, job, path=folder / "metadata.csv")
+    wait_for_all()
+    return len(job.orders)
 
 
 def as_png(drawn: Drawn) -> bytes:
@@ -56,22 +66,15 @@ def cluster_file(order: Order) -> str:
     return f"k{order.k}/cluster-{order.cluster:02d}/{order.index:06d}.png"
 
 
-def _table(generator: Generator, job: Job) -> pd.DataFrame:
+def _write_table(generator: Generator, job: Job, *, path: Path) -> None:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_rows(generator, job))
+
+
+def _rows(generator: Generator, job: Job) -> Iterator[dict[str, object]]:
     names = {k: generator.names(k) for k in {order.k for order in job.orders}}
-    sampler = job.sampler
-    rows = [
-        (
-            job.file_of(order),
-            f"s{order.seed}-k{order.k}-c{order.cluster:02d}-{order.index:06d}",
-            order.k,
-            order.cluster,
-            names[order.k][order.cluster],
-            order.seed,
-            order.index,
-            sampler.method,
-            sampler.steps,
-            sampler.guidance,
-        )
-        for order in job.orders
-    ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    for order in job.orders:
+        tissue = names[order.k][order.cluster]
+        yield {"file_name": job.file_of(order), **record(order, tissue=tissue, sampler=job.sampler)}

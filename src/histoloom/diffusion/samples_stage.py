@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from histoloom.diffusion.generator import Generator, Order
 from histoloom.diffusion.sample_folder import Job, cluster_file, write_samples
+from histoloom.processes import shared_path
 from histoloom.stages import StageContext
 
 
 def run(context: StageContext) -> None:
-    """Draw ``samples.per_cluster`` patches of each cluster, for every k of the sweep or the chosen one."""
+    """Draw ``samples.per_cluster`` patches of each cluster, for every k of the sweep or the chosen one.
+
+    Several processes share them.
+    """
     config = context.config
     generator = Generator.load(context.run, runtime=config.runtime)
     ks = generator.facts.conditions.ks if config.samples.k == "all" else (generator.facts.chosen_k,)
@@ -19,5 +23,5 @@ def run(context: StageContext) -> None:
         for index in range(config.samples.per_cluster)
     ]
     job = Job(orders=orders, file_of=cluster_file, sampler=config.samples.sampler)
-    table = write_samples(generator, job, folder=context.out)
-    context.say(f"drew {len(table):,} patches with {job.sampler.method}, {job.sampler.steps} steps")
+    drawn = write_samples(generator, job, folder=shared_path(context.out))
+    context.say(f"drew {drawn:,} patches with {job.sampler.method}, {job.sampler.steps} steps")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
@@ -13,10 +15,11 @@ from histoloom.diffusion.conditions import Conditions
 from histoloom.diffusion.generator import Facts
 from histoloom.diffusion.latent_space import LatentSpace
 from histoloom.diffusion.losses import DiffusionLoss
-from histoloom.diffusion.unet import make_unet, save_unet
+from histoloom.diffusion.unet import begin_from, make_unet, open_unet, save_unet
 from histoloom.seeding import derive
 from histoloom.stages import StageContext
-from histoloom.store import write_json
+from histoloom.start import start_folder
+from histoloom.store import read_json, write_json
 from histoloom.training import Player, Task, train
 
 
@@ -26,11 +29,14 @@ def run(context: StageContext) -> None:
     clustering = Clustering.open(context.inputs["clusters"])
     rows = latents.rows(split="train")
     config = context.config.diffusion
-    space = LatentSpace.measured(latents.latents, rows=rows, whiten=config.whiten)
-    context.say(f"latents of {latents.shape[0]} channels enter the diffusion model as {space.channels}")
+    start = start_folder(context.run, context.config)
+    space = _space(context, latents=latents, rows=rows, start=start)
     facts = make_facts(context, latents=latents, clustering=clustering, space=space)
     torch.manual_seed(derive(context.config.seed, "diffusion", "weights"))
     unet = make_unet(config, shape=facts.shape, conditions=facts.conditions.count)
+    if start is not None:
+        given = Facts.from_json(read_json(start / "generator.json"))
+        begin_from(unet, source=open_unet(start), null=given.conditions.null)
     numbers = torch.from_numpy(facts.conditions.numbers(labels_of(latents.table, clustering)[rows]))
     task = Task(
         name="diffusion",
@@ -55,6 +61,21 @@ def run(context: StageContext) -> None:
     if is_main_process():
         save_unet(trained.modules["unet"], context.out / "unet")
         write_json(context.out / "generator.json", facts.as_json())
+
+
+def _space(context: StageContext, *, latents: LatentSet, rows: np.ndarray, start: Path | None) -> LatentSpace:
+    """Measured on the training split; with a given generator its own, in which its U-Net has learnt to see."""
+    if start is None:
+        space = LatentSpace.measured(latents.latents, rows=rows, whiten=context.config.diffusion.whiten)
+        context.say(f"latents of {latents.shape[0]} channels enter the diffusion model as {space.channels}")
+        return space
+    space = LatentSpace.from_json(read_json(start / "generator.json")["space"])
+    kept = space.share_kept(latents.latents, rows=rows)
+    context.say(
+        f"the U-Net begins with the weights of the given generator; its latent space of {space.channels} channels "
+        f"keeps {kept:.1%} of the variance of these latents"
+    )
+    return space
 
 
 def labels_of(table: pd.DataFrame, clustering: Clustering) -> np.ndarray:

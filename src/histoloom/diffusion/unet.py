@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import torch
 from diffusers import UNet2DModel
 from safetensors.torch import save
 from torch import nn
@@ -36,6 +37,23 @@ def make_unet(config: DiffusionConfig, *, shape: tuple[int, int, int], condition
         dropout=config.dropout,
         num_class_embeds=conditions,
     )
+
+
+def open_unet(folder: Path) -> UNet2DModel:
+    """The network in ``folder/unet``, in single precision, on the CPU."""
+    return UNet2DModel.from_pretrained(folder / "unet", local_files_only=True, torch_dtype=torch.float32)
+
+
+@torch.no_grad()
+def begin_from(unet: UNet2DModel, *, source: UNet2DModel, null: int) -> None:
+    """Give ``unet`` the weights of ``source``, and every condition the embedding of its ``null``.
+
+    Clusters of other tissue are not those that ``source`` knows; the null says "any tissue", from which each departs.
+    """
+    weights = source.state_dict()
+    name = "class_embedding.weight"
+    weights[name] = weights[name][null].expand_as(unet.state_dict()[name]).clone()
+    unet.load_state_dict(weights)
 
 
 def save_unet(unet: nn.Module, folder: Path) -> None:

@@ -1,0 +1,135 @@
+"""Fine-tuning against training from nothing on a few slides: nearness to held-out tissue and originality.
+
+    python benchmarks/fine_tuning.py --generator GENERATOR --slides her2-B1.tif her2-C?.tif --patients B C C C C \
+        --held-out B --out FOLDER [--images 4000 16000 64000] [--samples 512] [--set key=value]
+
+For each number of images, two runs of the same preset: one from nothing, one with ``--from GENERATOR``; both VQ-GAN and
+U-Net see that many. Every image is described by the pooled taps of LPIPS's SqueezeNet, in the principal components of
+the real patches. ``frechet``: distance (squared, of Gaussians) of samples to patches of the held-out patient; its floor
+is that of the training patches. ``nearest``: median distance of a sample to its nearest training patch, as a share of
+that of a training patch to the nearest of another slide: about 1 where samples are as new as other tissue, near 0
+where they are copies. Shapes: N images, F features.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.spatial.distance import cdist
+from sklearn.decomposition import PCA
+
+from histoloom import Generator, PatchSet, Run, execute, init_run
+from histoloom.autoencoder.lpips import LPIPS
+from histoloom.autoencoder.vqgan import to_float
+
+CHUNK = 32
+COMPONENTS = 24
+
+
+def features(images: Sequence[np.ndarray] | np.ndarray, *, trunk: LPIPS) -> np.ndarray:
+    """Means over positions of every tap, (N, F)."""
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(images), CHUNK):
+            x_NCHW = to_float(torch.from_numpy(np.stack(list(images[start : start + CHUNK]))))
+            parts.append(torch.cat([tap.mean(dim=(2, 3)) for tap in trunk.features(x_NCHW)], dim=1).numpy())
+    return np.concatenate(parts).astype(np.float64)
+
+
+def frechet(x_NF: np.ndarray, y_NF: np.ndarray) -> float:
+    """Squared Frechet distance of the Gaussians with the moments of two sets (Dowson and Landau 1982)."""
+    covariances = [np.cov(z_NF, rowvar=False) for z_NF in (x_NF, y_NF)]
+    roots = np.sqrt(np.maximum(np.linalg.eigvals(covariances[0] @ covariances[1]).real, 0))
+    shift = np.square(x_NF.mean(0) - y_NF.mean(0)).sum()
+    return float(shift + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * roots.sum())
+
+
+def nearest(sample_NF: np.ndarray, train_NF: np.ndarray, *, slides_N: np.ndarray) -> float:
+    """Median distance to the nearest training patch, as a share of what training patches have to other slides'."""
+    real_NN = np.where(slides_N[:, None] == slides_N[None, :], np.inf, cdist(train_NF, train_NF))
+    own_N = real_NN.min(axis=1)
+    return float(np.median(cdist(sample_NF, train_NF).min(axis=1)) / np.median(own_N[np.isfinite(own_N)]))
+
+
+def scores(run: Path, *, trunk: LPIPS, samples: int) -> dict[str, float]:
+    patches = PatchSet.open(run / "patches")
+    rows = {split: patches.rows(split=split) for split in ("train", "holdout")}
+    real = {split: features(patches.images(rows[split]), trunk=trunk) for split in rows}
+    generator = Generator.load(run)
+    orders = generator.orders(None, n=samples, seed=0)
+    drawn = generator.draw(orders, sampler=generator.facts.sampler)
+    made_NF = features([one.image for one in drawn], trunk=trunk)
+    pca = PCA(min(COMPONENTS, len(rows["train"]) - 1), whiten=True).fit(np.concatenate(list(real.values())))
+    train_NF, held_NF, made_NF = (pca.transform(x) for x in (real["train"], real["holdout"], made_NF))
+    slides_N = patches.columns("slide_id")["slide_id"].to_numpy()[rows["train"]]
+    return {
+        "frechet": frechet(made_NF, held_NF),
+        "floor": frechet(train_NF, held_NF),
+        "to_training": frechet(made_NF, train_NF),
+        "nearest": nearest(made_NF, train_NF, slides_N=slides_N),
+    }
+
+
+def write_table(arguments: argparse.Namespace) -> Path:
+    """Which patient each slide is of, and who is held out."""
+    path = Path(arguments.out) / "slides.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "patient", "split"])
+        for slide, patient in zip(arguments.slides, arguments.patients, strict=True):
+            writer.writerow([slide.resolve(), patient, "holdout" if patient == arguments.held_out else "train"])
+    return path
+
+
+def trained(arguments: argparse.Namespace, *, images: int, start: Path | None, table: Path) -> Run:
+    settings = [
+        *(f"{network}.training.phases.0.images={images}" for network in ("autoencoder", "diffusion")),
+        *arguments.set,
+    ]
+    kind = "nothing" if start is None else "generator"
+    run = init_run(
+        arguments.out / f"{kind}-{images}",
+        slides=arguments.slides,
+        preset=arguments.preset,
+        table=table,
+        settings=settings,
+        start=start,
+    )
+    execute(run, until="diffusion")
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--generator", type=Path, required=True)
+    parser.add_argument("--slides", type=Path, nargs="+", required=True)
+    parser.add_argument("--patients", nargs="+", required=True, help="of each slide")
+    parser.add_argument("--held-out", required=True, help="the patient that is not trained on")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--preset", default="cpu")
+    parser.add_argument("--images", type=int, nargs="+", default=[4000, 16000, 64000])
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--set", action="append", default=[])
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    table, trunk = write_table(arguments), LPIPS.load("squeeze").eval()
+    rows = []
+    for images in arguments.images:
+        for start in (None, arguments.generator):
+            run = trained(arguments, images=images, start=start, table=table)
+            kind = "nothing" if start is None else "generator"
+            rows.append({"from": kind, "images": images, **scores(run.path, trunk=trunk, samples=arguments.samples)})
+            print(pd.DataFrame(rows[-1:]).round(3).to_string(index=False, header=len(rows) == 1), flush=True)
+    table_of = pd.DataFrame(rows).pivot(index="images", columns="from", values="frechet")
+    print("\nfrechet to the held-out patient, from the generator as a share of from nothing:")
+    print((table_of["generator"] / table_of["nothing"]).round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The card of an exported generator, as Hugging Face reads it: what it is, of what, for what, how good, its limits."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from histoloom.diffusion.generator import Generator
+from histoloom.errors import UserError
+from histoloom.store import Run, read_json
+
+USAGE = """from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained(".", trust_remote_code=True)
+images = pipeline("{tissue}", n=4)
+"""
+"""Run inside the folder; a test runs these lines."""
+
+CARD = """---
+{front}---
+
+# Synthetic tissue generator
+
+Made with Histoloom from unlabeled H&E slides: a VQ-GAN, information-maximisation clusters of its latents, and a
+latent diffusion model conditioned on (k, cluster), after Rumman et al., Bioengineering 2025, 12(7), 764.
+
+## Intended use
+Research: augmentation, teaching, method development. **Not for diagnosis**, and not evidence about any patient.
+
+## Use
+With Histoloom: `histoloom sample THIS_FOLDER -n 16 --tissue "{tissue}" --out DIR`. With diffusers alone, inside this
+folder (`trust_remote_code` runs `pipeline.py` and `autoencoder/tissue_decoder.py`, which lie here to be read first):
+
+```python
+{usage}```
+
+## Images
+{size} x {size} px at {mpp} um/px. Sampler: {method}, {steps} steps, guidance {guidance}.
+Weights: {precision} precision.
+
+## Tissues (k = {k})
+{named}
+
+| cluster | name | share of training patches |
+|---|---|---|
+{tissues}
+
+## Training data
+{patches} patches of {slides} slides, of which {trained} patches were trained on.
+{start}
+**Source and licence of the slides.** {data}
+
+**Licence of this folder.** {licence}
+
+## Evaluation
+{evaluation}
+
+## Limits
+- It knows the tissue, the stain and the scanner of the slides above, and no others.
+- Its clusters were found without labels: a name says what an expert saw in them, and rare tissue shares one with
+  others.
+- Nothing here proves that no image resembles a training patch: compare before you share, and where slides are
+  private, do not share these weights either.
+- Similarity numbers say little about single cells; the floor beside each is what real tissue reaches.
+"""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What only the user knows: ``licence`` (an id of Hugging Face's list, such as cc-by-4.0), ``data`` in words."""
+
+    licence: str | None = None
+    data: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.licence):
+            raise UserError(f"--licence is an identifier such as cc-by-4.0 or apache-2.0, got {self.licence!r}")
+
+
+def model_card(run: Run, *, generator: Generator, terms: Terms, precision: str) -> str:
+    """The model card as Markdown, with what the run knows of itself."""
+    facts, k = generator.facts, generator.facts.chosen_k
+    names, shares = generator.names(k), facts.frequencies[k]
+    index = pd.read_parquet(run.require("patches") / "index.parquet", columns=["slide_id", "split"])
+    return CARD.format(
+        front=yaml.safe_dump(_front(terms), sort_keys=False),
+        tissue=_example(names),
+        usage=USAGE.format(tissue=_example(names)),
+        size=facts.size,
+        mpp=f"{facts.mpp:g}",
+        method=facts.sampler.method,
+        steps=facts.sampler.steps,
+        guidance=facts.sampler.guidance,
+        precision=precision,
+        k=k,
+        named=_naming(names),
+        tissues="\n".join(f"| {c} | {_cell(names[c])} | {shares[c]:.1%} |" for c in range(k)),
+        patches=f"{len(index):,}",
+        slides=index["slide_id"].nunique(),
+        trained=f"{int((index['split'] == 'train').sum()):,}",
+        start=_start(run),
+        data=terms.data or "Not stated. Fill this in before you share this folder.",
+        licence=terms.licence or "Not stated. Fill this in before you share this folder.",
+        evaluation=_evaluation(run, k=k),
+    )
+
+
+def _front(terms: Terms) -> dict[str, Any]:
+    return {
+        "license": terms.licence or "unknown",
+        "library_name": "diffusers",
+        "pipeline_tag": "unconditional-image-generation",
+        "tags": ["histopathology", "pathology", "latent-diffusion", "synthetic-data", "histoloom"],
+    }
+
+
+def _start(run: Run) -> str:
+    if run.config.start is None:
+        return ""
+    return (
+        f"\nThe weights began as those of another generator (digest {run.config.start.digest}): its training data and "
+        "licence count here too.\n"
+    )
+
+
+def _naming(names: dict[int, str]) -> str:
+    named = sum(name != f"cluster {cluster}" for cluster, name in names.items())
+    return f"{named} of {len(names)} clusters were named by an expert; the generator knows other k too (`--k`)."
+
+
+def _evaluation(run: Run, *, k: int) -> str:
+    path = run.path / "evaluation" / "similarity.json"
+    if not path.is_file():
+        return "Not evaluated yet."
+    entries: list[dict[str, Any]] = [entry for entry in read_json(path) if entry["k"] == k and entry["cluster"] is None]
+    lines = [
+        "`synthetic against real` of the same cluster; `real against real` of other slides is its floor.\n",
+        "| metric | comparison | value | 95 % interval | pairs | extractor |",
+        "|---|---|---|---|---|---|",
+    ]
+    for entry in entries:
+        low, high = entry["interval"]
+        lines.append(
+            f"| {entry['metric']} | {entry['comparison'].replace('_', ' against ')} | {entry['value']:.4f} "
+            f"| {low:.4f} to {high:.4f} | {entry['pairs']} | {entry['extractor']} |"
+        )
+    return "\n".join(lines)
+
+
+def _example(names: dict[int, str]) -> str:
+    """A tissue to ask for, as a shell and Python may quote it: a plain name, else a cluster's number."""
+    plain = [name for c, name in names.items() if name != f"cluster {c}" and re.fullmatch(r"[\w ,.()-]+", name)]
+    return plain[0] if plain else "0"
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

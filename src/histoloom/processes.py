@@ -1,0 +1,81 @@
+"""What several processes of one training do together; with one process, each of these gives back what it was given.
+
+A loss that is a statistic of the whole batch (an entropy of its mean, a batch normalisation) is computed on the whole
+batch by every process, from features that each computed of its own part. Shapes: B rows of this process, P processes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+
+def size() -> int:
+    """P: how many processes train together."""
+    return distributed.get_world_size() if _joined() else 1
+
+
+def rank() -> int:
+    """This process's number, 0..P-1."""
+    return distributed.get_rank() if _joined() else 0
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if size() > 1:
+        distributed.barrier()
+
+
+def shared_path(path: Path) -> Path:
+    """The first process's path, on every process."""
+    box = [str(path)]
+    if size() > 1:
+        distributed.broadcast_object_list(box)
+    return Path(box[0])
+
+
+def gathered(x_B: Tensor) -> Tensor:
+    """The rows of all processes, (P * B, ...), in the order of the processes; gradients flow to one's own rows.
+
+    These gradients are P times what the rows deserve: every process computes the same loss of the whole batch, and the
+    training loop takes the mean over processes of what it gives to each weight.
+    """
+    if size() == 1:
+        return x_B
+    whole: Tensor = _Gathered.apply(x_B)
+    return whole
+
+
+def averaged(x: Tensor) -> Tensor:
+    """The mean over the processes, without gradient."""
+    return summed(x) / size()
+
+
+def summed(x: Tensor) -> Tensor:
+    """The sum over the processes, without gradient."""
+    if size() == 1:
+        return x.detach()
+    total = x.detach().clone()
+    distributed.all_reduce(total)
+    return total
+
+
+def _joined() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_B: Tensor) -> Tensor:
+        ctx.rows = len(x_B)
+        parts = [torch.empty_like(x_B, memory_format=torch.contiguous_format) for _ in range(size())]
+        distributed.all_gather(parts, x_B.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        start = rank() * ctx.rows
+        return gradient[start : start + ctx.rows] * size()

@@ -1,0 +1,136 @@
+"""An exported generator: its card, diffusers' own loading, half precision, and the records of its images."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diffusers import DiffusionPipeline
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from histoloom import Generator, UserError
+from histoloom.diffusion.export import Terms, export_generator
+from histoloom.diffusion.generator import Order, stream
+from histoloom.diffusion.model_card import USAGE
+from histoloom.names import add_name
+from histoloom.store import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The tiny run with a named cluster; its stages are links."""
+    folder = tmp_path_factory.mktemp("named") / "run"
+    folder.mkdir()
+    for part in tiny_run.iterdir():
+        (folder / part.name).symlink_to(part)
+    chosen = Generator.load(folder).facts.chosen_k
+    add_name(folder, cluster=1, name="bone, edge", k=chosen, rater="Dr A")
+    return Run.open(folder)
+
+
+@pytest.fixture(scope="module")
+def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "generator"
+    export_generator(run, folder, terms=Terms(licence="cc-by-4.0", data="Procedural slides, made for tests."))
+    return folder
+
+
+def test_the_card_is_read_by_hugging_face(exported: Path) -> None:
+    card = ModelCard.load(exported / "README.md")
+    assert (card.data.license, card.data.library_name) == ("cc-by-4.0", "diffusers")
+    assert {"histopathology", "synthetic-data"} <= set(card.data.tags or [])
+
+
+def test_the_card_says_what_one_has_to_know(exported: Path) -> None:
+    text = (exported / "README.md").read_text(encoding="utf-8")
+    for part in ("Not for diagnosis", "## Limits", "Procedural slides, made for tests.", "bone, edge", "96 patches"):
+        assert part in text
+    assert re.search(r"\| ssim \| real against real \| \d", text), "numbers stand beside their floor"
+    assert "Dr A" not in "".join(f.read_text(errors="ignore") for f in exported.rglob("*") if f.is_file())
+
+
+def test_what_only_the_user_knows_is_asked_for(run: Run, tmp_path: Path) -> None:
+    export_generator(run, tmp_path / "plain")
+    assert (tmp_path / "plain/README.md").read_text().count("Fill this in before you share this folder") == 2
+    with pytest.raises(UserError, match="such as cc-by-4"):
+        Terms(licence="CC BY: 4")
+
+
+def test_the_documented_lines_draw_with_diffusers_alone(exported: Path, tmp_path: Path) -> None:
+    text = (exported / "README.md").read_text(encoding="utf-8")
+    lines = text.split("```python\n")[1].split("```")[0]
+    assert lines == USAGE.format(tissue="bone, edge")
+    assert USAGE.format(tissue="bone") in (ROOT / "docs/sharing.md").read_text(encoding="utf-8")
+    ends = (
+        "import sys\n"
+        "assert not [name for name in sys.modules if name.split('.')[0] == 'histoloom']\n"
+        "assert [image.size for image in images] == [(32, 32)] * 4\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", lines + ends],
+        cwd=exported,
+        env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_diffusers_draws_the_images_that_histoloom_draws(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pipeline = DiffusionPipeline.from_pretrained(exported, trust_remote_code=True, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = Generator.load(exported)
+    k = generator.facts.chosen_k
+    ours = list(generator.draw([Order(k, 1, i, seed=0) for i in range(3)], sampler=generator.facts.sampler))
+    theirs = pipeline("Bone, edge", n=3, generator=[stream(drawn.order) for drawn in ours])
+    assert_alike([drawn.image for drawn in ours], theirs, levels=1)
+    with pytest.raises(ValueError, match="there are cluster 0, bone, edge"):
+        pipeline("fat")
+
+
+def assert_alike(ours: list[np.ndarray], theirs: list[Image.Image] | list[np.ndarray], *, levels: float) -> None:
+    """The mean difference of the images is below ``levels`` of 255."""
+    for one, other in zip(ours, theirs, strict=True):
+        assert np.abs(one.astype(float) - np.asarray(other).astype(float)).mean() < levels
+
+
+def test_half_precision_halves_the_weights_and_hardly_changes_an_image(
+    run: Run, exported: Path, tmp_path: Path
+) -> None:
+    export_generator(run, tmp_path / "half", half=True)
+    sizes = [sum(f.stat().st_size for f in p.rglob("*.safetensors")) for p in (exported, tmp_path / "half")]
+    assert 0.45 < sizes[1] / sizes[0] < 0.6
+    whole, half = (Generator.load(p) for p in (exported, tmp_path / "half"))
+    assert whole.digest() != half.digest()
+    pairs = [[drawn.image for drawn in g.sample("bone, edge", n=4, seed=2)] for g in (whole, half)]
+    assert_alike(*pairs, levels=3)
+
+
+def test_images_come_with_records_that_draw_them_again(exported: Path) -> None:
+    generator = Generator.load(exported)
+    first, second = generator.sample(tissue="bone, edge", n=2, seed=0)
+    assert (second.image.dtype, second.image.shape) == (np.uint8, (32, 32, 3))
+    record = second.record
+    assert (record["tissue"], record["cluster"], record["index"]) == ("bone, edge", 1, 1)
+    order = Order(record["k"], record["cluster"], record["index"], record["seed"])
+    again = next(generator.draw([order], sampler=second.sampler))
+    assert np.array_equal(again.image, second.image)
+    assert not np.array_equal(first.image, second.image)
+
+
+def test_an_export_does_not_overwrite(run: Run, exported: Path) -> None:
+    with pytest.raises(UserError, match="not empty"):
+        export_generator(run, exported)

@@ -1,0 +1,101 @@
+"""Sampling jobs: shared by processes, killed and continued, in memory that does not grow with them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+
+from histoloom import Generator, UserError
+from histoloom.diffusion.requests import Request, draw_request
+from histoloom.store import read_json
+
+REQUEST = Request(n=120, k=2, steps=1, guidance=1.0)
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*.png"))}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_request(tiny_run, REQUEST, out=tmp_path_factory.mktemp("whole") / "job")
+
+
+def command(run: Path, out: Path, *, processes: int) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    start = [sys.executable, *(launcher if processes > 1 else []), "-m", "histoloom", "sample", str(run)]
+    return [*start, "-n", "120", "--k", "2", "--steps", "1", "--guidance", "1", "--out", str(out)]
+
+
+@pytest.mark.timeout(600)
+def test_killed_shared_and_continued_without_drawing_anything_twice(
+    tiny_run: Path, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "job"
+    with subprocess.Popen(command(tiny_run, out, processes=1), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
+        while job.poll() is None and not any(out.rglob("*.png")):
+            time.sleep(0.002)
+        job.send_signal(signal.SIGKILL)
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    assert 0 < len(kept) < 120
+    assert not (out / "metadata.csv").exists()
+    (next(iter(kept)).parent / ".torn.png.1.part").write_bytes(b"torn")
+    done = subprocess.run(command(tiny_run, out, processes=2), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == [str(out.resolve())]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert pictures(out) == pictures(whole)
+    assert (out / "metadata.csv").read_bytes() == (whole / "metadata.csv").read_bytes()
+    assert not list(out.rglob("*.part"))
+
+
+def test_the_table_has_a_row_an_image(whole: Path) -> None:
+    table = pd.read_csv(whole / "metadata.csv")
+    assert sorted(table["file_name"]) == sorted(pictures(whole))
+    assert table["sample_id"].is_unique
+    assert read_json(whole / "job.json")["seed"] == 0
+
+
+def test_two_jobs_do_not_share_a_folder(tiny_run: Path, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "job")
+    with FileLock(tmp_path / "job" / ".lock"), pytest.raises(UserError, match="another process draws into"):
+        draw_request(tiny_run, REQUEST, out=tmp_path / "job")
+
+
+def test_images_are_not_kept_in_memory(tiny_run: Path) -> None:
+    generator = Generator.load(tiny_run)
+    orders = generator.orders(None, n=64, seed=0, k=2)
+    sampler = generator.facts.sampler.model_copy(update={"steps": 1, "guidance": 1.0})
+    size = 32 * 32 * 3
+    tracemalloc.start()
+    try:
+        for number, drawn in enumerate(generator.draw(orders, sampler=sampler)):
+            assert drawn.image.nbytes == size
+            if number == 8:
+                first = tracemalloc.get_traced_memory()[0]
+        assert tracemalloc.get_traced_memory()[0] - first < 16 * size
+    finally:
+        tracemalloc.stop()
+
+
+def test_progress_is_of_this_process_alone(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    from histoloom import progress
+
+    monkeypatch.setattr(progress, "LINE_SECONDS", -1.0)
+    caplog.set_level("INFO", logger="histoloom")
+    for rank in ("1", "0"):
+        monkeypatch.setitem(os.environ, "RANK", rank)
+        with progress.meter("drawing", total=10, done=2) as meter:
+            meter.advance(4)
+    assert [record.message.split(",")[0] for record in caplog.records] == ["drawing: 6 of 10"]
+    assert "min left" in caplog.records[0].message

@@ -1,0 +1,220 @@
+"""The three real trainings, tiny, on two processes: to rounding what one process makes of the same batches.
+
+This file is also the program that torchrun starts: ``python test_processes.py ACTION FOLDER``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from histoloom import processes
+from histoloom.autoencoder.losses import VQGANLosses, perceptual_distance
+from histoloom.autoencoder.stage import make_players, make_task
+from histoloom.clustering.clusterer import Architecture, build
+from histoloom.clustering.independence import IndependentLoss
+from histoloom.clustering.losses import InfoMaxLoss
+from histoloom.config import AutoencoderConfig, ClustersConfig, DiffusionConfig, RuntimeConfig, TrainingConfig
+from histoloom.diffusion.conditions import Conditions
+from histoloom.diffusion.losses import DiffusionLoss
+from histoloom.diffusion.unet import make_unet
+from histoloom.errors import TrainingDiverged
+from histoloom.seeding import torch_generator
+from histoloom.stages import EventLog
+from histoloom.training import Batch, Player, Task, Tick, train
+
+N, BATCH, STEPS = 20, 8, 6
+KINDS = ("autoencoder", "clusters", "diffusion")
+CPU = RuntimeConfig(device="cpu", precision="fp32", checkpoint_seconds=0)
+
+
+def training() -> TrainingConfig:
+    """Adadelta, whose epsilon is well above rounding: Adam makes whole steps of gradients that are 0 but for it."""
+    phases = [{"optimizer": "adadelta", "lr": 1.0, "images": BATCH * STEPS}]
+    return TrainingConfig.model_validate({"batch_size": BATCH, "phases": phases, "ema": 0.9, "grad_clip": 1.0})
+
+
+def autoencoder_task() -> Task:
+    config = AutoencoderConfig.model_validate(
+        {"stem": 2, "channels": 8, "multipliers": [1, 2], "blocks": 1, "codes": 16, "code_dim": 4, "augment": True}
+        | {"perceptual": "pyramid", "restart_below": 0.5, "training": training().model_dump()}
+        | {"adversarial": {"start": 0.4, "channels": 8, "layers": 1}}
+    )
+    images = torch.randint(256, (N, 16, 16, 3), generator=torch_generator(0, "images"), dtype=torch.uint8)
+    task = make_task(config, seed=1, n=N)
+    modules = task.modules
+    losses = VQGANLosses(
+        config,
+        autoencoder=modules["autoencoder"],  # type: ignore[arg-type]
+        discriminator=modules["discriminator"],  # type: ignore[arg-type]
+        perceptual=perceptual_distance(config),
+    )
+    return Task("autoencoder", modules, make_players(losses, n=N), n=N, batch=lambda rows: images[rows])
+
+
+def clusters_task() -> Task:
+    config = ClustersConfig(k=(2, 3), channels=8, consistency="both", independence=1.0, training=training())
+    torch.manual_seed(2)
+    network = build(Architecture(4, 8, (2, 3))).network
+    z_NVChw = torch.randn(N, 2, 4, 6, 6, generator=torch_generator(0, "latents"))
+    slides_N = torch.arange(N) % 3
+    loss = IndependentLoss(InfoMaxLoss(config, network=network), weight=1.0, slides=3)
+    player = Player("network", ("network",), loss, config.training.phases)
+
+    def batch(rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        return z_NVChw[rows], slides_N[rows]
+
+    return Task("clusters", {"network": network}, (player,), n=N, batch=batch, whole=True)
+
+
+def diffusion_task(*, dropout: float = 0.0) -> Task:
+    values = {"channels": [8, 16], "attention": [False, True], "blocks": 1, "training": training().model_dump()}
+    config = DiffusionConfig.model_validate(values | {"dropout": dropout})
+    torch.manual_seed(3)
+    conditions = Conditions((2, 3))
+    unet = make_unet(config, shape=(4, 8, 8), conditions=conditions.count)
+    z_NChw = torch.randn(N, 4, 8, 8, generator=torch_generator(0, "latents"))
+    numbers_NS = torch.stack([torch.arange(N) % 2, 2 + torch.arange(N) % 3], dim=1)
+    player = Player("unet", ("unet",), DiffusionLoss(config, unet=unet, conditions=conditions), config.training.phases)
+
+    def batch(rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        return z_NChw[rows], numbers_NS[rows]
+
+    return Task("diffusion", {"unet": unet}, (player,), n=N, batch=batch, ema=("unet",))
+
+
+TASKS = {"autoencoder": autoencoder_task, "clusters": clusters_task, "diffusion": diffusion_task}
+
+
+def fit(task: Task, out: Path, *, accumulate: int = 1) -> dict[str, Tensor]:
+    """Weights and buffers after training, by name."""
+    out.mkdir(parents=True, exist_ok=True)
+    runtime = CPU.model_copy(update={"accumulate": accumulate})
+    trained = train(task, config=training(), runtime=runtime, seed=5, out=out, log=EventLog(out / "log.jsonl"))
+    return {f"{n}.{k}": v for n, module in trained.modules.items() for k, v in module.state_dict().items()}
+
+
+def assert_close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def disturbed(task: Task, *, at: int, kill: bool) -> Task:
+    """``task``, at ``at`` images killed, or with a loss that is NaN on the second process alone."""
+    first, *others = task.players
+
+    def loss(batch: Batch, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
+        if kill and tick.images >= at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        value, metrics = first.loss(batch, tick)
+        bad = tick.images >= at and processes.rank() == 1
+        return value * (float("nan") if bad else 1.0), metrics
+
+    player = Player(first.name, first.modules, loss, first.phases, first.starts_at, first.survey)
+    return Task(**{**vars(task), "players": (player, *others)})
+
+
+def main(action: str, folder: Path) -> None:
+    torch.set_num_threads(1)
+    if action == "kill":
+        fit(disturbed(autoencoder_task(), at=3 * BATCH, kill=True), folder / "killed")
+    for kind in KINDS:
+        state = fit(TASKS[kind](), folder / kind)
+        torch.save(state, folder / f"{kind}-{processes.rank()}.pt")
+    torch.save(fit(autoencoder_task(), folder / "killed"), folder / f"resumed-{processes.rank()}.pt")
+    try:
+        fit(disturbed(diffusion_task(), at=3 * BATCH, kill=False), folder / "nan")
+    except TrainingDiverged as error:
+        (folder / f"nan-{processes.rank()}.txt").write_text(str(error))
+        raise
+
+
+def launch(action: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
+    return subprocess.run(
+        [*command, action, str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes left: killed once, then started again for the rest; the last training breaks off."""
+    folder = tmp_path_factory.mktemp("two")
+    assert launch("kill", folder).returncode != 0
+    assert torch.load(folder / "killed/checkpoints/last.pt", weights_only=True)["images"] == 3 * BATCH
+    done = launch("rest", folder)
+    assert done.returncode != 0
+    assert "TrainingDiverged" in done.stderr, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_end_with_the_weights_of_one(kind: str, two: Path, tmp_path: Path) -> None:
+    states = [torch.load(two / f"{kind}-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for name, value in states[1].items():
+        assert torch.equal(states[0][name], value), f"{name} differs between the processes"
+    assert_close(fit(TASKS[kind](), tmp_path), states[0])
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_killed_and_resumed_end_with_the_same_bytes(two: Path) -> None:
+    whole, resumed = (torch.load(two / f"{name}-0.pt", weights_only=True) for name in ("autoencoder", "resumed"))
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+@pytest.mark.timeout(600)
+def test_nan_on_one_process_stops_both_and_names_the_last_good_checkpoint(two: Path) -> None:
+    said = [(two / f"nan-{rank}.txt").read_text() for rank in (0, 1)]
+    assert said[0] == said[1]
+    last = two / "nan" / "checkpoints" / "last.pt"
+    assert f"no longer finite after {4 * BATCH} images; the last good checkpoint is {last}" in said[0]
+    state = torch.load(last, weights_only=True)
+    assert state["images"] == 3 * BATCH
+    assert all(value.isfinite().all() for part in state["modules"].values() for value in part.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_accumulation_equals_the_large_batch(kind: str, tmp_path: Path) -> None:
+    """Codebook, adaptive weight, batch normalisation and marginal entropy are those of the whole batch."""
+    assert_close(fit(TASKS[kind](), tmp_path / "whole"), fit(TASKS[kind](), tmp_path / "parts", accumulate=4))
+
+
+def test_dropout_is_resumed_too(tmp_path: Path) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def stopping(task: Task) -> Task:
+        inner = task.players[0]
+
+        def loss(batch: Batch, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
+            if tick.step == 2:
+                raise Interrupted
+            return inner.loss(batch, tick)
+
+        return Task(**{**vars(task), "players": (Player(inner.name, inner.modules, loss, inner.phases),)})
+
+    whole = fit(diffusion_task(dropout=0.3), tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        fit(stopping(diffusion_task(dropout=0.3)), tmp_path / "parts")
+    torch.rand(5)  # the process has drawn something else in between
+    resumed = fit(diffusion_task(dropout=0.3), tmp_path / "parts")
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

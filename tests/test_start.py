@@ -1,0 +1,165 @@
+"""Runs that begin with a given generator."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from histoloom import Generator, Run, UserError, execute, init_run
+from histoloom.cli.app import app
+from histoloom.diffusion.export import export_generator
+from histoloom.pipeline import wanted_fingerprints
+from histoloom.setup import change_settings
+from histoloom.stages import EventLog
+from histoloom.start import generator_digest
+
+SHORT = (
+    "patches.count=48",
+    "patches.split.holdout=0.3",
+    "clusters.k=[2, 4]",
+    "clusters.channels=16",
+    "clusters.validity_points=40",
+    "clusters.null_draws=2",
+    "clusters.training.batch_size=16",
+    "clusters.training.phases.0.images=160",
+    "autoencoder.training.phases.0.images=8",
+    "autoencoder.training.phases.0.lr=1.0e-9",
+    "autoencoder.codebook_decay=0.999999",
+    "autoencoder.restart_below=0",
+    "autoencoder.perceptual=pyramid",
+    "diffusion.training.batch_size=8",
+    "diffusion.training.phases.0.images=8",
+    "diffusion.training.phases.0.lr=1.0e-9",
+    "samples.per_cluster=1",
+    "samples.sampler.steps=1",
+    "runtime.device=cpu",
+    "runtime.threads=1",
+    "runtime.workers=1",
+)
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("given") / "generator"
+    export_generator(Run.open(tiny_run), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_slides: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One step at hardly any learning rate, from a generator that is gone by then."""
+    folder = tmp_path_factory.mktemp("tuned")
+    shutil.copytree(exported, folder / "given")
+    run = init_run(folder / "run", slides=[tiny_slides], preset="demo", settings=SHORT, start=folder / "given")
+    shutil.rmtree(folder / "given")
+    execute(run, until="samples")
+    return run.path
+
+
+def weights(run: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(run / name)
+
+
+def test_the_networks_are_the_generators_and_the_training_the_presets(tuned: Path, exported: Path) -> None:
+    config = Run.open(tuned).config
+    given = json.loads((exported / "generator.json").read_text())
+    assert list(config.diffusion.channels) == given["diffusion"]["channels"] == [16, 32]
+    assert (config.patches.size, config.autoencoder.channels) == (32, 8)
+    assert config.diffusion.training.phases[0].images == 8
+    assert config.start is not None
+    assert config.start.digest == generator_digest(exported) == generator_digest(tuned / "start")
+
+
+def test_training_begins_with_the_given_weights(tuned: Path, exported: Path) -> None:
+    name = "unet/diffusion_pytorch_model.safetensors"
+    given, mine = load_file(exported / name), weights(tuned / "diffusion", name)
+    conditions = "class_embedding.weight"
+    for key in given.keys() - {conditions}:
+        torch.testing.assert_close(mine[key], given[key], atol=1e-6, rtol=0)
+    assert len(mine[conditions]) == 2 + 4 + 1
+    torch.testing.assert_close(mine[conditions], given[conditions][-1].expand(7, -1), atol=1e-6, rtol=0)
+    name = "autoencoder.safetensors"
+    given, mine = load_file(exported / "autoencoder" / name), weights(tuned / "autoencoder", name)
+    for key, value in given.items():
+        torch.testing.assert_close(mine[key], value, atol=1e-3, rtol=1e-3)
+
+
+def test_the_latent_space_is_the_given_one(tuned: Path, exported: Path) -> None:
+    given, mine = (Generator.load(folder).facts for folder in (exported, tuned))
+    assert given.space.as_json() == mine.space.as_json()
+    assert mine.conditions.ks == (2, 4)
+    said = [event.get("message", "") for event in EventLog(tuned / "diffusion/log.jsonl").read()]
+    assert any("of the variance of these latents" in message for message in said)
+
+
+def test_what_it_began_with_is_part_of_its_identity(tuned: Path, tmp_path: Path) -> None:
+    run = Run.open(tuned)
+    plain = Run(tuned, run.config.model_copy(update={"start": None}))
+    with_start, without = wanted_fingerprints(run), wanted_fingerprints(plain)
+    assert [stage for stage in ("patches", "autoencoder") if with_start[stage] != without[stage]] == ["autoencoder"]
+    export_generator(run, tmp_path / "out")
+    assert run.config.start is not None
+    assert f"digest {run.config.start.digest}" in (tmp_path / "out/README.md").read_text()
+
+
+def test_other_networks_than_the_given_ones_are_refused(
+    tiny_slides: Path, exported: Path, tuned: Path, tmp_path: Path
+) -> None:
+    def init(*settings: str, start: Path = exported) -> Run:
+        return init_run(tmp_path / "run", slides=[tiny_slides], preset="demo", settings=settings, start=start)
+
+    with pytest.raises(UserError, match=r"diffusion\.channels is \[32, 64\] here and \[16, 32\] in the generator"):
+        init("diffusion.channels=[32, 64]")
+    with pytest.raises(UserError, match="neither a run nor an exported generator"):
+        init(start=tiny_slides)
+    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.iterdir())
+    changed = change_settings(Run.open(tuned), ["autoencoder.codes=64"], save=False)
+    with pytest.raises(UserError, match=r"autoencoder\.codes is 64 here and 128"):
+        execute(changed, until="autoencoder")
+
+
+def test_a_changed_copy_is_noticed_and_init_brings_it_back(tiny_slides: Path, exported: Path, tmp_path: Path) -> None:
+    def init() -> Run:
+        return init_run(tmp_path / "run", slides=[tiny_slides], preset="demo", settings=SHORT, start=exported)
+
+    run = init()
+    shutil.rmtree(run.path / "start")
+    with pytest.raises(UserError, match=r"not the generator that this run begins with .*bring it back"):
+        execute(run, until="autoencoder")
+    assert generator_digest(init().path / "start") == generator_digest(exported)
+    file = run.path / "start" / "generator.json"
+    file.write_text(file.read_text().replace("0.02", "0.03"))
+    with pytest.raises(UserError, match="not the generator that this run begins with"):
+        execute(run, until="autoencoder")
+    assert generator_digest(init().path / "start") == generator_digest(exported)
+
+
+def test_the_command_makes_such_a_run(tiny_slides: Path, tiny_run: Path, tmp_path: Path) -> None:
+    """From a run, too."""
+    command = ["init", tmp_path / "run", "--slides", tiny_slides, "--preset", "demo", "--from", tiny_run]
+    done = CliRunner().invoke(app, [str(word) for word in command])
+    assert done.exit_code == 0, done.output
+    assert Run.open(tmp_path / "run").config.start is not None
+    assert (tmp_path / "run" / "start" / "generator.json").is_file()
+
+
+def test_share_kept_is_that_of_the_variance() -> None:
+    from histoloom.diffusion.latent_space import LatentSpace
+
+    rng = np.random.default_rng(0)
+    scale = np.array([3.0, 1.0, 0.0])[:, None, None]
+    latents = rng.normal(size=(200, 3, 4, 4)) * scale
+    rows = np.arange(200)
+    space = LatentSpace.measured(latents, rows=rows, whiten=0.8)
+    assert space.channels == 1
+    assert space.share_kept(latents, rows=rows) == pytest.approx(0.9, abs=0.02)
+    turned = latents[:, [1, 0, 2]]
+    assert space.share_kept(turned, rows=rows) == pytest.approx(0.1, abs=0.02)
