@@ -34,7 +34,7 @@ from histoloom.stages import EventLog
 from histoloom.store import write_bytes
 from histoloom.tasks import Batch, Player, Task, Tick, Trained
 
-__all__ = ["Batch", "Player", "Task", "Tick", "Trained", "train"]
+__all__ = ["Batch", "Player", "Task", "Tick", "Trained", "shared_path", "train"]
 
 logger = logging.getLogger("histoloom")
 
@@ -69,7 +69,7 @@ class _Loop:
     ) -> None:
         self.task, self.config, self.runtime, self.seed, self.log = task, config, runtime, seed, log
         self.accelerator: Accelerator = make_accelerator(runtime)
-        self.checkpoint = _shared_path(out / "checkpoints" / "last.pt")
+        self.checkpoint = shared_path(out / "checkpoints" / "last.pt")
         self.images = 0
         self.total = math.ceil(config.images(n=task.n) / config.batch_size) * config.batch_size
         self.micro = _micro_batch(config.batch_size, processes=self.accelerator.num_processes, runtime=runtime)
@@ -311,7 +311,7 @@ def _micro_batch(batch_size: int, *, processes: int, runtime: RuntimeConfig) -> 
     return micro
 
 
-def _shared_path(path: Path) -> Path:
+def shared_path(path: Path) -> Path:
     """The main process's path, on every process."""
     box = [str(path)]
     if torch.distributed.is_available() and torch.distributed.is_initialized():

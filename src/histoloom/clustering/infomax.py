@@ -4,7 +4,7 @@ A network gives each patch a distribution over k clusters. The mutual informatio
 entropy (clusters share the patches) less the conditional entropy (each patch is sure of its cluster); the
 distribution must also stay the same when the patch is only seen differently. Entropies are in nats.
 
-Shapes: N patches, C x h x w normalised latents, F features, K clusters.
+Shapes: N patches, C x h x w normalised latents, D numbers of a vector, F features, K clusters.
 """
 
 from __future__ import annotations
@@ -50,6 +50,30 @@ class InfoMaxNet(nn.Module):
         """Logits of every head, (N, k) by k."""
         features_NF = self.features(z_NChw)
         return {k: self.heads[str(k)](features_NF) for k in self.ks}
+
+
+class VectorNet(nn.Module):
+    """The same for features that are vectors: two layers in place of the convolutions."""
+
+    def __init__(self, dimensions: int, *, channels: int, ks: Sequence[int]) -> None:
+        super().__init__()
+        self.ks = tuple(ks)
+        wide = 4 * channels
+        self.layers = nn.Sequential(nn.Linear(dimensions, wide), nn.LayerNorm(wide), nn.SiLU(), nn.Linear(wide, wide))
+        self.norm = nn.BatchNorm1d(wide, affine=False)
+        self.heads = nn.ModuleDict({str(k): nn.Linear(wide, k) for k in self.ks})
+
+    def features(self, x_ND: Tensor) -> Tensor:
+        """Shared features, (N, F)."""
+        return self.norm(self.layers(x_ND))
+
+    def forward(self, x_ND: Tensor) -> Heads:
+        """Logits of every head, (N, k) by k."""
+        features_NF = self.features(x_ND)
+        return {k: self.heads[str(k)](features_NF) for k in self.ks}
+
+
+Network = InfoMaxNet | VectorNet
 
 
 def marginal_entropy(p_NK: Tensor) -> Tensor:

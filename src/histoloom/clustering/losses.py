@@ -7,7 +7,7 @@ from torch import Tensor
 
 from histoloom.clustering.infomax import (
     Heads,
-    InfoMaxNet,
+    Network,
     conditional_entropy,
     divergence,
     marginal_entropy,
@@ -16,7 +16,7 @@ from histoloom.clustering.infomax import (
     rim_loss,
     virtual_adversary,
 )
-from histoloom.clustering.views import ViewStrength, any_stain, view
+from histoloom.clustering.views import ViewStrength, any_stain, vector_view, view
 from histoloom.config import ClustersConfig
 from histoloom.training import Tick
 
@@ -24,9 +24,12 @@ ADVERSARY_RADIUS = 0.2
 
 
 class InfoMaxLoss:
-    """Batches are normalised latents of each patch in V >= 1 stains, (B, V, C, h, w): ``LatentSet.versions``."""
+    """Batches are normalised latents of each patch in V >= 1 stains, (B, V, C, h, w): ``LatentSet.versions``.
 
-    def __init__(self, config: ClustersConfig, *, network: InfoMaxNet) -> None:
+    Or vectors (B, V, D), V being whatever views there are of a patch.
+    """
+
+    def __init__(self, config: ClustersConfig, *, network: Network) -> None:
         self.config = config
         self.network = network
         self.strength = ViewStrength()
@@ -38,7 +41,7 @@ class InfoMaxLoss:
 
     def with_heads(self, z_BVChw: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor], Heads]:
         """The same, and the probabilities (2 B, k) by k of both views, the second below the first."""
-        first_BChw = view(any_stain(z_BVChw, tick=tick), tick=tick, strength=self.strength)
+        first_BChw = self._view(any_stain(z_BVChw, tick=tick), tick=tick)
         second_BChw = self._second(any_stain(z_BVChw, tick=tick), tick=tick)
         both = probabilities(self.network(torch.cat([first_BChw, second_BChw])))
         losses, informations, agreements = [], [], []
@@ -58,10 +61,14 @@ class InfoMaxLoss:
         }
         return torch.stack(losses).mean(), metrics, both
 
+    def _view(self, z_BChw: Tensor, *, tick: Tick) -> Tensor:
+        seen = vector_view if z_BChw.ndim == 2 else view
+        return seen(z_BChw, tick=tick, strength=self.strength)
+
     def _second(self, z_BChw: Tensor, *, tick: Tick) -> Tensor:
         """The other view: augmented, or moved where it changes the answer most, or both."""
         kind = self.config.consistency
-        other_BChw = z_BChw if kind == "vat" else view(z_BChw, tick=tick, strength=self.strength)
+        other_BChw = z_BChw if kind == "vat" else self._view(z_BChw, tick=tick)
         if kind == "augment":
             return other_BChw
         direction_BChw = tick.randn(tuple(z_BChw.shape))
