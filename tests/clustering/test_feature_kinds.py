@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from histoloom import pipeline
 from histoloom.atlas.classifier import Classifier
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.clustering_set import Clustering
@@ -19,9 +21,10 @@ from histoloom.clustering.stage import run
 from histoloom.config import load_config, make_config, with_settings
 from histoloom.errors import UserError
 from histoloom.seeding import permutation
+from histoloom.setup import change_settings
 from histoloom.slides.patch_set import PatchSet
 from histoloom.stages import EventLog, StageContext
-from histoloom.store import read_json, write_json
+from histoloom.store import Run, read_json, write_json
 
 ROWS = 40
 VECTORS = [kind for kind in KINDS if kind != "latents"]
@@ -218,3 +221,22 @@ def test_another_encoder_in_its_place_is_refused(context: Context, tmp_path: Pat
     sources = Sources(given.inputs, given.out, said | {"digest": "another"}, torch.device("cpu"))
     with pytest.raises(UserError, match="put that one back"):
         KINDS["encoder"].load(sources)
+
+
+def test_a_whole_run_on_other_features_with_maps_and_report(tiny_run: Path, tmp_path: Path) -> None:
+    """And back: the stages on latents return without work, by the fingerprints that they have always had."""
+    shutil.copytree(tiny_run, tmp_path / "run")
+    settings = ["clusters.features=codes", "clusters.validity_features=same", "report.map_patches=16"]
+    changed = change_settings(Run.open(tmp_path / "run"), settings, save=True)
+    pipeline.execute(changed)
+    assert read_json(tmp_path / "run" / "clusters" / "features.json")["kind"] == "codes"
+    assert not (tmp_path / "run" / "clusters" / "checkpoints").exists()
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "the features that the clusters are made of" in page
+    maps = [read_json(path) for path in (tmp_path / "run" / "report" / "maps").glob("*.json")]
+    assert maps
+    assert all("missing" not in drawn for drawn in maps)
+    original = load_config(tiny_run / "config.yaml")
+    wanted = pipeline.wanted_fingerprints(Run(tmp_path / "run", original))
+    for stage in ("clusters", "diffusion"):
+        assert (tmp_path / "run" / "superseded" / f"{stage}-{wanted[stage]}").is_dir()

@@ -21,8 +21,9 @@ from histoloom.training import Tick
 FOLD, GROUPS = 4, 8
 """Pixels folded into channels along each side first; groups of the normalisation."""
 
-EXPANDED = 4
-"""The embedding's width, in features."""
+EXPANDED = 2
+"""Width between features and embedding, in features. The embedding is as wide as the features: the covariances of a
+wider one are mostly noise in batches of 64, and hold its spread down."""
 
 
 class PatchEncoder(nn.Module):
@@ -57,7 +58,9 @@ class Expander(nn.Module):
     def __init__(self, features: int) -> None:
         super().__init__()
         wide = EXPANDED * features
-        self.layers = nn.Sequential(nn.Linear(features, wide), nn.BatchNorm1d(wide), nn.ReLU(), nn.Linear(wide, wide))
+        self.layers = nn.Sequential(
+            nn.Linear(features, wide), nn.BatchNorm1d(wide), nn.ReLU(), nn.Linear(wide, features)
+        )
 
     def forward(self, y_BD: Tensor) -> Tensor:
         return self.layers(y_BD)

@@ -59,5 +59,5 @@ class SelfsupConfig(Section):
         batch_size=64,
         warmup_images=6400,
         lr_decay="cosine",
-        phases=(Phase(optimizer="adamw", lr=1e-3, images=64_000),),
+        phases=(Phase(optimizer="adamw", lr=2e-3, images=64_000),),
     )
