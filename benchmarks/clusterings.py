@@ -5,7 +5,9 @@ the sweep: agreement with the true tissue (NMI, ARI, matched accuracy: the best 
 tissues) and NMI with the slide. Baselines get pooled latents, as they are and whitened, and histograms of codes.
 The truth is used here only.
 
-    python benchmarks/clusterings.py --out FOLDER [--seeds 0 1 2 3 4]
+    python benchmarks/clusterings.py --out FOLDER [--seeds 0 1 2 3 4] [--features latents selfsup] [--encoder hf:NAME]
+
+With ``--features`` the stage clusters is repeated for each kind; baselines get the vectors of each such kind too.
 """
 
 from __future__ import annotations
@@ -23,11 +25,15 @@ from sklearn.metrics.cluster import contingency_matrix
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.baselines import BASELINES
 from histoloom.clustering.clustering_set import Clustering
+from histoloom.clustering.feature_kinds import KINDS
 from histoloom.clustering.features import features_of, pooled
 from histoloom.demo import run_demo
 from histoloom.diffusion.latent_space import LatentSpace
 from histoloom.evaluation.truth import true_classes
+from histoloom.pipeline import execute
+from histoloom.setup import change_settings
 from histoloom.slides.patch_set import PatchSet
+from histoloom.store import Run
 
 KEPT_VARIANCE = 0.99
 
@@ -49,20 +55,37 @@ def feature_kinds(latents: LatentSet) -> dict[str, np.ndarray]:
     }
 
 
-def clusterings(run: Path, *, patch_ids: pd.Series, seed: int) -> Iterator[tuple[str, int, np.ndarray]]:
+def of_kind(run: Path, *, kind: str, encoder: str | None) -> Clustering:
+    """The run's clusters of another kind of features; all else stays, and what it replaces goes to ``superseded/``."""
+    name = encoder if kind == "encoder" else None
+    settings = [f"clusters.features={kind}", f"clusters.encoder={name or 'null'}", "clusters.selfsup=null"]
+    changed = change_settings(Run.open(run), settings, save=False)
+    execute(changed, until="clusters")
+    return Clustering.open(run / "clusters")
+
+
+def clusterings(
+    run: Path, *, patch_ids: pd.Series, seed: int, features: list[str], encoder: str | None
+) -> Iterator[tuple[str, int, np.ndarray]]:
     """Name, k and labels (n,) in the patches' order."""
-    latents, found = LatentSet.open(run / "latents"), Clustering.open(run / "clusters")
+    latents = LatentSet.open(run / "latents")
     assert list(latents.table["patch_id"]) == list(patch_ids), "latents keep the patches' order"
     kinds = feature_kinds(latents)
+    for kind in features:
+        found = of_kind(run, kind=kind, encoder=encoder)
+        if kind not in ("latents", *kinds):
+            kinds[kind] = np.load(run / "clusters" / "features.npy")
+        for k in found.ks:
+            name = "information maximisation" + (f", {kind}" if kind != "latents" else "")
+            yield name, k, found.labels(k).loc[patch_ids].to_numpy()
     for k in found.ks:
-        yield "information maximisation", k, found.labels(k).loc[patch_ids].to_numpy()
         for method, labels_of in BASELINES.items():
             for kind, x_ND in kinds.items():
                 if not (method == "gaussian_mixture" and kind != "whitened"):
                     yield f"{method}, {kind}", k, labels_of(x_ND, k=k, seed=seed)
 
 
-def scores(run: Path, *, seed: int) -> list[dict[str, object]]:
+def scores(run: Path, *, seed: int, features: list[str], encoder: str | None) -> list[dict[str, object]]:
     patches = PatchSet.open(run / "patches")
     truth = true_classes(patches.table, slides=patches.slides)
     slide = pd.factorize(patches.table["slide_id"])[0]
@@ -79,7 +102,9 @@ def scores(run: Path, *, seed: int) -> list[dict[str, object]]:
             "matched": matched_accuracy(truth[known], labels[known]),
             "NMI with slide": normalized_mutual_info_score(slide, labels),
         }
-        for name, k, labels in clusterings(run, patch_ids=patches.table["patch_id"], seed=seed)
+        for name, k, labels in clusterings(
+            run, patch_ids=patches.table["patch_id"], seed=seed, features=features, encoder=encoder
+        )
     ]
 
 
@@ -87,18 +112,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--features", nargs="+", choices=KINDS, default=["latents"], help="what is clustered")
+    parser.add_argument("--encoder", help="with --features encoder: hf:NAME or timm:NAME")
     arguments = parser.parse_args()
     rows: list[dict[str, object]] = []
     for seed in arguments.seeds:
         run_demo(arguments.out / f"seed-{seed}", seed=seed, until="clusters")
-        rows += scores(arguments.out / f"seed-{seed}" / "run", seed=seed)
+        run = arguments.out / f"seed-{seed}" / "run"
+        rows += scores(run, seed=seed, features=arguments.features, encoder=arguments.encoder)
     table = pd.DataFrame(rows)
     measures = ["NMI", "ARI", "matched", "NMI with slide"]
     for title, part in (("at the chosen k", table[table["chosen"]]), ("over all k", table)):
         by_seed = part.groupby(["clustering", "seed"], sort=False)[measures].mean()
         summary = by_seed.groupby("clustering", sort=False).agg(["mean", "std"])
         print(f"\n{title}, mean and deviation over {len(arguments.seeds)} seeds:\n{summary.round(3).to_string()}")
-    print("\n" + table[table["clustering"] == "information maximisation"].round(3).to_string(index=False))
+    print("\n" + table[table["clustering"].str.startswith("information maximisation")].round(3).to_string(index=False))
 
 
 if __name__ == "__main__":

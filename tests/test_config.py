@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from histoloom.config import Config, dump_config, load_config, make_config, preset_names, read_preset, with_settings
+from histoloom.config import (
+    Config,
+    SelfsupConfig,
+    dump_config,
+    identity,
+    load_config,
+    make_config,
+    preset_names,
+    read_preset,
+    with_settings,
+)
 from histoloom.errors import UserError
 
 
@@ -73,6 +83,12 @@ def test_scientific_notation_is_a_number() -> None:
         ("diffusion.attention=[true]", ["diffusion", "one entry for each"]),
         ("clusters.k=[3,2]", ["clusters", "rising list"]),
         ("clusters.k=[1,2]", ["clusters", "from 2 up"]),
+        ("clusters.features=encoder", ["clusters", "hf:NAME", "give both"]),
+        ("clusters.encoder=hf:owner/model", ["clusters", "features: encoder", "give both"]),
+        ("clusters.encoder=owner/model", ["clusters.encoder", "(hf|timm):"]),
+        ("clusters.selfsup.channels=16", ["clusters", "features: selfsup", "clusters.selfsup=null"]),
+        ("clusters.selfsup.chanels=16", ["clusters.selfsup.chanels", "did you mean 'channels'"]),
+        ("clusters.validity_features=same", ["clusters", "vectors", "flat"]),
         ("report.k=99", ["report.k", "clusters.k"]),
         ("autoencoder.perceptual=none", ["perceptual_weight: 0"]),
         ("autoencoder.mse_weight=0", ["l1_weight and mse_weight"]),
@@ -90,6 +106,28 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(setting: str, words: list
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_an_own_encoder_is_written_out_and_its_settings_count() -> None:
+    assert config_of("cpu").clusters.selfsup is None
+    plain = config_of("cpu", "clusters.features=selfsup")
+    assert plain.clusters.selfsup == SelfsupConfig()
+    values = plain.model_dump(mode="json")
+    changed = make_config(with_settings(values, ["clusters.selfsup.training.phases.0.lr=0.01"])).clusters.selfsup
+    assert changed is not None
+    assert changed.training.phases[0].lr == 0.01
+    from_off = with_settings(config_of("cpu").model_dump(mode="json"), ["clusters.selfsup.channels=16"])
+    turned_on = make_config(with_settings(from_off, ["clusters.features=selfsup"]))
+    assert turned_on.clusters.selfsup == SelfsupConfig(channels=16)
+
+
+def test_settings_that_came_later_leave_the_identity_of_runs_made_before() -> None:
+    before, after = identity(config_of("cpu")), identity(config_of("cpu", "clusters.features=pooled"))
+    assert not {"features", "encoder", "selfsup"} & set(before["clusters"])
+    assert after["clusters"] == before["clusters"] | {"features": "pooled"}
+    assert {key: value for key, value in before.items() if key != "clusters"} == {
+        key: value for key, value in config_of("cpu").model_dump(mode="json").items() if key != "clusters"
+    }
 
 
 def test_a_phase_has_one_length() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from histoloom.config import Config
+from histoloom.config import Config, identity
 from histoloom.errors import UserError
 from histoloom.stages import EventLog, StageContext
 from histoloom.store import (
@@ -37,6 +37,7 @@ class Stage:
     """One step of the method; ``entry`` is ``module:function``, imported when the stage runs.
 
     ``format`` rises when the stage's files change their meaning; several processes share what ``trains`` or ``draws``.
+    ``beside``: stages that it reads too, which its ``inputs`` were made from and so stand for.
     """
 
     name: str
@@ -46,13 +47,22 @@ class Stage:
     format: int = 1
     trains: bool = False
     draws: bool = False
+    beside: tuple[str, ...] = ()
 
 
 STAGES = (
     Stage("patches", ("patches",), (), "histoloom.slides.stage:run", format=2),
     Stage("autoencoder", ("autoencoder", "start"), ("patches",), "histoloom.autoencoder.stage:run", trains=True),
     Stage("latents", ("latents",), ("patches", "autoencoder"), "histoloom.autoencoder.latents_stage:run", format=2),
-    Stage("clusters", ("clusters",), ("patches", "latents"), "histoloom.clustering.stage:run", trains=True),
+    Stage(
+        "clusters",
+        ("clusters",),
+        ("patches", "latents"),
+        "histoloom.clustering.stage:run",
+        format=2,
+        trains=True,
+        beside=("autoencoder",),
+    ),
     Stage(
         "diffusion",
         ("diffusion", "start"),
@@ -93,7 +103,7 @@ def wanted_fingerprints(run: Run) -> dict[str, str]:
     """The fingerprint that each stage has when it is up to date with the configuration, the slides and the names."""
     from histoloom.slides.inventory import inventory_fingerprint
 
-    config = run.config.model_dump(mode="json")
+    config = identity(run.config)
     wanted: dict[str, str] = {}
     for stage in STAGES:
         value = {
@@ -217,7 +227,7 @@ def _entry(stage: Stage) -> Any:
 
 
 def _context(run: Run, stage: Stage, *, out: Path) -> StageContext:
-    inputs = {name: run.require(name) for name in stage.inputs}
+    inputs = {name: run.require(name) for name in (*stage.inputs, *stage.beside)}
     return StageContext(run=run.path, config=run.config, out=out, inputs=inputs, log=EventLog(out / "log.jsonl"))
 
 

@@ -29,6 +29,7 @@ FEATURES = {
     "pooled": "means and deviations of the autoencoder's latents",
     "codes": "histograms of the autoencoder's codes",
     "flat": "the autoencoder's latents, place by place",
+    "same": "the features that the clusters are made of",
 }
 
 
@@ -46,7 +47,8 @@ def write_embedding(context: StageContext) -> Path | None:
         return None
     drawn = numpy_generator(context.config.seed, "report", "embedding", "patches").permutation(len(latents))
     rows_N = np.sort(drawn[: context.config.report.embedded_patches])
-    x_ND = features_of(latents, rows_N, kind=context.config.clusters.validity_features)
+    kind, clusters = context.config.clusters.validity_features, context.inputs["clusters"]
+    x_ND = features_of(latents, rows_N, kind=kind, clusters=clusters)
     maps = {}
     with meter("2-D maps", total=len(context.config.report.embeddings)) as progress:
         for method in context.config.report.embeddings:
@@ -61,9 +63,13 @@ def _identity(context: StageContext) -> dict[str, Any]:
     """What the maps depend on."""
     artifact = Artifact.read(context.inputs["latents"])
     assert artifact is not None, "latents are published before the report is made"
+    own = Artifact.read(context.inputs["clusters"])
+    features = context.config.clusters.validity_features
+    assert own is not None, "clusters are published before the report is made"
     return {
         "latents": artifact.fingerprint,
-        "features": context.config.clusters.validity_features,
+        **({"clusters": own.fingerprint} if features == "same" else {}),
+        "features": features,
         "methods": list(context.config.report.embeddings),
         "patches": context.config.report.embedded_patches,
         "seed": context.config.seed,

@@ -1,4 +1,4 @@
-"""The trained clusterer: clusters of any latents, for every k of the sweep."""
+"""The trained clusterer: clusters of any latents, or other features, for every k of the sweep."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from histoloom.clustering.infomax import Heads, InfoMaxNet, probabilities
+from histoloom.clustering.infomax import Heads, InfoMaxNet, Network, VectorNet, probabilities
 from histoloom.devices import full_precision
 from histoloom.store import read_json, write_bytes, write_json
 
@@ -24,17 +25,26 @@ TIGHT = 1e-4
 
 @dataclass(frozen=True)
 class Architecture:
-    """What ``clusterer.json`` says: enough to build the network that the weights fit."""
+    """What ``clusterer.json`` says: enough to build the network that the weights fit.
+
+    ``in_channels``: of latents, or the numbers of a vector where ``vectors`` are what is clustered.
+    """
 
     in_channels: int
     channels: int
     ks: tuple[int, ...]
+    vectors: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; of latents without ``vectors``, as before there were any."""
+        values = vars(self) | {"ks": list(self.ks)}
+        return values if self.vectors else {key: value for key, value in values.items() if key != "vectors"}
 
 
 class Clusterer(nn.Module):
     """A network with its clusters in their published order (falling size on the training split)."""
 
-    def __init__(self, architecture: Architecture, *, network: InfoMaxNet) -> None:
+    def __init__(self, architecture: Architecture, *, network: Network) -> None:
         super().__init__()
         self.architecture = architecture
         self.network = network
@@ -53,7 +63,7 @@ class Clusterer(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, z_NChw: Tensor) -> Heads:
-        """Clusters' probabilities of normalised latents, float32 (N, k) by k.
+        """Clusters' probabilities of normalised latents, or of vectors (N, D); float32 (N, k) by k.
 
         They depend on each patch alone, never on what else is asked for, in what order or in what batches. On other
         machines and devices they differ in the last digits, but the most probable cluster of the same latents does not.
@@ -66,7 +76,7 @@ class Clusterer(nn.Module):
 
     def _of_block(self, z_nChw: Tensor, *, block: int) -> Heads:
         n = len(z_nChw)
-        filled_BChw = torch.cat([z_nChw, z_nChw[-1:].expand(block - n, -1, -1, -1)]) if 0 < n < block else z_nChw
+        filled_BChw = torch.cat([z_nChw, z_nChw[-1:].expand(block - n, *z_nChw.shape[1:])]) if 0 < n < block else z_nChw
         return {k: p_BK[:n] for k, p_BK in probabilities(self.network(filled_BChw)).items()}
 
     def _decided(self, heads: Heads, *, z_NChw: Tensor) -> Heads:
@@ -86,13 +96,14 @@ class Clusterer(nn.Module):
         """Write ``clusterer.safetensors`` and ``clusterer.json``."""
         weights = save({name: value.contiguous() for name, value in self.state_dict().items()})
         write_bytes(folder / "clusterer.safetensors", weights)
-        write_json(folder / "clusterer.json", vars(self.architecture) | {"ks": list(self.architecture.ks)})
+        write_json(folder / "clusterer.json", self.architecture.as_json())
 
     @staticmethod
     def load(folder: Path) -> Clusterer:
         """Read what ``save`` wrote; in evaluation mode, on the CPU."""
         values = read_json(folder / "clusterer.json")
-        architecture = Architecture(values["in_channels"], values["channels"], tuple(values["ks"]))
+        ks, vectors = tuple(values["ks"]), values.get("vectors", False)
+        architecture = Architecture(values["in_channels"], values["channels"], ks, vectors)
         clusterer = build(architecture)
         clusterer.load_state_dict(load_file(folder / "clusterer.safetensors"))
         return clusterer.eval().requires_grad_(False)
@@ -106,5 +117,6 @@ def _margin(p_NK: Tensor) -> Tensor:
 
 def build(architecture: Architecture) -> Clusterer:
     """A clusterer with fresh weights."""
-    network = InfoMaxNet(architecture.in_channels, channels=architecture.channels, ks=architecture.ks)
+    kind = VectorNet if architecture.vectors else InfoMaxNet
+    network = kind(architecture.in_channels, channels=architecture.channels, ks=architecture.ks)
     return Clusterer(architecture, network=network)

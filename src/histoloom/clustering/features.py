@@ -5,6 +5,8 @@ Shapes: N patches, C channels, h x w positions, D features, M codes.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,8 +26,14 @@ def hellinger(histogram_NM: Tensor) -> Tensor:
     return histogram_NM.sqrt()
 
 
-def features_of(latents: LatentSet, rows: np.ndarray, *, kind: str) -> np.ndarray:
-    """Features of ``rows``, float32 (len(rows), D): ``pooled``, ``codes`` or ``flat``."""
+def features_of(latents: LatentSet, rows: np.ndarray, *, kind: str, clusters: Path | None = None) -> np.ndarray:
+    """Features of ``rows``, float32 (len(rows), D): ``pooled``, ``codes``, ``flat``, or ``same``.
+
+    ``same``: those that the clusters are made of, as ``features.npy`` in the folder ``clusters`` has them.
+    """
+    if kind == "same":
+        assert clusters is not None, "the clusters' own features lie in their folder"
+        return np.asarray(np.load(clusters / "features.npy", mmap_mode="r")[rows])
     if kind == "codes":
         return hellinger(torch.from_numpy(np.asarray(latents.histograms[rows]))).numpy()
     parts = []

@@ -4,11 +4,12 @@ A network gives each patch a distribution over k clusters. The mutual informatio
 entropy (clusters share the patches) less the conditional entropy (each patch is sure of its cluster); the
 distribution must also stay the same when the patch is only seen differently. Entropies are in nats.
 
-Shapes: N patches, C x h x w normalised latents, F features, K clusters.
+Shapes: N patches, C x h x w normalised latents, D numbers of a vector, F features, K clusters.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -20,15 +21,45 @@ GROUPS = 8
 Heads = dict[int, Tensor]
 
 
-class InfoMaxNet(nn.Module):
-    """Convolutions, means and deviations over positions, and a linear head for every k of the sweep.
+class Network(nn.Module, ABC):
+    """Features of each patch, normalised over the batch, and a linear head for every k of the sweep.
+
+    ``width``: F, of what ``pooled`` gives.
+    """
+
+    def __init__(self, *, width: int, ks: Sequence[int]) -> None:
+        super().__init__()
+        self.ks = tuple(ks)
+        self.norm = nn.BatchNorm1d(width, affine=False)
+        self.heads = nn.ModuleDict({str(k): nn.Linear(width, k) for k in self.ks})
+
+    @abstractmethod
+    def pooled(self, x_N: Tensor) -> Tensor:
+        """Shared features before normalisation, (N, F): of each patch alone, whatever the batch."""
+
+    def features(self, x_N: Tensor) -> Tensor:
+        """What the heads see, (N, F)."""
+        normalised: Tensor = self.norm(self.pooled(x_N))
+        return normalised
+
+    def classified(self, pooled_NF: Tensor) -> Heads:
+        """Logits of every head, (N, k) by k, of what ``pooled`` gives; in training normalised over these N."""
+        features_NF = self.norm(pooled_NF)
+        return {k: self.heads[str(k)](features_NF) for k in self.ks}
+
+    def forward(self, x_N: Tensor) -> Heads:
+        """Logits of every head, (N, k) by k."""
+        return self.classified(self.pooled(x_N))
+
+
+class InfoMaxNet(Network):
+    """For latents (N, C, h, w): convolutions, then means and deviations over positions.
 
     Pooling makes the answer depend on what is in a patch and hardly on where.
     """
 
     def __init__(self, in_channels: int, *, channels: int, ks: Sequence[int]) -> None:
-        super().__init__()
-        self.ks = tuple(ks)
+        super().__init__(width=4 * channels, ks=ks)
         self.convolutions = nn.Sequential(
             nn.Conv2d(in_channels, channels, 3, padding=1),
             nn.GroupNorm(GROUPS, channels),
@@ -38,22 +69,25 @@ class InfoMaxNet(nn.Module):
             nn.SiLU(),
             nn.Conv2d(2 * channels, 2 * channels, 3, padding=1),
         )
-        self.norm = nn.BatchNorm1d(4 * channels, affine=False)
-        self.heads = nn.ModuleDict({str(k): nn.Linear(4 * channels, k) for k in self.ks})
 
-    def pooled(self, z_NChw: Tensor) -> Tensor:
-        """Means and deviations over positions, (N, F): of each patch alone, whatever the batch."""
-        y_NChw = self.convolutions(z_NChw)
+    def pooled(self, x_N: Tensor) -> Tensor:
+        """Means and deviations over positions, (N, F)."""
+        y_NChw = self.convolutions(x_N)
         return torch.cat([y_NChw.mean(dim=(2, 3)), y_NChw.std(dim=(2, 3), correction=0)], dim=1)
 
-    def classified(self, pooled_NF: Tensor) -> Heads:
-        """Logits of every head, (N, k) by k, of what ``pooled`` gives; in training normalised over these N."""
-        features_NF = self.norm(pooled_NF)
-        return {k: self.heads[str(k)](features_NF) for k in self.ks}
 
-    def forward(self, z_NChw: Tensor) -> Heads:
-        """Logits of every head, (N, k) by k."""
-        return self.classified(self.pooled(z_NChw))
+class VectorNet(Network):
+    """For features that are vectors, (N, D): two layers in place of the convolutions."""
+
+    def __init__(self, dimensions: int, *, channels: int, ks: Sequence[int]) -> None:
+        wide = 4 * channels
+        super().__init__(width=wide, ks=ks)
+        self.layers = nn.Sequential(nn.Linear(dimensions, wide), nn.LayerNorm(wide), nn.SiLU(), nn.Linear(wide, wide))
+
+    def pooled(self, x_N: Tensor) -> Tensor:
+        """Two layers' output, (N, F)."""
+        y_NF: Tensor = self.layers(x_N)
+        return y_NF
 
 
 def marginal_entropy(p_NK: Tensor) -> Tensor:

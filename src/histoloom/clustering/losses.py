@@ -5,12 +5,14 @@ Its entropies and its normalisation are of the whole batch: several processes ga
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 
 from histoloom.clustering.infomax import (
     Heads,
-    InfoMaxNet,
+    Network,
     conditional_entropy,
     divergence,
     marginal_entropy,
@@ -19,21 +21,30 @@ from histoloom.clustering.infomax import (
     rim_loss,
     virtual_adversary,
 )
-from histoloom.clustering.views import ViewStrength, any_stain, view
+from histoloom.clustering.renewal import Renewal
+from histoloom.clustering.views import ViewStrength, any_stain, vector_view, view
 from histoloom.config import ClustersConfig
 from histoloom.processes import gathered
 from histoloom.training import Tick
 
 ADVERSARY_RADIUS = 0.2
+EVEN, SETTLED = 0.3, 0.7
 
 
 class InfoMaxLoss:
-    """Batches are normalised latents of each patch in V >= 1 stains, (B, V, C, h, w): ``LatentSet.versions``."""
+    """Batches are normalised latents of each patch in V >= 1 stains, (B, V, C, h, w): ``LatentSet.versions``.
 
-    def __init__(self, config: ClustersConfig, *, network: InfoMaxNet) -> None:
+    Or vectors (B, V, D), V being whatever views there are of a patch.
+    """
+
+    def __init__(
+        self, config: ClustersConfig, *, network: Network, sample: Callable[[], Iterable[Tensor]] | None = None
+    ) -> None:
+        """``sample``: the same training patches each time, in chunks like batches; without it nothing is renewed."""
         self.config = config
         self.network = network
         self.strength = ViewStrength()
+        self.renewal = Renewal(network, sample=sample or tuple, views=self._any_view)
 
     def __call__(self, z_BVChw: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
         """RIM on each view and the consistency between them, averaged over the heads."""
@@ -45,7 +56,8 @@ class InfoMaxLoss:
 
         With several processes B is the whole batch, of which ``z`` is this process's part.
         """
-        first_BChw = view(any_stain(z_BVChw, tick=tick), tick=tick, strength=self.strength)
+        renewed = self.renewal(tick)
+        first_BChw = self._any_view(z_BVChw, tick)
         second_BChw = self._second(any_stain(z_BVChw, tick=tick), tick=tick)
         pooled_BF = self.network.pooled(torch.cat([first_BChw, second_BChw])).chunk(2)
         both = probabilities(self.network.classified(torch.cat([gathered(view_BF) for view_BF in pooled_BF])))
@@ -53,7 +65,7 @@ class InfoMaxLoss:
         for p_2BK in both.values():
             first_BK, second_BK = p_2BK.chunk(2)
             consistency = 0.5 * (divergence(first_BK, second_BK) + divergence(second_BK, first_BK))
-            rim = rim_loss(p_2BK, marginal_weight=self.config.marginal_weight)
+            rim = rim_loss(p_2BK, marginal_weight=marginal_weight(self.config, progress=tick.progress))
             losses.append(rim + self.config.consistency_weight * consistency)
             informations.append(mutual_information(p_2BK) / torch.tensor(float(p_2BK.shape[1])).log())
             agreements.append((first_BK.argmax(1) == second_BK.argmax(1)).float().mean())
@@ -63,13 +75,21 @@ class InfoMaxLoss:
             "agreement": torch.stack(agreements).mean(),
             "marginal_entropy": marginal_entropy(last_BK),
             "conditional_entropy": conditional_entropy(last_BK),
+            "renewed": torch.tensor(float(renewed)),
         }
         return torch.stack(losses).mean(), metrics, both
+
+    def _any_view(self, z_BVChw: Tensor, tick: Tick) -> Tensor:
+        return self._view(any_stain(z_BVChw, tick=tick), tick=tick)
+
+    def _view(self, z_BChw: Tensor, *, tick: Tick) -> Tensor:
+        seen = vector_view if z_BChw.ndim == 2 else view
+        return seen(z_BChw, tick=tick, strength=self.strength)
 
     def _second(self, z_BChw: Tensor, *, tick: Tick) -> Tensor:
         """The other view: augmented, or moved where it changes the answer most, or both."""
         kind = self.config.consistency
-        other_BChw = z_BChw if kind == "vat" else view(z_BChw, tick=tick, strength=self.strength)
+        other_BChw = z_BChw if kind == "vat" else self._view(z_BChw, tick=tick)
         if kind == "augment":
             return other_BChw
         direction_BChw = tick.randn(tuple(z_BChw.shape))
@@ -79,3 +99,13 @@ class InfoMaxLoss:
 
     def _of_whole_batch(self, z_BChw: Tensor) -> Heads:
         return self.network.classified(gathered(self.network.pooled(z_BChw)))
+
+
+def marginal_weight(config: ClustersConfig, *, progress: float) -> float:
+    """Of the marginal entropy: at first ``marginal_weight``, from ``EVEN`` to ``SETTLED`` of the training falling to
+
+    ``marginal_end``. Above 1, sharing one large cluster between two unsure outputs pays; at 1 the sum is the mutual
+    information, and it does not.
+    """
+    way = (progress - EVEN) / (SETTLED - EVEN)
+    return config.marginal_weight + (config.marginal_end - config.marginal_weight) * min(1.0, max(0.0, way))

@@ -1,7 +1,8 @@
-"""The stage ``clusters``: latents in; for every k of a sweep, clusters, indices and a choice out."""
+"""The stage ``clusters``: latents or other features in; for every k of a sweep, clusters, indices, a choice out."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from histoloom.clustering.choice import choose_k
 from histoloom.clustering.clusterer import Architecture, Clusterer, build
 from histoloom.clustering.confounding_examination import examine
 from histoloom.clustering.evidence import choose_with_nulls, with_evidence
+from histoloom.clustering.feature_bank import Bank, make_bank
 from histoloom.clustering.features import features_of
 from histoloom.clustering.independence import IndependentLoss, slide_share
 from histoloom.clustering.indices import INDICES, validity_indices
-from histoloom.clustering.infomax import InfoMaxNet, mutual_information
+from histoloom.clustering.infomax import Network, mutual_information
 from histoloom.clustering.kmeans import kmeans_labels
 from histoloom.clustering.losses import InfoMaxLoss
 from histoloom.clustering.sweep import agreement_of_restarts
@@ -32,6 +34,7 @@ from histoloom.store import read_json, write_bytes, write_json
 from histoloom.training import Player, Task, train
 
 CHUNK = 256
+RENEWAL = 1024  # patches that decide which outputs start again
 
 Probabilities = dict[int, np.ndarray]
 
@@ -40,12 +43,13 @@ def run(context: StageContext) -> None:
     """Train on the training split, keep the best restart, predict every patch, choose k."""
     latents = LatentSet.open(context.inputs["latents"])
     _check_enough(context, n=len(latents.rows(split="train")))
+    bank = make_bank(context, latents=latents)
     restarts = range(context.config.clusters.restarts)
-    trained = [_train(context, latents=latents, restart=restart) for restart in restarts]
+    trained = [_train(context, latents=latents, bank=bank, restart=restart) for restart in restarts]
     if not is_main_process():
         return
     train_rows = latents.rows(split="train")
-    predicted = [predict(clusterer, latents, rows=train_rows) for clusterer in trained]
+    predicted = [predict(clusterer, bank, rows=train_rows) for clusterer in trained]
     objectives = [_worth(context, probabilities, latents=latents, rows=train_rows) for probabilities in predicted]
     best = int(np.argmax(objectives))
     for event in EventLog(context.out / f"restart-{best}" / "log.jsonl").read():
@@ -55,7 +59,7 @@ def run(context: StageContext) -> None:
     sizes = {k: torch.from_numpy(_sizes(p_NK, k=k)) for k, p_NK in predicted[best].items()}
     clusterer.sort_by_size(sizes)
     clusterer.save(context.out)
-    _write_predictions(context, latents=latents, clusterer=clusterer)
+    _write_predictions(context, latents=latents, bank=bank, clusterer=clusterer)
     labels = [{k: p_NK.argmax(axis=1) for k, p_NK in probabilities.items()} for probabilities in predicted]
     _write_validity(context, latents=latents, restarts=agreement_of_restarts(labels))
     _write_confounding(context)
@@ -70,13 +74,13 @@ def _check_enough(context: StageContext, *, n: int) -> None:
         )
 
 
-def _train(context: StageContext, *, latents: LatentSet, restart: int) -> Clusterer:
+def _train(context: StageContext, *, latents: LatentSet, bank: Bank, restart: int) -> Clusterer:
     config = context.config.clusters
     seed = derive(context.config.seed, "clusters", "restart", restart)
     rows = latents.rows(split="train")
     torch.manual_seed(derive(seed, "weights"))
-    clusterer = build(Architecture(latents.shape[0], config.channels, config.k))
-    loss, batch = _objective(context, latents=latents, rows=rows, network=clusterer.network)
+    clusterer = build(Architecture(bank.shape[0], config.channels, config.k, vectors=len(bank.shape) == 1))
+    loss, batch = _objective(context, latents=latents, bank=bank, rows=rows, network=clusterer.network)
     task = Task(
         name="clusters",
         modules={"network": clusterer.network},
@@ -92,13 +96,20 @@ def _train(context: StageContext, *, latents: LatentSet, restart: int) -> Cluste
     return clusterer.eval()
 
 
-def _objective(context: StageContext, *, latents: LatentSet, rows: np.ndarray, network: InfoMaxNet) -> tuple[Any, Any]:
-    """What is minimised, and the reader of its batches: of latents, and of slides where these are to be ignored."""
+def _objective(
+    context: StageContext, *, latents: LatentSet, bank: Bank, rows: np.ndarray, network: Network
+) -> tuple[Any, Any]:
+    """What is minimised, and the reader of its batches: of features, and of slides where these are to be ignored."""
     config = context.config.clusters
-    inner = InfoMaxLoss(config, network=network)
+    looked_at = np.sort(numpy_generator(context.config.seed, "clusters", "renewal").permutation(len(rows))[:RENEWAL])
 
     def read(places: np.ndarray) -> Tensor:
-        return latents.versions(rows[places])
+        return bank.versions(rows[places])
+
+    def sample() -> Iterator[Tensor]:
+        return (read(looked_at[start : start + CHUNK]) for start in range(0, len(looked_at), CHUNK))
+
+    inner = InfoMaxLoss(config, network=network, sample=sample)
 
     if not config.independence:
         return inner, read
@@ -131,12 +142,12 @@ def objective(predicted: Probabilities) -> float:
 
 
 @torch.no_grad()
-def predict(clusterer: Clusterer, latents: LatentSet, *, rows: np.ndarray) -> Probabilities:
+def predict(clusterer: Clusterer, bank: Bank, *, rows: np.ndarray) -> Probabilities:
     """Probabilities of ``rows`` for every k, float32 (len(rows), k)."""
     device = next(clusterer.network.parameters()).device
     parts: dict[int, list[np.ndarray]] = {k: [] for k in clusterer.architecture.ks}
     for start in range(0, len(rows), CHUNK):
-        z_NChw = latents.normalised(rows[start : start + CHUNK]).to(device)
+        z_NChw = bank.own(rows[start : start + CHUNK]).to(device)
         for k, p_NK in clusterer.to(device).probabilities(z_NChw).items():
             parts[k].append(p_NK.cpu().numpy())
     return {k: np.concatenate(chunks) for k, chunks in parts.items()}
@@ -146,9 +157,9 @@ def _sizes(p_NK: np.ndarray, *, k: int) -> np.ndarray:
     return np.bincount(p_NK.argmax(axis=1), minlength=k)
 
 
-def _write_predictions(context: StageContext, *, latents: LatentSet, clusterer: Clusterer) -> None:
+def _write_predictions(context: StageContext, *, latents: LatentSet, bank: Bank, clusterer: Clusterer) -> None:
     """``probabilities.safetensors`` and ``index.parquet``."""
-    predicted = predict(clusterer, latents, rows=np.arange(len(latents)))
+    predicted = predict(clusterer, bank, rows=np.arange(len(latents)))
     stored = save({f"k{k}": np.ascontiguousarray(p_NK) for k, p_NK in predicted.items()})
     write_bytes(context.out / "probabilities.safetensors", stored)
     labels = {f"k{k}": p_NK.argmax(axis=1).astype(np.int32) for k, p_NK in predicted.items()}
@@ -161,7 +172,7 @@ def _write_validity(context: StageContext, *, latents: LatentSet, restarts: dict
     config, seed = context.config.clusters, context.config.seed
     rows = latents.rows(split="train")
     chosen = np.sort(numpy_generator(seed, "clusters", "validity").permutation(rows)[: config.validity_points])
-    x_ND = features_of(latents, chosen, kind=config.validity_features)
+    x_ND = features_of(latents, chosen, kind=config.validity_features, clusters=context.out)
     table = pd.read_parquet(context.out / "index.parquet")
     device = accelerator(context.config.runtime).device
     entries: list[dict[str, Any]] = []

@@ -25,10 +25,11 @@ class ViewStrength:
     offset: float = 0.3
     noise: float = 0.1
     crop: float = LEAST_CROP
+    vector_noise: float = 0.3
 
 
 def any_stain(z_NVChw: Tensor, *, tick: Tick) -> Tensor:
-    """Each patch in one of its stains, (N, C, h, w)."""
+    """Each patch in one of its stains, (N, C, h, w); or in one of the versions of its vector, (N, D)."""
     N, V = z_NVChw.shape[:2]
     return z_NVChw[torch.arange(N, device=z_NVChw.device), tick.randint(V, (N,))]
 
@@ -42,6 +43,11 @@ def view(z_NChw: Tensor, *, tick: Tick, strength: ViewStrength) -> Tensor:
     offset_NC11 = strength.offset * tick.randn((N, C, 1, 1))
     noise_NChw = strength.noise * tick.randn(tuple(z_NChw.shape))
     return gain_NC11 * z_NChw + offset_NC11 + noise_NChw
+
+
+def vector_view(x_ND: Tensor, *, tick: Tick, strength: ViewStrength) -> Tensor:
+    """One random view of each vector, of any version of it: moved by noise, in units of the root mean variance."""
+    return x_ND + strength.vector_noise * tick.randn(tuple(x_ND.shape))
 
 
 def crop(z_NChw: Tensor, *, place_N3: Tensor, least: float) -> Tensor:

@@ -10,8 +10,6 @@ import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -20,12 +18,9 @@ from pydantic import (
     model_validator,
 )
 
+from histoloom.config.trainings import Phase, Section, SelfsupConfig, TrainingConfig
 
-class Section(BaseModel):
-    """A part of the configuration: immutable, and closed to keys that it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
+__all__ = ["Phase", "Section", "SelfsupConfig", "TrainingConfig"]
 
 MPP_LIMITS = (0.01, 100.0)  # um/px that a user may say a slide has
 PRIVATE = "private:"  # stands before what has its name in the private folder alone
@@ -137,40 +132,6 @@ class PatchesConfig(Section):
         return self
 
 
-class Phase(Section):
-    """A stretch of training with one optimizer."""
-
-    optimizer: Literal["adam", "adamw", "adadelta"]
-    lr: PositiveFloat
-    epochs: PositiveInt | None = None
-    images: PositiveInt | None = Field(None, description="length in images seen, instead of epochs")
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Phase:
-        if (self.epochs is None) == (self.images is None):
-            raise ValueError("give exactly one of epochs and images")
-        return self
-
-    def length(self, *, n: int) -> int:
-        """The phase's length in images seen, for a data set of ``n`` images."""
-        return self.images if self.images is not None else (self.epochs or 0) * n
-
-
-class TrainingConfig(Section):
-    """How a network is trained; shared by all three."""
-
-    batch_size: PositiveInt = Field(16, description="images a step, over all processes")
-    phases: tuple[Phase, ...] = Field(min_length=1)
-    lr_decay: Literal["none", "cosine"] = Field("none", description="of the last phase")
-    warmup_images: int = Field(0, ge=0, description="linear learning-rate warm-up of the first phase")
-    grad_clip: PositiveFloat | None = Field(None, description="bound of the gradient's norm")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average a step; 0: none")
-
-    def images(self, *, n: int) -> int:
-        """Images seen in the whole training, for a data set of ``n`` images."""
-        return sum(phase.length(n=n) for phase in self.phases)
-
-
 class AdversarialConfig(Section):
     """The patch discriminator (Esser et al. 2021)."""
 
@@ -236,17 +197,29 @@ class LatentsConfig(Section):
 class ClustersConfig(Section):
     """Information-maximisation clusters (RIM: Krause et al. 2010; IMSAT: Hu et al. 2017) for a sweep of k."""
 
+    features: Literal["latents", "pooled", "codes", "selfsup", "encoder"] = Field(
+        "latents",
+        description="what is clustered: latents place by place, their moments, histograms of codes, what an encoder "
+        "trained on the run's patches sees, or a Hugging Face or timm encoder (docs/features.md)",
+    )
+    encoder: str | None = Field(
+        None,
+        pattern=r"^(hf|timm):\S.*$",
+        description="with features: encoder; hf:NAME or timm:NAME: an absolute folder, or a repository in the cache",
+    )
+    selfsup: SelfsupConfig | None = Field(None, description="with features: selfsup; none: off")
     k: tuple[int, ...] = Field(tuple(range(10, 17)), min_length=1, description="the sweep")
     channels: PositiveInt = Field(64, description="width of the convolutional features")
-    marginal_weight: PositiveFloat = Field(2.0, description="of the marginal entropy against the conditional")
+    marginal_weight: PositiveFloat = Field(2.0, description="of the marginal entropy against the conditional, at first")
+    marginal_end: PositiveFloat = Field(1.0, description="the same at the end; at 1 the two are the mutual information")
     consistency: Literal["augment", "vat", "both"] = "augment"
     consistency_weight: PositiveFloat = 1.0
     independence: float = Field(
         0.0, ge=0, description="weight of the information that clusters share with the slide, as a cost; 0: none"
     )
     restarts: PositiveInt = Field(1, description="trainings; the best by the objective is kept")
-    validity_features: Literal["pooled", "codes", "flat"] = Field(
-        "pooled", description="where the five indices and k-means are computed"
+    validity_features: Literal["pooled", "codes", "flat", "same"] = Field(
+        "pooled", description="where the five indices and k-means are computed; same: on what is clustered"
     )
     validity_points: PositiveInt = Field(10_000, description="at most so many patches, drawn at random")
     chooser: Literal["nulls", "plain"] = Field(
@@ -260,6 +233,24 @@ class ClustersConfig(Section):
     def _sweep(self) -> ClustersConfig:
         if any(k < 2 for k in self.k) or list(self.k) != sorted(set(self.k)):
             raise ValueError(f"k must be a rising list of whole numbers from 2 up, got {list(self.k)}")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _selfsup_is_written_out(cls, values: Any) -> Any:
+        asked = isinstance(values, dict) and values.get("features") == "selfsup" and values.get("selfsup") is None
+        return {**values, "selfsup": {}} if asked else values
+
+    @model_validator(mode="after")
+    def _features_are_used(self) -> ClustersConfig:
+        if (self.features == "encoder") != (self.encoder is not None):
+            raise ValueError(
+                "features: encoder and a name in encoder (hf:NAME, timm:NAME) go together; give both or none"
+            )
+        if self.selfsup is not None and self.features != "selfsup":
+            raise ValueError("selfsup needs features: selfsup; or set clusters.selfsup=null")
+        if self.validity_features == "same" and self.features == "latents":
+            raise ValueError("validity_features: same is for features that are vectors; of latents it would be flat")
         return self
 
 

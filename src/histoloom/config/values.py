@@ -49,7 +49,9 @@ def _put(values: Any, path: list[str], value: Any, *, setting: str) -> None:
         if isinstance(values, list) and part.isdigit() and int(part) < len(values):
             values = values[int(part)]
         elif isinstance(values, dict):
-            values = values.setdefault(part, {})
+            if values.get(part) is None:  # absent, or a section that is off
+                values[part] = {}
+            values = values[part]
         else:
             raise UserError(f"--set {setting}: {part!r} is not a section")
     if isinstance(values, list) and path[-1].isdigit() and int(path[-1]) < len(values):
@@ -79,6 +81,21 @@ def load_config(path: Path) -> Config:
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings; restore it or make a new run with histoloom init")
     return make_config(values)
+
+
+LATER: Mapping[str, Mapping[str, Any]] = {"clusters": {"features": "latents", "encoder": None, "selfsup": None}}
+"""Settings that came after runs were made, with the value that means what these did."""
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What fingerprints are of: the configuration, less later settings that change nothing, so that runs stay whole."""
+    values = config.model_dump(mode="json")
+    return {
+        name: value
+        if name not in LATER
+        else {key: item for key, item in value.items() if key not in LATER[name] or item != LATER[name][key]}
+        for name, value in values.items()
+    }
 
 
 def dump_config(config: Config) -> str:

@@ -13,6 +13,9 @@ from torch import Tensor
 LIGHT, THICKNESS = 0.08, 0.8
 """How much the lamp and the section's thickness vary, for each unit of the stains' variation."""
 
+STAIN_DRAWS = 10
+"""Random numbers behind one other stain."""
+
 
 def jitter_stain(x_N3HW: Tensor, *, strength: float, generator: torch.Generator) -> Tensor:
     """Each image as if stained elsewhere; images and result float (N, 3, H, W) in -1..1.
@@ -20,7 +23,12 @@ def jitter_stain(x_N3HW: Tensor, *, strength: float, generator: torch.Generator)
     ``strength`` is the deviation of the logarithm of each stain's gain, and of each colour's. ``generator`` is on the
     CPU, so that every device draws the same.
     """
-    draws_N10 = strength * torch.randn(len(x_N3HW), 10, generator=generator).to(x_N3HW.device)
+    return restained(x_N3HW, draws_N10=strength * torch.randn(len(x_N3HW), STAIN_DRAWS, generator=generator))
+
+
+def restained(x_N3HW: Tensor, *, draws_N10: Tensor) -> Tensor:
+    """The same for numbers that are drawn already: of three stains, colours and lamps, and a thickness."""
+    draws_N10 = draws_N10.to(x_N3HW.device)
     stain_N31, colour_N31, lamp_N31 = (draws_N10[:, first : first + 3, None] for first in (0, 3, 6))
     thickness_N11 = draws_N10[:, 9:, None]
     into_33, back_33 = (torch.as_tensor(matrix).to(x_N3HW) for matrix in (hed_from_rgb, rgb_from_hed))

@@ -1,0 +1,242 @@
+"""Every kind of features keeps the same promises: said shape, the patch alone, again the same, the same when loaded."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from histoloom import pipeline
+from histoloom.atlas.classifier import Classifier
+from histoloom.autoencoder.latents import LatentSet
+from histoloom.clustering.clustering_set import Clustering
+from histoloom.clustering.feature_bank import CHUNK, OWN, load_features, make_bank
+from histoloom.clustering.feature_kinds import KINDS, Features, Sources
+from histoloom.clustering.stage import run
+from histoloom.config import load_config, make_config, with_settings
+from histoloom.errors import UserError
+from histoloom.seeding import permutation
+from histoloom.setup import change_settings
+from histoloom.slides.patch_set import PatchSet
+from histoloom.stages import EventLog, StageContext
+from histoloom.store import Run, read_json, write_json
+
+ROWS = 40
+VECTORS = [kind for kind in KINDS if kind != "latents"]
+NO_TRANSFORMERS = find_spec("transformers") is None
+TINY_TRAINING = (
+    "clusters.selfsup.channels=8",
+    "clusters.selfsup.training.batch_size=16",
+    "clusters.selfsup.training.phases=[{optimizer: adamw, lr: 0.001, images: 96}]",
+)
+
+Context = Callable[[str, Path], StageContext]
+
+
+@pytest.fixture(scope="module")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vision transformer of random weights, as Hugging Face saves one; its input is not of the patches' size."""
+    transformers = pytest.importorskip("transformers", reason="the extra encoders is not installed")
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    shape = transformers.ViTConfig(image_size=48, patch_size=8, **sizes)
+    transformers.ViTModel(shape, add_pooling_layer=False).save_pretrained(folder)
+    write_json(folder / "preprocessor_config.json", {"image_mean": [0.7, 0.5, 0.6], "image_std": [0.2, 0.2, 0.2]})
+    return folder
+
+
+@pytest.fixture
+def context(tiny_run: Path, request: pytest.FixtureRequest) -> Context:
+    """A stage ``clusters`` of the tiny run, of a kind and in a folder."""
+
+    def made(kind: str, out: Path) -> StageContext:
+        settings = [f"clusters.features={kind}", *(TINY_TRAINING if kind == "selfsup" else ())]
+        if kind == "encoder":
+            settings.append(f"clusters.encoder=hf:{request.getfixturevalue('tiny_encoder')}")
+        values = load_config(tiny_run / "config.yaml").model_dump(mode="json")
+        out.mkdir(exist_ok=True)
+        inputs = {stage: tiny_run / stage for stage in ("patches", "latents", "autoencoder")}
+        config = make_config(with_settings(values, [*settings, "clusters.restarts=2"]))
+        return StageContext(tiny_run, config, out, inputs, EventLog(out / "log.jsonl"))
+
+    return made
+
+
+@pytest.fixture(params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def features(kind: str, context: Context, tmp_path: Path) -> Features:
+    return KINDS[kind].make(context(kind, tmp_path / "made"))
+
+
+@pytest.fixture
+def patches(tiny_run: Path) -> PatchSet:
+    return PatchSet.open(tiny_run / "patches")
+
+
+def test_shape_and_type_are_as_said(features: Features, patches: PatchSet) -> None:
+    rows = np.arange(5)
+    own, views, seen = features.of_rows(rows), features.views_of_rows(rows), features.of_images(patches.images(rows))
+    assert own.shape == seen.shape == (5, *features.shape)
+    assert views.shape == (5, features.views, *features.shape)
+    assert own.dtype == views.dtype == seen.dtype == torch.float32
+    assert bool(torch.isfinite(views).all())
+    assert features.views > 0
+
+
+def test_a_patch_alone_in_any_order_and_in_any_batch(features: Features, patches: PatchSet) -> None:
+    order = permutation(0, "order", n=len(patches))[:ROWS]
+    sorted_rows = np.sort(order)
+    back = np.argsort(np.argsort(order))
+    whole = features.of_images(patches.images(sorted_rows))[back]
+    for size in (1, 7, 33):
+        parts = [features.of_images(patches.images(order[i : i + size])) for i in range(0, ROWS, size)]
+        assert torch.equal(torch.cat(parts), whole)
+        rows = torch.cat([features.of_rows(order[i : i + size]) for i in range(0, ROWS, size)])
+        assert torch.equal(rows, features.of_rows(sorted_rows)[back])
+    alone = torch.cat([features.views_of_rows(order[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(alone, features.views_of_rows(order[:6]), atol=1e-5, rtol=1e-4)
+
+
+def test_the_runs_rows_are_what_their_pictures_give(features: Features, patches: PatchSet) -> None:
+    """Up to the encoder's rounding in other batches, by which a place may fall to the next code now and then."""
+    rows = np.arange(ROWS)
+    from_pictures, from_rows = features.of_images(patches.images(rows)), features.of_rows(rows)
+    assert float((from_pictures - from_rows).abs().mean()) < 1e-3
+
+
+def test_saved_and_loaded_it_gives_the_same_bytes(
+    kind: str, features: Features, context: Context, tmp_path: Path
+) -> None:
+    given = context(kind, tmp_path / "saved")
+    said = features.save(given.out)
+    write_json(given.out / "said.json", said)
+    sources = Sources(given.inputs, given.out, read_json(given.out / "said.json"), torch.device("cpu"))
+    images = PatchSet.open(given.inputs["patches"]).images(np.arange(9))
+    assert torch.equal(KINDS[kind].load(sources).of_images(images), features.of_images(images))
+
+
+def test_made_again_it_gives_the_same_bytes(kind: str, features: Features, context: Context, tmp_path: Path) -> None:
+    again = KINDS[kind].make(context(kind, tmp_path / "again"))
+    rows = np.arange(9)
+    assert torch.equal(again.of_rows(rows), features.of_rows(rows))
+    assert torch.equal(again.views_of_rows(rows), features.views_of_rows(rows))
+
+
+@pytest.mark.parametrize("kind", VECTORS)
+def test_clusters_of_any_kind_repeat_and_are_predicted_from_pictures(
+    kind: str, context: Context, patches: PatchSet, tmp_path: Path
+) -> None:
+    one, two = (context(kind, tmp_path / name) for name in ("one", "two"))
+    for made in (one, two):
+        run(made)
+    names = ("features.npy", "features.json", "clusterer.safetensors", "probabilities.safetensors", "choice.json")
+    for name in names:
+        assert (one.out / name).read_bytes() == (two.out / name).read_bytes()
+    folders = {stage: one.inputs[stage] for stage in ("autoencoder", "latents")}
+    labels = Classifier.load(**folders, clusters=one.out, device=torch.device("cpu")).labels(
+        patches.images(np.arange(len(patches)))
+    )
+    for k in Clustering.open(one.out).ks:
+        published = Clustering.open(one.out).table[f"k{k}"].to_numpy()
+        # Rows of pooled latents and codes were encoded in batches of another size.
+        assert (labels[k] == published).mean() > (0.97 if kind in ("pooled", "codes") else 0.9999)
+
+
+def test_vectors_are_centred_and_scaled_by_one_number_over_the_training_split(context: Context, tmp_path: Path) -> None:
+    given = context("pooled", tmp_path / "pooled")
+    latents = LatentSet.open(given.inputs["latents"])
+    bank = make_bank(given, latents=latents)
+    rows_T, rows_N = latents.rows("train"), np.arange(len(latents))
+    x_ND, raw_ND = np.load(given.out / OWN), KINDS["pooled"].make(given).of_rows(rows_N).numpy()
+    np.testing.assert_array_equal(x_ND, bank.own(rows_N).numpy())
+    np.testing.assert_allclose(x_ND[rows_T].mean(0), 0, atol=1e-4)
+    assert float(x_ND[rows_T].var(0).mean()) == pytest.approx(1, rel=1e-3)
+    ratio_D = raw_ND.std(0) / x_ND.std(0)
+    np.testing.assert_allclose(ratio_D, ratio_D[0], rtol=1e-3)
+    loaded = load_features(given.out, inputs=given.inputs, device=torch.device("cpu"))
+    seen = loaded.of_images(PatchSet.open(given.inputs["patches"]).images(rows_N[:9]))
+    np.testing.assert_allclose(seen.numpy(), x_ND[:9], atol=1e-3)
+    versions = bank.versions(rows_T[[5, 0]])
+    np.testing.assert_array_equal(versions[:, 0].numpy(), x_ND[rows_T[[5, 0]]])
+
+
+def test_features_that_were_interrupted_continue(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, torn = context("codes", tmp_path / "whole"), context("codes", tmp_path / "torn")
+    latents = LatentSet.open(whole.inputs["latents"])
+    assert len(latents) > CHUNK
+    make_bank(whole, latents=latents)
+    asked: list[int] = []
+
+    def stop(_self: Features, rows: np.ndarray) -> torch.Tensor:
+        asked.append(len(rows))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return original(_self, rows)
+
+    kind = type(KINDS["codes"].make(torn))
+    original = kind.of_rows
+    monkeypatch.setattr(kind, "of_rows", stop)
+    with pytest.raises(KeyboardInterrupt):
+        make_bank(torn, latents=latents)
+    make_bank(torn, latents=latents)
+    assert sum(asked[2:]) == len(latents) - CHUNK
+    assert (torn.out / OWN).read_bytes() == (whole.out / OWN).read_bytes()
+
+
+def test_an_encoder_that_is_not_here_is_said_and_not_fetched(context: Context, tiny_run: Path, tmp_path: Path) -> None:
+    values = load_config(tiny_run / "config.yaml").model_dump(mode="json")
+
+    def refused(name: str) -> str:
+        settings = ["clusters.features=encoder", f"clusters.encoder={name}"]
+        given = context("latents", tmp_path / "absent")
+        config = make_config(with_settings(values, settings))
+        wanted = StageContext(given.run, config, given.out, given.inputs, given.log)
+        with pytest.raises(UserError) as error:
+            KINDS["encoder"].make(wanted)
+        return str(error.value)
+
+    assert "hf download nobody/nothing-at-all" in refused("hf:nobody/nothing-at-all")
+    assert "config.json" in refused(f"timm:{tmp_path}")
+    if NO_TRANSFORMERS:
+        write_json(tmp_path / "config.json", {})
+        assert 'pip install "histoloom[encoders]"' in refused(f"hf:{tmp_path}")
+
+
+@pytest.mark.usefixtures("tiny_encoder")
+def test_another_encoder_in_its_place_is_refused(context: Context, tmp_path: Path) -> None:
+    given = context("encoder", tmp_path / "made")
+    said = KINDS["encoder"].make(given).save(given.out)
+    sources = Sources(given.inputs, given.out, said | {"digest": "another"}, torch.device("cpu"))
+    with pytest.raises(UserError, match="put that one back"):
+        KINDS["encoder"].load(sources)
+
+
+def test_a_whole_run_on_other_features_with_maps_and_report(tiny_run: Path, tmp_path: Path) -> None:
+    """And back: the stages on latents return without work, by the fingerprints that they have always had."""
+    shutil.copytree(tiny_run, tmp_path / "run")
+    settings = ["clusters.features=codes", "clusters.validity_features=same", "report.map_patches=16"]
+    changed = change_settings(Run.open(tmp_path / "run"), settings, save=True)
+    pipeline.execute(changed)
+    assert read_json(tmp_path / "run" / "clusters" / "features.json")["kind"] == "codes"
+    assert not (tmp_path / "run" / "clusters" / "checkpoints").exists()
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "the features that the clusters are made of" in page
+    maps = [read_json(path) for path in (tmp_path / "run" / "report" / "maps").glob("*.json")]
+    assert maps
+    assert all("missing" not in drawn for drawn in maps)
+    original = load_config(tiny_run / "config.yaml")
+    wanted = pipeline.wanted_fingerprints(Run(tmp_path / "run", original))
+    for stage in ("clusters", "diffusion"):
+        assert (tmp_path / "run" / "superseded" / f"{stage}-{wanted[stage]}").is_dir()
