@@ -278,6 +278,10 @@ class DiffusionConfig(Section):
         description="work in the principal components of the latents that keep this share of their variance, each "
         "scaled to deviation 1; none: in the channels, each scaled by itself",
     )
+    zero_terminal_snr: bool = Field(
+        False,
+        description="let the last step be pure noise (Lin et al. 2024); needs prediction: v",
+    )
     min_snr: PositiveFloat | None = Field(None, description="gamma of the min-SNR weighting; none: plain")
     channels: tuple[PositiveInt, ...] = Field((128, 256, 512), min_length=1, description="U-Net widths a level")
     blocks: PositiveInt = 2
@@ -295,13 +299,49 @@ class DiffusionConfig(Section):
             raise ValueError("beta_start must be below beta_end")
         return self
 
+    @model_validator(mode="after")
+    def _pure_noise_is_learnt(self) -> DiffusionConfig:
+        if self.zero_terminal_snr and self.prediction != "v":
+            raise ValueError("zero_terminal_snr needs prediction: v; pure noise says nothing about the data")
+        if self.zero_terminal_snr and self.min_snr is not None:
+            raise ValueError("zero_terminal_snr needs min_snr: null; its weight is 0 at the step that was added")
+        return self
+
+
+SamplerMethod = Literal["ddpm", "ddim", "dpm-solver++", "heun", "unipc"]
+
 
 class SamplerConfig(Section):
     """How a generator draws."""
 
-    method: Literal["ddpm", "dpm-solver++"] = "dpm-solver++"
-    steps: PositiveInt = Field(20, description="network evaluations (pairs of them with guidance)")
+    method: SamplerMethod = "dpm-solver++"
+    steps: PositiveInt = Field(20, description="network evaluations (pairs of them with guidance); odd with heun")
     guidance: float = Field(1.5, ge=0, description="1: plain conditional sampling; 0: without condition")
+    guidance_interval: tuple[float, float] | None = Field(
+        None,
+        description="sigmas, noise over signal, above the first and up to the second of which guidance is used "
+        "(Kynkaanniemi et al. 2024), elsewhere one plain evaluation; none: at all",
+    )
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> SamplerConfig:
+        if self.method == "heun" and self.steps % 2 == 0:
+            raise ValueError(
+                f"heun makes two evaluations a step and one for the last: set steps to {self.steps - 1} or "
+                f"{self.steps + 1}, not {self.steps}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _interval_has_an_effect(self) -> SamplerConfig:
+        if self.guidance_interval is None:
+            return self
+        low, high = self.guidance_interval
+        if not 0 <= low < high < math.inf:
+            raise ValueError(f"guidance_interval wants two rising numbers from 0 up, got [{low:g}, {high:g}]")
+        if self.guidance in (0.0, 1.0):
+            raise ValueError(f"guidance_interval has no effect with guidance {self.guidance:g}; set it to null")
+        return self
 
 
 class SamplesConfig(Section):

@@ -11,11 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDPMScheduler
-
-from histoloom.config import SamplerConfig
-from histoloom.diffusion.generator import Facts, Generator
-from histoloom.diffusion.sampling import make_scheduler
+from histoloom.diffusion.generator import Generator
+from histoloom.diffusion.scheduler import make_scheduler
 from histoloom.errors import UserError
 from histoloom.names import current_names, read_names
 from histoloom.store import Run, disk_errors_explained, read_json, write_json, write_text
@@ -63,7 +60,7 @@ def export_generator(run: Run, out: Path) -> None:
         (part / "autoencoder").mkdir()
         for name in ("autoencoder.safetensors", "autoencoder.json"):
             shutil.copy2(autoencoder / name, part / "autoencoder" / name)
-        _scheduler(generator.facts).save_pretrained(part / "scheduler")
+        make_scheduler(generator.facts.config).save_pretrained(part / "scheduler")
         write_json(part / "generator.json", generator.facts.as_json())
         _write_names(run, part)
         write_text(part / "README.md", model_card(run, generator=generator))
@@ -116,11 +113,6 @@ def _evaluation(run: Run, *, k: int) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-
-
-def _scheduler(facts: Facts) -> Any:
-    ddpm = SamplerConfig(method="ddpm", steps=facts.config.steps)
-    return DDPMScheduler.from_config(make_scheduler(facts.config, ddpm).config)
 
 
 def _write_names(run: Run, folder: Path) -> None:
