@@ -1,19 +1,20 @@
 """How near to real tissue each sampler comes, against how often it asks the network.
 
-    python benchmarks/sampler_curve.py RUN [-n 2048] [--methods unipc ddim] [--evaluations 5 10 20] [--out FOLDER] [--json]
+    python benchmarks/sampler_curve.py RUN [-n 2048] [--methods unipc ddim] [--evaluations 5 10] [--out FOLDER] [--json]
 
-Every sampler draws the same images: the same seeds, the same conditions (clusters of the chosen k, by their frequency), the
-same batches. The distance is Frechet's, between Gaussians fitted to features of the drawn latents and of the run's real
-training latents, which pass through the model's space first, as the drawn ones do. ``pooled``: mean and deviation of each
-channel; ``layout``: mean products of neighbours 1, 2 and 4 positions apart. The floor is the same distance of n real
-latents from the others. Ratios are to DDPM with all steps (or --reference); +- is one standard error, by leaving out a tenth
-of the images at a time. With ``--out`` what was drawn is kept, and a later call goes on. Evaluations are counted in pairs
-where there is guidance. Legend of shapes: N images, C channels, D features.
+Every sampler draws the same images: the same seeds, the same conditions (clusters of the chosen k, by their frequency),
+the same batches. The distance is Frechet's, between Gaussians fitted to features of the drawn latents and of the run's
+real training latents, in the space that the model works in. ``pooled``: mean and deviation of each channel; ``layout``:
+mean products of neighbours 1, 2 and 4 positions apart. The floor is that of n real latents against the others.
+Ratios are to DDPM with all steps (or --reference); +- is one standard error, by leaving out a tenth of the images at a
+time. With ``--out`` what was drawn is kept, and a later call goes on. Evaluations are counted in pairs where there is
+guidance. Legend of shapes: N drawn and M real images, C channels, D features.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import time
 from collections.abc import Sequence
@@ -32,12 +33,13 @@ from histoloom.diffusion.generator import CHUNK, Generator, Order, stream
 from histoloom.diffusion.samplers.registry import SAMPLERS
 from histoloom.diffusion.sampling import draw_latents
 from histoloom.seeding import numpy_generator
-from histoloom.store import Run, fingerprint
+from histoloom.store import Run, fingerprint, write_bytes
 
 EVALUATIONS = (5, 10, 15, 20, 30, 50)
 GROUPS = 10
 LAGS = (1, 2, 4)
 FLOORS = 10
+HEADING = "method    evaluations    pooled  ratio              layout  ratio           less work  seconds an image"
 
 
 @dataclass(frozen=True)
@@ -111,14 +113,15 @@ def kept_or_drawn(
     """What an earlier call left of the same point in ``out``, else drawn now and left there."""
     if out is None:
         return draw_point(generator, orders, sampler=sampler, batch=batch)
-    asked = [generator.digest(), sampler.model_dump(mode="json"), len(orders), orders[0].seed, orders[0].k, batch]
+    first, device = orders[0], generator.device.type
+    asked = [generator.digest(), sampler.model_dump(mode="json"), len(orders), first.seed, first.k, batch, device]
     file = out / f"{sampler.method}-{sampler.steps}-{fingerprint(asked)}.npz"
     if not file.is_file():
         point = draw_point(generator, orders, sampler=sampler, batch=batch)
+        content = io.BytesIO()
+        np.savez(content, seconds=point.seconds, **point.features)
         out.mkdir(parents=True, exist_ok=True)
-        with (part := file.with_suffix(".part")).open("wb") as stream_out:
-            np.savez(stream_out, seconds=point.seconds, **point.features)
-        part.rename(file)
+        write_bytes(file, content.getvalue())
     with np.load(file) as kept:
         features = {kind: kept[kind] for kind in kept.files if kind != "seconds"}
         return Point(sampler.method, sampler.steps, features, float(kept["seconds"]))
@@ -135,7 +138,7 @@ def floor(real_MD: np.ndarray, *, n: int, seed: int) -> float:
 
 
 def ratio_error(point_ND: np.ndarray, reference_ND: np.ndarray, *, real_MD: np.ndarray) -> float:
-    """One standard error of the ratio of two distances, by the jackknife over tenths of the images (the same in both)."""
+    """One standard error of the ratio of two distances, by the jackknife over the same tenths of the images in both."""
     group_N = np.arange(len(point_ND)) % GROUPS
     ratios = np.array(
         [frechet(point_ND[group_N != g], real_MD) / frechet(reference_ND[group_N != g], real_MD) for g in range(GROUPS)]
@@ -181,8 +184,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     floors = {kind: floor(real_MD, n=arguments.n, seed=arguments.seed) for kind, real_MD in real.items()}
     say = (lambda _: None) if arguments.json else (lambda text: print(text, flush=True))
     count = len(real["pooled"])
-    say(f"{arguments.n} images, guidance {guidance:g}, {count} real latents; floor: pooled {floors['pooled']:.4f}, ")
-    say(f"layout {floors['layout']:.4f}\nmethod  evaluations  pooled, ratio  layout, ratio  less work  s an image")
+    say(f"{arguments.n} images, guidance {guidance:g}, against {count} real ones")
+    say(f"floor: pooled {floors['pooled']:.4f}, layout {floors['layout']:.4f}\n{HEADING}")
     rows: list[dict[str, float | int | str]] = []
     reference: Point | None = None
     for method, evaluations in points_asked(arguments, all_steps=facts.config.steps):

@@ -74,6 +74,11 @@ def test_scientific_notation_is_a_number() -> None:
         ("clusters.k=[3,2]", ["clusters", "rising list"]),
         ("clusters.k=[1,2]", ["clusters", "from 2 up"]),
         ("report.k=99", ["report.k", "clusters.k"]),
+        ("diffusion.zero_terminal_snr=true", ["zero_terminal_snr needs prediction: v"]),
+        ("samples.sampler.method=heun", ["heun", "set steps to 999 or 1001, not 1000"]),
+        ("samples.sampler.method=euler", ["samples.sampler.method", "'ddim'", "euler"]),
+        ("samples.sampler.guidance_interval=[0.1, 3]", ["no effect with guidance 1", "null"]),
+        ("samples.sampler.guidance_interval=[3, 0.1]", ["two rising numbers", "[3, 0.1]"]),
         ("autoencoder.perceptual=none", ["perceptual_weight: 0"]),
         ("autoencoder.mse_weight=0", ["l1_weight and mse_weight"]),
         ("seed", ["key=value"]),
@@ -90,6 +95,12 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(setting: str, words: list
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_what_goes_with_zero_terminal_snr() -> None:
+    assert config_of("cpu", "diffusion.zero_terminal_snr=true").diffusion.zero_terminal_snr
+    with pytest.raises(UserError, match="needs min_snr: null"):
+        config_of("modern", "diffusion.zero_terminal_snr=true")
 
 
 def test_a_phase_has_one_length() -> None:

@@ -3,6 +3,8 @@
 Unknown keys are errors, and so are settings that contradict each other.
 """
 
+from histoloom.config.sampler import SamplerConfig, SamplerMethod
+from histoloom.config.section import Section
 from histoloom.config.sections import (
     AUTO_PEN,
     AUTO_SHARPNESS,
@@ -20,10 +22,7 @@ from histoloom.config.sections import (
     Phase,
     ReportConfig,
     RuntimeConfig,
-    SamplerConfig,
-    SamplerMethod,
     SamplesConfig,
-    Section,
     SlidesConfig,
     SplitConfig,
     TrainingConfig,

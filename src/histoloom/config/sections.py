@@ -10,8 +10,6 @@ import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -20,12 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, and closed to keys that it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
+from histoloom.config.sampler import SamplerConfig
+from histoloom.config.section import Section
 
 MPP_LIMITS = (0.01, 100.0)  # um/px that a user may say a slide has
 PRIVATE = "private:"  # stands before what has its name in the private folder alone
@@ -305,42 +299,6 @@ class DiffusionConfig(Section):
             raise ValueError("zero_terminal_snr needs prediction: v; pure noise says nothing about the data")
         if self.zero_terminal_snr and self.min_snr is not None:
             raise ValueError("zero_terminal_snr needs min_snr: null; its weight is 0 at the step that was added")
-        return self
-
-
-SamplerMethod = Literal["ddpm", "ddim", "dpm-solver++", "heun", "unipc"]
-
-
-class SamplerConfig(Section):
-    """How a generator draws."""
-
-    method: SamplerMethod = "dpm-solver++"
-    steps: PositiveInt = Field(20, description="network evaluations (pairs of them with guidance); odd with heun")
-    guidance: float = Field(1.5, ge=0, description="1: plain conditional sampling; 0: without condition")
-    guidance_interval: tuple[float, float] | None = Field(
-        None,
-        description="sigmas, noise over signal, above the first and up to the second of which guidance is used "
-        "(Kynkaanniemi et al. 2024), elsewhere one plain evaluation; none: at all",
-    )
-
-    @model_validator(mode="after")
-    def _whole_steps(self) -> SamplerConfig:
-        if self.method == "heun" and self.steps % 2 == 0:
-            raise ValueError(
-                f"heun makes two evaluations a step and one for the last: set steps to {self.steps - 1} or "
-                f"{self.steps + 1}, not {self.steps}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _interval_has_an_effect(self) -> SamplerConfig:
-        if self.guidance_interval is None:
-            return self
-        low, high = self.guidance_interval
-        if not 0 <= low < high < math.inf:
-            raise ValueError(f"guidance_interval wants two rising numbers from 0 up, got [{low:g}, {high:g}]")
-        if self.guidance in (0.0, 1.0):
-            raise ValueError(f"guidance_interval has no effect with guidance {self.guidance:g}; set it to null")
         return self
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from histoloom.config.sections import Config, Section
+from histoloom.config.section import Section
+from histoloom.config.sections import Config
 from histoloom.errors import UserError
 
 

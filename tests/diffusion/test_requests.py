@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+
+from histoloom.config import SamplerConfig
+from histoloom.diffusion.requests import Request, sampler_of
+from histoloom.errors import UserError
+
+DEFAULT = SamplerConfig(method="dpm-solver++", steps=20, guidance=1.8, guidance_interval=(0.2, 3.0))
+
+
+def test_a_request_changes_what_it_names_and_keeps_the_rest() -> None:
+    assert sampler_of(Request(n=1), default=DEFAULT) == DEFAULT
+    changed = sampler_of(Request(n=1, method="heun", steps=19, guidance_interval=(0.1, 5.0)), default=DEFAULT)
+    assert changed == SamplerConfig(method="heun", steps=19, guidance=1.8, guidance_interval=(0.1, 5.0))
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+def test_no_guidance_needs_no_interval(guidance: float) -> None:
+    assert sampler_of(Request(n=1, guidance=guidance), default=DEFAULT).guidance_interval is None
+    with pytest.raises(UserError, match="no effect with guidance"):
+        sampler_of(Request(n=1, guidance=guidance, guidance_interval=(0.1, 5.0)), default=DEFAULT)
+
+
+def test_a_request_that_does_not_fit_is_one_line() -> None:
+    with pytest.raises(
+        UserError, match=r"sampler: heun makes two evaluations a step .* set steps to 19 or 21, not 20$"
+    ):
+        sampler_of(Request(n=1, method="heun"), default=DEFAULT)
