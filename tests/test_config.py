@@ -90,6 +90,11 @@ def test_scientific_notation_is_a_number() -> None:
         ("clusters.selfsup.chanels=16", ["clusters.selfsup.chanels", "did you mean 'channels'"]),
         ("clusters.validity_features=same", ["clusters", "vectors", "flat"]),
         ("report.k=99", ["report.k", "clusters.k"]),
+        ("diffusion.zero_terminal_snr=true", ["zero_terminal_snr needs prediction: v"]),
+        ("samples.sampler.method=heun", ["heun", "set steps to 999 or 1001, not 1000"]),
+        ("samples.sampler.method=euler", ["samples.sampler.method", "'ddim'", "euler"]),
+        ("samples.sampler.guidance_interval=[0.1, 3]", ["no effect with guidance 1", "null"]),
+        ("samples.sampler.guidance_interval=[3, 0.1]", ["two rising numbers", "[3, 0.1]"]),
         ("autoencoder.perceptual=none", ["perceptual_weight: 0"]),
         ("autoencoder.mse_weight=0", ["l1_weight and mse_weight"]),
         ("seed", ["key=value"]),
@@ -125,9 +130,16 @@ def test_settings_that_came_later_leave_the_identity_of_runs_made_before() -> No
     before, after = identity(config_of("cpu")), identity(config_of("cpu", "clusters.features=pooled"))
     assert not {"features", "encoder", "selfsup"} & set(before["clusters"])
     assert after["clusters"] == before["clusters"] | {"features": "pooled"}
-    assert {key: value for key, value in before.items() if key != "clusters"} == {
-        key: value for key, value in config_of("cpu").model_dump(mode="json").items() if key != "clusters"
-    }
+    assert "zero_terminal_snr" not in before["diffusion"]
+    assert "guidance_interval" not in before["samples"]["sampler"]
+    limited = identity(config_of("cpu", "samples.sampler.guidance_interval=[0.1, 3]"))["samples"]["sampler"]
+    assert limited == before["samples"]["sampler"] | {"guidance_interval": [0.1, 3]}
+
+
+def test_what_goes_with_zero_terminal_snr() -> None:
+    assert config_of("cpu", "diffusion.zero_terminal_snr=true").diffusion.zero_terminal_snr
+    with pytest.raises(UserError, match="needs min_snr: null"):
+        config_of("modern", "diffusion.zero_terminal_snr=true")
 
 
 def test_a_phase_has_one_length() -> None:

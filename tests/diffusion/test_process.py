@@ -8,7 +8,8 @@ from histoloom.config import DiffusionConfig, SamplerConfig
 from histoloom.diffusion.conditions import Conditions
 from histoloom.diffusion.losses import DiffusionLoss
 from histoloom.diffusion.process import add_noise, alphas_cumprod, loss_weight, target
-from histoloom.diffusion.sampling import draw_latents, make_scheduler
+from histoloom.diffusion.sampling import draw_latents
+from histoloom.diffusion.scheduler import make_scheduler
 from histoloom.errors import UserError
 from histoloom.seeding import torch_generator
 from histoloom.training import Tick
@@ -25,7 +26,7 @@ def a_config(**changes: object) -> DiffusionConfig:
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "cosine"])
 def test_the_schedule_is_diffusers_own(schedule: str) -> None:
     config = a_config(schedule=schedule)
-    theirs = make_scheduler(config, SamplerConfig(method="ddpm", steps=1000)).alphas_cumprod
+    theirs = make_scheduler(config).alphas_cumprod
     torch.testing.assert_close(alphas_cumprod(config).float(), theirs, rtol=1e-4, atol=1e-6)
 
 
@@ -141,27 +142,3 @@ def test_guidance_moves_away_from_the_null() -> None:
     assert means[0] == pytest.approx(0.0, abs=0.1)
     assert means[1] == pytest.approx(2.0, abs=0.1)
     assert means[2] > means[1] + 1
-
-
-def test_an_image_does_not_depend_on_its_companions() -> None:
-    config = a_config()
-    for method, steps in (("ddpm", 20), ("dpm-solver++", 10)):
-
-        def some(numbers: list[int], *, method: str = method, steps: int = steps) -> torch.Tensor:
-            return draw_latents(
-                Gaussian(config),
-                config=config,
-                sampler=SamplerConfig(method=method, steps=steps, guidance=1.5),
-                shape=SHAPE,
-                conditions=[i % 3 for i in numbers],
-                null=0,
-                generators=[torch_generator(0, "test", i) for i in numbers],
-                device=torch.device("cpu"),
-            )
-
-        torch.testing.assert_close(some([3, 1, 4])[0], some([0, 3])[1])
-
-
-def test_more_sampling_steps_than_the_process_has_is_an_error() -> None:
-    with pytest.raises(UserError, match="at most 1000"):
-        make_scheduler(a_config(), SamplerConfig(method="ddpm", steps=1001))

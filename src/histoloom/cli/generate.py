@@ -5,11 +5,12 @@ from __future__ import annotations
 import getpass
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from histoloom.cli.runs import RunArgument
+from histoloom.config import SamplerMethod
 
 
 def sample(
@@ -18,15 +19,27 @@ def sample(
     out: Annotated[Path, typer.Option(help="The folder to write to.")],
     tissue: Annotated[list[str] | None, typer.Option(help="A name or a cluster's number; may be repeated.")] = None,
     k: Annotated[int | None, typer.Option(help="Another k than the chosen one.")] = None,
-    method: Annotated[Literal["ddpm", "dpm-solver++"] | None, typer.Option(help="The sampler.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
+    method: Annotated[SamplerMethod | None, typer.Option(help="The sampler.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Evaluations of the network; odd with heun.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance strength; 1: none.")] = None,
+    guidance_interval: Annotated[
+        tuple[float, float] | None, typer.Option(help="Guidance only above the one sigma and up to the other.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Draw synthetic patches into a labelled folder of PNG files."""
     from histoloom.diffusion.requests import Request, draw_request
 
-    request = Request(n=n, tissues=tuple(tissue or ()), k=k, method=method, steps=steps, guidance=guidance, seed=seed)
+    request = Request(
+        n=n,
+        tissues=tuple(tissue or ()),
+        k=k,
+        method=method,
+        steps=steps,
+        guidance=guidance,
+        guidance_interval=guidance_interval,
+        seed=seed,
+    )
     drawn = draw_request(generator, request, out=out)
     if os.environ.get("RANK", "0") == "0":
         typer.echo(drawn)

@@ -3,6 +3,8 @@
 Unknown keys are errors, and so are settings that contradict each other.
 """
 
+from histoloom.config.sampler import SamplerConfig, SamplerMethod
+from histoloom.config.section import Section
 from histoloom.config.sections import (
     AUTO_PEN,
     AUTO_SHARPNESS,
@@ -17,18 +19,14 @@ from histoloom.config.sections import (
     FiltersConfig,
     LatentsConfig,
     PatchesConfig,
-    Phase,
     ReportConfig,
     RuntimeConfig,
-    SamplerConfig,
     SamplesConfig,
-    Section,
-    SelfsupConfig,
     SlidesConfig,
     SplitConfig,
     StartConfig,
-    TrainingConfig,
 )
+from histoloom.config.trainings import Phase, SelfsupConfig, TrainingConfig
 from histoloom.config.values import (
     dump_config,
     identity,
@@ -57,6 +55,7 @@ __all__ = [
     "ReportConfig",
     "RuntimeConfig",
     "SamplerConfig",
+    "SamplerMethod",
     "SamplesConfig",
     "Section",
     "SelfsupConfig",

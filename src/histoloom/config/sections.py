@@ -18,9 +18,9 @@ from pydantic import (
     model_validator,
 )
 
-from histoloom.config.trainings import Phase, Section, SelfsupConfig, TrainingConfig
-
-__all__ = ["Phase", "Section", "SelfsupConfig", "TrainingConfig"]
+from histoloom.config.sampler import SamplerConfig
+from histoloom.config.section import Section
+from histoloom.config.trainings import SelfsupConfig, TrainingConfig
 
 MPP_LIMITS = (0.01, 100.0)  # um/px that a user may say a slide has
 PRIVATE = "private:"  # stands before what has its name in the private folder alone
@@ -269,6 +269,10 @@ class DiffusionConfig(Section):
         description="work in the principal components of the latents that keep this share of their variance, each "
         "scaled to deviation 1; none: in the channels, each scaled by itself",
     )
+    zero_terminal_snr: bool = Field(
+        False,
+        description="let the last step be pure noise (Lin et al. 2024); needs prediction: v",
+    )
     min_snr: PositiveFloat | None = Field(None, description="gamma of the min-SNR weighting; none: plain")
     channels: tuple[PositiveInt, ...] = Field((128, 256, 512), min_length=1, description="U-Net widths a level")
     blocks: PositiveInt = 2
@@ -286,13 +290,13 @@ class DiffusionConfig(Section):
             raise ValueError("beta_start must be below beta_end")
         return self
 
-
-class SamplerConfig(Section):
-    """How a generator draws."""
-
-    method: Literal["ddpm", "dpm-solver++"] = "dpm-solver++"
-    steps: PositiveInt = Field(20, description="network evaluations (pairs of them with guidance)")
-    guidance: float = Field(1.5, ge=0, description="1: plain conditional sampling; 0: without condition")
+    @model_validator(mode="after")
+    def _pure_noise_is_learnt(self) -> DiffusionConfig:
+        if self.zero_terminal_snr and self.prediction != "v":
+            raise ValueError("zero_terminal_snr needs prediction: v; pure noise says nothing about the data")
+        if self.zero_terminal_snr and self.min_snr is not None:
+            raise ValueError("zero_terminal_snr needs min_snr: null; its weight is 0 at the step that was added")
+        return self
 
 
 class SamplesConfig(Section):

@@ -1,16 +1,12 @@
-"""What sections are, and how a network is trained: what other sections are made of."""
+"""How a network is trained: what other sections are made of."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, and closed to keys that it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+from histoloom.config.section import Section
 
 
 class Phase(Section):

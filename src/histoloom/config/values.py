@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from histoloom.config.sections import Config, Section
+from histoloom.config.section import Section
+from histoloom.config.sections import Config
 from histoloom.errors import UserError
 
 
@@ -83,18 +84,25 @@ def load_config(path: Path) -> Config:
     return make_config(values)
 
 
-LATER: Mapping[str, Mapping[str, Any]] = {"clusters": {"features": "latents", "encoder": None, "selfsup": None}}
+LATER: Mapping[str, Any] = {
+    "clusters": {"features": "latents", "encoder": None, "selfsup": None},
+    "diffusion": {"zero_terminal_snr": False},
+    "samples": {"sampler": {"guidance_interval": None}},
+}
 """Settings that came after runs were made, with the value that means what these did."""
 
 
 def identity(config: Config) -> dict[str, Any]:
     """What fingerprints are of: the configuration, less later settings that change nothing, so that runs stay whole."""
-    values = config.model_dump(mode="json")
+    return _without(config.model_dump(mode="json"), LATER)
+
+
+def _without(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` less those that are as in ``later``, at any depth."""
     return {
-        name: value
-        if name not in LATER
-        else {key: item for key, item in value.items() if key not in LATER[name] or item != LATER[name][key]}
-        for name, value in values.items()
+        key: _without(value, later[key]) if isinstance(later.get(key), Mapping) else value
+        for key, value in values.items()
+        if isinstance(later.get(key), Mapping) or key not in later or value != later[key]
     }
 
 

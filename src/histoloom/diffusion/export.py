@@ -9,18 +9,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
-from diffusers import DDPMScheduler
 from safetensors.torch import load_file, save
 
-from histoloom.config import SamplerConfig
 from histoloom.diffusion import standalone
 from histoloom.diffusion.generator import Facts, Generator, folders_of
 from histoloom.diffusion.model_card import Terms, model_card
-from histoloom.diffusion.sampling import make_scheduler
+from histoloom.diffusion.scheduler import make_scheduler
 from histoloom.errors import UserError
 from histoloom.names import current_names, read_names
 from histoloom.store import Run, disk_errors_explained, read_json, write_bytes, write_json, write_text
@@ -88,7 +85,7 @@ def _copy_tensors(source: Path, target: Path, *, half: bool) -> None:
 def _write_pipeline(generator: Generator, folder: Path) -> None:
     """What diffusers needs: ``model_index.json``, ``scheduler/`` and the code of pipeline and decoder."""
     facts = generator.facts
-    _scheduler(facts).save_pretrained(folder / "scheduler")
+    make_scheduler(facts.config).save_pretrained(folder / "scheduler")
     sampler = "DDPMScheduler" if facts.sampler.method == "ddpm" else "DPMSolverMultistepScheduler"
     sweep = {
         str(k): {
@@ -111,11 +108,6 @@ def _write_pipeline(generator: Generator, folder: Path) -> None:
     code = Path(standalone.__file__).parent
     shutil.copy2(code / "pipeline.py", folder / "pipeline.py")
     shutil.copy2(code / "tissue_decoder.py", folder / "autoencoder" / "tissue_decoder.py")
-
-
-def _scheduler(facts: Facts) -> Any:
-    ddpm = SamplerConfig(method="ddpm", steps=facts.config.steps)
-    return DDPMScheduler.from_config(make_scheduler(facts.config, ddpm).config)
 
 
 def _write_names(run: Run, folder: Path) -> None:

@@ -28,7 +28,14 @@ def alphas_cumprod(config: DiffusionConfig) -> Tensor:
         t = torch.arange(T + 1, dtype=torch.float64) / T
         bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
         betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
-    return torch.cumprod(1 - betas, dim=0)
+    bar_T = torch.cumprod(1 - betas, dim=0)
+    return with_zero_terminal_snr(bar_T) if config.zero_terminal_snr else bar_T
+
+
+def with_zero_terminal_snr(bar_T: Tensor) -> Tensor:
+    """``bar_T``, its root shifted and stretched so that the last step keeps nothing (Lin et al. 2024, algorithm 1)."""
+    root_T = bar_T.sqrt()
+    return ((root_T - root_T[-1]) * root_T[0] / (root_T[0] - root_T[-1])) ** 2
 
 
 def add_noise(z_NCHW: Tensor, noise_NCHW: Tensor, *, alpha_bar_N: Tensor) -> Tensor:
@@ -43,6 +50,13 @@ def target(z_NCHW: Tensor, noise_NCHW: Tensor, *, alpha_bar_N: Tensor, predictio
         return noise_NCHW
     a_N111 = alpha_bar_N[:, None, None, None]
     return a_N111.sqrt() * noise_NCHW - (1 - a_N111).sqrt() * z_NCHW
+
+
+def data_of(said_NCHW: Tensor, *, x_NCHW: Tensor, signal: float, noise: float, prediction: Prediction) -> Tensor:
+    """The data that a network's word means, at x = signal * data + noise * unit noise: ``target`` solved for them."""
+    if prediction == "v":
+        return signal * x_NCHW - noise * said_NCHW
+    return (x_NCHW - noise * said_NCHW) / signal
 
 
 def loss_weight(alpha_bar_N: Tensor, *, prediction: Prediction, min_snr: float | None) -> Tensor:

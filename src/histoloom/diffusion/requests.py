@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from histoloom.config import SamplerConfig
 from histoloom.diffusion.generator import Generator, Order
@@ -28,6 +29,7 @@ class Request:
     method: str | None = None
     steps: int | None = None
     guidance: float | None = None
+    guidance_interval: tuple[float, float] | None = None
     seed: int = 0
 
 
@@ -42,6 +44,7 @@ def draw_request(path: Path, request: Request, *, out: Path) -> Path:
     wanted = asdict(request) | {
         "n": 0,
         "tissues": list(request.tissues),
+        "guidance_interval": request.guidance_interval and list(request.guidance_interval),
         "generator": generator.digest(),
         "sampler": sampler.model_dump(mode="json"),
     }
@@ -53,10 +56,15 @@ def draw_request(path: Path, request: Request, *, out: Path) -> Path:
 
 
 def sampler_of(request: Request, *, default: SamplerConfig) -> SamplerConfig:
-    """The sampler of a request: its own words, else the generator's default."""
-    said = {"method": request.method, "steps": request.steps, "guidance": request.guidance}
+    """The sampler of a request: its own words, else the generator's default; ``UserError`` where they do not fit."""
+    said = {key: value for key, value in asdict(request).items() if key in SamplerConfig.model_fields}
     given = {key: value for key, value in said.items() if value is not None}
-    return SamplerConfig.model_validate(default.model_dump() | given)
+    if request.guidance in (0.0, 1.0):
+        given.setdefault("guidance_interval", None)  # a default that this request leaves without effect
+    try:
+        return SamplerConfig.model_validate(default.model_dump() | given)
+    except ValidationError as error:
+        raise UserError(f"sampler: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
 def _orders(generator: Generator, request: Request) -> tuple[list[Order], dict[Order, str]]:

@@ -1,41 +1,21 @@
-"""Drawing latents: diffusers' schedulers, classifier-free guidance, one random stream an image.
+"""Drawing latents: a sampler, classifier-free guidance, one random stream an image.
 
-Shapes: N images, C x H x W normalised latents. ``clip_sample`` is off: latents are not bounded by 1.
+Shapes: N images, C x H x W normalised latents, which are not clipped: they are not bounded by 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
 from histoloom.config import DiffusionConfig, SamplerConfig
+from histoloom.diffusion.process import alphas_cumprod, data_of
+from histoloom.diffusion.samplers.levels import Level, levels_of
+from histoloom.diffusion.samplers.registry import SAMPLERS
 from histoloom.errors import UserError
-
-PREDICTION = {"epsilon": "epsilon", "v": "v_prediction"}
-SCHEDULE = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
-
-
-def make_scheduler(config: DiffusionConfig, sampler: SamplerConfig) -> Any:
-    """The diffusers scheduler of ``sampler`` for the process of ``config``, its steps set."""
-    if sampler.steps > config.steps:
-        raise UserError(f"at most {config.steps} sampling steps in this generator, got {sampler.steps}")
-    process = {
-        "num_train_timesteps": config.steps,
-        "beta_start": config.beta_start,
-        "beta_end": config.beta_end,
-        "beta_schedule": SCHEDULE[config.schedule],
-        "prediction_type": PREDICTION[config.prediction],
-    }
-    if sampler.method == "ddpm":
-        scheduler = DDPMScheduler(**process, clip_sample=False, timestep_spacing="trailing")
-    else:
-        scheduler = DPMSolverMultistepScheduler(**process, algorithm_type="dpmsolver++", timestep_spacing="trailing")
-    scheduler.set_timesteps(sampler.steps)
-    return scheduler
 
 
 @torch.no_grad()
@@ -50,16 +30,53 @@ def draw_latents(
     generators: Sequence[torch.Generator],
     device: torch.device,
 ) -> Tensor:
-    """Latents (N, C, h, w), image i of condition ``conditions[i]`` with the random numbers of ``generators[i]``."""
+    """Latents (N, C, h, w), image i of condition ``conditions[i]`` with the random numbers of ``generators[i]``.
+
+    ``UserError`` where ``sampler`` does not fit the process.
+    """
     assert len(conditions) == len(generators), "one stream an image"
-    scheduler = make_scheduler(config, sampler)
-    start = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-    x_NCHW = start.to(device) * scheduler.init_noise_sigma
+    levels = levels_visited(sampler, config=config)
     conditions_N = torch.tensor(conditions, device=device)
-    for step in scheduler.timesteps:
-        said_NCHW = guided(unet, x_NCHW, step=step, conditions_N=conditions_N, null=null, guidance=sampler.guidance)
-        x_NCHW = scheduler.step(said_NCHW, step, x_NCHW, generator=list(generators)).prev_sample
-    return x_NCHW
+    noise = partial(unit_noise, generators, shape=shape, device=device)
+
+    def denoise(x_NCHW: Tensor, level: Level) -> Tensor:
+        said_NCHW = guided(
+            unet,
+            x_NCHW,
+            step=torch.tensor(level.step),
+            conditions_N=conditions_N,
+            null=null,
+            guidance=guidance_at(level, sampler=sampler),
+        )
+        return data_of(said_NCHW, x_NCHW=x_NCHW, signal=level.signal, noise=level.noise, prediction=config.prediction)
+
+    return SAMPLERS[sampler.method].draw(denoise, noise(), levels=levels, noise=noise)
+
+
+def levels_visited(sampler: SamplerConfig, *, config: DiffusionConfig) -> tuple[Level, ...]:
+    """The noise levels of a sampling; ``UserError`` where ``sampler`` does not fit the process of ``config``."""
+    if sampler.steps > config.steps:
+        raise UserError(f"at most {config.steps} sampling steps in this generator, got {sampler.steps}")
+    levels = levels_of(alphas_cumprod(config), count=SAMPLERS[sampler.method].levels_for(sampler.steps))
+    noisy = levels[:-1]
+    if sampler.guidance_interval and all(guidance_at(level, sampler=sampler) == 1.0 for level in noisy):
+        low, high = sampler.guidance_interval
+        raise UserError(
+            f"no step of this sampler has its sigma within guidance_interval [{low:g}, {high:g}]; "
+            f"they go from {noisy[0].sigma:.3g} to {noisy[-1].sigma:.3g}"
+        )
+    return levels
+
+
+def unit_noise(generators: Sequence[torch.Generator], *, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """New noise (N, C, h, w), image i from ``generators[i]``; drawn on the CPU, the same for every device."""
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+
+
+def guidance_at(level: Level, *, sampler: SamplerConfig) -> float:
+    """The guidance strength at a noise level: 1, no guidance, outside the interval (Kynkaanniemi et al. 2024)."""
+    low, high = sampler.guidance_interval or (-1.0, float("inf"))
+    return sampler.guidance if low < level.sigma <= high else 1.0
 
 
 def guided(

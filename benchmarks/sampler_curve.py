@@ -1,0 +1,227 @@
+"""How near to real tissue each sampler comes, against how often it asks the network.
+
+    python benchmarks/sampler_curve.py RUN [-n 2048] [--methods unipc ddim] [--evaluations 5 10] [--out FOLDER] [--json]
+
+Every sampler draws the same images: the same seeds, the same conditions (clusters of the chosen k, by their frequency),
+the same batches. The distance is Frechet's, between Gaussians fitted to features of the drawn latents and of the run's
+real training latents, in the space that the model works in. ``pooled``: mean and deviation of each channel; ``layout``:
+mean products of neighbours 1, 2 and 4 positions apart. The floor is that of n real latents against the others.
+Ratios are to DDPM with all steps (or --reference); +- is one standard error, by leaving out a tenth of the images at a
+time. With ``--out`` what was drawn is kept, and a later call goes on. Evaluations are counted in pairs where there is
+guidance. Legend of shapes: N drawn and M real images, C channels, D features.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from histoloom.autoencoder.latents import LatentSet
+from histoloom.clustering.features import pooled
+from histoloom.config import RuntimeConfig, SamplerConfig
+from histoloom.devices import autocast
+from histoloom.diffusion.generator import CHUNK, Generator, Order, stream
+from histoloom.diffusion.samplers.registry import SAMPLERS
+from histoloom.diffusion.sampling import draw_latents
+from histoloom.seeding import numpy_generator
+from histoloom.store import Run, fingerprint, write_bytes
+
+EVALUATIONS = (5, 10, 15, 20, 30, 50)
+GROUPS = 10
+LAGS = (1, 2, 4)
+FLOORS = 10
+HEADING = "method    evaluations    pooled  ratio              layout  ratio           less work  seconds an image"
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one sampler drew with so many evaluations: features (N, D) by kind, and the seconds an image took."""
+
+    method: str
+    evaluations: int
+    features: dict[str, np.ndarray]
+    seconds: float
+
+
+def frechet(a_ND: np.ndarray, b_ND: np.ndarray) -> float:
+    """The squared Frechet distance between Gaussians with the moments of two sets (Dowson and Landau 1982)."""
+    gap_D = a_ND.mean(axis=0) - b_ND.mean(axis=0)
+    a_DD, b_DD = (np.cov(x_ND, rowvar=False) for x_ND in (a_ND, b_ND))
+    values_D, axes_DD = np.linalg.eigh(a_DD)
+    root_DD = axes_DD * np.sqrt(values_D.clip(min=0)) @ axes_DD.T
+    shared = np.sqrt(np.linalg.eigvalsh(root_DD @ b_DD @ root_DD).clip(min=0)).sum()
+    return float(gap_D @ gap_D + np.trace(a_DD) + np.trace(b_DD) - 2 * shared)
+
+
+def features_of(x_NChw: Tensor) -> dict[str, np.ndarray]:
+    """Features of the model's latents, (N, D) float64 by kind."""
+    x_NChw = x_NChw.double().cpu()
+    products = [(x_NChw[..., lag:] * x_NChw[..., :-lag]).mean(dim=(2, 3)) for lag in LAGS if lag < x_NChw.shape[3]]
+    products += [(x_NChw[:, :, lag:] * x_NChw[:, :, :-lag]).mean(dim=(2, 3)) for lag in LAGS if lag < x_NChw.shape[2]]
+    return {"pooled": pooled(x_NChw).numpy(), "layout": torch.cat(products, dim=1).numpy()}
+
+
+def real_features(run: Path, *, generator: Generator) -> dict[str, np.ndarray]:
+    """Features of the training latents as the model sees them."""
+    latents = LatentSet.open(Run.open(run).require("latents"))
+    rows = latents.rows(split="train")
+    parts = [
+        features_of(generator.facts.space.encode(latents.raw(rows[i : i + 512]))) for i in range(0, len(rows), 512)
+    ]
+    return {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
+
+
+def attainable(method: str, evaluations: int) -> int:
+    """The number itself, or one less where the sampler cannot make it."""
+    return evaluations - 1 if method == "heun" and evaluations % 2 == 0 else evaluations
+
+
+def draw_point(generator: Generator, orders: Sequence[Order], *, sampler: SamplerConfig, batch: int) -> Point:
+    """Draw all orders with one sampler, in batches of one size."""
+    facts, parts, start = generator.facts, [], time.perf_counter()
+    for first in range(0, len(orders), batch):
+        part = list(orders[first : first + batch])
+        padded = part + [part[-1]] * (batch - len(part))
+        with autocast(generator.runtime):
+            x_NChw = draw_latents(
+                generator.unet,
+                config=facts.config,
+                sampler=sampler,
+                shape=facts.shape,
+                conditions=[facts.conditions.number(k=order.k, cluster=order.cluster) for order in padded],
+                null=facts.conditions.null,
+                generators=[stream(order) for order in padded],
+                device=generator.device,
+            )
+        parts.append(features_of(x_NChw[: len(part)]))
+    features = {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
+    return Point(sampler.method, sampler.steps, features, (time.perf_counter() - start) / len(orders))
+
+
+def kept_or_drawn(
+    generator: Generator, orders: Sequence[Order], *, sampler: SamplerConfig, batch: int, out: Path | None
+) -> Point:
+    """What an earlier call left of the same point in ``out``, else drawn now and left there."""
+    if out is None:
+        return draw_point(generator, orders, sampler=sampler, batch=batch)
+    first, device = orders[0], generator.device.type
+    asked = [generator.digest(), sampler.model_dump(mode="json"), len(orders), first.seed, first.k, batch, device]
+    file = out / f"{sampler.method}-{sampler.steps}-{fingerprint(asked)}.npz"
+    if not file.is_file():
+        point = draw_point(generator, orders, sampler=sampler, batch=batch)
+        content = io.BytesIO()
+        np.savez(content, seconds=point.seconds, **point.features)
+        out.mkdir(parents=True, exist_ok=True)
+        write_bytes(file, content.getvalue())
+    with np.load(file) as kept:
+        features = {kind: kept[kind] for kind in kept.files if kind != "seconds"}
+        return Point(sampler.method, sampler.steps, features, float(kept["seconds"]))
+
+
+def floor(real_MD: np.ndarray, *, n: int, seed: int) -> float:
+    """The mean distance of ``n`` real ones, at most half of them, from the others."""
+    distances = []
+    for draw in range(FLOORS):
+        order = numpy_generator(seed, "floor", draw).permutation(len(real_MD))
+        n = min(n, len(real_MD) // 2)
+        distances.append(frechet(real_MD[order[:n]], real_MD[order[n:]]))
+    return float(np.mean(distances))
+
+
+def ratio_error(point_ND: np.ndarray, reference_ND: np.ndarray, *, real_MD: np.ndarray) -> float:
+    """One standard error of the ratio of two distances, by the jackknife over the same tenths of the images in both."""
+    group_N = np.arange(len(point_ND)) % GROUPS
+    ratios = np.array(
+        [frechet(point_ND[group_N != g], real_MD) / frechet(reference_ND[group_N != g], real_MD) for g in range(GROUPS)]
+    )
+    return float(np.sqrt((GROUPS - 1) / GROUPS * ((ratios - ratios.mean()) ** 2).sum()))
+
+
+def row_of(point: Point, *, reference: Point, real: dict[str, np.ndarray]) -> dict[str, float | int | str]:
+    """A line of the table."""
+    row: dict[str, float | int | str] = {"method": point.method, "evaluations": point.evaluations}
+    for kind, real_MD in real.items():
+        mine_ND, theirs_ND = point.features[kind], reference.features[kind]
+        row[kind] = frechet(mine_ND, real_MD)
+        row[f"{kind}_ratio"] = frechet(mine_ND, real_MD) / frechet(theirs_ND, real_MD)
+        row[f"{kind}_ratio_error"] = ratio_error(mine_ND, theirs_ND, real_MD=real_MD)
+    row["less_work"] = reference.evaluations / point.evaluations
+    row["seconds_an_image"] = point.seconds
+    return row
+
+
+def line_of(row: dict[str, float | int | str]) -> str:
+    parts = [f"{row['method']:13} {row['evaluations']:5}"]
+    for kind in ("pooled", "layout"):
+        parts.append(f"{row[kind]:8.4f} {row[f'{kind}_ratio']:6.3f} +- {row[f'{kind}_ratio_error']:.3f}")
+    return "  ".join([*parts, f"{row['less_work']:7.1f}x  {row['seconds_an_image']:.3f}"])
+
+
+def points_asked(arguments: argparse.Namespace, *, all_steps: int) -> list[tuple[str, int]]:
+    """The reference first, then every method with every number of evaluations, each once."""
+    asked = [("ddpm", arguments.reference or all_steps)]
+    asked += [(method, attainable(method, e)) for method in arguments.methods for e in arguments.evaluations]
+    return list(dict.fromkeys(asked))
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, object]:
+    """The whole curve; prints each line as it is known unless JSON is wanted."""
+    generator = Generator.load(arguments.run, runtime=RuntimeConfig(device=arguments.device, threads=arguments.threads))
+    facts = generator.facts
+    guidance = facts.sampler.guidance if arguments.guidance is None else arguments.guidance
+    interval = tuple(arguments.interval) if arguments.interval else None
+    orders = generator.orders(None, n=arguments.n, seed=arguments.seed)
+    real = real_features(arguments.run, generator=generator)
+    floors = {kind: floor(real_MD, n=arguments.n, seed=arguments.seed) for kind, real_MD in real.items()}
+    say = (lambda _: None) if arguments.json else (lambda text: print(text, flush=True))
+    count = len(real["pooled"])
+    say(f"{arguments.n} images, guidance {guidance:g}, against {count} real ones")
+    say(f"floor: pooled {floors['pooled']:.4f}, layout {floors['layout']:.4f}\n{HEADING}")
+    rows: list[dict[str, float | int | str]] = []
+    reference: Point | None = None
+    for method, evaluations in points_asked(arguments, all_steps=facts.config.steps):
+        sampler = SamplerConfig(method=method, steps=evaluations, guidance=guidance, guidance_interval=interval)
+        batch = arguments.batch or CHUNK[generator.device.type]
+        point = kept_or_drawn(generator, orders, sampler=sampler, batch=batch, out=arguments.out)
+        reference = reference or point
+        rows.append(row_of(point, reference=reference, real=real))
+        say(line_of(rows[-1]))
+    return {"n": arguments.n, "n_real": count, "guidance": guidance, "floor": floors, "points": rows}
+
+
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("-n", type=int, default=2048, help="images for each point")
+    parser.add_argument("--methods", nargs="+", choices=sorted(SAMPLERS), default=list(SAMPLERS))
+    parser.add_argument("--evaluations", type=int, nargs="+", default=list(EVALUATIONS))
+    parser.add_argument("--reference", type=int, help="evaluations of DDPM that the others are compared with; else all")
+    parser.add_argument("--guidance", type=float, help="else the run's own")
+    parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="sigmas with guidance")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, help="images at once; else the generator's own")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--out", type=Path, help="where to keep what was drawn")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    arguments = parsed()
+    result = measure(arguments)
+    if arguments.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

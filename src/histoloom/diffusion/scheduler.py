@@ -1,0 +1,28 @@
+"""The process as a ``diffusers`` scheduler: for export, so that others' code can draw with the network."""
+
+from __future__ import annotations
+
+from diffusers import DDPMScheduler
+
+from histoloom.config import DiffusionConfig
+
+PREDICTION = {"epsilon": "epsilon", "v": "v_prediction"}
+SCHEDULE = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
+
+
+def make_scheduler(config: DiffusionConfig) -> DDPMScheduler:
+    """The process of ``config``, with all of its steps.
+
+    ``clip_sample`` is off: latents are not bounded by 1. Schedulers of diffusers' other samplers take it over:
+    ``DPMSolverMultistepScheduler.from_config(scheduler.config)``.
+    """
+    return DDPMScheduler(
+        num_train_timesteps=config.steps,
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        beta_schedule=SCHEDULE[config.schedule],
+        prediction_type=PREDICTION[config.prediction],
+        rescale_betas_zero_snr=config.zero_terminal_snr,
+        timestep_spacing="trailing",
+        clip_sample=False,
+    )

@@ -1,0 +1,361 @@
+"""What every registered sampler promises. A new one is tested here by being registered.
+
+The ideal network of Gaussian data is known, and so is the probability flow: what remains is the sampler's own error.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from exact import counting, even_levels, flow, gaussian, mixture, moments
+
+from histoloom.config import DiffusionConfig, SamplerConfig, SamplerMethod
+from histoloom.diffusion.process import alphas_cumprod, data_of, target
+from histoloom.diffusion.samplers.heun import velocity
+from histoloom.diffusion.samplers.levels import CLEAN, Level, levels_of, trailing_steps
+from histoloom.diffusion.samplers.registry import SAMPLERS
+from histoloom.diffusion.sampling import draw_latents, levels_visited
+from histoloom.diffusion.scheduler import make_scheduler
+from histoloom.errors import UserError
+from histoloom.seeding import torch_generator
+
+METHODS = sorted(SAMPLERS)
+FLOWS = [name for name in METHODS if not SAMPLERS[name].stochastic]
+MEAN, DEVIATION = 0.7, 0.6
+SHAPE = (3, 4, 4)
+
+
+def a_config(**changes: object) -> DiffusionConfig:
+    return DiffusionConfig.model_validate(
+        {"training": {"phases": [{"optimizer": "adam", "lr": 1e-3, "images": 10}]}} | changes
+    )
+
+
+PROCESSES = {
+    "linear": a_config(),
+    "scaled_linear": a_config(schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+    "cosine": a_config(schedule="cosine", prediction="v"),
+    "zero terminal SNR": a_config(zero_terminal_snr=True, prediction="v"),
+    "cosine, zero terminal SNR": a_config(schedule="cosine", zero_terminal_snr=True, prediction="v"),
+}
+
+
+def levels_for(method: str, evaluations: int, *, process: str = "cosine") -> tuple[Level, ...]:
+    count = SAMPLERS[method].levels_for(evaluations)
+    return levels_of(alphas_cumprod(PROCESSES[process]), count=count)
+
+
+def no_noise() -> torch.Tensor:
+    raise AssertionError("a deterministic sampler asks for no noise")
+
+
+def starts(n: int) -> torch.Tensor:
+    """Evenly spaced quantiles of unit noise."""
+    return torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n)
+
+
+def test_the_registry_is_what_settings_can_name() -> None:
+    assert set(SAMPLERS) == set(get_args(SamplerMethod))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("evaluations", [1, 3, 19, 99])
+def test_the_network_is_asked_as_often_as_was_said(method: str, evaluations: int) -> None:
+    calls: list[int] = []
+    denoise = counting(gaussian(MEAN, DEVIATION), calls)
+    levels = levels_for(method, evaluations)
+    x = SAMPLERS[method].draw(denoise, starts(2), levels=levels, noise=lambda: torch.zeros(2))
+    assert len(calls) == evaluations
+    assert x.isfinite().all()
+    assert calls[0] == 999
+    assert calls == sorted(calls, reverse=True)
+    assert set(calls) == {level.step for level in levels[:-1]}
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize(
+    ("method", "evaluations", "error"),
+    [
+        ("ddpm", 1000, 6e-3),
+        ("ddim", 1000, 4e-3),
+        ("dpm-solver++", 999, 2e-3),
+        ("heun", 999, 2e-3),
+        ("unipc", 999, 2e-3),
+    ],
+)
+def test_the_distribution_is_right_on_a_gaussian(method: str, evaluations: int, error: float, process: str) -> None:
+    levels = levels_for(method, evaluations, process=process)
+    mean, deviation = moments(method, gaussian(MEAN, DEVIATION), levels=levels)
+    assert mean == pytest.approx(MEAN, abs=error + 1.1 * levels[0].signal * MEAN)  # x_T was assumed to have mean 0
+    assert deviation == pytest.approx(DEVIATION, abs=error)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("method", FLOWS)
+def test_each_path_ends_where_the_exact_flow_does(method: str, process: str) -> None:
+    errors = []
+    for evaluations in (19, 159, 999):
+        levels = levels_for(method, evaluations, process=process)
+        x = starts(9)
+        out = SAMPLERS[method].draw(gaussian(MEAN, DEVIATION), x, levels=levels, noise=no_noise)
+        exact = flow(x, mean=MEAN, deviation=DEVIATION, start=levels[0], end=CLEAN)
+        errors.append((out - exact).abs().max().item())
+    assert errors[0] < 0.15
+    assert errors[1] < errors[0] / 2
+    assert errors[2] < errors[1] / 2
+    assert errors[2] < (0.004 if method == "ddim" else 0.003)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_known_data_are_drawn_exactly_in_any_number_of_steps(method: str) -> None:
+    for evaluations in (1, 3, 21):
+        levels = levels_for(method, evaluations)
+        out = SAMPLERS[method].draw(gaussian(MEAN, 0.0), starts(5), levels=levels, noise=lambda: starts(5))
+        torch.testing.assert_close(out, torch.full((5,), MEAN, dtype=torch.float64))
+
+
+def observed_order(errors: list[float]) -> float:
+    """The slope of ln error over halvings of the stride, the coarsest left out."""
+    halvings = np.arange(len(errors))[1:]
+    return -float(np.polyfit(halvings, np.log2(errors[1:]), 1)[0])
+
+
+@pytest.mark.parametrize("method", FLOWS)
+def test_the_flow_converges_at_the_stated_order(method: str) -> None:
+    errors = []
+    for count in (16, 32, 64, 128, 256):
+        levels = even_levels(count, first=-2.5, last=3.0)
+        x = starts(9)
+        out = SAMPLERS[method].draw(gaussian(MEAN, DEVIATION), x, levels=levels, noise=no_noise)
+        exact = flow(x, mean=MEAN, deviation=DEVIATION, start=levels[0], end=levels[-1])
+        errors.append((out - exact).abs().max().item())
+    order = SAMPLERS[method].order
+    assert order - 0.15 <= observed_order(errors) <= order + 0.6, errors
+
+
+@pytest.mark.parametrize("method", FLOWS)
+def test_the_order_holds_where_the_flow_is_not_linear(method: str) -> None:
+    denoise = mixture((-1.0, 1.5), (0.3, 0.7), 0.5)
+    x = starts(15)
+    ends = [
+        SAMPLERS[name].draw(denoise, x, levels=even_levels(count, first=-2.5, last=3.0), noise=no_noise)
+        for name, count in (("unipc", 4096), (method, 32), (method, 64), (method, 128), (method, 256))
+    ]
+    errors = [(end - ends[0]).abs().max().item() for end in ends[1:]]
+    assert observed_order(errors) >= SAMPLERS[method].order - 0.2, errors
+
+
+def test_ancestral_sampling_converges_in_distribution_at_first_order() -> None:
+    errors = []
+    for count in (16, 32, 64, 128, 256):
+        levels = even_levels(count, first=-6.0, last=3.0)
+        deviation = moments("ddpm", gaussian(0.0, DEVIATION), levels=levels)[1]
+        errors.append(abs(deviation - math.hypot(levels[-1].signal * DEVIATION, levels[-1].noise)))
+    assert 0.85 <= observed_order(errors) <= 1.3, errors
+
+
+@pytest.mark.parametrize("process", ["linear", "cosine", "zero terminal SNR"])
+@pytest.mark.parametrize("method", METHODS)
+def test_no_mode_is_lost(method: str, process: str) -> None:
+    denoise = mixture((-2.0, 1.0), (0.25, 0.75), 0.2)
+    n = 4000
+    generator = torch_generator(0, "modes")
+    out = SAMPLERS[method].draw(
+        denoise,
+        starts(n),
+        levels=levels_for(method, 101, process=process),
+        noise=lambda: torch.randn(n, generator=generator, dtype=torch.float64),
+    )
+    left = out < -0.5
+    assert left.double().mean().item() == pytest.approx(0.25, abs=0.03)
+    for side, centre in ((left, -2.0), (~left, 1.0)):
+        assert out[side].mean().item() == pytest.approx(centre, abs=0.03)
+        assert out[side].std().item() == pytest.approx(0.2, abs=0.04)
+
+
+class Ideal(torch.nn.Module):
+    """The ideal network for data N(mean of the condition, deviation), in either parameterisation; keeps its batches."""
+
+    means = (0.0, 2.0, -1.0)
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.bar = alphas_cumprod(config)
+        self.asked: list[tuple[int, list[int]]] = []
+
+    def forward(self, x: torch.Tensor, step: torch.Tensor, *, class_labels: torch.Tensor) -> object:
+        self.asked.append((int(step), class_labels.tolist()))
+        level = Level.of(self.bar[int(step)].item(), step=int(step))
+        mean_N111 = torch.tensor(self.means)[class_labels][:, None, None, None]
+        data = mean_N111 + gaussian(0.0, DEVIATION)(x - level.signal * mean_N111, level)
+        bar_N = torch.full((len(x),), level.signal**2)
+        noise = (x - level.signal * data) / level.noise
+        said = target(data, noise, alpha_bar_N=bar_N, prediction=self.config.prediction)
+        return type("Output", (), {"sample": said})
+
+
+def draw(network: Ideal, numbers: list[int], **sampler: object) -> torch.Tensor:
+    return draw_latents(
+        network,
+        config=network.config,
+        sampler=SamplerConfig.model_validate({"steps": 11} | sampler),
+        shape=SHAPE,
+        conditions=[1 + i % 2 for i in numbers],
+        null=0,
+        generators=[torch_generator(0, "test", i) for i in numbers],
+        device=torch.device("cpu"),
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_image_depends_on_its_seed_alone(method: str) -> None:
+    network = Ideal(a_config(schedule="cosine", prediction="v"))
+    together = draw(network, [3, 1, 4, 1, 5], method=method)
+    assert torch.equal(together[1], together[3])
+    assert not torch.equal(together[0], together[4])
+    assert torch.equal(together[2], draw(network, [8, 6, 4, 7, 9], method=method)[2])
+    torch.testing.assert_close(together[4], draw(network, [5], method=method)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
+@pytest.mark.parametrize("method", METHODS)
+def test_both_parameterisations_give_the_same_images(method: str, schedule: str) -> None:
+    by_noise, by_v = (
+        draw(Ideal(a_config(schedule=schedule, prediction=kind)), [0, 1, 2], method=method) for kind in ("epsilon", "v")
+    )
+    torch.testing.assert_close(by_noise, by_v, rtol=1e-3, atol=1e-3)  # 1 / signal is up to 160 at the first step
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("steps", [1, 3, 5, 101])
+def test_single_precision_is_finite_at_the_edges(method: str, process: str, steps: int) -> None:
+    x = draw(Ideal(PROCESSES[process]), [0, 1], method=method, steps=steps)
+    assert x.dtype == torch.float32
+    assert x.isfinite().all()
+    assert x.abs().max() < 8
+
+
+def test_a_sampler_of_all_steps_is_allowed_and_one_more_is_not() -> None:
+    few = a_config(steps=4)
+    for method, steps in (("ddpm", 4), ("ddim", 4), ("dpm-solver++", 4), ("heun", 3), ("unipc", 4)):
+        assert draw(Ideal(few), [0], method=method, steps=steps).isfinite().all()
+    with pytest.raises(UserError, match="at most 4"):
+        draw(Ideal(few), [0], method="ddim", steps=5)
+
+
+def test_guidance_outside_its_interval_costs_nothing() -> None:
+    network = Ideal(a_config(schedule="cosine", prediction="v"))
+    inside = draw(network, [0, 1], method="ddim", guidance=3.0, guidance_interval=[0.2, 2.0])
+    levels = levels_visited(SamplerConfig(method="ddim", steps=11), config=network.config)
+    for (step, labels), level in zip(network.asked, levels[:-1], strict=True):
+        assert step == level.step
+        assert labels == ([1, 2, 0, 0] if 0.2 < level.sigma <= 2.0 else [1, 2])
+    asked = {len(labels) for _, labels in network.asked}
+    assert asked == {2, 4}
+    everywhere = draw(network, [0, 1], method="ddim", guidance=3.0, guidance_interval=[0.0, 1e9])
+    assert torch.equal(everywhere, draw(network, [0, 1], method="ddim", guidance=3.0))
+    plain = draw(network, [0, 1], method="ddim", guidance=1.0)
+    assert (plain[0].mean() < inside[0].mean() < everywhere[0].mean()).item()
+
+
+def test_an_interval_that_no_step_is_in_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"no step .* \[1e\+08, 1e\+09\]; they go from"):
+        draw(Ideal(PROCESSES["cosine"]), [0], guidance=2.0, guidance_interval=[1e8, 1e9])
+
+
+def test_zero_terminal_snr_is_diffusers_own() -> None:
+    for schedule in ("linear", "scaled_linear", "cosine"):
+        config = a_config(schedule=schedule, zero_terminal_snr=True, prediction="v")
+        bar = alphas_cumprod(config)
+        theirs = make_scheduler(config).alphas_cumprod
+        assert bar[-1].item() == 0
+        assert bar[0].item() == pytest.approx(alphas_cumprod(a_config(schedule=schedule))[0].item())
+        assert (bar.diff() < 0).all()
+        torch.testing.assert_close(bar.float(), theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_pure_noise_starts_from_the_data_that_the_network_says() -> None:
+    """Where the process keeps some signal, noise without it is a wrong start: the mean falls short."""
+    shortfall = []
+    for process in ("linear", "zero terminal SNR"):
+        mean, _ = moments("unipc", gaussian(10.0, 0.1), levels=levels_for("unipc", 999, process=process))
+        shortfall.append(10 - mean)
+    assert shortfall == pytest.approx([6.3e-3, 0], abs=1e-4)
+
+
+def by_diffusers(scheduler: object, config: DiffusionConfig, *, x: torch.Tensor, steps: int) -> torch.Tensor:
+    """What a scheduler of diffusers makes of ``x`` with the ideal network; its noise is that of one image a stream."""
+    scheduler.set_timesteps(steps)
+    network = Ideal(config)
+    generators = [torch_generator(0, "test", i) for i in range(len(x))]
+    for generator in generators:
+        torch.randn(SHAPE, generator=generator)  # the start
+    extra = {} if isinstance(scheduler, UniPCMultistepScheduler) else {"generator": generators}
+    for step in scheduler.timesteps:
+        said = network(x, step, class_labels=torch.tensor([1 + i % 2 for i in range(len(x))])).sample
+        x = scheduler.step(said, step, x, **extra).prev_sample
+    return x
+
+
+@pytest.mark.parametrize(("schedule", "prediction"), [("linear", "epsilon"), ("scaled_linear", "v"), ("cosine", "v")])
+@pytest.mark.parametrize(
+    ("method", "scheduler", "options", "steps"),
+    [
+        ("ddpm", DDPMScheduler, {}, [1000, 25]),
+        ("ddim", DDIMScheduler, {"set_alpha_to_one": True}, [20, 8]),
+        ("dpm-solver++", DPMSolverMultistepScheduler, {}, [20, 10, 7]),
+        ("unipc", UniPCMultistepScheduler, {"solver_order": 2, "final_sigmas_type": "zero"}, [20, 10, 7]),
+    ],
+)
+def test_diffusers_agrees(
+    method: str, scheduler: type, options: dict[str, object], steps: list[int], schedule: str, prediction: str
+) -> None:
+    config = a_config(schedule=schedule, prediction=prediction)
+    start = torch.stack([torch.randn(SHAPE, generator=torch_generator(0, "test", i)) for i in range(3)])
+    for count in steps:
+        theirs = scheduler.from_config(make_scheduler(config).config, timestep_spacing="trailing", **options)
+        mine = draw(Ideal(config), [0, 1, 2], method=method, steps=count, guidance=1.0)
+        expected = by_diffusers(theirs, config, x=start, steps=count)
+        torch.testing.assert_close(mine, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_heun_is_the_published_algorithm() -> None:
+    """Karras et al. 2022, algorithm 1, written out with sigma(t) = tan t, s(t) = cos t."""
+    denoise = mixture((-1.0, 1.5), (0.3, 0.7), 0.5)
+    levels = even_levels(7, first=-3.0, last=2.0)
+
+    def slope(x: torch.Tensor, t: float) -> torch.Tensor:
+        sigma, s = math.tan(t), math.cos(t)
+        sigma_rate, s_rate = 1 / math.cos(t) ** 2, -math.sin(t)
+        data = denoise(x, Level(step=0, signal=s, noise=s * sigma))  # D(x / s; sigma) of the paper
+        return (sigma_rate / sigma + s_rate / s) * x - sigma_rate * s / sigma * data
+
+    x = starts(5)
+    for here, there in pairwise(levels):
+        t, after = here.angle, there.angle
+        first = slope(x, t)
+        guess = x + (after - t) * first
+        x = x + (after - t) * (first / 2 + slope(guess, after) / 2)
+    torch.testing.assert_close(SAMPLERS["heun"].draw(denoise, starts(5), levels=levels, noise=no_noise), x)
+    v = velocity(x, denoise(x, levels[0]), level=levels[0])
+    data = data_of(v, x_NCHW=x, signal=levels[0].signal, noise=levels[0].noise, prediction="v")
+    torch.testing.assert_close(data, denoise(x, levels[0]))
+
+
+def test_the_steps_are_diffusers_where_those_are_as_many_as_asked() -> None:
+    """Some counts (61, 103, 121 ...) diffusers rounds to one step more, the last of which is -1."""
+    theirs = DPMSolverMultistepScheduler(timestep_spacing="trailing")
+    for count in (1, 2, 7, 10, 20, 30, 50, 61, 103, 250, 1000):
+        mine = trailing_steps(1000, count=count)
+        theirs.set_timesteps(count)
+        assert len(mine) == len(set(mine)) == count
+        assert mine[0] == 999
+        assert mine == theirs.timesteps.tolist()[:count]
