@@ -188,7 +188,7 @@ class AutoencoderConfig(Section):
 
     stem: Literal[1, 2, 4] = Field(1, description="pixels folded into channels along each side first; saves work")
     channels: PositiveInt = 128
-    multipliers: tuple[PositiveInt, ...] = Field((1, 1, 2, 4), min_length=2)
+    multipliers: tuple[PositiveInt, ...] = Field((1, 1, 2, 4), min_length=1)
     blocks: PositiveInt = Field(2, description="residual blocks a level")
     attention: bool = Field(True, description="self-attention at the lowest level")
     codes: int = Field(128, ge=2)
@@ -278,6 +278,7 @@ class DiffusionConfig(Section):
         description="work in the principal components of the latents that keep this share of their variance, each "
         "scaled to deviation 1; none: in the channels, each scaled by itself",
     )
+    fold: Literal[1, 2, 4] = Field(1, description="side of the square of latent positions that become channels of one")
     min_snr: PositiveFloat | None = Field(None, description="gamma of the min-SNR weighting; none: plain")
     channels: tuple[PositiveInt, ...] = Field((128, 256, 512), min_length=1, description="U-Net widths a level")
     blocks: PositiveInt = 2
@@ -368,11 +369,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Config:
-        deepest = self.autoencoder.factor * 2 ** (len(self.diffusion.channels) - 1)
+        deepest = self.autoencoder.factor * self.diffusion.fold * 2 ** (len(self.diffusion.channels) - 1)
         if self.patches.size % deepest:
             raise ValueError(
-                f"patches.size must be a multiple of {deepest} for these autoencoder.multipliers and "
-                f"diffusion.channels, got {self.patches.size}"
+                f"patches.size must be a multiple of {deepest} for these autoencoder.multipliers, "
+                f"diffusion.fold and diffusion.channels, got {self.patches.size}"
             )
         if self.report.k is not None and self.report.k not in self.clusters.k:
             raise ValueError(f"report.k must be one of clusters.k = {list(self.clusters.k)}, got {self.report.k}")

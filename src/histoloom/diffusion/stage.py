@@ -26,9 +26,10 @@ def run(context: StageContext) -> None:
     clustering = Clustering.open(context.inputs["clusters"])
     rows = latents.rows(split="train")
     config = context.config.diffusion
-    space = LatentSpace.measured(latents.latents, rows=rows, whiten=config.whiten)
-    context.say(f"latents of {latents.shape[0]} channels enter the diffusion model as {space.channels}")
+    space = LatentSpace.measured(latents.latents, rows=rows, whiten=config.whiten, fold=config.fold)
     facts = make_facts(context, latents=latents, clustering=clustering, space=space)
+    before, after = (" x ".join(map(str, shape)) for shape in (latents.shape, facts.shape))
+    context.say(f"latents of {before} enter the diffusion model as {after}")
     torch.manual_seed(derive(context.config.seed, "diffusion", "weights"))
     unet = make_unet(config, shape=facts.shape, conditions=facts.conditions.count)
     numbers = torch.from_numpy(facts.conditions.numbers(labels_of(latents.table, clustering)[rows]))
@@ -74,7 +75,7 @@ def make_facts(context: StageContext, *, latents: LatentSet, clustering: Cluster
         config=config.diffusion,
         sampler=config.samples.sampler,
         space=space,
-        shape=(space.channels, *latents.shape[1:]),
+        shape=space.shape(latents.shape),
         conditions=Conditions(tuple(clustering.ks)),
         chosen_k=clustering.chosen,
         frequencies=frequencies,
