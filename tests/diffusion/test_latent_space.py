@@ -28,14 +28,17 @@ def test_covariance_in_blocks_is_that_of_all_positions_at_once() -> None:
     np.testing.assert_allclose(cov, np.cov(flat, bias=True), rtol=1e-10)
 
 
+@pytest.mark.parametrize("fold", [1, 2])
 @pytest.mark.parametrize("whiten", [None, 1.0])
-def test_all_directions_kept_go_there_and_back(whiten: float | None) -> None:
+def test_all_directions_kept_go_there_and_back(whiten: float | None, fold: int) -> None:
     z = latents(variances=(4.0, 1.0, 0.1))
-    space = LatentSpace.measured(z, rows=np.arange(len(z)), whiten=whiten)
+    space = LatentSpace.measured(z, rows=np.arange(len(z)), whiten=whiten, fold=fold)
     x = space.encode(torch.from_numpy(z))
+    assert x.shape[1:] == space.shape(z.shape[1:]) == (3 * fold**2, 2 // fold, 2 // fold)
     torch.testing.assert_close(space.decode(x), torch.from_numpy(z), rtol=0, atol=1e-4)
-    torch.testing.assert_close(x.mean(dim=(0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-3)
-    torch.testing.assert_close(x.std(dim=(0, 2, 3)), torch.ones(3), rtol=1e-3, atol=0)
+    by_component = x.unflatten(1, (3, fold**2)).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(by_component.mean(1), torch.zeros(3), rtol=0, atol=1e-3)
+    torch.testing.assert_close(by_component.std(1), torch.ones(3), rtol=1e-3, atol=0)
 
 
 def test_whitened_channels_are_uncorrelated_and_the_least_directions_are_left_out() -> None:
@@ -52,7 +55,7 @@ def test_whitened_channels_are_uncorrelated_and_the_least_directions_are_left_ou
 def test_channel_by_channel_leaves_correlated_channels_as_they_are() -> None:
     z = np.repeat(latents(variances=(2.0,)), 4, axis=1)
     space = LatentSpace.measured(z, rows=np.arange(len(z)), whiten=None)
-    assert space.channels == 4
+    assert space.shape(z.shape[1:]) == (4, 2, 2)
     x = space.encode(torch.from_numpy(z))
     torch.testing.assert_close(x[:, 0], x[:, 3])
 

@@ -1,22 +1,29 @@
 """Vector quantisation with a moving-average codebook (van den Oord et al. 2017, appendix A.1).
 
-Dead codes are restarted at encoder outputs of the current batch (Dhariwal et al. 2020). Shapes: N images, C code
-dimension, H x W positions, M = N * H * W, K codes.
+The gradient passes straight through, or turned and scaled as the latent was onto its code (Fifty et al. 2024). Codes
+lie anywhere, or on the unit sphere, which the encoder's latents are then brought to (Yu et al. 2022). Dead codes are
+restarted at encoder outputs of the current batch (Dhariwal et al. 2020).
+
+Shapes: N images, C code dimension, H x W positions, M = N * H * W, K codes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from histoloom import processes
+
+Gradient = Literal["straight-through", "rotation"]
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """``z_NCHW``: the codes, with the straight-through gradient; ``indices_NHW``; ``commitment``: scalar loss."""
+    """``z_NCHW``: the codes, with a gradient to the latents; ``indices_NHW``; ``commitment``: scalar loss."""
 
     z_NCHW: Tensor
     indices_NHW: Tensor
@@ -31,8 +38,19 @@ class Quantizer(nn.Module):
     sums_KC: Tensor
     started: Tensor
 
-    def __init__(self, codes: int, *, dim: int, decay: float, restart_below: float) -> None:
+    def __init__(
+        self,
+        codes: int,
+        *,
+        dim: int,
+        decay: float,
+        restart_below: float,
+        on_sphere: bool = False,
+        gradient: Gradient = "straight-through",
+    ) -> None:
         super().__init__()
+        self.on_sphere = on_sphere
+        self.gradient = gradient
         self.decay = decay
         self.restart_below = restart_below
         self.register_buffer("codebook_KC", torch.zeros(codes, dim))
@@ -46,8 +64,10 @@ class Quantizer(nn.Module):
         indices_M = nearest(x_MC, self.codebook_KC)
         q_NCHW = self.lookup(indices_M.view(z_NCHW.shape[0], *z_NCHW.shape[2:]))
         commitment = (z_NCHW.float() - q_NCHW.detach()).pow(2).mean()
-        straight_NCHW = z_NCHW + (q_NCHW - z_NCHW).detach()
-        return Quantized(straight_NCHW, indices_M.view(z_NCHW.shape[0], *z_NCHW.shape[2:]), commitment)
+        through = turned if self.gradient == "rotation" else straight_through
+        return Quantized(
+            through(z_NCHW, q_NCHW.detach()), indices_M.view(z_NCHW.shape[0], *z_NCHW.shape[2:]), commitment
+        )
 
     def lookup(self, indices_NHW: Tensor) -> Tensor:
         """The codes of ``indices_NHW`` as (N, C, H, W)."""
@@ -74,7 +94,8 @@ class Quantizer(nn.Module):
         mean_count = self.counts_K.mean()
         self.sums_KC.copy_(torch.where(dead_K1, candidates_KC * mean_count, self.sums_KC))
         self.counts_K.copy_(torch.where(dead_K1[:, 0], mean_count, self.counts_K))
-        self.codebook_KC.copy_(self.sums_KC / self.counts_K.clamp_min(1e-5)[:, None])
+        means_KC = self.sums_KC / self.counts_K.clamp_min(1e-5)[:, None]
+        self.codebook_KC.copy_(F.normalize(means_KC, dim=1) if self.on_sphere else means_KC)
 
     def perplexity(self) -> Tensor:
         """Effective number of codes in recent use, 1..K: exp of the entropy of the moving counts."""
@@ -87,6 +108,26 @@ class Quantizer(nn.Module):
         rows_K = rows_K - M * processes.rank()
         mine_K1 = ((rows_K >= 0) & (rows_K < M))[:, None]
         return processes.summed(torch.where(mine_K1, x_MC[rows_K.clamp(0, M - 1)], 0.0))
+
+
+def straight_through(z_NCHW: Tensor, q_NCHW: Tensor) -> Tensor:
+    """The codes, whose gradient goes to the latents as it is (van den Oord et al. 2017, section 3.2)."""
+    return z_NCHW + (q_NCHW - z_NCHW).detach()
+
+
+def turned(z_NCHW: Tensor, q_NCHW: Tensor) -> Tensor:
+    """The codes as the latents turned and scaled, both held constant (Fifty et al. 2024, section 4.2).
+
+    The rotation is a product of two reflections: R z = z - 2 r (r . z) + 2 q' (z' . z) for unit vectors z', q' and
+    r = (z' + q') / |z' + q'|.
+    """
+    with torch.autocast(z_NCHW.device.type, enabled=False):
+        z_NCHW, q_NCHW = z_NCHW.float(), q_NCHW.float()
+        from_NCHW, to_NCHW = F.normalize(z_NCHW.detach(), dim=1), F.normalize(q_NCHW, dim=1)
+        middle_NCHW = F.normalize(from_NCHW + to_NCHW, dim=1)
+        scale_N1HW = q_NCHW.norm(dim=1, keepdim=True) / z_NCHW.detach().norm(dim=1, keepdim=True).clamp_min(1e-6)
+        mirrored_NCHW = z_NCHW - 2 * middle_NCHW * (middle_NCHW * z_NCHW).sum(1, keepdim=True)
+        return scale_N1HW * (mirrored_NCHW + 2 * to_NCHW * (from_NCHW * z_NCHW).sum(1, keepdim=True))
 
 
 def positions(z_NCHW: Tensor) -> Tensor:

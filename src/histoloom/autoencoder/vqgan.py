@@ -55,12 +55,18 @@ class Autoencoder(nn.Module):
         )
         self.head = unfolding_head(config.stem, last=self.decoder.conv_out)
         self.quantizer = Quantizer(
-            config.codes, dim=config.code_dim, decay=config.codebook_decay, restart_below=config.restart_below
+            config.codes,
+            dim=config.code_dim,
+            decay=config.codebook_decay,
+            restart_below=config.restart_below,
+            on_sphere=config.code_space == "sphere",
+            gradient=config.gradient,
         )
 
     def encode(self, x_NCHW: Tensor) -> Tensor:
         """Images to latents before quantisation."""
-        return self.encoder(F.pixel_unshuffle(x_NCHW, self.config.stem))
+        z_NCHW: Tensor = self.encoder(F.pixel_unshuffle(x_NCHW, self.config.stem))
+        return F.normalize(z_NCHW, dim=1) if self.config.code_space == "sphere" else z_NCHW
 
     def quantize(self, z_NCHW: Tensor) -> Quantized:
         """The nearest codes."""

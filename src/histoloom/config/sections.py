@@ -149,11 +149,15 @@ class AutoencoderConfig(Section):
 
     stem: Literal[1, 2, 4] = Field(1, description="pixels folded into channels along each side first; saves work")
     channels: PositiveInt = 128
-    multipliers: tuple[PositiveInt, ...] = Field((1, 1, 2, 4), min_length=2)
+    multipliers: tuple[PositiveInt, ...] = Field((1, 1, 2, 4), min_length=1)
     blocks: PositiveInt = Field(2, description="residual blocks a level")
     attention: bool = Field(True, description="self-attention at the lowest level")
     codes: int = Field(128, ge=2)
     code_dim: PositiveInt = 16
+    code_space: Literal["plane", "sphere"] = Field("plane", description="sphere: codes and latents have length 1")
+    gradient: Literal["straight-through", "rotation"] = Field(
+        "straight-through", description="how it passes the quantizer; rotation: turned as the latent was onto its code"
+    )
     commitment: PositiveFloat = 0.25
     codebook_decay: float = Field(0.99, gt=0, lt=1, description="of the codebook's moving averages")
     restart_below: float = Field(
@@ -273,6 +277,7 @@ class DiffusionConfig(Section):
         False,
         description="let the last step be pure noise (Lin et al. 2024); needs prediction: v",
     )
+    fold: Literal[1, 2, 4] = Field(1, description="side of the square of latent positions that become channels of one")
     min_snr: PositiveFloat | None = Field(None, description="gamma of the min-SNR weighting; none: plain")
     channels: tuple[PositiveInt, ...] = Field((128, 256, 512), min_length=1, description="U-Net widths a level")
     blocks: PositiveInt = 2
@@ -370,11 +375,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Config:
-        deepest = self.autoencoder.factor * 2 ** (len(self.diffusion.channels) - 1)
+        deepest = self.autoencoder.factor * self.diffusion.fold * 2 ** (len(self.diffusion.channels) - 1)
         if self.patches.size % deepest:
             raise ValueError(
-                f"patches.size must be a multiple of {deepest} for these autoencoder.multipliers and "
-                f"diffusion.channels, got {self.patches.size}"
+                f"patches.size must be a multiple of {deepest} for these autoencoder.multipliers, "
+                f"diffusion.fold and diffusion.channels, got {self.patches.size}"
             )
         if self.report.k is not None and self.report.k not in self.clusters.k:
             raise ValueError(f"report.k must be one of clusters.k = {list(self.clusters.k)}, got {self.report.k}")

@@ -85,8 +85,9 @@ def load_config(path: Path) -> Config:
 
 
 LATER: Mapping[str, Any] = {
+    "autoencoder": {"code_space": "plane", "gradient": "straight-through"},
     "clusters": {"features": "latents", "encoder": None, "selfsup": None},
-    "diffusion": {"zero_terminal_snr": False},
+    "diffusion": {"zero_terminal_snr": False, "fold": 1},
     "samples": {"sampler": {"guidance_interval": None}},
 }
 """Settings that came after runs were made, with the value that means what these did."""

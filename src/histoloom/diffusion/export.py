@@ -101,7 +101,8 @@ def _write_pipeline(generator: Generator, folder: Path) -> None:
         "scheduler": ["diffusers", sampler],
         "autoencoder": ["tissue_decoder", "TissueDecoder"],
         "tissues": {"chosen_k": facts.chosen_k, "null": facts.conditions.null, "k": sweep},
-        "latents": {key: facts.space.as_json()[key] for key in ("mean", "leave")} | {"shape": list(facts.shape)},
+        "latents": {key: facts.space.as_json()[key] for key in ("mean", "leave", "fold")}
+        | {"shape": list(facts.shape)},
         "sampling": {"steps": facts.sampler.steps, "guidance": facts.sampler.guidance},
     }
     write_json(folder / "model_index.json", index)

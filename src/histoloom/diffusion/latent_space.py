@@ -2,6 +2,10 @@
 
 Scaled either channel by channel, or along their principal components, the least of which are left out. A VQ-GAN may
 use few of its directions: with channels scaled one by one, copies of one direction then drown the others in noise.
+Neighbouring positions may be folded into channels: fine latents then cost the model no more than coarse ones.
+
+Shapes: N patches, C channels and h x w positions of the latents; D components kept; fold F; the model sees
+F * F * D channels and h / F x w / F positions.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 CHUNK = 1024
 SMALLEST = 1e-12
@@ -21,14 +26,18 @@ SMALLEST = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class LatentSpace:
-    """``mean`` (C,), ``enter`` (D, C), ``leave`` (C, D), float32: D = C channel by channel, D <= C along components."""
+    """``mean`` (C,), ``enter`` (D, C), ``leave`` (C, D), float32: D = C channel by channel, D <= C along components.
+
+    ``fold``: F x F neighbouring positions become channels of one.
+    """
 
     mean: np.ndarray
     enter: np.ndarray
     leave: np.ndarray
+    fold: int = 1
 
     @staticmethod
-    def measured(latents: np.ndarray, *, rows: np.ndarray, whiten: float | None) -> LatentSpace:
+    def measured(latents: np.ndarray, *, rows: np.ndarray, whiten: float | None, fold: int = 1) -> LatentSpace:
         """From ``rows`` of latents (n, C, h, w): along as many components as keep the share ``whiten`` of the variance.
 
         ``None``: each channel by itself.
@@ -36,32 +45,35 @@ class LatentSpace:
         mean_C, covariance_CC = covariance(latents, rows=rows)
         if whiten is None:
             scale_C = np.sqrt(np.maximum(np.diag(covariance_CC), SMALLEST))
-            return LatentSpace.of(mean_C, enter=np.diag(1 / scale_C), leave=np.diag(scale_C))
+            return LatentSpace.of(mean_C, enter=np.diag(1 / scale_C), leave=np.diag(scale_C), fold=fold)
         variance_C, axes_CC = (part[..., ::-1] for part in np.linalg.eigh(covariance_CC))
         variance_C = np.maximum(variance_C, SMALLEST)
         kept = int(np.searchsorted(np.cumsum(variance_C) / variance_C.sum(), whiten - 1e-9)) + 1
         axes_CD, scale_D = axes_CC[:, :kept], np.sqrt(variance_C[:kept])
         # The sign of a component is free: its largest entry is positive, on every machine.
         axes_CD = axes_CD * np.sign(axes_CD[np.abs(axes_CD).argmax(axis=0), np.arange(axes_CD.shape[1])])
-        return LatentSpace.of(mean_C, enter=(axes_CD / scale_D).T, leave=axes_CD * scale_D)
+        return LatentSpace.of(mean_C, enter=(axes_CD / scale_D).T, leave=axes_CD * scale_D, fold=fold)
 
     @staticmethod
-    def of(mean: np.ndarray, *, enter: np.ndarray, leave: np.ndarray) -> LatentSpace:
+    def of(mean: np.ndarray, *, enter: np.ndarray, leave: np.ndarray, fold: int = 1) -> LatentSpace:
         """The same, in float32."""
-        return LatentSpace(*(np.ascontiguousarray(part, dtype=np.float32) for part in (mean, enter, leave)))
+        mean, enter, leave = (np.ascontiguousarray(part, dtype=np.float32) for part in (mean, enter, leave))
+        return LatentSpace(mean, enter, leave, fold)
 
-    @property
-    def channels(self) -> int:
-        """D: how many channels the diffusion model sees."""
-        return len(self.enter)
+    def shape(self, latents: tuple[int, int, int]) -> tuple[int, int, int]:
+        """What the model sees of latents of shape (C, h, w): (F * F * D, h / F, w / F)."""
+        _, h, w = latents
+        return len(self.enter) * self.fold**2, h // self.fold, w // self.fold
 
     def encode(self, z_NChw: Tensor) -> Tensor:
-        """Latents (N, C, h, w) to the model's, (N, D, h, w): mean 0 and deviation 1 in each channel."""
+        """Latents (N, C, h, w) to what the model sees: mean 0 and deviation 1 in each component."""
         centred_NChw = z_NChw - torch.from_numpy(self.mean).to(z_NChw)[:, None, None]
-        return torch.einsum("dc,nchw->ndhw", torch.from_numpy(self.enter).to(z_NChw), centred_NChw)
+        x_NDhw = torch.einsum("dc,nchw->ndhw", torch.from_numpy(self.enter).to(z_NChw), centred_NChw)
+        return F.pixel_unshuffle(x_NDhw, self.fold)
 
     def decode(self, x_NDhw: Tensor) -> Tensor:
         """The inverse of ``encode``; what lies along components left out is their mean."""
+        x_NDhw = F.pixel_shuffle(x_NDhw, self.fold)
         z_NChw = torch.einsum("cd,ndhw->nchw", torch.from_numpy(self.leave).to(x_NDhw), x_NDhw)
         return z_NChw + torch.from_numpy(self.mean).to(x_NDhw)[:, None, None]
 
@@ -75,13 +87,17 @@ class LatentSpace:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for ``generator.json``."""
-        return {"mean": self.mean.tolist(), "enter": self.enter.tolist(), "leave": self.leave.tolist()}
+        maps = {"mean": self.mean.tolist(), "enter": self.enter.tolist(), "leave": self.leave.tolist()}
+        return maps | {"fold": self.fold}
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> LatentSpace:
         """The inverse of ``as_json``."""
         return LatentSpace.of(
-            np.array(values["mean"]), enter=np.array(values["enter"]), leave=np.array(values["leave"])
+            np.array(values["mean"]),
+            enter=np.array(values["enter"]),
+            leave=np.array(values["leave"]),
+            fold=values.get("fold", 1),
         )
 
 

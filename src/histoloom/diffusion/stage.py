@@ -32,6 +32,8 @@ def run(context: StageContext) -> None:
     start = start_folder(context.run, context.config)
     space = _space(context, latents=latents, rows=rows, start=start)
     facts = make_facts(context, latents=latents, clustering=clustering, space=space)
+    before, after = (" x ".join(map(str, shape)) for shape in (latents.shape, facts.shape))
+    context.say(f"latents of {before} enter the diffusion model as {after}")
     torch.manual_seed(derive(context.config.seed, "diffusion", "weights"))
     unet = make_unet(config, shape=facts.shape, conditions=facts.conditions.count)
     if start is not None:
@@ -66,14 +68,13 @@ def run(context: StageContext) -> None:
 def _space(context: StageContext, *, latents: LatentSet, rows: np.ndarray, start: Path | None) -> LatentSpace:
     """Measured on the training split; with a given generator its own, in which its U-Net has learnt to see."""
     if start is None:
-        space = LatentSpace.measured(latents.latents, rows=rows, whiten=context.config.diffusion.whiten)
-        context.say(f"latents of {latents.shape[0]} channels enter the diffusion model as {space.channels}")
-        return space
+        config = context.config.diffusion
+        return LatentSpace.measured(latents.latents, rows=rows, whiten=config.whiten, fold=config.fold)
     space = LatentSpace.from_json(read_json(start / "generator.json")["space"])
     kept = space.share_kept(latents.latents, rows=rows)
     context.say(
-        f"the U-Net begins with the weights of the given generator; its latent space of {space.channels} channels "
-        f"keeps {kept:.1%} of the variance of these latents"
+        f"the U-Net begins with the weights of the given generator; its latent space keeps "
+        f"{kept:.1%} of the variance of these latents"
     )
     return space
 
@@ -95,7 +96,7 @@ def make_facts(context: StageContext, *, latents: LatentSet, clustering: Cluster
         config=config.diffusion,
         sampler=config.samples.sampler,
         space=space,
-        shape=(space.channels, *latents.shape[1:]),
+        shape=space.shape(latents.shape),
         conditions=Conditions(tuple(clustering.ks)),
         chosen_k=clustering.chosen,
         frequencies=frequencies,

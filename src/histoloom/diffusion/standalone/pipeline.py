@@ -13,13 +13,15 @@ from diffusers import DiffusionPipeline, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle
 
 
 class TissuePipeline(DiffusionPipeline):
     """U-Net, scheduler and decoder; ``tissues`` says which condition a name is, ``latents`` leaves the U-Net's space.
 
     ``tissues``: {"chosen_k", "null", "k": {k: {"first": condition of cluster 0, "names": {cluster: name}}}};
-    ``latents``: {"mean": [C], "leave": [C][D], "shape": [D, h, w]}; ``sampling``: {"steps", "guidance"}.
+    ``latents``: {"mean": [C], "leave": [C][D], "fold": F, "shape": [F * F * D, h / F, w / F]};
+    ``sampling``: {"steps", "guidance"}.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class TissuePipeline(DiffusionPipeline):
             said_NDhw = self._guided(x_NDhw, step=step, conditions_N=conditions_N, guidance=scale)
             x_NDhw = self.scheduler.step(said_NDhw, step, x_NDhw, generator=generator).prev_sample
         mean_C = torch.tensor(latents["mean"]).to(x_NDhw)
+        x_NDhw = pixel_shuffle(x_NDhw, latents.get("fold", 1))
         z_NChw = torch.einsum("cd,ndhw->nchw", torch.tensor(latents["leave"]).to(x_NDhw), x_NDhw)
         images_N3HW = self.autoencoder(z_NChw + mean_C[:, None, None])
         return [Image.fromarray(image) for image in _bytes(images_N3HW)]
