@@ -109,11 +109,14 @@ def assert_close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 def disturbed(task: Task, *, at: int, kill: bool) -> Task:
-    """``task``, at ``at`` images killed, or with a loss that is NaN on the second process alone."""
+    """``task``, at ``at`` images killed, or with a loss that is NaN on the second process alone.
+
+    The first process is killed, its checkpoint written; torchrun then ends the other.
+    """
     first, *others = task.players
 
     def loss(batch: Batch, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
-        if kill and tick.images >= at:
+        if kill and tick.images >= at and processes.rank() == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         value, metrics = first.loss(batch, tick)
         bad = tick.images >= at and processes.rank() == 1
@@ -135,6 +138,7 @@ def main(action: str, folder: Path) -> None:
         fit(disturbed(diffusion_task(), at=3 * BATCH, kill=False), folder / "nan")
     except TrainingDiverged as error:
         (folder / f"nan-{processes.rank()}.txt").write_text(str(error))
+        processes.wait_for_all()
         raise
 
 
