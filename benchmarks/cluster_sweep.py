@@ -22,7 +22,7 @@ import pandas as pd
 from histoloom import pipeline
 from histoloom.clustering import stage
 from histoloom.demo import SLIDE_MPP, SLIDE_SIDE, SLIDES
-from histoloom.setup import init_run
+from histoloom.setup import change_settings, init_run
 from histoloom.slides.procedural import make_slides
 from histoloom.store import Run
 
@@ -43,7 +43,10 @@ def prepared(out: Path, *, patches: int, settings: list[str]) -> Run:
     make_slides(out / "slides", seed=0, count=SLIDES, size=SLIDE_SIDE, mpp=SLIDE_MPP)
     short = ["autoencoder.training.phases.0.images=320", "autoencoder.training.warmup_images=0"]
     sizes = ["patches.size=256", f"patches.count={patches}", f"clusters.k={SWEEP}"]
-    run = init_run(out / "run", slides=[out / "slides"], preset="cpu", settings=[*short, *sizes, *settings])
+    if (out / "run" / "config.yaml").is_file():
+        run = change_settings(Run.open(out / "run"), [*sizes, *settings], save=False)
+    else:
+        run = init_run(out / "run", slides=[out / "slides"], preset="cpu", settings=[*short, *sizes, *settings])
     for folder in (run.path / "superseded", run.path / "clusters"):
         shutil.rmtree(folder, ignore_errors=True)
     pipeline.execute(run, until="latents")

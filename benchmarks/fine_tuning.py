@@ -7,8 +7,8 @@ For each number of images, two runs of the same preset: one from nothing, one wi
 U-Net see that many. Every image is described by the pooled taps of LPIPS's SqueezeNet, in the principal components of
 the real patches. ``frechet``: distance (squared, of Gaussians) of samples to patches of the held-out patient; its floor
 is that of the training patches. ``nearest``: median distance of a sample to its nearest training patch, as a share of
-that of a training patch to the nearest of another slide: about 1 where samples are as new as other tissue, near 0
-where they are copies. Shapes: N images, F features.
+that of a training patch to the nearest of another slide (train on two): about 1 where samples are as new as
+other tissue, near 0 where they are copies. Shapes: N images, F features.
 """
 
 from __future__ import annotations

@@ -75,12 +75,12 @@ def latents() -> tuple[Tensor, Tensor, np.ndarray]:
     return (z_NChw - z_NChw.mean(0)), torch.from_numpy(slide_N), tissue_N
 
 
-def trained(weight: float) -> tuple[float, float]:
-    """NMI of the clusters with the tissue and with the slide."""
+def trained(weight: float, *, first: int) -> tuple[float, float]:
+    """NMI of the clusters with the tissue and with the slide; ``first``: seed of the weights at first."""
     z_NChw, slide_N, tissue_N = latents()
     training = TrainingConfig(batch_size=64, phases=(Phase(optimizer="adamw", lr=0.01, images=64),))
     config = ClustersConfig(k=(4,), channels=16, independence=weight, training=training)
-    torch.manual_seed(1)
+    torch.manual_seed(first)
     clusterer: Clusterer = build(Architecture(8, 16, (4,)))
     network = clusterer.network.train()
     loss = IndependentLoss(InfoMaxLoss(config, network=network), weight=weight, slides=SLIDES)
@@ -98,8 +98,10 @@ def trained(weight: float) -> tuple[float, float]:
 
 
 def test_half_of_the_variance_is_the_slide_and_the_switch_finds_the_tissue() -> None:
-    truth, slide = trained(0.0)
-    truth_on, slide_on = trained(2.0)
-    assert slide > 0.5
-    assert slide_on < 0.1
-    assert truth_on >= max(truth, 0.9)
+    """Over first weights: what is found is part slide without the switch, and the tissue alone with it."""
+    without, with_it = (np.array([trained(weight, first=first) for first in range(5)]) for weight in (0.0, 2.0))
+    assert without[:, 1].min() > 0.2
+    assert without[:, 1].mean() > 0.4
+    assert with_it[:, 1].max() < 0.05
+    assert (with_it[:, 0] > without[:, 0]).all()
+    assert with_it[:, 0].mean() > 0.9

@@ -116,7 +116,8 @@ def test_half_precision_halves_the_weights_and_hardly_changes_an_image(
     whole, half = (Generator.load(p) for p in (exported, tmp_path / "half"))
     assert whole.digest() != half.digest()
     pairs = [[drawn.image for drawn in g.sample("bone, edge", n=4, seed=2)] for g in (whole, half)]
-    assert_alike(*pairs, levels=3)
+    apart = [np.abs(one.astype(float) - other).mean() for one, other in zip(*pairs, strict=True)]
+    assert np.mean(apart) < 3, "a code that flips changes its place in one image, not the images"
 
 
 def test_images_come_with_records_that_draw_them_again(exported: Path) -> None:
