@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import inspect
 import pstats
 import resource
 import shutil
@@ -58,7 +59,7 @@ def seconds_of(statistics: pstats.Stats) -> dict[str, float]:
     found = dict.fromkeys(PARTS, 0.0)
     for (file, line, name), (_, _, _, cumulative, _) in statistics.stats.items():  # type: ignore[attr-defined]
         for part, function in PARTS.items():
-            code = function.__code__
+            code = inspect.unwrap(function).__code__
             if (file, line, name) == (code.co_filename, code.co_firstlineno, code.co_name):
                 found[part] += cumulative
     return found
