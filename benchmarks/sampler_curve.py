@@ -17,7 +17,7 @@ import argparse
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,8 +85,15 @@ def attainable(method: str, evaluations: int) -> int:
     return evaluations - 1 if method == "heun" and evaluations % 2 == 0 else evaluations
 
 
-def draw_point(generator: Generator, orders: Sequence[Order], *, sampler: SamplerConfig, batch: int) -> Point:
-    """Draw all orders with one sampler, in batches of one size."""
+def draw_point(
+    generator: Generator,
+    orders: Sequence[Order],
+    *,
+    sampler: SamplerConfig,
+    batch: int,
+    see: Callable[[Tensor], Tensor] = lambda x_NChw: x_NChw,
+) -> Point:
+    """Draw all orders with one sampler, in batches of one size; features are of what ``see`` makes of the latents."""
     facts, parts, start = generator.facts, [], time.perf_counter()
     for first in range(0, len(orders), batch):
         part = list(orders[first : first + batch])
@@ -102,7 +109,7 @@ def draw_point(generator: Generator, orders: Sequence[Order], *, sampler: Sample
                 generators=[stream(order) for order in padded],
                 device=generator.device,
             )
-        parts.append(features_of(x_NChw[: len(part)]))
+        parts.append(features_of(see(x_NChw[: len(part)].float())))
     features = {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
     return Point(sampler.method, sampler.steps, features, (time.perf_counter() - start) / len(orders))
 
