@@ -1,0 +1,187 @@
+"""Training steps a second of our loop against a plain loop around diffusers' own models.
+
+Same widths, batch, precision, optimizer and data in memory. ``VQ-GAN``: ours with moving-average codebook, restarts and
+dihedral copies, against ``diffusers.VQModel`` with its codebook loss; both minimise L1 and commitment, without
+perceptual or adversarial terms, which the plain loop does not have. ``cLDM``: ours with conditions of every k,
+condition dropout and averaged weights, against a stock ``UNet2DModel`` of the same widths on noise prediction. Ours
+also prefetch, log and check for divergence. The two take turns in one process; the ratio is of the medians of turns.
+
+    python benchmarks/training_speed.py [--preset cpu] [--steps 40] [--turns 5] [--device auto] [--precision auto]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DModel, VQModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from histoloom.autoencoder.losses import VQGANLosses
+from histoloom.autoencoder.stage import make_players, make_task
+from histoloom.autoencoder.vqgan import Autoencoder, to_float
+from histoloom.config import Config, Phase, RuntimeConfig, make_config, read_preset
+from histoloom.devices import accelerator, autocast
+from histoloom.diffusion.conditions import Conditions
+from histoloom.diffusion.losses import DiffusionLoss
+from histoloom.diffusion.unet import make_unet
+from histoloom.seeding import torch_generator
+from histoloom.stages import EventLog
+from histoloom.training import Player, Task, train
+
+N = 512
+COMPONENTS = 4  # latent directions that the cLDM sees, where it sees principal components
+Turn = Callable[[int], None]
+
+
+def rehearsed(task: Task, *, config: Config, training: str, images: int) -> None:
+    """Our loop for ``images``, from a copy of its settings that is as long."""
+    section = getattr(config, training)
+    phase = section.training.phases[0].model_copy(update={"images": images, "epochs": None})
+    short = section.training.model_copy(update={"phases": (Phase.model_validate(phase.model_dump()),)})
+    with tempfile.TemporaryDirectory() as folder:
+        log = EventLog(Path(folder) / "log.jsonl")
+        train(task, config=short, runtime=config.runtime, seed=0, out=Path(folder), log=log)
+
+
+def our_vqgan(config: Config, *, images_NHWC: np.ndarray) -> Turn:
+    settings = config.autoencoder
+    task = make_task(settings, seed=0, n=N)
+    autoencoder = task.modules["autoencoder"]
+    assert isinstance(autoencoder, Autoencoder), "made by make_task"
+    losses = VQGANLosses(settings, autoencoder=autoencoder, discriminator=None, perceptual=None)
+    ready = Task(
+        task.name, task.modules, make_players(losses, n=N), N, lambda rows: torch.from_numpy(images_NHWC[rows])
+    )
+    return lambda steps: rehearsed(ready, config=config, training="autoencoder", images=steps * batch_of(settings))
+
+
+def plain_vqgan(config: Config, *, images_NHWC: np.ndarray) -> Turn:
+    settings, device = config.autoencoder, accelerator(config.runtime).device
+    ours = Autoencoder(settings)
+    widths = tuple(settings.channels * multiplier for multiplier in settings.multipliers)
+    model = VQModel(
+        in_channels=3 * settings.stem**2,
+        out_channels=3 * settings.stem**2,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=widths,
+        layers_per_block=settings.blocks,
+        latent_channels=settings.code_dim,
+        num_vq_embeddings=settings.codes,
+        norm_num_groups=ours.encoder.conv_norm_out.num_groups,
+        mid_block_add_attention=settings.attention,
+    ).to(device)
+
+    def loss(images: Tensor) -> Tensor:
+        x = F.pixel_unshuffle(to_float(images), settings.stem)
+        out = model(x)
+        return F.l1_loss(out.sample.float(), x) + settings.commitment * out.commit_loss.mean()
+
+    return plain(model, loss, data=[torch.from_numpy(images_NHWC)], config=config, batch=batch_of(settings))
+
+
+def our_cldm(config: Config, *, z_NCHW: Tensor, numbers_NS: Tensor) -> Turn:
+    settings, conditions = config.diffusion, Conditions(config.clusters.k)
+    shape = (int(z_NCHW.shape[1]), int(z_NCHW.shape[2]), int(z_NCHW.shape[3]))
+    unet = make_unet(settings, shape=shape, conditions=conditions.count)
+    loss = DiffusionLoss(settings, unet=unet, conditions=conditions)
+    player = Player("unet", ("unet",), loss, settings.training.phases)
+    task = Task("diffusion", {"unet": unet}, (player,), N, lambda rows: (z_NCHW[rows], numbers_NS[rows]), ema=("unet",))
+    return lambda steps: rehearsed(task, config=config, training="diffusion", images=steps * batch_of(settings))
+
+
+def plain_cldm(config: Config, *, z_NCHW: Tensor, numbers_NS: Tensor) -> Turn:
+    settings, device = config.diffusion, accelerator(config.runtime).device
+    scheduler = DDPMScheduler(settings.steps)
+    unet = make_unet(settings, shape=tuple(z_NCHW.shape[1:]), conditions=Conditions(config.clusters.k).count)
+    model = UNet2DModel.from_config(unet.config).to(device)
+
+    def loss(z: Tensor, labels: Tensor) -> Tensor:
+        noise = torch.randn_like(z)
+        steps = torch.randint(settings.steps, (len(z),), device=device)
+        said = model(scheduler.add_noise(z, noise, steps), steps, class_labels=labels).sample
+        return F.mse_loss(said.float(), noise)
+
+    return plain(model, loss, data=[z_NCHW, numbers_NS[:, 0]], config=config, batch=batch_of(settings))
+
+
+def plain(model: nn.Module, loss: Callable[..., Tensor], *, data: list[Tensor], config: Config, batch: int) -> Turn:
+    """What one writes first: a loop over random batches, AdamW as it comes."""
+    device = accelerator(config.runtime).device
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def turn(steps: int) -> None:
+        model.train()
+        for _ in range(steps):
+            rows = torch.randint(N, (batch,))
+            with autocast(config.runtime):
+                value = loss(*(part[rows].to(device) for part in data))
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+
+    return turn
+
+
+def batch_of(settings: object) -> int:
+    return settings.training.batch_size  # type: ignore[attr-defined, no-any-return]
+
+
+def compared(name: str, *, ours: Turn, theirs: Turn, steps: int, turns: int, batch: int) -> str:
+    """A line: images a second of both, by the median turn, and the ratio."""
+    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    for turn in range(-1, turns):
+        for who, work in (("ours", ours), ("plain", theirs)):
+            started = time.perf_counter()
+            work(steps)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn >= 0:  # the first turn warms up
+                seconds[who].append(time.perf_counter() - started)
+    rate = {who: steps * batch / statistics.median(found) for who, found in seconds.items()}
+    ratio = rate["ours"] / rate["plain"]
+    return f"{name:8} ours {rate['ours']:8.1f} images/s, plain {rate['plain']:8.1f}, ratio {ratio:.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="cpu")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
+    given = parser.parse_args()
+    values = read_preset(given.preset) | {"slides": {"paths": ["/unused"]}}
+    config = make_config(values)
+    quiet = config.autoencoder.model_copy(
+        update={"perceptual": "none", "perceptual_weight": 0.0, "l1_weight": 1.0, "mse_weight": 0.0}
+    )
+    runtime = RuntimeConfig(device=given.device, precision=given.precision, checkpoint_seconds=3600)
+    config = config.model_copy(update={"autoencoder": quiet, "runtime": runtime})
+    side, factor = config.patches.size, config.autoencoder.factor
+    generator = torch_generator(0, "benchmark", "training")
+    images = torch.randint(256, (N, side, side, 3), generator=generator, dtype=torch.uint8).numpy()
+    channels = COMPONENTS if config.diffusion.whiten else config.autoencoder.code_dim
+    z = torch.randn(N, channels, side // factor, side // factor, generator=generator)
+    ks = config.clusters.k
+    numbers = torch.from_numpy(Conditions(ks).numbers(np.zeros((N, len(ks)), dtype=np.int64)))
+    how = {"steps": given.steps, "turns": given.turns}
+    batch = batch_of(config.autoencoder)
+    ours, theirs = our_vqgan(config, images_NHWC=images), plain_vqgan(config, images_NHWC=images)
+    print(compared("VQ-GAN", ours=ours, theirs=theirs, batch=batch, **how), flush=True)
+    batch = batch_of(config.diffusion)
+    ours = our_cldm(config, z_NCHW=z, numbers_NS=numbers)
+    theirs = plain_cldm(config, z_NCHW=z, numbers_NS=numbers)
+    print(compared("cLDM", ours=ours, theirs=theirs, batch=batch, **how), flush=True)
+
+
+if __name__ == "__main__":
+    main()
