@@ -139,7 +139,7 @@ def test_settings_that_came_later_leave_the_identity_of_runs_made_before() -> No
 def test_what_goes_with_zero_terminal_snr() -> None:
     assert config_of("cpu", "diffusion.zero_terminal_snr=true").diffusion.zero_terminal_snr
     with pytest.raises(UserError, match="needs min_snr: null"):
-        config_of("modern", "diffusion.zero_terminal_snr=true")
+        config_of("modern", "diffusion.zero_terminal_snr=true", "diffusion.min_snr=5")
 
 
 def test_a_phase_has_one_length() -> None:

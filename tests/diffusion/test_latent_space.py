@@ -8,6 +8,7 @@ import torch
 
 from histoloom.diffusion.generator import Facts
 from histoloom.diffusion.latent_space import LatentSpace, covariance
+from histoloom.diffusion.standalone.pipeline import left
 from histoloom.errors import UserError
 
 
@@ -79,9 +80,18 @@ def test_a_constant_channel_does_no_harm() -> None:
 def test_json_keeps_every_bit() -> None:
     space = LatentSpace.measured(latents(variances=(4.0, 1.0, 0.1)), rows=np.arange(50), whiten=0.9)
     again = LatentSpace.from_json(json.loads(json.dumps(space.as_json())))
+    assert LatentSpace.from_json({key: value for key, value in space.as_json().items() if key != "fold"}).fold == 1
     for name in ("mean", "enter", "leave"):
         np.testing.assert_array_equal(getattr(again, name), getattr(space, name))
         assert getattr(again, name).dtype == np.float32
+
+
+@pytest.mark.parametrize("fold", [1, 2])
+def test_an_exported_pipeline_leaves_the_space_in_the_same_way(fold: int) -> None:
+    z = latents(variances=(4.0, 1.0, 0.1))
+    space = LatentSpace.measured(z, rows=np.arange(len(z)), whiten=0.9, fold=fold)
+    x = space.encode(torch.from_numpy(z[:5]))
+    torch.testing.assert_close(left(x, latents=json.loads(json.dumps(space.as_json()))), space.decode(x))
 
 
 def test_a_generator_of_another_format_is_refused_in_one_line() -> None:

@@ -61,10 +61,7 @@ class TissuePipeline(DiffusionPipeline):
         for step in self.progress_bar(self.scheduler.timesteps):
             said_NDhw = self._guided(x_NDhw, step=step, conditions_N=conditions_N, guidance=scale)
             x_NDhw = self.scheduler.step(said_NDhw, step, x_NDhw, generator=generator).prev_sample
-        mean_C = torch.tensor(latents["mean"]).to(x_NDhw)
-        x_NDhw = pixel_shuffle(x_NDhw, latents.get("fold", 1))
-        z_NChw = torch.einsum("cd,ndhw->nchw", torch.tensor(latents["leave"]).to(x_NDhw), x_NDhw)
-        images_N3HW = self.autoencoder(z_NChw + mean_C[:, None, None])
+        images_N3HW = self.autoencoder(left(x_NDhw, latents=latents))
         return [Image.fromarray(image) for image in _bytes(images_N3HW)]
 
     def condition(self, tissue: str | int, *, k: int | None = None) -> int:
@@ -86,6 +83,13 @@ class TissuePipeline(DiffusionPipeline):
         both = self.unet(torch.cat([x_NDhw] * 2), step, class_labels=torch.cat([conditions_N, null_N])).sample
         conditional_NDhw, plain_NDhw = both.chunk(2)
         return plain_NDhw + guidance * (conditional_NDhw - plain_NDhw)
+
+
+def left(x_NDhw: Tensor, *, latents: Mapping[str, Any]) -> Tensor:
+    """What the U-Net drew, as latents of the decoder: positions unfolded, directions turned back, the mean added."""
+    x_NDhw = pixel_shuffle(x_NDhw, latents.get("fold", 1))
+    z_NChw = torch.einsum("cd,ndhw->nchw", torch.tensor(latents["leave"]).to(x_NDhw), x_NDhw)
+    return z_NChw + torch.tensor(latents["mean"]).to(x_NDhw)[:, None, None]
 
 
 def _bytes(images_N3HW: Tensor) -> Any:
