@@ -16,7 +16,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,17 +40,27 @@ from histoloom.training import Player, Task, train
 
 N = 512
 COMPONENTS = 4  # latent directions that the cLDM sees, where it sees principal components
-Turn = Callable[[int], None]
+SKIPPED = 3  # steps at the start of a turn: they make optimizers and buffers
+Turn = Callable[[int], float]
+"""Makes so many steps; seconds a step, from when the data of the first counted step were asked for."""
 
 
-def rehearsed(task: Task, *, config: Config, training: str, images: int) -> None:
-    """Our loop for ``images``, from a copy of its settings that is as long."""
+def rehearsed(task: Task, *, config: Config, training: str, steps: int) -> float:
+    """Our loop for ``steps``, from a copy of its settings that is as long; seconds a step."""
+    asked: list[float] = []
+
+    def batch(rows: np.ndarray) -> Any:
+        asked.append(time.perf_counter())
+        return task.batch(rows)
+
     section = getattr(config, training)
+    images = steps * batch_of(section)
     phase = section.training.phases[0].model_copy(update={"images": images, "epochs": None})
     short = section.training.model_copy(update={"phases": (Phase.model_validate(phase.model_dump()),)})
     with tempfile.TemporaryDirectory() as folder:
         log = EventLog(Path(folder) / "log.jsonl")
-        train(task, config=short, runtime=config.runtime, seed=0, out=Path(folder), log=log)
+        train(replace(task, batch=batch), config=short, runtime=config.runtime, seed=0, out=Path(folder), log=log)
+    return (asked[-1] - asked[SKIPPED]) / (len(asked) - 1 - SKIPPED)
 
 
 def our_vqgan(config: Config, *, images_NHWC: np.ndarray) -> Turn:
@@ -60,7 +72,7 @@ def our_vqgan(config: Config, *, images_NHWC: np.ndarray) -> Turn:
     ready = Task(
         task.name, task.modules, make_players(losses, n=N), N, lambda rows: torch.from_numpy(images_NHWC[rows])
     )
-    return lambda steps: rehearsed(ready, config=config, training="autoencoder", images=steps * batch_of(settings))
+    return lambda steps: rehearsed(ready, config=config, training="autoencoder", steps=steps)
 
 
 def plain_vqgan(config: Config, *, images_NHWC: np.ndarray) -> Turn:
@@ -95,7 +107,7 @@ def our_cldm(config: Config, *, z_NCHW: Tensor, numbers_NS: Tensor) -> Turn:
     loss = DiffusionLoss(settings, unet=unet, conditions=conditions)
     player = Player("unet", ("unet",), loss, settings.training.phases)
     task = Task("diffusion", {"unet": unet}, (player,), N, lambda rows: (z_NCHW[rows], numbers_NS[rows]), ema=("unet",))
-    return lambda steps: rehearsed(task, config=config, training="diffusion", images=steps * batch_of(settings))
+    return lambda steps: rehearsed(task, config=config, training="diffusion", steps=steps)
 
 
 def plain_cldm(config: Config, *, z_NCHW: Tensor, numbers_NS: Tensor) -> Turn:
@@ -118,15 +130,18 @@ def plain(model: nn.Module, loss: Callable[..., Tensor], *, data: list[Tensor], 
     device = accelerator(config.runtime).device
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
-    def turn(steps: int) -> None:
+    def turn(steps: int) -> float:
         model.train()
+        asked = []
         for _ in range(steps):
+            asked.append(time.perf_counter())
             rows = torch.randint(N, (batch,))
             with autocast(config.runtime):
                 value = loss(*(part[rows].to(device) for part in data))
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
+        return (asked[-1] - asked[SKIPPED]) / (len(asked) - 1 - SKIPPED)
 
     return turn
 
@@ -140,13 +155,10 @@ def compared(name: str, *, ours: Turn, theirs: Turn, steps: int, turns: int, bat
     seconds: dict[str, list[float]] = {"ours": [], "plain": []}
     for turn in range(-1, turns):
         for who, work in (("ours", ours), ("plain", theirs)):
-            started = time.perf_counter()
-            work(steps)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            found = work(steps)
             if turn >= 0:  # the first turn warms up
-                seconds[who].append(time.perf_counter() - started)
-    rate = {who: steps * batch / statistics.median(found) for who, found in seconds.items()}
+                seconds[who].append(found)
+    rate = {who: batch / statistics.median(found) for who, found in seconds.items()}
     ratio = rate["ours"] / rate["plain"]
     return f"{name:8} ours {rate['ours']:8.1f} images/s, plain {rate['plain']:8.1f}, ratio {ratio:.2f}"
 
