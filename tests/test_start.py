@@ -159,7 +159,7 @@ def test_share_kept_is_that_of_the_variance() -> None:
     latents = rng.normal(size=(200, 3, 4, 4)) * scale
     rows = np.arange(200)
     space = LatentSpace.measured(latents, rows=rows, whiten=0.8)
-    assert space.channels == 1
+    assert len(space.enter) == 1
     assert space.share_kept(latents, rows=rows) == pytest.approx(0.9, abs=0.02)
     turned = latents[:, [1, 0, 2]]
     assert space.share_kept(turned, rows=rows) == pytest.approx(0.1, abs=0.02)
