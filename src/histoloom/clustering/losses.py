@@ -102,9 +102,9 @@ class InfoMaxLoss:
 
 
 def marginal_weight(config: ClustersConfig, *, progress: float) -> float:
-    """Of the marginal entropy: at first ``marginal_weight``, from ``EVEN`` to ``SETTLED`` of the training falling to
+    """Of the marginal entropy: ``marginal_weight``, falling to ``marginal_end`` from ``EVEN`` to ``SETTLED``.
 
-    ``marginal_end``. Above 1, sharing one large cluster between two unsure outputs pays; at 1 the sum is the mutual
+    Above 1, sharing one large cluster between two unsure outputs pays; at 1 the sum is the mutual
     information, and it does not.
     """
     way = (progress - EVEN) / (SETTLED - EVEN)

@@ -125,10 +125,10 @@ def _joined(head: nn.Linear, *, p_MK: Tensor, among: list[int]) -> list[int]:
 
 def _split(head: nn.Linear, *, cluster: int, output: int, by: Direction) -> None:
     """Let ``output`` and ``cluster`` share the cluster's patches evenly, each a little surer of one side."""
-    turn_F = NUDGE / max(by.deviation, 1e-6) * by.along_F
+    sharpness = NUDGE / max(by.deviation, 1e-6)
+    turn_F, shift = sharpness * by.along_F, sharpness * by.middle
     weight_F, bias = head.weight[cluster].clone(), head.bias[cluster] - math.log(2)
     head.weight[cluster], head.weight[output] = weight_F + turn_F, weight_F - turn_F
-    shift = NUDGE / max(by.deviation, 1e-6) * by.middle
     head.bias[cluster], head.bias[output] = bias - shift, bias + shift
 
 
