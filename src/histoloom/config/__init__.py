@@ -3,6 +3,13 @@
 Unknown keys are errors, and so are settings that contradict each other.
 """
 
+from histoloom.config.networks import (
+    AdversarialConfig,
+    AutoencoderConfig,
+    ClustersConfig,
+    DiffusionConfig,
+    LatentsConfig,
+)
 from histoloom.config.sampler import SamplerConfig, SamplerMethod
 from histoloom.config.section import Section
 from histoloom.config.sections import (
@@ -10,14 +17,9 @@ from histoloom.config.sections import (
     AUTO_SHARPNESS,
     MPP_LIMITS,
     PRIVATE,
-    AdversarialConfig,
-    AutoencoderConfig,
-    ClustersConfig,
     Config,
-    DiffusionConfig,
     EvaluationConfig,
     FiltersConfig,
-    LatentsConfig,
     PatchesConfig,
     ReportConfig,
     RuntimeConfig,
