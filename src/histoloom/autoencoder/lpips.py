@@ -117,7 +117,7 @@ class LPIPS(nn.Module):
         distance_N = x_NCHW.new_zeros(len(x_NCHW), dtype=torch.float32)
         taps = zip(self.heads, self.features(x_NCHW), self.features(y_NCHW), strict=True)
         for head_C, fx_NCHW, fy_NCHW in taps:
-            difference_NC = (_unit(fx_NCHW) - _unit(fy_NCHW)).square().mean(dim=(2, 3))
+            difference_NC = (unit_length(fx_NCHW) - unit_length(fy_NCHW)).square().mean(dim=(2, 3))
             distance_N = distance_N + (difference_NC * head_C).sum(dim=1)
         return distance_N
 
@@ -141,7 +141,7 @@ def _build(file: WeightsFile) -> LPIPS:
     return LPIPS(trunk, heads=heads)
 
 
-def _unit(features_NCHW: Tensor) -> Tensor:
+def unit_length(features_NCHW: Tensor) -> Tensor:
     """Each position's channel vector at length 1, in float32 because the epsilon is 0 in half precision."""
     features_NCHW = features_NCHW.float()
     return features_NCHW / (features_NCHW.square().sum(dim=1, keepdim=True) + _EPSILON).sqrt()
