@@ -1,12 +1,14 @@
 """How far the samples of finished runs are from real tissue, beside how far real tissue is from itself.
 
-    python benchmarks/distances.py RUN[=SAMPLES] ... [--extractors pixels lpips-alex lpips-squeeze] [-n N] [--draws 8] [--json]
+    python benchmarks/distances.py RUN[=SAMPLES] ... [--extractors pixels lpips-alex lpips-squeeze] [-n N] [--draws 8]
+    [--json]
 
-For the chosen k of each run (of the samples, where they have that k alone): Frechet and kernel distance (KID) of samples to held-out real
-patches, and to training patches. SAMPLES is a folder that ``histoloom sample`` wrote, in place of RUN/samples. A set of samples has every cluster
-by its frequency among the real patches that it is compared with; so has the floor, which is real patches of the other split in
-the same number. The same number n is taken of every run, since a Frechet distance falls as n rises; each value is the mean over draws. +- is one
-standard error, from halves of the sets (evaluation/set_metrics/base.py). Ratio: samples' distance over the floor's. At most 2,000 real patches.
+For the chosen k of each run (of the samples, where they have that k alone): Frechet and kernel distance (KID) of
+samples to held-out real patches, and to training patches. SAMPLES is a folder that ``histoloom sample`` wrote, in place
+of RUN/samples. A set of samples has every cluster by its frequency among the real patches that it is compared with; so
+has the floor, which is real patches of the other split in the same number. The same number n is taken of every run,
+since a Frechet distance falls as n rises; each value is the mean over draws. +- is one standard error, from halves of
+the sets (evaluation/set_metrics/base.py). Ratio: samples' distance over the floor's. At most 2,000 real patches.
 """
 
 from __future__ import annotations
@@ -154,8 +156,8 @@ def line(entry: dict[str, object]) -> str:
     ratio = f"{entry['ratio']:7.2f}" if entry["ratio"] is not None else "      -"
     return (
         f"{entry['run']:14} k={entry['k']:<3} {entry['extractor']:14} {entry['metric']:10} to {entry['to']:8} "
-        f"{entry['value']:9.4f} +- {entry['error']:.4f}   real-real {entry['floor']:9.4f} +- {entry['floor_error']:.4f}   "
-        f"ratio {ratio}   n {entry['n']} against {entry['n_real']} (floor {entry['n_floor']})"
+        f"{entry['value']:9.4f} +- {entry['error']:.4f}   "
+        f"real-real {entry['floor']:9.4f} +- {entry['floor_error']:.4f}   ratio {ratio}   n {entry['n']} against {entry['n_real']} (floor {entry['n_floor']})"
     )
 
 

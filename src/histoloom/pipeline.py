@@ -78,7 +78,14 @@ STAGES = (
         "histoloom.diffusion.samples_stage:run",
         draws=True,
     ),
-    Stage("evaluation", ("evaluation",), ("patches", "clusters", "samples"), "histoloom.evaluation.stage:run"),
+    Stage(
+        "evaluation",
+        ("evaluation",),
+        ("patches", "clusters", "samples"),
+        "histoloom.evaluation.stage:run",
+        format=2,
+        beside=("autoencoder",),
+    ),
     Stage(
         "report",
         ("report",),

@@ -34,24 +34,31 @@ def evaluate(
     real: Annotated[Path, typer.Argument(metavar="REAL", help="A folder of real images.")],
     synthetic: Annotated[Path, typer.Argument(metavar="SYNTHETIC", help="A folder of synthetic images.")],
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    extractor: Annotated[
+        list[str] | None,
+        typer.Option(help="Whose features distributions are compared by; may be repeated. [pixels, lpips-alex]"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two folders of images; every number stands beside its real-against-real floor."""
-    from histoloom.evaluation.folders import evaluate_folders
+    from histoloom.evaluation.folders import EXTRACTORS, evaluate_folders
 
-    result = evaluate_folders(real, synthetic, seed=seed)
+    result = evaluate_folders(real, synthetic, seed=seed, extractors=tuple(extractor or EXTRACTORS))
     if as_json:
         typer.echo(json.dumps(result, allow_nan=False))
         return
     typer.echo(f"{result['n_real']} real, {result['n_synthetic']} synthetic images")
     for metric, row in result["metrics"].items():
         low, high = row["interval"]
+        name = metric.partition("/")[0]
         typer.echo(
-            f"{metric:8} {row['value']:.4f} [{low:.4f}, {high:.4f}]  real against real {row['floor']:.4f}"
+            f"{name:10} {row['value']:<9.4g} [{low:.4g}, {high:.4g}]  real against real {row['floor']:.4g}"
             f"  ({row['extractor']})"
         )
     for metric, reason in result.get("missing", {}).items():
-        typer.echo(f"{metric:8} not measured: {reason}")
+        typer.echo(f"{metric:10} not measured: {reason}")
+    for note in dict.fromkeys(note for row in result["metrics"].values() for note in row.get("notes", ())):
+        typer.echo(f"note: {note}")
 
 
 def doctor(as_json: AsJson = False) -> None:

@@ -140,12 +140,20 @@ class SamplesConfig(Section):
     sampler: SamplerConfig = SamplerConfig()
 
 
+ExtractorName = Annotated[str, Field(pattern=r"^(pixels|encoder|lpips-(alex|squeeze|vgg)|(inception|hf|timm):\S.*)$")]
+
+
 class EvaluationConfig(Section):
     """Evidence."""
 
     pairs: PositiveInt = Field(64, description="image pairs a cluster and comparison")
     lpips_trunk: Literal["alex", "squeeze", "vgg"] = "alex"
     bootstrap: PositiveInt = Field(1000, description="resamples for the intervals")
+    extractors: tuple[ExtractorName, ...] = Field(
+        ("pixels", "lpips-alex", "encoder"),
+        description="whose features distributions are compared by (docs/evaluation.md); none of them: []",
+    )
+    distribution_patches: int = Field(2000, ge=20, description="most real patches on each side of a distribution")
 
 
 class ReportConfig(Section):

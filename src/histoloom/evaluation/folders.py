@@ -10,6 +10,7 @@ import torch
 
 from histoloom.autoencoder.weights import Trunk
 from histoloom.errors import UserError
+from histoloom.evaluation.folder_distribution import folder_entries, metrics_by_name
 from histoloom.evaluation.image_folder import LOSSY, ImageFolder, check_same_size
 from histoloom.evaluation.intervals import bootstrap_interval
 from histoloom.evaluation.metrics import MetricSettings, PairMetric, make_metrics, measure
@@ -18,6 +19,7 @@ from histoloom.evaluation.similarity import Values
 from histoloom.progress import meter
 from histoloom.seeding import numpy_generator
 
+EXTRACTORS = ("pixels", "lpips-alex")
 _STEP = 32
 
 
@@ -29,14 +31,17 @@ def evaluate_folders(
     pairs: int = 256,
     trunk: Trunk = "alex",
     resamples: int = 1000,
+    extractors: tuple[str, ...] = EXTRACTORS,
+    cache: Path | None = None,
     device: str = "cpu",
     download: bool = True,
 ) -> dict[str, Any]:
-    """Compare random pairs of a real and a synthetic image, and of two real ones (the floor).
+    """Compare random pairs of a real and a synthetic image, and of two real ones (the floor), then whole distributions.
 
     Folders are searched with their subfolders for 8-bit RGB images of one size. At most ``pairs`` pairs are drawn
     for each; those of the floor are disjoint, so that there are at most half as many as real images. Every header is
-    checked, and every image that is drawn is decoded.
+    checked, and every image that is drawn is decoded; distributions (evaluation/folder_distribution.py) take them all,
+    by each of ``extractors``, whose features are kept in ``cache`` (by default the user's cache folder).
 
     Returns {n_real, n_synthetic, pairs, floor_pairs, metrics: {NAME: {value, interval, floor, floor_interval,
     extractor}}, missing: {NAME: reason}, notes: [...]}. Raises ``UserError`` for folders and images that cannot be
@@ -61,6 +66,17 @@ def evaluate_folders(
             "floor_interval": floor_interval,
             "extractor": metric.extractor,
         }
+    found, without = folder_entries(
+        reals,
+        synthetics,
+        extractors=extractors,
+        seed=seed,
+        device=settings.device,
+        download=download,
+        cache=cache,
+    )
+    result |= metrics_by_name(found)
+    missing |= without
     return {
         "n_real": len(reals),
         "n_synthetic": len(synthetics),

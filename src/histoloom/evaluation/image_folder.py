@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +45,15 @@ class ImageFolder:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def key(self, number: int) -> bytes:
+        """SHA-256 of the file's content; ``UserError`` where it cannot be read."""
+        path = self.paths[number]
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); take it out of the folder") from error
 
     def read(self, numbers: Sequence[int] | np.ndarray) -> Images:
         """The images of these numbers, uint8 (n, H, W, 3)."""

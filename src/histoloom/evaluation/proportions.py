@@ -1,7 +1,7 @@
 """Sets in which every cluster has the share that it has in real tissue.
 
-Samples hold about the same number of every cluster, real patches do not: compared as they are, sets would differ by how much there is of
-each tissue, whatever the samples look like. Legend of shapes: K clusters.
+Samples hold about the same number of every cluster, real patches do not: compared as they are, sets would differ by
+how much there is of each tissue, whatever the samples look like. Legend of shapes: K clusters.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def shares_of(real: Pools, *, clusters: Sequence[int]) -> dict[int, float]:
 def quotas(shares: Mapping[int, float], *, available: Pools, most: int | None = None) -> Quotas:
     """The largest set, of at most ``most`` rows, that has these shares and needs no row of ``available`` twice.
 
-    Counts are whole numbers: shares times the set's size, rounded down, what is missing given to the largest remainders.
+    Counts are whole numbers: shares times the set's size, rounded down, what is missing given to the largest
+    remainders.
     """
     limits = [len(available.get(cluster, ())) / share for cluster, share in shares.items() if share > 0]
     size = int(min([*limits, *([most] if most is not None else [])], default=0))

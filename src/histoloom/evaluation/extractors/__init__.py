@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from histoloom.errors import UserError
-from histoloom.evaluation.extractors import lpips_trunk, pixels
+from histoloom.evaluation.extractors import foreign, inception, lpips_trunk, pixels, run_encoder
 from histoloom.evaluation.extractors.base import Extractor, Maker, Sources
 
-__all__ = ["EXTRACTORS", "Extractor", "Sources", "make_extractor"]
+__all__ = ["EXTRACTORS", "Extractor", "Sources", "make_extractor", "make_extractors"]
 
 EXTRACTORS: Mapping[str, Maker] = {
     "pixels": pixels.make,
     "lpips-alex": lpips_trunk.maker("alex"),
     "lpips-squeeze": lpips_trunk.maker("squeeze"),
     "lpips-vgg": lpips_trunk.maker("vgg"),
+    "encoder": run_encoder.make,
+    "inception": inception.make,
+    "hf": foreign.maker("hf"),
+    "timm": foreign.maker("timm"),
 }
 
 
@@ -24,3 +28,19 @@ def make_extractor(name: str, *, sources: Sources) -> Extractor:
     if kind not in EXTRACTORS:
         raise UserError(f"no extractor is called {name!r}; known are {', '.join(EXTRACTORS)}")
     return EXTRACTORS[kind](rest, sources)
+
+
+def make_extractors(names: tuple[str, ...], *, sources: Sources, size: int) -> tuple[list[Extractor], dict[str, str]]:
+    """The extractors that can be had for images whose shorter side is ``size`` px, and for each other one why not."""
+    found, missing = [], {}
+    for name in names:
+        try:
+            extractor = make_extractor(name, sources=sources)
+        except UserError as error:
+            missing[name] = str(error)
+            continue
+        if size < extractor.least:
+            missing[name] = f"images of {size} px are too small for it; it needs at least {extractor.least} px"
+        else:
+            found.append(extractor)
+    return found, missing

@@ -1,8 +1,8 @@
 """The features behind LPIPS: an ImageNet classifier's activations at every tap, averaged over the image.
 
-All taps are taken, as LPIPS does: the early ones see sharpness and grain, which a generator loses first, the late ones see structures. At
-every place the channels of a tap are brought to unit length, as LPIPS does, so that each tap weighs the same. Legend of
-shapes: B images, C channels of a tap, D features (alex 1,152; squeeze 2,240; vgg 1,472).
+All taps are taken: the early ones see sharpness and grain, which a generator loses first, the late ones structures.
+At every place the channels of a tap are brought to unit length, as LPIPS does, so that each tap weighs the same. Legend
+of shapes: B images, C channels of a tap, D features (alex 1,152; squeeze 2,240; vgg 1,472).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ VERSION = "pixels-1"
 
 
 class Pixels(Extractor):
-    """The image at 8 x 8 px, then mean, deviation and the cube root of the third moment of each channel: 201 numbers, 0..1."""
+    """The image at 8 x 8 px, then mean, deviation and cube root of the third moment of each channel: 201 numbers."""
 
     name = "pixels"
     digest = VERSION
@@ -31,7 +31,7 @@ class Pixels(Extractor):
         return torch.cat([small_BD, mean_B3, deviation_B3, skew_B3], dim=1).float().numpy()
 
 
-def make(rest: str, sources: Sources) -> Pixels:
+def make(rest: str, sources: Sources) -> Pixels:  # noqa: ARG001 - it needs nothing
     """``pixels``."""
     if rest:
         raise UserError(f"the extractor pixels takes no name, got pixels:{rest}; write pixels")

@@ -12,6 +12,8 @@ from typing import Literal, Protocol
 import numpy as np
 from scipy.stats import t as student
 
+from histoloom.evaluation.intervals import bootstrap_interval
+
 Better = Literal["smaller", "larger"]
 SetFunction = Callable[[np.ndarray, np.ndarray], float]
 """A number of two sets of features, (N, D) and (M, D)."""
@@ -56,12 +58,14 @@ def with_interval(
     subsets: int = SUBSETS,
     most: int | None = None,
 ) -> Estimate:
-    """``function`` of the whole sets; its interval from its spread over random parts of both, drawn without replacement.
+    """``function`` of the whole sets; its interval from its spread over random parts of both, drawn without
+    replacement.
 
-    Parts are halves, or at most ``most`` images. The spread s over parts of a share q of the images stands for a standard
-    error s sqrt(q / (1 - q)) of the whole (Shao & Wu 1989, Annals of Statistics 17(3), 1176: the delete-d jackknife); the
-    interval is Student's with subsets - 1 degrees of freedom. It says how well the value over these images is known, not how it
-    varies over patients or trainings, and it does not remove a bias that the value has at this number of images.
+    Parts are halves, or at most ``most`` images. The spread s over parts of a share q of the images stands for a
+    standard error s sqrt(q / (1 - q)) of the whole (Shao & Wu 1989, Annals of Statistics 17(3), 1176: the delete-d
+    jackknife); the interval is Student's with subsets - 1 degrees of freedom. It says how well the value over these
+    images is known, not how it varies over patients or trainings, and it does not remove a bias that the value has at
+    this number of images.
     """
     value = function(real_ND, synthetic_MD)
     share = min(0.5, (most or np.inf) / max(len(real_ND), len(synthetic_MD)))
@@ -72,6 +76,13 @@ def with_interval(
     error = float(np.std(values_S, ddof=1)) * np.sqrt(share / (1 - share))
     reach = float(student.ppf((1 + LEVEL) / 2, subsets - 1)) * error
     return Estimate(value, value - reach, value + reach)
+
+
+def mean_interval(values_N: np.ndarray, *, rng: np.random.Generator) -> Estimate:
+    """The mean of one number an image, and its bootstrap interval over these images; the other set stays as it is."""
+    numbers_N = np.asarray(values_N, np.float64)
+    low, high = bootstrap_interval(numbers_N, rng=rng, level=LEVEL)
+    return Estimate(float(numbers_N.mean()), low, high)
 
 
 def _part(x_ND: np.ndarray, *, share: float, rng: np.random.Generator) -> np.ndarray:

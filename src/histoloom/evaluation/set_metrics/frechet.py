@@ -1,7 +1,7 @@
 """The Frechet distance between Gaussians fitted to two sets of features.
 
-Heusel et al. (NeurIPS 2017) call it FID on Inception's features; here it is named after its extractor. Legend of shapes: N real and M
-synthetic images, D features, R = min(N, D) rows of a factor.
+Heusel et al. (NeurIPS 2017) call it FID on Inception's features; on others it is named after them. Legend of shapes:
+N real and M synthetic images, D features, R = min(N, D) rows of a factor.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from histoloom.evaluation.set_metrics.base import Estimate, SetMetric, with_inte
 def frechet_distance(a_ND: np.ndarray, b_MD: np.ndarray) -> float:
     """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (Dowson & Landau 1982, equation 16), covariances over n - 1.
 
-    With factors F^T F = C the last trace is the sum of the singular values of F_a F_b^T, so that no covariance is formed and none has to be
-    of full rank: exact for fewer images than features. The value shrinks as images are added (bias of the order of 1/n): compare
-    values of the same numbers of images only. Raises ``ValueError`` for fewer than two images on a side.
+    With factors F^T F = C the last trace is the sum of the singular values of F_a F_b^T, so that no covariance is
+    formed and none has to be of full rank: exact for fewer images than features. The value shrinks as images are added
+    (a bias of the order of 1/n): compare values of the same numbers of images only. Raises ``ValueError`` for fewer
+    than two images on a side.
     """
     if min(len(a_ND), len(b_MD)) < 2:
         raise ValueError(f"a covariance needs at least two images, got {len(a_ND)} and {len(b_MD)}")

@@ -20,8 +20,8 @@ def kernel_distance(a_ND: np.ndarray, b_MD: np.ndarray) -> float:
     """The unbiased estimate (Gretton et al. 2012, equation 3) of MMD^2 with k(x, y) = (x y / D + 1)^3.
 
     torch-fidelity and clean-fid give the mean of it over random subsets; here it is that of all images, which is what
-    such a mean tends to. It is around 0, also below, where the sets are of one distribution, whatever the number of images. Raises
-    ``ValueError`` for fewer than two images on a side.
+    such a mean tends to. It is around 0, also below, where the sets are of one distribution, whatever the number of
+    images. Raises ``ValueError`` for fewer than two images on a side.
     """
     if min(len(a_ND), len(b_MD)) < 2:
         raise ValueError(f"an unbiased MMD needs at least two images, got {len(a_ND)} and {len(b_MD)}")

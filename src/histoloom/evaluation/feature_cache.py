@@ -1,0 +1,136 @@
+"""Features that were computed once are read back: by the content of the image and the digest of the extractor.
+
+FOLDER/{extractor's digest}/{digest of its keys}.npz holds ``keys`` (n, 32) uint8, ``features`` (n, D) float32 and their
+``digest``. A file appears whole or not at all and is never changed, so that any number of processes may write at once;
+one that is torn or was tampered with is left out and its images are computed again. All of it may be deleted at any
+time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from histoloom.evaluation.extractors.base import Extractor
+from histoloom.progress import meter
+from histoloom.store import write_bytes
+
+logger = logging.getLogger("histoloom")
+
+ENVIRONMENT = "HISTOLOOM_CACHE"
+CHUNK = 256
+"""images that are read and computed at once, and written in one file"""
+MOST_BYTES = 4 << 30
+"""of all features in a cache; beyond, the files that are longest unused go"""
+
+
+class ImageSource(Protocol):
+    """Images by number."""
+
+    def __len__(self) -> int: ...
+
+    def key(self, number: int, /) -> bytes:
+        """SHA-256 of the image's content."""
+
+    def read(self, numbers: np.ndarray, /) -> np.ndarray:
+        """The images of these numbers, uint8 (n, H, W, 3)."""
+
+
+def user_cache() -> Path:
+    """Where features of folders are kept: HISTOLOOM_CACHE, else histoloom in the user's cache folder."""
+    named = os.environ.get(ENVIRONMENT)
+    if named:
+        return Path(named).expanduser() / "features"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "histoloom" / "features"
+
+
+def cached_features(images: ImageSource, *, extractor: Extractor, cache: Path, what: str) -> np.ndarray:
+    """Features of all images, float32 (N, D), in their order; only those that the cache lacks are computed.
+
+    They are the same to the bit whether they come from the cache or not. A cache that cannot be written is a warning.
+    """
+    keys = [images.key(number) for number in range(len(images))]
+    folder = cache / extractor.digest
+    known = _read(folder, wanted=set(keys))
+    first = {key: number for number, key in reversed(list(enumerate(keys))) if key not in known}
+    missing = np.array(sorted(first.values()), np.int64)
+    with meter(f"{extractor.name}: {what}", total=len(keys), done=len(keys) - len(missing)) as counter:
+        for start in range(0, len(missing), CHUNK):
+            some = missing[start : start + CHUNK]
+            features_nD = extractor.features(images.read(some))
+            some_keys = [keys[number] for number in some]
+            known |= dict(zip(some_keys, features_nD, strict=True))
+            _write(folder, keys=some_keys, features_nD=features_nD)
+            counter.advance(len(some))
+    if len(missing):
+        prune(cache)
+    return np.stack([known[key] for key in keys])
+
+
+def prune(cache: Path, *, most: int = MOST_BYTES) -> None:
+    """Remove the files that are longest unused until the rest holds at most ``most`` bytes."""
+    files = []
+    for path in cache.glob("*/*.npz"):
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # another process was quicker
+            continue
+        files.append((status.st_mtime, path, status.st_size))
+    total = sum(size for _, _, size in files)
+    for _, path, size in sorted(files):
+        if total <= most:
+            return
+        path.unlink(missing_ok=True)
+        total -= size
+
+
+def _read(folder: Path, *, wanted: set[bytes]) -> dict[bytes, np.ndarray]:
+    found: dict[bytes, np.ndarray] = {}
+    for path in sorted(folder.glob("*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                keys, features, digest = archive["keys"], archive["features"], archive["digest"].tobytes()
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            digest = b""
+        if not digest or digest != _digest(keys, features):
+            logger.warning("%s is damaged; its features are computed again", path)
+            path.unlink(missing_ok=True)
+            continue
+        new = {key.tobytes(): row for key, row in zip(keys, features, strict=True) if key.tobytes() in wanted}
+        if new:
+            _touch(path)
+        found |= new
+    return found
+
+
+def _write(folder: Path, *, keys: Sequence[bytes], features_nD: np.ndarray) -> None:
+    keys_n32 = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1)
+    digest = np.frombuffer(_digest(keys_n32, features_nD), np.uint8)
+    data = io.BytesIO()
+    np.savez(data, keys=keys_n32, features=features_nD, digest=digest)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(folder / f"{hashlib.sha256(keys_n32.tobytes()).hexdigest()[:32]}.npz", data.getbuffer())
+    except OSError as error:
+        logger.warning("features are not kept: %s cannot be written (%s)", folder, error.strerror)
+
+
+def _digest(keys: np.ndarray, features: np.ndarray) -> bytes:
+    return hashlib.sha256(keys.tobytes() + features.tobytes()).digest()
+
+
+def _touch(path: Path) -> None:
+    """Say that it was used; a cache that can only be read stays as it is."""
+    try:
+        path.touch()
+    except OSError:
+        logger.debug("%s cannot be marked as used", path)
