@@ -157,7 +157,8 @@ def line(entry: dict[str, object]) -> str:
     return (
         f"{entry['run']:14} k={entry['k']:<3} {entry['extractor']:14} {entry['metric']:10} to {entry['to']:8} "
         f"{entry['value']:9.4f} +- {entry['error']:.4f}   "
-        f"real-real {entry['floor']:9.4f} +- {entry['floor_error']:.4f}   ratio {ratio}   n {entry['n']} against {entry['n_real']} (floor {entry['n_floor']})"
+        f"real-real {entry['floor']:9.4f} +- {entry['floor_error']:.4f}   ratio {ratio}   "
+        f"n {entry['n']} against {entry['n_real']} (floor {entry['n_floor']})"
     )
 
 

@@ -63,7 +63,8 @@ def run_entries(
     too little.
     """
     target, floor = (pools(labels, rows=rows) for rows in (sides.target, sides.floor))
-    sets = {None: _over_all(target, floor=floor, samples=samples, path=["evaluation", "distribution", k], seed=seed)}
+    sets: dict[int | None, Rows] = {}
+    sets[None] = _over_all(target, floor=floor, samples=samples, path=["evaluation", "distribution", k], seed=seed)
     sets |= {cluster: _of_cluster(cluster, target, floor=floor, samples=samples) for cluster in sorted(samples)}
     found = []
     for cluster, rows in sets.items():

@@ -34,7 +34,7 @@ class Material:
 
 
 def run(context: StageContext) -> None:
-    """Write ``similarity.json``, ``missing.json``, ``distribution.json`` and, of slides with a true map, ``truth.json``."""
+    """Write ``similarity.json``, ``missing.json``, ``distribution.json``; of slides with a true map, ``truth.json``."""
     material = _open(context)
     metrics, missing = make_metrics(_settings(context, size=material.patches.size))
     for name, reason in missing.items():

@@ -43,7 +43,10 @@ def _moments(x_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x_ND = np.asarray(x_ND, np.float64)
     mean_D = x_ND.mean(axis=0)
     centred_ND = (x_ND - mean_D) / np.sqrt(len(x_ND) - 1)
-    return mean_D, centred_ND if len(x_ND) <= x_ND.shape[1] else np.linalg.qr(centred_ND, mode="r")
+    if len(x_ND) <= x_ND.shape[1]:
+        return mean_D, centred_ND
+    factor_DD: np.ndarray = np.linalg.qr(centred_ND, mode="r")
+    return mean_D, factor_DD
 
 
 def _estimate(real_ND: np.ndarray, synthetic_MD: np.ndarray, *, rng: np.random.Generator) -> Mapping[str, Estimate]:
