@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ ROOT = Path(__file__).resolve().parent.parent
 def _one_thread() -> None:
     """Small tensors do not gain from threads, and the machine has other work."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is read from or written to the user's cache."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("HISTOLOOM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +59,8 @@ TINY = (
     "samples.sampler.steps=3",
     "evaluation.pairs=4",
     "evaluation.bootstrap=50",
+    "evaluation.extractors=[pixels, encoder]",
+    "evaluation.distribution_patches=40",
     "report.map_slides=1",
     "report.map_patches=20",
     "runtime.device=cpu",

@@ -166,4 +166,3 @@ def _true_kid(draws: int = 4_000) -> float:
     rng = np.random.default_rng(11)
     x, y = rng.standard_normal((2, draws, 4)), rng.standard_normal((2, draws, 4)) + 0.5
     return float(kernel_distance(x.reshape(-1, 4), y.reshape(-1, 4)))
-

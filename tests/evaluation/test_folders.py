@@ -55,7 +55,7 @@ def test_layout_and_floor(real: Path, synthetic: Path) -> None:
 @pytest.mark.usefixtures("squeeze_weights")
 def test_lpips_sees_the_noise(real: Path, synthetic: Path) -> None:
     result = evaluate_folders(real, synthetic, pairs=10, trunk="squeeze", download=False)
-    assert result["missing"] == {}
+    assert set(result["missing"]) == {"distribution"}
     entry = result["metrics"]["lpips"]
     assert entry["extractor"] == "LPIPS v0.1, squeeze trunk"
     assert entry["value"] > entry["floor"] > 0
@@ -138,3 +138,51 @@ def test_folders_without_images(real: Path, tmp_path: Path, crops) -> None:
         evaluate_folders(real, real)
     with pytest.raises(UserError, match="at least two"):
         evaluate_folders(write(tmp_path / "one", crops(1, 48)), real)
+
+
+@pytest.fixture
+def many(tmp_path: Path, crops) -> tuple[Path, Path]:
+    """Two folders of twenty and fourteen images, the second one noisy."""
+    noise = np.random.default_rng(0).normal(0, 60, (14, 48, 48, 3))
+    noisy = np.clip(crops(14, 48, seed=2) + noise, 0, 255).astype(np.uint8)
+    return write(tmp_path / "reals", crops(20, 48, seed=0)), write(tmp_path / "noisy", noisy)
+
+
+@pytest.mark.usefixtures("squeeze_weights")
+def test_distributions_have_their_floor_and_see_the_noise(many: tuple[Path, Path], tmp_path: Path) -> None:
+    def evaluated(**named: object):
+        extractors = ("pixels", "lpips-squeeze")
+        return evaluate_folders(
+            *many, pairs=2, trunk="squeeze", download=False, extractors=extractors, cache=tmp_path / "cache", **named
+        )
+
+    result = evaluated()
+    assert result["missing"] == {}
+    entry = result["metrics"]["frechet/lpips-squeeze"]
+    assert {"value", "interval", "floor", "extractor"} <= set(entry)
+    assert (entry["n_real"], entry["n_synthetic"], entry["n_floor"]) == (20, 14, [10, 10])
+    assert entry["interval"][0] > entry["floor_interval"][1]
+    assert "too few for 2,240 features" in " ".join(entry["notes"])
+    assert entry["floor_from"] == "random halves of the real images"
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert evaluated() == result  # from the cache
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_names_and_order_of_files_change_no_distribution(many: tuple[Path, Path], tmp_path: Path) -> None:
+    first = evaluate_folders(*many, pairs=2, extractors=("pixels",), cache=tmp_path / "cache")
+    for folder in many:
+        for number, path in enumerate(sorted(folder.iterdir())):
+            path.rename(folder / f"{97 * (number + 1) % 89:03d}-turned.png")
+    again = evaluate_folders(*many, pairs=2, extractors=("pixels",), cache=tmp_path / "other")
+    names = [name for name in first["metrics"] if "/" in name]
+    assert len(names) == 7
+    assert {name: again["metrics"][name] for name in names} == {name: first["metrics"][name] for name in names}
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_an_image_damaged_behind_its_header_is_named(many: tuple[Path, Path], tmp_path: Path) -> None:
+    victim = sorted(many[1].iterdir())[7]
+    victim.write_bytes(victim.read_bytes()[:600])
+    with pytest.raises(UserError, match=rf"{victim.name} is damaged"):
+        evaluate_folders(*many, pairs=2, extractors=("pixels",), cache=tmp_path / "cache")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from PIL import Image
 
 from histoloom.config import Config, make_config, read_preset, with_settings
-from histoloom.evaluation import stage
+from histoloom.evaluation import distribution_stage, stage
+from histoloom.evaluation.extractors.pixels import Pixels
 from histoloom.stages import EventLog, StageContext
 
 SIZE = 32
@@ -59,13 +61,13 @@ def write_clusters(folder: Path, table: pd.DataFrame) -> None:
     labels.sample(frac=1, random_state=0).to_parquet(folder / "index.parquet", index=False)
 
 
-def write_samples(folder: Path, crops) -> None:
+def write_samples(folder: Path, crops, *, each: int = 4) -> None:
     rows = []
     for k in (2, 3):
         for cluster in range(k):
             place = folder / f"k{k}" / f"cluster-{cluster:02d}"
             place.mkdir(parents=True)
-            for index, image in enumerate(crops(4, SIZE, seed=100 + 10 * k + cluster)):
+            for index, image in enumerate(crops(each, SIZE, seed=100 + 10 * k + cluster)):
                 Image.fromarray(image).save(place / f"{index:06d}.png")
                 name = f"k{k}/cluster-{cluster:02d}/{index:06d}.png"
                 rows.append({"file_name": name, "k": k, "cluster": cluster, "index": index})
@@ -98,7 +100,7 @@ def load(files: dict[str, bytes], name: str):
 @pytest.mark.usefixtures("no_weights")
 def test_entries_of_every_cluster_comparison_and_metric(run: dict[str, Path], tmp_path: Path) -> None:
     files = evaluate(tmp_path / "out", run, make(pairs=6, bootstrap=50))
-    assert set(files) == {"similarity.json", "missing.json", "truth.json"}
+    assert set(files) == {"similarity.json", "missing.json", "truth.json", "distribution.json"}
     found = pd.DataFrame(load(files, "similarity.json"))
     wanted = {(2, 0), (2, 1), (2, None), (3, 0), (3, 1), (3, 2), (3, None)}
     clusters = found["cluster"].astype(object).where(found["cluster"].notna(), None)
@@ -180,3 +182,54 @@ def test_partial_result_of_fewer_metrics_is_not_taken_over(run: dict[str, Path],
     found = load(evaluate(tmp_path / "out", run, make(pairs=2, bootstrap=10)), "similarity.json")
     assert {entry["metric"] for entry in found} == {"ssim", "ms_ssim", "lpips"}
     assert len(found) == 7 * 3 * 3
+
+
+@pytest.fixture(scope="module")
+def many_samples(tmp_path_factory: pytest.TempPathFactory, crops) -> dict[str, Path]:
+    """The same run with 20 samples of each cluster."""
+    inputs = write_run(tmp_path_factory.mktemp("many"), crops)
+    shutil.rmtree(inputs["samples"])
+    write_samples(inputs["samples"], crops, each=20)
+    return inputs
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_distributions_of_every_k_beside_their_floor(many_samples: dict[str, Path], tmp_path: Path) -> None:
+    found = load(evaluate(tmp_path / "out", many_samples, make(pairs=2, bootstrap=10)), "distribution.json")
+    assert set(found["missing"]) == {"lpips-alex", "encoder"}
+    entries = found["entries"]
+    assert {(e["k"], e["cluster"], e["extractor"]) for e in entries} == {(2, None, "pixels"), (3, None, "pixels")}
+    assert {e["n_synthetic"] for e in entries if e["k"] == 2} == {40}
+    assert {(e["n_real"], e["real_split"]) for e in entries} == {(24, "holdout")}
+    assert all("24 images are few" in " ".join(e["notes"]) for e in entries)
+    log = (tmp_path / "out" / "log.jsonl").read_text()
+    assert "k = 2: frechet by pixels" in log
+    assert "real against real" in log
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_too_few_samples_are_said_and_no_number_is_given(run: dict[str, Path], tmp_path: Path) -> None:
+    found = load(evaluate(tmp_path / "out", run, make(pairs=2, bootstrap=10)), "distribution.json")
+    assert found["entries"] == []
+    assert "too few samples or real patches" in (tmp_path / "out" / "log.jsonl").read_text()
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_features_of_a_killed_stage_are_taken_over(
+    many_samples: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make(pairs=2, bootstrap=10)
+    whole = evaluate(tmp_path / "a" / "out", many_samples, config)
+    monkeypatch.setattr(distribution_stage, "run_entries", _stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tmp_path / "b" / "out", many_samples, config)
+    monkeypatch.undo()
+    monkeypatch.setattr(Pixels, "block", _stopped)
+    monkeypatch.setattr("histoloom.autoencoder.weights._ADDRESS", (tmp_path / "no-network").as_uri())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no-torch-home"))
+    monkeypatch.delenv("HISTOLOOM_WEIGHTS", raising=False)
+    assert evaluate(tmp_path / "b" / "out", many_samples, config) == whole
+
+
+def _stopped(*_args: object, **_named: object) -> None:
+    raise KeyboardInterrupt

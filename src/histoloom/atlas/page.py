@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from histoloom.atlas import evidence
+from histoloom.atlas.distribution_table import DistributionTable
 from histoloom.atlas.evidence import PaperRows, SimilarityRow, ValidityRow
 from histoloom.atlas.gallery import Extent
 from histoloom.atlas.null_table import NullRow
@@ -174,6 +175,7 @@ class Page:
     validity: tuple[ValidityRow, ...]
     nulls: tuple[NullRow, ...]
     similarity: tuple[SimilarityRow, ...]
+    distribution: DistributionTable
     clusters: tuple[Cluster, ...]
     maps: tuple[Map, ...]
     maps_missing: Mapping[str, str]

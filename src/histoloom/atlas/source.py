@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from histoloom.atlas import curves, evidence, gallery
+from histoloom.atlas.distribution_table import DistributionTable, distribution_table
 from histoloom.atlas.embedding_file import patch_map_of
 from histoloom.atlas.null_table import null_rows
 from histoloom.atlas.page import (
@@ -96,6 +97,7 @@ class RunSource:
             patch_map=None if self.embedding is None else self._patch_map(self.embedding),
             validity=tuple(evidence.validity_rows(validity, choice=self.choice)),
             similarity=tuple(overall),
+            distribution=self._distribution(),
             clusters=self._clusters(similarity),
             maps=self._maps(),
             maps_missing=self._maps_missing(),
@@ -198,6 +200,10 @@ class RunSource:
         values = ", ".join(f"{curve.name} ends at {evidence.number(curve.last)}" for curve in metrics)
         # Safe: matplotlib wrote it, which escapes the text in it.
         return Training(stage, Markup(curves.drawing(metrics, salt=stage)), values)
+
+    def _distribution(self) -> DistributionTable:
+        path = self.inputs["evaluation"] / "distribution.json"
+        return distribution_table(read_json(path) if path.is_file() else {}, k=self.k)
 
     def _clusters(self, similarity: evidence.Entries) -> tuple[Cluster, ...]:
         table, _ = self.clustered

@@ -53,7 +53,7 @@ def write_distribution(
     """
     config = context.config
     device = torch.device(resolve_device(config.runtime.device))
-    sources = Sources(device, autoencoder=context.inputs["autoencoder"], download=True)
+    sources = Sources(device, autoencoder=context.inputs.get("autoencoder"), download=True)
     made, missing = make_extractors(config.evaluation.extractors, sources=sources, size=patches.size)
     for name, reason in missing.items():
         context.say(f"no distances by {name}: {reason}")

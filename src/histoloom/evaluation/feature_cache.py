@@ -97,7 +97,7 @@ def _read(folder: Path, *, wanted: set[bytes]) -> dict[bytes, np.ndarray]:
     found: dict[bytes, np.ndarray] = {}
     for path in sorted(folder.glob("*.npz")):
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 keys, features, digest = archive["keys"], archive["features"], archive["digest"].tobytes()
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             digest = b""

@@ -8,6 +8,7 @@ from its publisher only. Whether it is that network cannot be seen from here; it
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,14 @@ class Inception(Extractor):
         return features_BD.float().cpu().numpy()
 
 
+def _load(path: Path) -> torch.nn.Module:
+    with warnings.catch_warnings():
+        # The weights that the name FID means are published in this format.
+        warnings.filterwarnings("ignore", message="`torch.jit.load` is deprecated", category=DeprecationWarning)
+        network: torch.nn.Module = torch.jit.load(str(path), map_location="cpu")
+    return network.eval()
+
+
 def make(rest: str, sources: Sources) -> Inception:
     """``inception:FILE``; ``UserError`` where the file is no such network."""
     path = Path(rest).expanduser()
@@ -54,7 +63,7 @@ def make(rest: str, sources: Sources) -> Inception:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     try:
-        network = torch.jit.load(str(path), map_location="cpu").eval()
+        network = _load(path)
         extractor = Inception(network, digest=digest, device=sources.device)
         shape = extractor.block(np.zeros((BLOCK, 64, 64, 3), np.uint8)).shape
     except (RuntimeError, ValueError, AttributeError) as error:

@@ -6,6 +6,8 @@ judge: a check on the generator, never the only evidence. Legend of shapes: B im
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import torch
 
@@ -14,7 +16,7 @@ from histoloom.clustering.features import pooled
 from histoloom.devices import full_precision
 from histoloom.errors import UserError
 from histoloom.evaluation.extractors.base import Extractor, Sources
-from histoloom.store import file_digest, fingerprint
+from histoloom.store import fingerprint
 
 VERSION = "pooled-1"
 LEAST = 16
@@ -30,7 +32,8 @@ class RunEncoder(Extractor):
         assert sources.autoencoder is not None, "make() asked for it"
         self.encoder = Encoder(sources.autoencoder, device=sources.device)
         self.device = sources.device
-        self._digest = fingerprint([VERSION, file_digest(sources.autoencoder / "autoencoder.safetensors")])
+        with (sources.autoencoder / "autoencoder.safetensors").open("rb") as file:
+            self._digest = fingerprint([VERSION, hashlib.file_digest(file, "sha256").hexdigest()])
 
     @property
     def digest(self) -> str:
