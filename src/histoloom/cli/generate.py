@@ -14,7 +14,9 @@ from histoloom.config import SamplerMethod
 
 
 def sample(
-    generator: Annotated[Path, typer.Argument(metavar="RUN_OR_GENERATOR", help="A run or an exported generator.")],
+    generator: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_GENERATOR", help="A run, an exported generator, or `starter`.")
+    ],
     n: Annotated[int, typer.Option("-n", min=1, help="Images a named tissue, or in all when none is named.")],
     out: Annotated[Path, typer.Option(help="The folder to write to.")],
     tissue: Annotated[list[str] | None, typer.Option(help="A name or a cluster's number; may be repeated.")] = None,

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from histoloom.diffusion import standalone
-from histoloom.diffusion.generator import Facts, Generator, folders_of
+from histoloom.diffusion.generator import Facts, Generator, folders_of, home_of
 from histoloom.diffusion.model_card import Terms, model_card
 from histoloom.diffusion.scheduler import make_scheduler
 from histoloom.errors import UserError
@@ -49,7 +49,7 @@ def export_generator(run: Run, out: Path, *, half: bool = False, terms: Terms | 
 
 def copy_generator(source: Path, out: Path) -> None:
     """Weights and facts of a run or an export, with its card where it has one; ``UserError`` where it is neither."""
-    diffusion, autoencoder = folders_of(source)
+    diffusion, autoencoder = folders_of(home_of(source))
     Facts.from_json(read_json(diffusion / "generator.json"))
     out.mkdir(parents=True)
     copy_weights(diffusion=diffusion, autoencoder=autoencoder, out=out, half=False)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 
+import histoloom
 from histoloom.autoencoder.vqgan import Autoencoder, to_uint8
 from histoloom.config import DiffusionConfig, RuntimeConfig, SamplerConfig
 from histoloom.devices import accelerator, autocast
@@ -28,6 +29,7 @@ from histoloom.names import clusters_of, current_names
 from histoloom.seeding import numpy_generator, torch_generator
 from histoloom.store import Run, fingerprint, read_json
 
+STARTER = "starter"
 FORMAT = 2
 CHUNK = {"cpu": 8, "mps": 16, "cuda": 64}
 
@@ -133,8 +135,11 @@ class Generator:
 
     @staticmethod
     def load(path: str | Path, *, runtime: RuntimeConfig | None = None) -> Generator:
-        """Load a run with a trained generator, or an exported folder; ``UserError`` where ``path`` is neither."""
-        home = Path(path)
+        """Load a run with a trained generator, an exported folder, or ``starter``, which comes with Histoloom.
+
+        ``UserError`` where ``path`` is none of them.
+        """
+        home = home_of(path)
         diffusion, autoencoder = folders_of(home)
         facts = Facts.from_json(read_json(diffusion / "generator.json"))
         if diffusion != home:
@@ -235,6 +240,16 @@ def record(order: Order, *, tissue: str, sampler: SamplerConfig) -> dict[str, An
 def stream(order: Order) -> torch.Generator:
     """The random numbers of one image."""
     return torch_generator(order.seed, "samples", order.k, order.cluster, order.index)
+
+
+def home_of(path: str | Path) -> Path:
+    """``path``, or where the starter generator lies if ``path`` is ``starter`` and no such folder is here."""
+    home = Path(path)
+    if str(path) != STARTER or home.exists():
+        return home
+    package = Path(histoloom.__file__).resolve().parent
+    places = [package / STARTER, package.parent.parent / STARTER]  # installed; a clone
+    return next((place for place in places if (place / "generator.json").is_file()), home)
 
 
 def folders_of(home: Path) -> tuple[Path, Path]:
