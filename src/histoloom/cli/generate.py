@@ -47,6 +47,21 @@ def sample(
         typer.echo(drawn)
 
 
+def distil(
+    run: RunArgument,
+    steps: Annotated[int, typer.Option(help="Evaluations of the network that the student needs, 1 to 8.")] = 4,
+    images: Annotated[int, typer.Option(min=1, help="Length of the training, in images seen.")] = 20_000,
+    guidance: Annotated[float | None, typer.Option(min=0, help="What it learns; the run's if not given.")] = None,
+) -> None:
+    """Train a student that draws in a few steps: `sample --method student`."""
+    from histoloom.diffusion.student import Lesson
+    from histoloom.diffusion.student import distil as make
+    from histoloom.store import Run
+
+    made = make(Run.open(run), Lesson(steps=steps, images=images, guidance=guidance))
+    typer.echo(f"{made}; draw with it: histoloom sample {run} --method student")
+
+
 def name(
     run: RunArgument,
     cluster: Annotated[int, typer.Argument(metavar="CLUSTER", help="The cluster's number.")],

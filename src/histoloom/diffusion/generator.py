@@ -7,6 +7,7 @@ fixed size, because floating-point sums differ in the last bit between batch siz
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from histoloom.seeding import numpy_generator, torch_generator
 from histoloom.store import Run, fingerprint, read_json
 
 STARTER = "starter"
+STUDENT = "student"
 FORMAT = 2
 CHUNK = {"cpu": 8, "mps": 16, "cuda": 64}
 
@@ -114,6 +116,30 @@ class Drawn:
         return record(self.order, tissue=self.tissue, sampler=self.sampler)
 
 
+@dataclass(frozen=True)
+class Student:
+    """A network that draws in ``steps`` evaluations, with the ``guidance`` that it has learnt."""
+
+    unet: UNet2DModel
+    steps: int
+    guidance: float
+    digest: str
+
+    @staticmethod
+    def load(home: Path, *, device: torch.device) -> Student:
+        """The student in a run or an export; ``UserError`` where there is none, or one of other weights."""
+        folder = home / STUDENT
+        if not (folder / "student.json").is_file():
+            raise UserError(f"{home} has no student that draws in a few steps; make it: histoloom distil RUN")
+        said = read_json(folder / "student.json")
+        if (home / "config.yaml").is_file() and said["teacher"] != weights_digest(folders_of(home)[0]):
+            raise UserError(
+                f"the student in {folder} learnt from weights that were since replaced: histoloom distil {home}"
+            )
+        unet = open_unet(folder).to(device).eval().requires_grad_(False)
+        return Student(unet, steps=said["steps"], guidance=said["guidance"], digest=weights_digest(folder))
+
+
 class Generator:
     """Autoencoder, U-Net and facts of one trained generator."""
 
@@ -132,6 +158,14 @@ class Generator:
         self.device = accelerator(self.runtime).device
         self.unet = unet.to(self.device).eval().requires_grad_(False)
         self.autoencoder = autoencoder.to(self.device).eval()
+        self._student: Student | None = None
+
+    @property
+    def student(self) -> Student:
+        """The network that draws in a few steps, read when it is first asked for; ``UserError`` where there is none."""
+        if self._student is None:
+            self._student = Student.load(self.home, device=self.device)
+        return self._student
 
     @staticmethod
     def load(path: str | Path, *, runtime: RuntimeConfig | None = None) -> Generator:
@@ -203,14 +237,23 @@ class Generator:
             for image, order in zip(images, part, strict=False):
                 yield Drawn(image=image, order=order, tissue=names[order.k][order.cluster], sampler=sampler)
 
+    def _network(self, sampler: SamplerConfig) -> tuple[UNet2DModel, SamplerConfig]:
+        """The network that ``sampler`` asks, and how: a student is asked once a step, at the steps that it knows."""
+        if sampler.method != STUDENT:
+            return self.unet, sampler
+        if sampler.steps != self.student.steps:
+            raise UserError(f"the student of {self.home} draws in {self.student.steps} steps, not {sampler.steps}")
+        return self.student.unet, sampler.model_copy(update={"guidance": 1.0, "guidance_interval": None})
+
     @torch.no_grad()
     def _images(self, orders: Sequence[Order], *, sampler: SamplerConfig) -> np.ndarray:
         facts = self.facts
+        unet, asked = self._network(sampler)
         with autocast(self.runtime):
             x_NDHW = draw_latents(
-                self.unet,
+                unet,
                 config=facts.config,
-                sampler=sampler,
+                sampler=asked,
                 shape=facts.shape,
                 conditions=[facts.conditions.number(k=order.k, cluster=order.cluster) for order in orders],
                 null=facts.conditions.null,
@@ -240,6 +283,12 @@ def record(order: Order, *, tissue: str, sampler: SamplerConfig) -> dict[str, An
 def stream(order: Order) -> torch.Generator:
     """The random numbers of one image."""
     return torch_generator(order.seed, "samples", order.k, order.cluster, order.index)
+
+
+def weights_digest(folder: Path) -> str:
+    """16 hexadecimal digits of the weights in ``folder/unet``."""
+    content = (folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def home_of(path: str | Path) -> Path:
