@@ -1,10 +1,14 @@
 """Training steps a second of our loop against a plain loop around diffusers' own models.
 
-Same widths, batch, precision, optimizer and data in memory. ``VQ-GAN``: ours with moving-average codebook, restarts and
+Same widths, batch, precision, optimizer and data in memory. VQ-GAN: ours with moving-average codebook, restarts and
 dihedral copies, against ``diffusers.VQModel`` with its codebook loss; both minimise L1 and commitment, without
-perceptual or adversarial terms, which the plain loop does not have. ``cLDM``: ours with conditions of every k,
-condition dropout and averaged weights, against a stock ``UNet2DModel`` of the same widths on noise prediction. Ours
-also prefetch, log and check for divergence. The two take turns in one process; the ratio is of the medians of turns.
+perceptual or adversarial terms, which the plain loop does not have. Three rows: ``same network`` (no folding of pixels
+on either side: a level of the first width for every halving), ``stock`` (ours as the preset has it, which folds pixels
+first, against that stock network of the same factor), ``folded`` (the plain network is given folded pixels as well, but
+not the convolutions that unfold them again without a grid). ``cLDM``: ours with conditions of every k, condition
+dropout and averaged weights, against a stock ``UNet2DModel`` of the same widths on noise prediction. Ours also
+prefetch, log and check for divergence. The two take turns in one process; the ratio is of the medians of turns. Memory
+is what a turn adds at its peak; reading is the time to read a batch (on a thread beside the training) over a step's.
 
     python benchmarks/training_speed.py [--preset cpu] [--steps 40] [--turns 5] [--device auto] [--precision auto]
 """
@@ -12,15 +16,20 @@ also prefetch, log and check for divergence. The two take turns in one process; 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import statistics
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from diffusers import DDPMScheduler, UNet2DModel, VQModel
 from torch import Tensor, nn
@@ -41,17 +50,34 @@ from histoloom.training import Player, Task, train
 N = 512
 COMPONENTS = 4  # latent directions that the cLDM sees, where it sees principal components
 SKIPPED = 3  # steps at the start of a turn: they make optimizers and buffers
-Turn = Callable[[int], float]
-"""Makes so many steps; seconds a step, from when the data of the first counted step were asked for."""
 
 
-def rehearsed(task: Task, *, config: Config, training: str, steps: int) -> float:
-    """Our loop for ``steps``, from a copy of its settings that is as long; seconds a step."""
+@dataclass(frozen=True)
+class Measured:
+    """Seconds a step, from when the data of the first counted step were asked for; seconds to read a batch."""
+
+    step: float
+    reading: float = 0.0
+
+
+Turn = Callable[[int], Measured]
+"""Makes so many steps."""
+
+
+def _seconds(asked: list[float]) -> float:
+    return (asked[-1] - asked[SKIPPED]) / (len(asked) - 1 - SKIPPED)
+
+
+def rehearsed(task: Task, *, config: Config, training: str, steps: int) -> Measured:
+    """Our loop for ``steps``, from a copy of its settings that is as long."""
     asked: list[float] = []
+    reading: list[float] = []
 
     def batch(rows: np.ndarray) -> Any:
         asked.append(time.perf_counter())
-        return task.batch(rows)
+        read = task.batch(rows)
+        reading.append(time.perf_counter() - asked[-1])
+        return read
 
     section = getattr(config, training)
     images = steps * batch_of(section)
@@ -60,7 +86,7 @@ def rehearsed(task: Task, *, config: Config, training: str, steps: int) -> float
     with tempfile.TemporaryDirectory() as folder:
         log = EventLog(Path(folder) / "log.jsonl")
         train(replace(task, batch=batch), config=short, runtime=config.runtime, seed=0, out=Path(folder), log=log)
-    return (asked[-1] - asked[SKIPPED]) / (len(asked) - 1 - SKIPPED)
+    return Measured(_seconds(asked), reading=statistics.median(reading))
 
 
 def our_vqgan(config: Config, *, images_NHWC: np.ndarray) -> Turn:
@@ -130,7 +156,7 @@ def plain(model: nn.Module, loss: Callable[..., Tensor], *, data: list[Tensor], 
     device = accelerator(config.runtime).device
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
-    def turn(steps: int) -> float:
+    def turn(steps: int) -> Measured:
         model.train()
         asked = []
         for _ in range(steps):
@@ -141,7 +167,7 @@ def plain(model: nn.Module, loss: Callable[..., Tensor], *, data: list[Tensor], 
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
-        return (asked[-1] - asked[SKIPPED]) / (len(asked) - 1 - SKIPPED)
+        return Measured(_seconds(asked))
 
     return turn
 
@@ -151,16 +177,61 @@ def batch_of(settings: object) -> int:
 
 
 def compared(name: str, *, ours: Turn, theirs: Turn, steps: int, turns: int, batch: int) -> str:
-    """A line: images a second of both, by the median turn, and the ratio."""
-    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    """A line: images a second of both, by the median turn, the ratio, memory and reading."""
+    found: dict[str, list[tuple[Measured, int]]] = {"ours": [], "plain": []}
     for turn in range(-1, turns):
         for who, work in (("ours", ours), ("plain", theirs)):
-            found = work(steps)
+            with Peak() as peak:
+                measured = work(steps)
             if turn >= 0:  # the first turn warms up
-                seconds[who].append(found)
-    rate = {who: batch / statistics.median(found) for who, found in seconds.items()}
-    ratio = rate["ours"] / rate["plain"]
-    return f"{name:8} ours {rate['ours']:8.1f} images/s, plain {rate['plain']:8.1f}, ratio {ratio:.2f}"
+                found[who].append((measured, peak.added))
+    step = {who: statistics.median(m.step for m, _ in some) for who, some in found.items()}
+    memory = {who: max(added for _, added in some) // 2**20 for who, some in found.items()}
+    reading = statistics.median(m.reading for m, _ in found["ours"]) / step["ours"]
+    return (
+        f"{name:21} ours {batch / step['ours']:8.1f} images/s, plain {batch / step['plain']:8.1f}, "
+        f"ratio {step['plain'] / step['ours']:.2f}; memory {memory['ours']} and {memory['plain']} MB; "
+        f"reading {reading:.1%} of a step"
+    )
+
+
+class Peak:
+    """Bytes that the process has more at its peak than at the start: on the GPU where there is one, else of RAM."""
+
+    def __enter__(self) -> Peak:
+        self.added, self._stop = 0, threading.Event()
+        gc.collect()
+        if sys.platform == "linux":  # else memory that an earlier turn freed hides what this one takes
+            ctypes.CDLL(None).malloc_trim(0)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self._before = self._now()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.added = max(self.added, self._now() - self._before)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.02):
+            self.added = max(self.added, self._now() - self._before)
+
+    def _now(self) -> int:
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated()
+        return int(psutil.Process().memory_info().rss)
+
+
+def unfolded(config: Config) -> Config:
+    """The same factor without folding pixels: a level of the first width for every halving."""
+    settings = config.autoencoder
+    multipliers = (settings.multipliers[0],) * (settings.stem.bit_length() - 1) + settings.multipliers
+    return config.model_copy(
+        update={"autoencoder": settings.model_copy(update={"stem": 1, "multipliers": multipliers})}
+    )
 
 
 def main() -> None:
@@ -182,13 +253,20 @@ def main() -> None:
     generator = torch_generator(0, "benchmark", "training")
     images = torch.randint(256, (N, side, side, 3), generator=generator, dtype=torch.uint8).numpy()
     channels = COMPONENTS if config.diffusion.whiten else config.autoencoder.code_dim
-    z = torch.randn(N, channels, side // factor, side // factor, generator=generator)
+    fold = config.diffusion.fold
+    side = side // (factor * fold)
+    z = torch.randn(N, channels * fold**2, side, side, generator=generator)
     ks = config.clusters.k
     numbers = torch.from_numpy(Conditions(ks).numbers(np.zeros((N, len(ks)), dtype=np.int64)))
     how = {"steps": given.steps, "turns": given.turns}
     batch = batch_of(config.autoencoder)
-    ours, theirs = our_vqgan(config, images_NHWC=images), plain_vqgan(config, images_NHWC=images)
-    print(compared("VQ-GAN", ours=ours, theirs=theirs, batch=batch, **how), flush=True)
+    for name, mine, plainly in (
+        ("VQ-GAN, same network", unfolded(config), unfolded(config)),
+        ("VQ-GAN, stock", config, unfolded(config)),
+        ("VQ-GAN, folded", config, config),
+    ):
+        ours, theirs = our_vqgan(mine, images_NHWC=images), plain_vqgan(plainly, images_NHWC=images)
+        print(compared(name, ours=ours, theirs=theirs, batch=batch, **how), flush=True)
     batch = batch_of(config.diffusion)
     ours = our_cldm(config, z_NCHW=z, numbers_NS=numbers)
     theirs = plain_cldm(config, z_NCHW=z, numbers_NS=numbers)

@@ -26,7 +26,7 @@ FILES = (
 FREE: Mapping[str, frozenset[str]] = {
     "autoencoder": frozenset(
         {"training", "perceptual", "perceptual_trunk", "perceptual_weight", "l1_weight", "mse_weight", "commitment"}
-        | {"adversarial", "augment", "codebook_decay", "restart_below"}
+        | {"adversarial", "augment", "codebook_decay", "restart_below", "equivariance"}
     ),
     "diffusion": frozenset({"training", "dropout", "condition_dropout", "augment", "min_snr"}),
 }

@@ -33,7 +33,7 @@ def test_a_request_that_does_not_fit_is_one_line() -> None:
 
 
 def test_every_sampler_draws_with_a_trained_generator_and_goes_on(tiny_run: Path, tmp_path: Path) -> None:
-    for method in sorted(SAMPLERS):
+    for method in sorted(set(SAMPLERS) - {"student"}):
         request = Request(n=2, method=method, steps=3, guidance=2.0, guidance_interval=(0.1, 5.0))
         out = draw_request(tiny_run, request, out=tmp_path / method)
         before = {file.name: file.read_bytes() for file in out.rglob("*.png")}

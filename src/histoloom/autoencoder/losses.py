@@ -18,6 +18,7 @@ from histoloom.autoencoder.discriminator import (
     last_layer_gradients,
     weight_of_gradients,
 )
+from histoloom.autoencoder.equivariance import Change
 from histoloom.autoencoder.lpips import LPIPS
 from histoloom.autoencoder.perceptual import PyramidLoss
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
@@ -58,8 +59,7 @@ class VQGANLosses:
 
     def autoencoder_loss(self, images_BHWC: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction, perceptual, commitment and, once it has joined, adversarial terms."""
-        x_BCHW = self._augmented(to_float(images_BHWC), tick=tick)
-        z_BCHW = self.autoencoder.encode(x_BCHW)
+        x_BCHW, z_BCHW = self._views(images_BHWC, tick=tick)
         if not tick.scratch.get(SURVEYED):
             self.autoencoder.quantizer.learn(z_BCHW, generator=tick.generator)
         quantized = self.autoencoder.quantize(z_BCHW)
@@ -82,11 +82,10 @@ class VQGANLosses:
         """
         pairs = zip(batches, ticks, strict=True)
         with _only_last_layer(self.autoencoder):
-            views = [self._augmented(to_float(images_BHWC), tick=tick) for images_BHWC, tick in pairs]
-            latents = [self.autoencoder.encode(x_BCHW) for x_BCHW in views]
-            self.autoencoder.quantizer.learn(torch.cat(latents), generator=ticks[-1].generator)
+            views = [self._views(images_BHWC, tick=tick) for images_BHWC, tick in pairs]
+            self.autoencoder.quantizer.learn(torch.cat([z for _, z in views]), generator=ticks[-1].generator)
             joined = self.discriminator is not None and self._adversarial_weight(ticks[0].progress) > 0
-            gradients = [self._gradients(z, x_BCHW=x) for z, x in zip(latents, views, strict=True)] if joined else []
+            gradients = [self._gradients(z, x_BCHW=x) for x, z in views] if joined else []
         for tick in ticks:
             tick.scratch[SURVEYED] = True
             if gradients:
@@ -118,6 +117,18 @@ class VQGANLosses:
         real, fake = self.discriminator(tick.scratch["real"]), self.discriminator(tick.scratch["fake"])
         metrics = {"real": real.mean(), "fake": fake.mean()}
         return discriminator_loss(real.float(), fake.float()), metrics
+
+    def _views(self, images_BHWC: Tensor, *, tick: Tick) -> tuple[Tensor, Tensor]:
+        """The images that the decoder has to make, and the latents that it gets."""
+        x_BCHW = self._augmented(to_float(images_BHWC), tick=tick)
+        z_BCHW = self.autoencoder.encode(x_BCHW)
+        if not self.config.equivariance:
+            return x_BCHW, z_BCHW
+        change = Change.drawn(tick, n=len(x_BCHW), probability=self.config.equivariance)
+        if change is None:
+            return x_BCHW, z_BCHW
+        z_BCHW = self.autoencoder.allowed(change.of_latents(z_BCHW))
+        return change.of_images(x_BCHW, factor=self.config.factor), z_BCHW
 
     def _augmented(self, x_BCHW: Tensor, *, tick: Tick) -> Tensor:
         if not self.config.augment:

@@ -65,7 +65,10 @@ class Autoencoder(nn.Module):
 
     def encode(self, x_NCHW: Tensor) -> Tensor:
         """Images to latents before quantisation."""
-        z_NCHW: Tensor = self.encoder(F.pixel_unshuffle(x_NCHW, self.config.stem))
+        return self.allowed(self.encoder(F.pixel_unshuffle(x_NCHW, self.config.stem)))
+
+    def allowed(self, z_NCHW: Tensor) -> Tensor:
+        """Latents brought to where the codes are: to length 1, where these lie on the sphere."""
         return F.normalize(z_NCHW, dim=1) if self.config.code_space == "sphere" else z_NCHW
 
     def quantize(self, z_NCHW: Tensor) -> Quantized:

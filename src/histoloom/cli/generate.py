@@ -14,7 +14,9 @@ from histoloom.config import SamplerMethod
 
 
 def sample(
-    generator: Annotated[Path, typer.Argument(metavar="RUN_OR_GENERATOR", help="A run or an exported generator.")],
+    generator: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_GENERATOR", help="A run, an exported generator, or `starter`.")
+    ],
     n: Annotated[int, typer.Option("-n", min=1, help="Images a named tissue, or in all when none is named.")],
     out: Annotated[Path, typer.Option(help="The folder to write to.")],
     tissue: Annotated[list[str] | None, typer.Option(help="A name or a cluster's number; may be repeated.")] = None,
@@ -43,6 +45,21 @@ def sample(
     drawn = draw_request(generator, request, out=out)
     if os.environ.get("RANK", "0") == "0":
         typer.echo(drawn)
+
+
+def distil(
+    run: RunArgument,
+    steps: Annotated[int, typer.Option(help="Evaluations of the network that the student needs, 1 to 8.")] = 4,
+    images: Annotated[int, typer.Option(min=1, help="Length of the training, in images seen.")] = 20_000,
+    guidance: Annotated[float | None, typer.Option(min=0, help="What it learns; the run's if not given.")] = None,
+) -> None:
+    """Train a student that draws in a few steps: `sample --method student`."""
+    from histoloom.diffusion.student import Lesson
+    from histoloom.diffusion.student import distil as make
+    from histoloom.store import Run
+
+    made = make(Run.open(run), Lesson(steps=steps, images=images, guidance=guidance))
+    typer.echo(f"{made}; draw with it: histoloom sample {run} --method student")
 
 
 def name(

@@ -42,7 +42,8 @@ def init(
         bool, typer.Option("--pseudonymise", help="Keep names of slides and patients out of the run; see docs.")
     ] = False,
     from_: Annotated[
-        Path | None, typer.Option("--from", metavar="GENERATOR", help="A run or an export to begin with: fine-tuning.")
+        Path | None,
+        typer.Option("--from", metavar="GENERATOR", help="A run, an export or `starter` to begin with: fine-tuning."),
     ] = None,
     set_: Settings = None,
 ) -> None:

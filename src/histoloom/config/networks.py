@@ -39,6 +39,9 @@ class AutoencoderConfig(Section):
     gradient: Literal["straight-through", "rotation"] = Field(
         "straight-through", description="how it passes the quantizer; rotation: turned as the latent was onto its code"
     )
+    equivariance: float = Field(
+        0.0, ge=0, le=1, description="share of steps in which latents are turned and shrunk with their images"
+    )
     commitment: PositiveFloat = 0.25
     codebook_decay: float = Field(0.99, gt=0, lt=1, description="of the codebook's moving averages")
     restart_below: float = Field(

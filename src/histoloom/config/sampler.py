@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from histoloom.config.section import Section
 
-SamplerMethod = Literal["ddpm", "ddim", "dpm-solver++", "heun", "unipc"]
+SamplerMethod = Literal["ddpm", "ddim", "dpm-solver++", "heun", "unipc", "student"]
 
 
 class SamplerConfig(Section):

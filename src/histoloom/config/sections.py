@@ -139,6 +139,14 @@ class SamplesConfig(Section):
     k: Literal["all", "chosen"] = Field("all", description="for every k of the sweep, or for the chosen alone")
     sampler: SamplerConfig = SamplerConfig()
 
+    @model_validator(mode="after")
+    def _drawn_by_the_generator(self) -> SamplesConfig:
+        if self.sampler.method == "student":
+            raise ValueError(
+                "the stage samples draws with the generator itself; with its student: histoloom sample --method student"
+            )
+        return self
+
 
 ExtractorName = Annotated[str, Field(pattern=r"^(pixels|encoder|lpips-(alex|squeeze|vgg)|(inception|hf|timm):\S.*)$")]
 

@@ -85,7 +85,7 @@ def load_config(path: Path) -> Config:
 
 
 LATER: Mapping[str, Any] = {
-    "autoencoder": {"code_space": "plane", "gradient": "straight-through"},
+    "autoencoder": {"code_space": "plane", "gradient": "straight-through", "equivariance": 0.0},
     "clusters": {"features": "latents", "encoder": None, "selfsup": None},
     "diffusion": {"zero_terminal_snr": False, "fold": 1},
     "samples": {"sampler": {"guidance_interval": None}},

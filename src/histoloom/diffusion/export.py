@@ -7,6 +7,7 @@ of code that diffusers has no part for. Half precision halves the weights; they 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -15,12 +16,14 @@ import torch
 from safetensors.torch import load_file, save
 
 from histoloom.diffusion import standalone
-from histoloom.diffusion.generator import Facts, Generator, folders_of
+from histoloom.diffusion.generator import STUDENT, Facts, Generator, folders_of, home_of, weights_digest
 from histoloom.diffusion.model_card import Terms, model_card
 from histoloom.diffusion.scheduler import make_scheduler
 from histoloom.errors import UserError
 from histoloom.names import current_names, read_names
 from histoloom.store import Run, disk_errors_explained, read_json, write_bytes, write_json, write_text
+
+logger = logging.getLogger("histoloom")
 
 
 def export_generator(run: Run, out: Path, *, half: bool = False, terms: Terms | None = None) -> None:
@@ -39,6 +42,7 @@ def export_generator(run: Run, out: Path, *, half: bool = False, terms: Terms | 
         copy_weights(diffusion=run.require("diffusion"), autoencoder=run.require("autoencoder"), out=part, half=half)
         write_json(part / "generator.json", generator.facts.as_json())
         _write_pipeline(generator, part)
+        _copy_student(run, part, half=half)
         _write_names(run, part)
         card = model_card(run, generator=generator, terms=terms or Terms(), precision=precision)
         write_text(part / "README.md", card)
@@ -49,7 +53,7 @@ def export_generator(run: Run, out: Path, *, half: bool = False, terms: Terms | 
 
 def copy_generator(source: Path, out: Path) -> None:
     """Weights and facts of a run or an export, with its card where it has one; ``UserError`` where it is neither."""
-    diffusion, autoencoder = folders_of(source)
+    diffusion, autoencoder = folders_of(home_of(source))
     Facts.from_json(read_json(diffusion / "generator.json"))
     out.mkdir(parents=True)
     copy_weights(diffusion=diffusion, autoencoder=autoencoder, out=out, half=False)
@@ -68,6 +72,22 @@ def copy_weights(*, diffusion: Path, autoencoder: Path, out: Path, half: bool) -
     _copy_tensors(diffusion / "unet" / weights, out / "unet" / weights, half=half)
     name = "autoencoder.safetensors"
     _copy_tensors(autoencoder / name, out / "autoencoder" / name, half=half)
+
+
+def _copy_student(run: Run, out: Path, *, half: bool) -> None:
+    """``student/``, where the run has one of these weights."""
+    source = run.folder(STUDENT)
+    if not (source / "student.json").is_file():
+        return
+    if read_json(source / "student.json")["teacher"] != weights_digest(run.require("diffusion")):
+        logger.warning("the student in %s learnt from other weights and stays behind: histoloom distil", source)
+        return
+    target = out / STUDENT
+    (target / "unet").mkdir(parents=True)
+    shutil.copy2(source / "student.json", target / "student.json")
+    shutil.copy2(source / "unet" / "config.json", target / "unet" / "config.json")
+    weights = "diffusion_pytorch_model.safetensors"
+    _copy_tensors(source / "unet" / weights, target / "unet" / weights, half=half)
 
 
 def _copy_tensors(source: Path, target: Path, *, half: bool) -> None:

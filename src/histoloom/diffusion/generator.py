@@ -7,6 +7,7 @@ fixed size, because floating-point sums differ in the last bit between batch siz
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 
+import histoloom
 from histoloom.autoencoder.vqgan import Autoencoder, to_uint8
 from histoloom.config import DiffusionConfig, RuntimeConfig, SamplerConfig
 from histoloom.devices import accelerator, autocast
@@ -28,6 +30,8 @@ from histoloom.names import clusters_of, current_names
 from histoloom.seeding import numpy_generator, torch_generator
 from histoloom.store import Run, fingerprint, read_json
 
+STARTER = "starter"
+STUDENT = "student"
 FORMAT = 2
 CHUNK = {"cpu": 8, "mps": 16, "cuda": 64}
 
@@ -112,6 +116,30 @@ class Drawn:
         return record(self.order, tissue=self.tissue, sampler=self.sampler)
 
 
+@dataclass(frozen=True)
+class Student:
+    """A network that draws in ``steps`` evaluations, with the ``guidance`` that it has learnt."""
+
+    unet: UNet2DModel
+    steps: int
+    guidance: float
+    digest: str
+
+    @staticmethod
+    def load(home: Path, *, device: torch.device) -> Student:
+        """The student in a run or an export; ``UserError`` where there is none, or one of other weights."""
+        folder = home / STUDENT
+        if not (folder / "student.json").is_file():
+            raise UserError(f"{home} has no student that draws in a few steps; make it: histoloom distil RUN")
+        said = read_json(folder / "student.json")
+        if (home / "config.yaml").is_file() and said["teacher"] != weights_digest(folders_of(home)[0]):
+            raise UserError(
+                f"the student in {folder} learnt from weights that were since replaced: histoloom distil {home}"
+            )
+        unet = open_unet(folder).to(device).eval().requires_grad_(False)
+        return Student(unet, steps=said["steps"], guidance=said["guidance"], digest=weights_digest(folder))
+
+
 class Generator:
     """Autoencoder, U-Net and facts of one trained generator."""
 
@@ -130,11 +158,22 @@ class Generator:
         self.device = accelerator(self.runtime).device
         self.unet = unet.to(self.device).eval().requires_grad_(False)
         self.autoencoder = autoencoder.to(self.device).eval()
+        self._student: Student | None = None
+
+    @property
+    def student(self) -> Student:
+        """The network that draws in a few steps, read when it is first asked for; ``UserError`` where there is none."""
+        if self._student is None:
+            self._student = Student.load(self.home, device=self.device)
+        return self._student
 
     @staticmethod
     def load(path: str | Path, *, runtime: RuntimeConfig | None = None) -> Generator:
-        """Load a run with a trained generator, or an exported folder; ``UserError`` where ``path`` is neither."""
-        home = Path(path)
+        """Load a run with a trained generator, an exported folder, or ``starter``, which comes with Histoloom.
+
+        ``UserError`` where ``path`` is none of them.
+        """
+        home = home_of(path)
         diffusion, autoencoder = folders_of(home)
         facts = Facts.from_json(read_json(diffusion / "generator.json"))
         if diffusion != home:
@@ -198,14 +237,23 @@ class Generator:
             for image, order in zip(images, part, strict=False):
                 yield Drawn(image=image, order=order, tissue=names[order.k][order.cluster], sampler=sampler)
 
+    def _network(self, sampler: SamplerConfig) -> tuple[UNet2DModel, SamplerConfig]:
+        """The network that ``sampler`` asks, and how: a student is asked once a step, at the steps that it knows."""
+        if sampler.method != STUDENT:
+            return self.unet, sampler
+        if sampler.steps != self.student.steps:
+            raise UserError(f"the student of {self.home} draws in {self.student.steps} steps, not {sampler.steps}")
+        return self.student.unet, sampler.model_copy(update={"guidance": 1.0, "guidance_interval": None})
+
     @torch.no_grad()
     def _images(self, orders: Sequence[Order], *, sampler: SamplerConfig) -> np.ndarray:
         facts = self.facts
+        unet, asked = self._network(sampler)
         with autocast(self.runtime):
             x_NDHW = draw_latents(
-                self.unet,
+                unet,
                 config=facts.config,
-                sampler=sampler,
+                sampler=asked,
                 shape=facts.shape,
                 conditions=[facts.conditions.number(k=order.k, cluster=order.cluster) for order in orders],
                 null=facts.conditions.null,
@@ -235,6 +283,22 @@ def record(order: Order, *, tissue: str, sampler: SamplerConfig) -> dict[str, An
 def stream(order: Order) -> torch.Generator:
     """The random numbers of one image."""
     return torch_generator(order.seed, "samples", order.k, order.cluster, order.index)
+
+
+def weights_digest(folder: Path) -> str:
+    """16 hexadecimal digits of the weights in ``folder/unet``."""
+    content = (folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def home_of(path: str | Path) -> Path:
+    """``path``, or where the starter generator lies if ``path`` is ``starter`` and no such folder is here."""
+    home = Path(path)
+    if str(path) != STARTER or home.exists():
+        return home
+    package = Path(histoloom.__file__).resolve().parent
+    places = [package / STARTER, package.parent.parent / STARTER]  # installed; a clone
+    return next((place for place in places if (place / "generator.json").is_file()), home)
 
 
 def folders_of(home: Path) -> tuple[Path, Path]:

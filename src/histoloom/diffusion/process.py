@@ -52,7 +52,9 @@ def target(z_NCHW: Tensor, noise_NCHW: Tensor, *, alpha_bar_N: Tensor, predictio
     return a_N111.sqrt() * noise_NCHW - (1 - a_N111).sqrt() * z_NCHW
 
 
-def data_of(said_NCHW: Tensor, *, x_NCHW: Tensor, signal: float, noise: float, prediction: Prediction) -> Tensor:
+def data_of(
+    said_NCHW: Tensor, *, x_NCHW: Tensor, signal: float | Tensor, noise: float | Tensor, prediction: Prediction
+) -> Tensor:
     """The data that a network's word means, at x = signal * data + noise * unit noise: ``target`` solved for them."""
     if prediction == "v":
         return signal * x_NCHW - noise * said_NCHW

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from histoloom.config import SamplerConfig
-from histoloom.diffusion.generator import Generator, Order
+from histoloom.diffusion.generator import STUDENT, Generator, Order
 from histoloom.diffusion.sample_folder import Job, write_samples
 from histoloom.errors import UserError
 from histoloom.processes import rank, wait_for_all
@@ -40,12 +40,12 @@ def draw_request(path: Path, request: Request, *, out: Path) -> Path:
     something else, and while another job writes to it.
     """
     generator = Generator.load(path)
-    sampler = sampler_of(request, default=generator.facts.sampler)
+    sampler = student_of(request, generator) or sampler_of(request, default=generator.facts.sampler)
     wanted = asdict(request) | {
         "n": 0,
         "tissues": list(request.tissues),
         "guidance_interval": request.guidance_interval and list(request.guidance_interval),
-        "generator": generator.digest(),
+        "generator": generator.student.digest if sampler.method == STUDENT else generator.digest(),
         "sampler": sampler.model_dump(mode="json"),
     }
     orders, tissue_of = _orders(generator, request)
@@ -53,6 +53,16 @@ def draw_request(path: Path, request: Request, *, out: Path) -> Path:
         job = Job(orders=orders, file_of=lambda order: _file(order, tissue_of=tissue_of), sampler=sampler)
         write_samples(generator, job, folder=out)
     return out.resolve()
+
+
+def student_of(request: Request, generator: Generator) -> SamplerConfig | None:
+    """The student's sampler where the request asks for it; ``UserError`` for what the student has fixed."""
+    if request.method != STUDENT:
+        return None
+    student = generator.student
+    if request.guidance is not None or request.guidance_interval is not None:
+        raise UserError(f"the student has learnt guidance {student.guidance:g}; leave --guidance out, or distil again")
+    return SamplerConfig(method="student", steps=request.steps or student.steps, guidance=student.guidance)
 
 
 def sampler_of(request: Request, *, default: SamplerConfig) -> SamplerConfig:

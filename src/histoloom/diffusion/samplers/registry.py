@@ -61,4 +61,5 @@ SAMPLERS: dict[SamplerMethod, Sampler] = {
     "dpm-solver++": Sampler(_ode(dpm_solver), order=2),
     "heun": Sampler(_ode(heun), order=2, levels_for=_two_a_step),
     "unipc": Sampler(_ode(unipc), order=3),
+    "student": Sampler(_ode(ddim), order=1),  # with a network of its own (``histoloom distil``)
 }

@@ -1,0 +1,198 @@
+"""Few-step students: what they learn, and how they are made, kept and drawn with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from histoloom import pipeline
+from histoloom.config import DiffusionConfig
+from histoloom.diffusion.conditions import Conditions
+from histoloom.diffusion.distillation import DistillationLoss, Grid
+from histoloom.diffusion.export import export_generator
+from histoloom.diffusion.generator import Generator
+from histoloom.diffusion.process import alphas_cumprod
+from histoloom.diffusion.requests import Request, draw_request, sampler_of, student_of
+from histoloom.diffusion.samplers.levels import levels_of
+from histoloom.diffusion.student import Lesson, distil
+from histoloom.errors import UserError
+from histoloom.setup import change_settings
+from histoloom.store import Run
+from histoloom.training import Tick
+
+CONFIG = DiffusionConfig.model_validate(
+    {
+        "schedule": "cosine",
+        "prediction": "v",
+        "training": {"phases": [{"optimizer": "adamw", "lr": 1e-4, "images": 8}]},
+    }
+)
+BAR_T = alphas_cumprod(CONFIG).float()
+
+
+class Gaussian(nn.Module):
+    """Says v of data that are normal with mean 0.5 and a deviation; exact."""
+
+    def __init__(self, deviation: float) -> None:
+        super().__init__()
+        self.deviation = deviation
+
+    def forward(self, x: Tensor, step: Tensor, class_labels: Tensor) -> SimpleNamespace:  # noqa: ARG002
+        bar = BAR_T[step.expand(len(x))][:, None, None, None]
+        signal, noise = bar.sqrt(), (1 - bar).sqrt()
+        gain = signal * self.deviation**2 / (bar * self.deviation**2 + 1 - bar)
+        data = 0.5 + gain * (x - signal * 0.5)
+        return SimpleNamespace(sample=(signal * x - data) / noise)
+
+
+class Arrives(Gaussian):
+    """Says the v whose data lead straight to where the flow of the Gaussian ends the segment; exact."""
+
+    def __init__(self, deviation: float, *, segments: int) -> None:
+        super().__init__(deviation)
+        self.levels = levels_of(alphas_cumprod(CONFIG), count=segments)
+
+    def forward(self, x: Tensor, step: Tensor, class_labels: Tensor) -> SimpleNamespace:  # noqa: ARG002
+        return SimpleNamespace(sample=torch.stack([self._of(a, int(b)) for a, b in zip(x, step, strict=True)]))
+
+    def _of(self, x: Tensor, step: int) -> Tensor:
+        here = levels_of(alphas_cumprod(CONFIG)[: step + 1], count=1)[0]
+        end = next(level for level in self.levels if level.step < step)
+
+        def spread(level: object) -> float:
+            return ((level.signal * self.deviation) ** 2 + level.noise**2) ** 0.5  # type: ignore[attr-defined]
+
+        arrived = end.signal * 0.5 + (x - here.signal * 0.5) * spread(end) / spread(here)
+        keep = end.noise / here.noise
+        data = (arrived - keep * x) / (end.signal - keep * here.signal)
+        return (here.signal * x - data) / here.noise
+
+
+def loss_of(student: nn.Module, *, teacher: nn.Module, deviation: float, segments: int) -> float:
+    loss = DistillationLoss(
+        CONFIG, student=student, teacher=teacher, conditions=Conditions((2,)), segments=segments, guidance=1.5
+    )
+    generator = torch.Generator().manual_seed(0)
+    z = 0.5 + deviation * torch.randn(256, 1, 2, 2, generator=generator)
+    tick = Tick(0, 0, 0.0, torch.device("cpu"), generator, slice(0, 256), 256)
+    value, _ = loss((z, torch.zeros(256, 1, dtype=torch.int64)), tick)
+    return float(value)
+
+
+@pytest.mark.parametrize("segments", [1, 2, 4])
+def test_segments_end_where_a_sampling_of_as_many_steps_asks(segments: int) -> None:
+    grid = Grid.of(CONFIG, segments=segments)
+    asked = [level.step for level in levels_of(alphas_cumprod(CONFIG), count=segments)]
+    ends = grid.step_L[1:][grid.last_M].tolist()
+    assert asked[1:] == ends
+    assert grid.step_L[0] == asked[0]
+
+
+@pytest.mark.parametrize("segments", [1, 4])
+def test_of_one_possible_image_the_teacher_is_the_student(segments: int) -> None:
+    assert loss_of(Gaussian(0.0), teacher=Gaussian(0.0), deviation=0.0, segments=segments) < 1e-6
+
+
+@pytest.mark.parametrize("segments", [1, 4])
+def test_the_flow_of_a_gaussian_is_what_is_learnt(segments: int) -> None:
+    how = {"teacher": Gaussian(0.7), "deviation": 0.7, "segments": segments}
+    right = loss_of(Arrives(0.7, segments=segments), **how)
+    untaught = loss_of(Gaussian(0.7), **how)
+    assert right < 0.1 * untaught  # not 0: the teacher's fine steps are not infinitely fine
+
+
+@pytest.fixture(scope="module")
+def taught(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny run, with a student."""
+    path = tmp_path_factory.mktemp("student") / "run"
+    shutil.copytree(tiny_run, path)
+    distil(Run.open(path), Lesson(steps=2, images=64))
+    return path
+
+
+def test_a_student_draws_in_its_steps_and_its_request_goes_on(taught: Path, tmp_path: Path) -> None:
+    out = draw_request(taught, Request(n=3, method="student"), out=tmp_path / "images")
+    before = {file.name: file.read_bytes() for file in out.rglob("*.png")}
+    assert len(before) == 3
+    assert (out / "metadata.csv").read_text().count("student,2,") == 3
+    next(out.rglob("*.png")).unlink()
+    draw_request(taught, Request(n=3, method="student"), out=out)
+    assert {file.name: file.read_bytes() for file in out.rglob("*.png")} == before
+
+
+def test_a_student_differs_from_its_teacher_and_is_made_once(taught: Path) -> None:
+    files = {file.relative_to(taught): file.read_bytes() for file in (taught / "student").rglob("*.*")}
+    assert distil(Run.open(taught), Lesson(steps=2, images=64)) == taught / "student"
+    assert {file.relative_to(taught): file.read_bytes() for file in (taught / "student").rglob("*.*")} == files
+    weights = Path("unet") / "diffusion_pytorch_model.safetensors"
+    assert (taught / "student" / weights).read_bytes() != (taught / "diffusion" / weights).read_bytes()
+
+
+def test_a_killed_lesson_goes_on_to_the_same_weights(
+    taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(taught, path)
+    shutil.rmtree(path / "student")
+    run = change_settings(Run.open(path), ["runtime.checkpoint_seconds=0"], save=False)
+    saves = 0
+    from histoloom import training
+
+    write = training.write_bytes
+
+    def killed(*given: object) -> None:
+        nonlocal saves
+        write(*given)  # type: ignore[arg-type]
+        saves += 1
+        if saves == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "write_bytes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        distil(run, Lesson(steps=2, images=64))
+    monkeypatch.setattr(training, "write_bytes", write)
+    distil(run, Lesson(steps=2, images=64))
+    weights = Path("student") / "unet" / "diffusion_pytorch_model.safetensors"
+    assert (path / weights).read_bytes() == (taught / weights).read_bytes()
+
+
+def test_an_export_takes_the_student_along(taught: Path, tmp_path: Path) -> None:
+    export_generator(Run.open(taught), tmp_path / "export")
+    sampler = student_of(Request(n=2, method="student"), Generator.load(taught))
+    assert sampler is not None
+    assert (sampler.steps, sampler.method) == (2, "student")
+    there = Generator.load(tmp_path / "export").sample(n=2, sampler=sampler)
+    here = Generator.load(taught).sample(n=2, sampler=sampler)
+    for one, other in zip(here, there, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+
+
+def test_what_a_student_cannot_do_is_one_line(taught: Path, tiny_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="histoloom distil"):
+        draw_request(tiny_run, Request(n=1, method="student"), out=tmp_path / "a")
+    with pytest.raises(UserError, match="has learnt guidance"):
+        draw_request(taught, Request(n=1, method="student", guidance=3.0), out=tmp_path / "b")
+    with pytest.raises(UserError, match="draws in 2 steps, not 5"):
+        draw_request(taught, Request(n=1, method="student", steps=5), out=tmp_path / "c")
+    with pytest.raises(UserError, match="1 to 8 steps"):
+        distil(Run.open(taught), Lesson(steps=9))
+    with pytest.raises(UserError, match="sample --method student"):
+        change_settings(Run.open(taught), ["samples.sampler.method=student"], save=False)
+    assert sampler_of(Request(n=1), default=Generator.load(taught).facts.sampler).method != "student"
+
+
+def test_a_student_of_replaced_weights_is_refused(taught: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(taught, path)
+    run = change_settings(Run.open(path), ["diffusion.training.phases.0.images=8"], save=True)
+    pipeline.execute(run, until="diffusion")
+    with pytest.raises(UserError, match="since replaced"):
+        draw_request(path, Request(n=1, method="student"), out=tmp_path / "a")
+    export_generator(run, tmp_path / "export")
+    assert not (tmp_path / "export" / "student").exists()
