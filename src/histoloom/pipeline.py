@@ -84,7 +84,7 @@ STAGES = (
         ("patches", "clusters", "samples"),
         "histoloom.evaluation.stage:run",
         format=2,
-        beside=("autoencoder",),
+        beside=("autoencoder", "latents"),
     ),
     Stage(
         "report",

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from histoloom import pipeline
-from histoloom.atlas.classifier import Classifier
 from histoloom.autoencoder.latents import LatentSet
+from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.clustering.feature_bank import CHUNK, OWN, load_features, make_bank
 from histoloom.clustering.feature_kinds import KINDS, Features, Sources

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from histoloom.atlas.classifier import Classifier
 from histoloom.autoencoder.latents import LatentSet
+from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clusterer import TIGHT, Architecture, Clusterer, build
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.seeding import permutation, torch_generator

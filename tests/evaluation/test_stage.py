@@ -24,7 +24,8 @@ PER_SLIDE = 24
 def make(**settings: object) -> Config:
     values = read_preset("demo") | {"slides": {"paths": ["slides"]}}
     pairs = [f"evaluation.{key}={value}" for key, value in settings.items()]
-    return make_config(with_settings(values, ["runtime.device=cpu", f"patches.size={SIZE}", *pairs]))
+    plain = ["runtime.device=cpu", "evaluation.judge=null", f"patches.size={SIZE}"]
+    return make_config(with_settings(values, [*plain, *pairs]))
 
 
 def write_patches(folder: Path, crops, *, truth: bool) -> pd.DataFrame:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from histoloom.atlas import gallery
-from histoloom.atlas.classifier import Classifier
 from histoloom.atlas.embedding_file import write_embedding
 from histoloom.atlas.page import render
 from histoloom.atlas.source import RunSource
 from histoloom.atlas.tissue_map import chosen_k, classify_slide, load_classifier, overlaid, stains_of, write_picture
+from histoloom.clustering.classifier import Classifier
 from histoloom.progress import meter
 from histoloom.slides.entries import OK, SlideError
 from histoloom.slides.patch_set import PatchSet

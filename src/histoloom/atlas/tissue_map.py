@@ -15,8 +15,8 @@ import pandas as pd
 from PIL import Image
 
 from histoloom.atlas import maps
-from histoloom.atlas.classifier import Classifier
 from histoloom.atlas.palette import colours
+from histoloom.clustering.classifier import Classifier
 from histoloom.config import Config
 from histoloom.devices import accelerator
 from histoloom.errors import UserError

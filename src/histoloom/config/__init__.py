@@ -28,7 +28,7 @@ from histoloom.config.sections import (
     SplitConfig,
     StartConfig,
 )
-from histoloom.config.trainings import Phase, SelfsupConfig, TrainingConfig
+from histoloom.config.trainings import JudgeConfig, Phase, SelfsupConfig, TrainingConfig
 from histoloom.config.values import (
     dump_config,
     identity,
@@ -51,6 +51,7 @@ __all__ = [
     "DiffusionConfig",
     "EvaluationConfig",
     "FiltersConfig",
+    "JudgeConfig",
     "LatentsConfig",
     "PatchesConfig",
     "Phase",

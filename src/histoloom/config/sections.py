@@ -21,6 +21,7 @@ from pydantic import (
 from histoloom.config.networks import AutoencoderConfig, ClustersConfig, DiffusionConfig, LatentsConfig
 from histoloom.config.sampler import SamplerConfig
 from histoloom.config.section import Section
+from histoloom.config.trainings import JudgeConfig
 
 MPP_LIMITS = (0.01, 100.0)  # um/px that a user may say a slide has
 PRIVATE = "private:"  # stands before what has its name in the private folder alone
@@ -160,6 +161,9 @@ class EvaluationConfig(Section):
     extractors: tuple[ExtractorName, ...] = Field(
         ("pixels", "lpips-alex", "encoder"),
         description="whose features distributions are compared by (docs/evaluation.md); none of them: []",
+    )
+    judge: JudgeConfig | None = Field(
+        JudgeConfig(), description="whether samples are faithful and useful, by a network of its own; none: off"
     )
     distribution_patches: int = Field(2000, ge=20, description="most real patches on each side of a distribution")
 

@@ -57,3 +57,15 @@ class SelfsupConfig(Section):
         lr_decay="cosine",
         phases=(Phase(optimizer="adamw", lr=2e-3, images=64_000),),
     )
+
+
+class JudgeConfig(Section):
+    """The network that tells a run's clusters apart from pixels, for faithfulness and usefulness."""
+
+    channels: PositiveInt = Field(32, multiple_of=8, description="width of the first level")
+    training: TrainingConfig = TrainingConfig(
+        batch_size=32,
+        warmup_images=640,
+        lr_decay="cosine",
+        phases=(Phase(optimizer="adamw", lr=2e-3, images=9_600),),
+    )

@@ -13,6 +13,7 @@ import torch
 from histoloom.devices import resolve_device
 from histoloom.evaluation.comparisons import Patches, entries, measure_tasks, plan
 from histoloom.evaluation.distribution_stage import write_distribution
+from histoloom.evaluation.faithfulness_stage import write_faithfulness
 from histoloom.evaluation.metrics import MetricSettings, PairMetric, make_metrics
 from histoloom.evaluation.sample_folder import SampleFolder
 from histoloom.evaluation.truth import true_classes, truth_entries
@@ -34,7 +35,7 @@ class Material:
 
 
 def run(context: StageContext) -> None:
-    """Write ``similarity.json``, ``missing.json``, ``distribution.json``; of slides with a true map, ``truth.json``."""
+    """Write what is measured, a JSON file each: similarity, distribution, faithfulness; of slides with a map, truth."""
     material = _open(context)
     metrics, missing = make_metrics(_settings(context, size=material.patches.size))
     for name, reason in missing.items():
@@ -44,6 +45,7 @@ def run(context: StageContext) -> None:
     write_json(context.out / "missing.json", missing)
     labels = {k: material.labels[f"k{k}"].to_numpy() for k in material.samples.ks}
     write_distribution(context, patches=material.patches, labels=labels, samples=material.samples)
+    write_faithfulness(context, patches=material.patches, labels=labels, samples=material.samples)
     _truth(context, material=material)
     shutil.rmtree(context.out / _PARTIAL, ignore_errors=True)
 

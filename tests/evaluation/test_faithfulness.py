@@ -1,0 +1,23 @@
+"""What a finished run says of its samples' faithfulness and usefulness."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from histoloom.store import read_json
+
+
+def test_a_run_says_what_is_recognised_and_beside_what(tiny_run: Path) -> None:
+    found = read_json(tiny_run / "evaluation" / "faithfulness.json")
+    k = found["k"]
+    for who, reference in (("clusterer", "reconstructions"), ("judge", "held_out")):
+        for images in ("samples", reference):
+            confusion = np.array(found[who][images]["confusion"])
+            assert confusion.shape == (k, k)
+            assert confusion.sum() == found[who][images]["n"]
+    assert found["clusterer"]["samples"]["n"] == found["n_synthetic"] == 3 * k
+    assert set(found["usefulness"]) == {"real", "synthetic", "both"}
+    assert found["usefulness"]["real"]["accuracy"] == found["judge"]["held_out"]["accuracy"]
+    assert not list((tiny_run / "evaluation").rglob("checkpoints"))

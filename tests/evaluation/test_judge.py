@@ -1,0 +1,77 @@
+"""The independent judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from histoloom import training
+from histoloom.config import JudgeConfig, RuntimeConfig
+from histoloom.evaluation.faithfulness_stage import Labelled
+from histoloom.evaluation.judge import Lesson, judged, learn
+
+RUNTIME = RuntimeConfig(device="cpu", precision="fp32", threads=1)
+SHORT = JudgeConfig.model_validate(
+    {
+        "channels": 8,
+        "training": {"batch_size": 16, "phases": [{"optimizer": "adamw", "lr": 5e-3, "images": 800}]},
+    }
+)
+
+
+def stripes(n: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Plain, fine and coarse texture of any colour: (n, 32, 32, 3) uint8, labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    wave = np.stack([np.zeros(32), np.arange(32) % 2, np.arange(32) // 4 % 2])[labels]
+    images = rng.integers(60, 140, (n, 1, 1, 3)) + 80 * wave[:, None, :, None] + rng.normal(0, 8, (n, 32, 32, 3))
+    return images.clip(0, 255).astype(np.uint8), labels
+
+
+def lesson(*, seed: int = 0) -> Lesson:
+    images, labels = stripes(96, seed=seed)
+    return Lesson("stripes", labels, lambda rows: images[rows])
+
+
+def test_a_judge_learns_what_it_is_shown_and_sees_each_image_alone(tmp_path: Path) -> None:
+    judge = learn(lesson(), config=SHORT, clusters=3, runtime=RUNTIME, seed=0, out=tmp_path)
+    images, labels = stripes(70, seed=1)
+    seen = judged(judge, lambda rows: images[rows], n=70, runtime=RUNTIME)
+    assert (seen == labels).mean() > 0.9
+    backwards = judged(judge, lambda rows: images[::-1][rows], n=70, runtime=RUNTIME)
+    np.testing.assert_array_equal(backwards[::-1], seen)
+    assert judged(judge, lambda rows: images[rows], n=0, runtime=RUNTIME).shape == (0,)
+
+
+def test_a_killed_lesson_goes_on_to_the_same_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = RUNTIME.model_copy(update={"checkpoint_seconds": 0})
+    how = {"config": SHORT, "clusters": 3, "runtime": runtime, "seed": 0}
+    whole = learn(lesson(), out=tmp_path / "whole", **how).state_dict()  # type: ignore[arg-type]
+    write, saves = training.write_bytes, 0
+
+    def killed(*given: object) -> None:
+        nonlocal saves
+        write(*given)  # type: ignore[arg-type]
+        saves += 1
+        if saves == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "write_bytes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        learn(lesson(), out=tmp_path / "torn", **how)  # type: ignore[arg-type]
+    monkeypatch.setattr(training, "write_bytes", write)
+    resumed = learn(lesson(), out=tmp_path / "torn", **how).state_dict()  # type: ignore[arg-type]
+    assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+def test_two_labelled_sets_together_keep_their_images_and_labels() -> None:
+    images, labels = stripes(10, seed=2)
+    first = Labelled(labels[:4], lambda rows: images[:4][rows])
+    second = Labelled(labels[4:], lambda rows: images[4:][rows])
+    both = first.with_(second)
+    asked = np.array([9, 0, 4, 3, 5, 0])
+    np.testing.assert_array_equal(both.labels_N, labels)
+    np.testing.assert_array_equal(both.read(asked), images[asked])
+    np.testing.assert_array_equal(both.read(np.array([5, 4])), images[[5, 4]])
