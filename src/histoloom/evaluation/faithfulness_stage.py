@@ -63,8 +63,10 @@ def write_faithfulness(
 ) -> None:
     """Write ``faithfulness.json``; ``labels`` are the patches' clusters of each k, in their order."""
     judge = context.config.evaluation.judge
+    if judge is None:
+        return
     k = Clustering.open(context.inputs["clusters"]).chosen
-    if judge is None or k not in samples.ks:
+    if k not in samples.ks:
         return
     real = {split: _real(patches, labels[k], split=split) for split in ("train", "holdout")}
     drawn = _drawn(samples, k=k)
