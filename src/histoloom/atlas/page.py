@@ -101,6 +101,7 @@ class Cluster:
     real: tuple[Picture, ...]
     samples: tuple[Picture, ...]
     similarity: tuple[SimilarityRow, ...]
+    faithful: str
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ class Page:
     nulls: tuple[NullRow, ...]
     similarity: tuple[SimilarityRow, ...]
     distribution: DistributionTable
+    faithful: tuple[str, ...]
     clusters: tuple[Cluster, ...]
     maps: tuple[Map, ...]
     maps_missing: Mapping[str, str]

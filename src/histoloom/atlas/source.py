@@ -23,6 +23,7 @@ from safetensors.numpy import load_file
 from histoloom.atlas import curves, evidence, gallery
 from histoloom.atlas.distribution_table import DistributionTable, distribution_table
 from histoloom.atlas.embedding_file import patch_map_of
+from histoloom.atlas.faithfulness_lines import cluster_line, summary_lines
 from histoloom.atlas.null_table import null_rows
 from histoloom.atlas.page import (
     AssociationRow,
@@ -98,6 +99,7 @@ class RunSource:
             validity=tuple(evidence.validity_rows(validity, choice=self.choice)),
             similarity=tuple(overall),
             distribution=self._distribution(),
+            faithful=summary_lines(self.faithfulness, k=self.k),
             clusters=self._clusters(similarity),
             maps=self._maps(),
             maps_missing=self._maps_missing(),
@@ -205,6 +207,12 @@ class RunSource:
         path = self.inputs["evaluation"] / "distribution.json"
         return distribution_table(read_json(path) if path.is_file() else {}, k=self.k)
 
+    @cached_property
+    def faithfulness(self) -> dict[str, Any]:
+        """``evaluation/faithfulness.json``; empty where samples were not judged."""
+        path = self.inputs["evaluation"] / "faithfulness.json"
+        return read_json(path) if path.is_file() else {}
+
     def _clusters(self, similarity: evidence.Entries) -> tuple[Cluster, ...]:
         table, _ = self.clustered
         reach = gallery.extents(
@@ -224,6 +232,7 @@ class RunSource:
                 real=self._typical(cluster),
                 samples=self._samples(cluster),
                 similarity=tuple(evidence.similarity_rows(similarity, missing=self.missing, k=self.k, cluster=cluster)),
+                faithful=cluster_line(self.faithfulness, cluster=cluster, k=self.k),
             )
             for cluster in range(self.k)
         )
