@@ -145,6 +145,14 @@ def test_intervals_cover_what_they_say() -> None:
     assert held >= 51
 
 
+def test_no_image_of_few_is_not_certainly_none_of_all() -> None:
+    real, _ = features("few")
+    metric = next(metric for metric in SET_METRICS if "precision" in metric.values)
+    found = metric.estimate(real, real[:30] + 100, rng=np.random.default_rng(0))["precision"]
+    assert (found.value, found.low) == (0.0, 0.0)
+    assert found.high == pytest.approx(0.1135, abs=1e-4)  # Wilson: z^2 / (n + z^2)
+
+
 def test_distances_and_radii_agree_with_scipy() -> None:
     real, synthetic = features("many")
     found = np.concatenate([distances for _, distances in blocks(synthetic, real)])

@@ -99,14 +99,15 @@ def test_digests_tell_weights_apart(autoencoder: Path) -> None:
 
 @pytest.mark.usefixtures("no_weights")
 def test_what_cannot_be_had_says_why() -> None:
-    names = ("pixels", "lpips-alex", "encoder", "inception:nowhere.pt", "pixels:8", "resnet")
+    names = ("pixels", "lpips-alex", "encoder", "inception:nowhere.pt", "pixels:8", "pixels")
     found, missing = make_extractors(names, sources=CPU, size=48)
     assert [extractor.name for extractor in found] == ["pixels"]
     assert "HISTOLOOM_WEIGHTS" in missing["lpips-alex"]
     assert "a run's own" in missing["encoder"]
     assert "inception:FILE" in missing["inception:nowhere.pt"]
     assert "write pixels" in missing["pixels:8"]
-    assert "known are pixels, lpips-alex" in missing["resnet"]
+    with pytest.raises(UserError, match="no extractor is called 'resnet'; known are pixels, lpips-alex"):
+        make_extractors(("pixels", "resnet"), sources=CPU, size=48)
     assert make_extractors(("pixels",), sources=CPU, size=4)[1] == {
         "pixels": "images of 4 px are too small for it; it needs at least 8 px"
     }

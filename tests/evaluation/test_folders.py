@@ -186,3 +186,9 @@ def test_an_image_damaged_behind_its_header_is_named(many: tuple[Path, Path], tm
     victim.write_bytes(victim.read_bytes()[:600])
     with pytest.raises(UserError, match=rf"{victim.name} is damaged"):
         evaluate_folders(*many, pairs=2, extractors=("pixels",), cache=tmp_path / "cache")
+
+
+def test_an_image_of_absurd_size_is_named(many: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match=r"000\.png is damaged \(Image size \(2304 pixels\) exceeds limit"):
+        ImageFolder(many[0])

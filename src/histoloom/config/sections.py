@@ -167,6 +167,13 @@ class EvaluationConfig(Section):
     )
     distribution_patches: int = Field(2000, ge=20, description="most real patches on each side of a distribution")
 
+    @field_validator("extractors")
+    @classmethod
+    def _once_each(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("name each extractor once")
+        return values
+
 
 class ReportConfig(Section):
     """What the report shows."""

@@ -57,23 +57,10 @@ def evaluate_folders(
     result = {}
     for metric in metrics:
         rng = numpy_generator(seed, "folders", "bootstrap", metric.name)
-        value, interval = _estimate(across_values[metric.name], rng=rng, resamples=resamples)
-        floor_value, floor_interval = _estimate(floor_values[metric.name], rng=rng, resamples=resamples)
-        result[metric.name] = {
-            "value": value,
-            "interval": interval,
-            "floor": floor_value,
-            "floor_interval": floor_interval,
-            "extractor": metric.extractor,
-        }
+        values = across_values[metric.name], floor_values[metric.name]
+        result[metric.name] = _entry(*values, extractor=metric.extractor, rng=rng, resamples=resamples)
     found, without = folder_entries(
-        reals,
-        synthetics,
-        extractors=extractors,
-        seed=seed,
-        device=settings.device,
-        download=download,
-        cache=cache,
+        reals, synthetics, extractors=extractors, seed=seed, device=settings.device, download=download, cache=cache
     )
     result |= metrics_by_name(found)
     missing |= without
@@ -111,8 +98,16 @@ def _measure(
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def _estimate(values_P: Values, *, rng: np.random.Generator, resamples: int) -> tuple[float, list[float]]:
-    return float(values_P.mean()), list(bootstrap_interval(values_P, rng=rng, resamples=resamples))
+def _entry(
+    values_P: Values, floor_P: Values, *, extractor: str, rng: np.random.Generator, resamples: int
+) -> dict[str, Any]:
+    return {
+        "value": float(values_P.mean()),
+        "interval": list(bootstrap_interval(values_P, rng=rng, resamples=resamples)),
+        "floor": float(floor_P.mean()),
+        "floor_interval": list(bootstrap_interval(floor_P, rng=rng, resamples=resamples)),
+        "extractor": extractor,
+    }
 
 
 def _notes(reals: ImageFolder, synthetics: ImageFolder) -> list[str]:

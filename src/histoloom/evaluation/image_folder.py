@@ -24,7 +24,7 @@ _MODES = {
     "CMYK": "is a CMYK image",
     "F": "has float pixels",
 }
-_DAMAGED = (OSError, SyntaxError, ValueError)
+_DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class ImageFolder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from histoloom.errors import UserError
 from histoloom.evaluation.extractors import foreign, inception, lpips_trunk, pixels, run_encoder
@@ -25,15 +25,17 @@ EXTRACTORS: Mapping[str, Maker] = {
 def make_extractor(name: str, *, sources: Sources) -> Extractor:
     """The extractor called ``KIND`` or ``KIND:REST``; ``UserError`` where it is unknown or not at hand."""
     kind, _, rest = name.partition(":")
-    if kind not in EXTRACTORS:
-        raise UserError(f"no extractor is called {name!r}; known are {', '.join(EXTRACTORS)}")
-    return EXTRACTORS[kind](rest, sources)
+    return _maker(kind)(rest, sources)
 
 
-def make_extractors(names: tuple[str, ...], *, sources: Sources, size: int) -> tuple[list[Extractor], dict[str, str]]:
-    """The extractors that can be had for images whose shorter side is ``size`` px, and for each other one why not."""
+def make_extractors(names: Sequence[str], *, sources: Sources, size: int) -> tuple[list[Extractor], dict[str, str]]:
+    """The extractors that can be had for images whose shorter side is ``size`` px, and for each other one why not.
+
+    Raises ``UserError`` for a name that is unknown.
+    """
     found, missing = [], {}
-    for name in names:
+    for name in dict.fromkeys(names):
+        _maker(name.partition(":")[0])
         try:
             extractor = make_extractor(name, sources=sources)
         except UserError as error:
@@ -44,3 +46,9 @@ def make_extractors(names: tuple[str, ...], *, sources: Sources, size: int) -> t
         else:
             found.append(extractor)
     return found, missing
+
+
+def _maker(kind: str) -> Maker:
+    if kind not in EXTRACTORS:
+        raise UserError(f"no extractor is called {kind!r}; known are {', '.join(EXTRACTORS)}")
+    return EXTRACTORS[kind]

@@ -25,8 +25,9 @@ class Pixels(Extractor):
         small_BD = F.adaptive_avg_pool2d(x_B3HW, SIDE).flatten(1)
         mean_B3 = x_B3HW.mean(dim=(2, 3))
         centred_B3HW = x_B3HW - mean_B3[:, :, None, None]
-        deviation_B3 = centred_B3HW.square().mean(dim=(2, 3)).sqrt()
-        third_B3 = centred_B3HW.pow(3).mean(dim=(2, 3))
+        squares_B3HW = centred_B3HW.square()
+        deviation_B3 = squares_B3HW.mean(dim=(2, 3)).sqrt()
+        third_B3 = (squares_B3HW * centred_B3HW).mean(dim=(2, 3))
         skew_B3 = third_B3.sign() * third_B3.abs().pow(1 / 3)
         return torch.cat([small_BD, mean_B3, deviation_B3, skew_B3], dim=1).float().numpy()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from histoloom.evaluation.intervals import bootstrap_interval
@@ -83,6 +84,15 @@ def mean_interval(values_N: np.ndarray, *, rng: np.random.Generator) -> Estimate
     numbers_N = np.asarray(values_N, np.float64)
     low, high = bootstrap_interval(numbers_N, rng=rng, level=LEVEL)
     return Estimate(float(numbers_N.mean()), low, high)
+
+
+def share(holds_N: np.ndarray) -> Estimate:
+    """The share of images of which something holds (bool), with Wilson's score interval (1927): open also at 0 and 1.
+
+    The other set, which decides what holds, stays as it is.
+    """
+    found = binomtest(int(holds_N.sum()), len(holds_N)).proportion_ci(LEVEL, method="wilson")
+    return Estimate(float(holds_N.mean()), float(found.low), float(found.high))
 
 
 def _part(x_ND: np.ndarray, *, share: float, rng: np.random.Generator) -> np.ndarray:

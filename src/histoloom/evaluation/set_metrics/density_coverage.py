@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from histoloom.evaluation.set_metrics.base import Estimate, SetMetric, mean_interval
+from histoloom.evaluation.set_metrics.base import Estimate, SetMetric, mean_interval, share
 from histoloom.evaluation.set_metrics.neighbours import TIE, blocks, radii
 
 NEIGHBOURS = 5
@@ -39,7 +39,7 @@ def _inside(real_ND: np.ndarray, synthetic_MD: np.ndarray) -> tuple[np.ndarray, 
 
 def _estimate(real_ND: np.ndarray, synthetic_MD: np.ndarray, *, rng: np.random.Generator) -> Mapping[str, Estimate]:
     density_M, covered_N = _inside(real_ND, synthetic_MD)
-    return {"density": mean_interval(density_M, rng=rng), "coverage": mean_interval(covered_N, rng=rng)}
+    return {"density": mean_interval(density_M, rng=rng), "coverage": share(covered_N)}
 
 
 METRIC = SetMetric({"density": "larger", "coverage": "larger"}, _estimate)

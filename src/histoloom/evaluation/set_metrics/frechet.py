@@ -45,7 +45,7 @@ def _moments(x_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centred_ND = (x_ND - mean_D) / np.sqrt(len(x_ND) - 1)
     if len(x_ND) <= x_ND.shape[1]:
         return mean_D, centred_ND
-    factor_DD: np.ndarray = np.linalg.qr(centred_ND, mode="r")
+    factor_DD: np.ndarray = np.asarray(np.linalg.qr(centred_ND, mode="r"))
     return mean_D, factor_DD
 
 

@@ -1,0 +1,117 @@
+"""How long ``histoloom evaluate`` takes, where the time goes, and what it needs in memory.
+
+    python benchmarks/evaluation_speed.py [-n 400] [--size 256] [--extractors pixels lpips-alex] [--metrics 10000 1152]
+
+Writes two folders of n / 2 images each (crops of the tissue image that scikit-image ships, each turned and recoloured
+by its own seed) and compares them, first with an empty cache, then again. ``--metrics`` times the set metrics alone, on
+so many features. CPU seconds stand beside the clock's, since other work on the machine moves only the latter; what is
+extrapolated says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage.data import immunohistochemistry
+
+from histoloom.evaluation.extractors import Sources, make_extractor
+from histoloom.evaluation.folders import evaluate_folders
+from histoloom.evaluation.set_metrics import SET_METRICS
+from histoloom.seeding import numpy_generator
+
+AIM = 10_000
+
+
+def write_images(folder: Path, *, n: int, size: int, part: str) -> np.ndarray:
+    """Write n PNG files; returns the last one, uint8 (size, size, 3)."""
+    folder.mkdir()
+    tissue = immunohistochemistry()
+    for number in range(n):
+        rng = numpy_generator(0, "evaluation speed", part, number)
+        y, x = rng.integers(0, 512 - size + 1, size=2)
+        crop = np.rot90(tissue[y : y + size, x : x + size], int(rng.integers(4))) * rng.uniform(0.85, 1.1, size=3)
+        image = np.clip(crop, 0, 255).astype(np.uint8)
+        Image.fromarray(image).save(folder / f"{number:06d}.png")
+    return image
+
+
+def timed(function: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of the clock and of the CPU."""
+    clock, cpu = time.perf_counter(), time.process_time()
+    function()
+    return time.perf_counter() - clock, time.process_time() - cpu
+
+
+def peak_mb() -> float:
+    """The most memory that this process had, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def folders(*, n: int, size: int, extractors: tuple[str, ...]) -> None:
+    """Time the whole command's work."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        image = write_images(place / "real", n=n // 2, size=size, part="real")
+        write_images(place / "synthetic", n=n // 2, size=size, part="synthetic")
+
+        def evaluate() -> object:
+            return evaluate_folders(
+                place / "real", place / "synthetic", extractors=extractors, cache=place / "cache", pairs=64
+            )
+
+        for said in ("empty cache", "full cache"):
+            clock, cpu = timed(evaluate)
+            say(f"{n} images of {size} px, {said}", clock=clock, cpu=cpu)
+    for name in extractors:
+        of_extractor(name, image=image)
+
+
+def of_extractor(name: str, *, image: np.ndarray) -> None:
+    """Time an extractor on 64 images in memory."""
+    extractor = make_extractor(name, sources=Sources(torch.device("cpu")))
+    images = np.repeat(image[None], 64, axis=0)
+    extractor.features(images[:8])
+    clock, cpu = (seconds / 64 for seconds in timed(lambda: extractor.features(images)))
+    said = f"{1000 * clock:.1f} ms, {1000 * cpu:.1f} CPU ms an image"
+    print(f"{name}: {said}; extrapolated to {AIM:,}: {AIM * clock:.0f} s, {AIM * cpu:.0f} CPU s", flush=True)
+
+
+def metrics(*, n: int, dimension: int) -> None:
+    """Time each metric with its interval, on n / 2 features a side."""
+    rng = numpy_generator(0, "evaluation speed", "features")
+    sides = [np.abs(rng.standard_normal((n // 2, dimension), np.float32)) for _ in range(2)]
+    for metric in SET_METRICS:
+        clock, cpu = timed(partial(metric.estimate, *sides, rng=rng))
+        say(f"{'+'.join(metric.values)}, {n // 2:,} against {n // 2:,} x {dimension:,}", clock=clock, cpu=cpu)
+
+
+def say(what: str, *, clock: float, cpu: float) -> None:
+    """One line."""
+    print(f"{what}: {clock:.1f} s, {cpu:.1f} CPU s, peak {peak_mb():.0f} MB", flush=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-n", type=int, default=400, help="images in all; 0: none")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--extractors", nargs="+", default=["pixels", "lpips-alex"])
+    parser.add_argument("--metrics", nargs=2, type=int, metavar=("N", "D"))
+    given = parser.parse_args()
+    if given.n:
+        folders(n=given.n, size=given.size, extractors=tuple(given.extractors))
+    if given.metrics:
+        metrics(n=given.metrics[0], dimension=given.metrics[1])
+
+
+if __name__ == "__main__":
+    main()
