@@ -43,6 +43,7 @@ PROCESSES = {
     "cosine": a_config(schedule="cosine", prediction="v"),
     "zero terminal SNR": a_config(zero_terminal_snr=True, prediction="v"),
     "cosine, zero terminal SNR": a_config(schedule="cosine", zero_terminal_snr=True, prediction="v"),
+    "the data themselves, zero terminal SNR": a_config(zero_terminal_snr=True, prediction="data"),
 }
 
 
@@ -180,7 +181,7 @@ def test_no_mode_is_lost(method: str, process: str) -> None:
 
 
 class Ideal(torch.nn.Module):
-    """The ideal network for data N(mean of the condition, deviation), in either parameterisation; keeps its batches."""
+    """The ideal network for data N(mean of the condition, deviation), in any parameterisation; keeps its batches."""
 
     means = (0.0, 2.0, -1.0)
 
@@ -226,11 +227,13 @@ def test_an_image_depends_on_its_seed_alone(method: str) -> None:
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
 @pytest.mark.parametrize("method", METHODS)
-def test_both_parameterisations_give_the_same_images(method: str, schedule: str) -> None:
-    by_noise, by_v = (
-        draw(Ideal(a_config(schedule=schedule, prediction=kind)), [0, 1, 2], method=method) for kind in ("epsilon", "v")
+def test_all_parameterisations_give_the_same_images(method: str, schedule: str) -> None:
+    by_noise, by_v, by_data = (
+        draw(Ideal(a_config(schedule=schedule, prediction=kind)), [0, 1, 2], method=method)
+        for kind in ("epsilon", "v", "data")
     )
     torch.testing.assert_close(by_noise, by_v, rtol=1e-3, atol=1e-3)  # 1 / signal is up to 160 at the first step
+    torch.testing.assert_close(by_data, by_v, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -305,7 +308,9 @@ def by_diffusers(scheduler: object, config: DiffusionConfig, *, x: torch.Tensor,
     return x
 
 
-@pytest.mark.parametrize(("schedule", "prediction"), [("linear", "epsilon"), ("scaled_linear", "v"), ("cosine", "v")])
+@pytest.mark.parametrize(
+    ("schedule", "prediction"), [("linear", "epsilon"), ("scaled_linear", "v"), ("cosine", "v"), ("linear", "data")]
+)
 @pytest.mark.parametrize(
     ("method", "scheduler", "options", "steps"),
     [

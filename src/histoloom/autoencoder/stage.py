@@ -100,6 +100,7 @@ def _with_data(task: Task, *, losses: VQGANLosses, patches: PatchSet, rows: np.n
         players=make_players(losses, n=len(rows)),
         n=len(rows),
         batch=lambda places: torch.from_numpy(patches.images(rows[places])),
+        ema=("autoencoder",) if losses.config.training.averages else (),
     )
 
 

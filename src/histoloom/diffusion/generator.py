@@ -229,6 +229,7 @@ def record(order: Order, *, tissue: str, sampler: SamplerConfig) -> dict[str, An
         "sampler": sampler.method,
         "steps": sampler.steps,
         "guidance": sampler.guidance,
+        "guidance_interval": sampler.guidance_interval and list(sampler.guidance_interval),
     }
 
 
