@@ -152,6 +152,14 @@ def test_the_average_is_not_the_last_step(tmp_path: Path) -> None:
     assert not equal(averaged, plain)
 
 
+def test_a_power_average_is_given_and_resumes_to_the_same(tmp_path: Path) -> None:
+    whole = fit(linear_task(), tmp_path / "whole", ema=0.0, ema_width=0.2)
+    assert not equal(whole, fit(linear_task(), tmp_path / "constant"))
+    with pytest.raises(Interrupted):
+        fit(linear_task(stop_at=108), tmp_path / "parts", ema=0.0, ema_width=0.2)
+    assert equal(whole, fit(linear_task(), tmp_path / "parts", ema=0.0, ema_width=0.2))
+
+
 def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged, match=r"no longer finite.*last\.pt"):
         fit(linear_task(bad_at=60), tmp_path)

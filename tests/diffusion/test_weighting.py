@@ -97,7 +97,7 @@ def test_flow_matching_is_a_plain_error_of_v_on_the_cosine_schedule() -> None:
     time_T = sigma_T / (1 + sigma_T)
     of_flow_T = time_T**-2 * time_T * (1 - time_T)
     ratio = of_v_T[inside] / of_flow_T[inside]
-    assert ratio.max().item() == pytest.approx(ratio.min().item(), rel=0.02)  # 0.008 of Nichol and Dhariwal's offset
+    assert ratio.max().item() == pytest.approx(ratio.min().item(), rel=0.04)  # apart by the schedule's offset of 0.008
 
 
 class SaysNothing(torch.nn.Module):
