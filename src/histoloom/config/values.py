@@ -96,7 +96,7 @@ LATER: Mapping[str, Any] = {
         "weighting_centre": None,
         "training": UNAVERAGED,
     },
-    "samples": {"sampler": {"guidance_interval": None}},
+    "samples": {"sampler": {"guidance_interval": None, "spacing": 1.0}},
 }
 """Settings that came after runs were made, with the value that means what these did; sections may have been off."""
 

@@ -228,6 +228,7 @@ def record(order: Order, *, tissue: str, sampler: SamplerConfig) -> dict[str, An
         "index": order.index,
         "sampler": sampler.method,
         "steps": sampler.steps,
+        "spacing": sampler.spacing,
         "guidance": sampler.guidance,
         "guidance_interval": sampler.guidance_interval and list(sampler.guidance_interval),
     }

@@ -28,6 +28,7 @@ class Request:
     k: int | None = None
     method: str | None = None
     steps: int | None = None
+    spacing: float | None = None
     guidance: float | None = None
     guidance_interval: tuple[float, float] | None = None
     seed: int = 0

@@ -23,7 +23,7 @@ from histoloom.store import replacing, write_bytes
 
 COLUMNS = (
     *("file_name", "sample_id", "k", "cluster", "tissue", "seed", "index"),
-    *("sampler", "steps", "guidance", "guidance_interval"),
+    *("sampler", "steps", "spacing", "guidance", "guidance_interval"),
 )
 
 
