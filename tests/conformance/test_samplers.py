@@ -74,7 +74,7 @@ def test_the_last_step_costs_fine_detail_which_closer_steps_keep(method: str, pr
         lost = [s / math.hypot(s, levels[-2].sigma) for s in (0.3, 0.1)]
         assert kept[spacing] == pytest.approx(lost, abs=0.05)
     assert kept[1.0][1] < (0.5 if process == "linear" else 0.74)
-    assert kept[1.5] == pytest.approx([1, 1], abs=0.1)
+    assert kept[1.5] == pytest.approx([1, 1], abs=0.12)
 
 
 def test_a_spacing_without_effect_is_an_error() -> None:

@@ -26,13 +26,32 @@ from histoloom.stages import EventLog, StageContext
 from histoloom.store import Run, read_json, write_json
 
 
-def context(run: Path, *, stage: str, out: Path, config: Config | None = None) -> StageContext:
-    inputs = {name: run / name for name in pipeline.STAGE_NAMES[: pipeline.STAGE_NAMES.index(stage)]}
-    return StageContext(run, config or Run.open(run).config, out, inputs, EventLog(out / "log.jsonl"))
+def with_copies(run: Path, copies: int) -> Config:
+    """The run's settings, with so many copies of each patch."""
+    config = Run.open(run).config
+    augment = {"augment": "copies" if copies > 1 else False}
+    changes = {
+        "latents": config.latents.model_copy(update={"copies": copies}),
+        "diffusion": config.diffusion.model_copy(update=augment),
+    }
+    return config.model_copy(update=changes)
 
 
-def test_copies_are_the_latents_of_turned_patches_not_turned_latents(tiny_run: Path) -> None:
-    latents, patches = LatentSet.open(tiny_run / "latents"), PatchSet.open(tiny_run / "patches")
+def context(run: Path, *, out: Path, config: Config) -> StageContext:
+    inputs = {name: run / name for name in pipeline.STAGE_NAMES}
+    return StageContext(run, config, out, inputs, EventLog(out / "log.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def copied(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny run's stage ``latents``, with eight copies."""
+    out = tmp_path_factory.mktemp("copied")
+    encode(context(tiny_run, out=out, config=with_copies(tiny_run, 8)))
+    return out
+
+
+def test_copies_are_the_latents_of_turned_patches_not_turned_latents(tiny_run: Path, copied: Path) -> None:
+    latents, patches = LatentSet.open(copied), PatchSet.open(tiny_run / "patches")
     assert latents.copies is not None
     assert latents.copies.shape == (len(latents), 7, *latents.shape)
     rows, choices = np.array([3, 70, 3, 5, 9, 11, 12, 13]), np.arange(8)
@@ -47,40 +66,36 @@ def test_copies_are_the_latents_of_turned_patches_not_turned_latents(tiny_run: P
     assert apart > 100 * (found - expected).pow(2).mean()
 
 
-def test_encoding_that_was_stopped_goes_on_to_the_same_bytes(tiny_run: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_run / "latents", tmp_path / "out")
-    for name in ("latents", "copies", "histograms", "stain_views"):
+def test_encoding_that_was_stopped_goes_on_to_the_same_bytes(tiny_run: Path, copied: Path, tmp_path: Path) -> None:
+    shutil.copytree(copied, tmp_path / "out")
+    names = ("latents", "copies", "histograms", "stain_views")
+    for name in names:
         array = np.load(tmp_path / "out" / f"{name}.npy", mmap_mode="r+")
         assert len(array) > CHUNK
         array[CHUNK:] = 7
         array.flush()
     write_json(tmp_path / "out" / "encoded.json", {"rows": CHUNK})
-    encode(context(tiny_run, stage="latents", out=tmp_path / "out"))
-    for name in ("latents", "copies", "histograms", "stain_views"):
-        assert (tmp_path / "out" / f"{name}.npy").read_bytes() == (tiny_run / "latents" / f"{name}.npy").read_bytes()
+    encode(context(tiny_run, out=tmp_path / "out", config=with_copies(tiny_run, 8)))
+    for name in names:
+        assert (tmp_path / "out" / f"{name}.npy").read_bytes() == (copied / f"{name}.npy").read_bytes()
 
 
-def test_without_copies_nothing_else_changes(tiny_run: Path, tmp_path: Path) -> None:
-    config = Run.open(tiny_run).config
-    plain = config.model_copy(update={"latents": config.latents.model_copy(update={"copies": 1})})
-    encode(context(tiny_run, stage="latents", out=tmp_path, config=plain))
-    assert LatentSet.open(tmp_path).copies is None
-    for name in ("latents", "histograms", "stain_views"):
-        assert (tmp_path / f"{name}.npy").read_bytes() == (tiny_run / "latents" / f"{name}.npy").read_bytes()
+def test_copies_change_nothing_else(tiny_run: Path, copied: Path) -> None:
+    assert LatentSet.open(tiny_run / "latents").copies is None
+    for name in ("latents.npy", "histograms.npy", "stain_views.npy", "moments.json"):
+        assert (copied / name).read_bytes() == (tiny_run / "latents" / name).read_bytes()
 
 
 @pytest.mark.parametrize("versions", [8, 1])
-def test_the_generator_learns_from_copies_with_the_clusters_of_the_patch(tiny_run: Path, versions: int) -> None:
-    config = Run.open(tiny_run).config
-    augment = {"augment": "copies" if versions == 8 else False}
-    config = config.model_copy(update={"diffusion": config.diffusion.model_copy(update=augment)})
+def test_the_generator_learns_from_copies_with_the_clusters_of_the_patch(
+    tiny_run: Path, copied: Path, versions: int
+) -> None:
     facts = Facts.from_json(read_json(tiny_run / "diffusion" / "generator.json"))
-    assert facts.config.augment == "copies"
-    latents, clustering = LatentSet.open(tiny_run / "latents"), Clustering.open(tiny_run / "clusters")
+    latents = LatentSet.open(copied)
     task = make_task(
-        context(tiny_run, stage="diffusion", out=tiny_run, config=config),
+        context(tiny_run, out=copied, config=with_copies(tiny_run, versions)),
         latents=latents,
-        clustering=clustering,
+        clustering=Clustering.open(tiny_run / "clusters"),
         facts=facts,
         unet=make_unet(facts.config, shape=facts.shape, conditions=facts.conditions.count),
     )
