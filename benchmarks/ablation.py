@@ -3,10 +3,36 @@
 For each variant the stage ``diffusion`` is trained anew on the run's latents and clusters, then draws the same requests
 with the same sampler. Frechet distance to the real training latents as in ``sampler_curve.py`` (``pooled`` and
 ``layout`` features), all in one space: the principal components of the run's latents that keep 99 % of the variance.
-The error is one standard deviation over tenths left out. The run's own settings are the variant ``base``; the run is
-left as it was found but for ``superseded/``, where trained variants stay.
+The error is one standard deviation over tenths left out. The run's own settings are the variant ``base``. Settings of
+``samples.sampler`` change how a variant draws (and train nothing); those of ``latents`` encode anew, and cluster anew
+to the same clusters. Stages that the run had come back at the end, from ``superseded/``, where trained variants stay.
 
-    python benchmarks/ablation.py RUN --out FOLDER [--images 16000] [-n 1024] --variant NAME key=value ...
+    python benchmarks/ablation.py RUN --out FOLDER [--images 16000] [-n 1024] [--guidance 1] --variant NAME key=value
+
+The whole table, for a run of the preset ``cpu`` (cosine schedule, v, whitened, constant average):
+
+    python benchmarks/ablation.py RUN --out FOLDER --images 16000 -n 1024 --guidance 1.8 \\
+      --variant no-average diffusion.training.ema=0 \\
+      --variant power-0.05 diffusion.training.ema=0 diffusion.training.ema_width=0.05 \\
+      --variant power-0.10 diffusion.training.ema=0 diffusion.training.ema_width=0.1 \\
+      --variant power-0.20 diffusion.training.ema=0 diffusion.training.ema_width=0.2 \\
+      --variant epsilon diffusion.prediction=epsilon \\
+      --variant data diffusion.prediction=data \\
+      --variant data-as-v diffusion.prediction=data diffusion.weighting=log-normal diffusion.weighting_centre=0 \\
+      --variant min-snr diffusion.min_snr=5 \\
+      --variant log-normal diffusion.weighting=log-normal \\
+      --variant log-normal-0.5 diffusion.weighting=log-normal diffusion.weighting_centre=0.5 \\
+      --variant sigmoid diffusion.weighting=sigmoid \\
+      --variant linear diffusion.schedule=linear \\
+      --variant zero-terminal diffusion.zero_terminal_snr=true \\
+      --variant linear-zero-terminal diffusion.schedule=linear diffusion.zero_terminal_snr=true \\
+      --variant not-whitened diffusion.whiten=null \\
+      --variant turned diffusion.augment=true \\
+      --variant copies latents.copies=8 diffusion.augment=copies \\
+      --variant no-dropped-condition diffusion.condition_dropout=0 samples.sampler.guidance=1 \\
+      --variant no-guidance samples.sampler.guidance=1 \\
+      --variant interval "samples.sampler.guidance_interval=[0.2, 3]" \\
+      --variant spacing samples.sampler.spacing=1.5
 """
 
 from __future__ import annotations
@@ -14,6 +40,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,23 +49,32 @@ from sampler_curve import FLOORS, GROUPS, Point, draw_point, features_of, floor,
 
 from histoloom import pipeline
 from histoloom.autoencoder.latents import LatentSet
-from histoloom.config import SamplerConfig
+from histoloom.config import SamplerConfig, with_settings
 from histoloom.diffusion.generator import CHUNK, Generator
 from histoloom.diffusion.latent_space import LatentSpace
 from histoloom.setup import change_settings
-from histoloom.store import Run, read_json, write_json
+from histoloom.store import Run, fingerprint, read_json, write_json
 
 KEPT = 0.99
 KINDS = ("pooled", "layout")
+DRAWS = "samples.sampler."
 
 
-def common_space(run: Run) -> tuple[LatentSpace, dict[str, np.ndarray]]:
-    """The space that every variant is looked at in, and the real features there."""
+@dataclass(frozen=True)
+class Yardstick:
+    """Where variants are looked at: a latent space, and what real training latents are there, (M, D) by kind."""
+
+    space: LatentSpace
+    real: dict[str, np.ndarray]
+
+
+def yardstick(run: Run) -> Yardstick:
+    """Of the run's own latents, whatever a variant makes of them."""
     latents = LatentSet.open(run.require("latents"))
     rows = latents.rows(split="train")
     space = LatentSpace.measured(latents.latents, rows=rows, whiten=KEPT)
     parts = [features_of(space.encode(latents.raw(rows[start : start + 512]))) for start in range(0, len(rows), 512)]
-    return space, {kind: np.concatenate([part[kind] for part in parts]) for kind in KINDS}
+    return Yardstick(space, {kind: np.concatenate([part[kind] for part in parts]) for kind in KINDS})
 
 
 def drawn(run: Run, *, space: LatentSpace, sampler: SamplerConfig, n: int) -> Point:
@@ -62,23 +98,42 @@ def with_error(made_ND: np.ndarray, *, real_MD: np.ndarray) -> tuple[float, floa
     return frechet(made_ND, real_MD), float(np.sqrt((GROUPS - 1) / GROUPS * ((left_out - left_out.mean()) ** 2).sum()))
 
 
-def scored(run: Run, settings: Sequence[str], *, given: argparse.Namespace, name: str) -> dict[str, float]:
+def sampler_of(settings: Sequence[str], *, guidance: float) -> SamplerConfig:
+    """The sampler of every variant, with what this one changes about it."""
+    shared = {"samples": {"sampler": {"method": "dpm-solver++", "steps": 20, "guidance": guidance}}}
+    changed = with_settings(shared, [setting for setting in settings if setting.startswith(DRAWS)])
+    return SamplerConfig.model_validate(changed["samples"]["sampler"])
+
+
+def scored(
+    run: Run, settings: Sequence[str], *, given: argparse.Namespace, name: str, seen: Yardstick
+) -> dict[str, float]:
     """A variant's row; kept in ``--out``."""
-    file = given.out / f"{name}-{given.images}-{given.n}.json"
+    asked = fingerprint([list(settings), given.images, given.n, given.guidance])
+    file = given.out / f"{name}-{asked}.json"
     if file.is_file():
         return json.loads(file.read_text())
-    changed = change_settings(run, [f"diffusion.training.phases.0.images={given.images}", *settings], save=False)
+    trained = [setting for setting in settings if not setting.startswith(DRAWS)]
+    changed = change_settings(run, [f"diffusion.training.phases.0.images={given.images}", *trained], save=False)
     pipeline.execute(changed, until="diffusion")
-    space, real = common_space(run)
-    sampler = SamplerConfig(method="dpm-solver++", steps=20, guidance=given.guidance)
-    point = drawn(changed, space=space, sampler=sampler, n=given.n)
+    sampler = sampler_of(settings, guidance=given.guidance)
+    point = drawn(changed, space=seen.space, sampler=sampler, n=given.n)
     seconds = read_json(run.path / "diffusion" / "artifact.json")["seconds"]
     row = {"images/s": given.images / seconds}
     for kind in KINDS:
-        row[kind], row[f"{kind} +-"] = with_error(point.features[kind], real_MD=real[kind])
+        row[kind], row[f"{kind} +-"] = with_error(point.features[kind], real_MD=seen.real[kind])
     given.out.mkdir(parents=True, exist_ok=True)
     write_json(file, row)
     return row
+
+
+def put_back(run: Run) -> None:
+    """Give the run the stages of its own settings again, where they were made before."""
+    wanted = pipeline.wanted_fingerprints(run)
+    with run.locked():
+        for stage in ("latents", "clusters", "diffusion"):
+            if run.state(stage, wanted=wanted[stage]) != "done":
+                run.restore(stage, wanted=wanted[stage])
 
 
 def main() -> None:
@@ -91,14 +146,17 @@ def main() -> None:
     parser.add_argument("--variant", dest="variants", nargs="+", action="append", default=[])
     given = parser.parse_args()
     run = Run.open(given.run)
-    _, real = common_space(run)
-    floors = {kind: floor(real[kind], n=given.n, seed=0) for kind in KINDS}
+    seen = yardstick(run)
+    floors = {kind: floor(seen.real[kind], n=given.n, seed=0) for kind in KINDS}
     said = ", ".join(f"{kind} {value:.4f}" for kind, value in floors.items())
     print(f"floor (mean of {FLOORS}): {said}")
     rows = {}
-    for name, *settings in [["base"], *given.variants]:
-        rows[name] = scored(run, settings, given=given, name=name)
-        print(pd.DataFrame(rows).T.round(4).to_string(), flush=True)
+    try:
+        for name, *settings in [["base"], *given.variants]:
+            rows[name] = scored(run, settings, given=given, name=name, seen=seen)
+            print(pd.DataFrame(rows).T.round(4).to_string(), flush=True)
+    finally:
+        put_back(run)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How near to real tissue each sampler comes, against how often it asks the network.
 
-    python benchmarks/sampler_curve.py RUN [-n 2048] [--methods unipc ddim] [--evaluations 5 10] [--out FOLDER] [--json]
+    python benchmarks/sampler_curve.py RUN [-n 2048] [--methods unipc ddim] [--evaluations 5 10] [--spacing 1.5]
+        [--out FOLDER] [--json]
 
 Every sampler draws the same images: the same seeds, the same conditions (clusters of the chosen k, by their frequency),
 the same batches. The distance is Frechet's, between Gaussians fitted to features of the drawn latents and of the run's
@@ -196,7 +197,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     rows: list[dict[str, float | int | str]] = []
     reference: Point | None = None
     for method, evaluations in points_asked(arguments, all_steps=facts.config.steps):
-        sampler = SamplerConfig(method=method, steps=evaluations, guidance=guidance, guidance_interval=interval)
+        shared = {"method": method, "steps": evaluations, "guidance": guidance, "guidance_interval": interval}
+        even = reference is None or evaluations == facts.config.steps
+        spacing = 1.0 if even else arguments.spacing
+        sampler = SamplerConfig.model_validate(shared | {"spacing": spacing})
         batch = arguments.batch or CHUNK[generator.device.type]
         point = kept_or_drawn(generator, orders, sampler=sampler, batch=batch, out=arguments.out)
         reference = reference or point
@@ -214,6 +218,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--reference", type=int, help="evaluations of DDPM that the others are compared with; else all")
     parser.add_argument("--guidance", type=float, help="else the run's own")
     parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="sigmas with guidance")
+    parser.add_argument("--spacing", type=float, default=1.0, help="of the steps, but for the reference's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, help="images at once; else the generator's own")
     parser.add_argument("--device", default="auto")

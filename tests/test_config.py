@@ -32,7 +32,7 @@ def test_every_preset_is_valid_and_survives_its_file(preset: str, tmp_path: Path
 
 
 def test_presets_are_the_four() -> None:
-    assert preset_names() == ["cpu", "demo", "modern", "paper"]
+    assert preset_names() == ["cpu", "demo", "modern", "paper", "starter"]
 
 
 def test_paper_preset_is_the_published_recipe() -> None:
@@ -90,7 +90,17 @@ def test_scientific_notation_is_a_number() -> None:
         ("clusters.selfsup.chanels=16", ["clusters.selfsup.chanels", "did you mean 'channels'"]),
         ("clusters.validity_features=same", ["clusters", "vectors", "flat"]),
         ("report.k=99", ["report.k", "clusters.k"]),
-        ("diffusion.zero_terminal_snr=true", ["zero_terminal_snr needs prediction: v"]),
+        ("diffusion.zero_terminal_snr=true", ["zero_terminal_snr needs prediction: v or data"]),
+        ("diffusion.weighting_centre=0.5", ["weighting_centre needs weighting: log-normal or sigmoid"]),
+        ("diffusion.weighting=log-normal", ["log-normal needs prediction: v or data"]),
+        ("diffusion.weighting=edm", ["diffusion.weighting", "'plain', 'log-normal' or 'sigmoid'", "edm"]),
+        ("diffusion.augment=copies", ["latents.copies: 8", "got 1 and copies", "set both"]),
+        ("diffusion.augment=turned", ["diffusion.augment", "False, True or 'copies'"]),
+        ("latents.copies=8", ["got 8 and false", "latents.copies=1 and diffusion.augment=false"]),
+        ("latents.copies=4", ["latents.copies", "1 or 8"]),
+        ("diffusion.training.ema_width=0.1", ["ema and ema_width exclude each other", "set ema=0"]),
+        ("diffusion.training.ema_width=0.3", ["ema_width", "less than"]),
+        ("clusters.training.ema=0.9", ["no effect on clusters", "set ema=0"]),
         ("samples.sampler.method=heun", ["heun", "set steps to 999 or 1001, not 1000"]),
         ("samples.sampler.method=euler", ["samples.sampler.method", "'ddim'", "euler"]),
         ("samples.sampler.guidance_interval=[0.1, 3]", ["no effect with guidance 1", "null"]),
@@ -132,14 +142,29 @@ def test_settings_that_came_later_leave_the_identity_of_runs_made_before() -> No
     assert after["clusters"] == before["clusters"] | {"features": "pooled"}
     assert "zero_terminal_snr" not in before["diffusion"]
     assert "guidance_interval" not in before["samples"]["sampler"]
+    assert not {"weighting", "weighting_centre"} & set(before["diffusion"])
+    assert "copies" not in before["latents"]
+    for section in ("autoencoder", "clusters", "diffusion"):
+        assert "ema_width" not in before[section]["training"]
+    selfsup = identity(config_of("cpu", "clusters.features=selfsup"))["clusters"]["selfsup"]
+    assert set(selfsup["training"]) == set(before["diffusion"]["training"])
     limited = identity(config_of("cpu", "samples.sampler.guidance_interval=[0.1, 3]"))["samples"]["sampler"]
     assert limited == before["samples"]["sampler"] | {"guidance_interval": [0.1, 3]}
 
 
 def test_what_goes_with_zero_terminal_snr() -> None:
     assert config_of("cpu", "diffusion.zero_terminal_snr=true").diffusion.zero_terminal_snr
+    assert config_of("cpu", "diffusion.zero_terminal_snr=true", "diffusion.prediction=data").diffusion
     with pytest.raises(UserError, match="needs min_snr: null"):
         config_of("modern", "diffusion.zero_terminal_snr=true", "diffusion.min_snr=5")
+    with pytest.raises(UserError, match="needs weighting: plain; sigmoid"):
+        config_of("modern", "diffusion.zero_terminal_snr=true", "diffusion.weighting=sigmoid")
+
+
+def test_one_weighting_at_a_time() -> None:
+    assert config_of("modern", "diffusion.min_snr=5").diffusion.min_snr == 5
+    with pytest.raises(UserError, match="sigmoid and min_snr exclude each other"):
+        config_of("modern", "diffusion.weighting=sigmoid", "diffusion.min_snr=5")
 
 
 def test_a_phase_has_one_length() -> None:

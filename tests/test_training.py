@@ -109,6 +109,35 @@ def test_every_row_comes_once_an_epoch(tmp_path: Path) -> None:
         assert sorted(seen[epoch * N : (epoch + 1) * N]) == list(range(N))
 
 
+def test_versions_are_drawn_anew_and_the_same_after_a_stop_or_a_split(tmp_path: Path) -> None:
+    def with_versions(asked: list[int], *, stop_at: int | None = None) -> Task:
+        task = linear_task(stop_at=stop_at)
+
+        def batch(rows: np.ndarray) -> object:
+            asked.extend(rows.tolist())
+            return task.batch(rows % N)
+
+        return Task(**{**vars(task), "versions": 8, "batch": batch})
+
+    whole: list[int] = []
+    weights = fit(with_versions(whole), tmp_path / "whole")
+    first, second = (whole[epoch * N : (epoch + 1) * N] for epoch in (0, 1))
+    assert sorted(row % N for row in first) == list(range(N))
+    assert len({row // N for row in first}) == 8
+    versions = [
+        dict(zip((row % N for row in rows), (row // N for row in rows), strict=True)) for rows in (first, second)
+    ]
+    assert versions[0] != versions[1]
+    parts: list[int] = []
+    with pytest.raises(Interrupted):
+        fit(with_versions([], stop_at=108), tmp_path / "parts")
+    assert equal(weights, fit(with_versions(parts), tmp_path / "parts"))
+    assert parts == whole[108 : 108 + len(parts)]
+    split: list[int] = []
+    fit(with_versions(split), tmp_path / "split", runtime=CPU.model_copy(update={"accumulate": 4}))
+    assert split == whole
+
+
 def test_accumulation_equals_the_large_batch(tmp_path: Path) -> None:
     whole = fit(linear_task(), tmp_path / "whole")
     parts = fit(linear_task(), tmp_path / "parts", runtime=CPU.model_copy(update={"accumulate": 4}))
@@ -121,6 +150,14 @@ def test_the_average_is_not_the_last_step(tmp_path: Path) -> None:
     task = linear_task()
     plain = fit(Task(**{**vars(task), "ema": ()}), tmp_path / "plain", ema=0.0)
     assert not equal(averaged, plain)
+
+
+def test_a_power_average_is_given_and_resumes_to_the_same(tmp_path: Path) -> None:
+    whole = fit(linear_task(), tmp_path / "whole", ema=0.0, ema_width=0.2)
+    assert not equal(whole, fit(linear_task(), tmp_path / "constant"))
+    with pytest.raises(Interrupted):
+        fit(linear_task(stop_at=108), tmp_path / "parts", ema=0.0, ema_width=0.2)
+    assert equal(whole, fit(linear_task(), tmp_path / "parts", ema=0.0, ema_width=0.2))
 
 
 def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:

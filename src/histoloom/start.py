@@ -28,7 +28,9 @@ FREE: Mapping[str, frozenset[str]] = {
         {"training", "perceptual", "perceptual_trunk", "perceptual_weight", "l1_weight", "mse_weight", "commitment"}
         | {"adversarial", "augment", "codebook_decay", "restart_below", "equivariance"}
     ),
-    "diffusion": frozenset({"training", "dropout", "condition_dropout", "augment", "min_snr"}),
+    "diffusion": frozenset(
+        {"training", "dropout", "condition_dropout", "augment", "weighting", "weighting_centre", "min_snr"}
+    ),
 }
 """How to train, which the run decides for itself; every other setting of these sections is the generator's."""
 

@@ -71,6 +71,8 @@ class Player:
 class Task:
     """What is trained: modules by name, players, and ``n`` items of data that ``batch(rows)`` reads (CPU tensors).
 
+    ``versions``: an item comes in so many, of which one is drawn each time it is seen; ``batch`` is then asked for the
+    row ``item + n * version``, and 0 is the item as it is.
     ``whole``: the loss is a statistic of the whole batch, which micro-batches must not split (several processes may).
     """
 
@@ -81,6 +83,7 @@ class Task:
     batch: Callable[[np.ndarray], Batch]
     ema: tuple[str, ...] = ()
     whole: bool = False
+    versions: int = 1
 
 
 @dataclass(frozen=True)

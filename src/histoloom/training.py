@@ -35,8 +35,8 @@ from histoloom.devices import accelerator as make_accelerator
 from histoloom.divergence import trouble
 from histoloom.errors import TrainingDiverged, UserError
 from histoloom.progress import meter
-from histoloom.schedules import lr_factor, phase_at
-from histoloom.seeding import derive, permutation, torch_generator
+from histoloom.schedules import average_decay, lr_factor, phase_at
+from histoloom.seeding import derive, numpy_generator, permutation, torch_generator
 from histoloom.stages import EventLog
 from histoloom.store import write_bytes
 from histoloom.tasks import Batch, Player, Task, Tick, Trained
@@ -46,7 +46,6 @@ __all__ = ["Batch", "Player", "Task", "Tick", "Trained", "train"]
 logger = logging.getLogger("histoloom")
 
 LOG_EVENTS = 200
-FIRST_EMA_STEPS = 10
 
 
 def train(
@@ -182,14 +181,17 @@ class _Loop:
         return [self.task.batch(rows[part : part + self.micro]) for part in parts]
 
     def _order(self, images: int) -> np.ndarray:
-        """Rows of the step that starts at ``images``: consecutive places in a chain of permutations."""
+        """Rows of the step that starts at ``images``: consecutive places in a chain of permutations; then versions."""
         places = np.arange(images, images + self.config.batch_size)
         rows = np.empty(len(places), dtype=np.int64)
         for epoch in np.unique(places // self.task.n):
             order = permutation(self.seed, self.task.name, "order", int(epoch), n=self.task.n)
             here = places // self.task.n == epoch
             rows[here] = order[places[here] % self.task.n]
-        return rows
+        if self.task.versions == 1:
+            return rows
+        draws = numpy_generator(self.seed, self.task.name, "versions", images // self.config.batch_size)
+        return rows + self.task.n * draws.integers(self.task.versions, size=len(rows))
 
     # -- optimizers and averages -----------------------------------------------------------------------------------
     def _optimizer(self, player: Player) -> Any:
@@ -222,8 +224,7 @@ class _Loop:
 
     @torch.no_grad()
     def _average_weights(self) -> None:
-        step = self.images // self.config.batch_size
-        decay = min(self.config.ema, (1 + step) / (FIRST_EMA_STEPS + step))
+        decay = average_decay(self.config, step=self.images // self.config.batch_size)
         for name, average in self.averages.items():
             module = self.task.modules[name]
             torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from histoloom.autoencoder.discriminator import (
     generator_loss,
 )
 from histoloom.autoencoder.losses import VQGANLosses
+from histoloom.autoencoder.stage import averaged, make_players, make_task
 from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
-from histoloom.config import AutoencoderConfig
-from histoloom.training import Tick
+from histoloom.config import AutoencoderConfig, RuntimeConfig
+from histoloom.stages import EventLog
+from histoloom.training import Tick, train
 
 
 def a_config(**changes: object) -> AutoencoderConfig:
@@ -132,6 +135,27 @@ def test_dihedral_copies_are_the_eight() -> None:
     assert len({tuple(copy.flatten().tolist()) for copy in copies}) == 8
     assert torch.equal(copies[0], x[0])
     assert all(torch.equal(copy.flatten().sort().values, x.flatten()) for copy in copies)
+
+
+def test_averaged_weights_are_what_a_training_gives(tmp_path: Path) -> None:
+    """The codebook, an average of its own, is the latest one."""
+    average = {"ema": 0.0, "ema_width": 0.2, "batch_size": 4}
+    config = a_config(adversarial={"weight": 0.0})
+    training = config.training.model_copy(update=average | {"phases": (config.training.phases[0],)})
+    torch.manual_seed(0)
+    task = make_task(config.model_copy(update={"training": training}), seed=0, n=8)
+    model = task.modules["autoencoder"]
+    assert isinstance(model, Autoencoder)
+    losses = VQGANLosses(model.config, autoencoder=model, discriminator=None, perceptual=None)
+    data = images(8)
+    task = replace(task, players=make_players(losses, n=8), batch=lambda rows: data[rows], ema=averaged(model.config))
+    runtime = RuntimeConfig(device="cpu", precision="fp32")
+    log = EventLog(tmp_path / "log.jsonl")
+    given = train(task, config=training, runtime=runtime, seed=0, out=tmp_path, log=log).modules["autoencoder"]
+    assert given is not model
+    same = {name for name, value in given.state_dict().items() if torch.equal(value, model.state_dict()[name])}
+    assert same == {name for name, _ in model.named_buffers()}
+    assert averaged(config) == ()
 
 
 def test_a_few_steps_reduce_the_error() -> None:

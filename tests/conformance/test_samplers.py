@@ -43,12 +43,45 @@ PROCESSES = {
     "cosine": a_config(schedule="cosine", prediction="v"),
     "zero terminal SNR": a_config(zero_terminal_snr=True, prediction="v"),
     "cosine, zero terminal SNR": a_config(schedule="cosine", zero_terminal_snr=True, prediction="v"),
+    "the data themselves, zero terminal SNR": a_config(zero_terminal_snr=True, prediction="data"),
 }
 
 
 def levels_for(method: str, evaluations: int, *, process: str = "cosine") -> tuple[Level, ...]:
     count = SAMPLERS[method].levels_for(evaluations)
     return levels_of(alphas_cumprod(PROCESSES[process]), count=count)
+
+
+@pytest.mark.parametrize("spacing", [1.0, 1.5, 2.0, 3.0])
+def test_steps_fall_from_the_last_whatever_their_number_and_spacing(spacing: float) -> None:
+    for count in (1, 2, 3, 20, 61, 500, 999, 1000):
+        steps = trailing_steps(1000, count=count, spacing=spacing)
+        assert (len(steps), steps[0]) == (count, 999)
+        assert all(here > there >= 0 for here, there in pairwise(steps))
+    assert trailing_steps(1000, count=1000, spacing=spacing) == list(range(999, -1, -1))
+    even, close = (trailing_steps(1000, count=20, spacing=power) for power in (1.0, 1.5))
+    assert (even[-2:], close[-2:]) == ([99, 49], [31, 10])
+
+
+@pytest.mark.parametrize("process", ["linear", "cosine"])
+@pytest.mark.parametrize("method", ["dpm-solver++", "unipc"])
+def test_the_last_step_costs_fine_detail_which_closer_steps_keep(method: str, process: str) -> None:
+    """To data without noise no step is of higher order: of a deviation s it keeps s / sqrt(s^2 + sigma^2)."""
+    kept = {}
+    for spacing in (1.0, 1.5):
+        levels = levels_of(alphas_cumprod(PROCESSES[process]), count=20, spacing=spacing)
+        kept[spacing] = [moments(method, gaussian(0.0, s), levels=levels)[1] / s for s in (0.3, 0.1)]
+        lost = [s / math.hypot(s, levels[-2].sigma) for s in (0.3, 0.1)]
+        assert kept[spacing] == pytest.approx(lost, abs=0.05)
+    assert kept[1.0][1] < (0.5 if process == "linear" else 0.74)
+    assert kept[1.5] == pytest.approx([1, 1], abs=0.12)
+
+
+def test_a_spacing_without_effect_is_an_error() -> None:
+    few = a_config(steps=4)
+    assert draw(Ideal(few), [0], method="ddim", steps=3, spacing=2.0).isfinite().all()
+    with pytest.raises(UserError, match="spacing 2 has no effect where all 4 steps"):
+        draw(Ideal(few), [0], method="ddim", steps=4, spacing=2.0)
 
 
 def no_noise() -> torch.Tensor:
@@ -180,7 +213,7 @@ def test_no_mode_is_lost(method: str, process: str) -> None:
 
 
 class Ideal(torch.nn.Module):
-    """The ideal network for data N(mean of the condition, deviation), in either parameterisation; keeps its batches."""
+    """The ideal network for data N(mean of the condition, deviation), in any parameterisation; keeps its batches."""
 
     means = (0.0, 2.0, -1.0)
 
@@ -226,11 +259,13 @@ def test_an_image_depends_on_its_seed_alone(method: str) -> None:
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
 @pytest.mark.parametrize("method", METHODS)
-def test_both_parameterisations_give_the_same_images(method: str, schedule: str) -> None:
-    by_noise, by_v = (
-        draw(Ideal(a_config(schedule=schedule, prediction=kind)), [0, 1, 2], method=method) for kind in ("epsilon", "v")
+def test_all_parameterisations_give_the_same_images(method: str, schedule: str) -> None:
+    by_noise, by_v, by_data = (
+        draw(Ideal(a_config(schedule=schedule, prediction=kind)), [0, 1, 2], method=method)
+        for kind in ("epsilon", "v", "data")
     )
     torch.testing.assert_close(by_noise, by_v, rtol=1e-3, atol=1e-3)  # 1 / signal is up to 160 at the first step
+    torch.testing.assert_close(by_data, by_v, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -305,7 +340,9 @@ def by_diffusers(scheduler: object, config: DiffusionConfig, *, x: torch.Tensor,
     return x
 
 
-@pytest.mark.parametrize(("schedule", "prediction"), [("linear", "epsilon"), ("scaled_linear", "v"), ("cosine", "v")])
+@pytest.mark.parametrize(
+    ("schedule", "prediction"), [("linear", "epsilon"), ("scaled_linear", "v"), ("cosine", "v"), ("linear", "data")]
+)
 @pytest.mark.parametrize(
     ("method", "scheduler", "options", "steps"),
     [

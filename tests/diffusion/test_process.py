@@ -48,12 +48,15 @@ def test_noise_and_targets_agree_with_diffusers() -> None:
     mine = target(z, noise, alpha_bar_N=bar, prediction="v")
     torch.testing.assert_close(mine, theirs.get_velocity(z, noise, steps), rtol=1e-4, atol=1e-5)
     assert torch.equal(target(z, noise, alpha_bar_N=bar, prediction="epsilon"), noise)
+    assert torch.equal(target(z, noise, alpha_bar_N=bar, prediction="data"), z)
+    assert make_scheduler(a_config(prediction="data")).config.prediction_type == "sample"
 
 
 def test_min_snr_weights() -> None:
     bar = torch.tensor([0.5, 0.9])  # signal-to-noise ratios 1 and 9
     torch.testing.assert_close(loss_weight(bar, prediction="epsilon", min_snr=5.0), torch.tensor([1.0, 5 / 9]))
     torch.testing.assert_close(loss_weight(bar, prediction="v", min_snr=5.0), torch.tensor([0.5, 0.5]))
+    torch.testing.assert_close(loss_weight(bar, prediction="data", min_snr=5.0), torch.tensor([1.0, 5.0]))
     assert torch.equal(loss_weight(bar, prediction="v", min_snr=None), torch.ones(2))
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from histoloom.config import SamplerConfig
@@ -34,10 +35,12 @@ def test_a_request_that_does_not_fit_is_one_line() -> None:
 
 def test_every_sampler_draws_with_a_trained_generator_and_goes_on(tiny_run: Path, tmp_path: Path) -> None:
     for method in sorted(set(SAMPLERS) - {"student"}):
-        request = Request(n=2, method=method, steps=3, guidance=2.0, guidance_interval=(0.1, 5.0))
+        request = Request(n=2, method=method, steps=3, spacing=1.5, guidance=2.0, guidance_interval=(0.01, 5.0))
         out = draw_request(tiny_run, request, out=tmp_path / method)
         before = {file.name: file.read_bytes() for file in out.rglob("*.png")}
         assert len(before) == 2
+        said = pd.read_csv(out / "metadata.csv")[["sampler", "steps", "spacing", "guidance", "guidance_interval"]]
+        assert said.to_numpy().tolist() == [[method, 3, 1.5, 2.0, "[0.01, 5.0]"]] * 2
         next(out.rglob("*.png")).unlink()
         draw_request(tiny_run, request, out=out)
         assert {file.name: file.read_bytes() for file in out.rglob("*.png")} == before

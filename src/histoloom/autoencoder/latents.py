@@ -51,6 +51,12 @@ class LatentSet:
         path = self.folder / "stain_views.npy"
         return np.load(path, mmap_mode="r") if path.is_file() else None
 
+    @cached_property
+    def copies(self) -> np.ndarray | None:
+        """Memory map of the latents of dihedral copies 1 to 7 of each patch, (n, 7, C, h, w); None: none were made."""
+        path = self.folder / "copies.npy"
+        return np.load(path, mmap_mode="r") if path.is_file() else None
+
     def __len__(self) -> int:
         return len(self.latents)
 
@@ -67,6 +73,16 @@ class LatentSet:
     def raw(self, rows: np.ndarray) -> Tensor:
         """Latents as the encoder gave them, float32 (len(rows), C, h, w)."""
         return torch.from_numpy(np.asarray(self.latents[rows], dtype=np.float32))
+
+    def raw_copies(self, rows: np.ndarray, *, choices: np.ndarray) -> Tensor:
+        """As ``raw``, of the dihedral copy 0..7 of each patch that ``choices`` says (``autoencoder.augment``)."""
+        z_NChw = self.raw(rows)
+        turned_M = np.flatnonzero(choices)
+        if len(turned_M):
+            assert self.copies is not None, "made where the configuration asks for copies"
+            copies_MChw = np.asarray(self.copies[rows[turned_M], choices[turned_M] - 1], dtype=np.float32)
+            z_NChw[turned_M] = torch.from_numpy(copies_MChw)
+        return z_NChw
 
     def normalised(self, rows: np.ndarray) -> Tensor:
         """Latents with mean 0 and deviation 1 in each channel, float32 (len(rows), C, h, w)."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from histoloom.autoencoder.augment import dihedral
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.config import Config
@@ -66,13 +69,21 @@ def _encode(images_NHWC: np.ndarray, *, model: Autoencoder, config: Config, star
     ]
     with full_precision():  # a patch that is classified later, elsewhere, has to get the same cluster
         z_NChw = model.encode(x_NCHW).float()
+        copies = [model.encode(turned_NCHW).float() for turned_NCHW in _turned(x_NCHW, copies=config.latents.copies)]
     with autocast(config.runtime):
         views = [model.encode(seen_NCHW).float() for seen_NCHW in restained]
     encoded = {
         "latents": z_NChw.cpu().numpy(),
         "histograms": code_use(model.quantize(z_NChw).indices_NHW, codes=config.autoencoder.codes),
     }
-    return encoded | ({"stain_views": torch.stack(views, dim=1).cpu().numpy()} if views else {})
+    further = {"stain_views": views, "copies": copies}
+    return encoded | {name: torch.stack(parts, dim=1).cpu().numpy() for name, parts in further.items() if parts}
+
+
+def _turned(x_NCHW: Tensor, *, copies: int) -> Iterator[Tensor]:
+    """Dihedral copies 1 to ``copies`` - 1 of each image."""
+    for choice in range(1, copies):
+        yield dihedral(x_NCHW, torch.full((len(x_NCHW),), choice, device=x_NCHW.device))
 
 
 def _open_outputs(out: Path, *, n: int, config: Config) -> dict[str, np.memmap]:
@@ -83,8 +94,9 @@ def _open_outputs(out: Path, *, n: int, config: Config) -> dict[str, np.memmap]:
         "latents": ((n, *latent), config.latents.dtype),
         "histograms": ((n, auto.codes), "float32"),
     }
-    if views:
-        shapes["stain_views"] = ((n, views, *latent), "float16")
+    for name, count in (("stain_views", views), ("copies", config.latents.copies - 1)):
+        if count:
+            shapes[name] = ((n, count, *latent), "float16")
     fresh = not (out / "encoded.json").is_file()
     maps = {}
     for name, (shape, dtype) in shapes.items():

@@ -93,6 +93,11 @@ def make_players(losses: VQGANLosses, *, n: int) -> tuple[Player, ...]:
     return learner, judge
 
 
+def averaged(config: AutoencoderConfig) -> tuple[str, ...]:
+    """The modules whose averaged weights are kept; their buffers, the codebook among them, are the latest."""
+    return ("autoencoder",) if config.training.averages else ()
+
+
 def _with_data(task: Task, *, losses: VQGANLosses, patches: PatchSet, rows: np.ndarray) -> Task:
     return Task(
         name=task.name,
@@ -100,6 +105,7 @@ def _with_data(task: Task, *, losses: VQGANLosses, patches: PatchSet, rows: np.n
         players=make_players(losses, n=len(rows)),
         n=len(rows),
         batch=lambda places: torch.from_numpy(patches.images(rows[places])),
+        ema=averaged(losses.config),
     )
 
 

@@ -23,6 +23,9 @@ def sample(
     k: Annotated[int | None, typer.Option(help="Another k than the chosen one.")] = None,
     method: Annotated[SamplerMethod | None, typer.Option(help="The sampler.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Evaluations of the network; odd with heun.")] = None,
+    spacing: Annotated[
+        float | None, typer.Option(min=1, max=3, help="1: even steps; above: closer at the end.")
+    ] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance strength; 1: none.")] = None,
     guidance_interval: Annotated[
         tuple[float, float] | None, typer.Option(help="Guidance only above the one sigma and up to the other.")
@@ -38,6 +41,7 @@ def sample(
         k=k,
         method=method,
         steps=steps,
+        spacing=spacing,
         guidance=guidance,
         guidance_interval=guidance_interval,
         seed=seed,

@@ -80,6 +80,9 @@ class LatentsConfig(Section):
         2, ge=0, description="copies of each patch in other stains, encoded too: what the clusters learn to ignore"
     )
     stain_jitter: PositiveFloat = Field(0.25, description="deviation of the logarithm of each stain's gain")
+    copies: Literal[1, 8] = Field(
+        1, description="8: the seven other turned and flipped copies of each patch, encoded too, for diffusion.augment"
+    )
 
 
 class ClustersConfig(Section):
@@ -123,6 +126,12 @@ class ClustersConfig(Section):
             raise ValueError(f"k must be a rising list of whole numbers from 2 up, got {list(self.k)}")
         return self
 
+    @model_validator(mode="after")
+    def _weights_are_not_averaged(self) -> ClustersConfig:
+        if self.training.averages:
+            raise ValueError("training: ema and ema_width have no effect on clusters; set ema=0 and ema_width=null")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _selfsup_is_written_out(cls, values: Any) -> Any:
@@ -149,7 +158,7 @@ class DiffusionConfig(Section):
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
     beta_start: PositiveFloat = 1e-4
     beta_end: PositiveFloat = 0.02
-    prediction: Literal["epsilon", "v"] = "epsilon"
+    prediction: Literal["epsilon", "v", "data"] = Field("epsilon", description="what the network says")
     whiten: float | None = Field(
         None,
         gt=0,
@@ -159,16 +168,28 @@ class DiffusionConfig(Section):
     )
     zero_terminal_snr: bool = Field(
         False,
-        description="let the last step be pure noise (Lin et al. 2024); needs prediction: v",
+        description="let the last step be pure noise (Lin et al. 2024); needs prediction: v or data",
     )
     fold: Literal[1, 2, 4] = Field(1, description="side of the square of latent positions that become channels of one")
-    min_snr: PositiveFloat | None = Field(None, description="gamma of the min-SNR weighting; none: plain")
+    weighting: Literal["plain", "log-normal", "sigmoid"] = Field(
+        "plain",
+        description="of noise levels, sigma being noise over signal; log-normal: drawn so that ln sigma is normal "
+        "(Karras et al. 2022); sigmoid: the noisier, the more (Kingma and Gao 2023); min-SNR is min_snr",
+    )
+    weighting_centre: float | None = Field(
+        None, description="ln sigma where a weighting is centred; none: -0.507 (EDM's) for log-normal, 0 for sigmoid"
+    )
+    min_snr: PositiveFloat | None = Field(None, description="gamma of the min-SNR weighting; none: without")
     channels: tuple[PositiveInt, ...] = Field((128, 256, 512), min_length=1, description="U-Net widths a level")
     blocks: PositiveInt = 2
     attention: tuple[bool, ...] = Field((False, True, True), description="self-attention a level")
     dropout: float = Field(0.0, ge=0, lt=1)
     condition_dropout: float = Field(0.1, ge=0, lt=1, description="share trained without condition")
-    augment: bool = Field(False, description="train on the eight dihedral copies of the patches")
+    augment: Literal[False, True, "copies"] = Field(
+        False,
+        description="train on the eight dihedral copies of the patches; copies: each encoded (latents.copies: 8); "
+        "true: latents turned, which are not those of turned patches and cost quality (docs/log.md)",
+    )
     training: TrainingConfig
 
     @model_validator(mode="after")
@@ -181,8 +202,22 @@ class DiffusionConfig(Section):
 
     @model_validator(mode="after")
     def _pure_noise_is_learnt(self) -> DiffusionConfig:
-        if self.zero_terminal_snr and self.prediction != "v":
-            raise ValueError("zero_terminal_snr needs prediction: v; pure noise says nothing about the data")
-        if self.zero_terminal_snr and self.min_snr is not None:
+        if not self.zero_terminal_snr:
+            return self
+        if self.prediction == "epsilon":
+            raise ValueError("zero_terminal_snr needs prediction: v or data; pure noise says nothing about the data")
+        if self.min_snr is not None:
             raise ValueError("zero_terminal_snr needs min_snr: null; its weight is 0 at the step that was added")
+        if self.weighting != "plain":
+            raise ValueError(f"zero_terminal_snr needs weighting: plain; {self.weighting} cannot weigh pure noise")
+        return self
+
+    @model_validator(mode="after")
+    def _one_weighting(self) -> DiffusionConfig:
+        if self.weighting == "plain" and self.weighting_centre is not None:
+            raise ValueError("weighting_centre needs weighting: log-normal or sigmoid; or set it to null")
+        if self.weighting != "plain" and self.min_snr is not None:
+            raise ValueError(f"weighting: {self.weighting} and min_snr exclude each other; set min_snr to null")
+        if self.weighting == "log-normal" and self.prediction == "epsilon":
+            raise ValueError("weighting: log-normal needs prediction: v or data; on noise its weight has no bound")
         return self

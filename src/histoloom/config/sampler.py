@@ -17,6 +17,9 @@ class SamplerConfig(Section):
 
     method: SamplerMethod = "dpm-solver++"
     steps: PositiveInt = Field(20, description="network evaluations (pairs of them with guidance); odd with heun")
+    spacing: float = Field(
+        1.0, ge=1, le=3, description="of the steps; 1: even; above: closer near the data, which keeps fine detail"
+    )
     guidance: float = Field(1.5, ge=0, description="1: plain conditional sampling; 0: without condition")
     guidance_interval: tuple[float, float] | None = Field(
         None,

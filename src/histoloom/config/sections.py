@@ -239,3 +239,12 @@ class Config(Section):
         if self.report.k is not None and self.report.k not in self.clusters.k:
             raise ValueError(f"report.k must be one of clusters.k = {list(self.clusters.k)}, got {self.report.k}")
         return self
+
+    @model_validator(mode="after")
+    def _copies_are_used(self) -> Config:
+        if (self.latents.copies == 8) != (self.diffusion.augment == "copies"):
+            raise ValueError(
+                f"latents.copies: 8 and diffusion.augment: copies go together, got {self.latents.copies} and "
+                f"{str(self.diffusion.augment).lower()}; set both, or latents.copies=1 and diffusion.augment=false"
+            )
+        return self

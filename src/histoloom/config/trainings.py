@@ -8,6 +8,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from histoloom.config.section import Section
 
+WIDEST_AVERAGE = 12**-0.5  # sigma_rel of the plain mean of all weights so far (gamma = 0)
+
 
 class Phase(Section):
     """A stretch of training with one optimizer."""
@@ -37,6 +39,24 @@ class TrainingConfig(Section):
     warmup_images: int = Field(0, ge=0, description="linear learning-rate warm-up of the first phase")
     grad_clip: PositiveFloat | None = Field(None, description="bound of the gradient's norm")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average a step; 0: none")
+    ema_width: float | None = Field(
+        None,
+        gt=0,
+        lt=WIDEST_AVERAGE,
+        description="instead of ema: width of a power-function average of the weights, as a share of the training "
+        "so far, whatever its length (sigma_rel of Karras et al. 2024); none: off",
+    )
+
+    @model_validator(mode="after")
+    def _one_average(self) -> TrainingConfig:
+        if self.ema > 0 and self.ema_width is not None:
+            raise ValueError("ema and ema_width exclude each other: set ema=0, or ema_width=null")
+        return self
+
+    @property
+    def averages(self) -> bool:
+        """Whether the averaged weights are what a training gives."""
+        return self.ema > 0 or self.ema_width is not None
 
     def images(self, *, n: int) -> int:
         """Images seen in the whole training, for a data set of ``n`` images."""

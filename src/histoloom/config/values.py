@@ -84,13 +84,26 @@ def load_config(path: Path) -> Config:
     return make_config(values)
 
 
+UNAVERAGED: Mapping[str, Any] = {"ema_width": None}
 LATER: Mapping[str, Any] = {
-    "autoencoder": {"code_space": "plane", "gradient": "straight-through", "equivariance": 0.0},
-    "clusters": {"features": "latents", "encoder": None, "selfsup": None},
-    "diffusion": {"zero_terminal_snr": False, "fold": 1},
-    "samples": {"sampler": {"guidance_interval": None}},
+    "autoencoder": {
+        "code_space": "plane",
+        "gradient": "straight-through",
+        "equivariance": 0.0,
+        "training": UNAVERAGED,
+    },
+    "latents": {"copies": 1},
+    "clusters": {"features": "latents", "encoder": None, "selfsup": {"training": UNAVERAGED}, "training": UNAVERAGED},
+    "diffusion": {
+        "zero_terminal_snr": False,
+        "fold": 1,
+        "weighting": "plain",
+        "weighting_centre": None,
+        "training": UNAVERAGED,
+    },
+    "samples": {"sampler": {"guidance_interval": None, "spacing": 1.0}},
 }
-"""Settings that came after runs were made, with the value that means what these did."""
+"""Settings that came after runs were made, with the value that means what these did; sections may have been off."""
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -99,11 +112,11 @@ def identity(config: Config) -> dict[str, Any]:
 
 
 def _without(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` less those that are as in ``later``, at any depth."""
+    """``values`` less those that are as in ``later``, at any depth, and less its sections that are off."""
     return {
-        key: _without(value, later[key]) if isinstance(later.get(key), Mapping) else value
+        key: _without(value, later[key]) if isinstance(value, Mapping) and key in later else value
         for key, value in values.items()
-        if isinstance(later.get(key), Mapping) or key not in later or value != later[key]
+        if key not in later or value != (None if isinstance(later[key], Mapping) else later[key])
     }
 
 

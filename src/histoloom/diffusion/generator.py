@@ -243,7 +243,9 @@ class Generator:
             return self.unet, sampler
         if sampler.steps != self.student.steps:
             raise UserError(f"the student of {self.home} draws in {self.student.steps} steps, not {sampler.steps}")
-        return self.student.unet, sampler.model_copy(update={"guidance": 1.0, "guidance_interval": None})
+        return self.student.unet, sampler.model_copy(
+            update={"guidance": 1.0, "guidance_interval": None, "spacing": 1.0}
+        )
 
     @torch.no_grad()
     def _images(self, orders: Sequence[Order], *, sampler: SamplerConfig) -> np.ndarray:
@@ -276,7 +278,9 @@ def record(order: Order, *, tissue: str, sampler: SamplerConfig) -> dict[str, An
         "index": order.index,
         "sampler": sampler.method,
         "steps": sampler.steps,
+        "spacing": sampler.spacing,
         "guidance": sampler.guidance,
+        "guidance_interval": sampler.guidance_interval and list(sampler.guidance_interval),
     }
 
 

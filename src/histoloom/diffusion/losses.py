@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from histoloom.autoencoder.augment import DIHEDRAL, dihedral
 from histoloom.config import DiffusionConfig
 from histoloom.diffusion.conditions import Conditions
-from histoloom.diffusion.process import add_noise, alphas_cumprod, loss_weight, target
+from histoloom.diffusion.process import add_noise, alphas_cumprod, target
+from histoloom.diffusion.weighting import step_shares, step_weights, steps_at
 from histoloom.training import Tick
 
 
@@ -20,14 +21,16 @@ class DiffusionLoss:
         self.unet = unet
         self.conditions = conditions
         self.alpha_bar_T = alphas_cumprod(config).float()
+        self.weight_T = step_weights(config)
+        self.shares_T = step_shares(config)
 
     def __call__(self, batch: tuple[Tensor, Tensor], tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted squared error of the prediction at a random step, for a random k of the sweep."""
         z_BCHW, numbers_BS = batch
         B = len(z_BCHW)
-        if self.config.augment:
+        if self.config.augment is True:
             z_BCHW = dihedral(z_BCHW, tick.randint(DIHEDRAL, (B,)))
-        steps_B = tick.randint(self.config.steps, (B,))
+        steps_B = self._steps(B, tick=tick)
         noise_BCHW = tick.randn(tuple(z_BCHW.shape))
         conditions_B = self._conditions(numbers_BS, tick=tick)
         alpha_bar_B = self.alpha_bar_T.to(z_BCHW.device)[steps_B]
@@ -36,8 +39,13 @@ class DiffusionLoss:
         kind = self.config.prediction
         wanted_BCHW = target(z_BCHW, noise_BCHW, alpha_bar_N=alpha_bar_B, prediction=kind)
         error_B = (said_BCHW - wanted_BCHW).pow(2).mean(dim=(1, 2, 3))
-        weight_B = loss_weight(alpha_bar_B, prediction=kind, min_snr=self.config.min_snr)
+        weight_B = self.weight_T.to(z_BCHW.device)[steps_B]
         return (weight_B * error_B).mean(), {"mse": error_B.mean()}
+
+    def _steps(self, B: int, *, tick: Tick) -> Tensor:
+        if self.shares_T is None:
+            return tick.randint(self.config.steps, (B,))
+        return steps_at(tick.rand((B,)), shares_T=self.shares_T.to(tick.device))
 
     def _conditions(self, numbers_BS: Tensor, *, tick: Tick) -> Tensor:
         B, S = numbers_BS.shape

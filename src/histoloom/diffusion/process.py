@@ -13,7 +13,7 @@ from torch import Tensor
 
 from histoloom.config import DiffusionConfig
 
-Prediction = Literal["epsilon", "v"]
+Prediction = Literal["epsilon", "v", "data"]
 
 
 def alphas_cumprod(config: DiffusionConfig) -> Tensor:
@@ -45,9 +45,11 @@ def add_noise(z_NCHW: Tensor, noise_NCHW: Tensor, *, alpha_bar_N: Tensor) -> Ten
 
 
 def target(z_NCHW: Tensor, noise_NCHW: Tensor, *, alpha_bar_N: Tensor, prediction: Prediction) -> Tensor:
-    """What the network should say: the noise, or v = sqrt(a) noise - sqrt(1 - a) z (Salimans and Ho 2022)."""
+    """What the network should say: noise, data, or v = sqrt(a) noise - sqrt(1 - a) z (Salimans and Ho 2022)."""
     if prediction == "epsilon":
         return noise_NCHW
+    if prediction == "data":
+        return z_NCHW
     a_N111 = alpha_bar_N[:, None, None, None]
     return a_N111.sqrt() * noise_NCHW - (1 - a_N111).sqrt() * z_NCHW
 
@@ -56,6 +58,8 @@ def data_of(
     said_NCHW: Tensor, *, x_NCHW: Tensor, signal: float | Tensor, noise: float | Tensor, prediction: Prediction
 ) -> Tensor:
     """The data that a network's word means, at x = signal * data + noise * unit noise: ``target`` solved for them."""
+    if prediction == "data":
+        return said_NCHW
     if prediction == "v":
         return signal * x_NCHW - noise * said_NCHW
     return (x_NCHW - noise * said_NCHW) / signal
@@ -67,4 +71,6 @@ def loss_weight(alpha_bar_N: Tensor, *, prediction: Prediction, min_snr: float |
         return torch.ones_like(alpha_bar_N)
     snr_N = alpha_bar_N / (1 - alpha_bar_N)
     clipped_N = snr_N.clamp(max=min_snr)
+    if prediction == "data":
+        return clipped_N
     return clipped_N / snr_N if prediction == "epsilon" else clipped_N / (snr_N + 1)

@@ -28,6 +28,7 @@ class Request:
     k: int | None = None
     method: str | None = None
     steps: int | None = None
+    spacing: float | None = None
     guidance: float | None = None
     guidance_interval: tuple[float, float] | None = None
     seed: int = 0
@@ -60,8 +61,11 @@ def student_of(request: Request, generator: Generator) -> SamplerConfig | None:
     if request.method != STUDENT:
         return None
     student = generator.student
-    if request.guidance is not None or request.guidance_interval is not None:
-        raise UserError(f"the student has learnt guidance {student.guidance:g}; leave --guidance out, or distil again")
+    if {request.guidance, request.guidance_interval, request.spacing} != {None}:
+        raise UserError(
+            f"the student has learnt guidance {student.guidance:g} and its steps; leave --guidance and --spacing out, "
+            "or distil again"
+        )
     return SamplerConfig(method="student", steps=request.steps or student.steps, guidance=student.guidance)
 
 

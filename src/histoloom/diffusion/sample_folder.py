@@ -21,7 +21,10 @@ from histoloom.processes import rank, size, wait_for_all
 from histoloom.progress import meter
 from histoloom.store import replacing, write_bytes
 
-COLUMNS = ("file_name", "sample_id", "k", "cluster", "tissue", "seed", "index", "sampler", "steps", "guidance")
+COLUMNS = (
+    *("file_name", "sample_id", "k", "cluster", "tissue", "seed", "index"),
+    *("sampler", "steps", "spacing", "guidance", "guidance_interval"),
+)
 
 
 @dataclass(frozen=True)

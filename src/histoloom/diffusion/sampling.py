@@ -57,7 +57,10 @@ def levels_visited(sampler: SamplerConfig, *, config: DiffusionConfig) -> tuple[
     """The noise levels of a sampling; ``UserError`` where ``sampler`` does not fit the process of ``config``."""
     if sampler.steps > config.steps:
         raise UserError(f"at most {config.steps} sampling steps in this generator, got {sampler.steps}")
-    levels = levels_of(alphas_cumprod(config), count=SAMPLERS[sampler.method].levels_for(sampler.steps))
+    count = SAMPLERS[sampler.method].levels_for(sampler.steps)
+    if sampler.spacing != 1 and count == config.steps:
+        raise UserError(f"spacing {sampler.spacing:g} has no effect where all {count} steps are made; set it to 1")
+    levels = levels_of(alphas_cumprod(config), count=count, spacing=sampler.spacing)
     noisy = levels[:-1]
     if sampler.guidance_interval and all(guidance_at(level, sampler=sampler) == 1.0 for level in noisy):
         low, high = sampler.guidance_interval

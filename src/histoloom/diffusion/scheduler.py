@@ -6,7 +6,7 @@ from diffusers import DDPMScheduler
 
 from histoloom.config import DiffusionConfig
 
-PREDICTION = {"epsilon": "epsilon", "v": "v_prediction"}
+PREDICTION = {"epsilon": "epsilon", "v": "v_prediction", "data": "sample"}
 SCHEDULE = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 
 

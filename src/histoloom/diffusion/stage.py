@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from diffusers import UNet2DModel
+from torch import Tensor
 
+from histoloom.autoencoder.augment import DIHEDRAL
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.devices import is_main_process
@@ -39,19 +42,7 @@ def run(context: StageContext) -> None:
     if start is not None:
         given = Facts.from_json(read_json(start / "generator.json"))
         begin_from(unet, source=open_unet(start), null=given.conditions.null)
-    numbers = torch.from_numpy(facts.conditions.numbers(labels_of(latents.table, clustering)[rows]))
-    task = Task(
-        name="diffusion",
-        modules={"unet": unet},
-        players=(
-            Player(
-                "unet", ("unet",), DiffusionLoss(config, unet=unet, conditions=facts.conditions), config.training.phases
-            ),
-        ),
-        n=len(rows),
-        batch=lambda places: (space.encode(latents.raw(rows[places])), numbers[places]),
-        ema=("unet",) if config.training.ema > 0 else (),
-    )
+    task = make_task(context, latents=latents, clustering=clustering, facts=facts, unet=unet)
     trained = train(
         task,
         config=config.training,
@@ -63,6 +54,30 @@ def run(context: StageContext) -> None:
     if is_main_process():
         save_unet(trained.modules["unet"], context.out / "unet")
         write_json(context.out / "generator.json", facts.as_json())
+
+
+def make_task(
+    context: StageContext, *, latents: LatentSet, clustering: Clustering, facts: Facts, unet: UNet2DModel
+) -> Task:
+    """The U-Net, its loss and its data: patches of the training split, or their dihedral copies, and their clusters."""
+    config = context.config.diffusion
+    rows = latents.rows(split="train")
+    numbers = torch.from_numpy(facts.conditions.numbers(labels_of(latents.table, clustering)[rows]))
+
+    def batch(places: np.ndarray) -> tuple[Tensor, Tensor]:
+        choices, items = np.divmod(places, len(rows))
+        return facts.space.encode(latents.raw_copies(rows[items], choices=choices)), numbers[items]
+
+    loss = DiffusionLoss(config, unet=unet, conditions=facts.conditions)
+    return Task(
+        name="diffusion",
+        modules={"unet": unet},
+        players=(Player("unet", ("unet",), loss, config.training.phases),),
+        n=len(rows),
+        batch=batch,
+        ema=("unet",) if config.training.averages else (),
+        versions=DIHEDRAL if config.augment == "copies" else 1,
+    )
 
 
 def _space(context: StageContext, *, latents: LatentSet, rows: np.ndarray, start: Path | None) -> LatentSpace:

@@ -83,6 +83,7 @@ def _training(run: Run, lesson: Lesson) -> TrainingConfig:
         warmup_images=min(theirs.warmup_images, lesson.images // 20),
         grad_clip=1.0,
         ema=theirs.ema,
+        ema_width=theirs.ema_width,
     )
 
 
@@ -107,7 +108,7 @@ def _train(run: Run, facts: Facts, said: dict[str, Any], *, training: TrainingCo
         players=(Player("unet", ("unet",), loss, training.phases),),
         n=len(rows),
         batch=lambda places: (facts.space.encode(latents.raw(rows[places])), numbers_NS[places]),
-        ema=("unet",) if training.ema > 0 else (),
+        ema=("unet",) if training.averages else (),
     )
     log = EventLog(out / "log.jsonl")
     trained = train(task, config=training, runtime=run.config.runtime, seed=run.config.seed, out=out, log=log)

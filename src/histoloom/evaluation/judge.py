@@ -73,7 +73,7 @@ def learn(lesson: Lesson, *, config: JudgeConfig, clusters: int, runtime: Runtim
         players=(Player("judge", ("judge",), loss, config.training.phases),),
         n=len(labels_N),
         batch=lambda rows: (torch.from_numpy(lesson.read(rows)), labels_N[rows]),
-        ema=("judge",) if config.training.ema > 0 else (),
+        ema=("judge",) if config.training.averages else (),
     )
     out.mkdir(parents=True, exist_ok=True)
     log = EventLog(out / "log.jsonl")

@@ -72,7 +72,7 @@ def _trained(context: StageContext, *, config: SelfsupConfig, pictures: Pictures
         players=(Player("encoder", ("encoder", "expander"), loss, config.training.phases),),
         n=len(rows),
         batch=lambda places: torch.from_numpy(patches.images(rows[places])),
-        ema=("encoder",) if config.training.ema else (),
+        ema=("encoder",) if config.training.averages else (),
     )
     out = context.out / "selfsup"
     out.mkdir(exist_ok=True)

@@ -53,19 +53,27 @@ Noise = Callable[[], Tensor]
 """Unit noise of the shape of x, new at each call; each image has its own source."""
 
 
-def trailing_steps(T: int, *, count: int) -> list[int]:
+def trailing_steps(T: int, *, count: int, spacing: float = 1.0) -> list[int]:
     """``count`` of the steps 0..T-1, falling, evenly spaced, from the last one on (Lin et al. 2024, table 2).
 
     In whole numbers: with floating-point strides ``diffusers`` makes a step too many for 61, 103, 121 ... of 1000.
+    ``spacing`` above 1: the shares of T that are left are raised to that power, so that steps lie closer near the data.
     """
     assert 1 <= count <= T, f"{count} of {T} steps"
-    return [round(T * (count - i) / count) - 1 for i in range(count)]
+    if spacing == 1:
+        return [round(T * (count - i) / count) - 1 for i in range(count)]
+    steps: list[int] = []
+    for i in range(count):
+        room = steps[-1] - 1 if steps else T - 1
+        steps.append(max(min(round(T * ((count - i) / count) ** spacing) - 1, room), count - 1 - i))
+    return steps
 
 
-def levels_of(alpha_bar_T: Tensor, *, count: int) -> tuple[Level, ...]:
+def levels_of(alpha_bar_T: Tensor, *, count: int, spacing: float = 1.0) -> tuple[Level, ...]:
     """``count`` levels of a process with falling ``alpha_bar_T``, and data without noise after them."""
     shares = alpha_bar_T.tolist()
-    return (*(Level.of(shares[step], step=step) for step in trailing_steps(len(shares), count=count)), CLEAN)
+    steps = trailing_steps(len(shares), count=count, spacing=spacing)
+    return (*(Level.of(shares[step], step=step) for step in steps), CLEAN)
 
 
 def keep_and_add(here: Level, *, there: Level) -> tuple[float, float]:
