@@ -1,0 +1,108 @@
+"""Guidance strength against faithfulness and diversity, on a finished run.
+
+For each guidance the same images (seeds, clusters of the chosen k, equally many of each) are drawn. Faithfulness: how
+often an independent judge, trained on the run's real training patches, sees the cluster that was asked for (balanced
+accuracy). Realism and diversity: precision and recall by ``--extractor`` against held-out real patches, and the mean
+distance of the features of two samples of a cluster over that of two real patches of the cluster (1: as various as real
+tissue). With ``--out`` the judge and what was drawn are kept, and a later call goes on.
+
+    python benchmarks/guidance.py RUN --out FOLDER [--guidance 1 1.5 2 3 5] [--each 40] [--extractor lpips-alex]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.spatial.distance import pdist
+
+from histoloom.clustering.clustering_set import Clustering
+from histoloom.config import JudgeConfig, RuntimeConfig
+from histoloom.diffusion.generator import Generator, Order
+from histoloom.diffusion.sample_folder import Job, cluster_file, write_samples
+from histoloom.evaluation.extractors import Sources, make_extractor
+from histoloom.evaluation.judge import Judge, Lesson, judged, learn
+from histoloom.evaluation.recognition import recognition
+from histoloom.evaluation.sample_folder import SampleFolder
+from histoloom.evaluation.set_metrics.precision_recall import precision, recall
+from histoloom.seeding import numpy_generator
+from histoloom.slides.patch_set import PatchSet
+from histoloom.store import Run
+
+RUNTIME = RuntimeConfig()
+
+
+class Material:
+    """The run's real patches at the chosen k: the judge that learnt from them, and features of held-out ones."""
+
+    def __init__(self, run: Run, *, out: Path, extractor: str) -> None:
+        clustering = Clustering.open(run.require("clusters"))
+        self.k = clustering.chosen
+        self.patches = PatchSet.open(run.require("patches"))
+        ids = self.patches.columns("patch_id", "split")
+        labels = clustering.table.set_index("patch_id").loc[ids["patch_id"], f"k{self.k}"].to_numpy(np.int64)
+        train, held_out = (np.flatnonzero((ids["split"] == split).to_numpy()) for split in ("train", "holdout"))
+        self.judge = self._learnt(labels[train], rows=train, out=out)
+        sources = Sources(torch.device("cpu"), autoencoder=run.require("autoencoder"), download=True)
+        self.extractor = make_extractor(extractor, sources=sources)
+        self.labels = labels[held_out]
+        images = self.patches.images(held_out)
+        self.features = self.extractor.features(images)
+        self.seen = judged(self.judge, lambda numbers: images[numbers], n=len(images), runtime=RUNTIME)
+
+    def _learnt(self, labels_N: np.ndarray, *, rows: np.ndarray, out: Path) -> Judge:
+        lesson = Lesson("real", labels_N, lambda numbers: self.patches.images(rows[numbers]))
+        return learn(lesson, config=JudgeConfig(), clusters=self.k, runtime=RUNTIME, seed=0, out=out / "judge")
+
+
+def variety(features_ND: np.ndarray, labels_N: np.ndarray) -> dict[int, float]:
+    """The mean distance between two images of each cluster that has two."""
+    clusters, counts = np.unique(labels_N, return_counts=True)
+    return {int(c): float(pdist(features_ND[labels_N == c]).mean()) for c in clusters[counts > 1]}
+
+
+def row(material: Material, generator: Generator, *, guidance: float, out: Path, each: int) -> dict[str, float]:
+    """What one guidance gives."""
+    orders = [Order(k=material.k, cluster=c, index=i, seed=0) for c in range(material.k) for i in range(each)]
+    sampler = generator.facts.sampler.model_copy(update={"guidance": guidance, "guidance_interval": None})
+    folder = out / f"guidance-{guidance:g}-{each}"
+    write_samples(generator, Job(orders=orders, file_of=cluster_file, sampler=sampler), folder=folder)
+    samples = SampleFolder(folder)
+    labels = samples.table["cluster"].to_numpy(np.int64)
+    images = samples.images(np.arange(len(labels)))
+    seen = judged(material.judge, lambda numbers: images[numbers], n=len(images), runtime=RUNTIME)
+    features = material.extractor.features(images)
+    mine, real = variety(features, labels), variety(material.features, material.labels)
+    rng = numpy_generator(0, "benchmark", "guidance")
+    return {
+        "guidance": guidance,
+        "recognised": recognition(labels, seen, clusters=material.k, rng=rng).accuracy,
+        "precision": precision(material.features, features),
+        "recall": recall(material.features, features),
+        "variety": float(np.mean([mine[c] / real[c] for c in mine if c in real])),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 1.5, 2.0, 3.0, 5.0])
+    parser.add_argument("--each", type=int, default=40)
+    parser.add_argument("--extractor", default="lpips-alex")
+    given = parser.parse_args()
+    run = Run.open(given.run)
+    material = Material(run, out=given.out, extractor=given.extractor)
+    reference = recognition(material.labels, material.seen, clusters=material.k, rng=numpy_generator(0, "reference"))
+    print(f"k = {material.k}; of {reference.n} held-out real patches the judge recognises {reference.accuracy:.3f}")
+    generator = Generator.load(given.run)
+    how = {"out": given.out, "each": given.each}
+    rows = [row(material, generator, guidance=guidance, **how) for guidance in given.guidance]
+    print(pd.DataFrame(rows).round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
