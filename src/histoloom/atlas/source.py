@@ -23,6 +23,7 @@ from safetensors.numpy import load_file
 from histoloom.atlas import curves, evidence, gallery
 from histoloom.atlas.embedding_file import patch_map_of
 from histoloom.atlas.null_table import null_rows
+from histoloom.atlas.originality import originality_of
 from histoloom.atlas.page import (
     AssociationRow,
     Choice,
@@ -101,6 +102,7 @@ class RunSource:
             maps_missing=self._maps_missing(),
             paper_validity=tuple(evidence.paper_validity(validity)),
             paper_similarity=tuple(evidence.paper_similarity(similarity)),
+            originality=originality_of(evaluation),
             truth=self._truth(),
             missing=self.missing,
             config=yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),

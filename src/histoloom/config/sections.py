@@ -146,6 +146,7 @@ class EvaluationConfig(Section):
     pairs: PositiveInt = Field(64, description="image pairs a cluster and comparison")
     lpips_trunk: Literal["alex", "squeeze", "vgg"] = "alex"
     bootstrap: PositiveInt = Field(1000, description="resamples for the intervals")
+    originality: Literal["report", "off"] = Field("report", description="look for copies of training patches")
 
 
 class ReportConfig(Section):

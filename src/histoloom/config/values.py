@@ -89,6 +89,7 @@ LATER: Mapping[str, Any] = {
     "clusters": {"features": "latents", "encoder": None, "selfsup": None},
     "diffusion": {"zero_terminal_snr": False, "fold": 1},
     "samples": {"sampler": {"guidance_interval": None}},
+    "evaluation": {"originality": "off"},
 }
 """Settings that came after runs were made, with the value that means what these did."""
 

@@ -13,6 +13,7 @@ import torch
 from histoloom.devices import resolve_device
 from histoloom.evaluation.comparisons import Patches, entries, measure_tasks, plan
 from histoloom.evaluation.metrics import MetricSettings, PairMetric, make_metrics
+from histoloom.evaluation.originality.of_run import FILE, said, write_originality
 from histoloom.evaluation.sample_folder import SampleFolder
 from histoloom.evaluation.truth import true_classes, truth_entries
 from histoloom.progress import meter
@@ -33,7 +34,7 @@ class Material:
 
 
 def run(context: StageContext) -> None:
-    """Write ``similarity.json``, ``missing.json`` and, where slides carry a true map, ``truth.json``."""
+    """Write ``similarity.json``, ``missing.json``, what ``originality`` asks for and, where there is truth, ``truth.json``."""
     material = _open(context)
     metrics, missing = make_metrics(_settings(context, size=material.patches.size))
     for name, reason in missing.items():
@@ -42,6 +43,7 @@ def run(context: StageContext) -> None:
     write_json(context.out / "similarity.json", found)
     write_json(context.out / "missing.json", missing)
     _truth(context, material=material)
+    _originality(context, material=material)
     shutil.rmtree(context.out / _PARTIAL, ignore_errors=True)
 
 
@@ -104,6 +106,21 @@ def _truth(context: StageContext, *, material: Material) -> None:
     write_json(context.out / "truth.json", agreements)
     shown = ", ".join(f"k = {entry['k']}: {entry['nmi']:.2f}" for entry in agreements)
     context.say(f"NMI of clusters and true tissue over {agreements[0]['n']:,} patches: {shown}")
+
+
+def _originality(context: StageContext, *, material: Material) -> None:
+    if context.config.evaluation.originality == "off":
+        return
+    path = context.out / FILE
+    if not path.is_file():
+        write_originality(
+            context.out,
+            patches=material.patches,
+            samples=material.samples,
+            seed=context.config.seed,
+            device=torch.device(resolve_device(context.config.runtime.device)),
+        )
+    context.say(said(read_json(path)))
 
 
 def _summary(found: Sequence[dict[str, Any]], *, k: int) -> str:

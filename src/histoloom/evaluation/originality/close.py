@@ -1,7 +1,8 @@
-"""The close look: how well a picture lies on a training patch, as a correlation.
+"""The close look: how well a picture lies on a training patch.
 
-Band-passed greys of 64 px; the picture in five sizes, shifted about a rough alignment. A correlation counts the pixels
-that both have (Padfield 2012, IEEE TIP 21(5), 2706), over the whole or one half of the picture, whichever is best.
+Band-passed greys of 64 px; the picture in five sizes, shifted about a rough alignment. The normalised correlation counts
+the pixels that both have (Padfield 2012, IEEE TIP 21(5), 2706), over the whole or one half of the picture, whichever says
+most: a correlation of few pixels (one cell on empty glass) is chance more often than one of many, and counts less.
 
 Shape suffixes: C candidates, G = ``SIDE``, Z sizes, P shifts, Q quarters of the picture, H = G / 2, W windows' side.
 """
@@ -38,15 +39,16 @@ def band(greys: np.ndarray) -> np.ndarray:
     return fine_GG @ values @ fine_GG.T - slow_GG @ values @ slow_GG.T
 
 
-def structure(bands: np.ndarray) -> np.ndarray:
-    """Mean squared grey level of band-passed greys (..., G, G): near 0 for empty glass."""
-    return np.square(bands.astype(np.float64)).mean(axis=(-2, -1))
-
-
-def correlations(
-    pictures_CGG: np.ndarray, patches_CGG: np.ndarray, *, shift_C2: np.ndarray, sizes: tuple[float, ...], reach: int, step: int
+def scores(
+    pictures_CGG: np.ndarray,
+    patches_CGG: np.ndarray,
+    *,
+    shift_C2: np.ndarray,
+    sizes: tuple[float, ...],
+    reach: int,
+    step: int,
 ) -> np.ndarray:
-    """The best correlation of each pair (both ``band``), float64 (C,), 0 for faint ones.
+    """The score of each pair (both ``band``), float64 (C,), 0..1: low where there is little to compare.
 
     The picture's pixel p lies on the patch's pixel p + shift; shifts up to ``reach`` px about ``shift_C2`` are tried,
     ``step`` px apart, and the picture enlarged by each of ``sizes``.
@@ -146,3 +148,10 @@ def _placed(rows_ZG: np.ndarray, starts_P: np.ndarray, *, length: int) -> np.nda
         result[0, :, place, start : start + _HALF] = rows_ZG[:, :_HALF]
         result[1, :, place, start + _HALF : start + SIDE] = rows_ZG[:, _HALF:]
     return result
+
+
+def best_score(greys_NGG: np.ndarray) -> np.ndarray:
+    """What exact copies of the pictures would score, float64 (N,): low where a picture shows little."""
+    bands_NGG = band(greys_NGG)
+    nowhere_N2 = np.zeros((len(greys_NGG), 2), np.int64)
+    return scores(bands_NGG, bands_NGG, shift_C2=nowhere_N2, sizes=(1.0,), reach=0, step=1)

@@ -31,20 +31,24 @@ class Pictures(Protocol):
         """The pictures of these numbers, uint8 (n, S, S, 3)."""
 
 
-def small_greys(pictures: Pictures, *, advance: Callable[[int], None] = lambda _: None) -> np.ndarray:
-    """All pictures as greys, uint8 (N, G, G): 4 KB a picture, read ``CHUNK`` at a time.
+def small_greys(
+    pictures: Pictures, *, numbers: np.ndarray | None = None, advance: Callable[[int], None] = lambda _: None
+) -> np.ndarray:
+    """All pictures, or those of ``numbers``, as greys, uint8 (N, G, G): 4 KB a picture, read ``CHUNK`` at a time.
 
     Raises ``UserError`` for pictures that are not square or below ``LEAST`` px.
     """
-    result = np.empty((len(pictures), SIDE, SIDE), np.uint8)
-    for start in range(0, len(pictures), CHUNK):
-        numbers = np.arange(start, min(start + CHUNK, len(pictures)))
-        result[numbers] = _shrunk(pictures.read(numbers))
-        advance(len(numbers))
+    wanted = np.arange(len(pictures)) if numbers is None else numbers
+    result = np.empty((len(wanted), SIDE, SIDE), np.uint8)
+    for start in range(0, len(wanted), CHUNK):
+        part = wanted[start : start + CHUNK]
+        result[start : start + CHUNK] = shrunk(pictures.read(part))
+        advance(len(part))
     return result
 
 
-def _shrunk(images_NSS3: Images) -> np.ndarray:
+def shrunk(images_NSS3: Images) -> np.ndarray:
+    """Pictures as greys, uint8 (N, G, G); ``UserError`` where they are not square or too small."""
     height, width = images_NSS3.shape[1:3]
     if height != width or height < LEAST:
         raise UserError(

@@ -11,33 +11,24 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from histoloom.evaluation.originality.close import band, correlations, structure
-from histoloom.evaluation.originality.close import SIZES
+from histoloom.evaluation.originality.close import SIZES, band, scores
 from histoloom.evaluation.originality.greys import turned
 from histoloom.evaluation.originality.shortlist import Candidates, chunks, coarse, shortlist
 
 CLOSE = 6
 """candidates that are looked at in every size"""
 DIGITS = 4
-PLAIN = 3.0
-"""squared grey levels; a picture with less structure has nothing by which a copy could be known"""
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """Each picture's nearest training patch: its number (-1: there is none), and the score of both, -1..1.
+    """Each picture's nearest training patch: its number (-1: there is none), and the score of both, 0..1.
 
-    The score is a correlation, 1 for a copy, given to four digits. ``structure_N``: what there is to compare.
+    The score is 1 for a copy, given to four digits (``close.scores``).
     """
 
     number_N: np.ndarray
     score_N: np.ndarray
-    structure_N: np.ndarray
-
-    @property
-    def plain_N(self) -> np.ndarray:
-        """Whether a picture is too plain to be told from others."""
-        return self.structure_N < PLAIN
 
 
 def nearest(
@@ -57,13 +48,11 @@ def nearest(
     number_N, score_N = np.full(len(pictures_NGG), -1, np.int64), np.zeros(len(pictures_NGG))
     for part in chunks(len(pictures_NGG)):
         those = None if groups is None else (groups[0][part], groups[1])
-        found = shortlist(
-            coarse(pictures_NGG[part]), patches_MLL, groups=those, device=device or torch.device("cpu")
-        )
+        found = shortlist(coarse(pictures_NGG[part]), patches_MLL, groups=those, device=device or torch.device("cpu"))
         for place, row in enumerate(range(part.start, part.stop)):
             number_N[row], score_N[row] = _nearest(pictures_NGG[row], patches_MGG, found=found, place=place)
         advance(part.stop - part.start)
-    return Nearest(number_N, score_N, structure(band(pictures_NGG)))
+    return Nearest(number_N, score_N)
 
 
 def _nearest(picture_GG: np.ndarray, patches_MGG: np.ndarray, *, found: Candidates, place: int) -> tuple[int, float]:
@@ -75,9 +64,9 @@ def _nearest(picture_GG: np.ndarray, patches_MGG: np.ndarray, *, found: Candidat
     patch_C, turn_C, shift_C2 = patch_C[known_C], found.turn_NC[place][known_C], found.shift_NC2[place][known_C]
     views_CGG = band(turned(picture_GG[None])[0])[turn_C]
     bands_CGG = band(patches_MGG[patch_C])
-    rough_C = correlations(views_CGG, bands_CGG, shift_C2=shift_C2, sizes=(1.0,), reach=4, step=2)
+    rough_C = scores(views_CGG, bands_CGG, shift_C2=shift_C2, sizes=(1.0,), reach=4, step=2)
     best_C = np.lexsort((patch_C, -rough_C.round(DIGITS)))[:CLOSE]
-    close_C = correlations(
+    close_C = scores(
         views_CGG[best_C], bands_CGG[best_C], shift_C2=shift_C2[best_C], sizes=SIZES, reach=4, step=1
     ).round(DIGITS)
     winner = np.lexsort((patch_C[best_C], -close_C))[0]

@@ -146,9 +146,7 @@ def _merged(
     return np.take_along_axis(all_values, order, axis=1), np.take_along_axis(all_numbers, order, axis=1)
 
 
-def _aligned(
-    pictures_NLL: np.ndarray, patches_MLL: np.ndarray, *, chosen_NC: np.ndarray, kind: Kind
-) -> Candidates:
+def _aligned(pictures_NLL: np.ndarray, patches_MLL: np.ndarray, *, chosen_NC: np.ndarray, kind: Kind) -> Candidates:
     """How each chosen patch lies best: which of the eight copies, and how far the picture has to be shifted."""
     turn_NC = np.zeros_like(chosen_NC)
     shift_NC2 = np.zeros((*chosen_NC.shape, 2), np.int64)
