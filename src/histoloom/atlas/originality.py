@@ -50,15 +50,15 @@ def _sentences(found: Mapping[str, Any]) -> tuple[str, ...]:
     said = [
         f"{found['copies']} of {found['n']} samples look like copies of a training patch: {found['copy_rate']:.1%} "
         f"({low:.1%} to {high:.1%}).",
-        f"Of {found['n_test']} real patches of held-out slides, which cannot be copies, {found['false_alarm_rate']:.1%} do "
-        f"({alarm_low:.1%} to {alarm_high:.1%}).",
+        f"Of {found['n_test']} real patches of held-out slides, which cannot be copies, "
+        f"{found['false_alarm_rate']:.1%} do ({alarm_low:.1%} to {alarm_high:.1%}).",
     ]
     if found["membership"] is not None:
         member = found["membership"]
         said.append(
             f"Training patches are nearer to the samples than held-out ones are in {member['auc']:.0%} of comparisons "
-            f"({member['interval'][0]:.0%} to {member['interval'][1]:.0%}; 50 % where the samples give nothing away; other "
-            "slides differ by themselves too)."
+            f"({member['interval'][0]:.0%} to {member['interval'][1]:.0%}; 50 % where the samples give nothing "
+            "away; other slides differ by themselves too)."
         )
     return tuple(said)
 

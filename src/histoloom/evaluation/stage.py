@@ -34,7 +34,7 @@ class Material:
 
 
 def run(context: StageContext) -> None:
-    """Write ``similarity.json``, ``missing.json``, what ``originality`` asks for and, where there is truth, ``truth.json``."""
+    """Write ``similarity.json``, ``missing.json``, and, where asked for and known, originality and ``truth.json``."""
     material = _open(context)
     metrics, missing = make_metrics(_settings(context, size=material.patches.size))
     for name, reason in missing.items():

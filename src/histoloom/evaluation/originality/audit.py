@@ -33,7 +33,7 @@ LARGEST = 4000
 
 @dataclass(frozen=True)
 class Sets:
-    """What is compared. ``slide_H``: the slide of each held-out patch; a slide's patches calibrate or test, never both."""
+    """What is compared. ``slide_H``: of each held-out patch; a slide's patches calibrate or test, never both."""
 
     samples: Pictures
     train: Pictures
@@ -43,7 +43,10 @@ class Sets:
 
 @dataclass(frozen=True)
 class Calibration:
-    """``threshold``: a score above it is an alarm; ``tested``: alarms among held-out patches that did not set it."""
+    """``threshold``: a score above it is an alarm; ``tested``: alarms among held-out patches that did not set it.
+
+    ``slides``: how many set it, and how many others tested it.
+    """
 
     threshold: float
     rate: float
@@ -135,8 +138,9 @@ def _calibration(
     rate = RATE / MARGIN if len(first) >= least_images(RATE / MARGIN) else RATE
     limit = threshold(score_H[first], rate=rate)
     tested = Share(int((score_H[second] > limit).sum()), len(second))
-    slides = tuple(len({slide_H[row] for row in part}) for part in (first, second))
-    return Calibration(limit, rate, len(first), (slides[0], slides[1]), tested)
+    names = [{slide_H[row] for row in part} for part in (first, second)]
+    slides = len(names[0]), len(names[1] - names[0])
+    return Calibration(limit, rate, len(first), slides, tested)
 
 
 def needed_holdout() -> int:
@@ -172,22 +176,39 @@ def notes(found: Audit) -> list[str]:
     """What the numbers leave open, in sentences."""
     calibration = found.calibration
     if calibration is None:
-        held = f"{found.n_holdout} held-out patches are" if found.n_holdout else "no held-out patches is"
         return [
-            f"nothing could be calibrated: {held} fewer than the {needed_holdout()} that a threshold with a false-alarm "
-            f"rate of {RATE:.0%} needs; scores are given, copies are not counted"
+            f"nothing could be calibrated: a threshold with a false-alarm rate of {RATE:.0%}, and its test on other "
+            f"slides, need two groups of held-out slides of at least {least_images(RATE)} patches each, and there are "
+            f"{found.n_holdout} held-out patches in all; scores are given, copies are not counted"
         ]
-    low, high = calibration.tested.interval
-    said = [
-        f"the threshold was set on {calibration.calibration} held-out patches of {calibration.slides[0]} slide(s) and tested "
-        f"on {calibration.tested.n} of {calibration.slides[1]} other(s): {calibration.tested.count} false alarms, so that "
-        f"the true rate may lie anywhere from {low:.1%} to {high:.1%}, and further off on slides unlike these"
-    ]
-    if min(calibration.slides) < 3:
-        said.append("so few held-out slides say little about others: patches of one slide are alike")
+    said = _limits(calibration)
     plain = int(found.plain_N.sum())
     if plain:
-        said.append(f"{plain} of {found.copies.n} samples show so little (empty glass, a few cells) that a changed copy might not be known")
-    if found.copies.interval[0] <= high:
+        said.append(
+            f"{plain} of {found.copies.n} samples show so little (empty glass, a few cells) that a changed copy might "
+            "not be known"
+        )
+    if found.copies.interval[0] <= calibration.tested.interval[1]:
         said.append("the copy rate is within what false alarms alone may give")
+    return said
+
+
+def _limits(calibration: Calibration) -> list[str]:
+    low, high = calibration.tested.interval
+    first, second = calibration.slides
+    said = [
+        f"threshold from {calibration.calibration} held-out patches, tested on {calibration.tested.n} others: "
+        f"{calibration.tested.count} false alarms, so that the true rate may be anything from {low:.1%} to {high:.1%}, "
+        "and further off on slides unlike these"
+    ]
+    if second == 0:
+        said.append(
+            "all held-out patches count as one slide, so that threshold and test are not independent; in folders, give "
+            "each slide a subfolder"
+        )
+    elif min(first, second) < 3:
+        said.append(
+            f"the threshold comes from {first} slide(s) and the test from {second}: so few say little about others, "
+            "since patches of one slide are alike"
+        )
     return said

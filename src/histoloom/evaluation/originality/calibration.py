@@ -1,4 +1,4 @@
-"""From scores to alarms: a threshold from held-out real patches, shares with intervals, and what few patches leave open.
+"""From scores to alarms: a threshold from held-out real patches, and shares with intervals.
 
 Shape suffixes: N scores.
 """

@@ -1,8 +1,8 @@
 """The close look: how well a picture lies on a training patch.
 
-Band-passed greys of 64 px; the picture in five sizes, shifted about a rough alignment. The normalised correlation counts
-the pixels that both have (Padfield 2012, IEEE TIP 21(5), 2706), over the whole or one half of the picture, whichever says
-most: a correlation of few pixels (one cell on empty glass) is chance more often than one of many, and counts less.
+Band-passed greys of 64 px; the picture in five sizes, shifted about a rough alignment. The normalised correlation
+counts the pixels that both have (Padfield 2012, IEEE TIP 21(5), 2706), over the whole or one half, whichever says most: a correlation
+of few pixels (one cell on empty glass) is chance more often than one of many, and counts less.
 
 Shape suffixes: C candidates, G = ``SIDE``, Z sizes, P shifts, Q quarters of the picture, H = G / 2, W windows' side.
 """
@@ -106,7 +106,7 @@ def _evidence(correlation: np.ndarray, *, pixels: np.ndarray) -> np.ndarray:
 
 
 def _views(picture_GG: np.ndarray, sizes: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The picture enlarged by each size, 0 where it does not reach, (Z, G, G); and where along a side it does (Z, G)."""
+    """The picture in each size, 0 where it does not reach, (Z, G, G); and where along a side it does (Z, G)."""
     made = [_enlarging(size) for size in sizes]
     views = [matrix @ picture_GG @ matrix.T for matrix, _ in made]
     return np.stack(views), np.stack([reached for _, reached in made])

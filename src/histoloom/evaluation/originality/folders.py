@@ -37,8 +37,8 @@ def audit_folders(
     found = audit(sets, seed=seed, device=torch.device(device))
     if found.calibration is None:
         raise UserError(
-            f"{holdout} holds {len(held)} images in {len(set(sets.slide_H))} slide(s); a threshold, and its test on other "
-            f"slides, need at least {needed_holdout() // 2} images each ({needed_holdout()} in all): cut more patches"
+            f"{holdout} holds {len(held)} images in {len(set(sets.slide_H))} slide(s); a threshold, and its test on "
+            f"other slides, need {needed_holdout() // 2} images each ({needed_holdout()} in all): add some"
         )
     order = suspicious_first(found)
     result = summary(found) | {"samples": [_entry(found, row, samples=samples, train=trained) for row in order]}
@@ -64,8 +64,8 @@ def _open(synthetic: Path, train: Path, holdout: Path) -> tuple[ImageFolder, Ima
     for one, other in ((0, 1), (0, 2), (1, 2)):
         if places[one] == places[other] or places[one] in places[other].parents or places[other] in places[one].parents:
             raise UserError(
-                f"{places[one]} and {places[other]} are or hold the same images; name three folders apart: the synthetic, "
-                "the training (--train) and the held-out images (--holdout)"
+                f"{places[one]} and {places[other]} are or hold the same images; name three folders apart: the "
+                "synthetic, the training (--train) and the held-out images (--holdout)"
             )
     folders = ImageFolder(synthetic), ImageFolder(train), ImageFolder(holdout)
     first = folders[0]
