@@ -22,7 +22,7 @@ from PIL import Image
 
 from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
 from histoloom.evaluation.originality.audit import MARGIN, RATE, SURE
-from histoloom.evaluation.originality.calibration import Share, threshold
+from histoloom.evaluation.originality.calibration import Share, least_images, threshold
 from histoloom.evaluation.originality.close import best_score
 from histoloom.evaluation.originality.greys import shrunk
 from histoloom.evaluation.originality.nearest import nearest
@@ -174,7 +174,8 @@ def main() -> None:
     print(f"{size} px; slides: {len(parts[0])} train, {len(parts[1])} calibrate, {len(parts[2])} test", flush=True)
 
     started = time.process_time()
-    limit = threshold(nearest(shrunk(calibration), greys).score_N, rate=RATE / MARGIN)
+    rate = RATE / MARGIN if arguments.held_out >= least_images(RATE / MARGIN) else RATE
+    limit = threshold(nearest(shrunk(calibration), greys).score_N, rate=rate)
     alarms = nearest(shrunk(test), greys).score_N > limit
     cost = (time.process_time() - started) / (2 * arguments.held_out)
     print(f"threshold {limit:.3f}; {1e3 * cost:.0f} ms of CPU time a picture among {len(train)} patches", flush=True)

@@ -27,6 +27,8 @@ MARGIN = 2
 
 SURE = 0.8
 """what an exact copy of a sample has to score at least, so that a changed copy would be found too"""
+LEAST_A_PART = least_images(RATE)
+"""held-out patches that set a threshold, and that test it"""
 LARGEST = 4000
 """held-out patches that are looked at, drawn at random where there are more"""
 
@@ -131,7 +133,7 @@ def _calibration(
 ) -> Calibration | None:
     """A threshold from one part of the held-out slides, tested on the other; None for too few patches."""
     first, second = halves(slide_H)
-    if min(len(first), len(second)) < least_images(RATE):
+    if not can_calibrate(slide_H):
         search.counter.advance(len(holdout_HGG))
         return None
     score_H = search(holdout_HGG, train_MGG).score_N
@@ -143,9 +145,9 @@ def _calibration(
     return Calibration(limit, rate, len(first), slides, tested)
 
 
-def needed_holdout() -> int:
-    """The fewest held-out patches with which a threshold can be set and tested."""
-    return 2 * least_images(RATE)
+def can_calibrate(slide_H: Sequence[str]) -> bool:
+    """Whether there are held-out patches enough to set a threshold, and to test it."""
+    return min(len(part) for part in halves(slide_H)) >= LEAST_A_PART
 
 
 def summary(found: Audit) -> dict[str, Any]:
@@ -178,7 +180,7 @@ def notes(found: Audit) -> list[str]:
     if calibration is None:
         return [
             f"nothing could be calibrated: a threshold with a false-alarm rate of {RATE:.0%}, and its test on other "
-            f"slides, need two groups of held-out slides of at least {least_images(RATE)} patches each, and there are "
+            f"slides, need two groups of held-out slides of at least {LEAST_A_PART} patches each, and there are "
             f"{found.n_holdout} held-out patches in all; scores are given, copies are not counted"
         ]
     said = _limits(calibration)

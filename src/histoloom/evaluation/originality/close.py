@@ -1,8 +1,8 @@
 """The close look: how well a picture lies on a training patch.
 
 Band-passed greys of 64 px; the picture in five sizes, shifted about a rough alignment. The normalised correlation
-counts the pixels that both have (Padfield 2012, IEEE TIP 21(5), 2706), over the whole or one half, whichever says most: a correlation
-of few pixels (one cell on empty glass) is chance more often than one of many, and counts less.
+counts the pixels that both have (Padfield 2012, IEEE TIP 21(5), 2706), over the whole or one half, whichever says most:
+a correlation of few pixels (one cell on empty glass) is chance more often than one of many, and counts less.
 
 Shape suffixes: C candidates, G = ``SIDE``, Z sizes, P shifts, Q quarters of the picture, H = G / 2, W windows' side.
 """

@@ -10,7 +10,7 @@ import torch
 
 from histoloom.errors import UserError
 from histoloom.evaluation.image_folder import ImageFolder, check_same_size
-from histoloom.evaluation.originality.audit import Audit, Sets, audit, needed_holdout, summary
+from histoloom.evaluation.originality.audit import LEAST_A_PART, Audit, Sets, audit, can_calibrate, summary
 from histoloom.evaluation.originality.sheet import sheet_png
 from histoloom.store import disk_errors_explained, write_bytes, write_json
 
@@ -34,12 +34,12 @@ def audit_folders(
     """
     samples, trained, held = _open(synthetic, train, holdout)
     sets = Sets(samples, trained, held, _slides(held.paths, folder=holdout))
-    found = audit(sets, seed=seed, device=torch.device(device))
-    if found.calibration is None:
+    if not can_calibrate(sets.slide_H):
         raise UserError(
             f"{holdout} holds {len(held)} images in {len(set(sets.slide_H))} slide(s); a threshold, and its test on "
-            f"other slides, need {needed_holdout() // 2} images each ({needed_holdout()} in all): add some"
+            f"other slides, need {LEAST_A_PART} images each ({2 * LEAST_A_PART} in all): add some"
         )
+    found = audit(sets, seed=seed, device=torch.device(device))
     order = suspicious_first(found)
     result = summary(found) | {"samples": [_entry(found, row, samples=samples, train=trained) for row in order]}
     if out is not None:

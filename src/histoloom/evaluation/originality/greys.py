@@ -79,6 +79,7 @@ def resampling(side: int, wanted: int, places: np.ndarray) -> np.ndarray:
     return matrix
 
 
+@cache
 def blurring(side: int, sigma: float) -> np.ndarray:
     """A Gaussian of ``sigma`` px along one axis of ``side`` px, mirrored at the border, float32 (side, side)."""
     from scipy.ndimage import gaussian_filter1d

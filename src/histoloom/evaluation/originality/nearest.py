@@ -58,10 +58,11 @@ def nearest(
 def _nearest(picture_GG: np.ndarray, patches_MGG: np.ndarray, *, found: Candidates, place: int) -> tuple[int, float]:
     """The nearest of one picture's candidates: all at their rough alignment first, then the best ones in every size."""
     patch_C = found.patch_NC[place]
-    known_C = np.flatnonzero(patch_C >= 0)
-    if not len(known_C):
+    ways_C4 = np.column_stack([patch_C, found.turn_NC[place], found.shift_NC2[place]])[patch_C >= 0]
+    if not len(ways_C4):
         return -1, 0.0
-    patch_C, turn_C, shift_C2 = patch_C[known_C], found.turn_NC[place][known_C], found.shift_NC2[place][known_C]
+    ways_C4 = np.unique(ways_C4, axis=0)
+    patch_C, turn_C, shift_C2 = ways_C4[:, 0], ways_C4[:, 1], ways_C4[:, 2:]
     views_CGG = band(turned(picture_GG[None])[0])[turn_C]
     bands_CGG = band(patches_MGG[patch_C])
     rough_C = scores(views_CGG, bands_CGG, shift_C2=shift_C2, sizes=(1.0,), reach=4, step=2)
