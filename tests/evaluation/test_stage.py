@@ -21,6 +21,7 @@ PER_SLIDE = 24
 
 def make(**settings: object) -> Config:
     values = read_preset("demo") | {"slides": {"paths": ["slides"]}}
+    settings = {"originality": "off"} | settings
     pairs = [f"evaluation.{key}={value}" for key, value in settings.items()]
     return make_config(with_settings(values, ["runtime.device=cpu", f"patches.size={SIZE}", *pairs]))
 
@@ -98,7 +99,7 @@ def load(files: dict[str, bytes], name: str):
 @pytest.mark.usefixtures("no_weights")
 def test_entries_of_every_cluster_comparison_and_metric(run: dict[str, Path], tmp_path: Path) -> None:
     files = evaluate(tmp_path / "out", run, make(pairs=6, bootstrap=50))
-    assert set(files) == {"similarity.json", "missing.json", "truth.json"}
+    assert set(files) == {"similarity.json", "missing.json", "truth.json"}  # originality is off: see make
     found = pd.DataFrame(load(files, "similarity.json"))
     wanted = {(2, 0), (2, 1), (2, None), (3, 0), (3, 1), (3, 2), (3, None)}
     clusters = found["cluster"].astype(object).where(found["cluster"].notna(), None)
@@ -180,3 +181,18 @@ def test_partial_result_of_fewer_metrics_is_not_taken_over(run: dict[str, Path],
     found = load(evaluate(tmp_path / "out", run, make(pairs=2, bootstrap=10)), "similarity.json")
     assert {entry["metric"] for entry in found} == {"ssim", "ms_ssim", "lpips"}
     assert len(found) == 7 * 3 * 3
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_a_run_with_few_held_out_patches_gets_scores_alone(run: dict[str, Path], tmp_path: Path) -> None:
+    files = evaluate(tmp_path / "out", run, make(pairs=2, bootstrap=10, originality="report"))
+    found = load(files, "originality.json")
+    assert (found["n"], found["n_train"], found["copy_rate"], found["threshold"]) == (20, 48, None, None)
+    assert "nothing could be calibrated" in found["notes"][0]
+    assert len(found["samples"]) == 20
+    scores = [entry["score"] for entry in found["samples"]]
+    assert scores == sorted(scores, reverse=True)
+    assert not any(entry["copy"] for entry in found["samples"])
+    with np.load(tmp_path / "out" / "suspicious.npz") as kept:
+        assert kept["sample"].shape == kept["nearest"].shape == (8, SIZE, SIZE, 3)
+    assert evaluate(tmp_path / "again", run, make(pairs=2, bootstrap=10, originality="report")) == files
