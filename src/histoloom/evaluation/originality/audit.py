@@ -23,14 +23,14 @@ RATE = 0.01
 """the false-alarm rate that thresholds are set for"""
 MARGIN = 2
 """the threshold is set for ``RATE / MARGIN`` where there are patches enough: slides differ"""
-
-
 SURE = 0.8
 """what an exact copy of a sample has to score at least, so that a changed copy would be found too"""
 LEAST_A_PART = least_images(RATE)
 """held-out patches that set a threshold, and that test it"""
 LARGEST = 4000
 """held-out patches that are looked at, drawn at random where there are more"""
+MEMBERS = 300
+"""training patches, and held-out ones, of the membership test"""
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,12 @@ class Audit:
 def audit(sets: Sets, *, seed: int = 0, device: torch.device | None = None) -> Audit:
     """The nearest training patch of every sample, and what held-out patches score in the same way.
 
-    ``seed`` draws the held-out patches, and as many training patches for the membership test.
+    ``seed`` draws the held-out patches, and those of the membership test.
     """
     held = _drawn(len(sets.holdout), LARGEST, seed=seed, what="holdout")
-    members = _drawn(len(sets.train), len(held), seed=seed, what="members")
-    total = 2 * (len(sets.samples) + len(held)) + len(sets.train) + len(held) + len(members)
+    members = _drawn(len(sets.train), min(len(held), MEMBERS), seed=seed, what="members")
+    others = _drawn(len(held), MEMBERS, seed=seed, what="others")
+    total = 2 * (len(sets.samples) + len(held)) + len(sets.train) + len(others) + len(members)
     with meter("looking for copies", total=total) as counter:
         samples_NGG = small_greys(sets.samples, advance=counter.advance)
         train_MGG = small_greys(sets.train, advance=counter.advance)
@@ -102,7 +103,7 @@ def audit(sets: Sets, *, seed: int = 0, device: torch.device | None = None) -> A
         search = _Search(device, counter)
         found = search(samples_NGG, train_MGG)
         calibration = _calibration([sets.slide_H[row] for row in held], holdout_HGG, train_MGG, search=search)
-        membership = _membership(train_MGG[members], holdout_HGG, samples_NGG, search=search)
+        membership = _membership(train_MGG[members], holdout_HGG[others], samples_NGG, search=search)
     return Audit(found, best_score(samples_NGG), calibration, membership, len(train_MGG), len(held))
 
 
