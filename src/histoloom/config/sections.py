@@ -148,6 +148,11 @@ class EvaluationConfig(Section):
     bootstrap: PositiveInt = Field(1000, description="resamples for the intervals")
     originality: Literal["report", "off"] = Field("report", description="look for copies of training patches")
 
+    @field_validator("originality", mode="before")
+    @classmethod
+    def _off_is_no_boolean(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare off as false
+
 
 class ReportConfig(Section):
     """What the report shows."""
