@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from histoloom.diffusion.generator import Generator
     from histoloom.errors import UserError
     from histoloom.evaluation.folders import evaluate_folders
+    from histoloom.evaluation.originality.folders import audit_folders
     from histoloom.pipeline import execute, status
     from histoloom.setup import init_run
     from histoloom.slides.patch_set import PatchSet
@@ -33,6 +34,7 @@ _HOMES = {
     "PatchSet": "histoloom.slides.patch_set",
     "Run": "histoloom.store",
     "UserError": "histoloom.errors",
+    "audit_folders": "histoloom.evaluation.originality.folders",
     "evaluate_folders": "histoloom.evaluation.folders",
     "execute": "histoloom.pipeline",
     "init_run": "histoloom.setup",
@@ -50,6 +52,7 @@ __all__ = [
     "PatchSet",
     "Run",
     "UserError",
+    "audit_folders",
     "evaluate_folders",
     "execute",
     "init_run",

@@ -23,6 +23,7 @@ PER_SLIDE = 24
 
 def make(**settings: object) -> Config:
     values = read_preset("demo") | {"slides": {"paths": ["slides"]}}
+    settings = {"originality": "off"} | settings
     pairs = [f"evaluation.{key}={value}" for key, value in settings.items()]
     plain = ["runtime.device=cpu", "evaluation.judge=null", f"patches.size={SIZE}"]
     return make_config(with_settings(values, [*plain, *pairs]))
@@ -101,7 +102,8 @@ def load(files: dict[str, bytes], name: str):
 @pytest.mark.usefixtures("no_weights")
 def test_entries_of_every_cluster_comparison_and_metric(run: dict[str, Path], tmp_path: Path) -> None:
     files = evaluate(tmp_path / "out", run, make(pairs=6, bootstrap=50))
-    assert set(files) == {"similarity.json", "missing.json", "truth.json", "distribution.json"}
+    wanted_files = {"similarity.json", "missing.json", "truth.json", "distribution.json"}
+    assert set(files) == wanted_files  # originality is off: see make
     found = pd.DataFrame(load(files, "similarity.json"))
     wanted = {(2, 0), (2, 1), (2, None), (3, 0), (3, 1), (3, 2), (3, None)}
     clusters = found["cluster"].astype(object).where(found["cluster"].notna(), None)
@@ -234,3 +236,18 @@ def test_features_of_a_killed_stage_are_taken_over(
 
 def _stopped(*_args: object, **_named: object) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_a_run_with_few_held_out_patches_gets_scores_alone(run: dict[str, Path], tmp_path: Path) -> None:
+    files = evaluate(tmp_path / "out", run, make(pairs=2, bootstrap=10, originality="report"))
+    found = load(files, "originality.json")
+    assert (found["n"], found["n_train"], found["copy_rate"], found["threshold"]) == (20, 48, None, None)
+    assert "nothing could be calibrated" in found["notes"][0]
+    assert len(found["samples"]) == 20
+    scores = [entry["score"] for entry in found["samples"]]
+    assert scores == sorted(scores, reverse=True)
+    assert not any(entry["copy"] for entry in found["samples"])
+    with np.load(tmp_path / "out" / "suspicious.npz") as kept:
+        assert kept["sample"].shape == kept["nearest"].shape == (8, SIZE, SIZE, 3)
+    assert evaluate(tmp_path / "again", run, make(pairs=2, bootstrap=10, originality="report")) == files

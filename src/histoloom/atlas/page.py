@@ -13,6 +13,7 @@ from histoloom.atlas.distribution_table import DistributionTable
 from histoloom.atlas.evidence import PaperRows, SimilarityRow, ValidityRow
 from histoloom.atlas.gallery import Extent
 from histoloom.atlas.null_table import NullRow
+from histoloom.atlas.originality import Originality
 from histoloom.atlas.paper import BETTER, CITATION, INDEX_TITLES, METRIC_TITLES
 from histoloom.atlas.patch_map import PatchMap
 from histoloom.atlas.pictures import Picture
@@ -183,6 +184,7 @@ class Page:
     maps_missing: Mapping[str, str]
     paper_validity: tuple[PaperRows, ...]
     paper_similarity: tuple[PaperRows, ...]
+    originality: Originality | None
     truth: tuple[TruthRow, ...]
     missing: Mapping[str, str]
     config: str

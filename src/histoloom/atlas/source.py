@@ -25,6 +25,7 @@ from histoloom.atlas.distribution_table import DistributionTable, distribution_t
 from histoloom.atlas.embedding_file import patch_map_of
 from histoloom.atlas.faithfulness_lines import cluster_line, summary_lines
 from histoloom.atlas.null_table import null_rows
+from histoloom.atlas.originality import originality_of
 from histoloom.atlas.page import (
     AssociationRow,
     Choice,
@@ -105,6 +106,7 @@ class RunSource:
             maps_missing=self._maps_missing(),
             paper_validity=tuple(evidence.paper_validity(validity)),
             paper_similarity=tuple(evidence.paper_similarity(similarity)),
+            originality=originality_of(evaluation),
             truth=self._truth(),
             missing=self.missing,
             config=yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),

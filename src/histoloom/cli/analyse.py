@@ -61,6 +61,34 @@ def evaluate(
         typer.echo(f"note: {note}")
 
 
+def audit(
+    synthetic: Annotated[Path, typer.Argument(metavar="SYNTHETIC", help="A folder of synthetic images.")],
+    train: Annotated[Path, typer.Option(metavar="DIR", help="The images that the generator was trained on.")],
+    holdout: Annotated[
+        Path, typer.Option(metavar="DIR", help="Real images of other slides, a subfolder a slide; they calibrate.")
+    ],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write audit.json and suspicious.png there.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for copies of training images among synthetic ones, calibrated on held-out real images."""
+    from histoloom.evaluation.originality.folders import audit_folders
+
+    result = audit_folders(synthetic, train=train, holdout=holdout, seed=seed, out=out)
+    if as_json:
+        typer.echo(json.dumps(result, allow_nan=False))
+        return
+    low, high = result["interval"]
+    typer.echo(f"{result['copies']} of {result['n']} images look like copies: {low:.1%} to {high:.1%}")
+    typer.echo(f"false alarms among held-out images: {result['false_alarm_rate']:.1%} of {result['n_test']}")
+    for entry in result["samples"][:10]:
+        typer.echo(
+            f"{'COPY ' if entry['copy'] else ''}{entry['file']}  nearest {entry['nearest']}  {entry['score']:.3f}"
+        )
+    for note in result["notes"]:
+        typer.echo(f"note: {note}")
+
+
 def doctor(as_json: AsJson = False) -> None:
     """Say what this machine can do, what is missing, and what to type."""
     from histoloom.doctor import examine

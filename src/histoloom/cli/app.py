@@ -37,6 +37,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("map", generate.map_slide),
     ("validity", analyse.validity),
     ("evaluate", analyse.evaluate),
+    ("audit", analyse.audit),
     ("distil", generate.distil),
     ("export", generate.export),
     ("doctor", analyse.doctor),

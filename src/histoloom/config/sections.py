@@ -166,6 +166,7 @@ class EvaluationConfig(Section):
         JudgeConfig(), description="whether samples are faithful and useful, by a network of its own; none: off"
     )
     distribution_patches: int = Field(2000, ge=20, description="most real patches on each side of a distribution")
+    originality: Literal["report", "off"] = Field("report", description="look for copies of training patches")
 
     @field_validator("extractors")
     @classmethod
@@ -173,6 +174,11 @@ class EvaluationConfig(Section):
         if len(set(values)) < len(values):
             raise ValueError("name each extractor once")
         return values
+
+    @field_validator("originality", mode="before")
+    @classmethod
+    def _off_is_no_boolean(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare off as false
 
 
 class ReportConfig(Section):

@@ -102,6 +102,7 @@ LATER: Mapping[str, Any] = {
         "training": UNAVERAGED,
     },
     "samples": {"sampler": {"guidance_interval": None, "spacing": 1.0}},
+    "evaluation": {"originality": "off"},
 }
 """Settings that came after runs were made, with the value that means what these did; sections may have been off."""
 

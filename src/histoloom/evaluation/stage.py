@@ -15,6 +15,7 @@ from histoloom.evaluation.comparisons import Patches, entries, measure_tasks, pl
 from histoloom.evaluation.distribution_stage import write_distribution
 from histoloom.evaluation.faithfulness_stage import write_faithfulness
 from histoloom.evaluation.metrics import MetricSettings, PairMetric, make_metrics
+from histoloom.evaluation.originality.of_run import FILE, said, write_originality
 from histoloom.evaluation.sample_folder import SampleFolder
 from histoloom.evaluation.truth import true_classes, truth_entries
 from histoloom.progress import meter
@@ -35,7 +36,7 @@ class Material:
 
 
 def run(context: StageContext) -> None:
-    """Write what is measured, a JSON file each: similarity, distribution, faithfulness; of slides with a map, truth."""
+    """Write what is measured, a JSON file each; truth only of slides with a true map, originality where asked for."""
     material = _open(context)
     metrics, missing = make_metrics(_settings(context, size=material.patches.size))
     for name, reason in missing.items():
@@ -47,6 +48,7 @@ def run(context: StageContext) -> None:
     write_distribution(context, patches=material.patches, labels=labels, samples=material.samples)
     write_faithfulness(context, patches=material.patches, labels=labels, samples=material.samples)
     _truth(context, material=material)
+    _originality(context, material=material)
     shutil.rmtree(context.out / _PARTIAL, ignore_errors=True)
 
 
@@ -109,6 +111,21 @@ def _truth(context: StageContext, *, material: Material) -> None:
     write_json(context.out / "truth.json", agreements)
     shown = ", ".join(f"k = {entry['k']}: {entry['nmi']:.2f}" for entry in agreements)
     context.say(f"NMI of clusters and true tissue over {agreements[0]['n']:,} patches: {shown}")
+
+
+def _originality(context: StageContext, *, material: Material) -> None:
+    if context.config.evaluation.originality == "off":
+        return
+    path = context.out / FILE
+    if not path.is_file():
+        write_originality(
+            context.out,
+            patches=material.patches,
+            samples=material.samples,
+            seed=context.config.seed,
+            device=torch.device(resolve_device(context.config.runtime.device)),
+        )
+    context.say(said(read_json(path)))
 
 
 def _summary(found: Sequence[dict[str, Any]], *, k: int) -> str:
