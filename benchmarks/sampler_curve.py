@@ -37,6 +37,7 @@ from histoloom.seeding import numpy_generator
 from histoloom.store import Run, fingerprint, write_bytes
 
 EVALUATIONS = (5, 10, 15, 20, 30, 50)
+METHODS = [method for method in SAMPLERS if method != "student"]  # a student has a network of its own
 GROUPS = 10
 LAGS = (1, 2, 4)
 FLOORS = 10
@@ -213,7 +214,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("-n", type=int, default=2048, help="images for each point")
-    parser.add_argument("--methods", nargs="+", choices=sorted(SAMPLERS), default=list(SAMPLERS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--evaluations", type=int, nargs="+", default=list(EVALUATIONS))
     parser.add_argument("--reference", type=int, help="evaluations of DDPM that the others are compared with; else all")
     parser.add_argument("--guidance", type=float, help="else the run's own")
