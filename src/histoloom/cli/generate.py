@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from histoloom.cli.runs import RunArgument
 from histoloom.config import SamplerMethod
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def sample(
@@ -46,9 +50,23 @@ def sample(
         guidance_interval=guidance_interval,
         seed=seed,
     )
-    drawn = draw_request(generator, request, out=out)
+    drawn = draw_request(generator, request, out=out, gate=_gate(generator))
     if os.environ.get("RANK", "0") == "0":
         typer.echo(drawn)
+
+
+def _gate(generator: Path) -> Callable[[np.ndarray], bool] | None:
+    """The gate of a run that asks for one; an exported generator has no training patches to compare with."""
+    import torch
+
+    from histoloom.devices import resolve_device
+    from histoloom.evaluation.originality.gate import Gate
+    from histoloom.store import Run
+
+    if not (generator / "config.yaml").is_file():
+        return None
+    run = Run.open(generator)
+    return Gate.of_run(run, device=torch.device(resolve_device(run.config.runtime.device)))
 
 
 def distil(

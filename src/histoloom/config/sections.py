@@ -166,7 +166,9 @@ class EvaluationConfig(Section):
         JudgeConfig(), description="whether samples are faithful and useful, by a network of its own; none: off"
     )
     distribution_patches: int = Field(2000, ge=20, description="most real patches on each side of a distribution")
-    originality: Literal["report", "off"] = Field("report", description="look for copies of training patches")
+    originality: Literal["report", "gate", "off"] = Field(
+        "report", description="look for copies of training patches; gate: and withhold them when drawing from the run"
+    )
 
     @field_validator("extractors")
     @classmethod

@@ -108,8 +108,14 @@ LATER: Mapping[str, Any] = {
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """What fingerprints are of: the configuration, less later settings that change nothing, so that runs stay whole."""
-    return _without(config.model_dump(mode="json"), LATER)
+    """What fingerprints are of: the configuration, less later settings that change nothing, so that runs stay whole.
+
+    A gate stands before what is drawn from a run; its stages are those of a run that reports copies.
+    """
+    values = config.model_dump(mode="json")
+    if values["evaluation"]["originality"] == "gate":
+        values["evaluation"]["originality"] = "report"
+    return _without(values, LATER)
 
 
 def _without(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:

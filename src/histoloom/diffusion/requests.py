@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from histoloom.config import SamplerConfig
 from histoloom.diffusion.generator import STUDENT, Generator, Order
-from histoloom.diffusion.sample_folder import Job, write_samples
+from histoloom.diffusion.sample_folder import Gate, Job, write_samples
 from histoloom.errors import UserError
 from histoloom.processes import rank, wait_for_all
 from histoloom.store import disk_errors_explained, read_json, write_json
@@ -34,8 +34,10 @@ class Request:
     seed: int = 0
 
 
-def draw_request(path: Path, request: Request, *, out: Path) -> Path:
+def draw_request(path: Path, request: Request, *, out: Path, gate: Gate | None = None) -> Path:
     """Draw into ``out`` and return it; the same request again continues, a larger ``n`` adds to it.
+
+    What ``gate`` withholds goes to ``out/withheld``.
 
     Several processes (torchrun) share the work. Raises ``UserError`` for unknown tissues or steps, where ``out`` holds
     something else, and while another job writes to it.
@@ -46,12 +48,13 @@ def draw_request(path: Path, request: Request, *, out: Path) -> Path:
         "n": 0,
         "tissues": list(request.tissues),
         "guidance_interval": request.guidance_interval and list(request.guidance_interval),
+        **({} if gate is None else {"gate": True}),
         "generator": generator.student.digest if sampler.method == STUDENT else generator.digest(),
         "sampler": sampler.model_dump(mode="json"),
     }
     orders, tissue_of = _orders(generator, request)
     with disk_errors_explained(out), _claimed(out, wanted=wanted):
-        job = Job(orders=orders, file_of=lambda order: _file(order, tissue_of=tissue_of), sampler=sampler)
+        job = Job(orders=orders, file_of=lambda order: _file(order, tissue_of=tissue_of), sampler=sampler, gate=gate)
         write_samples(generator, job, folder=out)
     return out.resolve()
 

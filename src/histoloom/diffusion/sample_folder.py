@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from histoloom.config import SamplerConfig
@@ -21,19 +23,29 @@ from histoloom.processes import rank, size, wait_for_all
 from histoloom.progress import meter
 from histoloom.store import replacing, write_bytes
 
+logger = logging.getLogger("histoloom")
+
 COLUMNS = (
     *("file_name", "sample_id", "k", "cluster", "tissue", "seed", "index"),
     *("sampler", "steps", "spacing", "guidance", "guidance_interval"),
 )
 
 
+WITHHELD = "withheld"
+"""the folder, inside the job's, of images that a gate did not let through"""
+
+Gate = Callable[[np.ndarray], bool]
+"""Says of an image, uint8 (H, W, 3), whether to withhold it."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """Orders with the file each becomes, relative to the folder."""
+    """Orders with the file each becomes, relative to the folder; what ``gate`` withholds never comes there."""
 
     orders: Sequence[Order]
     file_of: Callable[[Order], str]
     sampler: SamplerConfig
+    gate: Gate | None = None
 
 
 def write_samples(generator: Generator, job: Job, *, folder: Path) -> int:
@@ -42,19 +54,26 @@ def write_samples(generator: Generator, job: Job, *, folder: Path) -> int:
     Every process returns when all are done. The first one writes the table, last of all.
     """
     share = job.orders[rank() :: size()]
-    missing = [order for order in share if not (folder / job.file_of(order)).is_file()]
+    missing = [order for order in share if not any(path.is_file() for path in _places(job, order, folder=folder))]
     whose = "" if size() == 1 else f" (share 1 of {size()})"
     with meter(f"drawing patches{whose}", total=len(share), done=len(share) - len(missing)) as progress:
         for drawn in generator.draw(missing, sampler=job.sampler):
-            path = folder / job.file_of(drawn.order)
+            public, withheld = _places(job, drawn.order, folder=folder)
+            path = withheld if job.gate is not None and job.gate(drawn.image) else public
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, as_png(drawn))
             progress.advance(1)
     wait_for_all()
     if rank() == 0:
-        _write_table(generator, job, path=folder / "metadata.csv")
+        _write_tables(generator, job, folder=folder)
     wait_for_all()
     return len(job.orders)
+
+
+def _places(job: Job, order: Order, *, folder: Path) -> tuple[Path, Path]:
+    """Where an image is put, and where if it is withheld."""
+    file = job.file_of(order)
+    return folder / file, folder / WITHHELD / file
 
 
 def as_png(drawn: Drawn) -> bytes:
@@ -67,6 +86,22 @@ def as_png(drawn: Drawn) -> bytes:
 def cluster_file(order: Order) -> str:
     """``k10/cluster-03/000000.png``."""
     return f"k{order.k}/cluster-{order.cluster:02d}/{order.index:06d}.png"
+
+
+def _write_tables(generator: Generator, job: Job, *, folder: Path) -> None:
+    """A table of the images, and one of those withheld where there are any."""
+    withheld = [order for order in job.orders if _places(job, order, folder=folder)[1].is_file()]
+    if withheld:
+        _write_table(generator, replace(job, orders=withheld), path=folder / WITHHELD / "metadata.csv")
+        said = (
+            "image looks like a copy of a training patch and is"
+            if len(withheld) == 1
+            else ("images look like copies of training patches and are")
+        )
+        logger.warning("%s of %s %s in %s", f"{len(withheld):,}", f"{len(job.orders):,}", said, folder / WITHHELD)
+    kept = set(withheld)
+    public = [order for order in job.orders if order not in kept]
+    _write_table(generator, replace(job, orders=public), path=folder / "metadata.csv")
 
 
 def _write_table(generator: Generator, job: Job, *, path: Path) -> None:

@@ -21,7 +21,7 @@ SHOWN = 8
 """pairs that are kept as pictures"""
 
 
-class _Rows:
+class Rows:
     """Some patches of a set, in the order of their rows."""
 
     def __init__(self, patches: PatchSet, rows: np.ndarray) -> None:
@@ -60,7 +60,7 @@ def write_originality(
     table = patches.columns("patch_id", "slide")
     slides = table["slide"].astype(str).to_numpy()[holdout]
     found = audit(
-        Sets(_Samples(samples), _Rows(patches, train), _Rows(patches, holdout), slides.tolist()),
+        Sets(_Samples(samples), Rows(patches, train), Rows(patches, holdout), slides.tolist()),
         seed=seed,
         device=device,
     )

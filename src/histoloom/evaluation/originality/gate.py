@@ -1,0 +1,51 @@
+"""The gate: a drawn picture that looks like a copy of a training patch is withheld.
+
+Its threshold is the one that the run's stage ``evaluation`` calibrated on held-out slides, so that it lets through and
+withholds what that check would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from histoloom.errors import UserError
+from histoloom.evaluation.originality.greys import shrunk, small_greys
+from histoloom.evaluation.originality.nearest import nearest
+from histoloom.evaluation.originality.of_run import FILE, Rows
+from histoloom.slides.patch_set import PatchSet
+from histoloom.store import Run, read_json
+
+
+@dataclass(frozen=True)
+class Gate:
+    """``train_MGG``: greys of the training patches; a score above ``threshold`` is withheld."""
+
+    train_MGG: np.ndarray
+    threshold: float
+    device: torch.device
+
+    @staticmethod
+    def of_run(run: Run, *, device: torch.device) -> Gate | None:
+        """The gate of a run, None where its configuration asks for none.
+
+        Raises ``UserError`` where the run has calibrated no threshold: what cannot be judged is not let through.
+        """
+        if run.config.evaluation.originality != "gate":
+            return None
+        evaluation = run.require("evaluation") / FILE
+        threshold = read_json(evaluation)["threshold"] if evaluation.is_file() else None
+        if threshold is None:
+            raise UserError(
+                f"evaluation.originality is gate, and {run.path} has no threshold: it needs enough patches of "
+                f"held-out slides (patches.split), then histoloom run {run.path}; or set evaluation.originality=report"
+            )
+        patches = PatchSet.open(run.require("patches"))
+        return Gate(small_greys(Rows(patches, patches.rows("train"))), float(threshold), device)
+
+    def __call__(self, image_HW3: np.ndarray) -> bool:
+        """Whether to withhold a picture, uint8 (H, W, 3)."""
+        found = nearest(shrunk(image_HW3[None]), self.train_MGG, device=self.device)
+        return bool(found.score_N[0] > self.threshold)
