@@ -8,7 +8,7 @@
     python benchmarks/starter.py RUN --out starter
 
 ``evaluation/`` gets the run's numbers (``similarity``, ``distribution``, ``faithfulness``, ``originality``), the most
-suspicious pairs of a sample and its nearest training patch, and ``clusters.png``: for each cluster real patches on the
+suspicious pairs of a sample and its nearest training patch, and ``clusters.jpg``: for each cluster real patches on the
 left, the first samples that were drawn on the right.
 """
 
@@ -80,7 +80,7 @@ def main() -> None:
     evidence.mkdir()
     for name in NUMBERS:
         shutil.copy2(run.require("evaluation") / f"{name}.json", evidence)
-    sheet(run).save(evidence / "clusters.png", optimize=True)
+    sheet(run).save(evidence / "clusters.jpg", quality=88)
     suspicious(run).save(evidence / "suspicious.png", optimize=True)
 
 
