@@ -50,7 +50,7 @@ Weights: {precision} precision.
 {tissues}
 
 ## Training data
-{patches} patches of {slides} slides, of which {trained} patches were trained on.
+{patches} patches of {slides} slides; {trained} of them were trained on, the others are of held-out slides.
 {start}
 **Source and licence of the slides.** {data}
 
@@ -61,12 +61,15 @@ Weights: {precision} precision.
 
 ## Limits
 - It knows the tissue, the stain and the scanner of the slides above, and no others.
-- Its clusters were found without labels: a name says what an expert saw in them, and rare tissue shares one with
+- Its clusters were found without labels: a name says what somebody saw in them, and rare tissue shares one with
   others.
 - Nothing here proves that no image resembles a training patch: compare before you share, and where slides are
   private, do not share these weights either.
 - Similarity numbers say little about single cells; the floor beside each is what real tissue reaches.
 """
+
+
+SHOWN_DISTANCES = ("frechet", "fid", "kid", "precision", "recall")
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def model_card(run: Run, *, generator: Generator, terms: Terms, precision: str) 
     """The model card as Markdown, with what the run knows of itself."""
     facts, k = generator.facts, generator.facts.chosen_k
     names, shares = generator.names(k), facts.frequencies[k]
-    index = pd.read_parquet(run.require("patches") / "index.parquet", columns=["slide_id", "split"])
+    index = pd.read_parquet(run.require("patches") / "index.parquet", columns=["slide", "split"])
     return CARD.format(
         front=yaml.safe_dump(_front(terms), sort_keys=False),
         tissue=_example(names),
@@ -100,12 +103,16 @@ def model_card(run: Run, *, generator: Generator, terms: Terms, precision: str) 
         named=_naming(names),
         tissues="\n".join(f"| {c} | {_cell(names[c])} | {shares[c]:.1%} |" for c in range(k)),
         patches=f"{len(index):,}",
-        slides=index["slide_id"].nunique(),
+        slides=index["slide"].nunique(),
         trained=f"{int((index['split'] == 'train').sum()):,}",
         start=_start(run),
         data=terms.data or "Not stated. Fill this in before you share this folder.",
         licence=terms.licence or "Not stated. Fill this in before you share this folder.",
-        evaluation=_evaluation(run, k=k),
+        evaluation="\n".join(
+            part
+            for part in (_evaluation(run, k=k), _distribution(run, k=k), _faithfulness(run, k=k), _originality(run))
+            if part
+        ),
     )
 
 
@@ -129,7 +136,12 @@ def _start(run: Run) -> str:
 
 def _naming(names: dict[int, str]) -> str:
     named = sum(name != f"cluster {cluster}" for cluster, name in names.items())
-    return f"{named} of {len(names)} clusters were named by an expert; the generator knows other k too (`--k`)."
+    return f"{named} of {len(names)} clusters have a name, given by looking; the generator knows other k too (`--k`)."
+
+
+def _evidence(run: Run, *, k: int) -> tuple[str, ...]:
+    """What the run measured of its samples; empty parts were not measured."""
+    return _evaluation(run, k=k), _distribution(run, k=k), _faithfulness(run, k=k), _originality(run)
 
 
 def _evaluation(run: Run, *, k: int) -> str:
@@ -149,6 +161,57 @@ def _evaluation(run: Run, *, k: int) -> str:
             f"| {low:.4f} to {high:.4f} | {entry['pairs']} | {entry['extractor']} |"
         )
     return "\n".join(lines)
+
+
+def _distribution(run: Run, *, k: int) -> str:
+    """All samples against all real patches: distances, precision and recall, each beside its floor."""
+    entries = [e for e in _read(run, "distribution").get("entries", []) if (e["k"], e["cluster"]) == (k, None)]
+    if not entries:
+        return ""
+    first = entries[0]
+    lines = [
+        f"\nAll together: {first['n_synthetic']} samples against {first['n_real']} real patches; the floor is "
+        f"{first['floor_from']}.\n",
+        "| number | by | samples | floor |",
+        "|---|---|---|---|",
+    ]
+    shown = [e for e in entries if e["metric"] in SHOWN_DISTANCES]
+    lines += [f"| {e['metric']} | {e['extractor']} | {e['value']:.4g} | {e['floor']:.4g} |" for e in shown]
+    return "\n".join(lines)
+
+
+def _faithfulness(run: Run, *, k: int) -> str:
+    """Whether samples show what they should, and what they are good for."""
+    found = _read(run, "faithfulness")
+    if found.get("k") != k or "judge" not in found:
+        return ""
+    judge, useful = found["judge"], {name: score["accuracy"] for name, score in found["usefulness"].items()}
+    return (
+        f"\nAn independent classifier of the clusters recognises {judge['samples']['accuracy']:.0%} of the samples and "
+        f"{judge['held_out']['accuracy']:.0%} of real patches of held-out slides. Tested on these, it reaches "
+        f"{useful['real']:.0%} trained on real patches, {useful['synthetic']:.0%} trained on samples alone, and "
+        f"{useful['both']:.0%} trained on both (balanced over clusters)."
+    )
+
+
+def _originality(run: Run) -> str:
+    """What was found of copies."""
+    found = _read(run, "originality")
+    if found.get("copy_rate") is None:
+        return "\nCopies of training patches: not judged." if found else ""
+    low, high = found["interval"]
+    member = found["membership"]
+    given_away = "" if member is None else f" Membership test: AUC {member['auc']:.2f} (0.5: nothing is given away)."
+    return (
+        f"\nCopies: {found['copies']} of {found['n']} samples look like copies of a training patch ({low:.1%} to "
+        f"{high:.1%}), and so do {found['false_alarm_rate']:.1%} of {found['n_test']} real patches of held-out slides, "
+        f"which cannot be copies.{given_away}"
+    )
+
+
+def _read(run: Run, name: str) -> dict[str, Any]:
+    path = run.path / "evaluation" / f"{name}.json"
+    return read_json(path) if path.is_file() else {}
 
 
 def _example(names: dict[int, str]) -> str:

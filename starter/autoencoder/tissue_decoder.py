@@ -1,0 +1,82 @@
+"""The decoder of a Histoloom VQ-GAN, out of diffusers' blocks alone. It quantises, then decodes.
+
+Shapes: N images, C channels, h x w latent positions, K codes; images are float, about -1..1, (N, 3, H, W).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.vae import Decoder
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+NORM_GROUPS = 32
+HEAD_CHANNELS = {4: 24, 2: 12}
+
+
+class TissueDecoder(nn.Module):
+    """Built from the values of ``autoencoder.json``."""
+
+    codebook_KC: Tensor
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__()
+        widths = tuple(values["channels"] * multiplier for multiplier in values["multipliers"])
+        stem = values["stem"]
+        self.decoder = Decoder(
+            in_channels=values["code_dim"],
+            out_channels=3 if stem == 1 else 4 * HEAD_CHANNELS[stem],
+            up_block_types=("UpDecoderBlock2D",) * len(widths),
+            block_out_channels=widths,
+            layers_per_block=values["blocks"],
+            norm_num_groups=math.gcd(NORM_GROUPS, *widths),
+            act_fn="silu",
+            mid_block_add_attention=values["attention"],
+        )
+        self.head = _head(stem)
+        self.register_buffer("codebook_KC", torch.zeros(values["codes"], values["code_dim"]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.codebook_KC.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weights."""
+        return self.codebook_KC.device
+
+    def forward(self, z_NChw: Tensor) -> Tensor:
+        """Latents before quantisation to images."""
+        x_MC = z_NChw.permute(0, 2, 3, 1).reshape(-1, z_NChw.shape[1])
+        indices_M = (self.codebook_KC.pow(2).sum(1) - 2 * x_MC @ self.codebook_KC.T).argmin(1)
+        q_NhwC = self.codebook_KC[indices_M].view(z_NChw.shape[0], *z_NChw.shape[2:], -1)
+        images: Tensor = self.head(self.decoder(q_NhwC.permute(0, 3, 1, 2)))
+        return images
+
+    @classmethod
+    def from_pretrained(cls, folder: str, *, torch_dtype: torch.dtype | None = None, **_others: Any) -> TissueDecoder:
+        """Read ``autoencoder.json`` and the decoder's part of ``autoencoder.safetensors``, as diffusers asks for it."""
+        values = json.loads((Path(folder) / "autoencoder.json").read_text(encoding="utf-8"))
+        model = cls(values)
+        weights = load_file(Path(folder) / "autoencoder.safetensors")
+        codebook = {"codebook_KC": weights["quantizer.codebook_KC"]}
+        kept = {name: value for name, value in weights.items() if name.startswith(("decoder.", "head."))}
+        model.load_state_dict(kept | codebook)
+        return model.to(torch_dtype or torch.float32).eval().requires_grad_(False)
+
+
+def _head(stem: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    scale = stem
+    while scale > 1:
+        out = 3 if scale == 2 else 4 * HEAD_CHANNELS[scale // 2]
+        layers += [nn.PixelShuffle(2), nn.SiLU(), nn.Conv2d(HEAD_CHANNELS[scale], out, 3, padding=1)]
+        scale //= 2
+    return nn.Sequential(*layers)
