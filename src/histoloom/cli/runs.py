@@ -35,7 +35,7 @@ def init(
     slides: Annotated[
         list[Path] | None, typer.Option(metavar="PATH...", help="Slides: files and folders, one or more.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="paper, modern or cpu.")] = "modern",
+    preset: Annotated[str, typer.Option(help="paper, modern, cpu or starter.")] = "modern",
     table: Annotated[Path | None, typer.Option(help="CSV with columns file, patient, slide, mpp, split.")] = None,
     mpp: Annotated[float | None, typer.Option(help="um/px of slides that do not say it themselves.")] = None,
     pseudonymise: Annotated[
