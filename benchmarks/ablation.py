@@ -45,13 +45,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sampler_curve import FLOORS, GROUPS, Point, draw_point, features_of, floor, frechet
+from sampler_curve import FLOORS, GROUPS, Point, draw_point, features_of, floor
 
 from histoloom import pipeline
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.config import SamplerConfig, with_settings
 from histoloom.diffusion.generator import CHUNK, Generator
 from histoloom.diffusion.latent_space import LatentSpace
+from histoloom.evaluation.set_metrics.frechet import frechet_distance
 from histoloom.setup import change_settings
 from histoloom.store import Run, fingerprint, read_json, write_json
 
@@ -94,8 +95,10 @@ def drawn(run: Run, *, space: LatentSpace, sampler: SamplerConfig, n: int) -> Po
 def with_error(made_ND: np.ndarray, *, real_MD: np.ndarray) -> tuple[float, float]:
     """The distance, and one standard error by leaving out a tenth of the drawn at a time."""
     group_N = np.arange(len(made_ND)) % GROUPS
-    left_out = np.array([frechet(made_ND[group_N != g], real_MD) for g in range(GROUPS)])
-    return frechet(made_ND, real_MD), float(np.sqrt((GROUPS - 1) / GROUPS * ((left_out - left_out.mean()) ** 2).sum()))
+    left_out = np.array([frechet_distance(made_ND[group_N != g], real_MD) for g in range(GROUPS)])
+    return frechet_distance(made_ND, real_MD), float(
+        np.sqrt((GROUPS - 1) / GROUPS * ((left_out - left_out.mean()) ** 2).sum())
+    )
 
 
 def sampler_of(settings: Sequence[str], *, guidance: float) -> SamplerConfig:

@@ -27,6 +27,7 @@ from sklearn.decomposition import PCA
 from histoloom import Generator, PatchSet, Run, execute, init_run
 from histoloom.autoencoder.lpips import LPIPS
 from histoloom.autoencoder.vqgan import to_float
+from histoloom.evaluation.set_metrics.frechet import frechet_distance
 
 CHUNK = 32
 COMPONENTS = 24
@@ -40,14 +41,6 @@ def features(images: Sequence[np.ndarray] | np.ndarray, *, trunk: LPIPS) -> np.n
             x_NCHW = to_float(torch.from_numpy(np.stack(list(images[start : start + CHUNK]))))
             parts.append(torch.cat([tap.mean(dim=(2, 3)) for tap in trunk.features(x_NCHW)], dim=1).numpy())
     return np.concatenate(parts).astype(np.float64)
-
-
-def frechet(x_NF: np.ndarray, y_NF: np.ndarray) -> float:
-    """Squared Frechet distance of the Gaussians with the moments of two sets (Dowson and Landau 1982)."""
-    covariances = [np.cov(z_NF, rowvar=False) for z_NF in (x_NF, y_NF)]
-    roots = np.sqrt(np.maximum(np.linalg.eigvals(covariances[0] @ covariances[1]).real, 0))
-    shift = np.square(x_NF.mean(0) - y_NF.mean(0)).sum()
-    return float(shift + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * roots.sum())
 
 
 def nearest(sample_NF: np.ndarray, train_NF: np.ndarray, *, slides_N: np.ndarray) -> float:
@@ -69,9 +62,9 @@ def scores(run: Path, *, trunk: LPIPS, samples: int) -> dict[str, float]:
     train_NF, held_NF, made_NF = (pca.transform(x) for x in (real["train"], real["holdout"], made_NF))
     slides_N = patches.columns("slide_id")["slide_id"].to_numpy()[rows["train"]]
     return {
-        "frechet": frechet(made_NF, held_NF),
-        "floor": frechet(train_NF, held_NF),
-        "to_training": frechet(made_NF, train_NF),
+        "frechet": frechet_distance(made_NF, held_NF),
+        "floor": frechet_distance(train_NF, held_NF),
+        "to_training": frechet_distance(made_NF, train_NF),
         "nearest": nearest(made_NF, train_NF, slides_N=slides_N),
     }
 

@@ -33,6 +33,7 @@ from histoloom.devices import autocast
 from histoloom.diffusion.generator import CHUNK, Generator, Order, stream
 from histoloom.diffusion.samplers.registry import SAMPLERS
 from histoloom.diffusion.sampling import draw_latents
+from histoloom.evaluation.set_metrics.frechet import frechet_distance
 from histoloom.seeding import numpy_generator
 from histoloom.store import Run, fingerprint, write_bytes
 
@@ -52,16 +53,6 @@ class Point:
     evaluations: int
     features: dict[str, np.ndarray]
     seconds: float
-
-
-def frechet(a_ND: np.ndarray, b_ND: np.ndarray) -> float:
-    """The squared Frechet distance between Gaussians with the moments of two sets (Dowson and Landau 1982)."""
-    gap_D = a_ND.mean(axis=0) - b_ND.mean(axis=0)
-    a_DD, b_DD = (np.cov(x_ND, rowvar=False) for x_ND in (a_ND, b_ND))
-    values_D, axes_DD = np.linalg.eigh(a_DD)
-    root_DD = axes_DD * np.sqrt(values_D.clip(min=0)) @ axes_DD.T
-    shared = np.sqrt(np.linalg.eigvalsh(root_DD @ b_DD @ root_DD).clip(min=0)).sum()
-    return float(gap_D @ gap_D + np.trace(a_DD) + np.trace(b_DD) - 2 * shared)
 
 
 def features_of(x_NChw: Tensor) -> dict[str, np.ndarray]:
@@ -142,7 +133,7 @@ def floor(real_MD: np.ndarray, *, n: int, seed: int) -> float:
     for draw in range(FLOORS):
         order = numpy_generator(seed, "floor", draw).permutation(len(real_MD))
         n = min(n, len(real_MD) // 2)
-        distances.append(frechet(real_MD[order[:n]], real_MD[order[n:]]))
+        distances.append(frechet_distance(real_MD[order[:n]], real_MD[order[n:]]))
     return float(np.mean(distances))
 
 
@@ -150,7 +141,10 @@ def ratio_error(point_ND: np.ndarray, reference_ND: np.ndarray, *, real_MD: np.n
     """One standard error of the ratio of two distances, by the jackknife over the same tenths of the images in both."""
     group_N = np.arange(len(point_ND)) % GROUPS
     ratios = np.array(
-        [frechet(point_ND[group_N != g], real_MD) / frechet(reference_ND[group_N != g], real_MD) for g in range(GROUPS)]
+        [
+            frechet_distance(point_ND[group_N != g], real_MD) / frechet_distance(reference_ND[group_N != g], real_MD)
+            for g in range(GROUPS)
+        ]
     )
     return float(np.sqrt((GROUPS - 1) / GROUPS * ((ratios - ratios.mean()) ** 2).sum()))
 
@@ -160,8 +154,8 @@ def row_of(point: Point, *, reference: Point, real: dict[str, np.ndarray]) -> di
     row: dict[str, float | int | str] = {"method": point.method, "evaluations": point.evaluations}
     for kind, real_MD in real.items():
         mine_ND, theirs_ND = point.features[kind], reference.features[kind]
-        row[kind] = frechet(mine_ND, real_MD)
-        row[f"{kind}_ratio"] = frechet(mine_ND, real_MD) / frechet(theirs_ND, real_MD)
+        row[kind] = frechet_distance(mine_ND, real_MD)
+        row[f"{kind}_ratio"] = frechet_distance(mine_ND, real_MD) / frechet_distance(theirs_ND, real_MD)
         row[f"{kind}_ratio_error"] = ratio_error(mine_ND, theirs_ND, real_MD=real_MD)
     row["less_work"] = reference.evaluations / point.evaluations
     row["seconds_an_image"] = point.seconds

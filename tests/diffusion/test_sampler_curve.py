@@ -6,17 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sampler_curve import attainable, features_of, frechet, measure, parsed
+from sampler_curve import attainable, features_of, measure, parsed
+
+from histoloom.evaluation.set_metrics.frechet import frechet_distance
 
 
 def test_frechet_of_gaussians_that_are_known() -> None:
     x = np.random.default_rng(0).standard_normal((500, 3)) @ np.diag([1.0, 2.0, 0.5])
-    assert frechet(x, x) == pytest.approx(0, abs=1e-9)
-    assert frechet(x, x + np.array([3.0, 0.0, 4.0])) == pytest.approx(25)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(x, x + np.array([3.0, 0.0, 4.0])) == pytest.approx(25)
     centred = x - x.mean(axis=0)
-    assert frechet(centred, 3 * centred) == pytest.approx(4 * np.trace(np.cov(centred, rowvar=False)))
+    assert frechet_distance(centred, 3 * centred) == pytest.approx(4 * np.trace(np.cov(centred, rowvar=False)))
     y = np.random.default_rng(1).standard_normal((400, 3))
-    assert frechet(x, y) == pytest.approx(frechet(y, x))
+    assert frechet_distance(x, y) == pytest.approx(frechet_distance(y, x))
 
 
 def test_features_tell_layouts_apart() -> None:

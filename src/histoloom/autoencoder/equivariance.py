@@ -36,15 +36,15 @@ class Change:
 
     def of_latents(self, z_NChw: Tensor) -> Tensor:
         """The latents, turned and brought to a smaller grid by a linear filter."""
-        return self._shrunk(dihedral(z_NChw, self.choice_N), side=self._side(z_NChw))
+        return self._shrunk(dihedral(z_NChw, self.choice_N), side=self._side(z_NChw.shape[2]))
 
     def of_images(self, x_NCHW: Tensor, *, factor: int) -> Tensor:
         """The images, turned and made smaller, as large as those of the changed latents."""
-        side = self._side(x_NCHW[:, :, ::factor, ::factor]) * factor
+        side = self._side(x_NCHW.shape[2] // factor) * factor
         return self._shrunk(dihedral(x_NCHW, self.choice_N), side=side)
 
-    def _side(self, z_NChw: Tensor) -> int:
-        return max(1, round(self.share * z_NChw.shape[2]))
+    def _side(self, positions: int) -> int:
+        return max(1, round(self.share * positions))
 
     @staticmethod
     def _shrunk(x_NCHW: Tensor, *, side: int) -> Tensor:

@@ -64,12 +64,9 @@ def copy_generator(source: Path, out: Path) -> None:
 
 def copy_weights(*, diffusion: Path, autoencoder: Path, out: Path, half: bool) -> None:
     """Put ``unet/`` and ``autoencoder/`` into ``out``, from where a run or an export has them."""
-    (out / "unet").mkdir()
+    _copy_unet(diffusion, out, half=half)
     (out / "autoencoder").mkdir()
-    shutil.copy2(diffusion / "unet" / "config.json", out / "unet" / "config.json")
     shutil.copy2(autoencoder / "autoencoder.json", out / "autoencoder" / "autoencoder.json")
-    weights = "diffusion_pytorch_model.safetensors"
-    _copy_tensors(diffusion / "unet" / weights, out / "unet" / weights, half=half)
     name = "autoencoder.safetensors"
     _copy_tensors(autoencoder / name, out / "autoencoder" / name, half=half)
 
@@ -83,11 +80,17 @@ def _copy_student(run: Run, out: Path, *, half: bool) -> None:
         logger.warning("the student in %s learnt from other weights and stays behind: histoloom distil", source)
         return
     target = out / STUDENT
-    (target / "unet").mkdir(parents=True)
+    target.mkdir()
     shutil.copy2(source / "student.json", target / "student.json")
-    shutil.copy2(source / "unet" / "config.json", target / "unet" / "config.json")
+    _copy_unet(source, target, half=half)
+
+
+def _copy_unet(source: Path, out: Path, *, half: bool) -> None:
+    """``unet/`` of one folder into another."""
+    (out / "unet").mkdir()
+    shutil.copy2(source / "unet" / "config.json", out / "unet" / "config.json")
     weights = "diffusion_pytorch_model.safetensors"
-    _copy_tensors(source / "unet" / weights, target / "unet" / weights, half=half)
+    _copy_tensors(source / "unet" / weights, out / "unet" / weights, half=half)
 
 
 def _copy_tensors(source: Path, target: Path, *, half: bool) -> None:

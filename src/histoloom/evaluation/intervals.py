@@ -1,8 +1,9 @@
-"""Intervals by bootstrap."""
+"""Intervals: of means by bootstrap, of shares by Wilson's score."""
 
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import binomtest
 
 _CHUNK_NUMBERS = 2**22
 
@@ -24,3 +25,9 @@ def bootstrap_interval(
     ]
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def wilson_interval(count: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval (1927) of the share ``count`` of ``n``; open also at 0 and 1."""
+    found = binomtest(count, n).proportion_ci(level, method="wilson")
+    return float(found.low), float(found.high)

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
+
+from histoloom.evaluation.intervals import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def recognition(own_N: np.ndarray, seen_N: np.ndarray, *, clusters: int, rng: np
         accuracy=float(np.mean(right_K[present] / sizes_K[present])),
         interval=(float(low), float(high)),
         recall=tuple(float(r / n) if n else None for r, n in zip(right_K, sizes_K, strict=True)),
-        intervals=tuple(_wilson(int(r), int(n)) if n else None for r, n in zip(right_K, sizes_K, strict=True)),
+        intervals=tuple(wilson_interval(int(r), int(n)) if n else None for r, n in zip(right_K, sizes_K, strict=True)),
         confusion=tuple(tuple(row) for row in confusion_KK.tolist()),
     )
 
@@ -60,8 +61,3 @@ def _resampled(own_N: np.ndarray, seen_N: np.ndarray, *, cluster: int, rng: np.r
     """Recalls of a cluster in bootstrap resamples of its images, (RESAMPLES,)."""
     right = seen_N[own_N == cluster] == cluster
     return rng.binomial(len(right), right.mean(), size=RESAMPLES) / len(right)
-
-
-def _wilson(right: int, n: int) -> tuple[float, float]:
-    found = binomtest(right, n).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-from scipy.stats import binomtest
 from scipy.stats import t as student
 
-from histoloom.evaluation.intervals import bootstrap_interval
+from histoloom.evaluation.intervals import bootstrap_interval, wilson_interval
 
 Better = Literal["smaller", "larger"]
 SetFunction = Callable[[np.ndarray, np.ndarray], float]
@@ -91,8 +90,8 @@ def share(holds_N: np.ndarray) -> Estimate:
 
     The other set, which decides what holds, stays as it is.
     """
-    found = binomtest(int(holds_N.sum()), len(holds_N)).proportion_ci(LEVEL, method="wilson")
-    return Estimate(float(holds_N.mean()), float(found.low), float(found.high))
+    low, high = wilson_interval(int(holds_N.sum()), len(holds_N), level=LEVEL)
+    return Estimate(float(holds_N.mean()), low, high)
 
 
 def _part(x_ND: np.ndarray, *, share: float, rng: np.random.Generator) -> np.ndarray:
