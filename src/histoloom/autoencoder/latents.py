@@ -84,6 +84,13 @@ class LatentSet:
             z_NChw[turned_M] = torch.from_numpy(copies_MChw)
         return z_NChw
 
+    def raw_stains(self, rows: np.ndarray, *, views: np.ndarray) -> Tensor:
+        """As ``raw``, of each patch in the stain of the view (0, 1, ...) that ``views`` says."""
+        if not len(rows):
+            return self.raw(rows)
+        assert self.stain_views is not None, "made where the configuration asks for stain views"
+        return torch.from_numpy(np.asarray(self.stain_views[rows, views], dtype=np.float32))
+
     def normalised(self, rows: np.ndarray) -> Tensor:
         """Latents with mean 0 and deviation 1 in each channel, float32 (len(rows), C, h, w)."""
         return normalise(self.raw(rows), mean=torch.from_numpy(self.mean), std=torch.from_numpy(self.std))

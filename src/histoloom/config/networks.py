@@ -183,12 +183,25 @@ class DiffusionConfig(Section):
     channels: tuple[PositiveInt, ...] = Field((128, 256, 512), min_length=1, description="U-Net widths a level")
     blocks: PositiveInt = 2
     attention: tuple[bool, ...] = Field((False, True, True), description="self-attention a level")
+    norm_groups: PositiveInt = Field(
+        32, description="groups of a normalisation, at most; a group of one channel forgets what embedding: add told it"
+    )
+    embedding: Literal["add", "scale-shift"] = Field(
+        "add",
+        description="how a layer is told step and condition: added before it is normalised (Ho et al. 2020), or as "
+        "scale and shift after it (Dhariwal and Nichol 2021)",
+    )
     dropout: float = Field(0.0, ge=0, lt=1)
     condition_dropout: float = Field(0.1, ge=0, lt=1, description="share trained without condition")
     augment: Literal[False, True, "copies"] = Field(
         False,
         description="train on the eight dihedral copies of the patches; copies: each encoded (latents.copies: 8); "
         "true: latents turned, which are not those of turned patches and cost quality (docs/log.md)",
+    )
+    stain_augment: bool = Field(
+        False,
+        description="see every other image in another stain (latents.stain_views), under conditions of its own that "
+        "are never drawn from",
     )
     training: TrainingConfig
 

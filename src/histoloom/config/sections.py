@@ -249,6 +249,12 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _stains_are_there(self) -> Config:
+        if self.diffusion.stain_augment and not self.latents.stain_views:
+            raise ValueError("diffusion.stain_augment needs latents.stain_views of at least 1; set it to 2, say")
+        return self
+
+    @model_validator(mode="after")
     def _copies_are_used(self) -> Config:
         if (self.latents.copies == 8) != (self.diffusion.augment == "copies"):
             raise ValueError(

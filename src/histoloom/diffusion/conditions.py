@@ -1,10 +1,16 @@
-"""What the generator is told: the pair (k, cluster), as one number; one more number says nothing (the null)."""
+"""What the generator is told: the pair (k, cluster), as one number; one more number says nothing (the null).
+
+A training that also sees patches in other stains tells the network so: the same numbers again, ``count`` higher. What
+is drawn never asks for these, so that no sample has a stain that no slide has (augmentation that does not leak: Karras
+et al. 2022, appendix F.2), and a trained network is kept without them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from histoloom.errors import UserError
 
@@ -41,3 +47,7 @@ class Conditions:
     def numbers(self, labels_NS: np.ndarray) -> np.ndarray:
         """Labels of each image at every k of the sweep, (N, S), to condition numbers, (N, S) int64."""
         return labels_NS.astype(np.int64) + np.array([self.offset(k) for k in self.ks])
+
+    def dropped(self, numbers_B: Tensor) -> Tensor:
+        """The null in place of each number, (B,) int64; of a patch in another stain, the null of those."""
+        return self.null + self.count * (numbers_B >= self.count)

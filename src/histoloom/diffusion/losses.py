@@ -51,4 +51,4 @@ class DiffusionLoss:
         B, S = numbers_BS.shape
         chosen_B = numbers_BS.gather(1, tick.randint(S, (B, 1)))[:, 0]
         dropped_B = tick.rand((B,)) < self.config.condition_dropout
-        return torch.where(dropped_B, torch.full_like(chosen_B, self.conditions.null), chosen_B)
+        return torch.where(dropped_B, self.conditions.dropped(chosen_B), chosen_B)

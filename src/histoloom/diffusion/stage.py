@@ -38,7 +38,8 @@ def run(context: StageContext) -> None:
     before, after = (" x ".join(map(str, shape)) for shape in (latents.shape, facts.shape))
     context.say(f"latents of {before} enter the diffusion model as {after}")
     torch.manual_seed(derive(context.config.seed, "diffusion", "weights"))
-    unet = make_unet(config, shape=facts.shape, conditions=facts.conditions.count)
+    stains = 2 if config.stain_augment else 1
+    unet = make_unet(config, shape=facts.shape, conditions=stains * facts.conditions.count)
     if start is not None:
         given = Facts.from_json(read_json(start / "generator.json"))
         begin_from(unet, source=open_unet(start), null=given.conditions.null)
@@ -52,21 +53,33 @@ def run(context: StageContext) -> None:
         log=context.log,
     )
     if is_main_process():
-        save_unet(trained.modules["unet"], context.out / "unet")
+        save_unet(trained.modules["unet"], context.out / "unet", conditions=facts.conditions.count)
         write_json(context.out / "generator.json", facts.as_json())
 
 
 def make_task(
     context: StageContext, *, latents: LatentSet, clustering: Clustering, facts: Facts, unet: UNet2DModel
 ) -> Task:
-    """The U-Net, its loss and its data: patches of the training split, or their dihedral copies, and their clusters."""
+    """The U-Net, its loss and its data: patches of the training split, or copies of them, and their clusters.
+
+    An image comes in ``copies`` ways, and with ``stain_augment`` in as many other stains (views), half of the time.
+    """
     config = context.config.diffusion
     rows = latents.rows(split="train")
     numbers = torch.from_numpy(facts.conditions.numbers(labels_of(latents.table, clustering)[rows]))
+    copies = DIHEDRAL if config.augment == "copies" else 1
+    views = context.config.latents.stain_views if config.stain_augment else 0
 
     def batch(places: np.ndarray) -> tuple[Tensor, Tensor]:
-        choices, items = np.divmod(places, len(rows))
-        return facts.space.encode(latents.raw_copies(rows[items], choices=choices)), numbers[items]
+        versions, items = np.divmod(places, len(rows))
+        stains, choices = np.divmod(versions, copies)
+        stains -= max(1, views)  # below 0: the patch's own
+        z_BChw = latents.raw_copies(rows[items], choices=choices)
+        other_M = np.flatnonzero(stains >= 0)
+        z_BChw[other_M] = latents.raw_stains(rows[items[other_M]], views=stains[other_M])
+        return facts.space.encode(z_BChw), numbers[items] + facts.conditions.count * torch.from_numpy(stains >= 0)[
+            :, None
+        ]
 
     loss = DiffusionLoss(config, unet=unet, conditions=facts.conditions)
     return Task(
@@ -76,7 +89,7 @@ def make_task(
         n=len(rows),
         batch=batch,
         ema=("unet",) if config.training.averages else (),
-        versions=DIHEDRAL if config.augment == "copies" else 1,
+        versions=copies * max(1, 2 * views),
     )
 
 

@@ -13,7 +13,6 @@ from torch import nn
 from histoloom.config import DiffusionConfig
 from histoloom.store import write_bytes
 
-NORM_GROUPS = 32
 HEAD_CHANNELS = 32
 
 
@@ -22,7 +21,7 @@ def make_unet(config: DiffusionConfig, *, shape: tuple[int, int, int], condition
     channels, height, width = shape
     down = tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in config.attention)
     up = tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(config.attention))
-    groups = math.gcd(NORM_GROUPS, *config.channels)
+    groups = math.gcd(config.norm_groups, *config.channels)
     return UNet2DModel(
         sample_size=(height, width),
         in_channels=channels,
@@ -34,6 +33,7 @@ def make_unet(config: DiffusionConfig, *, shape: tuple[int, int, int], condition
         attention_head_dim=min(HEAD_CHANNELS, *config.channels),
         norm_num_groups=groups,
         act_fn="silu",
+        resnet_time_scale_shift="scale_shift" if config.embedding == "scale-shift" else "default",
         dropout=config.dropout,
         num_class_embeds=conditions,
     )
@@ -56,10 +56,16 @@ def begin_from(unet: UNet2DModel, *, source: UNet2DModel, null: int) -> None:
     unet.load_state_dict(weights)
 
 
-def save_unet(unet: nn.Module, folder: Path) -> None:
-    """Write ``config.json`` and the weights as ``UNet2DModel.from_pretrained`` reads them."""
+def save_unet(unet: nn.Module, folder: Path, *, conditions: int | None = None) -> None:
+    """Write ``config.json`` and the weights as ``UNet2DModel.from_pretrained`` reads them.
+
+    ``conditions``: keep the embeddings of so many, the first ones.
+    """
     assert isinstance(unet, UNet2DModel), "made by make_unet"
+    conditions = conditions or unet.config["num_class_embeds"]
     folder.mkdir(exist_ok=True)
+    unet.register_to_config(num_class_embeds=conditions)
     unet.save_config(folder)
     weights = {name: value.contiguous().cpu() for name, value in unet.state_dict().items()}
+    weights["class_embedding.weight"] = weights["class_embedding.weight"][:conditions].contiguous()
     write_bytes(folder / "diffusion_pytorch_model.safetensors", save(weights, metadata={"format": "pt"}))
