@@ -72,7 +72,7 @@ def test_other_stains_do_not_leak_into_what_is_drawn(tiny_run: Path, tmp_path: P
     training = {**config.diffusion.training.model_dump(), "batch_size": 32, "ema": 0.0, "lr_decay": "none"}
     training["phases"] = [{"optimizer": "adamw", "lr": 3e-3, "images": 32 * 80}]
     settings = config.diffusion.model_dump() | {"training": training, "channels": (16,), "attention": (False,)}
-    diffusion = type(config.diffusion).model_validate(settings | {"whiten": None, "condition_dropout": 0.3})
+    diffusion = type(config.diffusion).model_validate(settings | {"embedding": "scale-shift", "condition_dropout": 0.3})
     config = config.model_copy(update={"diffusion": diffusion})
     given = LatentSet.open(tiny_run / "latents")
     noise = 0.1 * torch.randn(len(given), 2, 4, 4, generator=torch.Generator().manual_seed(0))

@@ -18,7 +18,6 @@ from histoloom.autoencoder.quantizer import Quantized, Quantizer
 from histoloom.config import AutoencoderConfig
 from histoloom.store import read_json, write_bytes, write_json
 
-NORM_GROUPS = 32
 HEAD_CHANNELS = {4: 24, 2: 12}
 """width after unfolding by two, at a fourth of the resolution and at half of it"""
 
@@ -30,7 +29,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.config = config
         widths = tuple(config.channels * multiplier for multiplier in config.multipliers)
-        groups = math.gcd(NORM_GROUPS, *widths)
+        groups = math.gcd(config.norm_groups, *widths)
         folded = 3 * config.stem**2
         self.encoder = Encoder(
             in_channels=folded,

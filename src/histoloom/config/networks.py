@@ -33,6 +33,9 @@ class AutoencoderConfig(Section):
     multipliers: tuple[PositiveInt, ...] = Field((1, 1, 2, 4), min_length=1)
     blocks: PositiveInt = Field(2, description="residual blocks a level")
     attention: bool = Field(True, description="self-attention at the lowest level")
+    norm_groups: PositiveInt = Field(
+        32, description="groups of a normalisation, at most; a group of one channel forgets that channel's mean"
+    )
     codes: int = Field(128, ge=2)
     code_dim: PositiveInt = 16
     code_space: Literal["plane", "sphere"] = Field("plane", description="sphere: codes and latents have length 1")

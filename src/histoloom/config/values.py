@@ -90,6 +90,7 @@ LATER: Mapping[str, Any] = {
         "code_space": "plane",
         "gradient": "straight-through",
         "equivariance": 0.0,
+        "norm_groups": 32,
         "training": UNAVERAGED,
     },
     "latents": {"copies": 1},

@@ -1,0 +1,44 @@
+"""The U-Net: what every layer of every preset is told."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from diffusers.models.resnet import ResnetBlock2D
+
+from histoloom.config import DiffusionConfig, read_preset
+from histoloom.diffusion.unet import make_unet
+
+PRESETS = ("cpu", "demo", "modern", "paper", "starter")
+LEAST = 0.2
+
+
+def deafest(config: DiffusionConfig) -> float:
+    """The least change that another step and condition make to a layer, as a share of what it adds to its input."""
+    torch.manual_seed(0)
+    unet = make_unet(config, shape=(2, 8, 8), conditions=3)
+    shares = []
+    for layer in unet.modules():
+        if isinstance(layer, ResnetBlock2D):
+            given, told = torch.randn(2, layer.in_channels, 8, 8), torch.randn(2, layer.time_emb_proj.in_features)
+            with torch.no_grad():
+                said, other = layer(given, told), layer(given, told.flip(0))
+                silent = layer.conv_shortcut(given) if layer.conv_shortcut is not None else given
+            shares.append(float((said - other).std() / (said - silent).std()))
+    return min(shares)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_layer_hears_of_step_and_condition(preset: str) -> None:
+    config = DiffusionConfig.model_validate(read_preset(preset)["diffusion"])
+    assert deafest(config) > LEAST
+
+
+def test_a_group_of_one_channel_forgets_what_was_added() -> None:
+    training = {"phases": [{"optimizer": "adamw", "lr": 1e-3, "images": 8}]}
+    settings = {"channels": (16,), "attention": (False,), "blocks": 1, "training": training}
+    assert math.isclose(deafest(DiffusionConfig.model_validate(settings)), 0, abs_tol=1e-5)
+    for cure in ({"norm_groups": 4}, {"embedding": "scale-shift"}):
+        assert deafest(DiffusionConfig.model_validate(settings | cure)) > LEAST
