@@ -8,9 +8,12 @@ independent of its batch.
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 Part = str | int
 
@@ -31,6 +34,8 @@ def torch_generator(seed: int, *path: Part) -> torch.Generator:
 
     Always on the CPU, so that the same numbers are drawn whatever device computes with them.
     """
+    import torch  # most streams are NumPy's, and loading it takes seconds
+
     return torch.Generator().manual_seed(derive(seed, *path))
 
 
