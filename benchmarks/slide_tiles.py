@@ -1,9 +1,9 @@
 """How fast the tiles of the atlas's slide viewer are, beside OpenSlide's own DeepZoomGenerator.
 
-Both give the same places as JPEGs of 256 px at quality 85, from files that the other has just read (so that the
-system's cache is warm for both), in turns, several rounds; each starts a round with nothing decoded. The places are
-those that a reader of a slide meets: windows of 7 x 5 tiles at random places of random levels, every fifth of them the
-last window moved by a tile. Ratios are taken within a round; the table shows medians. Flat images OpenSlide does not open.
+Both give the same places as JPEGs of 256 px at quality 85 without subsampling, from files that are in the system's
+cache, in turns, several rounds; each starts a round with nothing decoded. The places are those that a reader of a slide
+meets: windows of 7 x 5 tiles at random places of random levels, each then moved right by a tile four times. Ratios are
+taken within a round; the table shows medians. OpenSlide does not open flat images.
 
     python benchmarks/slide_tiles.py FILE... [--threads 2] [--windows 12] [--rounds 3]
 """
@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import openslide
 import pandas as pd
 import psutil
@@ -145,8 +144,9 @@ def main() -> None:
         rows.append(measured(name, files, arguments=arguments))
         print(rows[-1], file=sys.stderr, flush=True)
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.1f}".format, na_rep="-"))
-    # Peak of this process, in which both tools ran; what the interpreter and its libraries take is part of it.
-    print(f"memory at the end: {psutil.Process().memory_info().rss / 2**20:.0f} MiB, {np.__name__} and all")
+    print(
+        f"this process, both tools and their libraries: {psutil.Process().memory_info().rss / 2**20:.0f} MiB at the end"
+    )
 
 
 if __name__ == "__main__":
