@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -42,6 +43,7 @@ class OpenSlides:
         self._dropped: list[_Open] = []
         self._lock = threading.Lock()
         self._opening: dict[Path, threading.Lock] = {}
+        weakref.finalize(self, _close_all, self._open)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -131,6 +133,11 @@ class OpenSlides:
             slide.close()
             raise SlideError("is too large to be shown from a flat image; convert it to a tiled pyramidal TIFF")
         return needed
+
+
+def _close_all(opened: OrderedDict[Path, _Open]) -> None:
+    for entry in opened.values():
+        entry.slide.close()
 
 
 def _seen(path: Path) -> tuple[int, int]:
