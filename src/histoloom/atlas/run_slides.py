@@ -23,7 +23,7 @@ from histoloom.slides.open_slides import OpenSlides
 from histoloom.slides.private import real_file
 from histoloom.slides.readers import Slide
 from histoloom.slides.zoom import MOST_PIXELS, Tile, Zoom, pixels_needed, tile_of_picture, tile_pixels
-from histoloom.store import file_digest
+from histoloom.store import file_digest, read_json
 
 _QUALITY = 85
 
@@ -137,6 +137,16 @@ class RunSlides:
         path = self.folder / "thumbnails" / f"{about.slide_id}.jpg"
         return path if path.is_file() else None
 
+    def found(self, text: str) -> list[SlideAbout]:
+        """The slides with ``text`` in their id, slide, patient or split, in any case; those left out come last."""
+        wanted = text.casefold().strip()
+        shown = [
+            about
+            for about in self.about.values()
+            if any(wanted in said.casefold() for said in (about.slide_id, about.slide, about.patient, about.split))
+        ]
+        return sorted(shown, key=lambda about: not about.used)
+
     def close(self) -> None:
         """Let go of every file."""
         self._open_slides.close()
@@ -166,6 +176,22 @@ class RunSlides:
 def jpeg(pixels: np.ndarray) -> bytes:
     """RGB uint8 (h, w, 3) as a JPEG with its colours at full resolution."""
     return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels), level=_QUALITY, subsampling="444"))
+
+
+def jpeg_settings() -> str:
+    """What tells a tile from one that another version of this program encoded in another way."""
+    return f"jpeg {_QUALITY} 444"
+
+
+def drawn_map(report: Path, *, slide_id: str, k: int, clusters: str) -> Path | None:
+    """The tissue map of a slide of the run that the report drew; None unless it is of ``k`` and of these ``clusters``.
+
+    ``clusters`` is the fingerprint of the clustering.
+    """
+    path = report / "maps" / f"{slide_id}.png"
+    said = path.with_suffix(".json")
+    about = read_json(said) if said.is_file() and path.is_file() else {}
+    return path if (about.get("k"), about.get("clusters")) == (k, clusters) else None
 
 
 def _check_same(slide: Slide, about: SlideAbout) -> None:
