@@ -37,8 +37,9 @@ export function roundLength(zoom, mpp) {
 }
 
 /** Draw the scale bar. */
-export function scaleBar({ bar, text }, { zoom, mpp }) {
+export function scaleBar({ svg, bar, text }, { zoom, mpp }) {
   const [length, said] = roundLength(zoom, mpp);
+  svg.setAttribute("width", (length + 4).toFixed(1));
   bar.setAttribute("d", `M2 1 V9 M2 5 H${(2 + length).toFixed(1)} M${(2 + length).toFixed(1)} 1 V9`);
   text.textContent = said;
 }

@@ -120,7 +120,7 @@ class Viewer {
     }
     if (byId("show-patches").checked) {
       this.patches.want(seen);
-      this.patches.draw(context, { seen, toScreen, scale, ratio, opacity, alone: this.alone, hovered: this.hovered });
+      this.patches.draw(context, { seen, toScreen, zoom: camera.zoom, ratio, opacity, alone: this.alone, hovered: this.hovered });
     }
     if (this.surface.matches(":focus-visible")) cross(context, ratio);
     this.around();
@@ -139,7 +139,7 @@ class Viewer {
 
   /** Scale bar, overview, how many patches are shown, the address. */
   around() {
-    scaleBar({ bar: byId("scale-bar"), text: byId("scale-text") }, { zoom: this.camera.zoom, mpp: this.slide.mpp });
+    scaleBar({ svg: byId("scale-svg"), bar: byId("scale-bar"), text: byId("scale-text") }, { zoom: this.camera.zoom, mpp: this.slide.mpp });
     this.overview.draw();
     const { x, total } = this.patches;
     byId("shown").textContent = x.length < total ? `${x.length.toLocaleString("en")} of ${total.toLocaleString("en")} patches here are drawn; zoom in for all.` : "";
