@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from histoloom.atlas.placed_patches import PlacedPatches
 from histoloom.atlas.run_slides import NoSlide, RunSlides, SlideAbout, drawn_map, jpeg_settings
 from histoloom.atlas.web.pages import k_links, render
-from histoloom.atlas.web.params import OptionalK, PageNumber, view_of
+from histoloom.atlas.web.params import OptionalK, PageNumber, SlideId, view_of
 from histoloom.atlas.web.refusals import Conflict, NotFound
 from histoloom.atlas.web.run_view import RunView
 from histoloom.atlas.web.slide_cards import PER_PAGE, cards
@@ -33,7 +33,6 @@ router = APIRouter()
 _PATCHES = "patches/artifact.json"
 _SMALL = 384  # px; the longer side of a picture in the list
 
-SlideId = Annotated[str, InPath(min_length=1, max_length=300, description="A slide's id.")]
 Index = Annotated[int, InPath(description="From 0.")]
 Place = Annotated[float, Query(ge=-1e8, le=1e8, allow_inf_nan=False, description="Level-0 px.")]
 Version = Annotated[str, Query(max_length=64, description="What the picture is made from; optional.")]
@@ -70,7 +69,7 @@ class SlideAnswer(BaseModel):
     clusters: list[LegendEntry]
 
 
-@router.get("/slides", response_class=HTMLResponse)
+@router.get("/slides", response_class=HTMLResponse, include_in_schema=False)
 def slides_page(request: Request, k: OptionalK = None, page: PageNumber = 0, find: Text = "") -> HTMLResponse:
     """The list of slides, with the share of each cluster on them."""
     view = view_of(request)
@@ -103,7 +102,7 @@ def slides_page(request: Request, k: OptionalK = None, page: PageNumber = 0, fin
     )
 
 
-@router.get("/slides/{slide_id}", response_class=HTMLResponse)
+@router.get("/slides/{slide_id}", response_class=HTMLResponse, include_in_schema=False)
 def slide_page(request: Request, slide_id: SlideId, k: OptionalK = None) -> HTMLResponse:
     """The viewer of one slide."""
     view = view_of(request)

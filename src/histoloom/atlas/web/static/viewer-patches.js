@@ -56,14 +56,22 @@ export class Patches {
     return best;
   }
 
-  /** Draw them at `opacity` (0..1); `alone` is the cluster to highlight, null for all; `hovered` the patch to outline, or -1. */
-  draw(context, { seen, toScreen, zoom, ratio, opacity, alone, hovered }) {
+  /** The number of the patch whose corner lies there; -1 where there is none. */
+  from({ x, y }) {
+    return this.x.findIndex((left, i) => left === x && this.y[i] === y);
+  }
+
+  /** Draw them at `opacity` (0..1); `alone` is the cluster to highlight, null for all. */
+  draw(context, { seen, toScreen, zoom, ratio, opacity, alone }) {
     context.globalAlpha = opacity;
     this.cells.draw(context, { patches: this, colours: this.colours, seen, toScreen, zoom, alone });
     context.globalAlpha = 1;
-    if (hovered < 0) return;
-    const [across, down] = toScreen(this.x[hovered], this.y[hovered]);
-    const side = this.extent[hovered] * zoom * ratio;
+  }
+
+  /** Draw a frame around a patch. */
+  outline(context, number, { toScreen, zoom, ratio }) {
+    const [across, down] = toScreen(this.x[number], this.y[number]);
+    const side = this.extent[number] * zoom * ratio;
     for (const [colour, wide] of [["#ffffff", 4], ["#101418", 2]]) {
       context.strokeStyle = colour;
       context.lineWidth = wide * ratio;

@@ -20,7 +20,8 @@ class Viewer {
     this.overview = new Overview({ canvas: byId("overview"), slide, camera: this.camera });
     this.thumbnail = null;
     this.map = null;
-    this.hovered = -1;
+    this.hovered = -1; // a patch's number
+    this.sought = null; // the patch that the address asked for
     this.alone = null;
     this.waiting = false;
     this.remember = delayed(() => history.replaceState(history.state, "", this.camera.hash), 200);
@@ -30,7 +31,8 @@ class Viewer {
   async start() {
     const resized = new ResizeObserver(() => this.resize());
     this.resize();
-    if (!this.camera.follow(location.hash)) this.camera.fit({ glide: false });
+    this.placed = this.camera.follow(location.hash);
+    if (!this.placed) this.camera.fit({ glide: false });
     resized.observe(this.surface);
     addEventListener("hashchange", () => this.camera.follow(location.hash));
     this.controls();
@@ -42,7 +44,8 @@ class Viewer {
     this.surface.addEventListener("focus", () => this.changed());
     this.surface.addEventListener("blur", () => this.changed());
     this.surface.dataset.ready = "true";
-    await Promise.all([this.base(), this.patches.start()]).catch(complain);
+    const patches = this.patches.start().then(() => this.seek());
+    await Promise.all([this.base(), patches]).catch(complain);
   }
 
   /** The thumbnail: what is seen until tiles come, and all there is where the slide is gone. */
@@ -51,6 +54,27 @@ class Viewer {
     this.thumbnail = await picture(this.slide.thumbnail);
     this.overview.picture = this.thumbnail;
     this.changed();
+  }
+
+  /** Go to the patch that the address asks for (`patch=x,y`), unless it also says where to look. */
+  seek() {
+    const [x, y] = (new URLSearchParams(location.search).get("patch") ?? "").split(",").map(Number);
+    const number = this.patches.from({ x, y });
+    if (number < 0) return;
+    const side = this.patches.extent[number];
+    this.sought = { x, y, side };
+    if (!this.placed) this.camera.set({ x: x + side / 2, y: y + side / 2, zoom: Math.min(this.camera.across, this.camera.down) / (3 * side) });
+    this.changed();
+  }
+
+  drawSought(toScreen, ratio) {
+    const { x, y, side } = this.sought, { context } = this;
+    const [left, top] = toScreen(x, y), length = side * this.camera.zoom * ratio;
+    for (const [colour, wide] of [["#ffffff", 7], ["#0b5cad", 4]]) {
+      context.strokeStyle = colour;
+      context.lineWidth = wide * ratio;
+      context.strokeRect(left, top, length, length);
+    }
   }
 
   controls() {
@@ -120,8 +144,10 @@ class Viewer {
     }
     if (byId("show-patches").checked) {
       this.patches.want(seen);
-      this.patches.draw(context, { seen, toScreen, zoom: camera.zoom, ratio, opacity, alone: this.alone, hovered: this.hovered });
+      this.patches.draw(context, { seen, toScreen, zoom: camera.zoom, ratio, opacity, alone: this.alone });
+      if (this.hovered >= 0) this.patches.outline(context, this.hovered, { toScreen, zoom: camera.zoom, ratio });
     }
+    if (this.sought) this.drawSought(toScreen, ratio);
     if (this.surface.matches(":focus-visible")) cross(context, ratio);
     this.around();
   }
