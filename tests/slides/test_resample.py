@@ -78,3 +78,16 @@ def test_the_order_of_the_sums_changes_nothing(picture):
     between = np.rint(np.einsum("oh,hwc->owc", down, image.astype(float)) / _BETWEEN_STEP) * _BETWEEN_STEP
     expected = np.rint(np.einsum("ow,hwc->hoc", across, between)).clip(0, 255)
     np.testing.assert_array_equal(resample(image, box=box, shape=shape), expected)
+
+
+@pytest.mark.parametrize("box", [(13.0, 13.0, 525.0, 400.0), (0.3, 2.0, 200.5, 410.1)])
+def test_products_in_parts_give_the_same_bytes(picture, monkeypatch, box):
+    image = picture(540, 412)
+    whole, parts = [], []
+    for shape in ((256, 190), (96, 300)):
+        monkeypatch.setattr("histoloom.slides.resample._ON_ONE_THREAD", 2**60)
+        whole.append(resample(image, box=box, shape=shape))
+        monkeypatch.setattr("histoloom.slides.resample._ON_ONE_THREAD", 2**12)
+        parts.append(resample(image, box=box, shape=shape))
+    for expected, result in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(result, expected)

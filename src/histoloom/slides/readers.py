@@ -22,6 +22,7 @@ from histoloom.slides import decoding, resolution
 from histoloom.slides.decoding import CACHE_BYTES, is_tiff, on_white, opened_tiff, quiet, reasons
 from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.resample import SUPPORT, Box, resample
+from histoloom.slides.tiles import CACHE_BYTES as TILES_CACHE_BYTES
 from histoloom.slides.tiles import VENDORS, JpegTiles
 
 if TYPE_CHECKING:
@@ -43,11 +44,13 @@ class Slide(ABC):
     ``dimensions`` are (width, height) at level 0; ``mpp`` is um/px there, None where unknown, and ``mpp_source`` says
     where it came from; ``levels`` are the (width, height) of each pyramid level. ``origin`` is the level-0 (x, y) of
     the scanned part, where viewers that crop to it, as QuPath does, count from. ``whole_pixels``: a region starts with
-    the whole level pixel at or after its level-0 corner, not between two. Reading raises ``SlideError``.
+    the whole level pixel at or after its level-0 corner, not between two. ``concurrent``: several threads may read at
+    once. Reading raises ``SlideError``.
     """
 
     origin: tuple[int, int] = (0, 0)
     whole_pixels = False
+    concurrent = False
 
     def __init__(self, levels: list[tuple[int, int]], scale: resolution.Scale | None) -> None:
         self.levels = levels
@@ -72,19 +75,27 @@ class Slide(ABC):
 
     def read(self, x: float, y: float, *, extent: float, size: int) -> np.ndarray:
         """The level-0 square of side ``extent`` px at (x, y), resampled to uint8 (size, size, 3)."""
-        return self._assembled((x, y, x + extent, y + extent), shape=(size, size))
+        return self.region((x, y, x + extent, y + extent), shape=(size, size))
 
     def thumbnail(self, max_side: int) -> np.ndarray:
         """The whole slide, uint8 (h, w, 3), its longer side at most ``max_side`` px."""
         width, height = self.dimensions
         factor = max(1.0, max(width, height) / max_side)
         shape = (max(1, round(width / factor)), max(1, round(height / factor)))
-        return self._assembled((0.0, 0.0, float(width), float(height)), shape=shape)
+        return self.region((0.0, 0.0, float(width), float(height)), shape=shape)
 
-    def _assembled(self, box: tuple[float, float, float, float], *, shape: tuple[int, int]) -> np.ndarray:
-        """A level-0 box at ``shape`` (width, height), uint8 (h, w, 3); block by block, in bounded memory."""
+    def stored(self, left: int, top: int, *, level: int, width: int, height: int) -> np.ndarray:
+        """Pixels of a level as they are stored, from its own whole pixel (left, top): uint8 (height, width, 3)."""
+        downsample = self.downsample(level)
+        return self.pixels(left * downsample, top * downsample, level=level, width=width, height=height)
+
+    def region(self, box: Box, *, shape: tuple[int, int]) -> np.ndarray:
+        """A level-0 box (left, top, right, bottom) at ``shape`` (width, height): uint8 (h, w, 3).
+
+        Block by block, in bounded memory.
+        """
         sides = (box[2] - box[0], box[3] - box[1])
-        downsample = self._downsample(self._level(min(sides[0] / shape[0], sides[1] / shape[1])))
+        downsample = self.downsample(self.level_for(min(sides[0] / shape[0], sides[1] / shape[1])))
         counts = [min(n, math.ceil(side / downsample / _BLOCK_SIDE)) for n, side in zip(shape, sides, strict=True)]
         if counts == [1, 1]:
             return self._resampled(box, shape=shape)
@@ -99,19 +110,20 @@ class Slide(ABC):
             result[top:bottom, left:right] = self._resampled(part, shape=(int(right - left), int(bottom - top)))
         return result
 
-    def _level(self, factor: float) -> int:
+    def level_for(self, factor: float) -> int:
         """The coarsest level that is still as fine as wanted, within 1 %."""
-        return max(i for i in range(len(self.levels)) if i == 0 or self._downsample(i) <= 1.01 * factor)
+        return max(i for i in range(len(self.levels)) if i == 0 or self.downsample(i) <= 1.01 * factor)
 
-    def _downsample(self, level: int) -> float:
+    def downsample(self, level: int) -> float:
+        """Level-0 px a pixel of a level, by the two sizes; the mean of across and down."""
         (width, height), (level_width, level_height) = self.levels[0], self.levels[level]
         return (width / level_width + height / level_height) / 2
 
     def _resampled(self, box: tuple[float, float, float, float], *, shape: tuple[int, int]) -> np.ndarray:
         """A level-0 box at ``shape`` (width, height), by a Lanczos filter as wide as the reduction."""
         factor = min((box[2] - box[0]) / shape[0], (box[3] - box[1]) / shape[1])
-        level = self._level(factor)
-        downsample = self._downsample(level)
+        level = self.level_for(factor)
+        downsample = self.downsample(level)
         margin = SUPPORT * max(1.0, factor / downsample) + 2
         spans = [
             _span(box[axis], box[axis + 2], downsample=downsample, margin=margin, count=count, full=full)
@@ -167,19 +179,21 @@ def _from_level_0(span: _Span, *, downsample: float) -> _Span:
 class PyramidSlide(Slide):
     """A slide that OpenSlide opens."""
 
-    def __init__(self, path: Path) -> None:
+    concurrent = True
+
+    def __init__(self, path: Path, *, cache_bytes: int = CACHE_BYTES) -> None:
         with reasons(path):
             self._file = openslide.OpenSlide(str(path))
             try:
                 _check_tiles(self._file.properties)
-                self._file.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
+                self._file.set_cache(openslide.OpenSlideCache(cache_bytes))
                 scale = resolution.from_openslide(self._file.properties) or _tiff_scale(path)
             except BaseException:
                 self._file.close()
                 raise
             super().__init__([(int(w), int(h)) for w, h in self._file.level_dimensions], scale)
             self.origin = scanned_origin(self._file.properties)
-            self._tiles = self._plain_tiles(path)
+            self._tiles = self._plain_tiles(path, cache_bytes=cache_bytes)
         self.whole_pixels = self._tiles is not None
         self._path = path
 
@@ -188,7 +202,7 @@ class PyramidSlide(Slide):
         with reasons(self._path):
             if self._tiles is None:
                 return np.asarray(on_white(self._file.read_region((int(x), int(y)), level, (width, height))))
-            left, top = (math.ceil(start / self._downsample(level) - _ROUNDING) for start in (x, y))
+            left, top = (math.ceil(start / self.downsample(level) - _ROUNDING) for start in (x, y))
             return self._tiles.read(left, top, level=level, width=width, height=height)
 
     def close(self) -> None:
@@ -197,12 +211,12 @@ class PyramidSlide(Slide):
         if self._tiles is not None:
             self._tiles.close()
 
-    def _plain_tiles(self, path: Path) -> JpegTiles | None:
+    def _plain_tiles(self, path: Path, *, cache_bytes: int) -> JpegTiles | None:
         """The slide's tiles where they can be read without OpenSlide, which is faster."""
         if self._file.properties.get("openslide.vendor") not in VENDORS:
             return None
         with quiet():
-            return JpegTiles.open(path, levels=self.levels)
+            return JpegTiles.open(path, levels=self.levels, cache_bytes=min(cache_bytes, TILES_CACHE_BYTES))
 
 
 def _check_tiles(properties: Mapping[str, str]) -> None:
@@ -220,15 +234,16 @@ def scanned_origin(properties: Mapping[str, str]) -> tuple[int, int]:
     return x, y
 
 
-def open_slide(source: SlideEntry | Path, *, mpp: float | None = None) -> Slide:
+def open_slide(source: SlideEntry | Path, *, mpp: float | None = None, cache_bytes: int = CACHE_BYTES) -> Slide:
     """Open a slide that was found, or a file.
 
-    ``mpp`` (um/px) is for files that do not say it themselves; an entry brings its own. Raises ``SlideError``.
+    ``mpp`` (um/px) is for files that do not say it themselves; an entry brings its own. ``cache_bytes``: how much of
+    what was decoded is kept; a flat image is kept whole. Raises ``SlideError``.
     """
     path = source.file if isinstance(source, SlideEntry) else source
     if not path.is_file():
         raise SlideError("is not a file" if path.exists() else "the file does not exist")
-    slide = _opened(path)
+    slide = _opened(path, cache_bytes=cache_bytes)
     if isinstance(source, SlideEntry) and source.mpp is not None:
         slide.mpp, slide.mpp_source = source.mpp, source.mpp_source
     elif slide.mpp is None and mpp is not None:
@@ -236,7 +251,7 @@ def open_slide(source: SlideEntry | Path, *, mpp: float | None = None) -> Slide:
     return slide
 
 
-def _opened(path: Path) -> Slide:
+def _opened(path: Path, *, cache_bytes: int) -> Slide:
     # These build on Slide; to import them at the top would go in a circle.
     from histoloom.slides.flat import FlatSlide
     from histoloom.slides.tiff import TiffSlide, is_ome
@@ -247,9 +262,9 @@ def _opened(path: Path) -> Slide:
     if vendor in (None, "generic-tiff") and path.suffix.lower() in _SCANNER_SUFFIXES:
         raise SlideError(f"is no {path.suffix.lower()} slide that OpenSlide can open, or lacks some of its files")
     if vendor is not None and not (vendor == "generic-tiff" and is_ome(path)):
-        slide: Slide = PyramidSlide(path)
+        slide: Slide = PyramidSlide(path, cache_bytes=cache_bytes)
     else:
-        slide = TiffSlide(path) if a_tiff else FlatSlide(path)
+        slide = TiffSlide(path, cache_bytes=cache_bytes) if a_tiff else FlatSlide(path)
     try:
         _check_sizes(slide, stored=None if vendor in _MANY_FILES else path.stat().st_size)
     except SlideError:

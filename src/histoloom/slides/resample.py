@@ -21,6 +21,9 @@ Box = tuple[float, float, float, float]
 # 255 x 1.4 (the weights' absolute sum) < 2 ** 9 grey levels; in steps of 1 / 4 times weights of 1 / 4096: 2 ** 23.
 _WEIGHT_STEP = 2.0**-12
 _BETWEEN_STEP = 2.0**-2
+# Multiplications up to which OpenBLAS starts no threads: they cost more than they bring, and beside others that read
+# slides at the same time they wait for each other, spinning.
+_ON_ONE_THREAD = 2**18
 _ROWS, _COLUMNS = 16, 8  # outputs of one product: more would multiply more zeros, fewer cost calls
 
 
@@ -48,14 +51,28 @@ def resample(pixels_HW3: np.ndarray, *, box: Box, shape: tuple[int, int]) -> np.
     between = np.empty((h, 3 * width), np.float32)
     for band in _bands(height, low=top, high=bottom, count=h, size=_ROWS):
         rows = slice(band.start, band.start + len(band.weights_oi))
-        np.matmul(band.weights_oi, flat[band.first : band.last], out=between[rows])
+        _product(band.weights_oi, flat[band.first : band.last], out=between[rows])
     _round(between, step=_BETWEEN_STEP)
     result = np.empty((h, 3 * w), np.float32)
     for band in _bands(width, low=left, high=right, count=w, size=_COLUMNS, colours=3):
         columns = slice(3 * band.start, 3 * band.start + len(band.weights_oi))
-        np.matmul(between[:, 3 * band.first : 3 * band.last], band.weights_oi.T, out=result[:, columns])
+        _product(between[:, 3 * band.first : 3 * band.last], band.weights_oi.T, out=result[:, columns])
     np.rint(result, out=result)
     return result.clip(0, 255, out=result).astype(np.uint8).reshape(h, w, 3)
+
+
+def _product(left: np.ndarray, right: np.ndarray, *, out: np.ndarray) -> None:
+    """``left @ right`` in parts of the longer side, so small that each stays on this thread."""
+    (rows, inner), columns = left.shape, right.shape[1]
+    if rows >= columns:
+        step = max(1, _ON_ONE_THREAD // (inner * columns))
+        for start in range(0, rows, step):
+            np.matmul(left[start : start + step], right, out=out[start : start + step])
+    else:
+        step = max(1, _ON_ONE_THREAD // (inner * rows))
+        for start in range(0, columns, step):
+            part = slice(start, start + step)
+            np.matmul(left, right[:, part], out=out[:, part])
 
 
 def _round(values: np.ndarray, *, step: float) -> None:

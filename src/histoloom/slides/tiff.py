@@ -39,7 +39,7 @@ class TiffSlide(Slide):
 
     whole_pixels = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, cache_bytes: int = decoding.CACHE_BYTES) -> None:
         self._path = path
         with reasons(path), quiet():
             self._tiff = tifffile.TiffFile(path)
@@ -51,11 +51,11 @@ class TiffSlide(Slide):
                 self._tiff.close()
                 raise
         super().__init__([(planes[0].imagewidth, planes[0].imagelength) for planes in self._levels], scale)
-        self._cache = _Cache(decoding.CACHE_BYTES)
+        self._cache = _Cache(cache_bytes)
 
     def pixels(self, x: float, y: float, *, level: int, width: int, height: int) -> np.ndarray:
         """See ``Slide.pixels``."""
-        left, top = round(x / self._downsample(level)), round(y / self._downsample(level))
+        left, top = round(x / self.downsample(level)), round(y / self.downsample(level))
         full = self.levels[level]
         box = (max(0, left), max(0, top), min(full[0], left + width), min(full[1], top + height))
         canvas = Image.new("RGB", (width, height), "white")

@@ -68,13 +68,15 @@ class JpegTiles:
         self._lock = threading.Lock()
 
     @staticmethod
-    def open(path: Path, *, levels: Sequence[tuple[int, int]]) -> JpegTiles | None:
+    def open(path: Path, *, levels: Sequence[tuple[int, int]], cache_bytes: int = CACHE_BYTES) -> JpegTiles | None:
         """The tiles of a TIFF whose pyramid has ``levels`` (width, height); None where any is not plain JPEG tiles."""
         with tifffile.TiffFile(path) as tiff:
             pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
             grids = [_grid(pages, size=size, file_size=path.stat().st_size) for size in levels]
         plain = [grid for grid in grids if grid is not None]
-        return JpegTiles(path.open("rb"), grids=plain) if len(plain) == len(levels) > 0 else None
+        if not len(plain) == len(levels) > 0:
+            return None
+        return JpegTiles(path.open("rb"), grids=plain, cache_bytes=cache_bytes)
 
     def read(self, left: int, top: int, *, level: int, width: int, height: int) -> np.ndarray:
         """``width`` x ``height`` pixels of a level from its pixel (left, top): uint8 (height, width, 3).
@@ -85,9 +87,8 @@ class JpegTiles:
         box = (left, top, left + width, top + height)
         inside = left >= 0 and top >= 0 and box[2] <= grid.width and box[3] <= grid.height
         pixels = (np.empty if inside else _white)((height, width, 3), np.uint8)
-        with self._lock:
-            for part in _overlaps(grid, box=box):
-                pixels[part.region] = self._tile(level, part.number)[part.tile]
+        for part in _overlaps(grid, box=box):
+            pixels[part.region] = self._tile(level, part.number)[part.tile]
         return pixels
 
     def close(self) -> None:
@@ -96,20 +97,25 @@ class JpegTiles:
         self._cache.clear()
 
     def _tile(self, level: int, number: int) -> np.ndarray:
+        """A decoded tile; threads wait for each other while they look it up, not while they decode."""
         key = (level, number)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
         tile = self._decoded(self._grids[level], number=number)
-        self._cache[key] = tile
-        self._cached += tile.nbytes
-        while self._cached > self._cache_bytes and len(self._cache) > 1:
-            self._cached -= self._cache.popitem(last=False)[1].nbytes
+        with self._lock:
+            if key not in self._cache:
+                self._cache[key] = tile
+                self._cached += tile.nbytes
+            while self._cached > self._cache_bytes and len(self._cache) > 1:
+                self._cached -= self._cache.popitem(last=False)[1].nbytes
         return tile
 
     def _decoded(self, grid: TileGrid, *, number: int) -> np.ndarray:
-        self._file.seek(grid.offsets[number])
-        data = self._file.read(grid.lengths[number])
+        with self._lock:
+            self._file.seek(grid.offsets[number])
+            data = self._file.read(grid.lengths[number])
         # An array to decode into, so that a tile that claims to be larger is refused before anything is allocated.
         tile = np.empty((grid.tile_height, grid.tile_width, 3), np.uint8)
         try:

@@ -49,7 +49,10 @@ function described(patch) {
       ["Probability", share(patch.probability)], ["Next", `cluster ${patch.second}, ${share(patch.second_probability)}`],
       ["Used for", patch.held_out ? "evaluation (held out)" : "training"],
     ],
-    actions: [{ title: "As PNG", href: patch.src.replace(/\.jpg(?=\?|$)/, ".png") }],
+    actions: [
+      { title: "On its slide", href: `/slides/${encodeURIComponent(patch.slide_id)}?k=${k}&cluster=${cluster}&patch=${patch.x},${patch.y}` },
+      { title: "As PNG", href: patch.src.replace(/\.jpg(?=\?|$)/, ".png") },
+    ],
   };
 }
 

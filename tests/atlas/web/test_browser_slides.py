@@ -1,0 +1,242 @@
+"""The slide viewer in a browser: move, zoom, layers, legend, from a patch to its cluster; by mouse and by keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, Route, expect
+
+from histoloom.store import Run, write_json
+
+Visit = Callable[..., AbstractContextManager[Page]]
+
+LARGER = 10
+SIDE = 32 * LARGER
+"""Level-0 px of a patch on the larger slide."""
+
+
+@pytest.fixture
+def larger(finished: Run, fields: dict[str, np.ndarray], serve_run: Callable[..., object]) -> Iterator[tuple[Run, str]]:
+    """A run whose first slide, and its patches, are ten times as large: 1600 x 1280 px."""
+    folder = finished.folder("patches")
+    slides, index = (pd.read_parquet(folder / name) for name in ("slides.parquet", "index.parquet"))
+    on = index["slide_id"] == "slide-0"
+    index.loc[on, ["x", "y"]] *= LARGER
+    index.loc[on, "extent"] = float(SIDE)
+    slides.loc[slides["slide_id"] == "slide-0", ["width", "height"]] *= LARGER
+    index.to_parquet(folder / "index.parquet", index=False)
+    slides.to_parquet(folder / "slides.parquet", index=False)
+    Image.fromarray(np.kron(fields["slide-0"], np.ones((LARGER, LARGER, 1), np.uint8))).save(
+        Path(slides.set_index("slide_id").loc["slide-0", "file"])
+    )
+    maps = finished.folder("report") / "maps"
+    maps.mkdir(parents=True)
+    Image.new("RGB", (160, 128), (0, 200, 0)).save(maps / "slide-0.png")
+    write_json(maps / "slide-0.json", {"slide_id": "slide-0", "k": 4, "clusters": "0" * 16})
+    with serve_run(finished.path) as address:
+        yield finished, address
+
+
+def opened(page: Page, address: str) -> None:
+    page.goto(address)
+    page.wait_for_selector("#viewer[data-ready]")
+    page.wait_for_selector('#viewer[data-sharp="true"]')
+    page.wait_for_function("() => document.getElementById('viewer').dataset.patches !== '0'")
+
+
+def place(page: Page) -> tuple[float, float, float]:
+    found = page.evaluate("() => ({...document.getElementById('viewer').dataset})")
+    return float(found["x"]), float(found["y"]), float(found["zoom"])
+
+
+def colour_in_the_middle(page: Page) -> list[int]:
+    return page.evaluate(
+        """() => new Promise((resolve) => setTimeout(() => {
+            const canvas = document.getElementById('picture');
+            const pixel = canvas.getContext('2d').getImageData(canvas.width >> 1, canvas.height >> 1, 1, 1);
+            resolve([...pixel.data].slice(0, 3));
+        }, 250))"""
+    )
+
+
+def middle(page: Page) -> tuple[float, float]:
+    box = page.locator("#viewer").bounding_box()
+    assert box is not None
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def settled(page: Page, wanted: Callable[[tuple[float, float, float]], bool]) -> tuple[float, float, float]:
+    """Where the viewer looks, once it looks where it should; waits for what moves by and by."""
+    for _ in range(100):
+        if wanted(place(page)):
+            return place(page)
+        page.wait_for_timeout(30)
+    pytest.fail(f"the viewer looks at {place(page)}")
+
+
+def test_it_shows_the_slides_own_pixels(page: Page, larger: tuple[Run, str], fields: dict[str, np.ndarray]) -> None:
+    opened(page, f"{larger[1]}/slides/slide-0#805,645,2")
+    page.get_by_label("Clusters of patches").uncheck()
+    assert np.abs(np.array(colour_in_the_middle(page)) - fields["slide-0"][64, 80]).max() <= 12
+
+
+def test_dragging_moves_what_is_under_the_mouse(page: Page, larger: tuple[Run, str]) -> None:
+    opened(page, f"{larger[1]}/slides/slide-0#800,640,1")
+    x, y = middle(page)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 60, y + 45, steps=6)
+    page.mouse.up()
+    assert place(page)[:2] == (860, 595)
+    expect(page).to_have_url(re.compile("#860,595,1$"))
+
+
+def test_the_wheel_zooms_about_the_mouse(page: Page, larger: tuple[Run, str]) -> None:
+    opened(page, f"{larger[1]}/slides/slide-0#800,640,1")
+    x, y = middle(page)
+    page.mouse.move(x + 100, y - 50)
+    page.mouse.wheel(0, -200)
+    across, down, zoom = settled(page, lambda found: found[2] > 1)
+    # The place under the mouse was (900, 590), and still is.
+    assert across + 100 / zoom == pytest.approx(900, abs=1.5)
+    assert down - 50 / zoom == pytest.approx(590, abs=1.5)
+    page.mouse.wheel(0, 200)
+    settled(page, lambda found: found == (800, 640, 1))
+
+
+def test_keys_move_and_zoom_and_open(visit: Visit, larger: tuple[Run, str]) -> None:
+    index = pd.read_parquet(larger[0].folder("patches") / "index.parquet").query("slide_id == 'slide-0'")
+    labels = pd.read_parquet(larger[0].folder("clusters") / "index.parquet").set_index("patch_id")["k2"]
+    first = index.iloc[0]
+    x, y = int(first.x + SIDE / 2), int(first.y + SIDE / 2)
+    with visit(reduced_motion="reduce") as page:
+        opened(page, f"{larger[1]}/slides/slide-0?k=2#{x},{y},2")
+        viewer = page.get_by_role("application", name="Slide slide-0")
+        viewer.focus()
+        page.keyboard.press("ArrowRight")
+        moved = settled(page, lambda found: found[0] > x)
+        assert moved[1:] == (y, 2)
+        page.keyboard.press("ArrowLeft")
+        settled(page, lambda found: found == (x, y, 2))
+        page.keyboard.press("-")
+        settled(page, lambda found: found[2] == 1.25)
+        page.keyboard.press("+")
+        settled(page, lambda found: found[2] == 2)
+        expect(page.locator("#live")).to_contain_text("in the middle")
+        page.keyboard.press("Enter")
+        page.wait_for_url(re.compile(rf"/clusters/2/{labels[first.patch_id]}$"))
+        page.go_back()
+        page.wait_for_selector("#viewer[data-ready]")
+        assert place(page) == (x, y, 2)
+
+
+def test_a_click_on_a_patch_opens_its_cluster(page: Page, larger: tuple[Run, str]) -> None:
+    index = pd.read_parquet(larger[0].folder("patches") / "index.parquet").query("slide_id == 'slide-0'")
+    labels = pd.read_parquet(larger[0].folder("clusters") / "index.parquet").set_index("patch_id")["k4"]
+    last = index.iloc[-1]
+    opened(page, f"{larger[1]}/slides/slide-0#{int(last.x + SIDE / 2)},{int(last.y + SIDE / 2)},1")
+    page.mouse.move(*middle(page))
+    expect(page.locator("#tip")).to_have_text(f"Cluster {labels[last.patch_id]}")
+    page.mouse.click(*middle(page))
+    page.wait_for_url(re.compile(rf"/clusters/4/{labels[last.patch_id]}$"))
+
+
+def test_layers_and_opacity_change_what_is_seen(page: Page, larger: tuple[Run, str]) -> None:
+    first = pd.read_parquet(larger[0].folder("patches") / "index.parquet").query("slide_id == 'slide-0'").iloc[0]
+    opened(page, f"{larger[1]}/slides/slide-0#{int(first.x + SIDE / 2)},{int(first.y + SIDE / 2)},1")
+    tinted = colour_in_the_middle(page)
+    page.get_by_label("Clusters of patches").uncheck()
+    plain = colour_in_the_middle(page)
+    assert tinted != plain
+    page.get_by_label("Report’s tissue map").check()
+    page.get_by_label("Opacity").fill("100")
+    assert colour_in_the_middle(page) == [0, 200, 0]
+    page.get_by_label("Opacity").fill("0")
+    assert colour_in_the_middle(page) == plain
+
+
+def test_one_cluster_can_be_shown_alone(page: Page, larger: tuple[Run, str]) -> None:
+    opened(page, f"{larger[1]}/slides/slide-0?k=2&cluster=1")
+    legend = page.get_by_role("list", name="Clusters")
+    one, other = legend.get_by_role("button", name="Cluster 1"), legend.get_by_role("button", name="Cluster 0")
+    expect(one).to_have_attribute("aria-pressed", "true")
+    other.click()
+    expect(one).to_have_attribute("aria-pressed", "false")
+    expect(other).to_have_attribute("aria-pressed", "true")
+    other.click()
+    expect(other).to_have_attribute("aria-pressed", "false")
+
+
+def test_another_k_keeps_the_place(page: Page, larger: tuple[Run, str]) -> None:
+    opened(page, f"{larger[1]}/slides/slide-0#700,600,0.75")
+    page.get_by_role("link", name="2 clusters").click()
+    page.wait_for_url(re.compile(r"k=2#700,600,0\.75$"))
+    page.wait_for_selector("#viewer[data-ready]")
+    assert place(page) == (700, 600, 0.75)
+
+
+def test_requests_for_what_is_not_seen_any_more_are_cancelled(page: Page, larger: tuple[Run, str]) -> None:
+    opened(page, f"{larger[1]}/slides/slide-0#100,100,4")
+    cancelled: list[str] = []
+    held: list[Route] = []
+    page.on("requestfailed", lambda asked: cancelled.append(asked.url))
+    page.route("**/tiles/**", lambda route: held.append(route))
+    page.evaluate("() => (location.hash = '#1500,1200,4')")
+    settled(page, lambda found: found == (1500, 1200, 4))
+    for _ in range(100):
+        page.wait_for_timeout(30)
+        if held:
+            break
+    asked = [route.request.url for route in held]
+    assert any("/tiles/0/5/4.jpg" in url for url in asked)
+    page.unroute("**/tiles/**")
+    page.evaluate("() => (location.hash = '#800,640,0.5')")
+    settled(page, lambda found: found == (800, 640, 0.5))
+    page.wait_for_selector('#viewer[data-sharp="true"]')
+    assert sorted(cancelled) == sorted(asked)
+
+
+def test_a_slide_that_moved_is_shown_as_its_thumbnail(page: Page, own_address: str, finished: Run) -> None:
+    table = pd.read_parquet(finished.folder("patches") / "slides.parquet").set_index("slide_id")
+    Path(table.loc["slide-0", "file"]).unlink()
+    page.goto(f"{own_address}/slides/slide-0")
+    expect(page.get_by_role("note")).to_contain_text("The thumbnail is shown instead")
+    page.wait_for_selector("#viewer[data-ready]")
+    page.get_by_label("Clusters of patches").uncheck()
+    page.wait_for_timeout(200)
+    assert max(colour_in_the_middle(page)) > 0
+
+
+@pytest.mark.parametrize("width", [1024, 1600, 2560])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_stands_over(visit: Visit, address: str, width: int, scheme: str) -> None:
+    with visit(viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
+        for path in ("/slides", "/slides/slide-1"):
+            page.goto(f"{address}{path}")
+            assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_two_fingers_zoom(visit: Visit, larger: tuple[Run, str]) -> None:
+    with visit(has_touch=True) as page:
+        opened(page, f"{larger[1]}/slides/slide-0#800,640,1")
+        x, y = middle(page)
+        session = page.context.new_cdp_session(page)
+
+        def touch(kind: str, *points: float) -> None:
+            at = [{"x": x + dx, "y": y, "id": number} for number, dx in enumerate(points)]
+            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+
+        touch("touchStart", -50, 50)
+        for apart in (60, 75, 90, 100):
+            touch("touchMove", -apart, apart)
+        touch("touchEnd")
+        across, down, zoom = settled(page, lambda found: found[2] > 1.5)
+        assert zoom == pytest.approx(2, rel=0.02)
+        assert (across, down) == pytest.approx((800, 640), abs=3)
