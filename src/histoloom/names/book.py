@@ -1,0 +1,135 @@
+"""What counts: the journal replayed. Each rater's names, colours and flags, and those that all others use.
+
+*One rule says whose count.* Of each cluster, the latest name by anyone counts, and the same of its colour and its flag;
+who takes back a name, or undoes it, no longer has one. Where a rater was chosen as the reference, only what that rater
+said counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from histoloom.names.journal import Event
+from histoloom.names.text import default_name, plain
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What is said of a cluster; empty where nothing is. ``colour`` is ``#rrggbb``, ``time`` ISO 8601 in UTC."""
+
+    name: str = ""
+    colour: str = ""
+    flag: str = ""
+    time: str = ""
+
+    @property
+    def empty(self) -> bool:
+        """Whether it says nothing."""
+        return not (self.name or self.colour or self.flag)
+
+
+class Book:
+    """What the raters said of the ``k`` clusters of one clustering."""
+
+    def __init__(self, events: Sequence[Event], *, k: int, clustering: str) -> None:
+        """``events`` are all of a journal; only those of ``k`` and of ``clustering`` (a fingerprint) are taken."""
+        self.k = k
+        self.reference = reference_of(events)
+        self._events = [event for event in events if event.k == k and event.clusters in ("", clustering)]
+        undone = _undone(self._events)
+        self._standing = [event for event in self._events if event.says and event.id not in undone]
+        self._said = _said(self._standing, k=k)
+
+    @property
+    def raters(self) -> list[str]:
+        """Who said something that stands, in the order in which they began."""
+        return [rater for rater, of_rater in self._said.items() if any(not label.empty for label in of_rater.values())]
+
+    def labels(self, rater: str) -> dict[int, Label]:
+        """What one rater says of each cluster, in the clusters' order; an empty label where nothing."""
+        said = self._said.get(rater, {})
+        return {cluster: said.get(cluster, Label()) for cluster in range(self.k)}
+
+    def counting(self) -> dict[int, Label]:
+        """What counts of each cluster, in the clusters' order; an empty label where nothing does."""
+        if self.reference:
+            return self.labels(self.reference)
+        counted = {cluster: Label() for cluster in range(self.k)}
+        for event in self._standing:
+            for cluster in event.members:
+                # An event counts where it is still what its rater says.
+                mine = self._said[event.rater].get(cluster, Label())
+                said = _value(event, cluster=cluster)
+                if cluster in counted and said and getattr(mine, event.says) == said:
+                    counted[cluster] = _with(counted[cluster], event, cluster=cluster)
+        return counted
+
+    def undoable(self, rater: str) -> tuple[str, ...]:
+        """The ids of the events that the rater's next undo takes back: all that were typed in one go."""
+        return next(iter(reversed(self._past(rater)[0])), ())
+
+    def redoable(self, rater: str) -> tuple[str, ...]:
+        """The ids of the events that the rater's next redo brings back; none after something new."""
+        return next(iter(reversed(self._past(rater)[1])), ())
+
+    def _past(self, rater: str) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+        """What may be undone and what redone, the next one last."""
+        done: list[tuple[str, ...]] = []
+        undone: list[tuple[str, ...]] = []
+        last = ""
+        for event in (event for event in self._events if event.rater == rater):
+            if event.kind == "undo" and event.of in done:
+                done.remove(event.of)
+                undone.append(event.of)
+            elif event.kind == "redo" and event.of in undone:
+                undone.remove(event.of)
+                done.append(event.of)
+            elif event.says:
+                undone.clear()
+                together = bool(done) and event.edit != "" and event.edit == last
+                done.append((*(done.pop() if together else ()), event.id))
+            last = event.edit if event.says else ""
+        return done, undone
+
+
+def reference_of(events: Sequence[Event]) -> str:
+    """The rater who was last chosen as the reference; empty where the latest by anyone counts."""
+    return next((event.value for event in reversed(events) if event.kind == "reference"), "")
+
+
+def raters_of(events: Sequence[Event]) -> list[str]:
+    """Everybody who ever said something of a cluster, in the order in which they began."""
+    return list(dict.fromkeys(event.rater for event in events if event.says))
+
+
+def _undone(events: Sequence[Event]) -> set[str]:
+    """The ids of events that are taken back. An undo reaches its own rater's events alone."""
+    whose = {event.id: event.rater for event in events if event.says}
+    undone: set[str] = set()
+    for event in events:
+        own = {identity for identity in event.of if whose.get(identity) == event.rater}
+        if event.kind == "undo":
+            undone |= own
+        elif event.kind == "redo":
+            undone -= own
+    return undone
+
+
+def _said(standing: Sequence[Event], *, k: int) -> Mapping[str, dict[int, Label]]:
+    said: dict[str, dict[int, Label]] = {}
+    for event in standing:
+        mine = said.setdefault(event.rater, {})
+        for cluster in (cluster for cluster in event.members if 0 <= cluster < k):
+            mine[cluster] = _with(mine.get(cluster, Label()), event, cluster=cluster)
+    return said
+
+
+def _with(label: Label, event: Event, *, cluster: int) -> Label:
+    said = {event.says: _value(event, cluster=cluster)}
+    return replace(label, time=event.given or event.time, **said)
+
+
+def _value(event: Event, *, cluster: int) -> str:
+    """What the event sets; a cluster's own default name is no name."""
+    return "" if event.says == "name" and plain(event.value) == default_name(cluster) else event.value
