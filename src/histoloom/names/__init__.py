@@ -6,7 +6,7 @@
 
 from histoloom.names.book import Book, Label, raters_of, reference_of
 from histoloom.names.edits import add_label, add_name, choose_reference, merge, redo, undo
-from histoloom.names.journal import Event, Journal, append, clustering_of, journal_file, locked, read_events
+from histoloom.names.journal import Event, Journal, Kind, append, clustering_of, journal_file, locked, read_events
 from histoloom.names.text import FLAGS, MAX_LENGTH, default_name, plain, valid_colour
 from histoloom.names.tissues import (
     Naming,
@@ -25,6 +25,7 @@ __all__ = [
     "Book",
     "Event",
     "Journal",
+    "Kind",
     "Label",
     "Naming",
     "add_label",

@@ -34,7 +34,7 @@ class Book:
 
     def __init__(self, events: Sequence[Event], *, k: int, clustering: str) -> None:
         """``events`` are all of a journal; only those of ``k`` and of ``clustering`` (a fingerprint) are taken."""
-        self.k = k
+        self.k, self.clustering = k, clustering
         self.reference = reference_of(events)
         self._events = [event for event in events if event.k == k and event.clusters in ("", clustering)]
         undone = _undone(self._events)

@@ -7,12 +7,14 @@ one of the run's sweep, which the caller checks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from histoloom.errors import UserError
 from histoloom.names.book import Book, raters_of
 from histoloom.names.journal import Event, Kind, append, clustering_of, locked, read_events
 from histoloom.names.text import valid, valid_colour, valid_edit, valid_flag, valid_name
+from histoloom.store import fingerprint
 
 
 def add_name(run: Path, *, cluster: int, name: str, k: int, rater: str) -> None:
@@ -33,12 +35,13 @@ def add_label(
 ) -> list[Event]:
     """Say something of a cluster: what is None stays as it is, an empty colour or flag is taken back.
 
-    The cluster's default name takes its name back. ``edit``: a token that joins several calls, which undo takes back
-    together. Returns what was appended.
+    The cluster's default name takes its name back. Undo takes back what one call said; ``edit``: a token that joins
+    several calls. Returns what was appended.
     """
-    events = label_events(
-        cluster=cluster, k=k, rater=rater, said={"name": name, "colour": colour, "flag": flag}, edit=edit
-    )
+    said = {"name": name, "colour": colour, "flag": flag}
+    if not edit and sum(value is not None for value in said.values()) > 1:
+        edit = fingerprint([cluster, k, rater, said, datetime.now(UTC).isoformat()])
+    events = label_events(cluster=cluster, k=k, rater=rater, said=said, edit=edit)
     with locked(run):
         return append(run, events)
 
