@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 
-from histoloom.atlas.web import changes, files, gallery_api, look, map_page, pictures
+from histoloom.atlas.web import changes, files, gallery_api, look, map_page, naming, pictures
 from histoloom.atlas.web.errors import add_error_handlers
 from histoloom.atlas.web.pages import Entry
 from histoloom.atlas.web.run_view import RunView
@@ -20,11 +20,13 @@ ROUTERS: tuple[APIRouter, ...] = (
     gallery_api.router,
     changes.router,
     map_page.router,
+    naming.router,
 )
 """Every area's routes."""
 
 NAVIGATION: tuple[Entry, ...] = (
     Entry("/", "Clusters", also=("/clusters",)),
+    Entry("/name", "Name"),
     Entry("/map", "Map"),
     Entry("/flow", "Splits and merges"),
 )
