@@ -103,6 +103,18 @@ def test_what_was_typed_in_one_go_is_undone_in_one_go(run: Path) -> None:
     assert names(run)[0] == "bone"
 
 
+def test_what_was_typed_into_two_fields_at_once_is_two_steps(run: Path) -> None:
+    for cluster, text, edit in ((0, "b", "e1"), (1, "f", "e2"), (0, "bone", "e1"), (1, "fat", "e2")):
+        add_label(run, cluster=cluster, k=3, rater="A", name=text, edit=edit)
+    undo(run, k=3, rater="A")
+    assert own(run, "A") == ["bone", "", ""]
+    undo(run, k=3, rater="A")
+    assert own(run, "A") == ["", "", ""]
+    redo(run, k=3, rater="A")
+    redo(run, k=3, rater="A")
+    assert own(run, "A") == ["bone", "fat", ""]
+
+
 def test_undo_is_of_ones_own_and_of_one_k(run: Path) -> None:
     add_name(run, cluster=0, name="bone", k=3, rater="A")
     add_name(run, cluster=0, name="other k", k=5, rater="A")

@@ -67,29 +67,30 @@ class Book:
 
     def undoable(self, rater: str) -> tuple[str, ...]:
         """The ids of the events that the rater's next undo takes back: all that were typed in one go."""
-        return next(iter(reversed(self._past(rater)[0])), ())
+        return next(reversed(self._past(rater)[0].values()), ())
 
     def redoable(self, rater: str) -> tuple[str, ...]:
         """The ids of the events that the rater's next redo brings back; none after something new."""
-        return next(iter(reversed(self._past(rater)[1])), ())
+        return next(reversed(self._past(rater)[1].values()), ())
 
-    def _past(self, rater: str) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-        """What may be undone and what redone, the next one last."""
-        done: list[tuple[str, ...]] = []
-        undone: list[tuple[str, ...]] = []
-        last = ""
-        for event in (event for event in self._events if event.rater == rater):
-            if event.kind == "undo" and event.of in done:
-                done.remove(event.of)
-                undone.append(event.of)
-            elif event.kind == "redo" and event.of in undone:
-                undone.remove(event.of)
-                done.append(event.of)
-            elif event.says:
+    def _past(self, rater: str) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+        """What may be undone and what redone, the next one last.
+
+        Events of one ``edit`` are one step, though others may stand between them: fields are kept side by side.
+        """
+        done: dict[str, tuple[str, ...]] = {}
+        undone: dict[str, tuple[str, ...]] = {}
+        mine = [event for event in self._events if event.rater == rater]
+        step_of = {event.id: event.edit or event.id for event in mine}
+        for event in mine:
+            step = step_of.get(event.of[0], "") if event.of else step_of[event.id]
+            if event.says:
                 undone.clear()
-                together = bool(done) and event.edit != "" and event.edit == last
-                done.append((*(done.pop() if together else ()), event.id))
-            last = event.edit if event.says else ""
+                done[step] = (*done.get(step, ()), event.id)
+            elif event.kind == "undo" and done.get(step) == event.of:
+                undone[step] = done.pop(step)
+            elif event.kind == "redo" and undone.get(step) == event.of:
+                done[step] = undone.pop(step)
         return done, undone
 
 

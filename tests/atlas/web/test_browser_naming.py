@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,7 +73,7 @@ def test_name_merge_flag_colour_and_undo_by_the_keyboard(page: Page, own_address
     assert clusters_of(run, "voids within the tissue", k=4) == [0]
     for _ in range(4):
         page.keyboard.press("Control+z")
-    expect(page.get_by_role("button", name="Undo")).to_be_disabled()
+    expect(page.locator("#undo")).to_be_disabled()
     assert names(run, "Dr A") == ["", "", "", ""]
     page.keyboard.press("Control+Shift+z")
     page.keyboard.press("Control+y")
@@ -139,8 +137,26 @@ def test_two_tabs_of_one_rater_see_each_other(page: Page, own_address: str) -> N
     expect(page.get_by_label("Name of cluster 2")).to_have_value("from the other tab")
     page.get_by_label("Name of cluster 2").fill("the later one")
     expect(other.get_by_label("Name of cluster 2")).to_have_value("the later one")
-    other.get_by_role("button", name="Undo").click()
+    other.locator("#undo").click()
     expect(page.get_by_label("Name of cluster 2")).to_have_value("from the other tab")
+
+
+def test_the_list_of_tissues_can_be_walked_without_merging(page: Page, own_address: str, finished: Run) -> None:
+    start(page, own_address)
+    page.get_by_label("Name of cluster 2").fill("bone")
+    page.keyboard.press("Escape")
+    page.keyboard.press("p")
+    page.keyboard.press("m")
+    for _ in range(2):
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("group", name="Cluster 1", exact=True)).to_be_focused()
+    assert names(finished.path, "Dr A") == ["", "", "bone", ""]
+    page.get_by_label("Cluster 1 is the same tissue as").select_option("2 · bone")
+    page.get_by_role("button", name="Make one tissue of cluster 1").click()
+    expect(page.get_by_label("Name of cluster 1")).to_have_value("bone")
+    page.locator("#toasts").get_by_role("button", name="Undo").click()
+    expect(page.get_by_label("Name of cluster 1")).to_have_value("")
 
 
 def test_a_table_is_exported_filled_in_and_imported(
@@ -183,25 +199,38 @@ import sys
 from pathlib import Path
 from histoloom.atlas.web.security import Access
 from histoloom.atlas.web.serve import serve
-serve(Path(sys.argv[1]), access=Access(), port=0, say=lambda text: print(text, flush=True), open_browser=False)
+run, port = Path(sys.argv[1]), int(sys.argv[2])
+serve(run, access=Access(), port=port, say=lambda text: print(text, flush=True), open_browser=False)
 """
+
+
+def served(run: Path, *, port: int = 0) -> tuple[subprocess.Popen[str], str]:
+    """The atlas in a process of its own, and its address."""
+    process = subprocess.Popen([sys.executable, "-c", SERVER, str(run), str(port)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip().rstrip("/")
+
+
+def killed(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_kill_while_typing_loses_at_most_the_last_keystroke(visit: Visit, finished: Run) -> None:
-    command = [sys.executable, "-c", SERVER, str(finished.path)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    address = server.stdout.readline().strip().rstrip("/")
+    first, address = served(finished.path)
     with visit() as page:
         start(page, address)
         page.keyboard.press("Enter")
-        typed = "boundary of tissue containing red blood cells"
-        page.keyboard.type(typed, delay=30)
-        os.kill(server.pid, signal.SIGKILL)
-        server.wait()
-        server.stdout.close()
-        events = [event.value for event in read_events(finished.path)]
-        assert events[-1] in (typed, typed[:-1])
+        page.keyboard.type("boundary of tissue containing red blood cell")
+        kept(page)
+        page.keyboard.type("s")
+        killed(first)
+        last = read_events(finished.path)[-1].value
+        assert last in ("boundary of tissue containing red blood cells", "boundary of tissue containing red blood cell")
         page.keyboard.type(" and more")
         expect(page.locator("#saved")).to_have_text("Not kept: the atlas does not answer")
+        second, _ = served(finished.path, port=int(address.rpartition(":")[2]))
+        kept(page)
+        assert names(finished.path, "Dr A")[0] == "boundary of tissue containing red blood cells and more"
+        killed(second)

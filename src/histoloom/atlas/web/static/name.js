@@ -4,6 +4,7 @@ import { api, complain, element, enlarge, say, toast } from "./common.js";
 import { showAgreement } from "./agreement.js";
 import { colouring } from "./name_colour.js";
 import { importing } from "./name_import.js";
+import { keyboard } from "./name_keys.js";
 
 const k = Number(document.body.dataset.k);
 const rows = [...document.querySelectorAll(".naming-row")].map((node) => ({
@@ -256,86 +257,15 @@ const colour = colouring({
   done: (row) => go(row),
 });
 
-// --- moving ----------------------------------------------------------------------------------------------------------
-
-const current = () => rows.find((row) => row.node.contains(document.activeElement));
-
-function go(row, { typing = false } = {}) {
-  if (!row) return;
-  reachable(row);
-  const target = typing ? row.name : row.node;
-  target.focus({ preventScroll: true });
-  if (typing) row.name.select();
-  row.node.scrollIntoView({ block: "nearest" });
-}
-
-/** The Tab key goes through one row and its controls, not through hundreds. */
-function reachable(row) {
-  for (const other of rows) for (const one of [other.node, ...other.controls]) one.tabIndex = other === row ? 0 : -1;
-}
-
-const KEYS = {
-  n: (row, place) => go(rows[place + 1]),
-  ArrowDown: (row, place) => go(rows[place + 1]),
-  p: (row, place) => go(rows[place - 1]),
-  ArrowUp: (row, place) => go(rows[place - 1]),
-  Home: () => go(rows[0]),
-  End: () => go(rows.at(-1)),
-  Enter: (row) => go(row, { typing: true }),
-  0: (row) => act(String(row.cluster), { flag: "" }),
-  c: (row) => colour(row),
-  m: (row) => row.same.focus(),
-  o: (row) => large(row, 0),
-};
-
-function pressed(event) {
-  if (document.querySelector("dialog[open]")) return;
-  const command = (event.ctrlKey || event.metaKey) && !event.altKey;
-  if (command && ["z", "y"].includes(event.key.toLowerCase())) {
-    event.preventDefault();
-    step(event.key.toLowerCase() === "y" || event.shiftKey ? "redo" : "undo");
-    return;
-  }
-  const row = current();
-  if (command || event.isComposing || at("names").hidden || !state) return;
-  if (!row) {
-    if (["n", "ArrowDown"].includes(event.key) && document.activeElement === document.body) {
-      event.preventDefault();
-      go(rows.find((one) => one.node.tabIndex === 0) ?? rows[0]);
-    }
-    return;
-  }
-  const place = rows.indexOf(row);
-  const digit = /^Digit([0-3])$/.exec(event.code)?.[1] ?? (/^[0-3]$/.test(event.key) ? event.key : null);
-  if (event.target === row.name) {
-    if (event.key === "Enter") {
-      event.preventDefault();
-      go(rows[place + (event.shiftKey ? -1 : 1)] ?? row, { typing: rows[place + (event.shiftKey ? -1 : 1)] !== undefined });
-    } else if (event.key === "Escape") {
-      go(row);
-    } else if (event.altKey && digit !== null) {
-      event.preventDefault();
-      if (digit === "0") KEYS[0](row);
-      else flag(row, row.flags[Number(digit) - 1].dataset.flag);
-    }
-    return;
-  }
-  if (event.target === row.same && ["Enter", "Escape"].includes(event.key)) {
-    event.preventDefault();
-    if (event.key === "Escape") row.same.value = "";
-    joined(row);
-    return;
-  }
-  if (event.target.matches("select, input") || event.altKey) return;
-  if (event.target.matches("button, a") && ["Enter", " "].includes(event.key)) return;
-  if (digit !== null && digit !== "0") {
-    event.preventDefault();
-    flag(row, row.flags[Number(digit) - 1].dataset.flag);
-  } else if (event.key in KEYS) {
-    event.preventDefault();
-    KEYS[event.key](row, place);
-  }
-}
+const { go, reachable } = keyboard(rows, {
+  ready: () => state && !at("names").hidden,
+  step,
+  flag,
+  noFlag: (row) => act(String(row.cluster), { flag: "" }),
+  colour,
+  joined,
+  large: (row) => large(row, 0),
+});
 
 function large(row, place) {
   const dialog = enlarge(row.images.map((image) => ({ src: image.src, text: image.alt })), place);
@@ -382,7 +312,6 @@ for (const row of rows) {
   row.join.addEventListener("click", () => joined(row));
   row.images.forEach((image, place) => image.addEventListener("click", () => large(row, place)));
 }
-document.addEventListener("keydown", pressed);
 at("undo").addEventListener("click", () => step("undo"));
 at("redo").addEventListener("click", () => step("redo"));
 at("who").addEventListener("click", askWho);
