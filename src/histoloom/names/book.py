@@ -7,7 +7,7 @@ said counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from histoloom.names.journal import Event
@@ -38,32 +38,28 @@ class Book:
         self.reference = reference_of(events)
         self._events = [event for event in events if event.k == k and event.clusters in ("", clustering)]
         undone = _undone(self._events)
-        self._standing = [event for event in self._events if event.says and event.id not in undone]
-        self._said = _said(self._standing, k=k)
+        self._last = _last_said([event for event in self._events if event.says and event.id not in undone], k=k)
 
     @property
     def raters(self) -> list[str]:
         """Who said something that stands, in the order in which they began."""
-        return [rater for rater, of_rater in self._said.items() if any(not label.empty for label in of_rater.values())]
+        return list(dict.fromkeys(said.rater for said in self._last if said.value))
 
     def labels(self, rater: str) -> dict[int, Label]:
         """What one rater says of each cluster, in the clusters' order; an empty label where nothing."""
-        said = self._said.get(rater, {})
-        return {cluster: said.get(cluster, Label()) for cluster in range(self.k)}
+        return self._joined(said for said in self._last if said.rater == rater)
 
     def counting(self) -> dict[int, Label]:
         """What counts of each cluster, in the clusters' order; an empty label where nothing does."""
         if self.reference:
             return self.labels(self.reference)
-        counted = {cluster: Label() for cluster in range(self.k)}
-        for event in self._standing:
-            for cluster in event.members:
-                # An event counts where it is still what its rater says.
-                mine = self._said[event.rater].get(cluster, Label())
-                said = _value(event, cluster=cluster)
-                if cluster in counted and said and getattr(mine, event.says) == said:
-                    counted[cluster] = _with(counted[cluster], event, cluster=cluster)
-        return counted
+        return self._joined(said for said in self._last if said.value)
+
+    def _joined(self, parts: Iterable[_Said]) -> dict[int, Label]:
+        labels = {cluster: Label() for cluster in range(self.k)}
+        for said in sorted(parts, key=lambda said: said.place):
+            labels[said.cluster] = replace(labels[said.cluster], time=said.time, **{said.what: said.value})
+        return labels
 
     def undoable(self, rater: str) -> tuple[str, ...]:
         """The ids of the events that the rater's next undo takes back: all that were typed in one go."""
@@ -117,18 +113,29 @@ def _undone(events: Sequence[Event]) -> set[str]:
     return undone
 
 
-def _said(standing: Sequence[Event], *, k: int) -> Mapping[str, dict[int, Label]]:
-    said: dict[str, dict[int, Label]] = {}
-    for event in standing:
-        mine = said.setdefault(event.rater, {})
-        for cluster in (cluster for cluster in event.members if 0 <= cluster < k):
-            mine[cluster] = _with(mine.get(cluster, Label()), event, cluster=cluster)
-    return said
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """The last word of a rater on one property (``what``) of a cluster; ``place`` is its own in the journal."""
+
+    rater: str
+    cluster: int
+    what: str
+    value: str
+    time: str
+    place: int
 
 
-def _with(label: Label, event: Event, *, cluster: int) -> Label:
-    said = {event.says: _value(event, cluster=cluster)}
-    return replace(label, time=event.given or event.time, **said)
+def _last_said(standing: Sequence[Event], *, k: int) -> list[_Said]:
+    """The last word of each rater on each property of each cluster, in the order of their first."""
+    last: dict[tuple[str, int, str], tuple[int, Event]] = {}
+    for place, event in enumerate(standing):
+        for cluster in event.members:
+            if 0 <= cluster < k:
+                last[event.rater, cluster, event.says] = place, event
+    return [
+        _Said(rater, cluster, what, _value(event, cluster=cluster), event.given or event.time, place)
+        for (rater, cluster, what), (place, event) in last.items()
+    ]
 
 
 def _value(event: Event, *, cluster: int) -> str:
