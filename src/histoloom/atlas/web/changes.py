@@ -34,7 +34,7 @@ class Change(BaseModel):
     to: list[Part]
 
 
-@router.get("/flow", response_class=HTMLResponse, include_in_schema=False)
+@router.get("/flow", response_class=HTMLResponse, tags=["pages"])
 def flow_page(request: Request, k: OptionalK = None) -> HTMLResponse:
     """The picture, with colours of the clusters at k, and every step in words."""
     view = view_of(request)
