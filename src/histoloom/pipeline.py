@@ -17,6 +17,7 @@ import psutil
 
 from histoloom.config import Config, identity
 from histoloom.errors import UserError
+from histoloom.names import journal_file, refresh_sample_names
 from histoloom.stages import EventLog, StageContext
 from histoloom.store import (
     Artifact,
@@ -158,6 +159,7 @@ def execute(run: Run, *, until: str = STAGE_NAMES[-1]) -> None:
             with run.locked():
                 write_json(run.path / "environment.json", environment())
                 _execute(run, until=until, main=True)
+                refresh_sample_names(run.path)
                 _surface_report(run)
         else:
             _execute(run, until=until, main=False)
@@ -244,8 +246,8 @@ def _slice(config: Config, stage: Stage) -> dict[str, Any]:
 
 
 def _names_digest(run: Run) -> str:
-    path = run.path / "names.jsonl"
-    return fingerprint(path.read_text(encoding="utf-8") if path.is_file() else "")
+    path = journal_file(run.path)
+    return fingerprint(path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "")
 
 
 @dataclass

@@ -11,12 +11,14 @@ import pytest
 from histoloom.errors import UserError
 from histoloom.names import (
     MAX_LENGTH,
+    add_label,
     add_name,
     clusters_of,
     current_names,
     default_name,
     read_names,
     refresh_sample_names,
+    undo,
 )
 from histoloom.store import Run
 
@@ -132,3 +134,20 @@ def test_the_samples_table_follows_the_names(finished: Run) -> None:
         assert new == old | {"tissue": name if named else f"cluster {old['cluster']}"}
     assert sum(row["tissue"] == name for row in after) == 3
     assert [p.name for p in path.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_flags_and_colours_reach_the_samples_table(finished: Run) -> None:
+    path = finished.folder("samples") / "metadata.csv"
+    refresh_sample_names(finished.path)
+    before = path.read_bytes()
+    add_label(finished.path, cluster=3, k=4, rater="A", name="bone", colour="#0072b2", flag="unsure")
+    refresh_sample_names(finished.path)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {(row["tissue"], row["flag"], row["colour"]) for row in rows if (row["k"], row["cluster"]) == ("4", "3")}
+    assert found == {("bone", "unsure", "#0072b2")}
+    assert {row["flag"] for row in rows} == {"", "unsure"}
+    undo(finished.path, k=4, rater="A")
+    refresh_sample_names(finished.path)
+    assert b"unsure" not in path.read_bytes()
+    assert len(path.read_bytes().splitlines()) == len(before.splitlines())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import shapely
 import torch
@@ -15,7 +16,7 @@ from histoloom.atlas.tissue_map import map_slide
 from histoloom.autoencoder.vqgan import Autoencoder
 from histoloom.clustering.clusterer import Architecture, build
 from histoloom.errors import UserError
-from histoloom.names import add_name
+from histoloom.names import add_label, add_name
 from histoloom.seeding import derive
 from histoloom.slides.flat import FlatSlide
 from histoloom.stages import EventLog, StageContext
@@ -83,6 +84,28 @@ def test_maps_of_the_last_report_are_taken_over_until_the_clusters_change(run: R
     assert page(run).count("has no map") == 3
 
 
+def test_a_chosen_colour_is_drawn_without_the_slide(run: Run) -> None:
+    stage.run(context(run))
+    (run.path / ".building" / "report").rename(run.folder("report"))
+    before = {path.name: path.read_bytes() for path in (run.folder("report") / "maps").glob("*.png")}
+    for path in (run.path.parent / "slides").iterdir():
+        path.unlink()
+    for cluster in range(4):
+        add_label(run.path, cluster=cluster, k=4, rater="A", colour="#123456", flag="artefact")
+    stage.run(context(run))
+    html = page(run)
+    assert html.count("patches classified on a grid") == 3
+    assert html.count('style="background: #123456"') >= 8
+    assert '<span class="flag">artefact</span>' in html
+    maps = run.building("report") / "maps"
+    assert all((maps / name).read_bytes() != data for name, data in before.items())
+    for name in ("slide-0", "slide-1"):
+        thumbnail = np.asarray(Image.open(run.folder("patches") / "thumbnails" / f"{name}.jpg")).astype(float)
+        drawn = np.asarray(Image.open(maps / f"{name}.png"))
+        expected = thumbnail * (127 / 255) + np.array([0x12, 0x34, 0x56]) * (128 / 255)
+        np.testing.assert_allclose(drawn, expected, atol=0.51)
+
+
 def test_the_map_of_patches_is_taken_over_until_the_latents_change(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     given = context(run)
     stage.run(given)
@@ -100,11 +123,15 @@ def test_the_map_of_patches_is_taken_over_until_the_latents_change(run: Run, mon
 
 
 def test_a_slide_is_mapped_for_qupath(run: Run, tmp_path: Path) -> None:
-    add_name(run.path, cluster=0, name="bone", k=2, rater="A")
+    add_label(run.path, cluster=0, k=2, rater="A", name="bone", colour="#010203", flag="mixed")
     out = tmp_path / "maps" / "map.geojson"
     map_slide(run.path, tmp_path / "slides" / "slide-0.png", out=out, k=2, mpp=1.0)
     drawn = json.loads(out.read_text(encoding="utf-8"))
     assert {f["properties"]["classification"]["name"] for f in drawn["features"]} <= {"bone", "cluster 1"}
+    for feature in drawn["features"]:
+        named, properties = feature["properties"]["classification"]["name"] == "bone", feature["properties"]
+        assert (properties["classification"]["color"] == [1, 2, 3]) == named
+        assert properties.get("metadata") == ({"flag": "mixed"} if named else None)
     areas = [shapely.geometry.shape(f["geometry"]).area for f in drawn["features"]]
     assert sum(areas) == pytest.approx(160 * 128)
     with Image.open(out.with_suffix(".png")) as image:

@@ -148,3 +148,43 @@ def test_evaluate_prints_one_json_object(tmp_path: Path) -> None:
 def test_doctor_answers() -> None:
     findings = json.loads(histoloom("doctor", "--json"))["findings"]
     assert {"packages", "device", "memory", "disk", "slides"} <= {finding["subject"] for finding in findings}
+
+
+def test_names_are_listed_exchanged_and_compared(run: Path, tmp_path: Path) -> None:
+    for rater, said in (("Dr A", ("bone", "voids within the tissue")), ("Dr B", ("Bone", "fat"))):
+        for cluster, name in enumerate(said):
+            histoloom("name", run, str(cluster), name, "--k", "2", "--rater", rater, "--flag", "unsure")
+    listed = histoloom("names", run, "--k", "2")
+    assert "'Dr A' and 'Dr B': Cohen's kappa" in listed
+    table = tmp_path / "out" / "names.csv"
+    histoloom("names", run, "--export", table)
+    assert table.read_bytes().startswith(b"\xef\xbb\xbfk,cluster,name,colour,flag,rater,time,patches,clustering\r\n")
+    assert "0 changes" in histoloom("names", run, "--import", table)
+    histoloom("names", run, "--import", table, "--rater", "Dr C")
+    histoloom("names", run, "--reference", "Dr A")
+    found = json.loads(histoloom("names", run, "--k", "2", "--json"))
+    assert found["reference"] == "Dr A"
+    assert [cluster["name"] for cluster in found["clusters"]] == ["bone", "voids within the tissue"]
+    assert [entry["raters"] for entry in found["agreement"]][-1] == ["Dr A", "Dr B", "Dr C"]
+    metadata = pd.read_csv(run / "samples" / "metadata.csv", keep_default_na=False)
+    assert set(metadata[metadata["k"] == 2]["tissue"]) == {"bone", "voids within the tissue"}
+    assert "'bone' counts" in histoloom("name", run, "0", "other", "--k", "2", "--rater", "Dr B")
+    histoloom("name", run, "0", "voids within the tissue", "--k", "2", "--rater", "Dr A")
+    out = tmp_path / "drawn"
+    histoloom("sample", run, "-n", "12", "--out", out, "--tissue", "voids within the tissue", "--k", "2")
+    drawn = pd.read_csv(out / "metadata.csv")
+    assert set(drawn["cluster"]) == {0, 1}, "one name is one tissue, drawn over all its clusters"
+    assert set(drawn["flag"]) == {"unsure"}
+
+
+def test_a_wrong_table_says_a_line_an_error(run: Path, tmp_path: Path) -> None:
+    table = tmp_path / "names.csv"
+    table.write_text("k,cluster,name,patches\n2,0,bone,1\n9,9,bone,1\n", encoding="utf-8")
+    before = (run / "names.jsonl").exists()
+    for force, lines in (([], 1), (["--force"], 2)):
+        command = [sys.executable, "-m", "histoloom", "names", str(run), "--import", str(table), *force]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == lines
+        assert done.stderr.startswith("histoloom: names.csv: row 2: ")
+    assert (run / "names.jsonl").exists() == before

@@ -18,7 +18,7 @@ from histoloom import Generator, UserError
 from histoloom.diffusion.export import Terms, export_generator
 from histoloom.diffusion.generator import Order, stream
 from histoloom.diffusion.model_card import USAGE
-from histoloom.names import add_name
+from histoloom.names import add_label
 from histoloom.store import Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     for part in tiny_run.iterdir():
         (folder / part.name).symlink_to(part)
     chosen = Generator.load(folder).facts.chosen_k
-    add_name(folder, cluster=1, name="bone, edge", k=chosen, rater="Dr A")
+    add_label(folder, cluster=1, name="bone, edge", k=chosen, rater="Dr A", colour="#0072b2", flag="mixed")
     return Run.open(folder)
 
 
@@ -54,6 +54,7 @@ def test_the_card_says_what_one_has_to_know(exported: Path) -> None:
     for part in ("Not for diagnosis", "## Limits", "Procedural slides, made for tests.", "bone, edge", "96 patches"):
         assert part in text
     assert re.search(r"\| ssim \| real against real \| \d", text), "numbers stand beside their floor"
+    assert re.search(r"\| 1 \| bone, edge \| mixed \| #0072b2 \| \d", text), "flag and colour stand beside the name"
     assert "Dr A" not in "".join(f.read_text(errors="ignore") for f in exported.rglob("*") if f.is_file())
 
 
@@ -126,6 +127,7 @@ def test_images_come_with_records_that_draw_them_again(exported: Path) -> None:
     assert (second.image.dtype, second.image.shape) == (np.uint8, (32, 32, 3))
     record = second.record
     assert (record["tissue"], record["cluster"], record["index"]) == ("bone, edge", 1, 1)
+    assert (record["flag"], record["colour"]) == ("mixed", "#0072b2")
     order = Order(record["k"], record["cluster"], record["index"], record["seed"])
     again = next(generator.draw([order], sampler=second.sampler))
     assert np.array_equal(again.image, second.image)

@@ -13,6 +13,7 @@ import numpy as np
 import shapely
 
 from histoloom.atlas.palette import Rgb
+from histoloom.names import plain
 
 _DIGITS = 2  # of a coordinate in level-0 px
 
@@ -49,19 +50,27 @@ def blend(picture_HW3: np.ndarray, *, layer_HW4: np.ndarray) -> np.ndarray:
 
 
 def geojson(
-    boxes_N4: np.ndarray, *, labels_N: np.ndarray, names: Mapping[int, str], colours: Sequence[Rgb]
+    boxes_N4: np.ndarray,
+    *,
+    labels_N: np.ndarray,
+    names: Mapping[int, str],
+    colours: Sequence[Rgb],
+    flags: Mapping[int, str] | None = None,
 ) -> dict[str, Any]:
     """A FeatureCollection that QuPath (0.4 and later) opens: one annotation for each connected area of one class.
 
     Cells that touch along a side are joined; holes stay holes. Clusters that share a name are one class, in the
-    colour of the first of them. Coordinates are those of ``boxes_N4``, px, to a hundredth.
+    colour of the first of them, with the flags of all of them. Coordinates are those of ``boxes_N4``, px, to a
+    hundredth.
     """
     first_of_name: dict[str, int] = {}
     for cluster in sorted(names):
-        first_of_name.setdefault(names[cluster], cluster)
-    classes_N = np.array([first_of_name[names[int(label)]] for label in labels_N], dtype=int)
+        first_of_name.setdefault(plain(names[cluster]), cluster)
+    classes_N = np.array([first_of_name[plain(names[int(label)])] for label in labels_N], dtype=int)
     features = [
-        _feature(area, name=names[cluster], colour=colours[cluster])
+        _feature(
+            area, name=names[cluster], colour=colours[cluster], flag=_flags(names, name=names[cluster], flags=flags)
+        )
         for cluster in np.unique(classes_N).tolist()
         for area in _areas(boxes_N4[classes_N == cluster])
     ]
@@ -75,7 +84,14 @@ def _areas(boxes_N4: np.ndarray) -> list[shapely.Polygon]:
     return sorted(areas.tolist(), key=lambda area: (area.bounds[1], area.bounds[0], area.bounds[3], area.bounds[2]))
 
 
-def _feature(area: shapely.Polygon, *, name: str, colour: Rgb) -> dict[str, Any]:
+def _flags(names: Mapping[int, str], *, name: str, flags: Mapping[int, str] | None) -> str:
+    """The flags of all clusters of a name: ``mixed, unsure``."""
+    return ", ".join(
+        sorted({(flags or {}).get(cluster, "") for cluster in names if plain(names[cluster]) == plain(name)} - {""})
+    )
+
+
+def _feature(area: shapely.Polygon, *, name: str, colour: Rgb, flag: str) -> dict[str, Any]:
     return {
         "type": "Feature",
         "geometry": {
@@ -85,5 +101,6 @@ def _feature(area: shapely.Polygon, *, name: str, colour: Rgb) -> dict[str, Any]
         "properties": {
             "objectType": "annotation",
             "classification": {"name": name, "color": [int(channel) for channel in colour]},
+            **({"metadata": {"flag": flag}} if flag else {}),
         },
     }

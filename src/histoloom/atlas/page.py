@@ -92,7 +92,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Cluster:
-    """One cluster at the chosen k; ``named`` is False where ``name`` is only its number."""
+    """One cluster at the chosen k; ``named`` is False where ``name`` is only its number. ``flag`` may be empty."""
 
     number: int
     name: str
@@ -103,6 +103,7 @@ class Cluster:
     samples: tuple[Picture, ...]
     similarity: tuple[SimilarityRow, ...]
     faithful: str
+    flag: str = ""
 
 
 @dataclass(frozen=True)

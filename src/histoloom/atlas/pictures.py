@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -33,3 +34,9 @@ def picture(image_HW3: np.ndarray, *, text: str, at_most: int = 192) -> Picture:
     image.save(data, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
     source = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")
     return Picture(source, image.width, image.height, text)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """A picture file as uint8 (H, W, 3)."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 import yaml
 from markupsafe import Markup
-from PIL import Image
 from safetensors.numpy import load_file
 
 from histoloom.atlas import curves, evidence, gallery
+from histoloom.atlas.cluster_colours import cluster_colours
 from histoloom.atlas.distribution_table import DistributionTable, distribution_table
 from histoloom.atlas.embedding_file import patch_map_of
 from histoloom.atlas.faithfulness_lines import cluster_line, summary_lines
@@ -41,11 +41,11 @@ from histoloom.atlas.page import (
     Training,
     TruthRow,
 )
-from histoloom.atlas.palette import colours, hexadecimal
+from histoloom.atlas.palette import hexadecimal
 from histoloom.atlas.patch_map import PatchMap
-from histoloom.atlas.pictures import Picture, picture
+from histoloom.atlas.pictures import Picture, picture, read_image
 from histoloom.config import Config
-from histoloom.names import current_names, default_name
+from histoloom.names import Label, current_labels, default_name
 from histoloom.slides.patch_set import PatchSet
 from histoloom.stages import EventLog
 from histoloom.store import Artifact, read_json
@@ -126,9 +126,14 @@ class RunSource:
         return self.config.report.k or int(self.choice["k"])
 
     @cached_property
+    def labels(self) -> dict[int, Label]:
+        """Names, colours and flags that count at the chosen k."""
+        return current_labels(self.run, k=self.k)
+
+    @property
     def names(self) -> dict[int, str]:
         """The current names at the chosen k."""
-        return current_names(self.run, k=self.k)
+        return {cluster: label.name for cluster, label in self.labels.items()}
 
     @cached_property
     def missing(self) -> dict[str, str]:
@@ -223,13 +228,14 @@ class RunSource:
             patients_N=table["patient"].tolist(),
             k=self.k,
         )
-        hues = colours(self.k)
+        hues = cluster_colours(self.labels, k=self.k)
         return tuple(
             Cluster(
                 number=cluster,
                 name=self.names[cluster],
                 named=self.names[cluster] != default_name(cluster),
                 colour=hexadecimal(hues[cluster]),
+                flag=self.labels[cluster].flag,
                 extent=reach[cluster],
                 real=self._typical(cluster),
                 samples=self._samples(cluster),
@@ -264,7 +270,7 @@ class RunSource:
         chosen = table[(table["k"] == self.k) & (table["cluster"] == cluster)].sort_values("index")
         files = chosen["file_name"].tolist()[: self.config.report.patches_per_cluster]
         return tuple(
-            picture(_read_image(folder / name), text=f"Synthetic patch of {self.names[cluster]}, number {position + 1}")
+            picture(read_image(folder / name), text=f"Synthetic patch of {self.names[cluster]}, number {position + 1}")
             for position, name in enumerate(files)
         )
 
@@ -278,8 +284,8 @@ class RunSource:
             drawn = read_json(path)
             if "missing" in drawn:
                 continue
-            thumbnail = _read_image(self.inputs["patches"] / "thumbnails" / f"{drawn['slide_id']}.jpg")
-            overlay = _read_image(path.with_suffix(".png"))
+            thumbnail = read_image(self.inputs["patches"] / "thumbnails" / f"{drawn['slide_id']}.jpg")
+            overlay = read_image(path.with_suffix(".png"))
             title = drawn["title"]
             maps.append(
                 Map(
@@ -323,11 +329,6 @@ class RunSource:
     def _costs(self) -> tuple[Cost, ...]:
         found = [(stage, Artifact.read(self.inputs[stage])) for stage in STAGES]
         return tuple(Cost(stage, a.seconds, a.peak_memory_mb) for stage, a in found if a is not None)
-
-
-def _read_image(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def _whole(value: Any) -> int:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from histoloom.atlas import gallery
+from histoloom.atlas import gallery, palette
+from histoloom.atlas.cluster_colours import cluster_colours
 from histoloom.atlas.embedding_file import write_embedding
+from histoloom.atlas.map_cells import read_cells, write_cells
 from histoloom.atlas.page import render
+from histoloom.atlas.palette import Rgb, hexadecimal
+from histoloom.atlas.pictures import read_image
 from histoloom.atlas.source import RunSource
 from histoloom.atlas.tissue_map import chosen_k, classify_slide, load_classifier, overlaid, stains_of, write_picture
 from histoloom.clustering.classifier import Classifier
+from histoloom.names import current_labels
 from histoloom.progress import meter
 from histoloom.slides.entries import OK, SlideError
 from histoloom.slides.patch_set import PatchSet
@@ -37,16 +42,17 @@ def _draw_maps(context: StageContext, *, folder: Path) -> None:
     slides = PatchSet.open(context.inputs["patches"]).slides
     used = slides[slides["status"] == OK].set_index("slide_id", drop=False)
     chosen = gallery.spread(used.index.tolist(), groups=used["patient"].tolist(), n=context.config.report.map_slides)
-    wanted = _identity(context)
+    wanted, hues = _identity(context), _colours(context)
     waiting = [slide_id for slide_id in chosen if not _is_drawn(context, slide_id, wanted=wanted, folder=folder)]
-    if not waiting:
-        return
-    classifier = load_classifier(context.config, context.inputs)
+    classifier = load_classifier(context.config, context.inputs) if waiting else None
     with meter("mapping slides", total=len(chosen), done=len(chosen) - len(waiting)) as progress:
         for slide_id in waiting:
+            assert classifier is not None, "loaded where a slide waits"
             drawn = _draw_map(context, row=used.loc[slide_id].to_dict(), classifier=classifier, folder=folder)
-            write_json(folder / f"{slide_id}.json", drawn | wanted)
+            write_json(folder / f"{slide_id}.json", drawn | wanted | _colour_record(hues))
             progress.advance(1)
+    for slide_id in chosen:
+        _recolour(context, slide_id, colours=hues, folder=folder)
 
 
 def shown_k(context: StageContext) -> int:
@@ -55,7 +61,7 @@ def shown_k(context: StageContext) -> int:
 
 
 def _identity(context: StageContext) -> dict[str, Any]:
-    """What a drawn map depends on; the names are not part of it."""
+    """What a map's cells depend on; names and colours are not part of it."""
     artifact = Artifact.read(context.inputs["clusters"])
     assert artifact is not None, "clusters are published before the report is made"
     return {"clusters": artifact.fingerprint, "k": shown_k(context), "limit": context.config.report.map_patches}
@@ -68,12 +74,37 @@ def _is_drawn(context: StageContext, slide_id: str, *, wanted: Mapping[str, Any]
         drawn = read_json(path) if path.is_file() else {}
         if "missing" in drawn or not wanted.items() <= drawn.items():
             continue
+        cells = path.with_suffix(".npz")
+        if not cells.is_file() and _colours(context) != palette.colours(shown_k(context)):
+            continue  # drawn by a version that kept no cells to colour
         if place != folder:
-            for file in (path.with_suffix(".png"), path):
+            for file in (path.with_suffix(".png"), *([cells] if cells.is_file() else []), path):
                 with replacing(folder / file.name) as temporary:
                     shutil.copyfile(file, temporary)
         return True
     return False
+
+
+def _colours(context: StageContext) -> list[Rgb]:
+    k = shown_k(context)
+    return cluster_colours(current_labels(context.run, k=k), k=k)
+
+
+def _colour_record(hues: Sequence[Rgb]) -> dict[str, Any]:
+    return {"colours": [hexadecimal(colour) for colour in hues]}
+
+
+def _recolour(context: StageContext, slide_id: str, *, colours: Sequence[Rgb], folder: Path) -> None:
+    """Draw a map again where it was drawn in other colours; the slide may be gone."""
+    path, wanted = folder / f"{slide_id}.json", _colour_record(colours)
+    drawn = read_json(path)
+    cells = path.with_suffix(".npz")
+    if "missing" in drawn or wanted.items() <= drawn.items() or not cells.is_file():
+        return
+    k, thumbnail = shown_k(context), read_image(context.inputs["patches"] / "thumbnails" / f"{slide_id}.jpg")
+    found = read_cells(cells, k=k, thumbnail=thumbnail)
+    write_picture(path.with_suffix(".png"), overlaid(found, k=k, colours=colours))
+    write_json(path, drawn | wanted)
 
 
 def _draw_map(
@@ -96,5 +127,7 @@ def _draw_map(
         reason = told(error, stored=str(row["file"]))
         context.say(f"{slide_id}: no tissue map, {reason}")
         return about | {"missing": reason}
-    write_picture(folder / f"{slide_id}.png", overlaid(found, k=shown_k(context)))
+    k = shown_k(context)
+    write_cells(folder / f"{slide_id}.npz", found, k=k)
+    write_picture(folder / f"{slide_id}.png", overlaid(found, k=k, colours=_colours(context)))
     return about | {"patches": len(found.boxes_N4)}

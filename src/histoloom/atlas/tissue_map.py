@@ -6,7 +6,7 @@ Shape suffixes: N cells, 4 the sides of a cell (left, top, right, bottom) in lev
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,13 @@ import pandas as pd
 from PIL import Image
 
 from histoloom.atlas import maps
-from histoloom.atlas.palette import colours
+from histoloom.atlas.cluster_colours import cluster_colours
+from histoloom.atlas.palette import Rgb
 from histoloom.clustering.classifier import Classifier
 from histoloom.config import Config
 from histoloom.devices import accelerator
 from histoloom.errors import UserError
-from histoloom.names import current_names
+from histoloom.names import current_labels
 from histoloom.slides.entries import OK, SlideEntry, SlideError
 from histoloom.slides.grid import Grid, batches, grid
 from histoloom.slides.readers import Slide, open_slide
@@ -132,12 +133,12 @@ def _corners(length: int, *, extent: float, count: int) -> np.ndarray:
     return np.clip(middles - extent / 2, 0.0, max(0.0, length - extent))
 
 
-def overlaid(found: SlideMap, *, k: int) -> np.ndarray:
-    """The tissue map of ``k`` clusters over the slide's thumbnail, uint8 (h, w, 3)."""
+def overlaid(found: SlideMap, *, k: int, colours: Sequence[Rgb]) -> np.ndarray:
+    """The tissue map of ``k`` clusters in their ``colours`` over the slide's thumbnail, uint8 (h, w, 3)."""
     layer = maps.overlay(
         found.boxes_N4,
         labels_N=found.labels[k],
-        colours=colours(k),
+        colours=colours,
         dimensions=found.dimensions,
         shape=(found.thumbnail.shape[0], found.thumbnail.shape[1]),
     )
@@ -171,13 +172,20 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
         )
     except SlideError as error:
         raise UserError(f"{slide}: {error}") from error
-    names = current_names(run, k=k)
+    labels = current_labels(run, k=k)
+    colours = cluster_colours(labels, k=k)
     boxes_N4 = found.boxes_N4 - np.array([*found.origin, *found.origin])
-    drawn = maps.geojson(boxes_N4, labels_N=found.labels[k], names=names, colours=colours(k))
+    drawn = maps.geojson(
+        boxes_N4,
+        labels_N=found.labels[k],
+        names={cluster: label.name for cluster, label in labels.items()},
+        colours=colours,
+        flags={cluster: label.flag for cluster, label in labels.items()},
+    )
     with disk_errors_explained(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, json.dumps(drawn, ensure_ascii=False))
-        write_picture(out.with_suffix(".png"), overlaid(found, k=k))
+        write_picture(out.with_suffix(".png"), overlaid(found, k=k, colours=colours))
 
 
 def stains_of(patches: Path, *, config: Config, file: Path) -> Stains | None:

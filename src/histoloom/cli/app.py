@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import typer
 
-from histoloom.cli import analyse, generate, runs, web
+from histoloom.cli import analyse, generate, naming, runs, web
 from histoloom.errors import UserError
 from histoloom.store import disk_errors_explained
 
@@ -33,7 +33,8 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("run", runs.run),
     ("status", runs.status),
     ("sample", generate.sample),
-    ("name", generate.name),
+    ("name", naming.name),
+    ("names", naming.names),
     ("map", generate.map_slide),
     ("atlas", web.atlas),
     ("validity", analyse.validity),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -82,28 +81,6 @@ def distil(
 
     made = make(Run.open(run), Lesson(steps=steps, images=images, guidance=guidance))
     typer.echo(f"{made}; draw with it: histoloom sample {run} --method student")
-
-
-def name(
-    run: RunArgument,
-    cluster: Annotated[int, typer.Argument(metavar="CLUSTER", help="The cluster's number.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it shows, in words.")],
-    k: Annotated[int | None, typer.Option(help="Another k than the chosen one.")] = None,
-    rater: Annotated[str | None, typer.Option(help="Who names it; this computer's user if not given.")] = None,
-) -> None:
-    """Name a cluster; samples, report and `sample --tissue` use the name."""
-    from histoloom.clustering.clustering_set import Clustering
-    from histoloom.diffusion.conditions import Conditions
-    from histoloom.names import add_name, refresh_sample_names
-    from histoloom.store import Run
-
-    opened = Run.open(run)
-    clustering = Clustering.open(opened.require("clusters"))
-    k = clustering.chosen if k is None else k
-    Conditions(tuple(clustering.ks)).number(k=k, cluster=cluster)
-    add_name(opened.path, cluster=cluster, name=name, k=k, rater=rater or getpass.getuser())
-    refresh_sample_names(opened.path)
-    typer.echo(f"cluster {cluster} of k = {k} is {name.strip()!r}; new report: histoloom run {run}")
 
 
 def map_slide(

@@ -48,6 +48,11 @@ class Clustering:
         """Labels of ``k`` by patch id."""
         return self.table.set_index("patch_id")[f"k{k}"]
 
+    @cached_property
+    def sizes(self) -> dict[int, list[int]]:
+        """Patches of each cluster, for each k."""
+        return {k: np.bincount(self.table[f"k{k}"], minlength=k).tolist() for k in self.ks}
+
     def probabilities(self, k: int) -> np.ndarray:
         """Probabilities of ``k``, float32 (n, k), in the table's row order."""
         return load_file(self.folder / "probabilities.safetensors")[f"k{k}"]

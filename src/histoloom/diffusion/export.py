@@ -20,10 +20,13 @@ from histoloom.diffusion.generator import STUDENT, Facts, Generator, folders_of,
 from histoloom.diffusion.model_card import Terms, model_card
 from histoloom.diffusion.scheduler import make_scheduler
 from histoloom.errors import UserError
-from histoloom.names import current_names, read_names
+from histoloom.names import Event, Kind, Label, current_labels, default_name, journal_file, read_events
 from histoloom.store import Run, disk_errors_explained, read_json, write_bytes, write_json, write_text
 
 logger = logging.getLogger("histoloom")
+
+EXPORT = "export"
+"""The rater of every name in an exported folder."""
 
 
 def export_generator(run: Run, out: Path, *, half: bool = False, terms: Terms | None = None) -> None:
@@ -135,10 +138,22 @@ def _write_pipeline(generator: Generator, folder: Path) -> None:
 
 
 def _write_names(run: Run, folder: Path) -> None:
-    """The latest naming of each cluster; who gave it stays in the run."""
-    shown = {k: current_names(run.path, k=k) for k in {naming.k for naming in read_names(run.path)}}
-    latest = {(n.k, n.cluster): n for n in read_names(run.path) if shown[n.k].get(n.cluster) == n.name}
-    anonymous = {"rater": "export", "clusters": ""}
-    lines = [json.dumps(vars(naming) | anonymous, ensure_ascii=False) for naming in latest.values()]
+    """What counts of each cluster; who said it stays in the run."""
+    lines = [
+        json.dumps(event.as_json(), ensure_ascii=False)
+        for k in sorted({event.k for event in read_events(run.path)} - {0})
+        for cluster, label in current_labels(run.path, k=k).items()
+        for event in _anonymous(label, k=k, cluster=cluster)
+    ]
     if lines:
-        write_text(folder / "names.jsonl", "\n".join(lines) + "\n")
+        write_text(journal_file(folder), "\n".join(lines) + "\n")
+
+
+def _anonymous(label: Label, *, k: int, cluster: int) -> list[Event]:
+    name = "" if label.name == default_name(cluster) else label.name
+    said: dict[Kind, str] = {"name": name, "colour": label.colour, "flag": label.flag}
+    return [
+        Event(kind, EXPORT, time=label.time, k=k, members=(cluster,), value=value)
+        for kind, value in said.items()
+        if value
+    ]

@@ -26,7 +26,7 @@ from histoloom.diffusion.latent_space import LatentSpace
 from histoloom.diffusion.sampling import draw_latents
 from histoloom.diffusion.unet import open_unet
 from histoloom.errors import UserError
-from histoloom.names import clusters_of, current_names
+from histoloom.names import Label, clusters_of, current_labels
 from histoloom.seeding import numpy_generator, torch_generator
 from histoloom.store import Run, fingerprint, read_json
 
@@ -103,17 +103,23 @@ class Order:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One image, uint8 (size, size, 3), with its order, its tissue's name and how it was drawn."""
+    """One image, uint8 (size, size, 3), with its order, its tissue and how it was drawn.
+
+    ``tissue`` is the name, ``flag`` and ``colour`` (``#rrggbb``) what the expert said beside it; empty where nothing.
+    """
 
     image: np.ndarray
     order: Order
     tissue: str
     sampler: SamplerConfig
+    flag: str = ""
+    colour: str = ""
 
     @property
     def record(self) -> dict[str, Any]:
         """What ``metadata.csv`` says of it: enough to draw it again."""
-        return record(self.order, tissue=self.tissue, sampler=self.sampler)
+        label = Label(self.tissue, colour=self.colour, flag=self.flag)
+        return record(self.order, label=label, sampler=self.sampler)
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,11 @@ class Generator:
 
     def names(self, k: int) -> dict[int, str]:
         """The expert's name of each cluster of ``k``; ``cluster c`` where there is none."""
-        return current_names(self.home, k=k)
+        return {cluster: label.name for cluster, label in self.labels(k).items()}
+
+    def labels(self, k: int) -> dict[int, Label]:
+        """Name, colour and flag of each cluster of ``k``; ``cluster c`` where there is no name."""
+        return current_labels(self.home, k=k)
 
     def sample(
         self,
@@ -228,14 +238,15 @@ class Generator:
 
     def draw(self, orders: Sequence[Order], *, sampler: SamplerConfig) -> Iterator[Drawn]:
         """Draw the images of ``orders``, one after another, in bounded memory."""
-        names = {k: self.names(k) for k in {order.k for order in orders}}
+        labels = {k: self.labels(k) for k in {order.k for order in orders}}
         chunk = CHUNK[self.device.type]
         for start in range(0, len(orders), chunk):
             part = list(orders[start : start + chunk])
             padded = part + [part[-1]] * (chunk - len(part))
             images = self._images(padded, sampler=sampler)
             for image, order in zip(images, part, strict=False):
-                yield Drawn(image=image, order=order, tissue=names[order.k][order.cluster], sampler=sampler)
+                label = labels[order.k][order.cluster]
+                yield Drawn(image, order, label.name, sampler=sampler, flag=label.flag, colour=label.colour)
 
     def _network(self, sampler: SamplerConfig) -> tuple[UNet2DModel, SamplerConfig]:
         """The network that ``sampler`` asks, and how: a student is asked once a step, at the steps that it knows."""
@@ -267,13 +278,15 @@ class Generator:
             return to_uint8(self.autoencoder.decode(z_NCHW)).cpu().numpy()
 
 
-def record(order: Order, *, tissue: str, sampler: SamplerConfig) -> dict[str, Any]:
+def record(order: Order, *, label: Label, sampler: SamplerConfig) -> dict[str, Any]:
     """One image in words and numbers, as in ``metadata.csv``."""
     return {
         "sample_id": f"s{order.seed}-k{order.k}-c{order.cluster:02d}-{order.index:06d}",
         "k": order.k,
         "cluster": order.cluster,
-        "tissue": tissue,
+        "tissue": label.name,
+        "flag": label.flag,
+        "colour": label.colour,
         "seed": order.seed,
         "index": order.index,
         "sampler": sampler.method,

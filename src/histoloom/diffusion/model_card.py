@@ -11,6 +11,7 @@ import yaml
 
 from histoloom.diffusion.generator import Generator
 from histoloom.errors import UserError
+from histoloom.names import Label
 from histoloom.store import Run, read_json
 
 USAGE = """from diffusers import DiffusionPipeline
@@ -45,8 +46,8 @@ Weights: {precision} precision.
 ## Tissues (k = {k})
 {named}
 
-| cluster | name | share of training patches |
-|---|---|---|
+| cluster | name | flag | colour | share of training patches |
+|---|---|---|---|---|
 {tissues}
 
 ## Training data
@@ -87,7 +88,8 @@ class Terms:
 def model_card(run: Run, *, generator: Generator, terms: Terms, precision: str) -> str:
     """The model card as Markdown, with what the run knows of itself."""
     facts, k = generator.facts, generator.facts.chosen_k
-    names, shares = generator.names(k), facts.frequencies[k]
+    labels, shares = generator.labels(k), facts.frequencies[k]
+    names = {cluster: label.name for cluster, label in labels.items()}
     index = pd.read_parquet(run.require("patches") / "index.parquet", columns=["slide", "split"])
     return CARD.format(
         front=yaml.safe_dump(_front(terms), sort_keys=False),
@@ -101,7 +103,7 @@ def model_card(run: Run, *, generator: Generator, terms: Terms, precision: str) 
         precision=precision,
         k=k,
         named=_naming(names),
-        tissues="\n".join(f"| {c} | {_cell(names[c])} | {shares[c]:.1%} |" for c in range(k)),
+        tissues="\n".join(_tissue(c, label=labels[c], share=shares[c]) for c in range(k)),
         patches=f"{len(index):,}",
         slides=index["slide"].nunique(),
         trained=f"{int((index['split'] == 'train').sum()):,}",
@@ -218,6 +220,10 @@ def _example(names: dict[int, str]) -> str:
     """A tissue to ask for, as a shell and Python may quote it: a plain name, else a cluster's number."""
     plain = [name for c, name in names.items() if name != f"cluster {c}" and re.fullmatch(r"[\w ,.()-]+", name)]
     return plain[0] if plain else "0"
+
+
+def _tissue(cluster: int, *, label: Label, share: float) -> str:
+    return f"| {cluster} | {_cell(label.name)} | {label.flag} | {label.colour} | {share:.1%} |"
 
 
 def _cell(text: str) -> str:

@@ -26,7 +26,7 @@ from histoloom.store import replacing, write_bytes
 logger = logging.getLogger("histoloom")
 
 COLUMNS = (
-    *("file_name", "sample_id", "k", "cluster", "tissue", "seed", "index"),
+    *("file_name", "sample_id", "k", "cluster", "tissue", "flag", "colour", "seed", "index"),
     *("sampler", "steps", "spacing", "guidance", "guidance_interval"),
 )
 
@@ -112,7 +112,7 @@ def _write_table(generator: Generator, job: Job, *, path: Path) -> None:
 
 
 def _rows(generator: Generator, job: Job) -> Iterator[dict[str, object]]:
-    names = {k: generator.names(k) for k in {order.k for order in job.orders}}
+    labels = {k: generator.labels(k) for k in {order.k for order in job.orders}}
     for order in job.orders:
-        tissue = names[order.k][order.cluster]
-        yield {"file_name": job.file_of(order), **record(order, tissue=tissue, sampler=job.sampler)}
+        label = labels[order.k][order.cluster]
+        yield {"file_name": job.file_of(order), **record(order, label=label, sampler=job.sampler)}

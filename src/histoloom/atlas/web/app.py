@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 
-from histoloom.atlas.web import changes, files, gallery_api, look, map_page, pictures, slides
+from histoloom.atlas.web import changes, files, gallery_api, look, map_page, naming, pictures, slides
 from histoloom.atlas.web.errors import add_error_handlers, failed
 from histoloom.atlas.web.pages import Entry
 from histoloom.atlas.web.run_view import RunView
@@ -21,12 +21,14 @@ ROUTERS: tuple[APIRouter, ...] = (
     changes.router,
     map_page.router,
     slides.router,
+    naming.router,
 )
 """Every area's routes."""
 
 NAVIGATION: tuple[Entry, ...] = (
     Entry("/", "Clusters", also=("/clusters",)),
     Entry("/slides", "Slides"),
+    Entry("/name", "Name"),
     Entry("/map", "Map"),
     Entry("/flow", "Splits and merges"),
 )

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from histoloom.atlas.cluster_colours import cluster_colours
 from histoloom.atlas.cluster_table import ClusterTable, overlap, read_clusters
-from histoloom.atlas.palette import colours, hexadecimal
+from histoloom.atlas.palette import hexadecimal
 from histoloom.atlas.patch_table import PatchTable
 from histoloom.atlas.web.refusals import Conflict, NotFound
 from histoloom.config import Config, load_config
-from histoloom.names import current_names
+from histoloom.names import Label, current_labels
 from histoloom.store import Run, fingerprint, read_json
 
 if TYPE_CHECKING:
@@ -118,11 +119,15 @@ class RunView:
 
     def names(self, k: int) -> dict[int, str]:
         """The current name of each cluster of ``k``; ``cluster c`` where it has none."""
-        return self.kept(("names", k), of=[_CLUSTERS, _NAMES], make=lambda: current_names(self.path, k=k))
+        return {cluster: label.name for cluster, label in self.labels(k).items()}
+
+    def labels(self, k: int) -> dict[int, Label]:
+        """Name, colour and flag that count for each cluster of ``k``; the last two may be empty."""
+        return self.kept(("names", k), of=[_CLUSTERS, _NAMES], make=lambda: current_labels(self.path, k=k))
 
     def colours(self, k: int) -> list[str]:
-        """The colour of each cluster of ``k`` as ``#rrggbb``."""
-        return [hexadecimal(colour) for colour in colours(k)]
+        """The colour of each cluster of ``k`` as ``#rrggbb``: the expert's, else the palette's."""
+        return [hexadecimal(colour) for colour in cluster_colours(self.labels(k), k=k)]
 
     def row_of(self, patch_id: str) -> int:
         """The row of a patch; ``NotFound`` where there is none."""

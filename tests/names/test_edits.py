@@ -1,0 +1,200 @@
+"""Merge, undo, redo, and whose names count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from histoloom.errors import UserError
+from histoloom.names import (
+    add_label,
+    add_name,
+    choose_reference,
+    clusters_of,
+    current_labels,
+    current_names,
+    merge,
+    raters_of,
+    read_book,
+    read_events,
+    redo,
+    undo,
+)
+
+
+def names(run: Path, *, k: int = 3) -> list[str]:
+    return list(current_names(run, k=k).values())
+
+
+def own(run: Path, rater: str, *, k: int = 3) -> list[str]:
+    return [label.name for label in read_book(run, k=k).labels(rater).values()]
+
+
+def test_merged_clusters_are_one_tissue(run: Path) -> None:
+    add_name(run, cluster=2, name="voids within the tissue", k=5, rater="A")
+    event = merge(run, clusters=[0, 2, 4], k=5, rater="A")
+    assert (event.members, event.value) == ((0, 2, 4), "voids within the tissue")
+    assert clusters_of(run, "Voids within the  tissue", k=5) == [0, 2, 4]
+    undo(run, k=5, rater="A")
+    assert clusters_of(run, "voids within the tissue", k=5) == [2]
+    redo(run, k=5, rater="A")
+    assert clusters_of(run, "voids within the tissue", k=5) == [0, 2, 4]
+    merge(run, clusters=[1, 3], k=5, rater="A", name="fat")
+    assert clusters_of(run, "fat", k=5) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("clusters", "name", "said"),
+    [
+        ([1], "bone", "at least two"),
+        ([1, 1], "bone", "at least two"),
+        ([0, 3], "bone", "no cluster 3"),
+        ([0, 1], None, "name one of them first"),
+        ([0, 1], "cluster 1", "reads as a cluster's number"),
+        ([0, 1], "  ", "empty"),
+    ],
+)
+def test_what_cannot_be_merged_writes_nothing(run: Path, clusters: list[int], name: str | None, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        merge(run, clusters=clusters, k=3, rater="A", name=name)
+    assert not (run / "names.jsonl").exists()
+
+
+def test_undo_goes_back_step_by_step_and_redo_forward(run: Path) -> None:
+    add_name(run, cluster=0, name="bone", k=3, rater="A")
+    add_label(run, cluster=0, k=3, rater="A", colour="#112233")
+    add_label(run, cluster=0, k=3, rater="A", flag="unsure")
+    add_name(run, cluster=0, name="fat", k=3, rater="A")
+
+    def now() -> tuple[str, str, str]:
+        label = current_labels(run, k=3)[0]
+        return label.name, label.colour, label.flag
+
+    steps = [now()]
+    for _ in range(4):
+        undo(run, k=3, rater="A")
+        steps.append(now())
+    expected = [("fat", "#112233", "unsure"), ("bone", "#112233", "unsure"), ("bone", "#112233", "")]
+    assert steps == [*expected, ("bone", "", ""), ("cluster 0", "", "")]
+    with pytest.raises(UserError, match="nothing to undo"):
+        undo(run, k=3, rater="A")
+    for wanted in reversed(steps[:-1]):
+        redo(run, k=3, rater="A")
+        assert now() == wanted
+    with pytest.raises(UserError, match="nothing to redo"):
+        redo(run, k=3, rater="A")
+    undo(run, k=3, rater="A")
+    add_name(run, cluster=1, name="new", k=3, rater="A")
+    with pytest.raises(UserError, match="nothing to redo"):
+        redo(run, k=3, rater="A")
+
+
+def test_what_was_typed_in_one_go_is_undone_in_one_go(run: Path) -> None:
+    add_name(run, cluster=0, name="old", k=3, rater="A")
+    for text in ("b", "bo", "bone"):
+        add_label(run, cluster=0, k=3, rater="A", name=text, edit="e1")
+    add_label(run, cluster=1, k=3, rater="A", name="fat", edit="e2")
+    assert undo(run, k=3, rater="A").of == (read_events(run)[4].id,)
+    assert len(undo(run, k=3, rater="A").of) == 3
+    assert names(run)[0] == "old"
+    redo(run, k=3, rater="A")
+    assert names(run)[0] == "bone"
+
+
+def test_what_was_typed_into_two_fields_at_once_is_two_steps(run: Path) -> None:
+    for cluster, text, edit in ((0, "b", "e1"), (1, "f", "e2"), (0, "bone", "e1"), (1, "fat", "e2")):
+        add_label(run, cluster=cluster, k=3, rater="A", name=text, edit=edit)
+    undo(run, k=3, rater="A")
+    assert own(run, "A") == ["bone", "", ""]
+    undo(run, k=3, rater="A")
+    assert own(run, "A") == ["", "", ""]
+    redo(run, k=3, rater="A")
+    redo(run, k=3, rater="A")
+    assert own(run, "A") == ["bone", "fat", ""]
+
+
+def test_undo_is_of_ones_own_and_of_one_k(run: Path) -> None:
+    add_name(run, cluster=0, name="bone", k=3, rater="A")
+    add_name(run, cluster=0, name="other k", k=5, rater="A")
+    add_name(run, cluster=0, name="fat", k=3, rater="B")
+    undo(run, k=3, rater="A")
+    assert (names(run)[0], names(run, k=5)[0]) == ("fat", "other k")
+    with pytest.raises(UserError, match="nothing to undo for 'A' at k = 3"):
+        undo(run, k=3, rater="A")
+
+
+def test_the_latest_by_anyone_counts_and_who_takes_back_has_none(run: Path) -> None:
+    add_label(run, cluster=0, k=3, rater="A", name="bone", flag="mixed")
+    add_name(run, cluster=0, name="fat", k=3, rater="B")
+    assert (own(run, "A")[0], own(run, "B")[0], names(run)[0]) == ("bone", "fat", "fat")
+    assert current_labels(run, k=3)[0].flag == "mixed"
+    undo(run, k=3, rater="B")
+    assert names(run)[0] == "bone"
+    redo(run, k=3, rater="B")
+    add_name(run, cluster=0, name="Cluster  0", k=3, rater="B")
+    assert (own(run, "B")[0], names(run)[0]) == ("", "bone")
+    add_name(run, cluster=0, name="fat", k=3, rater="B")
+    add_name(run, cluster=0, name="bone", k=3, rater="A")
+    assert names(run)[0] == "bone"
+    assert read_book(run, k=3).raters == ["A", "B"]
+
+
+def test_a_reference_alone_counts(run: Path) -> None:
+    add_name(run, cluster=0, name="bone", k=3, rater="A")
+    add_label(run, cluster=1, k=3, rater="B", name="fat", flag="unsure")
+    with pytest.raises(UserError, match="no rater 'C'; there are 'A', 'B'"):
+        choose_reference(run, reference="C", by="A")
+    choose_reference(run, reference="A", by="B")
+    assert names(run) == ["bone", "cluster 1", "cluster 2"]
+    assert current_labels(run, k=3)[1].flag == ""
+    with pytest.raises(UserError, match="no tissue 'fat'"):
+        clusters_of(run, "fat", k=3)
+    assert raters_of(read_events(run)) == ["A", "B"]
+    choose_reference(run, reference="", by="B")
+    assert names(run) == ["bone", "fat", "cluster 2"]
+
+
+def test_a_colour_is_the_tissues(run: Path) -> None:
+    merge(run, clusters=[1, 3], k=5, rater="A", name="bone")
+    add_label(run, cluster=3, k=5, rater="A", colour="#0072b2")
+    add_label(run, cluster=4, k=5, rater="A", colour="#ff0000")
+    colours = [label.colour for label in current_labels(run, k=5).values()]
+    assert colours == ["", "#0072b2", "", "#0072b2", "#ff0000"]
+    add_label(run, cluster=1, k=5, rater="A", colour="#111111")
+    assert current_labels(run, k=5)[1].colour == "#111111"
+    assert current_labels(run, k=5)[3].colour == "#0072b2"
+
+
+def test_another_clustering_has_names_of_its_own(run: Path, recluster: Callable[..., None]) -> None:
+    add_name(run, cluster=0, name="bone", k=3, rater="A")
+    recluster(run, fingerprint="f2")
+    assert names(run)[0] == "cluster 0"
+    with pytest.raises(UserError, match="nothing to undo"):
+        undo(run, k=3, rater="A")
+    recluster(run, fingerprint="f1")
+    assert names(run)[0] == "bone"
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"colour": "red"}, "#rrggbb"),
+        ({"colour": "#12345"}, "#rrggbb"),
+        ({"flag": "bad"}, "artefact, mixed, unsure"),
+        ({"name": "bone", "edit": "a b"}, "letters, digits and hyphens"),
+        ({"name": "bone", "rater": "  "}, "rater is empty"),
+        ({"name": "bone", "flag": "bad"}, "no flag"),
+    ],
+)
+def test_what_cannot_be_said_writes_nothing(run: Path, said: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        add_label(run, cluster=0, k=3, **{"rater": "A"} | said)
+    assert not (run / "names.jsonl").exists()
+
+
+def test_runs_do_not_share(make_run: Callable[..., Path]) -> None:
+    one, two = make_run("one"), make_run("two")
+    add_name(one, cluster=0, name="bone", k=3, rater="A")
+    assert names(two)[0] == "cluster 0"
