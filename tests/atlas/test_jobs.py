@@ -20,7 +20,8 @@ from PIL import Image
 from histoloom.atlas.artist import Artist
 from histoloom.atlas.job_log import ENDED, JobLog
 from histoloom.atlas.jobs import JobQueue, Limits, State, Status
-from histoloom.diffusion.requests import Request, draw_request
+from histoloom.diffusion.request import Request
+from histoloom.diffusion.requests import draw_request
 from histoloom.diffusion.sample_folder import Follow, Written
 from histoloom.errors import UserError
 from histoloom.setup import change_settings
@@ -296,7 +297,7 @@ def test_pictures_can_begin_from_patches_samples_and_drawn_ones(run: Path, queue
     drawn = wait(queue, first)
     requests: dict[str, Request] = {
         patch: Request(n=2, steps=2, like=patch, strength=0.3),
-        f"samples/{sample['file_name']}": Request(n=2, steps=2, like=f"samples/{sample['file_name']}", strength=0.3),
+        f"samples/{sample['file_name']}": Request(n=2, steps=2, like=f"samples/{sample['sample_id']}", strength=0.3),
         f"drawn/{first}/1": Request(n=3, steps=2, between=(f"drawn/{first}/1", patch), k=2),
     }
     for name, request in requests.items():

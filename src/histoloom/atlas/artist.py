@@ -16,7 +16,8 @@ import torch
 from histoloom.atlas.job_log import SUFFIX, JobLog
 from histoloom.config import RuntimeConfig
 from histoloom.diffusion.generator import CHUNK, STUDENT, Generator, read_facts
-from histoloom.diffusion.requests import Request, check_request, draw_into, sampler_of
+from histoloom.diffusion.request import Request
+from histoloom.diffusion.requests import check_request, draw_into, sampler_of
 from histoloom.diffusion.sample_folder import Follow
 from histoloom.diffusion.sampling import levels_visited
 from histoloom.diffusion.sources import Picture, patch_of, read_picture
@@ -86,7 +87,7 @@ class Artist:
         draw_into(tools.generator, request, out=out, gate=tools.gate, pictures=pictures, follow=follow)
 
     def picture(self, name: str, *, size: int) -> Picture:
-        """A patch by its id, ``samples/FILE``, or ``drawn/JOB_ID/NUMBER``; ``UserError`` where there is none.
+        """A patch by its id, ``samples/SAMPLE_ID``, or ``drawn/JOB_ID/NUMBER``; ``UserError`` where there is none.
 
         Names are looked up in the run's tables and never become paths.
         """
@@ -101,12 +102,12 @@ class Artist:
             raise UserError(f"this run has no picture {name[:200]!r}; it may have been deleted")
         return found
 
-    def _sample(self, file_name: str, *, size: int) -> Picture | None:
+    def _sample(self, sample_id: str, *, size: int) -> Picture | None:
         table = self._run / SAMPLES / "metadata.csv"
         if not table.is_file():
             return None
         with table.open(encoding="utf-8", newline="") as file:
-            row = next((row for row in csv.DictReader(file) if row["file_name"] == file_name), None)
+            row = next((row for row in csv.DictReader(file) if row["sample_id"] == sample_id), None)
         return None if row is None else _known(table.parent / row["file_name"], row, home=self._run, size=size)
 
     def _drawn(self, name: str, *, size: int) -> Picture | None:

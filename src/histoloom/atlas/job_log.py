@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from histoloom.diffusion.requests import Request
-from histoloom.diffusion.sample_folder import WITHHELD, write_table
+from histoloom.diffusion.request import Request
 
 State = Literal["waiting", "drawing", "done", "cancelled", "failed", "interrupted"]
 ENDED: frozenset[State] = frozenset({"done", "cancelled", "failed", "interrupted"})
 SUFFIX = ".jsonl"
+WITHHELD = "withheld"
+"""as ``diffusion.sample_folder`` calls it"""
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class JobLog:
 
         A picture that came to the disk but not into the file of events is taken away; it will be drawn again.
         """
+        from histoloom.diffusion.sample_folder import write_table  # loads torch
+
         if not self.folder.is_dir():
             return
         known = {self.folder / made.place for made in self.made}

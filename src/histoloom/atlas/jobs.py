@@ -16,16 +16,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from histoloom.atlas.artist import Artist
 from histoloom.atlas.job_log import ENDED, SUFFIX, Ask, JobLog, Made, State
-from histoloom.diffusion.requests import Request
-from histoloom.diffusion.sample_folder import Follow, Written
+from histoloom.diffusion.request import Request
 from histoloom.errors import UserError
 from histoloom.store import disk_errors_explained
+
+if TYPE_CHECKING:
+    from histoloom.atlas.artist import Artist
+    from histoloom.diffusion.sample_folder import Follow, Written
 
 FOLDER = "drawn"
 CALM = 5
@@ -81,14 +85,21 @@ class JobQueue:
 
     def __init__(self, run: Path, *, limits: Limits | None = None, artist: Artist | None = None) -> None:
         self.limits = limits or Limits()
-        self._home = run / FOLDER
-        self._artist = artist or Artist(run)
+        self._run, self._home = run, run / FOLDER
+        self._given = artist
         self._lock = threading.RLock()
         self._going: dict[str, _Going] = {}
         self._jobs: dict[str, JobLog] = {}
         self._owner = FileLock(self._home / ".lock", thread_local=False)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="drawing", initializer=_calm_down)
         self._read()
+
+    @cached_property
+    def _artist(self) -> Artist:
+        """Who draws: torch is loaded when there is something to draw."""
+        from histoloom.atlas.artist import Artist
+
+        return self._given or Artist(self._run)
 
     def submit(self, request: Request) -> str:
         """Queue a request; returns the job's id. ``UserError`` where it cannot be drawn, or a limit is reached."""
@@ -280,6 +291,8 @@ class JobQueue:
             job.now(state, message=INTERRUPTED if state == "interrupted" else message)
 
     def _follow(self, job: JobLog, going: _Going) -> Follow:
+        from histoloom.diffusion.sample_folder import Follow
+
         def step(done: int, total: int) -> None:
             with self._lock:
                 if going.stop is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -13,36 +13,13 @@ from pydantic import ValidationError
 
 from histoloom.config import SamplerConfig
 from histoloom.diffusion.generator import STUDENT, Generator, Order
+from histoloom.diffusion.request import Request, strength_of
 from histoloom.diffusion.sample_folder import Follow, Gate, Job, write_samples
 from histoloom.diffusion.sources import Picture, Source
 from histoloom.diffusion.variation import check_variation, check_way, orders_between, orders_like
 from histoloom.errors import UserError
 from histoloom.processes import rank, wait_for_all
 from histoloom.store import disk_errors_explained, read_json, write_json
-
-DEFAULT_STRENGTH = 0.5
-
-
-@dataclass(frozen=True)
-class Request:
-    """``n`` images a tissue (in all, where none is named); None means the generator's own default.
-
-    ``like``: the picture that all begin from; ``between``: two that they lead from and to. Each is a patch's id or a
-    file. ``strength``: how much of them is undone, 0..1.
-    """
-
-    n: int
-    tissues: tuple[str, ...] = ()
-    k: int | None = None
-    method: str | None = None
-    steps: int | None = None
-    spacing: float | None = None
-    guidance: float | None = None
-    guidance_interval: tuple[float, float] | None = None
-    seed: int = 0
-    like: str | None = None
-    between: tuple[str, str] | None = None
-    strength: float | None = None
 
 
 def draw_request(path: Path, request: Request, *, out: Path, gate: Gate | None = None) -> Path:
@@ -78,11 +55,6 @@ def draw_into(
     with disk_errors_explained(out), _claimed(out, wanted=wanted):
         write_samples(generator, job, folder=out, follow=follow)
     return out.resolve()
-
-
-def strength_of(request: Request) -> float:
-    """How much of the pictures to begin from is undone, 0..1."""
-    return DEFAULT_STRENGTH if request.strength is None else request.strength
 
 
 def _wanted(

@@ -1,0 +1,34 @@
+"""What ``histoloom sample`` and the page can ask for. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFAULT_STRENGTH = 0.5
+
+
+@dataclass(frozen=True)
+class Request:
+    """``n`` images a tissue (in all, where none is named); None means the generator's own default.
+
+    ``like``: the picture that all begin from; ``between``: two that they lead from and to. Each is a patch's id or a
+    file. ``strength``: how much of them is undone, 0..1.
+    """
+
+    n: int
+    tissues: tuple[str, ...] = ()
+    k: int | None = None
+    method: str | None = None
+    steps: int | None = None
+    spacing: float | None = None
+    guidance: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    seed: int = 0
+    like: str | None = None
+    between: tuple[str, str] | None = None
+    strength: float | None = None
+
+
+def strength_of(request: Request) -> float:
+    """How much of the pictures to begin from is undone, 0..1."""
+    return DEFAULT_STRENGTH if request.strength is None else request.strength
