@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 
-from histoloom.atlas.web import files, look, pictures
+from histoloom.atlas.web import changes, files, gallery_api, look, map_page, pictures
 from histoloom.atlas.web.errors import add_error_handlers
 from histoloom.atlas.web.pages import Entry
 from histoloom.atlas.web.run_view import RunView
@@ -17,10 +17,17 @@ ROUTERS: tuple[APIRouter, ...] = (
     files.router,
     look.router,
     pictures.router,
+    gallery_api.router,
+    changes.router,
+    map_page.router,
 )
 """Every area's routes."""
 
-NAVIGATION: tuple[Entry, ...] = (Entry("/", "Clusters", also=("/clusters",)),)
+NAVIGATION: tuple[Entry, ...] = (
+    Entry("/", "Clusters", also=("/clusters",)),
+    Entry("/map", "Map"),
+    Entry("/flow", "Splits and merges"),
+)
 """The pages, in the order in which a pathologist goes through them."""
 
 
