@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from histoloom.atlas.job_log import SUFFIX, JobLog
+from histoloom.atlas.job_log import SUFFIX, JobLog, has_student
 from histoloom.config import RuntimeConfig
 from histoloom.diffusion.generator import CHUNK, STUDENT, Generator, read_facts
 from histoloom.diffusion.request import Request
@@ -137,11 +137,6 @@ class Artist:
         if self._threads is None:
             self._threads = max(1, torch.get_num_threads() - 1)
         return runtime if runtime.threads is not None else runtime.model_copy(update={"threads": self._threads})
-
-
-def has_student(run: Path) -> bool:
-    """Whether a student was distilled from the run's generator."""
-    return (run / STUDENT / "student.json").is_file()
 
 
 def _begun(request: Request) -> tuple[str, ...]:

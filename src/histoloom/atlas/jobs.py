@@ -16,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,7 +85,7 @@ class JobQueue:
     def __init__(self, run: Path, *, limits: Limits | None = None, artist: Artist | None = None) -> None:
         self.limits = limits or Limits()
         self._run, self._home = run, run / FOLDER
-        self._given = artist
+        self._given, self._making = artist, threading.Lock()
         self._lock = threading.RLock()
         self._going: dict[str, _Going] = {}
         self._jobs: dict[str, JobLog] = {}
@@ -94,12 +93,20 @@ class JobQueue:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="drawing", initializer=_calm_down)
         self._read()
 
-    @cached_property
+    @property
     def _artist(self) -> Artist:
-        """Who draws: torch is loaded when there is something to draw."""
-        from histoloom.atlas.artist import Artist
+        """Who draws: torch is loaded when there is something to draw, or somebody is about to ask."""
+        with self._making:
+            if self._given is None:
+                from histoloom.atlas.artist import Artist
 
-        return self._given or Artist(self._run)
+                self._given = Artist(self._run)
+            return self._given
+
+    def warm(self) -> None:
+        """Load what the first job needs to be looked over, in the background: somebody is about to ask for one."""
+        if self._given is None:
+            threading.Thread(target=lambda: self._artist, name="warming", daemon=True).start()
 
     def submit(self, request: Request) -> str:
         """Queue a request; returns the job's id. ``UserError`` where it cannot be drawn, or a limit is reached."""
@@ -108,7 +115,7 @@ class JobQueue:
         with self._lock:
             self._check_limits(plan.total, most_bytes=plan.most_bytes)
             now = datetime.now(UTC)
-            job_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+            job_id = f"{now:%Y%m%d-%H%M%S}-{now.microsecond:06d}-{secrets.token_hex(2)}"
             ask = Ask(request, plan.total, plan.title, now.isoformat(timespec="seconds"))
             with disk_errors_explained(self._home):
                 self._jobs[job_id] = JobLog.create(self._home, job_id=job_id, ask=ask)

@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 
-from histoloom.atlas.web import changes, files, gallery_api, look, map_page, pictures
+from histoloom.atlas.web import changes, draw, files, gallery_api, jobs, look, map_page, pictures
 from histoloom.atlas.web.errors import add_error_handlers
 from histoloom.atlas.web.pages import Entry
 from histoloom.atlas.web.run_view import RunView
@@ -20,6 +20,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     gallery_api.router,
     changes.router,
     map_page.router,
+    draw.router,
+    jobs.router,
 )
 """Every area's routes."""
 
@@ -27,6 +29,7 @@ NAVIGATION: tuple[Entry, ...] = (
     Entry("/", "Clusters", also=("/clusters",)),
     Entry("/map", "Map"),
     Entry("/flow", "Splits and merges"),
+    Entry("/draw", "Draw"),
 )
 """The pages, in the order in which a pathologist goes through them."""
 
