@@ -140,6 +140,7 @@ async function begin(name, wanted) {
   const source = await api(`/api/draw/source?name=${encodeURIComponent(name)}`);
   if (wanted === "like") sources = [source];
   else sources = mode === "between" && sources.length ? [sources[0], source] : [source];
+  at("tissue").value = "";
   setMode(wanted);
   at("strength").focus();
   if (wanted === "between" && sources.length < 2) toast("Now choose “Between” at a second picture.");
