@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 
 from histoloom.atlas.web import changes, draw, files, gallery_api, jobs, look, map_page, pictures
-from histoloom.atlas.web.errors import add_error_handlers
+from histoloom.atlas.web.errors import add_error_handlers, failed
 from histoloom.atlas.web.pages import Entry
 from histoloom.atlas.web.run_view import RunView
 from histoloom.atlas.web.security import Access, Guard
@@ -43,7 +43,7 @@ def create_app(run: Path, *, access: Access) -> FastAPI:
         title="Histoloom atlas",
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
-        middleware=[Middleware(Guard, access=access)],
+        middleware=[Middleware(Guard, access=access, failed=failed)],
     )
     app.state.view = view
     app.state.navigation = NAVIGATION
