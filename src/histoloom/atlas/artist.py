@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from histoloom.atlas.job_log import SUFFIX, JobLog, has_student
+from histoloom.atlas.generators import has_student
+from histoloom.atlas.job_log import SUFFIX, JobLog
 from histoloom.config import RuntimeConfig
 from histoloom.diffusion.generator import CHUNK, STUDENT, Generator, read_facts
 from histoloom.diffusion.request import Request

@@ -11,11 +11,11 @@ from typing import Any
 
 from histoloom.atlas.job_log import Made
 
-README = """Synthetic patches, drawn by a model (Histoloom). None of them is tissue of a patient. Not for diagnosis.
+README = """Synthetic patches, drawn by a model (Histoloom). Not for diagnosis.
 
 Each folder is a tissue as it was named, or a cluster; metadata.csv says of each picture how it was drawn. Pictures that
-were begun from a real patch ("source" in metadata.csv) may look much like it, the more so the lower their strength.
-datasets.load_dataset("imagefolder", data_dir=...) reads this folder.
+were begun from a real patch ("source" in metadata.csv) show much of it, the more so the lower their strength: treat
+them as you treat that patch. datasets.load_dataset("imagefolder", data_dir=...) reads this folder.
 """
 _COMPUTED = ("=", "+", "-", "@", "\t", "\r")
 

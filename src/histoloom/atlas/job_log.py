@@ -21,8 +21,6 @@ ENDED: frozenset[State] = frozenset({"done", "cancelled", "failed", "interrupted
 SUFFIX = ".jsonl"
 WITHHELD = "withheld"
 """as ``diffusion.sample_folder`` calls it"""
-STUDENT = "student"
-"""as ``diffusion.generator`` calls it"""
 
 
 @dataclass(frozen=True)
@@ -151,11 +149,6 @@ class JobLog:
                 self.made[place] = replace(made, row=row, withheld=withheld)
                 return
         self.made.append(Made(len(self.made), row, withheld))
-
-
-def has_student(run: Path) -> bool:
-    """Whether a student was distilled from the run's generator."""
-    return (run / STUDENT / "student.json").is_file()
 
 
 def _ask(value: Mapping[str, Any]) -> Ask:

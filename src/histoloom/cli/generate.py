@@ -36,7 +36,7 @@ def sample(
         tuple[str, str] | None, typer.Option(metavar="PATCH_OR_FILE...", help="Lead from one picture to another.")
     ] = None,
     strength: Annotated[
-        float | None, typer.Option(help="How much of the picture is undone, 0 to 1; 0.5 if not given.")
+        float | None, typer.Option(help="How much is undone, 0 to 1; 0.7 if not given, 0.5 between two.")
     ] = None,
 ) -> None:
     """Draw synthetic patches into a labelled folder of PNG files."""

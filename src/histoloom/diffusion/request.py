@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DEFAULT_STRENGTH = 0.5
+LIKE_ONE, BETWEEN_TWO = 0.7, 0.5
+"""the strengths where none is given: at 0.5 a picture is still so like its source that it may pass for a copy"""
 
 
 @dataclass(frozen=True)
@@ -31,4 +32,6 @@ class Request:
 
 def strength_of(request: Request) -> float:
     """How much of the pictures to begin from is undone, 0..1."""
-    return DEFAULT_STRENGTH if request.strength is None else request.strength
+    if request.strength is not None:
+        return request.strength
+    return LIKE_ONE if request.between is None else BETWEEN_TWO

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
-from histoloom.atlas.job_log import STUDENT, has_student
+from histoloom.atlas.generators import STUDENT, has_generator, has_student
 from histoloom.atlas.web.jobs import queue_of
 from histoloom.atlas.web.pages import k_links, render
 from histoloom.atlas.web.params import OptionalK, view_of
@@ -82,7 +82,7 @@ def options(request: Request, k: OptionalK = None) -> Options:
     sampler = view.config.samples.sampler
     methods = [method for method in get_args(SamplerMethod) if method != STUDENT or has_student(view.path)]
     return Options(
-        ready=_ready(view),
+        ready=has_generator(view.path),
         k=k,
         tissues=tissues(view, k=k),
         methods=methods,
@@ -119,11 +119,6 @@ def tissues(view: RunView, *, k: int) -> list[Tissue]:
         for name, those in by_name.items()
     ]
     return sorted(found, key=lambda one: (one.name == default_name(one.clusters[0]), -one.share))
-
-
-def _ready(view: RunView) -> bool:
-    """Whether the run has a generator."""
-    return view.run.artifact("diffusion") is not None
 
 
 def _title(name: str, clusters: list[int]) -> str:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI, Path, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from histoloom.atlas.generators import has_generator
 from histoloom.atlas.job_archive import archive
 from histoloom.atlas.job_log import Made, State
 from histoloom.atlas.jobs import JobQueue, Status
@@ -132,7 +133,7 @@ def jobs(request: Request) -> JobsOut:
 def draw(request: Request, asked: DrawIn) -> JobOut:
     """Queue a job."""
     view = view_of(request)
-    if view.run.artifact("diffusion") is None:
+    if not has_generator(view.path):
         raise Conflict(f"this run has no generator yet; make it: histoloom run {view.title}")
     given = asked.model_dump()
     queue = queue_of(view)

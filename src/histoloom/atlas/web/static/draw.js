@@ -13,10 +13,16 @@ let options;
 let mode = "tissue";
 let sources = [];
 
-const strengthSaid = (value) => (value <= 0.25 ? "almost the same picture; near copies may be withheld or show a real patch"
-  : value <= 0.45 ? "the same layout, other details" : value <= 0.65 ? "alike in layout and colours" : value < 0.9 ? "little but colours and coarse layout stays" : "the tissue alone");
+/** What a strength does, as seen on real tissue: [up to, like one, between two]. */
+const STRENGTHS = [
+  [0.4, "The same picture with other details.", "One picture fades into the other."],
+  [0.6, "The same layout, cells drawn anew.", "Drawn anew from a mixture of both."],
+  [0.8, "The same kind and coarse layout, other cells.", "The tissue changes at once half-way."],
+  [1, "Little but the tissue and its colours stays.", "Little of either stays but the tissue."],
+];
 
 function setMode(wanted) {
+  if (wanted !== mode && wanted !== "tissue") at("strength").value = wanted === "like" ? 0.7 : 0.5;
   mode = wanted;
   for (const button of form.querySelectorAll("[data-mode]")) button.setAttribute("aria-pressed", button.dataset.mode === mode);
   at("sources").hidden = mode === "tissue";
@@ -71,10 +77,10 @@ function hint() {
 
 function sayStrength() {
   const value = Number(at("strength").value);
+  const [limit, like, between] = STRENGTHS.find(([upTo]) => value <= upTo);
+  const copy = limit <= 0.8 && sources.some((source) => source.real) ? " Begun from a real patch, it may pass for a copy: treat it as you treat that patch." : "";
   at("strength-said").textContent = value.toFixed(2);
-  at("strength-hint").textContent = mode === "between"
-    ? `${value <= 0.35 ? "One picture fades into the other" : value <= 0.65 ? "Each picture is drawn anew from the mixture" : "Little but colours and coarse layout of the two stays"}.`
-    : `${strengthSaid(value)[0].toUpperCase()}${strengthSaid(value).slice(1)}.`;
+  at("strength-hint").textContent = (mode === "between" ? between : like) + copy;
 }
 
 function fillMethods() {
