@@ -32,6 +32,7 @@ async function showSamples(page) {
     src: sample.src,
     text: `Synthetic patch number ${sample.index + 1}`,
     facts: [["Synthetic", "not a photograph of tissue"], ["Sample", sample.id]],
+    actions: drawing(`samples/${sample.id}`),
   })));
   pager("samples-pager", found, (wanted) => turn(showSamples, wanted, drawn));
   remember({ samples: page || null });
@@ -49,8 +50,14 @@ function described(patch) {
       ["Probability", share(patch.probability)], ["Next", `cluster ${patch.second}, ${share(patch.second_probability)}`],
       ["Used for", patch.held_out ? "evaluation (held out)" : "training"],
     ],
-    actions: [{ title: "As PNG", href: patch.src.replace(/\.jpg(?=\?|$)/, ".png") }],
+    actions: [...drawing(patch.id), { title: "As PNG", href: patch.src.replace(/\.jpg(?=\?|$)/, ".png") }],
   };
+}
+
+/** Ways to the page to draw on, which begin from a picture. */
+function drawing(name) {
+  const href = (how) => `/draw?k=${k}&${how}=${encodeURIComponent(name)}`;
+  return [{ title: "More like this", href: href("like") }, { title: "Between…", href: href("between") }];
 }
 
 function pager(id, { page, pages, total }, go) {

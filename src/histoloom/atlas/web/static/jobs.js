@@ -144,8 +144,8 @@ function described({ number, src, record }, job, begin) {
 }
 
 async function nearest(jobId, number, dialog) {
-  const place = element("div", { class: "beside", role: "status" }, "Looking through the training patches…");
-  dialog.querySelector(".beside")?.remove();
+  const place = element("div", { class: "neighbour", role: "status" }, "Looking through the training patches…");
+  dialog.querySelector(".neighbour")?.remove();
   dialog.querySelector("dl").after(place);
   const found = await api(`/api/jobs/${jobId}/pictures/${number}/nearest`);
   if (found.patch_id === null) {
