@@ -14,9 +14,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from exact import counting, even_levels, flow, gaussian, mixture, moments
+from ideal import DEVIATION, PROCESSES, SHAPE, Ideal, a_config
 
 from histoloom.config import DiffusionConfig, SamplerConfig, SamplerMethod
-from histoloom.diffusion.process import alphas_cumprod, data_of, target
+from histoloom.diffusion.process import alphas_cumprod, data_of
 from histoloom.diffusion.samplers.heun import velocity
 from histoloom.diffusion.samplers.levels import CLEAN, Level, levels_of, trailing_steps
 from histoloom.diffusion.samplers.registry import SAMPLERS
@@ -27,24 +28,7 @@ from histoloom.seeding import torch_generator
 
 METHODS = sorted(SAMPLERS)
 FLOWS = [name for name in METHODS if not SAMPLERS[name].stochastic]
-MEAN, DEVIATION = 0.7, 0.6
-SHAPE = (3, 4, 4)
-
-
-def a_config(**changes: object) -> DiffusionConfig:
-    return DiffusionConfig.model_validate(
-        {"training": {"phases": [{"optimizer": "adam", "lr": 1e-3, "images": 10}]}} | changes
-    )
-
-
-PROCESSES = {
-    "linear": a_config(),
-    "scaled_linear": a_config(schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
-    "cosine": a_config(schedule="cosine", prediction="v"),
-    "zero terminal SNR": a_config(zero_terminal_snr=True, prediction="v"),
-    "cosine, zero terminal SNR": a_config(schedule="cosine", zero_terminal_snr=True, prediction="v"),
-    "the data themselves, zero terminal SNR": a_config(zero_terminal_snr=True, prediction="data"),
-}
+MEAN = 0.7
 
 
 def levels_for(method: str, evaluations: int, *, process: str = "cosine") -> tuple[Level, ...]:
@@ -210,28 +194,6 @@ def test_no_mode_is_lost(method: str, process: str) -> None:
     for side, centre in ((left, -2.0), (~left, 1.0)):
         assert out[side].mean().item() == pytest.approx(centre, abs=0.03)
         assert out[side].std().item() == pytest.approx(0.2, abs=0.04)
-
-
-class Ideal(torch.nn.Module):
-    """The ideal network for data N(mean of the condition, deviation), in any parameterisation; keeps its batches."""
-
-    means = (0.0, 2.0, -1.0)
-
-    def __init__(self, config: DiffusionConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.bar = alphas_cumprod(config)
-        self.asked: list[tuple[int, list[int]]] = []
-
-    def forward(self, x: torch.Tensor, step: torch.Tensor, *, class_labels: torch.Tensor) -> object:
-        self.asked.append((int(step), class_labels.tolist()))
-        level = Level.of(self.bar[int(step)].item(), step=int(step))
-        mean_N111 = torch.tensor(self.means)[class_labels][:, None, None, None]
-        data = mean_N111 + gaussian(0.0, DEVIATION)(x - level.signal * mean_N111, level)
-        bar_N = torch.full((len(x),), level.signal**2)
-        noise = (x - level.signal * data) / level.noise
-        said = target(data, noise, alpha_bar_N=bar_N, prediction=self.config.prediction)
-        return type("Output", (), {"sample": said})
 
 
 def draw(network: Ideal, numbers: list[int], **sampler: object) -> torch.Tensor:

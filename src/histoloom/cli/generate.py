@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from histoloom.cli.runs import RunArgument
 from histoloom.config import SamplerMethod
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def sample(
@@ -34,9 +30,17 @@ def sample(
         tuple[float, float] | None, typer.Option(help="Guidance only above the one sigma and up to the other.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    like: Annotated[str | None, typer.Option(metavar="PATCH_OR_FILE", help="Begin from a patch or picture.")] = None,
+    between: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="PATCH_OR_FILE...", help="Lead from one picture to another.")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How much is undone, 0 to 1; 0.7 if not given, 0.5 between two.")
+    ] = None,
 ) -> None:
     """Draw synthetic patches into a labelled folder of PNG files."""
     from histoloom.diffusion.requests import Request, draw_request
+    from histoloom.evaluation.originality.gate import Gate
 
     request = Request(
         n=n,
@@ -48,24 +52,13 @@ def sample(
         guidance=guidance,
         guidance_interval=guidance_interval,
         seed=seed,
+        like=like,
+        between=between,
+        strength=strength,
     )
-    drawn = draw_request(generator, request, out=out, gate=_gate(generator))
+    drawn = draw_request(generator, request, out=out, gate=Gate.of_home(generator))
     if os.environ.get("RANK", "0") == "0":
         typer.echo(drawn)
-
-
-def _gate(generator: Path) -> Callable[[np.ndarray], bool] | None:
-    """The gate of a run that asks for one; an exported generator has no training patches to compare with."""
-    import torch
-
-    from histoloom.devices import resolve_device
-    from histoloom.evaluation.originality.gate import Gate
-    from histoloom.store import Run
-
-    if not (generator / "config.yaml").is_file():
-        return None
-    run = Run.open(generator)
-    return Gate.of_run(run, device=torch.device(resolve_device(run.config.runtime.device)))
 
 
 def distil(

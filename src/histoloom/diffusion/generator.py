@@ -23,11 +23,14 @@ from histoloom.config import DiffusionConfig, RuntimeConfig, SamplerConfig
 from histoloom.devices import accelerator, autocast
 from histoloom.diffusion.conditions import Conditions
 from histoloom.diffusion.latent_space import LatentSpace
-from histoloom.diffusion.sampling import draw_latents
+from histoloom.diffusion.orders import Order, record, stream
+from histoloom.diffusion.sampling import Watch, draw_latents
+from histoloom.diffusion.sources import Picture, Source, as_source, find_picture
 from histoloom.diffusion.unet import open_unet
+from histoloom.diffusion.variation import beginning, orders_between, orders_like
 from histoloom.errors import UserError
 from histoloom.names import Label, clusters_of, current_labels
-from histoloom.seeding import numpy_generator, torch_generator
+from histoloom.seeding import numpy_generator
 from histoloom.store import Run, fingerprint, read_json
 
 STARTER = "starter"
@@ -89,16 +92,6 @@ class Facts:
             size=values["size"],
             mpp=values["mpp"],
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """One image to draw: image ``index`` of ``cluster`` at ``k`` under ``seed``."""
-
-    k: int
-    cluster: int
-    index: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -181,11 +174,8 @@ class Generator:
         """
         home = home_of(path)
         diffusion, autoencoder = folders_of(home)
-        facts = Facts.from_json(read_json(diffusion / "generator.json"))
-        if diffusion != home:
-            facts = replace(facts, sampler=Run.open(home).config.samples.sampler)
         return Generator(
-            facts,
+            read_facts(home),
             unet=open_unet(diffusion),
             autoencoder=Autoencoder.load(autoencoder),
             home=home,
@@ -236,14 +226,79 @@ class Generator:
             orders.append(Order(k=k, cluster=cluster, index=index, seed=seed))
         return orders
 
-    def draw(self, orders: Sequence[Order], *, sampler: SamplerConfig) -> Iterator[Drawn]:
-        """Draw the images of ``orders``, one after another, in bounded memory."""
+    def source(self, what: Source | Picture | np.ndarray | str) -> Source:
+        """A picture to begin from: a patch's id, a picture's file, or the picture, uint8 (size, size, 3).
+
+        ``UserError`` where there is no such picture or its size is another.
+        """
+        if isinstance(what, Source):
+            return what
+        if isinstance(what, str):
+            what = find_picture(self.home, what=what, size=self.facts.size)
+        if isinstance(what, np.ndarray):
+            what = Picture.of(what)
+        facts = self.facts
+        ks = facts.conditions.ks
+        return as_source(what, size=facts.size, ks=ks, home=self.home, autoencoder=self.autoencoder)
+
+    def vary(
+        self,
+        source: Source | Picture | np.ndarray | str,
+        *,
+        strength: float,
+        n: int,
+        seed: int = 0,
+        tissue: str | None = None,
+        k: int | None = None,
+        sampler: SamplerConfig | None = None,
+    ) -> list[Drawn]:
+        """Draw ``n`` images more like ``source``: it is noised to the step of ``strength`` and drawn from there.
+
+        At strength 1 they are those of ``sample``, towards 0 the reconstruction. ``tissue`` is by default the cluster
+        of ``source``. Raises ``UserError``.
+        """
+        known = self.source(source)
+        orders = orders_like(self, known, strength=strength, n=n, seed=seed, tissue=tissue, k=k)
+        return list(self.draw(orders, sampler=sampler or self.facts.sampler, sources=[known]))
+
+    def between(
+        self,
+        source: Source | Picture | np.ndarray | str,
+        other: Source | Picture | np.ndarray | str,
+        *,
+        n: int,
+        strength: float = 0.5,
+        seed: int = 0,
+        k: int | None = None,
+        sampler: SamplerConfig | None = None,
+    ) -> list[Drawn]:
+        """Draw ``n`` images on the way from ``source`` to ``other``, both ends included, each of the nearer's cluster.
+
+        Both are noised to the step of ``strength`` with the same noise, mixed along the arc and drawn from there.
+        Raises ``UserError``.
+        """
+        ends = [self.source(source), self.source(other)]
+        orders = orders_between(self, *ends, strength=strength, n=n, seed=seed, k=k)
+        return list(self.draw(orders, sampler=sampler or self.facts.sampler, sources=ends))
+
+    def draw(
+        self,
+        orders: Sequence[Order],
+        *,
+        sampler: SamplerConfig,
+        sources: Sequence[Source] = (),
+        watch: Watch | None = None,
+    ) -> Iterator[Drawn]:
+        """Draw the images of ``orders``, one after another, in bounded memory.
+
+        ``sources``: the pictures that orders begin from. ``watch`` is told of each step of each batch.
+        """
         labels = {k: self.labels(k) for k in {order.k for order in orders}}
         chunk = CHUNK[self.device.type]
         for start in range(0, len(orders), chunk):
             part = list(orders[start : start + chunk])
             padded = part + [part[-1]] * (chunk - len(part))
-            images = self._images(padded, sampler=sampler)
+            images = self._images(padded, sampler=sampler, sources=sources, watch=watch)
             for image, order in zip(images, part, strict=False):
                 label = labels[order.k][order.cluster]
                 yield Drawn(image, order, label.name, sampler=sampler, flag=label.flag, colour=label.colour)
@@ -259,7 +314,9 @@ class Generator:
         )
 
     @torch.no_grad()
-    def _images(self, orders: Sequence[Order], *, sampler: SamplerConfig) -> np.ndarray:
+    def _images(
+        self, orders: Sequence[Order], *, sampler: SamplerConfig, sources: Sequence[Source], watch: Watch | None
+    ) -> np.ndarray:
         facts = self.facts
         unet, asked = self._network(sampler)
         with autocast(self.runtime):
@@ -272,34 +329,19 @@ class Generator:
                 null=facts.conditions.null,
                 generators=[stream(order) for order in orders],
                 device=self.device,
+                beginning=beginning(orders, sources=sources, space=facts.space),
+                watch=watch,
             )
         z_NCHW = facts.space.decode(x_NDHW)
         with autocast(self.runtime):
             return to_uint8(self.autoencoder.decode(z_NCHW)).cpu().numpy()
 
 
-def record(order: Order, *, label: Label, sampler: SamplerConfig) -> dict[str, Any]:
-    """One image in words and numbers, as in ``metadata.csv``."""
-    return {
-        "sample_id": f"s{order.seed}-k{order.k}-c{order.cluster:02d}-{order.index:06d}",
-        "k": order.k,
-        "cluster": order.cluster,
-        "tissue": label.name,
-        "flag": label.flag,
-        "colour": label.colour,
-        "seed": order.seed,
-        "index": order.index,
-        "sampler": sampler.method,
-        "steps": sampler.steps,
-        "spacing": sampler.spacing,
-        "guidance": sampler.guidance,
-        "guidance_interval": sampler.guidance_interval and list(sampler.guidance_interval),
-    }
-
-
-def stream(order: Order) -> torch.Generator:
-    """The random numbers of one image."""
-    return torch_generator(order.seed, "samples", order.k, order.cluster, order.index)
+def read_facts(home: Path) -> Facts:
+    """The facts of the generator in a run, whose sampler is the configuration's, or in an export; ``UserError``."""
+    diffusion = folders_of(home)[0]
+    facts = Facts.from_json(read_json(diffusion / "generator.json"))
+    return facts if diffusion == home else replace(facts, sampler=Run.open(home).config.samples.sampler)
 
 
 def weights_digest(folder: Path) -> str:

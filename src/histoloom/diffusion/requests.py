@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -13,25 +13,13 @@ from pydantic import ValidationError
 
 from histoloom.config import SamplerConfig
 from histoloom.diffusion.generator import STUDENT, Generator, Order
-from histoloom.diffusion.sample_folder import Gate, Job, write_samples
+from histoloom.diffusion.request import Request, strength_of
+from histoloom.diffusion.sample_folder import Follow, Gate, Job, write_samples
+from histoloom.diffusion.sources import Picture, Source
+from histoloom.diffusion.variation import check_variation, check_way, orders_between, orders_like
 from histoloom.errors import UserError
 from histoloom.processes import rank, wait_for_all
 from histoloom.store import disk_errors_explained, read_json, write_json
-
-
-@dataclass(frozen=True)
-class Request:
-    """``n`` images a tissue (in all, where none is named); None means the generator's own default."""
-
-    n: int
-    tissues: tuple[str, ...] = ()
-    k: int | None = None
-    method: str | None = None
-    steps: int | None = None
-    spacing: float | None = None
-    guidance: float | None = None
-    guidance_interval: tuple[float, float] | None = None
-    seed: int = 0
 
 
 def draw_request(path: Path, request: Request, *, out: Path, gate: Gate | None = None) -> Path:
@@ -42,21 +30,74 @@ def draw_request(path: Path, request: Request, *, out: Path, gate: Gate | None =
     Several processes (torchrun) share the work. Raises ``UserError`` for unknown tissues or steps, where ``out`` holds
     something else, and while another job writes to it.
     """
-    generator = Generator.load(path)
+    return draw_into(Generator.load(path), request, out=out, gate=gate)
+
+
+def draw_into(
+    generator: Generator,
+    request: Request,
+    *,
+    out: Path,
+    gate: Gate | None = None,
+    pictures: Mapping[str, Picture] | None = None,
+    follow: Follow | None = None,
+) -> Path:
+    """As ``draw_request``, with a generator that is loaded; ``follow`` is told how the job goes, and may end it.
+
+    ``pictures``: those that ``request.like`` and ``request.between`` name beside patches and files.
+    """
+    check_request(request)
     sampler = student_of(request, generator) or sampler_of(request, default=generator.facts.sampler)
-    wanted = asdict(request) | {
+    sources = _sources(generator, request, pictures=pictures or {})
+    wanted = _wanted(generator, request, sampler=sampler, sources=sources, gated=gate is not None)
+    orders, tissue_of = _orders(generator, request, sources=sources)
+    job = Job(orders, lambda order: _file(order, tissue_of=tissue_of), sampler, gate, sources)
+    with disk_errors_explained(out), _claimed(out, wanted=wanted):
+        write_samples(generator, job, folder=out, follow=follow)
+    return out.resolve()
+
+
+def _wanted(
+    generator: Generator, request: Request, *, sampler: SamplerConfig, sources: Sequence[Source], gated: bool
+) -> dict[str, object]:
+    """What tells this job from others that might be given the same folder; n may grow, except between two pictures."""
+    begun = {
+        "sources": [source.name for source in sources],
+        "strength": strength_of(request),
+        "pictures": request.n if request.between else 0,
+    }
+    plain = {key: value for key, value in asdict(request).items() if key not in ("like", "between", "strength")}
+    return plain | {
         "n": 0,
         "tissues": list(request.tissues),
         "guidance_interval": request.guidance_interval and list(request.guidance_interval),
-        **({} if gate is None else {"gate": True}),
+        **({"gate": True} if gated else {}),
+        **(begun if sources else {}),
         "generator": generator.student.digest if sampler.method == STUDENT else generator.digest(),
         "sampler": sampler.model_dump(mode="json"),
     }
-    orders, tissue_of = _orders(generator, request)
-    with disk_errors_explained(out), _claimed(out, wanted=wanted):
-        job = Job(orders=orders, file_of=lambda order: _file(order, tissue_of=tissue_of), sampler=sampler, gate=gate)
-        write_samples(generator, job, folder=out)
-    return out.resolve()
+
+
+def check_request(request: Request) -> None:
+    """``UserError`` for what is wrong with a request by itself, such as settings that would have no effect."""
+    if request.like is not None and request.between is not None:
+        raise UserError("a picture is drawn like one other or between two; give --like or --between, not both")
+    if request.like is None and request.between is None:
+        if request.strength is not None:
+            raise UserError("a strength has no effect without a picture to begin from; add --like or --between")
+        return
+    if request.between is None:
+        check_variation(strength_of(request))
+        return
+    check_way(strength_of(request), n=request.n)
+    if request.tissues:
+        raise UserError("between two pictures each image is of the nearer one's tissue; leave --tissue out")
+
+
+def _sources(generator: Generator, request: Request, *, pictures: Mapping[str, Picture]) -> list[Source]:
+    """The pictures that a request begins from."""
+    names = request.between or (() if request.like is None else (request.like,))
+    return [generator.source(pictures.get(name, name)) for name in names]
 
 
 def student_of(request: Request, generator: Generator) -> SamplerConfig | None:
@@ -84,16 +125,25 @@ def sampler_of(request: Request, *, default: SamplerConfig) -> SamplerConfig:
         raise UserError(f"sampler: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
-def _orders(generator: Generator, request: Request) -> tuple[list[Order], dict[Order, str]]:
-    if not request.tissues:
-        orders = generator.orders(None, n=request.n, seed=request.seed, k=request.k)
-        names = generator.names(orders[0].k)
-        return orders, {order: names[order.cluster] for order in orders}
-    parts = [
-        (tissue, generator.orders(tissue, n=request.n, seed=request.seed, k=request.k)) for tissue in request.tissues
-    ]
-    tissue_of = {order: tissue for tissue, orders in parts for order in orders}
+def _orders(
+    generator: Generator, request: Request, *, sources: Sequence[Source]
+) -> tuple[list[Order], dict[Order, str]]:
+    """All orders of a request, and the tissue that each is asked as."""
+    tissue_of: dict[Order, str] = {}
+    names = generator.names(generator.facts.chosen_k if request.k is None else request.k)
+    for tissue in request.tissues or (None,):
+        for order in _orders_of(generator, request, tissue=tissue, sources=sources):
+            tissue_of[order] = names[order.cluster] if tissue is None else tissue
     return list(tissue_of), tissue_of
+
+
+def _orders_of(generator: Generator, request: Request, *, tissue: str | None, sources: Sequence[Source]) -> list[Order]:
+    n, seed, k, strength = request.n, request.seed, request.k, strength_of(request)
+    if request.between:
+        return orders_between(generator, sources[0], sources[1], strength=strength, n=n, seed=seed, k=k)
+    if sources:
+        return orders_like(generator, sources[0], strength=strength, n=n, seed=seed, tissue=tissue, k=k)
+    return generator.orders(tissue, n=n, seed=seed, k=k)
 
 
 def _file(order: Order, *, tissue_of: dict[Order, str]) -> str:

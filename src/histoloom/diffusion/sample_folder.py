@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from PIL import Image
 
 from histoloom.config import SamplerConfig
 from histoloom.diffusion.generator import Drawn, Generator, Order, record
+from histoloom.diffusion.sampling import Watch
+from histoloom.diffusion.sources import Source
 from histoloom.processes import rank, size, wait_for_all
 from histoloom.progress import meter
 from histoloom.store import replacing, write_bytes
@@ -29,7 +31,8 @@ COLUMNS = (
     *("file_name", "sample_id", "k", "cluster", "tissue", "flag", "colour", "seed", "index"),
     *("sampler", "steps", "spacing", "guidance", "guidance_interval"),
 )
-
+ORIGIN_COLUMNS = ("source", "strength", "other", "fraction")
+"""of images that begin from pictures"""
 
 WITHHELD = "withheld"
 """the folder, inside the job's, of images that a gate did not let through"""
@@ -40,28 +43,50 @@ Gate = Callable[[np.ndarray], bool]
 
 @dataclass(frozen=True)
 class Job:
-    """Orders with the file each becomes, relative to the folder; what ``gate`` withholds never comes there."""
+    """Orders with the file each becomes, relative to the folder; what ``gate`` withholds never comes there.
+
+    ``sources``: the pictures that orders begin from.
+    """
 
     orders: Sequence[Order]
     file_of: Callable[[Order], str]
     sampler: SamplerConfig
     gate: Gate | None = None
+    sources: Sequence[Source] = ()
 
 
-def write_samples(generator: Generator, job: Job, *, folder: Path) -> int:
+@dataclass(frozen=True)
+class Written:
+    """An image that has just come to the disk: its ``row`` of the table, and whether it was withheld."""
+
+    row: Mapping[str, object]
+    withheld: bool
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Who wants to know how a job goes. What ``step`` raises ends it, with every image whole."""
+
+    step: Watch | None = None
+    written: Callable[[Written], None] = lambda _: None
+
+
+def write_samples(generator: Generator, job: Job, *, folder: Path, follow: Follow | None = None) -> int:
     """Draw what is not there yet, write it and then the table; returns the number of images of the job.
 
     Every process returns when all are done. The first one writes the table, last of all.
     """
+    follow = follow or Follow()
     share = job.orders[rank() :: size()]
     missing = [order for order in share if not any(path.is_file() for path in _places(job, order, folder=folder))]
     whose = "" if size() == 1 else f" (share 1 of {size()})"
     with meter(f"drawing patches{whose}", total=len(share), done=len(share) - len(missing)) as progress:
-        for drawn in generator.draw(missing, sampler=job.sampler):
+        for drawn in generator.draw(missing, sampler=job.sampler, sources=job.sources, watch=follow.step):
             public, withheld = _places(job, drawn.order, folder=folder)
             path = withheld if job.gate is not None and job.gate(drawn.image) else public
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, as_png(drawn))
+            follow.written(Written({"file_name": job.file_of(drawn.order), **drawn.record}, path is withheld))
             progress.advance(1)
     wait_for_all()
     if rank() == 0:
@@ -105,10 +130,16 @@ def _write_tables(generator: Generator, job: Job, *, folder: Path) -> None:
 
 
 def _write_table(generator: Generator, job: Job, *, path: Path) -> None:
+    write_table(path, rows=_rows(generator, job), begun=bool(job.sources))
+
+
+def write_table(path: Path, *, rows: Iterable[Mapping[str, object]], begun: bool) -> None:
+    """``metadata.csv`` of ``rows``, in one step; with more columns where images were ``begun`` from pictures."""
+    columns = COLUMNS + (ORIGIN_COLUMNS if begun else ())
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(_rows(generator, job))
+        writer.writerows(rows)
 
 
 def _rows(generator: Generator, job: Job) -> Iterator[dict[str, object]]:

@@ -5,17 +5,21 @@ Shapes: N images, C x H x W normalised latents, which are not clipped: they are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from histoloom.config import DiffusionConfig, SamplerConfig
-from histoloom.diffusion.process import alphas_cumprod, data_of
-from histoloom.diffusion.samplers.levels import Level, levels_of
+from histoloom.diffusion.beginning import Beginning, levels_from
+from histoloom.diffusion.process import data_of
+from histoloom.diffusion.samplers.levels import Level
 from histoloom.diffusion.samplers.registry import SAMPLERS
 from histoloom.errors import UserError
+
+Watch = Callable[[int, int], None]
+"""Told before each noise level how many are done, and of how many; what it raises ends the drawing."""
 
 
 @torch.no_grad()
@@ -29,17 +33,23 @@ def draw_latents(
     null: int,
     generators: Sequence[torch.Generator],
     device: torch.device,
+    beginning: Beginning | None = None,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Latents (N, C, h, w), image i of condition ``conditions[i]`` with the random numbers of ``generators[i]``.
 
-    ``UserError`` where ``sampler`` does not fit the process.
+    From pure noise, or from ``beginning``. ``UserError`` where ``sampler`` does not fit the process.
     """
     assert len(conditions) == len(generators), "one stream an image"
     levels = levels_visited(sampler, config=config)
+    if beginning is not None:
+        levels = levels_from(beginning.strength, sampler=sampler, config=config)
     conditions_N = torch.tensor(conditions, device=device)
     noise = partial(unit_noise, generators, shape=shape, device=device)
 
     def denoise(x_NCHW: Tensor, level: Level) -> Tensor:
+        if watch is not None:
+            watch(levels.index(level), len(levels) - 1)
         said_NCHW = guided(
             unet,
             x_NCHW,
@@ -50,7 +60,10 @@ def draw_latents(
         )
         return data_of(said_NCHW, x_NCHW=x_NCHW, signal=level.signal, noise=level.noise, prediction=config.prediction)
 
-    return SAMPLERS[sampler.method].draw(denoise, noise(), levels=levels, noise=noise)
+    start_NCHW = noise()
+    if beginning is not None:
+        start_NCHW = beginning.noised(start_NCHW, level=levels[0]).to(device)
+    return SAMPLERS[sampler.method].draw(denoise, start_NCHW, levels=levels, noise=noise)
 
 
 def levels_visited(sampler: SamplerConfig, *, config: DiffusionConfig) -> tuple[Level, ...]:
@@ -60,7 +73,7 @@ def levels_visited(sampler: SamplerConfig, *, config: DiffusionConfig) -> tuple[
     count = SAMPLERS[sampler.method].levels_for(sampler.steps)
     if sampler.spacing != 1 and count == config.steps:
         raise UserError(f"spacing {sampler.spacing:g} has no effect where all {count} steps are made; set it to 1")
-    levels = levels_of(alphas_cumprod(config), count=count, spacing=sampler.spacing)
+    levels = levels_from(1.0, sampler=sampler, config=config)
     noisy = levels[:-1]
     if sampler.guidance_interval and all(guidance_at(level, sampler=sampler) == 1.0 for level in noisy):
         low, high = sampler.guidance_interval

@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 
-from histoloom.atlas.web import changes, files, gallery_api, look, map_page, naming, pictures, slides
+from histoloom.atlas.web import changes, draw, files, gallery_api, jobs, look, map_page, naming, pictures, slides
 from histoloom.atlas.web.errors import add_error_handlers, failed
 from histoloom.atlas.web.pages import Entry
 from histoloom.atlas.web.run_view import RunView
@@ -22,6 +22,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     map_page.router,
     slides.router,
     naming.router,
+    draw.router,
+    jobs.router,
 )
 """Every area's routes."""
 
@@ -31,6 +33,7 @@ NAVIGATION: tuple[Entry, ...] = (
     Entry("/name", "Name"),
     Entry("/map", "Map"),
     Entry("/flow", "Splits and merges"),
+    Entry("/draw", "Draw"),
 )
 """The pages, in the order in which a pathologist goes through them."""
 

@@ -40,12 +40,16 @@ def _two_a_step(evaluations: int) -> int:
 
 @dataclass(frozen=True)
 class Sampler:
-    """``order``: of convergence, in the number of steps. ``levels_for``: from evaluations to noise levels."""
+    """``order``: of convergence, in the number of steps. ``levels_for``: from evaluations to noise levels.
+
+    ``taught_steps``: its network knows the levels of a whole drawing, and how to come to the next of them.
+    """
 
     draw: Draw
     order: int
     stochastic: bool = False
     levels_for: Callable[[int], int] = _as_published
+    taught_steps: bool = False
 
 
 def _ode(solve: DrawByOde) -> Draw:
@@ -61,5 +65,5 @@ SAMPLERS: dict[SamplerMethod, Sampler] = {
     "dpm-solver++": Sampler(_ode(dpm_solver), order=2),
     "heun": Sampler(_ode(heun), order=2, levels_for=_two_a_step),
     "unipc": Sampler(_ode(unipc), order=3),
-    "student": Sampler(_ode(ddim), order=1),  # with a network of its own (``histoloom distil``)
+    "student": Sampler(_ode(ddim), order=1, taught_steps=True),  # with a network of its own (``histoloom distil``)
 }

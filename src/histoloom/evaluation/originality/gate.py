@@ -7,10 +7,12 @@ withholds what that check would.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from histoloom.devices import resolve_device
 from histoloom.errors import UserError
 from histoloom.evaluation.originality.greys import shrunk, small_greys
 from histoloom.evaluation.originality.nearest import nearest
@@ -26,6 +28,17 @@ class Gate:
     train_MGG: np.ndarray
     threshold: float
     device: torch.device
+
+    @staticmethod
+    def of_home(home: Path) -> Gate | None:
+        """The gate of a run that asks for one; an exported generator has no training patches to compare with.
+
+        Raises ``UserError`` as ``of_run`` does.
+        """
+        if not (home / "config.yaml").is_file():
+            return None
+        run = Run.open(home)
+        return Gate.of_run(run, device=torch.device(resolve_device(run.config.runtime.device)))
 
     @staticmethod
     def of_run(run: Run, *, device: torch.device) -> Gate | None:

@@ -32,6 +32,7 @@ async function showSamples(page) {
     src: sample.src,
     text: `Synthetic patch number ${sample.index + 1}`,
     facts: [["Synthetic", "not a photograph of tissue"], ["Sample", sample.id]],
+    actions: drawing(`samples/${sample.id}`),
   })));
   pager("samples-pager", found, (wanted) => turn(showSamples, wanted, drawn));
   remember({ samples: page || null });
@@ -50,10 +51,17 @@ function described(patch) {
       ["Used for", patch.held_out ? "evaluation (held out)" : "training"],
     ],
     actions: [
+      ...drawing(patch.id),
       { title: "On its slide", href: `/slides/${encodeURIComponent(patch.slide_id)}?k=${k}&cluster=${cluster}&patch=${patch.x},${patch.y}` },
       { title: "As PNG", href: patch.src.replace(/\.jpg(?=\?|$)/, ".png") },
     ],
   };
+}
+
+/** Ways to the page to draw on, which begin from a picture. */
+function drawing(name) {
+  const href = (how) => `/draw?k=${k}&${how}=${encodeURIComponent(name)}`;
+  return [{ title: "More like this", href: href("like") }, { title: "Between…", href: href("between") }];
 }
 
 function pager(id, { page, pages, total }, go) {

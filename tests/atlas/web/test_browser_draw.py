@@ -1,0 +1,122 @@
+"""The page to draw on, in a browser."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from histoloom.slides.patch_set import PatchSet
+
+WAIT = 60_000
+LOADED = "() => [...document.images].every((image) => image.complete && image.naturalWidth > 0)"
+
+
+@pytest.fixture(scope="module")
+def drawing_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny run, to draw into."""
+    run = tmp_path_factory.mktemp("browser-drawing") / "run"
+    shutil.copytree(tiny_run, run)
+    return run
+
+
+@pytest.fixture
+def draw_address(drawing_run: Path, serve_run: Callable[..., AbstractContextManager[str]]) -> Iterator[str]:
+    """Where the atlas of this run is served, without what other tests have drawn."""
+    shutil.rmtree(drawing_run / "drawn", ignore_errors=True)
+    with serve_run(drawing_run) as address:
+        yield address
+
+
+def ask(page: Page, *, n: int, seed: int = 0, steps: int = 2) -> None:
+    """Fill the form in and send it off."""
+    expect(page.locator("#tissue option")).not_to_have_count(0)
+    page.get_by_label("Pictures", exact=True).fill(str(n))
+    page.get_by_label("Seed").fill(str(seed))
+    if not page.get_by_label("Steps").is_visible():
+        page.get_by_text("Method, steps, guidance").click()
+    page.get_by_label("Steps").fill(str(steps))
+    page.get_by_role("button", name="Draw", exact=True).click()
+
+
+def test_pictures_appear_are_kept_and_can_be_downloaded(page: Page, draw_address: str, tmp_path: Path) -> None:
+    page.goto(f"{draw_address}/draw?k=2")
+    expect(page.get_by_text("These pictures are synthetic.")).to_be_visible()
+    page.get_by_label("Tissue").select_option("cluster 1")
+    ask(page, n=3, seed=5)
+    made = page.locator(".job")
+    expect(made).to_have_count(1, timeout=WAIT)
+    expect(made.get_by_text("Done")).to_be_visible(timeout=WAIT)
+    expect(made.locator(".gallery img")).to_have_count(3, timeout=WAIT)
+    page.wait_for_function(LOADED)
+    page.reload()
+    expect(page.get_by_role("heading", name="3 of cluster 1")).to_be_visible()
+    expect(page.locator(".job .gallery img")).to_have_count(3)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download ZIP").click()
+    download.value.save_as(tmp_path / "drawn.zip")
+    with zipfile.ZipFile(tmp_path / "drawn.zip") as file:
+        assert sum(name.endswith(".png") for name in file.namelist()) == 3
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete").click()
+    expect(page.locator(".job")).to_have_count(0)
+
+
+def test_two_jobs_wait_for_each_other_and_one_is_cancelled(page: Page, draw_address: str) -> None:
+    page.goto(f"{draw_address}/draw")
+    ask(page, n=400, steps=20)
+    first = page.locator(".job").last
+    expect(first.get_by_text("Is drawn")).to_be_visible(timeout=WAIT)
+    ask(page, n=2, seed=1)
+    second = page.locator(".job").first
+    expect(second.get_by_text("Waits")).to_be_visible(timeout=WAIT)
+    expect(second.get_by_text("1 job before it")).to_be_visible()
+    first.get_by_role("button", name="Cancel").click()
+    expect(first.get_by_text("Cancelled")).to_be_visible(timeout=WAIT)
+    expect(second.get_by_text("Done")).to_be_visible(timeout=WAIT)
+    expect(first.get_by_role("button", name="Go on")).to_be_visible()
+    expect(second.locator(".gallery img")).to_have_count(2)
+
+
+def test_more_like_a_patch_and_between_two(page: Page, draw_address: str, drawing_run: Path) -> None:
+    patch = str(PatchSet.open(drawing_run / "patches").columns("patch_id")["patch_id"][3])
+    page.goto(f"{draw_address}/draw?like={patch}")
+    expect(page.get_by_text(f"More like this: patch {patch}")).to_be_visible(timeout=WAIT)
+    expect(page.get_by_label("Tissue")).to_have_value("")
+    page.get_by_label("Strength").fill("0.3")
+    ask(page, n=2)
+    expect(page.locator(".job").get_by_text("strength 0.3")).to_be_visible(timeout=WAIT)
+    expect(page.locator(".job .gallery img")).to_have_count(2, timeout=WAIT)
+    page.locator(".job .gallery button").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_text("not for diagnosis")).to_be_visible()
+    expect(dialog.get_by_text(patch)).to_be_visible()
+    dialog.get_by_role("button", name="Nearest real patch").click()
+    expect(dialog.get_by_text("Nearest real training patch")).to_be_visible(timeout=WAIT)
+    dialog.get_by_role("button", name="Between…").click()
+    page.locator(".job .gallery button").nth(1).click()
+    page.get_by_role("dialog").get_by_role("button", name="Between…").click()
+    expect(page.locator(".slot img")).to_have_count(2)
+    ask(page, n=3)
+    newest = page.locator(".job").first
+    expect(newest.get_by_role("heading")).to_contain_text("3 between", timeout=WAIT)
+    expect(newest.locator(".gallery img")).to_have_count(3, timeout=WAIT)
+    expect(newest.locator(".gallery .note")).to_have_text(["0 %", "50 %", "100 %"])
+
+
+def test_what_is_wrong_is_said_beside_the_button(page: Page, draw_address: str) -> None:
+    page.goto(f"{draw_address}/draw")
+    ask(page, n=0)
+    expect(page.get_by_role("alert")).to_contain_text("Pictures")
+    page.get_by_label("Method").select_option("heun")
+    ask(page, n=1, steps=4)
+    expect(page.get_by_role("alert")).to_contain_text("heun makes two evaluations a step")
+    page.get_by_role("button", name="Between two").click()
+    ask(page, n=2)
+    expect(page.get_by_role("alert")).to_contain_text("Choose two pictures first.")
+    expect(page.locator(".job")).to_have_count(0)
