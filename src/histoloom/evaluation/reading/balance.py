@@ -29,9 +29,7 @@ def allot(n: int, *, capacities: Sequence[int], rng: np.random.Generator) -> lis
     return counts
 
 
-def spread_order(
-    slides: Sequence[str], *, first: np.ndarray, uses: np.ndarray, rng: np.random.Generator
-) -> list[int]:
+def spread_order(slides: Sequence[str], *, first: np.ndarray, uses: np.ndarray, rng: np.random.Generator) -> list[int]:
     """An order of patches to take from: those that are ``first``, then the least used, then slide by slide in turn.
 
     ``first`` (N,) bool: patches of held-out slides; ``uses`` (N,): how many readings showed each before.
