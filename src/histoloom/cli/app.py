@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import typer
 
-from histoloom.cli import analyse, generate, runs
+from histoloom.cli import analyse, generate, runs, web
 from histoloom.errors import UserError
 from histoloom.store import disk_errors_explained
 
@@ -35,6 +35,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("sample", generate.sample),
     ("name", generate.name),
     ("map", generate.map_slide),
+    ("atlas", web.atlas),
     ("validity", analyse.validity),
     ("evaluate", analyse.evaluate),
     ("audit", analyse.audit),

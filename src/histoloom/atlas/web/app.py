@@ -1,0 +1,43 @@
+"""The application: which areas there are, and what every request goes through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI
+from starlette.middleware import Middleware
+
+from histoloom.atlas.web import files, look, pictures
+from histoloom.atlas.web.errors import add_error_handlers
+from histoloom.atlas.web.pages import Entry
+from histoloom.atlas.web.run_view import RunView
+from histoloom.atlas.web.security import Access, Guard
+
+ROUTERS: tuple[APIRouter, ...] = (
+    files.router,
+    look.router,
+    pictures.router,
+)
+"""Every area's routes."""
+
+NAVIGATION: tuple[Entry, ...] = (Entry("/", "Clusters", also=("/clusters",)),)
+"""The pages, in the order in which a pathologist goes through them."""
+
+
+def create_app(run: Path, *, access: Access) -> FastAPI:
+    """The atlas of a run. ``UserError`` where it has no patches or no clusters yet."""
+    view = RunView(run)
+    for stage in ("patches", "clusters"):
+        view.run.require(stage)
+    app = FastAPI(
+        title="Histoloom atlas",
+        docs_url=None,  # these pages would load scripts from elsewhere
+        redoc_url=None,
+        middleware=[Middleware(Guard, access=access)],
+    )
+    app.state.view = view
+    app.state.navigation = NAVIGATION
+    add_error_handlers(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app

@@ -1,0 +1,274 @@
+"""Who may ask what: checked before any of the application sees a request.
+
+The atlas has no accounts. On this computer it answers only requests that were addressed to this computer by name
+(against DNS rebinding) and whose origin is the atlas itself (against other pages in the same browser); on any other
+address it also wants a token with every request, pictures and files included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import json
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from histoloom.errors import UserError
+
+MAX_BODY = 1_000_000
+"""Bytes of a request's body."""
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_ANY = frozenset({"0.0.0.0", "::"})
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_SECONDS = 30.0  # that a body may take to arrive
+_SHORTEST = 16  # characters of a token
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where the atlas listens and what it asks of a visitor; ``token`` is None only on this computer itself."""
+
+    host: str = "127.0.0.1"
+    token: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.token is None and not self.local:
+            raise UserError(
+                f"--host {self.host} lets other computers in, which needs a token: "
+                f"histoloom atlas RUN --host {self.host} --token {secrets.token_urlsafe(24)}"
+            )
+        if self.token is not None and (len(self.token) < _SHORTEST or not self.token.isascii()):
+            raise UserError(
+                f"the token must have at least {_SHORTEST} letters, digits or signs; "
+                f"such as --token {secrets.token_urlsafe(24)}"
+            )
+
+    @property
+    def local(self) -> bool:
+        """Whether it listens on this computer alone."""
+        return self.host in _LOOPBACK
+
+    def addressed(self, name: str) -> bool:
+        """Whether a request's Host names this place. Numbers cannot be rebound by a name server; names can."""
+        if name in _LOOPBACK or name == self.host.lower():
+            return True
+        return self.host in _ANY and _is_number(name)
+
+    @property
+    def cookie(self) -> str:
+        """The name of the cookie that stands for the token; several atlases on one computer keep theirs apart."""
+        return f"histoloom-{_digest(self.token or '', 'name')[:8]}"
+
+    @property
+    def secret(self) -> str:
+        """What the cookie holds: the token cannot be read from it."""
+        return _digest(self.token or "", "secret")
+
+    def proven(self, headers: Headers) -> bool:
+        """Whether a request carries the token, as a cookie or as ``Authorization: Bearer``."""
+        assert self.token is not None, "asked only where there is one"
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        bearer = scheme.lower() == "bearer" and _equal(given.strip(), self.token)
+        return bearer or _equal(_cookies(headers).get(self.cookie, ""), self.secret)
+
+
+class Guard:
+    """ASGI middleware: Host, token, Origin, type and size of the body; and the headers of every answer."""
+
+    def __init__(self, app: ASGIApp, *, access: Access) -> None:
+        self.app = app
+        self.access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or hand it on."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # a web socket: nothing here uses them
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        sending = _with_headers(send)
+        headers = Headers(scope=scope)
+        entered = self._entered(scope)
+        refused = self._refused(scope, headers=headers, entered=entered)
+        if refused is not None:
+            await _refuse(sending, *refused)
+        elif entered is not None:
+            await _redirect(sending, entered, cookie=f"{self.access.cookie}={self.access.secret}")
+        else:
+            await self._pass_on(scope, receive, sending, headers=headers)
+
+    def _refused(self, scope: Scope, *, headers: Headers, entered: str | None) -> tuple[int, str] | None:
+        """The status and the line with which a request is turned away, None where it may go on."""
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or not self.access.addressed(_name(hosts[0])):
+            return 421, "this address is not the atlas's; open the one that the terminal shows"
+        if self.access.token is not None and entered is None and not self.access.proven(headers):
+            return 401, "a token is needed: open the whole address that the terminal shows"
+        if scope["method"] not in _READING and not _own_origin(headers, host=hosts[0]):
+            return 403, "another page asked for this; only the atlas itself may"
+        return None
+
+    def _entered(self, scope: Scope) -> str | None:
+        """Where to go on to, where a page is opened with the right token in its address."""
+        if self.access.token is None or scope["method"] != "GET":
+            return None
+        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        if not any(key == "token" and _equal(value, self.access.token) for key, value in query):
+            return None
+        rest = urlencode([(key, value) for key, value in query if key != "token"])
+        path = scope.get("raw_path", scope["path"].encode()).decode("latin-1").partition("?")[0]
+        # Two slashes at the beginning would lead to another computer.
+        return "/" + path.lstrip("/\\") + (f"?{rest}" if rest else "")
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, *, headers: Headers) -> None:
+        declared = headers.get("content-length", "0")
+        if not declared.isdecimal() or len(declared) > 18 or int(declared) > MAX_BODY:
+            await _refuse(send, 413, f"the request is too large; at most {MAX_BODY:,} bytes are taken")
+            return
+        try:
+            body = await asyncio.wait_for(_body(receive), _SECONDS)
+        except TimeoutError:
+            await _refuse(send, 408, "the request did not arrive in time")
+            return
+        if body is None:
+            await _refuse(send, 413, f"the request is too large; at most {MAX_BODY:,} bytes are taken")
+        elif body and scope["method"] not in _READING and not _is_json(headers):
+            await _refuse(send, 415, "only application/json is taken")
+        else:
+            await self.app(scope, _replayed(body, receive), send)
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body, however it is cut into pieces; None where it is too large."""
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return b""
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > MAX_BODY:
+            return None
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    waiting = [body]
+
+    async def replay() -> Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return replay
+
+
+def _with_headers(send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers[name] = value
+            headers.setdefault("Cache-Control", "no-store")
+        await send(message)
+
+    return sending
+
+
+async def _refuse(send: Send, status: int, line: str) -> None:
+    body = json.dumps({"detail": line}).encode()
+    headers: list[tuple[bytes, bytes]] = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    if status in (408, 413):
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _redirect(send: Send, location: str, *, cookie: str) -> None:
+    """Go on without the token in the address, so that neither history nor screenshots hold it."""
+    headers = [
+        (b"location", location.encode("latin-1", "replace")),
+        (b"set-cookie", f"{cookie}; Path=/; HttpOnly; SameSite=Lax".encode()),
+        (b"content-length", b"0"),
+    ]
+    await send({"type": "http.response.start", "status": 303, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _own_origin(headers: Headers, *, host: str) -> bool:
+    """Whether a request comes from the atlas's own pages, or from no page at all (a program)."""
+    origin = headers.get("origin")
+    if origin is None:
+        return headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
+    return origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
+
+
+def _is_json(headers: Headers) -> bool:
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
+
+
+def _name(host: str) -> str:
+    """The name in a Host header, without its port and without brackets; empty where it makes no sense."""
+    try:
+        parts = urlsplit(f"//{host}")
+        return "" if "@" in host or parts.path or parts.query or parts.fragment else (parts.hostname or "")
+    except ValueError:
+        return ""
+
+
+def _is_number(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _cookies(headers: Headers) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in headers.getlist("cookie"):
+        try:
+            found |= {name: morsel.value for name, morsel in SimpleCookie(line).items()}
+        except CookieError:
+            continue
+    return found
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(("histoloom", *parts)).encode()).hexdigest()
+
+
+def _equal(given: str, wanted: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode())
+
+
+def addresses(access: Access, *, port: int) -> Iterable[str]:
+    """What to type into a browser."""
+    host = f"[{access.host}]" if ":" in access.host else access.host
+    token = "" if access.token is None else "?" + urlencode({"token": access.token})
+    yield f"http://{host}:{port}/{token}"

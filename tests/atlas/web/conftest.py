@@ -1,0 +1,112 @@
+"""A tiny run behind the atlas: a client that speaks HTTP to it, and a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from histoloom.atlas.web.app import create_app
+from histoloom.atlas.web.security import Access
+from histoloom.atlas.web.serve import listening
+from histoloom.store import Run
+
+HERE = "http://127.0.0.1"
+CHROMIUM = os.environ.get("HISTOLOOM_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+Opened = Callable[..., TestClient]
+
+
+def client_of(run: Path, *, access: Access | None = None, **options: object) -> TestClient:
+    """A client of a run's atlas, addressed as a browser on this computer does."""
+    return TestClient(create_app(run, access=access or Access()), base_url=HERE, follow_redirects=False, **options)
+
+
+@pytest.fixture(scope="module")
+def client(published: Run) -> TestClient:
+    """The atlas of a run that tests only read."""
+    return client_of(published.path)
+
+
+@pytest.fixture
+def changing_client(finished: Run) -> TestClient:
+    """The atlas of a run of its own, which the test may change."""
+    return client_of(finished.path)
+
+
+@contextmanager
+def serving(run: Path, *, access: Access | None = None) -> Iterator[str]:
+    """A run's atlas on a free port of this computer, for a browser; gives its address, without a slash at its end."""
+    access = access or Access()
+    with listening(access.host, port=0) as listener:
+        config = uvicorn.Config(create_app(run, access=access), log_level="warning", ws="none")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def address(published: Run) -> Iterator[str]:
+    """Where the atlas of a run that tests only read is served."""
+    with serving(published.path) as found:
+        yield found
+
+
+@pytest.fixture
+def own_address(finished: Run) -> Iterator[str]:
+    """Where the atlas of a run of the test's own is served."""
+    with serving(finished.path) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window; tests that need it skip where there is none."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here; install it, or say where it is: HISTOLOOM_CHROMIUM")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """An empty page; an error on it, a refused script or a request to elsewhere fails the test."""
+    with watched_page(browser) as found:
+        yield found
+
+
+@contextmanager
+def watched_page(browser: Browser, **options: object) -> Iterator[Page]:
+    """A page of its own visitor (cookies, storage) with ``options`` of ``Browser.new_context``."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+    found, wrong = context.new_page(), []
+    found.on("pageerror", lambda error: wrong.append(str(error)))
+    found.on("console", lambda message: wrong.append(message.text) if _is_wrong(message.text) else None)
+    found.on("request", lambda asked: wrong.append(asked.url) if not _is_here(asked.url) else None)
+    yield found
+    context.close()
+    assert not wrong, wrong
+
+
+def _is_wrong(message: str) -> bool:
+    return "Content Security Policy" in message
+
+
+def _is_here(url: str) -> bool:
+    return url.startswith((f"{HERE}:", "data:", "blob:", "about:"))
