@@ -34,6 +34,8 @@ def torch_generator(seed: int, *path: Part) -> torch.Generator:
 
     Always on the CPU, so that the same numbers are drawn whatever device computes with them.
     """
+    import torch
+
     return torch.Generator().manual_seed(derive(seed, *path))
 
 
