@@ -89,11 +89,11 @@ def test_readers_side_by_side(run: Run, reading: Reading, read: Read) -> None:
     assert found.together is not None
     assert found.together["accuracy"]["value"] == 0.5
     assert found.unfinished == ({"reader": "Cleo", "answered": 5, "trials": 12},)
-    assert found.together["fooled"] == []
+    assert found.together["mistaken"] == []
     read(reading, "Dan", inverted)
     again = result(reading, run=run.path).together
     assert again is not None
-    assert len(again["fooled"]) == 12
+    assert len(again["mistaken"]) == 12
 
 
 def test_naming_by_the_truth_and_by_guessing(run: Run, read: Read) -> None:

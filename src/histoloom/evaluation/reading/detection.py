@@ -52,6 +52,7 @@ def detection(plan: Plan, given: Mapping[int, Answer], *, reader: str) -> dict[s
             "synthetic": np.bincount(level_N[synthetic_N], minlength=len(LEVELS)).tolist(),
         },
         "tissues": _tissues(plan, right_N),
+        "mistaken": _mistaken(plan, right_N),
         "finished": max(answer.time for answer in given.values()),
     }
     return found | {"verdict": verdict(found), "sentence": sentence(found)}
@@ -70,10 +71,7 @@ def detection_together(plan: Plan, given: Mapping[str, Mapping[int, Answer]]) ->
         "readers": len(right_RN),
         "accuracy": {"value": float(mean_N.mean()), "interval": list(bootstrap_interval(mean_N, rng=rng))},
         "tissues": _tissues(plan, mean_N),
-        "fooled": [
-            {"trial": trial, "name": plan.trials[trial].name, "synthetic": plan.trials[trial].synthetic}
-            for trial in np.flatnonzero(mean_N < 0.5).tolist()
-        ],
+        "mistaken": _mistaken(plan, mean_N),
     }
 
 
@@ -139,3 +137,9 @@ def _tissues(plan: Plan, right_N: np.ndarray) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def _mistaken(plan: Plan, right_N: np.ndarray) -> list[dict[str, Any]]:
+    """The pictures that were taken for the other kind; of several readers, by most of them."""
+    wrong = np.flatnonzero(right_N < 0.5).tolist()
+    return [{"trial": i, "name": plan.trials[i].name, "synthetic": plan.trials[i].synthetic} for i in wrong]

@@ -42,6 +42,10 @@ def naming(plan: Plan, given: Mapping[int, Answer], *, reader: str) -> dict[str,
         "difference": {"value": pairs[0][0] - pairs[1][0], "interval": [low, high]},
         "chance": 1 / len(plan.names),
         "seconds": _median(seconds_N),
+        "mistaken": [
+            {"trial": int(i), "name": plan.trials[i].name, "synthetic": plan.trials[i].synthetic}
+            for i in np.flatnonzero(truth_N != said_N)
+        ],
         "finished": max(answer.time for answer in given.values()),
     }
     return found | {"verdict": verdict(found), "sentence": sentence(found)}
