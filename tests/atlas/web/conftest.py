@@ -7,7 +7,8 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,6 @@ from histoloom.store import Run
 
 HERE = "http://127.0.0.1"
 CHROMIUM = os.environ.get("HISTOLOOM_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-
-Opened = Callable[..., TestClient]
 
 
 def client_of(run: Path, *, access: Access | None = None, **options: object) -> TestClient:
@@ -43,6 +42,12 @@ def changing_client(finished: Run) -> TestClient:
     return client_of(finished.path)
 
 
+@pytest.fixture
+def open_client() -> Callable[..., TestClient]:
+    """``client_of``, for a run that a test names."""
+    return client_of
+
+
 @contextmanager
 def serving(run: Path, *, access: Access | None = None) -> Iterator[str]:
     """A run's atlas on a free port of this computer, for a browser; gives its address, without a slash at its end."""
@@ -57,6 +62,12 @@ def serving(run: Path, *, access: Access | None = None) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         server.should_exit = True
         thread.join(timeout=30)
+
+
+@pytest.fixture
+def serve_run() -> Callable[..., AbstractContextManager[str]]:
+    """``serving``, for a run that a test names: ``with serve_run(path) as address``."""
+    return serving
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +100,12 @@ def page(browser: Browser) -> Iterator[Page]:
     """An empty page; an error on it, a refused script or a request to elsewhere fails the test."""
     with watched_page(browser) as found:
         yield found
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Callable[..., AbstractContextManager[Page]]:
+    """``watched_page`` of this browser, for one more visitor or other options: ``with visit(color_scheme="dark") as page``."""
+    return partial(watched_page, browser)
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from histoloom.atlas.web.run_view import RunView
 router = APIRouter(prefix="/api", tags=["pictures"], default_response_class=Response)
 
 QUALITY = 92
-COLUMNS, ROWS, TILE = 4, 2, 112
-"""The picture on a cluster's card: patches across and down, px of each."""
+COLUMNS, ROWS, TILE, GAP = 4, 2, 112, 2
+"""The picture on a cluster's card: patches across and down, px of each and between them."""
 
 Version = Annotated[str, Query(max_length=64, description="What the picture is made from; optional.")]
 
@@ -102,8 +102,9 @@ def png(image_HW3: np.ndarray) -> bytes:
 def _mosaic(view: RunView, *, k: int, cluster: int) -> bytes:
     table = view.table
     rows = view.clusters(k).spread(cluster, n=COLUMNS * ROWS, random_N=view.random_N, slide_N=table.slide_N)
-    sheet = Image.new("RGB", (COLUMNS * TILE, ROWS * TILE), (128, 128, 128))
+    step = TILE + GAP
+    sheet = Image.new("RGB", (COLUMNS * step - GAP, ROWS * step - GAP), "white")
     for place, image in enumerate(table.patches.images(rows)):
         tile = Image.fromarray(image).resize((TILE, TILE), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        sheet.paste(tile, (TILE * (place % COLUMNS), TILE * (place // COLUMNS)))
+        sheet.paste(tile, (step * (place % COLUMNS), step * (place // COLUMNS)))
     return jpeg(np.asarray(sheet), quality=85)
