@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 
-from histoloom.atlas.web import files, look, pictures
+from histoloom.atlas.web import files, look, pictures, reading
 from histoloom.atlas.web.errors import add_error_handlers
 from histoloom.atlas.web.pages import Entry
 from histoloom.atlas.web.run_view import RunView
@@ -17,10 +17,14 @@ ROUTERS: tuple[APIRouter, ...] = (
     files.router,
     look.router,
     pictures.router,
+    reading.router,
 )
 """Every area's routes."""
 
-NAVIGATION: tuple[Entry, ...] = (Entry("/", "Clusters", also=("/clusters",)),)
+NAVIGATION: tuple[Entry, ...] = (
+    Entry("/", "Clusters", also=("/clusters",)),
+    Entry("/read", "Read blinded"),
+)
 """The pages, in the order in which a pathologist goes through them."""
 
 

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from histoloom.evaluation.reading.detection import detection, detection_together
+from histoloom.evaluation.reading.detection import MIDDLE, detection, detection_together
 from histoloom.evaluation.reading.folder import Answer, Reading, readings
 from histoloom.evaluation.reading.naming import naming
+from histoloom.evaluation.reading.plan import Plan
 from histoloom.store import Artifact, read_json, write_json
 
 QUESTIONS = {
@@ -102,6 +103,21 @@ def is_current(reading: Reading, *, run: Path) -> bool:
     """Whether the run's samples and clusters are still those that the reading was made from."""
     shown = reading.plan.fingerprints
     return all(_fingerprint(run, stage) == shown.get(stage) for stage in ("clusters", "samples"))
+
+
+def truth_in_words(plan: Plan, trial: int) -> str:
+    """What a picture is; whoever calls this knows that the reader may know it."""
+    shown = plan.trials[trial]
+    real = "real patch after the VQ-GAN" if plan.kind == "reconstruction-or-synthetic" else "real patch"
+    return f"{'sample' if shown.synthetic else real} of {plan.names[shown.tissue]}"
+
+
+def is_right(plan: Plan, trial: int, *, answer: int) -> bool | None:
+    """Whether an answer was right; None for ``cannot tell``."""
+    shown = plan.trials[trial]
+    if plan.kind == "naming":
+        return None if answer == len(plan.names) else answer == shown.tissue
+    return None if answer == MIDDLE else (answer > MIDDLE) == shown.synthetic
 
 
 def _remarks(reading: Reading, *, run: Path) -> list[str]:

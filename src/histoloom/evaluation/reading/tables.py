@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from histoloom.evaluation.reading.plan import Plan
 from histoloom.evaluation.reading.results import Result
 
 NAMING_TITLES = ("reader", "samples named as meant", "real patches", "kappa, samples", "kappa, real", "seconds")
@@ -44,3 +46,24 @@ def _named(row: Mapping[str, Any]) -> tuple[str, ...]:
         *(spread(part["kappa"]) for part in parts),
         f"{row['seconds']:.1f}",
     )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How often each answer (columns) was given to each truth (rows)."""
+
+    title: str
+    truths: tuple[str, ...]
+    numbers: tuple[tuple[int, ...], ...]
+
+
+def counts(plan: Plan, row: Mapping[str, Any]) -> list[Counts]:
+    """A reader's answers, counted; of a naming once for samples and once for real patches, where these were shown."""
+    if plan.kind != "naming":
+        truths = ("real", "synthetic")
+        return [Counts("Answers", truths, tuple(tuple(row["levels"][truth]) for truth in truths))]
+    found = []
+    for part, title in (("samples", "Samples"), ("real", "Real patches")):
+        shown = [(name, line) for name, line in zip(plan.names, row[part]["confusion"], strict=True) if sum(line)]
+        found.append(Counts(title, tuple(name for name, _ in shown), tuple(tuple(line) for _, line in shown)))
+    return found
