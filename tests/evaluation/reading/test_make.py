@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -139,3 +141,8 @@ def test_the_plan_reads_back(run: Run) -> None:
     assert sorted(path.name for path in reading.folder.iterdir()) == ["key", "pictures.npy", "plan.json"]
     with pytest.raises(UserError, match="format 2"):
         Plan.of_json(reading.plan.as_json() | {"format": 2})
+
+
+def test_making_a_reading_of_patches_as_they_are_loads_no_torch() -> None:
+    code = "import sys, histoloom.evaluation.reading.make\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -59,7 +59,7 @@ def test_who_cannot_tell_is_half_right(run: Run, reading: Reading, read: Read) -
     found = result(reading, run=run.path).readers[0]
     assert (found["right"], found["unsure"], found["accuracy"]["value"]) == (0, 12, 0.5)
     assert (found["auc"]["value"], found["p"], found["verdict"]) == (0.5, None, "open")
-    assert "12 cannot tell, half right each" in found["sentence"]
+    assert "could not tell 12, which count half" in found["sentence"]
     assert "not shown to be better than chance by 12 pictures" in found["sentence"]
 
 

@@ -95,7 +95,7 @@ def verdict(found: Mapping[str, Any]) -> str:
 def sentence(found: Mapping[str, Any]) -> str:
     """Whether the reader does better than chance, in words."""
     low, high = found["accuracy"]["interval"]
-    unsure = f", {found['unsure']} cannot tell, half right each" if found["unsure"] else ""
+    unsure = f" and could not tell {found['unsure']}, which count half" if found["unsure"] else ""
     begin = (
         f"{found['reader']} was right in {found['right']} of {found['n']}{unsure}: {found['accuracy']['value']:.0%} "
         f"({low:.0%} to {high:.0%})"

@@ -117,11 +117,15 @@ async function finish() {
   mode = "done";
   const found = await api(`${base}/result`);
   at("feedback").textContent = "";
+  root.classList.add("done");
+  const short = naming ? found.answers.map((answer, place) => (place < found.answers.length - 1 ? KEYS[place] ?? String(place + 1) : answer)) : found.answers;
+  const named = (truth) => (naming ? `${short[found.answers.indexOf(truth)]}: ${truth}` : truth);
   const table = (caption, titles, rows) => element("div", { class: "scroll" }, element("table", {},
     element("caption", {}, caption),
     element("thead", {}, element("tr", {}, titles.map((title, place) => element("th", { scope: "col", class: place ? null : "text" }, title)))),
     element("tbody", {}, rows.map(([first, ...rest]) => element("tr", {}, element("th", { scope: "row", class: "text" }, first), rest.map((cell) => element("td", {}, cell)))))));
   const pictures = element("ul", { class: "gallery" });
+  const rows = naming ? "rows are what was meant, columns what you said, by the letters of the rows" : "rows are what it was, columns what you said";
   at("result").replaceChildren(
     element("h2", { tabindex: "-1" }, "The result"),
     element("p", { class: "verdict" }, found.sentence),
@@ -129,8 +133,8 @@ async function finish() {
     element("div", { class: "card" }, table("All who finished this reading. Intervals are 95 %, in brackets; seconds are medians." + (naming ? "" : " Positive is synthetic; “cannot tell” counts as half right."), found.titles, found.rows),
       found.together ? element("p", {}, `Together: accuracy ${found.together}.`) : null),
     element("h2", {}, "Your answers"),
-    ...found.counts.map((one) => element("div", { class: "card" }, table(`${one.title}: rows are what it was, columns what you said.`,
-      ["", ...found.answers], one.truths.map((truth, place) => [truth, ...one.numbers[place].map((number) => (number ? String(number) : "·"))])))),
+    ...found.counts.map((one) => element("div", { class: "card" }, table(`${one.title}: ${rows}.`,
+      ["", ...short], one.truths.map((truth, place) => [named(truth), ...one.numbers[place].map((number) => (number ? String(number) : "·"))])))),
     element("h2", {}, naming ? "Named otherwise than meant" : "Taken for the other kind"),
     found.mistaken.length ? pictures : element("p", {}, "None."),
     element("p", {}, element("a", { class: "button", href: "/read" }, "To all readings")));
@@ -174,7 +178,6 @@ for (const button of root.querySelectorAll("button[data-scaling]")) button.addEv
 async function open() {
   state = await api(base);
   at("asked").textContent = naming ? "Which tissue is it?" : "Real or synthetic?";
-  at("choices").classList.toggle("many", naming);
   at("choices").replaceChildren(...state.choices.map((choice, place) => element("button", { type: "button", onclick: () => choose(place).catch(complain) },
     element("kbd", {}, KEYS[place] ?? ""), element("span", {}, choice))));
   scale(localStorage.getItem(SCALING) === "pixelated" ? "pixelated" : "smooth");
