@@ -30,14 +30,16 @@ def allot(n: int, *, capacities: Sequence[int], rng: np.random.Generator) -> lis
 
 
 def spread_order(slides: Sequence[str], *, first: np.ndarray, uses: np.ndarray, rng: np.random.Generator) -> list[int]:
-    """An order of patches to take from: those that are ``first``, then the least used, then slide by slide in turn.
+    """An order of patches to take from: the least used, of these the ones that are ``first``, slide by slide in turn.
+
+    Who saw a picture before, and was told at the end, would know it: that weighs more than where it is from.
 
     ``first`` (N,) bool: patches of held-out slides; ``uses`` (N,): how many readings showed each before.
     """
     table = pd.DataFrame({"slide": list(slides), "later": ~first, "uses": uses, "chance": rng.random(len(slides))})
-    table = table.sort_values(["later", "uses", "chance"])
-    table["turn"] = table.groupby(["slide", "later", "uses"]).cumcount()
-    return [int(row) for row in table.sort_values(["later", "uses", "turn", "chance"]).index]
+    table = table.sort_values(["uses", "later", "chance"])
+    table["turn"] = table.groupby(["slide", "uses", "later"]).cumcount()
+    return [int(row) for row in table.sort_values(["uses", "later", "turn", "chance"]).index]
 
 
 def apart(order: Iterable[int], *, places: pd.DataFrame, most: int) -> list[int]:

@@ -1,8 +1,8 @@
 """A new reading: which pictures it shows, drawn from the run, balanced and seeded.
 
-As many real pictures as samples of each tissue, so that the tissue says nothing about the truth; patches of held-out
-slides as far as there are some; no picture twice and no two patches that overlap; pictures that earlier readings
-showed come last. The order on the screen is each reader's own (``session.py``).
+As many real pictures as samples of each tissue, so that the tissue says nothing about the truth; no picture twice and
+no two patches that overlap; pictures that no reading showed before, and of these patches of held-out slides first. The
+order on the screen is each reader's own (``session.py``).
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _notes(trials: Sequence[Trial], *, names: Sequence[str]) -> tuple[str, ...]:
         short = [names[tissue] for tissue in sorted({trial.tissue for trial in trained})]
         notes.append(
             f"{len(real) - len(trained)} of {len(real)} real patches are of held-out slides; the others are of "
-            f"training slides, where too few are held out: {', '.join(short)}."
+            f"training slides, for want of held-out ones that no reading showed: {', '.join(short)}."
         )
     absent = [name for tissue, name in enumerate(names) if all(trial.tissue != tissue for trial in trials)]
     if absent:

@@ -65,7 +65,7 @@ class Material:
         return found.reindex(self.patches.columns("patch_id")["patch_id"]).to_numpy()
 
     def real(self, tissue: Tissue, *, most: int, used: Mapping[str, int], rng: np.random.Generator) -> list[int]:
-        """Rows of ``patches`` to take from: apart from each other, of held-out slides first, at most ``most``."""
+        """Rows of ``patches`` to take from: apart from each other, unseen and held-out ones first."""
         rows = np.flatnonzero(np.isin(self.labels, tissue.clusters))
         table = self._places.iloc[rows].reset_index(drop=True)
         order = spread_order(
