@@ -34,7 +34,7 @@ def torch_generator(seed: int, *path: Part) -> torch.Generator:
 
     Always on the CPU, so that the same numbers are drawn whatever device computes with them.
     """
-    import torch
+    import torch  # most streams are NumPy's, and loading it takes seconds
 
     return torch.Generator().manual_seed(derive(seed, *path))
 

@@ -13,8 +13,6 @@ from sklearn.neighbors import NearestNeighbors
 from histoloom.errors import UserError
 from histoloom.seeding import derive
 
-TITLES = {"pca": "Principal components", "tsne": "t-SNE", "umap": "UMAP"}
-
 LEAST = 10
 """Patches below which there is no map: t-SNE needs some neighbours."""
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.atlas.embedding import LEAST, embed, neighbours
+from histoloom.atlas.map_titles import FEATURES
 from histoloom.atlas.patch_map import PatchMap, patch_map, thumbnail
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.features import features_of
@@ -24,13 +25,6 @@ from histoloom.stages import StageContext
 from histoloom.store import Artifact, read_json, write_json
 
 _CHUNK, _DIGITS = 256, 4
-
-FEATURES = {
-    "pooled": "means and deviations of the autoencoder's latents",
-    "codes": "histograms of the autoencoder's codes",
-    "flat": "the autoencoder's latents, place by place",
-    "same": "the features that the clusters are made of",
-}
 
 
 def write_embedding(context: StageContext) -> Path | None:

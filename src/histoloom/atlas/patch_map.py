@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
-from histoloom.atlas.embedding import TITLES
+from histoloom.atlas.map_titles import TITLES
 
 TILE, COLUMNS, QUALITY = 48, 40, 70
 """Of the picture that holds all thumbnails: px of one, thumbnails in a row, JPEG quality."""

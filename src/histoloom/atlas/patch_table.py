@@ -34,7 +34,8 @@ class PatchTable:
             found = file.read(["patch_id", "slide_id", "x", "y", "extent", "split"])
         self._ids: pa.ChunkedArray = found.column("patch_id").cast(pa.string()).combine_chunks()
         self.slides = _used(self.patches.slides, found.column("slide_id"))
-        number = {slide: code for code, slide in enumerate(self.slides["slide_id"])}
+        number = {str(slide): code for code, slide in enumerate(self.slides["slide_id"])}
+        self._slide_numbers = number
         slide_ids = found.column("slide_id").cast(pa.string()).combine_chunks().dictionary_encode()
         codes = np.array([number[slide] for slide in slide_ids.dictionary.to_pylist()], np.int32)
         self.slide_N = codes[slide_ids.indices.to_numpy(zero_copy_only=False)]
@@ -62,6 +63,15 @@ class PatchTable:
         wanted = _hashes([patch_id.encode("utf-8", "replace").decode()])[0]
         start, stop = np.searchsorted(hashes_N, wanted, "left"), np.searchsorted(hashes_N, wanted, "right")
         return next((int(row) for row in rows_N[start:stop] if self._ids[int(row)].as_py() == patch_id), None)
+
+    def slide_number(self, slide_id: str) -> int | None:
+        """A slide's row in ``slides``, None where there is none."""
+        return self._slide_numbers.get(slide_id)
+
+    def boxes(self, rows: np.ndarray) -> np.ndarray:
+        """The sides of patches (left, top, right, bottom) in level-0 px, float32 (n, 4)."""
+        x, y, extent = self.x_N[rows], self.y_N[rows], self.extent_N[rows]
+        return np.stack([x, y, x + extent, y + extent], axis=1)
 
     def image(self, row: int) -> np.ndarray:
         """A patch, uint8 (size, size, 3)."""

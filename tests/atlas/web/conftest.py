@@ -104,7 +104,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 @pytest.fixture
 def visit(browser: Browser) -> Callable[..., AbstractContextManager[Page]]:
-    """``watched_page`` of this browser, for one more visitor or other options: ``with visit(color_scheme="dark") as page``."""
+    """``watched_page`` of this browser: ``with visit(color_scheme="dark") as page`` is one more visitor."""
     return partial(watched_page, browser)
 
 

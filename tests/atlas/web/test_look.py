@@ -1,15 +1,30 @@
-"""The pages to look at clusters with."""
+"""The pages to look at clusters with, and what they ask for."""
 
 from __future__ import annotations
 
 import io
+import re
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from safetensors.numpy import load_file
 
+from histoloom.atlas.web.gallery_api import PAGE, pages
+from histoloom.names import add_name
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import Run
+from histoloom.store import Run, write_json
+
+
+def gallery(client: TestClient, *, k: int, cluster: int, order: str = "typical") -> list[dict[str, Any]]:
+    """All pages of a gallery."""
+    address = f"/api/clusters/{k}/{cluster}/patches?order={order}"
+    first = client.get(address).json()
+    rest = [client.get(f"{address}&page={page}").json() for page in range(1, first["pages"])]
+    return [patch for page in (first, *rest) for patch in page["patches"]]
 
 
 def test_the_first_page_has_a_card_for_each_cluster(client: TestClient) -> None:
@@ -26,6 +41,45 @@ def test_an_unknown_k_is_said_in_one_line(client: TestClient) -> None:
     assert "k = 3 is not in this run&#39;s sweep; there are 2, 4" in answered.text
 
 
+@pytest.mark.parametrize("order", ["typical", "random", "borderline"])
+def test_a_gallery_holds_every_patch_of_its_cluster_once(client: TestClient, published: Run, order: str) -> None:
+    labels = pd.read_parquet(published.folder("clusters") / "index.parquet").set_index("patch_id")["k4"]
+    for cluster in range(4):
+        found = [patch["id"] for patch in gallery(client, k=4, cluster=cluster, order=order)]
+        assert sorted(found) == sorted(labels.index[labels == cluster])
+
+
+def test_orders_follow_the_probabilities(client: TestClient, published: Run) -> None:
+    folder = published.folder("clusters")
+    ids = pd.read_parquet(folder / "index.parquet")["patch_id"]
+    p_NK = load_file(folder / "probabilities.safetensors")["k2"]
+    p_by_id = dict(zip(ids, p_NK, strict=True))
+    typical = [p_by_id[patch["id"]][1] for patch in gallery(client, k=2, cluster=1)]
+    assert np.all(np.diff(typical) <= 1e-3)
+    margins = [np.ptp(p_by_id[patch["id"]]) for patch in gallery(client, k=2, cluster=1, order="borderline")]
+    assert np.all(np.diff(margins) >= 0)
+    shown = gallery(client, k=2, cluster=0)[0]
+    assert shown["probability"] == pytest.approx(float(p_by_id[shown["id"]][0]))
+    assert (shown["second"], shown["second_probability"]) == (1, pytest.approx(float(p_by_id[shown["id"]][1])))
+
+
+def test_random_is_the_same_in_every_visit_and_no_other_order(client: TestClient) -> None:
+    first, again = (gallery(client, k=2, cluster=0, order="random") for _ in range(2))
+    assert first == again
+    assert first != gallery(client, k=2, cluster=0)
+
+
+def test_pages() -> None:
+    assert [pages(n) for n in (0, 1, PAGE, PAGE + 1)] == [1, 1, 1, 2]
+
+
+def test_samples_are_those_of_the_cluster(client: TestClient, published: Run) -> None:
+    found = client.get("/api/clusters/4/2/samples").json()
+    assert [sample["id"] for sample in found["samples"]] == ["k4-c2-0", "k4-c2-1", "k4-c2-2"]
+    file = published.folder("samples") / "k4" / "cluster-02" / "000001.png"
+    assert client.get(found["samples"][1]["src"]).content == file.read_bytes()
+
+
 def test_a_patch_is_the_patch(client: TestClient, published: Run) -> None:
     patches = PatchSet.open(published.folder("patches"))
     patch_id, image = patches.table["patch_id"].iloc[7], patches.images([7])[0]
@@ -33,20 +87,117 @@ def test_a_patch_is_the_patch(client: TestClient, published: Run) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(exact.content))), image)
     shown = np.asarray(Image.open(io.BytesIO(client.get(f"/api/patches/{patch_id}.jpg").content)))
     assert np.abs(shown.astype(int) - image).mean() < 8  # the picture is noise, which JPEG is worst at
+    assert client.get(f"/api/patches/{patch_id}?k=2").json()["slide"] == patches.table["slide"].iloc[7]
 
 
-def test_no_patch_of_that_name(client: TestClient) -> None:
-    for patch_id in ("nothing", "..%2f..%2fconfig.yaml", "%00", "%ff"):
-        answered = client.get(f"/api/patches/{patch_id}.png")
-        assert answered.status_code == 404
-        assert answered.json()["detail"].startswith("there is no")
+def test_nothing_is_found_by_a_name_that_is_not_in_the_run(client: TestClient) -> None:
+    names = ("nothing", "..%2f..%2fconfig.yaml", "%2e%2e%2fconfig.yaml", "%00", "%ff", "%ed%a0%80")
+    for place in ("patches/{}.png", "patches/{}.jpg", "patches/{}", "samples/{}.png", "clusters/2/0/slides/{}.jpg"):
+        for name in names:
+            answered = client.get(f"/api/{place.format(name)}")
+            assert answered.status_code == 404
+            assert answered.json()["detail"].startswith("there is no")
+
+
+@pytest.mark.parametrize(
+    "path", ["clusters/2/2", "clusters/3/0", "api/clusters/2/2/patches", "api/clusters/9/0/samples"]
+)
+def test_no_such_cluster(client: TestClient, path: str) -> None:
+    assert client.get(f"/{path}").status_code == 404
 
 
 def test_a_picture_is_kept_by_the_browser(client: TestClient) -> None:
-    page = client.get("/").text
-    address = page.split('<img src="/api')[1].split('"')[0].replace("&amp;", "&")
-    first = client.get(f"/api{address}")
+    address = gallery(client, k=2, cluster=0)[0]["src"]
+    first = client.get(address)
     assert first.headers["content-type"] == "image/jpeg"
     assert "immutable" in first.headers["cache-control"]
-    assert client.get(f"/api{address}", headers={"If-None-Match": first.headers["etag"]}).status_code == 304
-    assert "no-cache" in client.get(f"/api{address.split('?')[0]}").headers["cache-control"]
+    again = client.get(address, headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert "no-cache" in client.get(address.split("?")[0]).headers["cache-control"]
+
+
+def test_a_slide_shows_where_the_cluster_lies(client: TestClient, published: Run) -> None:
+    """The picture is the pale thumbnail, but where patches of the cluster were cut."""
+    table = PatchSet.open(published.folder("patches")).table.set_index("patch_id")
+    labels = pd.read_parquet(published.folder("clusters") / "index.parquet").set_index("patch_id")["k2"]
+    here = table[(table["slide_id"] == "slide-0") & (labels.reindex(table.index) == 0)]
+    shown = np.asarray(Image.open(io.BytesIO(client.get("/api/clusters/2/0/slides/slide-0.jpg").content))).astype(int)
+    plain = np.asarray(Image.open(published.folder("patches") / "thumbnails" / "slide-0.jpg")).astype(int)
+    inside_HW = np.zeros(shown.shape[:2], bool)
+    for x, y in zip(here["x"], here["y"], strict=True):
+        inside_HW[y : y + 32, x : x + 32] = True
+    pale = 0.65 * plain + 0.35 * 255
+    difference_HW = np.abs(shown - pale).mean(axis=2)
+    assert difference_HW[inside_HW].mean() > 5 * difference_HW[~inside_HW].mean()
+
+
+def test_a_cluster_page_says_what_becomes_of_it(client: TestClient) -> None:
+    page = client.get("/clusters/4/0").text
+    assert "With 2 clusters it stays together, in" in page
+    assert page.count("<figure>") == 3
+    assert 'href="/clusters/2/' in page.split('aria-label="Number of clusters"')[1]
+
+
+def test_changes_agree_with_the_labels(client: TestClient, published: Run) -> None:
+    labels = pd.read_parquet(published.folder("clusters") / "index.parquet")
+    for change in client.get("/api/clusters/4/at/2").json():
+        inside = labels[labels["k4"] == change["cluster"]]["k2"]
+        assert change["patches"] == len(inside)
+        for part in change["to"]:
+            assert part["share"] == pytest.approx((inside == part["cluster"]).mean())
+
+
+def test_splits_and_merges_are_a_picture_and_tables(client: TestClient) -> None:
+    page = client.get("/flow").text
+    assert page.count('class="node"') == 6
+    assert page.count("<caption>") == 2
+
+
+def test_names_are_inert_wherever_they_stand(changing_client: TestClient, finished: Run) -> None:
+    name = '<img src=x onerror="alert(1)">{{ 7 * 7 }}'
+    add_name(finished.path, cluster=1, name=name, k=4, rater="Dr A")
+    for path in ("/", "/clusters/4/1", "/clusters/2/0", "/flow"):
+        page = changing_client.get(path).text
+        assert "<img src=x" not in page
+        assert "&lt;img src=x onerror=&#34;alert(1)&#34;&gt;{{ 7 * 7 }}" in page
+
+
+def test_no_map_says_how_to_get_one(client: TestClient) -> None:
+    assert client.get("/api/map").status_code == 404
+    assert "histoloom run" in client.get("/map").text
+
+
+def test_the_map_holds_its_patches(changing_client: TestClient, finished: Run) -> None:
+    ids = pd.read_parquet(finished.folder("clusters") / "index.parquet")["patch_id"].tolist()[::3]
+    labels = pd.read_parquet(finished.folder("clusters") / "index.parquet").set_index("patch_id")["k4"]
+    xy = [[round(0.01 * place, 4), round(1 - 0.01 * place, 4)] for place in range(len(ids))]
+    near = [[(place + 1) % len(ids)] for place in range(len(ids))]
+    finished.folder("report").mkdir()
+    write_json(
+        finished.folder("report") / "embedding.json", {"patch_ids": ids, "maps": {"pca": xy}, "neighbours": near}
+    )
+    write_json(finished.folder("report") / "artifact.json", {})
+    found = changing_client.get("/api/map").json()
+    assert found["ids"] == ids
+    assert found["labels"] == labels[ids].tolist()
+    assert np.reshape(found["maps"]["pca"], (-1, 2)).tolist() == xy
+    shown = set(re.findall(r'data-patch="([^"]*)"', changing_client.get("/map").text))
+    assert shown <= set(ids)
+    assert {labels[patch_id] for patch_id in shown} == set(labels[ids])
+
+
+def test_a_stage_that_is_published_again_is_read_again(changing_client: TestClient, finished: Run) -> None:
+    before = changing_client.get("/api/clusters/2/0/patches").json()["total"]
+    folder = finished.folder("clusters")
+    labels = pd.read_parquet(folder / "index.parquet")
+    labels.assign(k2=0).to_parquet(folder / "index.parquet", index=False)
+    write_json(folder / "artifact.json", {**vars(finished.artifact("clusters")), "fingerprint": "1" * 16})
+    after = changing_client.get("/api/clusters/2/0/patches").json()
+    assert before < after["total"] == len(labels)
+    assert changing_client.get("/clusters/2/1").status_code == 200
+
+
+def test_a_run_without_clusters_says_what_to_do(finished: Run, open_client: Any) -> None:
+    finished.folder("clusters").rename(finished.path / "away")
+    with pytest.raises(ValueError, match=r"has no clusters yet; make them: histoloom run .* --until clusters"):
+        open_client(finished.path)

@@ -7,8 +7,8 @@ from pathlib import Path
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 
-from histoloom.atlas.web import files, look, pictures, reading
-from histoloom.atlas.web.errors import add_error_handlers
+from histoloom.atlas.web import changes, files, gallery_api, look, map_page, pictures, reading
+from histoloom.atlas.web.errors import add_error_handlers, failed
 from histoloom.atlas.web.pages import Entry
 from histoloom.atlas.web.run_view import RunView
 from histoloom.atlas.web.security import Access, Guard
@@ -17,12 +17,17 @@ ROUTERS: tuple[APIRouter, ...] = (
     files.router,
     look.router,
     pictures.router,
+    gallery_api.router,
+    changes.router,
+    map_page.router,
     reading.router,
 )
 """Every area's routes."""
 
 NAVIGATION: tuple[Entry, ...] = (
     Entry("/", "Clusters", also=("/clusters",)),
+    Entry("/map", "Map"),
+    Entry("/flow", "Splits and merges"),
     Entry("/read", "Read blinded"),
 )
 """The pages, in the order in which a pathologist goes through them."""
@@ -37,7 +42,7 @@ def create_app(run: Path, *, access: Access) -> FastAPI:
         title="Histoloom atlas",
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
-        middleware=[Middleware(Guard, access=access)],
+        middleware=[Middleware(Guard, access=access, failed=failed)],
     )
     app.state.view = view
     app.state.navigation = NAVIGATION

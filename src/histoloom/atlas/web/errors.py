@@ -5,8 +5,6 @@ Under ``/api/`` it is ``{"detail": line}``, elsewhere a page that says the same.
 
 from __future__ import annotations
 
-import logging
-
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -16,8 +14,6 @@ from histoloom.atlas.web.pages import render
 from histoloom.atlas.web.refusals import Conflict, NotFound
 from histoloom.errors import UserError
 
-logger = logging.getLogger(__name__)
-
 _LONGEST = 500  # characters of a line
 
 
@@ -26,7 +22,6 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 def answer(request: Request, *, status: int, line: str) -> Response:
@@ -35,6 +30,11 @@ def answer(request: Request, *, status: int, line: str) -> Response:
     if request.url.path.startswith("/api/"):
         return JSONResponse({"detail": text}, status_code=status)
     return render(request, "error.html", status=status, line=text)
+
+
+def failed(request: Request) -> Response:
+    """The answer where the application failed unexpectedly; the server's log says more."""
+    return answer(request, status=500, line="something went wrong here; the terminal says more")
 
 
 def one_line(text: str) -> str:
@@ -59,11 +59,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
     response = answer(request, status=error.status_code, line=line)
     response.headers.update(error.headers or {})
     return response
-
-
-async def _unexpected(request: Request, error: Exception) -> Response:
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return answer(request, status=500, line="something went wrong here; the terminal says more")
 
 
 def _complaint(found: dict[str, object]) -> str:

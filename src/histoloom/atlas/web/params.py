@@ -1,7 +1,4 @@
-"""Types of what a request may ask for: everything has bounds, and text is one plain line.
-
-``Name = Annotated[str, Line(200)]`` in a request model refuses control characters and half surrogate pairs.
-"""
+"""Types of what a request may ask for: everything has bounds."""
 
 from __future__ import annotations
 
@@ -17,9 +14,10 @@ ClusterNumber = Annotated[int, Path(ge=0, le=9_999, description="The cluster's n
 PageNumber = Annotated[int, Query(ge=0, le=1_000_000, description="Which page, from 0.")]
 PatchId = Annotated[str, Path(min_length=1, max_length=300, description="A patch's id.")]
 SampleId = Annotated[str, Path(min_length=1, max_length=300, description="A sample's id.")]
+SlideId = Annotated[str, Path(min_length=1, max_length=300, description="A slide's id.")]
 
 
 def view_of(request: Request) -> RunView:
-    """The open run; use as ``view: View``."""
+    """The open run; what every route begins with."""
     view: RunView = request.app.state.view
     return view

@@ -16,7 +16,9 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from PIL import Image
 
-from histoloom.atlas.web.params import ClusterNumber, K, PatchId, SampleId, view_of
+from histoloom.atlas.cluster_place import placed
+from histoloom.atlas.palette import colours
+from histoloom.atlas.web.params import ClusterNumber, K, PatchId, SampleId, SlideId, view_of
 from histoloom.atlas.web.run_view import RunView
 
 router = APIRouter(prefix="/api", tags=["pictures"], default_response_class=Response)
@@ -24,6 +26,9 @@ router = APIRouter(prefix="/api", tags=["pictures"], default_response_class=Resp
 QUALITY = 92
 COLUMNS, ROWS, TILE, GAP = 4, 2, 112, 2
 """The picture on a cluster's card: patches across and down, px of each and between them."""
+
+PLACE = 480
+"""Longest side of a slide on a cluster's page, px."""
 
 Version = Annotated[str, Query(max_length=64, description="What the picture is made from; optional.")]
 
@@ -59,6 +64,15 @@ def mosaic(request: Request, k: K, cluster: ClusterNumber, v: Version = "") -> R
     return picture(request, v=v, kind="image/jpeg", make=lambda: _mosaic(view, k=k, cluster=cluster))
 
 
+@router.get("/clusters/{k}/{cluster}/slides/{slide_id}.jpg")
+def place(request: Request, k: K, cluster: ClusterNumber, slide_id: SlideId, v: Version = "") -> Response:
+    """Where a cluster's patches lie on a slide."""
+    view = view_of(request)
+    view.check_cluster(k, cluster)
+    slide = view.slide_of(slide_id)
+    return picture(request, v=v, kind="image/jpeg", make=lambda: _place(view, k=k, cluster=cluster, slide=slide))
+
+
 def picture(request: Request, *, v: str, kind: str, make: Callable[[], bytes]) -> Response:
     """A picture that ``make`` makes unless the browser has it: what its address and the version say does not change."""
     version = view_of(request).version
@@ -85,6 +99,11 @@ def mosaic_address(view: RunView, *, k: int, cluster: int) -> str:
     return f"/api/clusters/{k}/{cluster}/mosaic.jpg?v={view.version}"
 
 
+def place_address(view: RunView, *, k: int, cluster: int, slide_id: str) -> str:
+    """Where the picture of a cluster on a slide is."""
+    return f"/api/clusters/{k}/{cluster}/slides/{quote(slide_id, safe='')}.jpg?v={view.version}"
+
+
 def jpeg(image_HW3: np.ndarray, *, quality: int = QUALITY) -> bytes:
     """JPEG of uint8 (H, W, 3) without chroma subsampling: nuclei are small and purple."""
     data = io.BytesIO()
@@ -108,3 +127,15 @@ def _mosaic(view: RunView, *, k: int, cluster: int) -> bytes:
         tile = Image.fromarray(image).resize((TILE, TILE), Image.Resampling.LANCZOS, reducing_gap=2.0)
         sheet.paste(tile, (step * (place % COLUMNS), step * (place // COLUMNS)))
     return jpeg(np.asarray(sheet), quality=85)
+
+
+def _place(view: RunView, *, k: int, cluster: int, slide: int) -> bytes:
+    table, about = view.table, view.table.slides.iloc[slide]
+    rows = view.clusters(k).members[cluster]
+    boxes_N4 = table.boxes(rows[table.slide_N[rows] == slide])
+    with Image.open(view.run.folder("patches") / "thumbnails" / f"{about['slide_id']}.jpg") as image:
+        image.thumbnail((PLACE, PLACE))
+        thumbnail = np.asarray(image.convert("RGB"))
+    dimensions = (int(about["width"]), int(about["height"]))
+    colour = colours(k)[cluster]
+    return jpeg(placed(thumbnail, boxes_N4=boxes_N4, dimensions=dimensions, colour=colour), quality=85)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from histoloom.atlas.cluster_table import ClusterTable, read_clusters
+from histoloom.atlas.cluster_table import ClusterTable, overlap, read_clusters
 from histoloom.atlas.palette import colours, hexadecimal
 from histoloom.atlas.patch_table import PatchTable
 from histoloom.atlas.web.refusals import Conflict, NotFound
@@ -130,6 +130,18 @@ class RunView:
         if row is None:
             raise NotFound("there is no such patch in this run")
         return row
+
+    def slide_of(self, slide_id: str) -> int:
+        """The row of a slide in ``table.slides``; ``NotFound`` where there is none."""
+        number = self.table.slide_number(slide_id)
+        if number is None:
+            raise NotFound("there is no such slide in this run")
+        return number
+
+    def overlap(self, k: int, other: int) -> np.ndarray:
+        """How many patches each cluster of ``k`` shares with each of ``other``, int64 (k, other)."""
+        make = lambda: overlap(self.clusters(k), self.clusters(other))  # noqa: E731
+        return self.kept(("overlap", k, other), of=[_PATCHES, _CLUSTERS], make=make)
 
     @property
     def samples(self) -> dict[str, Sample]:

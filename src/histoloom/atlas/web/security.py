@@ -13,12 +13,14 @@ import hmac
 import ipaddress
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from histoloom.errors import UserError
@@ -95,9 +97,11 @@ class Access:
 class Guard:
     """ASGI middleware: Host, token, Origin, type and size of the body; and the headers of every answer."""
 
-    def __init__(self, app: ASGIApp, *, access: Access) -> None:
+    def __init__(self, app: ASGIApp, *, access: Access, failed: Callable[[Request], Response]) -> None:
+        """``failed`` is the answer where the application fails unexpectedly; the error then goes on to the server."""
         self.app = app
         self.access = access
+        self.failed = failed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or hand it on."""
@@ -155,8 +159,25 @@ class Guard:
             await _refuse(send, 413, f"the request is too large; at most {MAX_BODY:,} bytes are taken")
         elif body and scope["method"] not in _READING and not _is_json(headers):
             await _refuse(send, 415, "only application/json is taken")
+        elif body and not _is_text(body):
+            await _refuse(send, 422, "the request is not text in UTF-8")
         else:
-            await self.app(scope, _replayed(body, receive), send)
+            await self._answer(scope, _replayed(body, receive), send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        except Exception:
+            if not started:
+                await self.failed(Request(scope))(scope, receive, send)
+            raise
 
 
 async def _body(receive: Receive) -> bytes | None:
@@ -230,6 +251,21 @@ def _own_origin(headers: Headers, *, host: str) -> bool:
 
 def _is_json(headers: Headers) -> bool:
     return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
+
+
+def _is_text(body: bytes) -> bool:
+    """Whether JSON holds only text that can be written again: half a surrogate pair cannot, escaped or not."""
+    try:
+        if b"\0" in body:  # another encoding, which JSON's reader would guess
+            return False
+        text = body.decode()
+        if "\\u" in text:
+            json.dumps(json.loads(text), ensure_ascii=False).encode()
+    except UnicodeError:
+        return False
+    except (ValueError, RecursionError):
+        return True  # not JSON, which the application says better
+    return True
 
 
 def _name(host: str) -> str:

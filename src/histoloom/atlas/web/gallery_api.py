@@ -1,0 +1,136 @@
+"""The galleries of a cluster as JSON, page by page: real patches in three orders, and samples."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel
+
+from histoloom.atlas.cluster_table import Order
+from histoloom.atlas.web.params import ClusterNumber, K, OptionalK, PageNumber, PatchId, view_of
+from histoloom.atlas.web.pictures import patch_address, sample_address
+from histoloom.atlas.web.run_view import RunView
+
+router = APIRouter(prefix="/api", tags=["clusters"])
+
+PAGE = 60
+"""Pictures on a page of a gallery."""
+
+OrderQuery = Annotated[Order, Query(description="The surest first, at random, or the least sure first.")]
+
+
+class PatchModel(BaseModel):
+    """A real patch: where its picture is, where it is from (level-0 px), and how sure its cluster is."""
+
+    id: str
+    src: str
+    slide: str
+    patient: str
+    slide_id: str
+    x: int
+    y: int
+    held_out: bool
+    cluster: int
+    probability: float
+    second: int
+    second_probability: float
+
+
+class PatchPage(BaseModel):
+    """One page of a gallery of real patches."""
+
+    k: int
+    cluster: int
+    order: Order
+    total: int
+    page: int
+    pages: int
+    patches: list[PatchModel]
+
+
+class SampleModel(BaseModel):
+    """A synthetic patch."""
+
+    id: str
+    src: str
+    index: int
+
+
+class SamplePage(BaseModel):
+    """One page of a gallery of samples."""
+
+    k: int
+    cluster: int
+    total: int
+    page: int
+    pages: int
+    samples: list[SampleModel]
+
+
+@router.get("/clusters/{k}/{cluster}/patches")
+def patches(
+    request: Request, k: K, cluster: ClusterNumber, order: OrderQuery = "typical", page: PageNumber = 0
+) -> PatchPage:
+    """A page of a cluster's real patches; a page beyond the last is empty."""
+    view = view_of(request)
+    view.check_cluster(k, cluster)
+    rows = view.clusters(k).ordered(cluster, order=order, random_N=view.random_N)
+    shown = rows[PAGE * page : PAGE * (page + 1)]
+    return PatchPage(
+        k=k,
+        cluster=cluster,
+        order=order,
+        total=len(rows),
+        page=page,
+        pages=pages(len(rows)),
+        patches=described(view, shown, k=k),
+    )
+
+
+@router.get("/clusters/{k}/{cluster}/samples")
+def samples(request: Request, k: K, cluster: ClusterNumber, page: PageNumber = 0) -> SamplePage:
+    """A page of a cluster's samples, in the order in which they were drawn, none left out."""
+    view = view_of(request)
+    view.check_cluster(k, cluster)
+    found = view.samples_of(k, cluster)
+    shown = found[PAGE * page : PAGE * (page + 1)]
+    models = [SampleModel(id=one.sample_id, src=sample_address(view, one.sample_id), index=one.index) for one in shown]
+    return SamplePage(k=k, cluster=cluster, total=len(found), page=page, pages=pages(len(found)), samples=models)
+
+
+@router.get("/patches/{patch_id}")
+def patch(request: Request, patch_id: PatchId, k: OptionalK = None) -> PatchModel:
+    """One real patch, and its cluster at k."""
+    view = view_of(request)
+    k = view.k_or_chosen(k)
+    return described(view, np.array([view.row_of(patch_id)]), k=k)[0]
+
+
+def pages(n: int) -> int:
+    """How many pages ``n`` pictures take; one where there are none."""
+    return max(1, -(-n // PAGE))
+
+
+def described(view: RunView, rows: np.ndarray, *, k: int) -> list[PatchModel]:
+    """Rows of the patch table as models."""
+    table, clusters = view.table, view.clusters(k)
+    slides = table.slides.iloc[table.slide_N[rows]][["slide", "patient", "slide_id"]].astype(str).to_numpy().tolist()
+    return [
+        PatchModel(
+            id=patch_id,
+            src=patch_address(view, patch_id),
+            slide=slide,
+            patient=patient,
+            slide_id=slide_id,
+            x=round(float(table.x_N[row])),
+            y=round(float(table.y_N[row])),
+            held_out=bool(table.held_out_N[row]),
+            cluster=int(clusters.label_N[row]),
+            probability=float(clusters.p_N[row]),
+            second=int(clusters.second_N[row]),
+            second_probability=float(clusters.p_second_N[row]),
+        )
+        for row, patch_id, (slide, patient, slide_id) in zip(rows, table.ids(rows), slides, strict=True)
+    ]

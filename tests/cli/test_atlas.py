@@ -1,0 +1,58 @@
+"""`histoloom atlas`, as a user types it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from histoloom.atlas.web.serve import listening
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "histoloom", "atlas", *map(str, arguments), "--no-open"]
+
+
+def test_it_says_where_it_is_answers_and_closes(tiny_run: Path) -> None:
+    with subprocess.Popen(
+        command(tiny_run, "--port", "0"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        said = running.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+/", said)
+        assert found, said
+        with urllib.request.urlopen(found[0], timeout=60) as answered:
+            assert b"clusters</h1>" in answered.read()
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=60)
+    assert running.returncode == 0
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--host", "0.0.0.0"], "needs a token: histoloom atlas RUN --host 0.0.0.0 --token"),
+        (["--token", "short"], "the token must have at least 16"),
+    ],
+)
+def test_what_is_not_safe_is_one_line(tiny_run: Path, arguments: list[str], line: str) -> None:
+    done = subprocess.run(command(tiny_run, *arguments), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_no_run_and_a_port_in_use_are_one_line(tiny_run: Path, tmp_path: Path) -> None:
+    with listening("127.0.0.1", port=0) as listener:
+        port = listener.getsockname()[1]
+        for arguments, line in (((tmp_path,), "config.yaml"), ((tiny_run, "--port", port), f"port {port} is in use")):
+            done = subprocess.run(command(*map(str, arguments)), capture_output=True, text=True, check=False)
+            assert done.returncode == 2
+            assert line in done.stderr
+            assert done.stderr.count("\n") == 1
