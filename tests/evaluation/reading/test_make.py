@@ -72,7 +72,7 @@ def test_real_pictures_are_held_out_as_far_as_there_are_some_and_do_not_overlap(
         assert distance.min() >= group["extent"].iloc[0]
     trained = [trial for trial in real.values() if trial.split == "train"]
     if trained:
-        assert "the others are of training slides" in plan.notes[0]
+        assert "the rest is of training slides" in plan.notes[0]
     else:
         assert plan.notes[0] == "All real patches are of held-out slides."
 

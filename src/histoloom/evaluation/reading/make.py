@@ -139,7 +139,7 @@ def _notes(trials: Sequence[Trial], *, names: Sequence[str]) -> tuple[str, ...]:
     else:
         short = [names[tissue] for tissue in sorted({trial.tissue for trial in trained})]
         notes.append(
-            f"{len(real) - len(trained)} of {len(real)} real patches are of held-out slides; the others are of "
+            f"{len(real) - len(trained)} of {len(real)} real patches are of held-out slides; the rest is of "
             f"training slides, for want of held-out ones that no reading showed: {', '.join(short)}."
         )
     absent = [name for tissue, name in enumerate(names) if all(trial.tissue != tissue for trial in trials)]

@@ -33,7 +33,7 @@ def spread(value: Mapping[str, Any] | None) -> str:
 
 
 def _detected(row: Mapping[str, Any]) -> tuple[str, ...]:
-    p = "–" if row["p"] is None else f"{row['p']:.2g}"
+    p = "–" if row["p"] is None else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
     seconds = [f"{row['seconds'][of]:.1f}" for of in ("all", "real", "synthetic")]
     return (row["reader"], *(spread(row[name]) for name in DETECTION), p, *seconds)
 

@@ -50,7 +50,7 @@ function row(reading) {
     element("td", { class: "text" }, KINDS[reading.kind] + (reading.feedback ? " (training)" : "")),
     element("td", {}, String(reading.k)),
     element("td", {}, String(reading.trials)),
-    element("td", { class: "text" }, readers.join(", ") || "nobody yet"),
+    element("td", { class: "text who" }, readers.length ? readers.map((reader) => element("div", {}, reader)) : "nobody yet"),
     element("td", {}, element("button", { type: "button", "aria-label": `Read ${reading.id}`, onclick: () => begin(async () => reading.id) }, "Read")));
 }
 

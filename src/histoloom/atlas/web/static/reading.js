@@ -133,8 +133,8 @@ async function finish() {
     element("div", { class: "card" }, table("All who finished this reading. Intervals are 95 %, in brackets; seconds are medians." + (naming ? "" : " Positive is synthetic; “cannot tell” counts as half right."), found.titles, found.rows),
       found.together ? element("p", {}, `Together: accuracy ${found.together}.`) : null),
     element("h2", {}, "Your answers"),
-    ...found.counts.map((one) => element("div", { class: "card" }, table(`${one.title}: ${rows}.`,
-      ["", ...short], one.truths.map((truth, place) => [named(truth), ...one.numbers[place].map((number) => (number ? String(number) : "·"))])))),
+    element("div", { class: "counts" }, found.counts.map((one) => element("div", { class: "card" }, table(`${one.title}: ${rows}.`,
+      ["", ...short], one.truths.map((truth, place) => [named(truth), ...one.numbers[place].map((number) => (number ? String(number) : "·"))]))))),
     element("h2", {}, naming ? "Named otherwise than meant" : "Taken for the other kind"),
     found.mistaken.length ? pictures : element("p", {}, "None."),
     element("p", {}, element("a", { class: "button", href: "/read" }, "To all readings")));
