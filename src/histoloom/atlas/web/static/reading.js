@@ -134,7 +134,7 @@ async function finish() {
       found.together ? element("p", {}, `Together: accuracy ${found.together}.`) : null),
     element("h2", {}, "Your answers"),
     element("div", { class: "counts" }, found.counts.map((one) => element("div", { class: "card" }, table(`${one.title}: ${rows}.`,
-      ["", ...short], one.truths.map((truth, place) => [named(truth), ...one.numbers[place].map((number) => (number ? String(number) : "·"))]))))),
+      ["it was", ...short], one.truths.map((truth, place) => [named(truth), ...one.numbers[place].map((number) => (number ? String(number) : "·"))]))))),
     element("h2", {}, naming ? "Named otherwise than meant" : "Taken for the other kind"),
     found.mistaken.length ? pictures : element("p", {}, "None."),
     element("p", {}, element("a", { class: "button", href: "/read" }, "To all readings")));
