@@ -125,6 +125,7 @@ def wanted_fingerprints(run: Run) -> dict[str, str]:
             value["slides"] = inventory_fingerprint(run.config.slides)
         if stage.name == "report":
             value["names"] = _names_digest(run)
+            value |= _readings_digest(run)
         wanted[stage.name] = fingerprint(value)
     return wanted
 
@@ -248,6 +249,12 @@ def _slice(config: Config, stage: Stage) -> dict[str, Any]:
 def _names_digest(run: Run) -> str:
     path = journal_file(run.path)
     return fingerprint(path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "")
+
+
+def _readings_digest(run: Run) -> dict[str, Any]:
+    """What blinded readings found so far; nothing where none was finished, as in runs from before there were any."""
+    paths = sorted((run.path / "readings").glob("*/results.json"))
+    return {"readings": [fingerprint(path.read_text(encoding="utf-8")) for path in paths]} if paths else {}
 
 
 @dataclass

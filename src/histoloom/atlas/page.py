@@ -17,6 +17,7 @@ from histoloom.atlas.originality import Originality
 from histoloom.atlas.paper import BETTER, CITATION, INDEX_TITLES, METRIC_TITLES
 from histoloom.atlas.patch_map import PatchMap
 from histoloom.atlas.pictures import Picture
+from histoloom.atlas.readings import ReadingBlock
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,7 @@ class Page:
     paper_validity: tuple[PaperRows, ...]
     paper_similarity: tuple[PaperRows, ...]
     originality: Originality | None
+    readings: tuple[ReadingBlock, ...]
     truth: tuple[TruthRow, ...]
     missing: Mapping[str, str]
     config: str

@@ -44,6 +44,7 @@ from histoloom.atlas.page import (
 from histoloom.atlas.palette import hexadecimal
 from histoloom.atlas.patch_map import PatchMap
 from histoloom.atlas.pictures import Picture, picture, read_image
+from histoloom.atlas.readings import readings_of
 from histoloom.config import Config
 from histoloom.names import Label, current_labels, default_name
 from histoloom.slides.patch_set import PatchSet
@@ -107,6 +108,7 @@ class RunSource:
             paper_validity=tuple(evidence.paper_validity(validity)),
             paper_similarity=tuple(evidence.paper_similarity(similarity)),
             originality=originality_of(evaluation),
+            readings=readings_of(self.run),
             truth=self._truth(),
             missing=self.missing,
             config=yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),

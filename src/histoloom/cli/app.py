@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import typer
 
-from histoloom.cli import analyse, generate, naming, runs, web
+from histoloom.cli import analyse, generate, naming, readings, runs, web
 from histoloom.errors import UserError
 from histoloom.store import disk_errors_explained
 
@@ -42,6 +42,8 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("audit", analyse.audit),
     ("distil", generate.distil),
     ("export", generate.export),
+    ("readings", readings.readings),
+    ("readings", readings.readings),
     ("doctor", analyse.doctor),
 )
 for _name, _command in COMMANDS:

@@ -110,11 +110,7 @@ def model_card(run: Run, *, generator: Generator, terms: Terms, precision: str) 
         start=_start(run),
         data=terms.data or "Not stated. Fill this in before you share this folder.",
         licence=terms.licence or "Not stated. Fill this in before you share this folder.",
-        evaluation="\n".join(
-            part
-            for part in (_evaluation(run, k=k), _distribution(run, k=k), _faithfulness(run, k=k), _originality(run))
-            if part
-        ),
+        evaluation="\n".join(part for part in _evidence(run, k=k) if part),
     )
 
 
@@ -143,7 +139,13 @@ def _naming(names: dict[int, str]) -> str:
 
 def _evidence(run: Run, *, k: int) -> tuple[str, ...]:
     """What the run measured of its samples; empty parts were not measured."""
-    return _evaluation(run, k=k), _distribution(run, k=k), _faithfulness(run, k=k), _originality(run)
+    return (
+        _evaluation(run, k=k),
+        _distribution(run, k=k),
+        _faithfulness(run, k=k),
+        _readings(run, k=k),
+        _originality(run),
+    )
 
 
 def _evaluation(run: Run, *, k: int) -> str:
@@ -194,6 +196,37 @@ def _faithfulness(run: Run, *, k: int) -> str:
         f"{useful['real']:.0%} trained on real patches, {useful['synthetic']:.0%} trained on samples alone, and "
         f"{useful['both']:.0%} trained on both (balanced over clusters)."
     )
+
+
+def _readings(run: Run, *, k: int) -> str:
+    """What people saw who did not know which pictures were samples; trainings and readings of others left out.
+
+    Readers' names stay in the run.
+    """
+    lines = []
+    for path in sorted((run.path / "readings").glob("*/results.json")):
+        found = read_json(path)
+        shown = {stage: found["fingerprints"].get(stage) for stage in ("clusters", "samples")}
+        present = {stage: artifact and artifact.fingerprint for stage in shown for artifact in [run.artifact(stage)]}
+        if found["k"] == k and not found["feedback"] and shown == present:
+            lines += [_reading_line(found, row) for row in found["readers"]]
+    return "" if not lines else "\nBlinded readings by people:\n\n" + "\n".join(lines)
+
+
+def _reading_line(found: dict[str, Any], row: dict[str, Any]) -> str:
+    if found["kind"] == "naming":
+        samples, real = (_spread(row[part]["accuracy"], style=".0%") for part in ("samples", "real"))
+        return f"- a reader named {samples} of the samples as what they were drawn for, and {real} of the real patches."
+    against = "real patches" if found["kind"] == "real-or-synthetic" else "real patches after the VQ-GAN"
+    return (
+        f"- {row['n']} pictures, half samples and half {against}: a reader was right in "
+        f"{_spread(row['accuracy'], style='.0%')}, AUC {_spread(row['auc'], style='.2f')}; 50 % and 0.5 are chance."
+    )
+
+
+def _spread(value: dict[str, Any], *, style: str) -> str:
+    low, high = value["interval"]
+    return f"{value['value']:{style}} ({low:{style}} to {high:{style}})"
 
 
 def _originality(run: Run) -> str:

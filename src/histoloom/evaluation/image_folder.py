@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from histoloom.errors import UserError
-from histoloom.evaluation.similarity import Images
+
+if TYPE_CHECKING:
+    from histoloom.evaluation.similarity import Images
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
 LOSSY = frozenset({".jpg", ".jpeg", ".webp"})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from histoloom.evaluation.image_folder import read_image
-from histoloom.evaluation.similarity import Images
+
+if TYPE_CHECKING:
+    from histoloom.evaluation.similarity import Images
 
 
 class SampleFolder:

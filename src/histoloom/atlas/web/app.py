@@ -7,7 +7,19 @@ from pathlib import Path
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 
-from histoloom.atlas.web import changes, draw, files, gallery_api, jobs, look, map_page, naming, pictures, slides
+from histoloom.atlas.web import (
+    changes,
+    draw,
+    files,
+    gallery_api,
+    jobs,
+    look,
+    map_page,
+    naming,
+    pictures,
+    reading,
+    slides,
+)
 from histoloom.atlas.web.errors import add_error_handlers, failed
 from histoloom.atlas.web.pages import Entry
 from histoloom.atlas.web.run_view import RunView
@@ -24,6 +36,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     naming.router,
     draw.router,
     jobs.router,
+    reading.router,
 )
 """Every area's routes."""
 
@@ -34,6 +47,7 @@ NAVIGATION: tuple[Entry, ...] = (
     Entry("/map", "Map"),
     Entry("/flow", "Splits and merges"),
     Entry("/draw", "Draw"),
+    Entry("/read", "Read blinded"),
 )
 """The pages, in the order in which a pathologist goes through them."""
 

@@ -1,0 +1,195 @@
+"""A reading's folder ``RUN/readings/ID``: its plan, its pictures, its readers and their answers.
+
+Plan and pictures appear by one rename and never change; readers and answers are lines that are only ever appended,
+each flushed to the disk before it counts. The first answer of a reader to a picture stays.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from histoloom.errors import UserError
+from histoloom.evaluation.reading.plan import Plan
+from histoloom.store import disk_errors_explained, read_json, write_bytes, write_json
+
+logger = logging.getLogger("histoloom")
+
+FOLDER = "readings"
+MOST_READERS = 200
+LONGEST_NAME = 80
+_WAIT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One line of ``answers.jsonl``.
+
+    ``trial``: the picture's place in the plan; ``position``: its place on this reader's screen, from 0; ``answer``: a
+    place in the plan's choices. ``seconds`` from the picture's appearing to the answer, as the reader's computer
+    measured it, without pauses; never more than ``at_most``, what passed since the picture was handed out (None:
+    not known). ``scaling``: how the picture was enlarged.
+    """
+
+    time: str
+    rater: str
+    trial: int
+    position: int
+    answer: int
+    seconds: float
+    at_most: float | None
+    scaling: str
+
+
+class Reading:
+    """A reading on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def id(self) -> str:
+        """The folder's name, such as ``003-naming``."""
+        return self.folder.name
+
+    @property
+    def number(self) -> int:
+        """The number that the id begins with."""
+        return int(self.id.partition("-")[0])
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What is shown and asked."""
+        return Plan.of_json(read_json(self.folder / "plan.json"))
+
+    @cached_property
+    def key(self) -> bytes:
+        """The secret that pictures' addresses are made with."""
+        return bytes.fromhex((self.folder / "key").read_text(encoding="ascii").strip())
+
+    def picture(self, trial: int) -> np.ndarray:
+        """What is shown, uint8 (H, W, 3)."""
+        return np.array(np.load(self.folder / "pictures.npy", mmap_mode="r")[trial])
+
+    def readers(self) -> list[str]:
+        """Who began, in that order."""
+        return list(dict.fromkeys(str(line["rater"]) for line in _lines(self.folder / "readers.jsonl")))
+
+    def answers(self) -> dict[str, dict[int, Answer]]:
+        """Each reader's answers by trial, in the order in which they were given; of two to one picture the first."""
+        found: dict[str, dict[int, Answer]] = {reader: {} for reader in self.readers()}
+        for line in _lines(self.folder / "answers.jsonl"):
+            answer = Answer(**line)
+            found.setdefault(answer.rater, {}).setdefault(answer.trial, answer)
+        return found
+
+    def enter(self, reader: str) -> str:
+        """Note that ``reader`` begins, unless they did before; returns the name as it was first given."""
+        name = reader_name(reader)
+        with self.locked():
+            known = self.readers()
+            for other in known:
+                if other.casefold() == name.casefold():
+                    return other
+            if len(known) >= MOST_READERS:
+                raise UserError(f"{self.id} has {MOST_READERS} readers, which is the most; begin a new reading")
+            _append(self.folder / "readers.jsonl", {"time": now(), "rater": name})
+        return name
+
+    def append(self, answer: Answer) -> None:
+        """Append an answer; the caller holds ``locked`` and knows that the picture has none yet."""
+        _append(self.folder / "answers.jsonl", asdict(answer))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the reading for writing; waits for others, for a moment at most."""
+        with disk_errors_explained(self.folder), FileLock(self.folder / ".lock").acquire(timeout=_WAIT_SECONDS):
+            yield
+
+
+def readings(run: Path) -> list[Reading]:
+    """All readings of a run, the oldest first."""
+    folders = sorted((run / FOLDER).glob("[0-9]*-*/plan.json"))
+    return sorted((Reading(path.parent) for path in folders), key=lambda reading: (reading.number, reading.id))
+
+
+def find_reading(run: Path, id_: str) -> Reading:
+    """The reading of that id, looked up among those that there are; ``UserError`` where there is none."""
+    found = {reading.id: reading for reading in readings(run)}
+    if id_ not in found:
+        raise UserError(f"there is no reading {id_[:LONGEST_NAME]!r}; there are: {', '.join(found) or 'none'}")
+    return found[id_]
+
+
+def publish(run: Path, plan: Plan, *, pictures: np.ndarray) -> Reading:
+    """Write a new reading, whole or not at all; ``pictures`` (N, H, W, 3) in the order of the plan's trials."""
+    with disk_errors_explained(run):
+        parent = run / FOLDER
+        parent.mkdir(exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=parent))
+        try:
+            np.save(building / "pictures.npy", pictures)
+            # Not from the seed: who knows that could tell the addresses of real pictures.
+            write_bytes(building / "key", secrets.token_hex(32).encode())
+            write_json(building / "plan.json", plan.as_json())
+            building.chmod(0o755)
+            try:
+                building.rename(parent / plan.id)
+            except OSError as error:
+                raise UserError(f"{parent / plan.id} was just made by another process; try again") from error
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    return Reading(parent / plan.id)
+
+
+def reader_name(text: str) -> str:
+    """The name, trimmed; ``UserError`` where it is empty, too long, or holds what cannot be seen."""
+    name = " ".join(text.split(" ")).strip()
+    if not name or len(name) > LONGEST_NAME or not name.isprintable():
+        raise UserError(f"a reader's name is one plain line of 1 to {LONGEST_NAME} characters, got {text[:100]!r}")
+    return name
+
+
+def now() -> str:
+    """ISO 8601 in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _append(path: Path, value: Mapping[str, Any]) -> None:
+    """One line in one ``write``, flushed to the disk; a line that a crash left torn is closed first."""
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        line = json.dumps(dict(value), ensure_ascii=False, allow_nan=False)
+        os.write(descriptor, (("\n" if torn else "") + line + "\n").encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a file; one torn by a crash is left out with a warning."""
+    if not path.is_file():
+        return
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except ValueError:
+            logger.warning("%s: line %d is torn and left out", path, number)

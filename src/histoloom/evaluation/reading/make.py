@@ -1,0 +1,148 @@
+"""A new reading: which pictures it shows, drawn from the run, balanced and seeded.
+
+As many real pictures as samples of each tissue, so that the tissue says nothing about the truth; no picture twice and
+no two patches that overlap; pictures that no reading showed before, and of these patches of held-out slides first. The
+order on the screen is each reader's own (``session.py``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+import numpy as np
+
+from histoloom.errors import UserError
+from histoloom.evaluation.reading.balance import allot, distinct
+from histoloom.evaluation.reading.folder import Reading, publish, readings
+from histoloom.evaluation.reading.material import Material, Tissue
+from histoloom.evaluation.reading.plan import Kind, Plan, Request, Trial, choices_of
+from histoloom.seeding import numpy_generator
+from histoloom.store import Run
+
+SHOWN_STAGES = ("patches", "autoencoder", "clusters", "samples")
+"""the stages whose fingerprints say which pictures were shown"""
+
+
+def create_reading(run: Run, request: Request) -> Reading:
+    """Draw the pictures of a new reading and write its folder; ``UserError`` where the run has too few.
+
+    The same seed in the same run, after the same earlier readings, shows the same pictures.
+    """
+    material = Material(run, k=request.k)
+    earlier = readings(run.path)
+    number = 1 + max((reading.number for reading in earlier), default=0)
+    seed = number if request.seed is None else request.seed
+    tissues = material.tissues(request.kind)
+    used = Counter(trial.name for reading in earlier for trial in reading.plan.trials)
+    rng = numpy_generator(seed, "reading", request.kind, material.k)
+    chosen = _chosen(material, tissues, pairs=request.trials // 2, used=used, rng=rng)
+    trials = tuple(_trial(material, row, tissue=tissue, synthetic=synthetic) for (synthetic, tissue), row in chosen)
+    names = tuple(tissue.name for tissue in tissues)
+    artifacts = {stage: run.artifact(stage) for stage in SHOWN_STAGES}
+    plan = Plan(
+        id=f"{number:03d}-{request.kind}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        kind=request.kind,
+        k=material.k,
+        seed=seed,
+        feedback=request.feedback,
+        names=names,
+        choices=choices_of(request.kind, names=names),
+        fingerprints={stage: found.fingerprint for stage, found in artifacts.items() if found is not None},
+        notes=_notes(trials, names=names),
+        trials=trials,
+    )
+    return publish(run.path, plan, pictures=_pictures(material, chosen, kind=request.kind))
+
+
+def _trial(material: Material, row: int, *, tissue: int, synthetic: bool) -> Trial:
+    name, cluster, split = material.named(row, synthetic=synthetic)
+    return Trial(synthetic, name, cluster, tissue, split)
+
+
+Pool = tuple[bool, int]
+"""Whether the pictures are samples, and of which tissue."""
+
+
+def _chosen(
+    material: Material, tissues: Sequence[Tissue], *, pairs: int, used: Mapping[str, int], rng: np.random.Generator
+) -> list[tuple[Pool, int]]:
+    """``pairs`` real pictures and as many samples, of each tissue alike, each with its row, in an order drawn too."""
+    pools: dict[Pool, list[int]] = {}
+    for number, tissue in enumerate(tissues):
+        # More than are needed: some may turn out to be the same picture.
+        pools[False, number] = material.real(tissue, most=2 * pairs, used=used, rng=rng)
+        pools[True, number] = material.synthetic(tissue, used=used, rng=rng)
+    capacities = _fewer(pools, of=range(len(tissues)))
+    while sum(capacities) >= pairs:
+        quotas = allot(pairs, capacities=capacities, rng=rng)
+        taken = _distinct(material, pools, quotas=quotas)
+        found = _fewer(taken, of=range(len(tissues)))
+        if found == quotas:
+            flat = [(pool, row) for pool, rows in taken.items() for row in rows]
+            return [flat[place] for place in rng.permutation(len(flat))]
+        limits = zip(capacities, found, quotas, strict=True)
+        capacities = [limit if there == quota else there for limit, there, quota in limits]
+    raise UserError(
+        f"at k = {material.k} there are pictures for {2 * sum(capacities)} trials, as many real ones as samples of "
+        "each tissue; ask for fewer, or raise samples.per_cluster"
+    )
+
+
+def _fewer(pools: Mapping[Pool, Sequence[int]], *, of: range) -> list[int]:
+    return [min(len(pools[False, tissue]), len(pools[True, tissue])) for tissue in of]
+
+
+def _distinct(
+    material: Material, pools: Mapping[Pool, Sequence[int]], *, quotas: Sequence[int]
+) -> dict[Pool, list[int]]:
+    seen: set[str] = set()
+    return {
+        (synthetic, tissue): distinct(
+            rows, n=quotas[tissue], digest=partial(material.digest, synthetic=synthetic), seen=seen
+        )
+        for (synthetic, tissue), rows in pools.items()
+    }
+
+
+def _pictures(material: Material, chosen: Sequence[tuple[Pool, int]], *, kind: Kind) -> np.ndarray:
+    """What the reader sees, uint8 (N, H, W, 3)."""
+    images = np.stack([material.picture(row, synthetic=synthetic) for (synthetic, _), row in chosen])
+    if kind == "reconstruction-or-synthetic":
+        real = np.array([not synthetic for (synthetic, _), _ in chosen])
+        images[real] = _reconstructed(material.run, images[real])
+    return images
+
+
+def _reconstructed(run: Run, images_NHW3: np.ndarray) -> np.ndarray:
+    from histoloom.autoencoder.vqgan import Autoencoder
+    from histoloom.devices import accelerator
+    from histoloom.evaluation.faithfulness_stage import BLOCK, reconstructed
+
+    device = accelerator(run.config.runtime).device
+    autoencoder = Autoencoder.load(run.require("autoencoder")).to(device)
+    blocks = (images_NHW3[start : start + BLOCK] for start in range(0, len(images_NHW3), BLOCK))
+    return np.concatenate([reconstructed(autoencoder, block, device=device) for block in blocks])
+
+
+def _notes(trials: Sequence[Trial], *, names: Sequence[str]) -> tuple[str, ...]:
+    real = [trial for trial in trials if not trial.synthetic]
+    trained = [trial for trial in real if trial.split != "holdout"]
+    notes = []
+    if not trained:
+        notes.append("All real patches are of held-out slides.")
+    elif len(trained) == len(real):
+        notes.append("No real patch is of a held-out slide: there are none of these tissues.")
+    else:
+        short = [names[tissue] for tissue in sorted({trial.tissue for trial in trained})]
+        notes.append(
+            f"{len(real) - len(trained)} of {len(real)} real patches are of held-out slides; the rest is of "
+            f"training slides, for want of held-out ones that no reading showed: {', '.join(short)}."
+        )
+    absent = [name for tissue, name in enumerate(names) if all(trial.tissue != tissue for trial in trials)]
+    if absent:
+        notes.append(f"Not shown: {', '.join(absent)}.")
+    return tuple(notes)
