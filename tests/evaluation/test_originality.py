@@ -99,6 +99,19 @@ def test_a_planted_copy_is_found(kind: str, slides: list[np.ndarray], train: np.
         assert (found.number_N == sources).all()
 
 
+def test_the_edge_between_two_halves_hides_neither(train: np.ndarray) -> None:
+    greys = shrunk(train)
+    right = greys.copy()
+    right[:, :, :32] = right[:, :, 32:].mean(axis=(1, 2), keepdims=True)
+    source = int(np.argmax(best_score(right)))
+    found = []
+    for other in (0, 255):
+        half = greys[source : source + 1].copy()
+        half[:, :, :32] = other
+        found.append(nearest(half, greys).score_N[0])
+    np.testing.assert_allclose(found, best_score(right)[source], atol=0.05)
+
+
 def test_an_exact_copy_scores_what_the_picture_can(train: np.ndarray) -> None:
     greys = shrunk(train[:5])
     np.testing.assert_allclose(nearest(greys, shrunk(train)).score_N, best_score(greys), atol=1e-3)
