@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -219,6 +220,7 @@ def alarms_of_five_percent(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("alarms_of_five_percent")
 def test_the_command_keeps_its_contract(folders: Path, tmp_path: Path) -> None:
     options = ["--train", str(folders / "train"), "--holdout", str(folders / "holdout"), "--out", str(tmp_path / "out")]
+    options += ["--extractor", "pixels"]
     done = CliRunner().invoke(app, ["audit", str(folders / "synthetic"), *options, "--json"])
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
@@ -231,10 +233,19 @@ def test_the_command_keeps_its_contract(folders: Path, tmp_path: Path) -> None:
     assert (first["file"], first["nearest"], first["copy"]) == ("000.png", "005.png", True)
     assert first["score"] > 0.9
     assert len(result["samples"]) == 4
+    (by,) = result["by_features"]
+    assert (by["extractor"], by["n_test"]) == ("pixels", 20)
+    assert by["authenticity"]["value"] <= 0.75  # the copy is not
+    assert first["by"]["pixels"] == {"nearest": "005.png", "distance": 0.0, "copy": True}
     assert any("slide(s)" in note for note in result["notes"])
     assert json.loads((tmp_path / "out" / "audit.json").read_text()) == result
     with Image.open(tmp_path / "out" / "suspicious.png") as sheet:
         assert sheet.width > 8 * SIZE
+    table = pd.read_csv(tmp_path / "out" / "audit.csv")
+    assert table["file"].tolist() == [entry["file"] for entry in result["samples"]]
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert "000.png" in page
+    assert 'src="data:image/png;base64,' in page
 
 
 @pytest.mark.parametrize(
