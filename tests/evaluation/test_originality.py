@@ -248,6 +248,12 @@ def test_the_command_keeps_its_contract(folders: Path, tmp_path: Path) -> None:
     assert 'src="data:image/png;base64,' in page
 
 
+def damaged(root: Path) -> Path:
+    folder = write(root / "damaged", np.zeros((1, SIZE, SIZE, 3), np.uint8))
+    (folder / "000.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    return folder
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [
@@ -255,6 +261,11 @@ def test_the_command_keeps_its_contract(folders: Path, tmp_path: Path) -> None:
         (lambda root: write(root / "few", np.zeros((5, SIZE, SIZE, 3), np.uint8)), "holds 5 images in 1 slide"),
         (lambda root: write(root / "odd", np.zeros((2, 48, 48, 3), np.uint8)), "must share one size"),
         (lambda root: root / "train", "are or hold the same images"),
+        (lambda root: write(root / "none", np.zeros((0, SIZE, SIZE, 3), np.uint8)), "holds no images"),
+        (lambda root: write(root / "grey", np.zeros((1, SIZE, SIZE), np.uint8)), r"000\.png is a grey image"),
+        (lambda root: write(root / "alpha", np.zeros((1, SIZE, SIZE, 4), np.uint8)), "has an alpha channel"),
+        (lambda root: write(root / "deep", np.zeros((1, SIZE, SIZE), np.uint16)), "is a 16-bit image"),
+        (damaged, r"000\.png is damaged"),
     ],
 )
 def test_hostile_folders_get_one_line(folders: Path, tmp_path: Path, change, word: str) -> None:
@@ -263,6 +274,13 @@ def test_hostile_folders_get_one_line(folders: Path, tmp_path: Path, change, wor
     with pytest.raises(UserError, match=word) as caught:
         audit_folders(tmp_path / "synthetic", train=tmp_path / "train", holdout=change(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_one_training_picture_is_enough(folders: Path, tmp_path: Path, alarms_of_five_percent: None) -> None:
+    one = write(tmp_path / "one", np.asarray(Image.open(folders / "train" / "005.png"))[None])
+    found = audit_folders(folders / "synthetic", train=one, holdout=folders / "holdout", extractors=("pixels",))
+    assert found["samples"][0]["copy"]
+    assert found["by_features"][0]["authenticity"] is None
 
 
 def test_oblong_pictures_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from histoloom.evaluation.folder_report import write_evaluation
 from histoloom.evaluation.image_folder import LOSSY, ImageFolder, check_same_size
 from histoloom.evaluation.intervals import bootstrap_interval
 from histoloom.evaluation.metrics import MetricSettings, PairMetric, make_metrics, measure
-from histoloom.evaluation.pairing import all_pairs, disjoint_pairs
+from histoloom.evaluation.pairing import Pairs, all_pairs, disjoint_pairs
 from histoloom.evaluation.similarity import Values
 from histoloom.progress import meter
 from histoloom.seeding import numpy_generator
@@ -56,19 +57,12 @@ def evaluate_folders(
     reals, synthetics, others = _open(real, synthetic, floor)
     settings = MetricSettings(min(reals.size), trunk, torch.device(device), download)
     metrics, missing = make_metrics(settings)
-    across = all_pairs(len(reals), len(synthetics), count=pairs, rng=numpy_generator(seed, "folders", "pairs"))
-    floor_rng = numpy_generator(seed, "folders", "floor")
-    if others is None:
-        floor_pairs = disjoint_pairs(len(reals), count=pairs, rng=floor_rng)
-    else:
-        floor_pairs = all_pairs(len(reals), len(others), count=pairs, rng=floor_rng)
+    across, floor_pairs = _pairs(reals, synthetics, others, count=pairs, seed=seed)
     across_values = _measure(metrics, left=reals, right=synthetics, pairs=across, what="real against synthetic")
     floor_values = _measure(metrics, left=reals, right=others or reals, pairs=floor_pairs, what="real against real")
-    result = {}
-    for metric in metrics:
-        rng = numpy_generator(seed, "folders", "bootstrap", metric.name)
-        values = across_values[metric.name], floor_values[metric.name]
-        result[metric.name] = _entry(*values, extractor=metric.extractor, rng=rng, resamples=resamples)
+    result = {
+        metric.name: _entry(metric, across_values, floor_values, seed=seed, resamples=resamples) for metric in metrics
+    }
     found, without = folder_entries(
         reals,
         synthetics,
@@ -93,6 +87,17 @@ def evaluate_folders(
     if out is not None:
         write_evaluation(told, out)
     return told
+
+
+def _pairs(
+    reals: ImageFolder, synthetics: ImageFolder, others: ImageFolder | None, *, count: int, seed: int
+) -> tuple[Pairs, Pairs]:
+    """Of a real and a synthetic image, and of two real ones (of a real and an other real one)."""
+    across = all_pairs(len(reals), len(synthetics), count=count, rng=numpy_generator(seed, "folders", "pairs"))
+    rng = numpy_generator(seed, "folders", "floor")
+    if others is None:
+        return across, disjoint_pairs(len(reals), count=count, rng=rng)
+    return across, all_pairs(len(reals), len(others), count=count, rng=rng)
 
 
 def _open(real: Path, synthetic: Path, floor: Path | None) -> tuple[ImageFolder, ImageFolder, ImageFolder | None]:
@@ -126,14 +131,21 @@ def _measure(
 
 
 def _entry(
-    values_P: Values, floor_P: Values, *, extractor: str, rng: np.random.Generator, resamples: int
+    metric: PairMetric,
+    across: Mapping[str, Values],
+    floor: Mapping[str, Values],
+    *,
+    seed: int,
+    resamples: int,
 ) -> dict[str, Any]:
+    values_P, floor_P = across[metric.name], floor[metric.name]
+    rng = numpy_generator(seed, "folders", "bootstrap", metric.name)
     return {
         "value": float(values_P.mean()),
         "interval": list(bootstrap_interval(values_P, rng=rng, resamples=resamples)),
         "floor": float(floor_P.mean()),
         "floor_interval": list(bootstrap_interval(floor_P, rng=rng, resamples=resamples)),
-        "extractor": extractor,
+        "extractor": metric.extractor,
     }
 
 

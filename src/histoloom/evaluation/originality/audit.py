@@ -19,6 +19,8 @@ from histoloom.evaluation.originality.nearest import Nearest, nearest
 from histoloom.progress import Meter, meter
 from histoloom.seeding import permutation
 
+VERSION = 2
+"""of the scores: thresholds are of one version"""
 RATE = 0.01
 """the false-alarm rate that thresholds are set for"""
 MARGIN = 2
@@ -161,6 +163,7 @@ def summary(found: Audit) -> dict[str, Any]:
     """The numbers as JSON-like data, without the samples."""
     copies, calibration, membership = found.copies, found.calibration, found.membership
     return {
+        "version": VERSION,
         "n": copies.n,
         "copies": copies.count if calibration else None,
         "copy_rate": copies.value if calibration else None,
