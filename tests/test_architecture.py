@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "histoloom"
 ORDER = ["slides", "autoencoder", "clustering", "diffusion", "evaluation", "atlas"]
 FOUNDATION = {
     *("config", "devices", "divergence", "errors", "names", "processes", "progress", "schedules", "seeding", "stages"),
-    *("start", "store", "tasks", "training"),
+    *("start", "store", "tasks", "training", "watching"),
 }
 MODULES = sorted(SOURCE.rglob("*.py"))
 

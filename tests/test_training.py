@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from histoloom.config import Phase, RuntimeConfig, TrainingConfig
-from histoloom.errors import TrainingDiverged, UserError
-from histoloom.stages import EventLog
+from histoloom.errors import TrainingDiverged, TrainingStopped, UserError
+from histoloom.stages import EventLog, Judgement
+from histoloom.tasks import Modules, Watch
 from histoloom.training import Player, Task, Tick, train
 
 N = 50
@@ -198,6 +199,47 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)
     assert state["images"] == 60
     assert all(value.isfinite().all() for value in state["modules"]["network"].values())
+
+
+def watched(task: Task, *, stop_after: int = 10**6, seen: list[int] | None = None) -> Task:
+    """The task with four looks, of which those after ``stop_after`` images ask to stop."""
+
+    def look(modules: Modules, images: int) -> Judgement:
+        assert set(modules) == {"network"}
+        if seen is not None:
+            seen.append(images)
+        return Judgement(f"{images} copies", stop=images > stop_after, advice="train less")
+
+    return Task(**{**vars(task), "watch": Watch(look, 4)})
+
+
+def test_looks_change_nothing_and_come_at_equal_distances(tmp_path: Path) -> None:
+    seen: list[int] = []
+    whole = fit(watched(linear_task(), seen=seen), tmp_path / "watched")
+    assert equal(whole, fit(linear_task(), tmp_path / "plain"))
+    assert seen == [84, 156, 228, 300]
+    log = EventLog(tmp_path / "watched" / "log.jsonl").read()
+    assert [event["message"] for event in log if "message" in event] == [f"{images} copies" for images in seen]
+
+
+def test_a_killed_training_looks_again_at_the_same_points(tmp_path: Path) -> None:
+    whole = fit(watched(linear_task()), tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        fit(watched(linear_task(stop_at=180)), tmp_path / "parts")
+    seen: list[int] = []
+    assert equal(whole, fit(watched(linear_task(), seen=seen), tmp_path / "parts"))
+    assert seen == [228, 300]
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "parts")]
+    assert logs[0] == logs[1]
+
+
+def test_a_look_stops_with_the_last_good_checkpoint_and_stops_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(TrainingStopped, match=r"tiny: 228 copies after 228 images; .*good\.pt; train less"):
+            fit(watched(linear_task(), stop_after=160), tmp_path)
+    assert torch.load(tmp_path / "checkpoints/good.pt", weights_only=True)["images"] == 156
+    with pytest.raises(TrainingStopped, match="no look before this one was good"):
+        fit(watched(linear_task(), stop_after=0), tmp_path / "at-once")
 
 
 def test_a_batch_that_does_not_divide_is_said(tmp_path: Path) -> None:

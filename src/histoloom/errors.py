@@ -11,5 +11,9 @@ class UserError(ValueError):
     """
 
 
+class TrainingStopped(UserError):
+    """A look at what a network has learnt was reason to stop its training; names the last good checkpoint."""
+
+
 class TrainingDiverged(UserError):
     """A training loss became NaN or infinite; the message names the last good checkpoint."""

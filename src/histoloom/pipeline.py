@@ -38,7 +38,8 @@ class Stage:
     """One step of the method; ``entry`` is ``module:function``, imported when the stage runs.
 
     ``format`` rises when the stage's files change their meaning; several processes share what ``trains`` or ``draws``.
-    ``beside``: stages that it reads too, which its ``inputs`` were made from and so stand for.
+    ``beside``: stages that it reads too, which its ``inputs`` were made from and so stand for. ``judge``,
+    ``module:function``, gives who looks at what it draws while it trains, or None.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Stage:
     trains: bool = False
     draws: bool = False
     beside: tuple[str, ...] = ()
+    judge: str = ""
 
 
 STAGES = (
@@ -71,6 +73,8 @@ STAGES = (
         "histoloom.diffusion.stage:run",
         format=2,
         trains=True,
+        beside=("patches", "autoencoder"),
+        judge="histoloom.evaluation.originality.watch:of_run",
     ),
     Stage(
         "samples",
@@ -84,7 +88,7 @@ STAGES = (
         ("evaluation",),
         ("patches", "clusters", "samples"),
         "histoloom.evaluation.stage:run",
-        format=2,
+        format=3,
         beside=("autoencoder", "latents"),
     ),
     Stage(
@@ -176,7 +180,7 @@ def _execute(run: Run, *, until: str, main: bool) -> None:
             _build(run, stage, wanted=wanted)
         elif stage.trains or stage.draws:
             with tempfile.TemporaryDirectory(prefix="histoloom-") as scratch:
-                _entry(stage)(_context(run, stage, out=Path(scratch)))
+                _named(stage.entry)(_context(run, stage, out=Path(scratch)))
         _agreed(run, True)
 
 
@@ -217,7 +221,7 @@ def _build(run: Run, stage: Stage, *, wanted: Mapping[str, str]) -> None:
     out = run.begin(stage.name, wanted=wanted[stage.name])
     logger.info("%s: started", stage.name)
     with _watched(run, stage.name) as usage:
-        _entry(stage)(_context(run, stage, out=out))
+        _named(stage.entry)(_context(run, stage, out=out))
     artifact = Artifact(
         stage=stage.name,
         format=stage.format,
@@ -231,14 +235,16 @@ def _build(run: Run, stage: Stage, *, wanted: Mapping[str, str]) -> None:
     logger.info("%s: done in %.0f s, peak memory %.0f MB", stage.name, usage.seconds, usage.peak_mb)
 
 
-def _entry(stage: Stage) -> Any:
-    module, _, function = stage.entry.partition(":")
+def _named(entry: str) -> Any:
+    module, _, function = entry.partition(":")
     return getattr(importlib.import_module(module), function)
 
 
 def _context(run: Run, stage: Stage, *, out: Path) -> StageContext:
     inputs = {name: run.require(name) for name in (*stage.inputs, *stage.beside)}
-    return StageContext(run=run.path, config=run.config, out=out, inputs=inputs, log=EventLog(out / "log.jsonl"))
+    log = EventLog(out / "log.jsonl")
+    judge = _named(stage.judge)(run) if stage.judge else None
+    return StageContext(run=run.path, config=run.config, out=out, inputs=inputs, log=log, judge=judge)
 
 
 def _slice(config: Config, stage: Stage) -> dict[str, Any]:

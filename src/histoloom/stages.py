@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from histoloom.config import Config
 
@@ -51,12 +53,25 @@ class EventLog:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What a look at drawn images found, in words; ``stop``: it is reason to stop a training, ``advice`` what to do."""
+
+    said: str
+    stop: bool = False
+    advice: str = ""
+
+
+ImageJudge = Callable[[np.ndarray], Judgement]
+"""Judges drawn images, uint8 (N, H, W, 3)."""
+
+
+@dataclass(frozen=True)
 class StageContext:
     """What a stage is given.
 
     ``out`` may hold what an interrupted call of the same stage, with the same fingerprint, left there. ``inputs``
     are the published folders of the stages before, by name. ``run`` is the run directory, for what is not a stage
-    (the expert's names).
+    (the expert's names). ``judge`` looks at what a stage that trains draws on the way, where the run asks for that.
     """
 
     run: Path
@@ -64,6 +79,7 @@ class StageContext:
     out: Path
     inputs: Mapping[str, Path]
     log: EventLog
+    judge: ImageJudge | None = None
 
     def say(self, message: str) -> None:
         """Tell the user, and the stage's log, one line."""

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from histoloom.config import Phase
+from histoloom.stages import Judgement
 
 Batch = Any
+Modules = Mapping[str, nn.Module]
 
 
 @dataclass
@@ -68,6 +70,17 @@ class Player:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """A look at the networks (averaged ones where there are such), at ``times`` equally distant points of a training.
+
+    ``look`` is given them and the images seen; it must not change them, nor draw from streams that are not its own.
+    """
+
+    look: Callable[[Modules, int], Judgement]
+    times: int
+
+
+@dataclass(frozen=True)
 class Task:
     """What is trained: modules by name, players, and ``n`` items of data that ``batch(rows)`` reads (CPU tensors).
 
@@ -84,11 +97,12 @@ class Task:
     ema: tuple[str, ...] = ()
     whole: bool = False
     versions: int = 1
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True)
 class Trained:
     """The modules after training, in evaluation mode; averaged weights where the task asks for them."""
 
-    modules: Mapping[str, nn.Module]
+    modules: Modules
     images: int

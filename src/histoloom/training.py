@@ -40,6 +40,7 @@ from histoloom.seeding import derive, numpy_generator, permutation, torch_genera
 from histoloom.stages import EventLog
 from histoloom.store import write_bytes
 from histoloom.tasks import Batch, Player, Task, Tick, Trained
+from histoloom.watching import is_due, keep_good, look
 
 __all__ = ["Batch", "Player", "Task", "Tick", "Trained", "train"]
 
@@ -53,8 +54,9 @@ def train(
 ) -> Trained:
     """Train ``task``, continuing from ``out/checkpoints`` where there is one; returns its modules.
 
-    Raises ``TrainingDiverged``, on all processes, when a loss or weight is no longer finite or a loss exploded, and
-    ``UserError`` when the batch does not divide over processes and micro-batches.
+    Raises ``TrainingStopped`` where the task's watch asks for it, and ``TrainingDiverged`` when a loss or weight is no
+    longer finite or a loss exploded, both on all processes; ``UserError`` when the batch does not divide over processes
+    and micro-batches.
     """
     loop = _Loop(task, config=config, runtime=runtime, seed=seed, out=out, log=log)
     loop.resume()
@@ -169,8 +171,17 @@ class _Loop:
         step = self.images // self.config.batch_size
         if step % max(1, steps // LOG_EVENTS) == 0 or step == steps:
             self._write_log()
-        if self._due_to_save(at_end=False):
+        if is_due(self.task.watch, step=step, steps=steps):
+            self._look()
+        elif self._due_to_save(at_end=False):
             self._save()
+
+    def _look(self) -> None:
+        modules = dict(self.task.modules) | self.averages
+        look(self.task, modules, images=self.images, checkpoint=self.checkpoint, log=self.log)
+        self.events = len(self.log)
+        self._save()
+        keep_good(self.checkpoint)
 
     # -- data ----------------------------------------------------------------------------------------------------
     def _read(self, images: int) -> list[Batch]:

@@ -25,6 +25,15 @@ def test_rows_of_all_clusters_at_the_shown_k() -> None:
     assert text.count("Few.") == 1
 
 
+def test_a_cluster_has_its_own_table() -> None:
+    content = {"entries": [entry(), entry(cluster=1, value=3.0, n_synthetic=24)]}
+    found = distribution_table(content, k=3, cluster=1)
+    assert [row.value for row in found.rows] == [3.0]
+    assert found.sentences[0].startswith("24 samples against 300 held-out patches of the cluster; the floor is 120 pat")
+    (said,) = distribution_table(content, k=3, cluster=2).sentences
+    assert "too few samples" in said
+
+
 def test_reading_goes_by_the_intervals() -> None:
     assert reading(value=(1, 2), floor=(2, 3), better="smaller") == "like other real patches"
     assert reading(value=(1, 2), floor=(3, 4), better="smaller") == "better than other real patches"

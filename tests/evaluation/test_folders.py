@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 from PIL import Image
+from typer.testing import CliRunner
 
+from histoloom.cli.app import app
 from histoloom.errors import UserError
 from histoloom.evaluation.folders import evaluate_folders
 from histoloom.evaluation.image_folder import ImageFolder
@@ -102,6 +105,9 @@ def saver(mode: str, side: int = 48):
         ("grey.png", saver("L"), "is a grey image"),
         ("alpha.png", saver("RGBA"), "has an alpha channel"),
         ("palette.png", saver("P"), "has a colour palette"),
+        ("two-colours.png", saver("1"), "is a black-and-white image"),
+        ("print.jpg", saver("CMYK"), "is a CMYK image"),
+        ("empty.png", lambda path: path.write_bytes(b""), "is damaged"),
         ("deep-grey.png", saver("I;16"), "is a 16-bit image"),
         ("deep.tif", save_16_bit, "is a 16-bit image"),
         ("odd.png", saver("RGB", 47), "is 47 x 47 px, but .* is 48 x 48 px; all images must share one size"),
@@ -166,6 +172,36 @@ def test_distributions_have_their_floor_and_see_the_noise(many: tuple[Path, Path
     assert entry["floor_from"] == "random halves of the real images"
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert evaluated() == result  # from the cache
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_other_real_images_are_the_floor(many: tuple[Path, Path], tmp_path: Path, crops) -> None:
+    others = write(tmp_path / "others", crops(30, 48, seed=5))
+    result = evaluate_folders(*many, floor=others, pairs=8, extractors=("pixels",), cache=tmp_path / "cache")
+    entry = result["metrics"]["kid/pixels"]
+    assert (entry["n_floor"], entry["floor_from"]) == ([20, 14], "other real images")
+    assert entry["interval"][0] > entry["floor_interval"][1]
+    assert result["floor_pairs"] == 8
+    with pytest.raises(UserError, match="both folders are"):
+        evaluate_folders(*many, floor=many[1])
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_json_a_table_and_a_page_are_written(many: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked = ["evaluate", *map(str, many), "--extractor", "pixels", "--out", str(out), "--json"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    assert json.loads((out / "evaluate.json").read_text()) == json.loads(done.stdout)
+    table = pd.read_csv(out / "evaluate.csv").set_index(["metric", "extractor"])
+    assert table.loc[("kid", "pixels"), "value"] == pytest.approx(
+        json.loads(done.stdout)["metrics"]["kid/pixels"]["value"]
+    )
+    page = (out / "evaluate.html").read_text()
+    assert "frechet" in page
+    assert "lpips was not measured" in page
+    (tmp_path / "a file").write_text("")
+    assert CliRunner().invoke(app, [*asked[:3], "--out", str(tmp_path / "a file")]).exit_code != 0
 
 
 @pytest.mark.usefixtures("no_weights")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -97,6 +98,19 @@ def test_a_planted_copy_is_found(kind: str, slides: list[np.ndarray], train: np.
     assert (found.score_N > limit).all()
     if kind not in ("shifted", "collage"):  # there neighbours hold as much of the picture
         assert (found.number_N == sources).all()
+
+
+def test_the_edge_between_two_halves_hides_neither(train: np.ndarray) -> None:
+    greys = shrunk(train)
+    right = greys.copy()
+    right[:, :, :32] = right[:, :, 32:].mean(axis=(1, 2), keepdims=True)
+    source = int(np.argmax(best_score(right)))
+    found = []
+    for other in (0, 255):
+        half = greys[source : source + 1].copy()
+        half[:, :, :32] = other
+        found.append(nearest(half, greys).score_N[0])
+    np.testing.assert_allclose(found, best_score(right)[source], atol=0.05)
 
 
 def test_an_exact_copy_scores_what_the_picture_can(train: np.ndarray) -> None:
@@ -206,6 +220,7 @@ def alarms_of_five_percent(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("alarms_of_five_percent")
 def test_the_command_keeps_its_contract(folders: Path, tmp_path: Path) -> None:
     options = ["--train", str(folders / "train"), "--holdout", str(folders / "holdout"), "--out", str(tmp_path / "out")]
+    options += ["--extractor", "pixels"]
     done = CliRunner().invoke(app, ["audit", str(folders / "synthetic"), *options, "--json"])
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
@@ -218,10 +233,25 @@ def test_the_command_keeps_its_contract(folders: Path, tmp_path: Path) -> None:
     assert (first["file"], first["nearest"], first["copy"]) == ("000.png", "005.png", True)
     assert first["score"] > 0.9
     assert len(result["samples"]) == 4
+    (by,) = result["by_features"]
+    assert (by["extractor"], by["n_test"]) == ("pixels", 20)
+    assert by["authenticity"]["value"] <= 0.75  # the copy is not
+    assert first["by"]["pixels"] == {"nearest": "005.png", "distance": 0.0, "copy": True}
     assert any("slide(s)" in note for note in result["notes"])
     assert json.loads((tmp_path / "out" / "audit.json").read_text()) == result
     with Image.open(tmp_path / "out" / "suspicious.png") as sheet:
         assert sheet.width > 8 * SIZE
+    table = pd.read_csv(tmp_path / "out" / "audit.csv")
+    assert table["file"].tolist() == [entry["file"] for entry in result["samples"]]
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert "000.png" in page
+    assert 'src="data:image/png;base64,' in page
+
+
+def damaged(root: Path) -> Path:
+    folder = write(root / "damaged", np.zeros((1, SIZE, SIZE, 3), np.uint8))
+    (folder / "000.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -231,6 +261,11 @@ def test_the_command_keeps_its_contract(folders: Path, tmp_path: Path) -> None:
         (lambda root: write(root / "few", np.zeros((5, SIZE, SIZE, 3), np.uint8)), "holds 5 images in 1 slide"),
         (lambda root: write(root / "odd", np.zeros((2, 48, 48, 3), np.uint8)), "must share one size"),
         (lambda root: root / "train", "are or hold the same images"),
+        (lambda root: write(root / "none", np.zeros((0, SIZE, SIZE, 3), np.uint8)), "holds no images"),
+        (lambda root: write(root / "grey", np.zeros((1, SIZE, SIZE), np.uint8)), r"000\.png is a grey image"),
+        (lambda root: write(root / "alpha", np.zeros((1, SIZE, SIZE, 4), np.uint8)), "has an alpha channel"),
+        (lambda root: write(root / "deep", np.zeros((1, SIZE, SIZE), np.uint16)), "is a 16-bit image"),
+        (damaged, r"000\.png is damaged"),
     ],
 )
 def test_hostile_folders_get_one_line(folders: Path, tmp_path: Path, change, word: str) -> None:
@@ -239,6 +274,13 @@ def test_hostile_folders_get_one_line(folders: Path, tmp_path: Path, change, wor
     with pytest.raises(UserError, match=word) as caught:
         audit_folders(tmp_path / "synthetic", train=tmp_path / "train", holdout=change(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_one_training_picture_is_enough(folders: Path, tmp_path: Path, alarms_of_five_percent: None) -> None:
+    one = write(tmp_path / "one", np.asarray(Image.open(folders / "train" / "005.png"))[None])
+    found = audit_folders(folders / "synthetic", train=one, holdout=folders / "holdout", extractors=("pixels",))
+    assert found["samples"][0]["copy"]
+    assert found["by_features"][0]["authenticity"] is None
 
 
 def test_oblong_pictures_are_refused() -> None:

@@ -24,6 +24,7 @@ EXTRACTOR_TITLES = {
 class DistributionRow:
     """One number by one extractor. ``reading``: what it says beside its floor."""
 
+    metric: str
     title: str
     extractor: str
     value: float
@@ -37,17 +38,21 @@ class DistributionRow:
 
 @dataclass(frozen=True)
 class DistributionTable:
-    """All rows over all clusters of one k; ``sentences`` say what was compared, and what to beware of."""
+    """All rows of one k, or of a cluster of it; ``sentences`` say what was compared, and what to beware of."""
 
     rows: tuple[DistributionRow, ...]
     sentences: tuple[str, ...]
 
 
-def distribution_table(content: Mapping[str, Any], *, k: int) -> DistributionTable:
-    """The table of what ``evaluation/distribution.json`` holds; without rows where nothing was compared at this k."""
-    entries = [entry for entry in content.get("entries", ()) if (entry["k"], entry["cluster"]) == (k, None)]
+def distribution_table(content: Mapping[str, Any], *, k: int, cluster: int | None = None) -> DistributionTable:
+    """The table of what ``evaluation/distribution.json`` holds; without rows where nothing was compared at this k.
+
+    Over all clusters where ``cluster`` is None.
+    """
+    entries = [entry for entry in content.get("entries", ()) if (entry["k"], entry["cluster"]) == (k, cluster)]
     shown = [entry for title in TITLES for entry in entries if entry["metric"] == title]
-    return DistributionTable(tuple(_row(entry) for entry in shown), tuple(_sentences(entries, content=content)))
+    sentences = _sentences(entries, content=content) if cluster is None else _of_cluster(entries, content=content)
+    return DistributionTable(tuple(_row(entry) for entry in shown), tuple(sentences))
 
 
 def reading(*, value: Sequence[float], floor: Sequence[float], better: str) -> str:
@@ -62,6 +67,7 @@ def _row(entry: Mapping[str, Any]) -> DistributionRow:
     low, high = entry["interval"]
     floor_low, floor_high = entry["floor_interval"]
     return DistributionRow(
+        metric=entry["metric"],
         title=TITLES[entry["metric"]],
         extractor=EXTRACTOR_TITLES.get(entry["extractor"], entry["extractor"]),
         value=entry["value"],
@@ -88,3 +94,16 @@ def _sentences(entries: Sequence[Mapping[str, Any]], *, content: Mapping[str, An
     yield from dict.fromkeys(note for entry in entries for note in entry["notes"])
     for name, reason in content.get("missing", {}).items():
         yield f"Not measured by {name}: {reason}"
+
+
+def _of_cluster(entries: Sequence[Mapping[str, Any]], *, content: Mapping[str, Any]) -> Iterable[str]:
+    if entries:
+        first = entries[0]
+        real = "held-out" if first["real_split"] == "holdout" else "training"
+        yield (
+            f"{first['n_synthetic']:,} samples against {first['n_real']:,} {real} patches of the cluster; the floor is "
+            f"{first['n_floor'][1]:,} {first['floor_from']} against them."
+        )
+    elif content.get("entries"):
+        yield "Distributions of this cluster were not compared: it has too few samples or real patches."
+    yield from dict.fromkeys(note for entry in entries for note in entry["notes"])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from histoloom.atlas.pictures import Picture, picture
+from histoloom.evaluation.originality.by_features import features_said
 from histoloom.store import read_json
 
 
@@ -60,7 +61,7 @@ def _sentences(found: Mapping[str, Any]) -> tuple[str, ...]:
             f"({member['interval'][0]:.0%} to {member['interval'][1]:.0%}; 50 % where the samples give nothing "
             "away; other slides differ by themselves too)."
         )
-    return tuple(said)
+    return (*said, *map(features_said, found.get("by_features", ())))
 
 
 def _pairs(folder: Path, found: Mapping[str, Any]) -> tuple[Pair, ...]:

@@ -102,7 +102,9 @@ class Cluster:
     extent: Extent
     real: tuple[Picture, ...]
     samples: tuple[Picture, ...]
+    verdict: str
     similarity: tuple[SimilarityRow, ...]
+    distribution: DistributionTable
     faithful: str
     flag: str = ""
 

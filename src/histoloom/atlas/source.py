@@ -21,7 +21,8 @@ from safetensors.numpy import load_file
 
 from histoloom.atlas import curves, evidence, gallery
 from histoloom.atlas.cluster_colours import cluster_colours
-from histoloom.atlas.distribution_table import DistributionTable, distribution_table
+from histoloom.atlas.cluster_verdict import cluster_verdict
+from histoloom.atlas.distribution_table import distribution_table
 from histoloom.atlas.embedding_file import patch_map_of
 from histoloom.atlas.faithfulness_lines import cluster_line, summary_lines
 from histoloom.atlas.null_table import null_rows
@@ -100,7 +101,7 @@ class RunSource:
             patch_map=None if self.embedding is None else self._patch_map(self.embedding),
             validity=tuple(evidence.validity_rows(validity, choice=self.choice)),
             similarity=tuple(overall),
-            distribution=self._distribution(),
+            distribution=distribution_table(self.distribution, k=self.k),
             faithful=summary_lines(self.faithfulness, k=self.k),
             clusters=self._clusters(similarity),
             maps=self._maps(),
@@ -212,14 +213,23 @@ class RunSource:
         # Safe: matplotlib wrote it, which escapes the text in it.
         return Training(stage, Markup(curves.drawing(metrics, salt=stage)), values)
 
-    def _distribution(self) -> DistributionTable:
-        path = self.inputs["evaluation"] / "distribution.json"
-        return distribution_table(read_json(path) if path.is_file() else {}, k=self.k)
+    @cached_property
+    def distribution(self) -> dict[str, Any]:
+        """``evaluation/distribution.json``."""
+        return self._evaluated("distribution")
 
     @cached_property
     def faithfulness(self) -> dict[str, Any]:
         """``evaluation/faithfulness.json``; empty where samples were not judged."""
-        path = self.inputs["evaluation"] / "faithfulness.json"
+        return self._evaluated("faithfulness")
+
+    @cached_property
+    def originality(self) -> dict[str, Any]:
+        """``evaluation/originality.json``; empty where nobody looked for copies."""
+        return self._evaluated("originality")
+
+    def _evaluated(self, name: str) -> dict[str, Any]:
+        path = self.inputs["evaluation"] / f"{name}.json"
         return read_json(path) if path.is_file() else {}
 
     def _clusters(self, similarity: evidence.Entries) -> tuple[Cluster, ...]:
@@ -232,19 +242,29 @@ class RunSource:
         )
         hues = cluster_colours(self.labels, k=self.k)
         return tuple(
-            Cluster(
-                number=cluster,
-                name=self.names[cluster],
-                named=self.names[cluster] != default_name(cluster),
-                colour=hexadecimal(hues[cluster]),
-                flag=self.labels[cluster].flag,
-                extent=reach[cluster],
-                real=self._typical(cluster),
-                samples=self._samples(cluster),
-                similarity=tuple(evidence.similarity_rows(similarity, missing=self.missing, k=self.k, cluster=cluster)),
-                faithful=cluster_line(self.faithfulness, cluster=cluster, k=self.k),
-            )
+            self._cluster(cluster, similarity=similarity, extent=reach[cluster], colour=hexadecimal(hues[cluster]))
             for cluster in range(self.k)
+        )
+
+    def _cluster(self, cluster: int, *, similarity: evidence.Entries, extent: gallery.Extent, colour: str) -> Cluster:
+        distribution = distribution_table(self.distribution, k=self.k, cluster=cluster)
+        faithful = cluster_line(self.faithfulness, cluster=cluster, k=self.k)
+        files = self._files(cluster)
+        return Cluster(
+            number=cluster,
+            name=self.names[cluster],
+            named=self.names[cluster] != default_name(cluster),
+            colour=colour,
+            flag=self.labels[cluster].flag,
+            extent=extent,
+            real=self._typical(cluster),
+            samples=self._samples(cluster),
+            verdict=cluster_verdict(
+                faithful=faithful, distribution=distribution.rows, originality=self.originality, files=files
+            ),
+            similarity=tuple(evidence.similarity_rows(similarity, missing=self.missing, k=self.k, cluster=cluster)),
+            distribution=distribution,
+            faithful=faithful,
         )
 
     def _typical(self, cluster: int) -> tuple[Picture, ...]:
@@ -268,13 +288,16 @@ class RunSource:
 
     def _samples(self, cluster: int) -> tuple[Picture, ...]:
         folder = self.inputs["samples"]
-        table = self._metadata
-        chosen = table[(table["k"] == self.k) & (table["cluster"] == cluster)].sort_values("index")
-        files = chosen["file_name"].tolist()[: self.config.report.patches_per_cluster]
+        files = self._files(cluster)[: self.config.report.patches_per_cluster]
         return tuple(
             picture(read_image(folder / name), text=f"Synthetic patch of {self.names[cluster]}, number {position + 1}")
             for position, name in enumerate(files)
         )
+
+    def _files(self, cluster: int) -> list[str]:
+        table = self._metadata
+        chosen = table[(table["k"] == self.k) & (table["cluster"] == cluster)].sort_values("index")
+        return [str(name) for name in chosen["file_name"]]
 
     @cached_property
     def _metadata(self) -> pd.DataFrame:

@@ -38,12 +38,18 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Whose features distributions are compared by; may be repeated. [pixels, lpips-alex]"),
     ] = None,
+    floor: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Other real images, best of other slides: the floor.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write evaluate.json, .csv and .html there.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two folders of images; every number stands beside its real-against-real floor."""
     from histoloom.evaluation.folders import EXTRACTORS, evaluate_folders
 
-    result = evaluate_folders(real, synthetic, seed=seed, extractors=tuple(extractor or EXTRACTORS))
+    result = evaluate_folders(
+        real, synthetic, seed=seed, extractors=tuple(extractor or EXTRACTORS), floor=floor, out=out
+    )
     if as_json:
         typer.echo(json.dumps(result, allow_nan=False))
         return
@@ -68,19 +74,28 @@ def audit(
         Path, typer.Option(metavar="DIR", help="Real images of other slides, a subfolder a slide; they calibrate.")
     ],
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write audit.json and suspicious.png there.")] = None,
+    extractor: Annotated[
+        list[str] | None, typer.Option(help="Whose features give a second opinion; may be repeated. [lpips-alex]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write audit.json, .csv, .html and suspicious.png there.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Look for copies of training images among synthetic ones, calibrated on held-out real images."""
-    from histoloom.evaluation.originality.folders import audit_folders
+    from histoloom.evaluation.originality.by_features import features_said
+    from histoloom.evaluation.originality.folders import EXTRACTORS, audit_folders
 
-    result = audit_folders(synthetic, train=train, holdout=holdout, seed=seed, out=out)
+    names = tuple(extractor or EXTRACTORS)
+    result = audit_folders(synthetic, train=train, holdout=holdout, seed=seed, extractors=names, out=out)
     if as_json:
         typer.echo(json.dumps(result, allow_nan=False))
         return
     low, high = result["interval"]
     typer.echo(f"{result['copies']} of {result['n']} images look like copies: {low:.1%} to {high:.1%}")
     typer.echo(f"false alarms among held-out images: {result['false_alarm_rate']:.1%} of {result['n_test']}")
+    for other in result["by_features"]:
+        typer.echo(features_said(other))
     for entry in result["samples"][:10]:
         typer.echo(
             f"{'COPY ' if entry['copy'] else ''}{entry['file']}  nearest {entry['nearest']}  {entry['score']:.3f}"

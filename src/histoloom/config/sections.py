@@ -167,7 +167,7 @@ class EvaluationConfig(Section):
     )
     distribution_patches: int = Field(2000, ge=20, description="most real patches on each side of a distribution")
     originality: Literal["report", "gate", "off"] = Field(
-        "report", description="look for copies of training patches; gate: and withhold them when drawing from the run"
+        "report", description="look for copies of training patches; gate: also withhold them, and watch the training"
     )
 
     @field_validator("extractors")

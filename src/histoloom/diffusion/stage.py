@@ -19,6 +19,7 @@ from histoloom.diffusion.generator import Facts
 from histoloom.diffusion.latent_space import LatentSpace
 from histoloom.diffusion.losses import DiffusionLoss
 from histoloom.diffusion.unet import begin_from, make_unet, open_unet, save_unet
+from histoloom.diffusion.watch import watched
 from histoloom.seeding import derive
 from histoloom.stages import StageContext
 from histoloom.start import start_folder
@@ -44,6 +45,7 @@ def run(context: StageContext) -> None:
         given = Facts.from_json(read_json(start / "generator.json"))
         begin_from(unet, source=open_unet(start), null=given.conditions.null)
     task = make_task(context, latents=latents, clustering=clustering, facts=facts, unet=unet)
+    task = watched(task, context, facts=facts)
     trained = train(
         task,
         config=config.training,

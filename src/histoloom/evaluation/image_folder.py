@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,11 @@ class ImageFolder:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The paths below the folder."""
+        return [str(path.relative_to(self.folder)) for path in self.paths]
 
     def key(self, number: int) -> bytes:
         """SHA-256 of the file's content; ``UserError`` where it cannot be read."""

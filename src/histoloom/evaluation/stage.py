@@ -12,7 +12,8 @@ import torch
 
 from histoloom.devices import resolve_device
 from histoloom.evaluation.comparisons import Patches, entries, measure_tasks, plan
-from histoloom.evaluation.distribution_stage import write_distribution
+from histoloom.evaluation.distribution_stage import CACHE, write_distribution
+from histoloom.evaluation.extractors import Extractor, Sources, make_extractors
 from histoloom.evaluation.faithfulness_stage import write_faithfulness
 from histoloom.evaluation.metrics import MetricSettings, PairMetric, make_metrics
 from histoloom.evaluation.originality.of_run import FILE, said, write_originality
@@ -122,10 +123,20 @@ def _originality(context: StageContext, *, material: Material) -> None:
             context.out,
             patches=material.patches,
             samples=material.samples,
+            extractors=_copy_extractors(context, size=material.patches.size),
+            cache=context.run / CACHE,
             seed=context.config.seed,
             device=torch.device(resolve_device(context.config.runtime.device)),
         )
     context.say(said(read_json(path)))
+
+
+def _copy_extractors(context: StageContext, *, size: int) -> list[Extractor]:
+    """Whose features give a second opinion on copies; pixels are compared better by correlation."""
+    device = torch.device(resolve_device(context.config.runtime.device))
+    sources = Sources(device, autoencoder=context.inputs.get("autoencoder"), download=True)
+    names = [name for name in context.config.evaluation.extractors if name != "pixels"]
+    return make_extractors(names, sources=sources, size=size)[0]
 
 
 def _summary(found: Sequence[dict[str, Any]], *, k: int) -> str:

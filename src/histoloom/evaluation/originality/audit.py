@@ -19,6 +19,8 @@ from histoloom.evaluation.originality.nearest import Nearest, nearest
 from histoloom.progress import Meter, meter
 from histoloom.seeding import permutation
 
+VERSION = 2
+"""of the scores: thresholds are of one version"""
 RATE = 0.01
 """the false-alarm rate that thresholds are set for"""
 MARGIN = 2
@@ -92,9 +94,9 @@ def audit(sets: Sets, *, seed: int = 0, device: torch.device | None = None) -> A
 
     ``seed`` draws the held-out patches, and those of the membership test.
     """
-    held = _drawn(len(sets.holdout), LARGEST, seed=seed, what="holdout")
-    members = _drawn(len(sets.train), min(len(held), MEMBERS), seed=seed, what="members")
-    others = _drawn(len(held), MEMBERS, seed=seed, what="others")
+    held = drawn(len(sets.holdout), LARGEST, seed=seed, what="holdout")
+    members = drawn(len(sets.train), min(len(held), MEMBERS), seed=seed, what="members")
+    others = drawn(len(held), MEMBERS, seed=seed, what="others")
     total = 2 * (len(sets.samples) + len(held)) + len(sets.train) + len(others) + len(members)
     with meter("looking for copies", total=total) as counter:
         samples_NGG = small_greys(sets.samples, advance=counter.advance)
@@ -116,7 +118,7 @@ class _Search:
         return nearest(pictures, patches, device=self.device, advance=self.counter.advance)
 
 
-def _drawn(n: int, most: int, *, seed: int, what: str) -> np.ndarray:
+def drawn(n: int, most: int, *, seed: int, what: str) -> np.ndarray:
     return np.sort(permutation(seed, "originality", what, n=n)[:most])
 
 
@@ -133,11 +135,17 @@ def _calibration(
     slide_H: Sequence[str], holdout_HGG: np.ndarray, train_MGG: np.ndarray, *, search: _Search
 ) -> Calibration | None:
     """A threshold from one part of the held-out slides, tested on the other; None for too few patches."""
-    first, second = halves(slide_H)
     if not can_calibrate(slide_H):
         search.counter.advance(len(holdout_HGG))
         return None
-    score_H = search(holdout_HGG, train_MGG).score_N
+    return calibrated(slide_H, search(holdout_HGG, train_MGG).score_N)
+
+
+def calibrated(slide_H: Sequence[str], score_H: np.ndarray) -> Calibration | None:
+    """A threshold from the scores of one part of the held-out slides, tested on the other; None for too few patches."""
+    if not can_calibrate(slide_H):
+        return None
+    first, second = halves(slide_H)
     rate = RATE / MARGIN if len(first) >= least_images(RATE / MARGIN) else RATE
     limit = threshold(score_H[first], rate=rate)
     tested = Share(int((score_H[second] > limit).sum()), len(second))
@@ -155,6 +163,7 @@ def summary(found: Audit) -> dict[str, Any]:
     """The numbers as JSON-like data, without the samples."""
     copies, calibration, membership = found.copies, found.calibration, found.membership
     return {
+        "version": VERSION,
         "n": copies.n,
         "copies": copies.count if calibration else None,
         "copy_rate": copies.value if calibration else None,

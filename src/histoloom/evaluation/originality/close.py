@@ -4,7 +4,8 @@ Band-passed greys of 64 px; the picture in five sizes, shifted about a rough ali
 counts the pixels that both have (Padfield 2012, IEEE TIP 21(5), 2706), over the whole or one half, whichever says most:
 a correlation of few pixels (one cell on empty glass) is chance more often than one of many, and counts less.
 
-Shape suffixes: C candidates, G = ``SIDE``, Z sizes, P shifts, Q quarters of the picture, H = G / 2, W windows' side.
+Shape suffixes: C candidates, G = ``SIDE``, B = ``BANDS``, Z sizes, P shifts, Q quarters of the picture, T parts of it
+(the whole, left, right, upper, lower half), H = G / 2, W windows' side.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from functools import cache
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from histoloom.evaluation.originality.greys import SIDE, blurring, resampling
+from histoloom.evaluation.originality.bands import BANDS, band, bands, blur_in_pieces
+from histoloom.evaluation.originality.greys import SIDE, resampling
 
 SIZES = (0.9, 0.95, 1.0, 1.05, 1.1)
 FURTHEST = 20
 """px of G; shifts that a rough alignment may have"""
-FINEST, COARSEST = 0.6, 3.0  # px: the band that is compared
 NOISE = 4.0  # squared grey levels a pixel: what is fainter does not count as structure
 NEIGHBOURHOOD = 2.5
 """px; over which structure is spread when its pixels are counted"""
@@ -28,19 +29,15 @@ FULL = SIDE**2 // 4
 """pixels with structure that count as a whole picture of it"""
 LEAST_WHOLE, LEAST_HALF = 0.5, 0.8
 """share of the whole, or of a half, that has to lie on the training patch"""
-_HALF, _PARTS = SIDE // 2, np.array([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 0, 1], [1, 1, 0, 0], [0, 0, 1, 1]], np.float32)
+_HALF = SIDE // 2
+_QUARTERS_TQ = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 0, 1], [1, 1, 0, 0], [0, 0, 1, 1]], np.float32)
+_BAND_T = np.array([0, 1, 1, 2, 2])
+_LEAST_T = np.array([LEAST_WHOLE, *[LEAST_HALF / 2] * 4])[:, None, None] * SIDE**2
 _PAD = FURTHEST + 8
 
 
-def band(greys: np.ndarray) -> np.ndarray:
-    """Greys (..., G, G) with their coarse and their finest changes taken out, float32."""
-    fine_GG, slow_GG = blurring(SIDE, FINEST), blurring(SIDE, COARSEST)
-    values = greys.astype(np.float32)
-    return fine_GG @ values @ fine_GG.T - slow_GG @ values @ slow_GG.T
-
-
 def scores(
-    pictures_CGG: np.ndarray,
+    pictures_CBGG: np.ndarray,
     patches_CGG: np.ndarray,
     *,
     shift_C2: np.ndarray,
@@ -48,8 +45,9 @@ def scores(
     reach: int,
     step: int,
 ) -> np.ndarray:
-    """The score of each pair (both ``band``), float64 (C,), 0..1: low where there is little to compare.
+    """The score of each pair, float64 (C,), 0..1: low where there is little to compare.
 
+    Pictures are ``bands``, patches ``band``.
     The picture's pixel p lies on the patch's pixel p + shift; shifts up to ``reach`` px about ``shift_C2`` are tried,
     ``step`` px apart, and the picture enlarged by each of ``sizes``.
     """
@@ -58,38 +56,48 @@ def scores(
     return np.array(
         [
             _pair(picture, patch, shift=shift, sizes=sizes, moves_P=moves_P)
-            for picture, patch, shift in zip(pictures_CGG, patches_CGG, shifts, strict=True)
+            for picture, patch, shift in zip(pictures_CBGG, patches_CGG, shifts, strict=True)
         ]
     )
 
 
 def _pair(
-    picture_GG: np.ndarray, patch_GG: np.ndarray, *, shift: np.ndarray, sizes: tuple[float, ...], moves_P: np.ndarray
+    picture_BGG: np.ndarray, patch_GG: np.ndarray, *, shift: np.ndarray, sizes: tuple[float, ...], moves_P: np.ndarray
 ) -> float:
-    views_ZGG, rows_ZG = _views(picture_GG, sizes)
+    views_BZGG, rows_ZG = _views(picture_BGG, sizes)
     top, left = _PAD + shift[0] + moves_P, _PAD + shift[1] + moves_P
-    windows = sliding_window_view(np.pad(patch_GG, _PAD), (SIDE, SIDE))[np.ix_(top, left)]
-    num = _quarters(views_ZGG) @ _quarters(windows.reshape(-1, SIDE, SIDE)).transpose(0, 2, 1)
+    windows_PGG = sliding_window_view(np.pad(patch_GG, _PAD), (SIDE, SIDE))[np.ix_(top, left)].reshape(-1, SIDE, SIDE)
+    products = np.stack([_quarters(view) @ _quarters(windows_PGG).transpose(0, 2, 1) for view in views_BZGG])
     inside_SG = sliding_window_view(np.pad(np.ones(SIDE, np.float32), _PAD), SIDE)
     down_PG, right_PG = inside_SG[top], inside_SG[left]
-    count = np.tensordot(_PARTS, _rectangles(rows_ZG[:, :, None] * rows_ZG[:, None, :], down_PG, right_PG), axes=1)
-    own = [np.tensordot(_PARTS, _rectangles(part, down_PG, right_PG), axes=1) for part in _energies(views_ZGG)]
+    count = _of_parts(_rectangles(rows_ZG[:, :, None] * rows_ZG[:, None, :], down_PG, right_PG)[None])
+    own = [_of_parts(_rectangles_of(part, down_PG, right_PG)) for part in _energies(views_BZGG)]
     other = [
-        np.tensordot(_PARTS, _windowed(np.pad(part, _PAD), rows_ZG, top=top, left=left), axes=1)
-        for part in _energies(patch_GG)
+        _of_parts(_windowed(np.pad(part[0, 0], _PAD), rows_ZG, top=top, left=left)[None])
+        for part in _energies(patch_GG[None, None])
     ]
     energy = (own[0] + NOISE * count) * (other[0] + NOISE * count)
-    correlation = np.clip(np.tensordot(_PARTS, num, axes=1) / np.sqrt(energy + 1e-6), 0, 1)
+    correlation = np.clip(_of_parts(products) / np.sqrt(energy + 1e-6), 0, 1)
     value = _evidence(correlation, pixels=np.minimum(_pixels(own), _pixels(other)))
-    enough = np.array([LEAST_WHOLE, *[LEAST_HALF / 2] * 4])[:, None, None] * SIDE**2
-    return float(np.where(count >= enough, value, 0).max())
+    return float(np.where(count >= _LEAST_T, value, 0).max())
 
 
-def _energies(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _of_parts(sums_BQZP: np.ndarray) -> np.ndarray:
+    """Sums over quarters as sums over parts, each part from its band (of one band, all from that), (T, Z, P)."""
+    band_T = _BAND_T if len(sums_BQZP) > 1 else np.zeros_like(_BAND_T)
+    return np.einsum("tq,tqzp->tzp", _QUARTERS_TQ, sums_BQZP[band_T])
+
+
+def _energies(images_BZGG: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Squares, the same spread out over their neighbourhood, and the squares of that."""
-    blur_GG = blurring(SIDE, NEIGHBOURHOOD)
-    spread = blur_GG @ np.square(images) @ blur_GG.T
-    return np.square(images), spread, np.square(spread)
+    squares = np.square(images_BZGG)
+    spread = np.stack(
+        [
+            blur_in_pieces(NEIGHBOURHOOD, rows) @ image_ZGG @ blur_in_pieces(NEIGHBOURHOOD, columns).T
+            for image_ZGG, (rows, columns) in zip(squares, BANDS, strict=False)
+        ]
+    )
+    return squares, spread, np.square(spread)
 
 
 def _pixels(sums: Sequence[np.ndarray]) -> np.ndarray:
@@ -105,11 +113,11 @@ def _evidence(correlation: np.ndarray, *, pixels: np.ndarray) -> np.ndarray:
     return np.sqrt(1 - (1 - np.square(correlation)) ** np.minimum(1, pixels / FULL))
 
 
-def _views(picture_GG: np.ndarray, sizes: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The picture in each size, 0 where it does not reach, (Z, G, G); and where along a side it does (Z, G)."""
+def _views(picture_BGG: np.ndarray, sizes: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The picture in each size, 0 where it does not reach, (B, Z, G, G); and where along a side it does (Z, G)."""
     made = [_enlarging(size) for size in sizes]
-    views = [matrix @ picture_GG @ matrix.T for matrix, _ in made]
-    return np.stack(views), np.stack([reached for _, reached in made])
+    views = [matrix @ picture_BGG @ matrix.T for matrix, _ in made]
+    return np.stack(views, axis=1), np.stack([reached for _, reached in made])
 
 
 @cache
@@ -134,6 +142,10 @@ def _rectangles(images_ZGG: np.ndarray, down_PG: np.ndarray, right_PG: np.ndarra
     return np.stack(sums).reshape(4, len(images_ZGG), -1)
 
 
+def _rectangles_of(images_BZGG: np.ndarray, down_PG: np.ndarray, right_PG: np.ndarray) -> np.ndarray:
+    return np.stack([_rectangles(images_ZGG, down_PG, right_PG) for images_ZGG in images_BZGG])
+
+
 def _windowed(padded_WW: np.ndarray, rows_ZG: np.ndarray, *, top: np.ndarray, left: np.ndarray) -> np.ndarray:
     """Sums over the patch's pixels below each quarter of the picture at each size and shift, (Q, Z, P * P)."""
     down, right = (_placed(rows_ZG, starts, length=len(padded_WW)) for starts in (top, left))
@@ -152,6 +164,5 @@ def _placed(rows_ZG: np.ndarray, starts_P: np.ndarray, *, length: int) -> np.nda
 
 def best_score(greys_NGG: np.ndarray) -> np.ndarray:
     """What exact copies of the pictures would score, float64 (N,): low where a picture shows little."""
-    bands_NGG = band(greys_NGG)
     nowhere_N2 = np.zeros((len(greys_NGG), 2), np.int64)
-    return scores(bands_NGG, bands_NGG, shift_C2=nowhere_N2, sizes=(1.0,), reach=0, step=1)
+    return scores(bands(greys_NGG), band(greys_NGG), shift_C2=nowhere_N2, sizes=(1.0,), reach=0, step=1)

@@ -14,6 +14,7 @@ import torch
 
 from histoloom.devices import resolve_device
 from histoloom.errors import UserError
+from histoloom.evaluation.originality.audit import VERSION
 from histoloom.evaluation.originality.greys import shrunk, small_greys
 from histoloom.evaluation.originality.nearest import nearest
 from histoloom.evaluation.originality.of_run import FILE, Rows
@@ -49,7 +50,10 @@ class Gate:
         if run.config.evaluation.originality != "gate":
             return None
         evaluation = run.require("evaluation") / FILE
-        threshold = read_json(evaluation)["threshold"] if evaluation.is_file() else None
+        found = read_json(evaluation) if evaluation.is_file() else {"version": VERSION, "threshold": None}
+        if found.get("version") != VERSION:
+            raise UserError(f"{run.path} was evaluated by an earlier version of Histoloom: histoloom run {run.path}")
+        threshold = found["threshold"]
         if threshold is None:
             raise UserError(
                 f"evaluation.originality is gate, and {run.path} has no threshold: it needs enough patches of "

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from histoloom.evaluation.originality.close import SIZES, band, scores
+from histoloom.evaluation.originality.bands import band, bands
+from histoloom.evaluation.originality.close import SIZES, scores
 from histoloom.evaluation.originality.greys import turned
 from histoloom.evaluation.originality.shortlist import Candidates, chunks, coarse, shortlist
 
@@ -63,12 +64,12 @@ def _nearest(picture_GG: np.ndarray, patches_MGG: np.ndarray, *, found: Candidat
         return -1, 0.0
     ways_C4 = np.unique(ways_C4, axis=0)
     patch_C, turn_C, shift_C2 = ways_C4[:, 0], ways_C4[:, 1], ways_C4[:, 2:]
-    views_CGG = band(turned(picture_GG[None])[0])[turn_C]
+    views_CBGG = bands(turned(picture_GG[None])[0])[turn_C]
     bands_CGG = band(patches_MGG[patch_C])
-    rough_C = scores(views_CGG, bands_CGG, shift_C2=shift_C2, sizes=(1.0,), reach=4, step=2)
+    rough_C = scores(views_CBGG, bands_CGG, shift_C2=shift_C2, sizes=(1.0,), reach=4, step=2)
     best_C = np.lexsort((patch_C, -rough_C.round(DIGITS)))[:CLOSE]
     close_C = scores(
-        views_CGG[best_C], bands_CGG[best_C], shift_C2=shift_C2[best_C], sizes=SIZES, reach=4, step=1
+        views_CBGG[best_C], bands_CGG[best_C], shift_C2=shift_C2[best_C], sizes=SIZES, reach=4, step=1
     ).round(DIGITS)
     winner = np.lexsort((patch_C[best_C], -close_C))[0]
     return int(patch_C[best_C][winner]), float(close_C[winner])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from histoloom.evaluation import distribution_stage
+from histoloom.evaluation.extractors import Extractor
 from histoloom.evaluation.originality.audit import Audit, Sets, audit, summary
+from histoloom.evaluation.originality.by_features import ByFeatures, Sources, features_summary, look, sample_entries
 from histoloom.evaluation.originality.folders import suspicious_first
 from histoloom.evaluation.sample_folder import SampleFolder
 from histoloom.evaluation.similarity import Images
@@ -50,9 +54,16 @@ class _Samples:
 
 
 def write_originality(
-    out: Path, *, patches: PatchSet, samples: SampleFolder, seed: int, device: torch.device
+    out: Path,
+    *,
+    patches: PatchSet,
+    samples: SampleFolder,
+    extractors: Sequence[Extractor],
+    cache: Path,
+    seed: int,
+    device: torch.device,
 ) -> dict[str, Any]:
-    """Write ``originality.json`` and ``suspicious.npz`` and return the former.
+    """Write ``originality.json`` and ``suspicious.npz`` and return the former; features are kept in ``cache``.
 
     Patches of held-out slides set the threshold and test it; a run without enough of them gets scores alone.
     """
@@ -64,21 +75,34 @@ def write_originality(
         seed=seed,
         device=device,
     )
+    sources = Sources(
+        distribution_stage.Rows(samples.images, np.arange(len(samples.table))),
+        distribution_stage.Rows(patches.images, train),
+        distribution_stage.Rows(patches.images, holdout),
+        slides.tolist(),
+    )
+    others = [look(sources, extractor=extractor, cache=cache, seed=seed) for extractor in extractors]
     ids = table["patch_id"].to_numpy(dtype=str)[train]
     order = suspicious_first(found)
-    result = summary(found) | {"samples": [_entry(found, row, samples=samples, ids=ids) for row in order]}
+    result = summary(found) | {
+        "by_features": [features_summary(other) for other in others],
+        "samples": [_entry(found, row, others=others, samples=samples, ids=ids) for row in order],
+    }
     write_bytes(out / PICTURES, _pictures(found, order[:SHOWN], patches=patches, train=train, samples=samples))
     write_json(out / FILE, result)
     return result
 
 
-def _entry(found: Audit, row: int, *, samples: SampleFolder, ids: np.ndarray) -> dict[str, Any]:
+def _entry(
+    found: Audit, row: int, *, others: Sequence[ByFeatures], samples: SampleFolder, ids: np.ndarray
+) -> dict[str, Any]:
     return {
         "file": str(samples.table["file_name"].iloc[row]),
         "nearest": str(ids[found.nearest.number_N[row]]),
         "score": float(found.nearest.score_N[row]),
         "copy": bool(found.alarm_N[row]),
         "too_plain": bool(found.plain_N[row]),
+        "by": sample_entries(others, row, ids=ids),
     }
 
 

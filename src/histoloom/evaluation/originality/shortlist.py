@@ -1,7 +1,8 @@
 """The quick look: for each picture the few training patches, with their rough alignment, that a close look has to see.
 
-Greys of 20 px without their slow changes; blocks of three quarters of the sides and halves of the picture, each in
-eight dihedral copies, against the training patch's blocks at every place: a matrix product for each place. Vectors hold
+Greys of 20 px; blocks of three quarters of the sides and halves of the picture, each in eight dihedral copies, against
+the training patch's blocks at every place: a matrix product for each place. Slow changes are taken out of each block
+by itself, so that nothing outside of it counts: half of a collage looks like the same half of its source. Vectors hold
 whole numbers whose products single precision adds exactly, so that neither the order nor the size of batches, nor the
 device, changes anything.
 
@@ -27,7 +28,7 @@ PER_KIND = 8
 PICTURES, PATCHES = 64, 1024
 _NORM = 2000.0  # of a vector: 2000 squared, a sum's bound, is below 2**24
 _SLOW, _FINE = 2.5, 1.0  # px of the coarse grey, px of the grey
-_NOISE = 4.0  # squared grey levels a pixel: what is fainter does not count as structure
+_NOISE = 0.5  # squared grey levels a coarse pixel: what is fainter does not count as structure
 
 
 @dataclass(frozen=True)
@@ -68,18 +69,16 @@ class Candidates:
 
 
 def coarse(greys_NGG: np.ndarray) -> np.ndarray:
-    """Greys of ``LOW`` px without their slow changes, float32 (N, L, L)."""
-    fine_LG, slow_LG = _filters()
-    values = greys_NGG.astype(np.float32)
-    return fine_LG @ values @ fine_LG.T - slow_LG @ values @ slow_LG.T
+    """Greys of ``LOW`` px, float32 (N, L, L)."""
+    fine_LG = _shrinking()
+    return fine_LG @ greys_NGG.astype(np.float32) @ fine_LG.T
 
 
 @cache
-def _filters() -> tuple[np.ndarray, np.ndarray]:
+def _shrinking() -> np.ndarray:
     edges = np.arange(LOW + 1) * SIDE / LOW
     low, high = np.maximum(edges[:-1, None], np.arange(SIDE)), np.minimum(edges[1:, None], np.arange(SIDE) + 1)
-    fine_LG = (np.clip(high - low, 0, None) * LOW / SIDE).astype(np.float32) @ blurring(SIDE, _FINE)
-    return fine_LG, blurring(LOW, _SLOW) @ fine_LG
+    return (np.clip(high - low, 0, None) * LOW / SIDE).astype(np.float32) @ blurring(SIDE, _FINE)
 
 
 def shortlist(
@@ -172,8 +171,9 @@ def _views(pictures_NLL: np.ndarray, *, kind: Kind) -> np.ndarray:
 
 
 def _blocks(images_NLL: np.ndarray, places: Sequence[tuple[int, int]], *, kind: Kind) -> np.ndarray:
-    """Blocks as vectors of whole numbers, float32 (P, N, D): without their mean, of norm ``_NORM`` but where faint."""
+    """Blocks as vectors of whole numbers, float32 (P, N, D): without slow changes, of norm ``_NORM`` or less."""
     cut = np.stack([images_NLL[:, y : y + kind.height, x : x + kind.width] for y, x in places])
+    cut = cut - blurring(kind.height, _SLOW) @ cut @ blurring(kind.width, _SLOW).T
     flat = cut.reshape(*cut.shape[:2], -1)
     flat = flat - flat.mean(axis=2, keepdims=True)
     energy = np.square(flat).sum(axis=2, keepdims=True) + _NOISE * flat.shape[2]

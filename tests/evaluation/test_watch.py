@@ -1,0 +1,71 @@
+"""A run with a gate looks for copies while it trains."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from histoloom import pipeline
+from histoloom.errors import TrainingStopped
+from histoloom.evaluation.originality.watch import CopyWatch, of_run
+from histoloom.setup import change_settings
+from histoloom.slides.patch_set import PatchSet
+from histoloom.stages import EventLog
+from histoloom.store import Run
+
+
+@pytest.fixture
+def gated(tiny_run: Path, tmp_path: Path) -> Run:
+    """A finished run that gets a gate, and has to train again."""
+    shutil.copytree(tiny_run, tmp_path / "run")
+    run = change_settings(Run.open(tmp_path / "run"), ["evaluation.originality=gate"], save=True)
+    for stage in ("diffusion", "samples", "evaluation", "report"):
+        shutil.rmtree(run.folder(stage))
+    return run
+
+
+@pytest.fixture
+def few_patches_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("histoloom.evaluation.originality.audit.RATE", 0.2)
+    monkeypatch.setattr("histoloom.evaluation.originality.audit.LEAST_A_PART", 4)
+
+
+def test_without_a_gate_nobody_looks(tiny_run: Path) -> None:
+    assert of_run(Run.open(tiny_run)) is None
+
+
+def test_too_few_held_out_patches_are_said_and_stop_nothing(gated: Run, tiny_run: Path) -> None:
+    pipeline.execute(gated, until="diffusion")
+    said = [str(event.get("message")) for event in EventLog(gated.folder("diffusion") / "log.jsonl").read()]
+    assert sum("copies are not looked for while training" in message for message in said) == 4
+    weights = "diffusion/unet/diffusion_pytorch_model.safetensors"
+    assert (gated.path / weights).read_bytes() == (tiny_run / weights).read_bytes()
+
+
+@pytest.mark.usefixtures("few_patches_suffice")
+def test_copies_are_reason_to_stop_and_other_pictures_are_not(gated: Run) -> None:
+    patches = PatchSet.open(gated.require("patches"))
+    train = patches.images(patches.rows("train"))
+    rich = np.argsort(-train.std(axis=(1, 2, 3)))[:12]
+    found = CopyWatch(gated)(train[rich])
+    assert found.stop
+    assert "look like copies" in found.said
+    assert "patches.count" in found.advice
+    empty = CopyWatch(gated)(np.full_like(train[:12], 240))
+    assert not empty.stop
+
+
+def test_a_judge_that_sees_copies_stops_the_stage(gated: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from histoloom.stages import Judgement
+
+    def judge(_watch: CopyWatch, images: np.ndarray) -> Judgement:
+        assert images.shape[1:] == (32, 32, 3)
+        return Judgement("all are copies", stop=True, advice="stop it")
+
+    monkeypatch.setattr(CopyWatch, "__call__", judge)
+    with pytest.raises(TrainingStopped, match="diffusion: all are copies after 80 images"):
+        pipeline.execute(gated, until="diffusion")
+    assert gated.artifact("diffusion") is None
