@@ -13,7 +13,17 @@ from histoloom.atlas.source import STAGES, RunSource
 from histoloom.atlas.web.app import NAVIGATION
 from histoloom.store import Run
 
-PATHS = (*(entry.path for entry in NAVIGATION), "/?k=2", "/clusters/4/1", "/clusters/2/0?order=borderline", "/nothing")
+PATHS = (
+    *(entry.path for entry in NAVIGATION),
+    *(
+        "/?k=2",
+        "/clusters/4/1",
+        "/clusters/2/0?order=borderline",
+        "/slides/slide-1?cluster=1",
+        "/slides/bad",
+        "/nothing",
+    ),
+)
 SCREENS = [(1024, "light"), (1024, "dark"), (2560, "light"), (2560, "dark")]
 
 

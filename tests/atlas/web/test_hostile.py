@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx2
+import pandas as pd
 import pytest
 import requests
 import schemathesis
@@ -206,13 +207,14 @@ def hostile_client(app: Any) -> TestClient:
 
 @pytest.fixture(autouse=True)
 def _nothing_outside_is_touched(published: Run) -> Iterator[None]:
-    """Around every test: the run's neighbours stay as they are, and Python opens nothing but the run and itself."""
+    """Around every test: the run's neighbours stay as they are, and Python opens but run, slides and itself."""
+    slides = pd.read_parquet(published.folder("patches") / "slides.parquet")["file"].map(Path)
     before = _tree(published.path.parent)
     WATCH.seen.clear()
     yield
     import histoloom
 
-    found = WATCH.outside(published.path, Path(histoloom.__file__).parent, *PACKAGES)
+    found = WATCH.outside(published.path, *slides, Path(histoloom.__file__).parent, *PACKAGES)
     assert not found, sorted(found)[:10]
     assert _tree(published.path.parent) == before
 
