@@ -160,6 +160,7 @@ def test_names_are_listed_exchanged_and_compared(run: Path, tmp_path: Path) -> N
     histoloom("names", run, "--export", table)
     assert table.read_bytes().startswith(b"\xef\xbb\xbfk,cluster,name,colour,flag,rater,time,patches,clustering\r\n")
     assert "0 changes" in histoloom("names", run, "--import", table)
+    histoloom("names", run, "--export", table, "--rater", "Dr B")
     histoloom("names", run, "--import", table, "--rater", "Dr C")
     histoloom("names", run, "--reference", "Dr A")
     found = json.loads(histoloom("names", run, "--k", "2", "--json"))

@@ -149,7 +149,8 @@ def read_events(run: Path) -> list[Event]:
 def locked(run: Path) -> Iterator[None]:
     """Hold the names of ``run`` for writing; ``UserError`` where another process does not let go of them."""
     with disk_errors_explained(run):
-        lock = FileLock(run / ".names.lock", timeout=LOCK_SECONDS, poll_interval=0.005)
+        # Resolved: a run may be made of links, and a lock is not taken through one.
+        lock = FileLock((run / ".names.lock").resolve(), timeout=LOCK_SECONDS, poll_interval=0.005)
         try:
             lock.acquire()
         except Timeout:
