@@ -114,7 +114,7 @@ class JobLog:
         known = {self.folder / made.place for made in self.made}
         for stray in (*self.folder.rglob(".*.part"), *(set(self.folder.rglob("*.png")) - known)):
             stray.unlink(missing_ok=True)
-        begun = bool(self.ask.request.like or self.ask.request.between)
+        begun = bool(self.ask.request.begun_from)
         for withheld, path in ((False, self.folder), (True, self.folder / WITHHELD)):
             rows = [made.row for made in self.made if made.withheld == withheld]
             if rows or not withheld:
