@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPResponse, RemoteDisconnected
 from pathlib import Path
 from threading import local
 from typing import Any
@@ -168,14 +168,22 @@ class Server:
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
     def get(self, path: str) -> bytes:
-        """A page, picture or JSON; each thread keeps a connection, as a browser does."""
+        """A page, picture or JSON; each thread keeps a connection, as a browser does, until the server closes it."""
         if not hasattr(self._connections, "one"):
             self._connections.one = HTTPConnection(self.host, self.port, timeout=120)
-        self._connections.one.request("GET", path)
-        answered = self._connections.one.getresponse()
+        try:
+            answered = self._answer(path)
+        except RemoteDisconnected:
+            self._connections.one.close()
+            answered = self._answer(path)
         body: bytes = answered.read()
         assert answered.status == 200, (path, answered.status, body[:200])
         return body
+
+    def _answer(self, path: str) -> HTTPResponse:
+        self._connections.one.request("GET", path)
+        found: HTTPResponse = self._connections.one.getresponse()
+        return found
 
 
 @contextmanager
