@@ -268,8 +268,9 @@ def test_a_line_torn_by_a_crash_is_left_out(run: Path, queue: JobQueue) -> None:
     again = JobLog.read(file)
     assert again is not None
     assert again.state == "interrupted"
-    (run / "drawn" / "empty.jsonl").write_text("")
-    assert JobLog.read(run / "drawn" / "empty.jsonl") is None
+    for number, text in enumerate(("", "[]\n", '{"ask": {}}\n', '{"ask": {"request": {"other": 1}}}\n')):
+        (run / "drawn" / f"{number}.jsonl").write_text(text)
+        assert JobLog.read(run / "drawn" / f"{number}.jsonl") is None
 
 
 def test_the_gate_of_the_run_is_respected(run: Path) -> None:

@@ -18,6 +18,7 @@ from histoloom.errors import UserError
 from histoloom.evaluation.originality.gate import Gate
 from histoloom.evaluation.originality.greys import shrunk
 from histoloom.setup import change_settings
+from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.procedural import draw_slide
 from histoloom.store import Run, read_json, write_json
 
@@ -94,6 +95,22 @@ def test_the_command_withholds_by_the_threshold_of_the_run(gated_run: Run, tmp_p
         assert done.exit_code == 0
         assert len(list((out / "withheld").rglob("*.png"))) == withheld
         assert len(table(out / "metadata.csv")) == 2 - withheld
+
+
+def test_what_is_like_a_held_out_patch_is_withheld_too(gated_run: Run) -> None:
+    file = gated_run.path / "evaluation" / "originality.json"
+    write_json(file, read_json(file) | {"threshold": 0.8})
+    gate = Gate.of_home(gated_run.path)
+    assert gate is not None
+    patches = PatchSet.open(gated_run.folder("patches"))
+    held = patches.rows("holdout")
+    images = patches.images(held)
+    busiest = int(np.argmax([0.0 if gate(image) else image.std() for image in images]))
+    patch_id = str(patches.columns("patch_id")["patch_id"][held[busiest]])
+    assert not gate(images[busiest])
+    assert gate.besides(gated_run.path, names=[patch_id])(images[busiest])
+    assert gate.besides(gated_run.path, names=["samples/none"]) is gate
+    assert Gate.of_home(gated_run.path / "patches") is None
 
 
 def test_asking_for_a_gate_makes_no_stage_stale(gated_run: Run) -> None:

@@ -75,7 +75,7 @@ class Artist:
             levels_visited(sampler_of(request, default=facts.sampler), config=facts.config)
         elif not has_student(self._run):
             raise UserError("this run has no student that draws in a few steps; choose another method")
-        pictures = [self.picture(name, size=facts.size) for name in _begun(request)]
+        pictures = [self.picture(name, size=facts.size) for name in request.begun_from]
         total = request.n * max(1, len(request.tissues))
         most = total * (facts.size * facts.size * 3 + OF_TABLE)
         return Plan(total, _title(request, total=total, names=[picture.name for picture in pictures]), most)
@@ -84,8 +84,9 @@ class Artist:
         """Draw a request into ``out``, as ``histoloom sample`` does. ``UserError``, and what ``follow`` raises."""
         tools = self._ready()
         size = tools.generator.facts.size
-        pictures = {name: self.picture(name, size=size) for name in _begun(request)}
-        draw_into(tools.generator, request, out=out, gate=tools.gate, pictures=pictures, follow=follow)
+        pictures = {name: self.picture(name, size=size) for name in request.begun_from}
+        gate = tools.gate and tools.gate.besides(self._run, names=request.begun_from)
+        draw_into(tools.generator, request, out=out, gate=gate, pictures=pictures, follow=follow)
 
     def picture(self, name: str, *, size: int) -> Picture:
         """A patch by its id, ``samples/SAMPLE_ID``, or ``drawn/JOB_ID/NUMBER``; ``UserError`` where there is none.
@@ -138,11 +139,6 @@ class Artist:
         if self._threads is None:
             self._threads = max(1, torch.get_num_threads() - 1)
         return runtime if runtime.threads is not None else runtime.model_copy(update={"threads": self._threads})
-
-
-def _begun(request: Request) -> tuple[str, ...]:
-    """The names of the pictures that a request begins from."""
-    return request.between or (() if request.like is None else (request.like,))
 
 
 def _known(path: Path, row: Mapping[str, Any], *, home: Path, size: int) -> Picture:

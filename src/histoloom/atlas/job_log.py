@@ -7,6 +7,7 @@ picture. A job whose last line says neither done nor anything else final, and th
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from histoloom.diffusion.request import Request
+
+logger = logging.getLogger(__name__)
 
 State = Literal["waiting", "drawing", "done", "cancelled", "failed", "interrupted"]
 ENDED: frozenset[State] = frozenset({"done", "cancelled", "failed", "interrupted"})
@@ -85,11 +88,15 @@ class JobLog:
 
     @staticmethod
     def read(file: Path) -> JobLog | None:
-        """The job in ``file``; None where not even its first line came to the disk."""
+        """The job in ``file``; None where its first line did not come to the disk, or another version wrote it."""
         events = list(_events(file))
         if not events or "ask" not in events[0]:
             return None
-        job = JobLog(file.stem, file.parent, _ask(events[0]["ask"]))
+        try:
+            job = JobLog(file.stem, file.parent, _ask(events[0]["ask"]))
+        except (KeyError, TypeError, ValueError):
+            logger.warning("%s was written by another version of Histoloom and is left out", file)
+            return None
         for event in events[1:]:
             job._see(event)
         return job
@@ -114,7 +121,7 @@ class JobLog:
         known = {self.folder / made.place for made in self.made}
         for stray in (*self.folder.rglob(".*.part"), *(set(self.folder.rglob("*.png")) - known)):
             stray.unlink(missing_ok=True)
-        begun = bool(self.ask.request.like or self.ask.request.between)
+        begun = bool(self.ask.request.begun_from)
         for withheld, path in ((False, self.folder), (True, self.folder / WITHHELD)):
             rows = [made.row for made in self.made if made.withheld == withheld]
             if rows or not withheld:

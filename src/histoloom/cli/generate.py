@@ -56,7 +56,9 @@ def sample(
         between=between,
         strength=strength,
     )
-    drawn = draw_request(generator, request, out=out, gate=Gate.of_home(generator))
+    gate = Gate.of_home(generator)
+    gate = gate and gate.besides(generator, names=request.begun_from)
+    drawn = draw_request(generator, request, out=out, gate=gate)
     if os.environ.get("RANK", "0") == "0":
         typer.echo(drawn)
 

@@ -29,6 +29,11 @@ class Request:
     between: tuple[str, str] | None = None
     strength: float | None = None
 
+    @property
+    def begun_from(self) -> tuple[str, ...]:
+        """The names of the pictures that images begin from."""
+        return self.between or (() if self.like is None else (self.like,))
+
 
 def strength_of(request: Request) -> float:
     """How much of the pictures to begin from is undone, 0..1."""

@@ -96,8 +96,7 @@ def check_request(request: Request) -> None:
 
 def _sources(generator: Generator, request: Request, *, pictures: Mapping[str, Picture]) -> list[Source]:
     """The pictures that a request begins from."""
-    names = request.between or (() if request.like is None else (request.like,))
-    return [generator.source(pictures.get(name, name)) for name in names]
+    return [generator.source(pictures.get(name, name)) for name in request.begun_from]
 
 
 def student_of(request: Request, generator: Generator) -> SamplerConfig | None:

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -107,6 +108,24 @@ def test_more_like_a_patch_and_between_two(page: Page, draw_address: str, drawin
     expect(newest.get_by_role("heading")).to_contain_text("3 between", timeout=WAIT)
     expect(newest.locator(".gallery img")).to_have_count(3, timeout=WAIT)
     expect(newest.locator(".gallery .note")).to_have_text(["0 %", "50 %", "100 %"])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(visit: Callable[..., Any], draw_address: str, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
+    with visit(viewport={"width": 1024, "height": 900}, color_scheme=scheme) as page:
+        page.goto(f"{draw_address}/draw")
+        ask(page, n=2, steps=1)
+        expect(page.locator(".job .gallery img")).to_have_count(2, timeout=WAIT)
+        page.wait_for_function(LOADED)
+        assert not axe.Axe().run(page).response["violations"]
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1024
+        page.locator(".job .gallery button").first.click()
+        page.get_by_role("dialog").get_by_role("button", name="More like this").click()
+        page.locator(".job .gallery button").first.click()
+        page.get_by_role("dialog").get_by_role("button", name="Nearest real patch").click()
+        expect(page.get_by_text("Nearest real training patch")).to_be_visible(timeout=WAIT)
+        assert not axe.Axe().run(page).response["violations"]
 
 
 def test_what_is_wrong_is_said_beside_the_button(page: Page, draw_address: str) -> None:

@@ -66,10 +66,8 @@ def page(request: Request, k: OptionalK = None) -> HTMLResponse:
     view = view_of(request)
     k = view.k_or_chosen(k)
     links = k_links({other: f"/draw?k={other}" for other in view.ks}, current=k, chosen=view.chosen)
-    ready = view.run.artifact("diffusion") is not None
-    return render(
-        request, "draw.html", k=k, k_links=links, ready=ready, gate=view.config.evaluation.originality == "gate"
-    )
+    gate = view.config.evaluation.originality == "gate"
+    return render(request, "draw.html", k=k, k_links=links, ready=has_generator(view.path), gate=gate)
 
 
 @router.get("/api/draw/options", tags=["draw"])

@@ -6,13 +6,15 @@ withholds what that check would.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from histoloom.devices import resolve_device
+from histoloom.diffusion.sources import patch_of
 from histoloom.errors import UserError
 from histoloom.evaluation.originality.audit import VERSION
 from histoloom.evaluation.originality.greys import shrunk, small_greys
@@ -61,6 +63,15 @@ class Gate:
             )
         patches = PatchSet.open(run.require("patches"))
         return Gate(small_greys(Rows(patches, patches.rows("train"))), float(threshold), device)
+
+    def besides(self, home: Path, *, names: Sequence[str]) -> Gate:
+        """Also compares with those of ``names`` that are patches of the run: what is drawn like a held-out one."""
+        run = Run.open(home)
+        found = [picture for name in names if (picture := patch_of(run, patch_id=name)) is not None]
+        if not found:
+            return self
+        greys = shrunk(np.stack([picture.image_HW3 for picture in found]))
+        return replace(self, train_MGG=np.concatenate([self.train_MGG, greys]))
 
     def __call__(self, image_HW3: np.ndarray) -> bool:
         """Whether to withhold a picture, uint8 (H, W, 3)."""

@@ -148,7 +148,7 @@ async function begin(name, wanted) {
   else sources = mode === "between" && sources.length ? [sources[0], source] : [source];
   at("tissue").value = "";
   setMode(wanted);
-  at("strength").focus();
+  at("strength").focus({ preventScroll: true });
   if (wanted === "between" && sources.length < 2) toast("Now choose “Between” at a second picture.");
 }
 
