@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
@@ -19,7 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from histoloom.atlas.web.app import create_app
 from histoloom.atlas.web.security import Access
 from histoloom.atlas.web.serve import listening
-from histoloom.store import Run
+from histoloom.store import Run, write_json
 
 HERE = "http://127.0.0.1"
 CHROMIUM = os.environ.get("HISTOLOOM_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -42,10 +44,28 @@ def changing_client(finished: Run) -> TestClient:
     return client_of(finished.path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def open_client() -> Callable[..., TestClient]:
     """``client_of``, for a run that a test names."""
     return client_of
+
+
+@pytest.fixture(scope="session")
+def write_map() -> Callable[[Run], list[str]]:
+    """Gives a run a 2-D map of every third patch, along a spiral; returns their ids."""
+
+    def write(run: Run) -> list[str]:
+        ids = pd.read_parquet(run.folder("clusters") / "index.parquet")["patch_id"].tolist()[::3]
+        turn_N = np.linspace(0, 9, len(ids))
+        xy_N2 = 0.5 + (turn_N / 20)[:, None] * np.stack([np.cos(turn_N), np.sin(turn_N)], axis=1)
+        maps = {"pca": xy_N2.round(4).tolist(), "tsne": xy_N2[:, ::-1].round(4).tolist()}
+        near = [[(place + 1) % len(ids), (place + 2) % len(ids)] for place in range(len(ids))]
+        run.folder("report").mkdir()
+        write_json(run.folder("report") / "embedding.json", {"patch_ids": ids, "maps": maps, "neighbours": near})
+        write_json(run.folder("report") / "artifact.json", {})
+        return ids
+
+    return write
 
 
 @contextmanager
@@ -64,7 +84,7 @@ def serving(run: Path, *, access: Access | None = None) -> Iterator[str]:
         thread.join(timeout=30)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def serve_run() -> Callable[..., AbstractContextManager[str]]:
     """``serving``, for a run that a test names: ``with serve_run(path) as address``."""
     return serving

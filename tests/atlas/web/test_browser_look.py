@@ -2,15 +2,122 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
 from playwright.sync_api import Page, expect
+
+from histoloom.store import Run
+
+LOADED = "() => [...document.images].every((image) => image.complete && image.naturalWidth > 0)"
+
+
+@pytest.fixture(scope="module")
+def mapped_address(published: Run, write_map: Any, serve_run: Callable[..., Any]) -> Iterator[str]:
+    write_map(published)
+    with serve_run(published.path) as found:
+        yield found
 
 
 def test_the_first_page_shows_pictures_and_keeps_k(page: Page, address: str) -> None:
     page.goto(f"{address}/")
     expect(page.get_by_role("heading", level=1)).to_have_text("4 clusters")
-    loaded = "() => [...document.images].every((image) => image.complete && image.naturalWidth > 0)"
-    page.wait_for_function(loaded)
+    page.wait_for_function(LOADED)
     page.get_by_role("link", name="2 clusters").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("2 clusters")
     page.get_by_role("navigation", name="Pages").get_by_role("link", name="Clusters").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("2 clusters")
+
+
+def test_a_cluster_is_looked_at_with_the_keyboard_alone(page: Page, address: str) -> None:
+    page.goto(f"{address}/")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.get_by_role("link", name="Cluster 1").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Cluster 1")
+    pictures = page.get_by_role("list", name="Real patches").get_by_role("button")
+    pictures.first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(pictures.nth(1)).to_be_focused()
+    page.keyboard.press("Enter")
+    shown = page.get_by_role("dialog").get_by_role("img")
+    text = pictures.nth(1).get_by_role("img").get_attribute("alt")
+    expect(shown).to_have_attribute("alt", str(text))
+    page.keyboard.press("ArrowRight")
+    expect(shown).to_have_attribute("alt", str(pictures.nth(2).get_by_role("img").get_attribute("alt")))
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(pictures.nth(1)).to_be_focused()
+
+
+def test_the_order_of_a_gallery_is_in_the_address(page: Page, address: str) -> None:
+    page.goto(f"{address}/clusters/2/0")
+    first = page.get_by_role("list", name="Real patches").get_by_role("img").first
+    typical = first.get_attribute("src")
+    page.get_by_role("button", name="Borderline").click()
+    expect(page.get_by_role("button", name="Borderline")).to_have_attribute("aria-pressed", "true")
+    expect(first).not_to_have_attribute("src", str(typical))
+    borderline = str(first.get_attribute("src"))
+    expect(page.get_by_role("status")).to_contain_text("borderline patches, page 1 of 1")
+    page.reload()
+    expect(page.get_by_role("button", name="Borderline")).to_have_attribute("aria-pressed", "true")
+    expect(first).to_have_attribute("src", borderline)
+
+
+def test_samples_stand_beside_the_real_patches(page: Page, address: str) -> None:
+    page.goto(f"{address}/clusters/4/3")
+    samples = page.get_by_role("list", name="Synthetic patches").get_by_role("button")
+    expect(samples).to_have_count(3)
+    samples.first.click()
+    expect(page.get_by_role("dialog")).to_contain_text("not a photograph of tissue")
+
+
+def test_another_k_leads_to_the_same_tissue(page: Page, address: str) -> None:
+    page.goto(f"{address}/clusters/4/0")
+    page.get_by_role("link", name="2 clusters", exact=True).click()
+    expect(page).to_have_url(f"{address}/clusters/2/{page.url[-1]}")
+    page.get_by_role("link", name="4 clusters, the chosen number").click()
+    expect(page).to_have_url(f"{address}/clusters/4/{page.url[-1]}")
+
+
+def test_the_map_shows_the_patch_under_the_pointer(page: Page, mapped_address: str) -> None:
+    page.goto(f"{mapped_address}/map")
+    canvas = page.locator("#map")
+    box = canvas.bounding_box()
+    assert box is not None
+    page.wait_for_function(LOADED.replace("document.images", "document.querySelectorAll('main img[src]')"))
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    hover = page.locator("#map-hover")
+    expect(hover).to_be_visible()
+    expect(hover).to_contain_text("Cluster")
+    page.mouse.down()
+    page.mouse.up()
+    expect(page.get_by_role("dialog")).to_contain_text("slide-")
+    page.get_by_role("button", name="Close").click()
+    before = canvas.screenshot()
+    canvas.focus()
+    page.keyboard.press("+")
+    page.wait_for_timeout(100)
+    assert canvas.screenshot() != before
+    page.get_by_role("button", name="Show the most central patch").first.click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+
+
+def test_a_cluster_is_followed_through_splits_and_merges(page: Page, address: str) -> None:
+    page.goto(f"{address}/flow")
+    page.locator('[data-node="2-0"]').focus()
+    shown = page.locator(".band.on")
+    assert 0 < shown.count() < page.locator(".band").count()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(f"{address}/clusters/2/0")
+
+
+def test_what_goes_wrong_is_said(page: Page, address: str) -> None:
+    page.goto(f"{address}/clusters/2/0")
+    page.route("**/patches?*", lambda route: route.fulfill(status=409, json={"detail": "someone was faster"}))
+    page.get_by_role("button", name="Random").click()
+    expect(page.get_by_role("status")).to_have_text("someone was faster")
+    page.get_by_role("button", name="Close this message").click()
+    expect(page.locator(".toast")).to_have_count(0)

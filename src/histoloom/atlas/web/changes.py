@@ -34,7 +34,7 @@ class Change(BaseModel):
     to: list[Part]
 
 
-@router.get("/flow", response_class=HTMLResponse, include_in_schema=False)
+@router.get("/flow", response_class=HTMLResponse, tags=["pages"])
 def flow_page(request: Request, k: OptionalK = None) -> HTMLResponse:
     """The picture, with colours of the clusters at k, and every step in words."""
     view = view_of(request)
@@ -77,5 +77,8 @@ def near(ks: tuple[int, ...], *, k: int) -> tuple[int, ...]:
 
 
 def _flow(view: RunView, *, shown: tuple[int, ...], k: int) -> Flow:
-    make = lambda: flow([view.clusters(other) for other in shown], focus=k)  # noqa: E731
-    return view.kept(("flow", k), of=["patches/artifact.json", "clusters/artifact.json"], make=make)
+    return view.kept(
+        ("flow", k),
+        of=["patches/artifact.json", "clusters/artifact.json"],
+        make=lambda: flow([view.clusters(other) for other in shown], focus=k),
+    )

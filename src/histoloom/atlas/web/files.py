@@ -13,7 +13,7 @@ from fastapi.responses import Response
 
 from histoloom.atlas.web.refusals import NotFound
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(tags=["pages"])
 
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 

@@ -18,7 +18,7 @@ from histoloom.atlas.web.pictures import mosaic_address, place_address
 from histoloom.atlas.web.run_view import RunView
 from histoloom.names import default_name
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(tags=["pages"])
 
 SLIDES_SHOWN = 12
 NEIGHBOURS_SHOWN = 4

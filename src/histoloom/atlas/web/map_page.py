@@ -47,7 +47,7 @@ class MapModel(BaseModel):
     titles: dict[str, str]
 
 
-@router.get("/map", response_class=HTMLResponse, include_in_schema=False)
+@router.get("/map", response_class=HTMLResponse, tags=["pages"])
 def map_page(request: Request, k: OptionalK = None) -> HTMLResponse:
     """The map, and the same in words."""
     view = view_of(request)

@@ -1,0 +1,70 @@
+"""Every page is free of what axe finds wrong for those who do not see, or not well, or use no mouse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page
+
+from histoloom.atlas.page import render
+from histoloom.atlas.source import STAGES, RunSource
+from histoloom.atlas.web.app import NAVIGATION
+from histoloom.store import Run
+
+PATHS = (*(entry.path for entry in NAVIGATION), "/?k=2", "/clusters/4/1", "/clusters/2/0?order=borderline", "/nothing")
+SCREENS = [(1024, "light"), (1024, "dark"), (2560, "light"), (2560, "dark")]
+
+
+@pytest.fixture(scope="module")
+def whole_address(published: Run, write_map: Any, serve_run: Callable[..., Any]) -> Iterator[str]:
+    write_map(published)
+    with serve_run(published.path) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def report(published: Run, whole_address: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of the same run."""
+    assert whole_address, "its 2-D map is there"
+    source = RunSource(
+        published.path,
+        config=published.config,
+        inputs={stage: published.folder(stage) for stage in STAGES},
+        maps=tmp_path_factory.mktemp("maps"),
+        embedding=published.folder("report") / "embedding.json",
+    )
+    return render(source.page())
+
+
+def problems(page: Page) -> list[str]:
+    """What axe complains of: its rule, how grave it is, and the first element."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
+    found = axe.Axe().run(page).response["violations"]
+    return [f"{one['id']} ({one['impact']}): {one['nodes'][0]['html']} {one['nodes'][0]['any']}" for one in found]
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_every_page(visit: Callable[..., Any], whole_address: str, width: int, scheme: str) -> None:
+    with visit(viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
+        for path in PATHS:
+            page.goto(f"{whole_address}{path}")
+            page.wait_for_load_state("networkidle")
+            assert not problems(page), path
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} is wider than {width} px"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_large_view(visit: Callable[..., Any], whole_address: str, scheme: str) -> None:
+    with visit(color_scheme=scheme) as page:
+        page.goto(f"{whole_address}/clusters/2/0")
+        page.locator("#real button").first.click()
+        assert not problems(page)
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_the_report(visit: Callable[..., Any], report: str, width: int, scheme: str) -> None:
+    with visit(viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
+        page.set_content(report)
+        assert not problems(page)
