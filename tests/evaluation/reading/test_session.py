@@ -153,6 +153,14 @@ def test_two_readers_at_once_lose_nothing(reading: Reading) -> None:
     assert len((reading.folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()) == 24
 
 
+def test_who_waits_too_long_for_another_process_is_told(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("histoloom.evaluation.reading.folder._WAIT_SECONDS", 0.01)
+    ann = Session.begin(reading, reader="Ann")
+    with reading.locked(), pytest.raises(UserError, match="another process holds"):
+        say(ann, ann.order[0], 1)
+    say(ann, ann.order[0], 1)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -83,11 +83,10 @@ class ReadingInfo(BaseModel):
 
 
 class Shown(BaseModel):
-    """A picture to look at; ``size`` is its side in px."""
+    """A picture to look at."""
 
     id: str
     address: str
-    size: int
 
 
 class Feedback(BaseModel):
@@ -280,7 +279,7 @@ def _state(view: RunView, session: Session, *, progress: Progress | None = None)
     if progress.trial is not None and progress.position is not None:
         token = session.tokens[progress.trial]
         _handouts(view).note(session.id, token=token)
-        shown = Shown(id=token, address=_address(session, progress.trial), size=view.config.patches.size)
+        shown = Shown(id=token, address=_address(session, progress.trial))
         behind = session.order[progress.position + 1 :]
         after = _address(session, behind[0]) if behind else None
     return State(

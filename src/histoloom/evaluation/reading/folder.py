@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from histoloom.errors import UserError
 from histoloom.evaluation.reading.plan import Plan
@@ -33,6 +33,16 @@ FOLDER = "readings"
 MOST_READERS = 200
 LONGEST_NAME = 80
 _WAIT_SECONDS = 30.0
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of ``readers.jsonl``: who began, and when."""
+
+    time: str
+    rater: str
 
 
 @dataclass(frozen=True)
@@ -87,13 +97,12 @@ class Reading:
 
     def readers(self) -> list[str]:
         """Who began, in that order."""
-        return list(dict.fromkeys(str(line["rater"]) for line in _lines(self.folder / "readers.jsonl")))
+        return list(dict.fromkeys(entry.rater for entry in _records(self.folder / "readers.jsonl", kind=Entry)))
 
     def answers(self) -> dict[str, dict[int, Answer]]:
         """Each reader's answers by trial, in the order in which they were given; of two to one picture the first."""
         found: dict[str, dict[int, Answer]] = {reader: {} for reader in self.readers()}
-        for line in _lines(self.folder / "answers.jsonl"):
-            answer = Answer(**line)
+        for answer in _records(self.folder / "answers.jsonl", kind=Answer):
             found.setdefault(answer.rater, {}).setdefault(answer.trial, answer)
         return found
 
@@ -107,7 +116,7 @@ class Reading:
                     return other
             if len(known) >= MOST_READERS:
                 raise UserError(f"{self.id} has {MOST_READERS} readers, which is the most; begin a new reading")
-            _append(self.folder / "readers.jsonl", {"time": now(), "rater": name})
+            _append(self.folder / "readers.jsonl", asdict(Entry(time=now(), rater=name)))
         return name
 
     def append(self, answer: Answer) -> None:
@@ -116,9 +125,17 @@ class Reading:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the reading for writing; waits for others, for a moment at most."""
-        with disk_errors_explained(self.folder), FileLock(self.folder / ".lock").acquire(timeout=_WAIT_SECONDS):
-            yield
+        """Hold the reading for writing; waits for others, who take moments; ``UserError`` where one hangs."""
+        lock = FileLock(self.folder / ".lock")
+        with disk_errors_explained(self.folder):
+            try:
+                lock.acquire(timeout=_WAIT_SECONDS)
+            except Timeout:
+                raise UserError(f"another process holds {self.folder}; stop it, then answer again") from None
+            try:
+                yield
+            finally:
+                lock.release()
 
 
 def readings(run: Path) -> list[Reading]:
@@ -182,7 +199,7 @@ def _append(path: Path, value: Mapping[str, Any]) -> None:
         os.close(descriptor)
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _records(path: Path, *, kind: type[Record]) -> Iterator[Record]:
     """The whole lines of a file; one torn by a crash is left out with a warning."""
     if not path.is_file():
         return
@@ -190,6 +207,6 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            yield json.loads(line)
-        except ValueError:
+            yield kind(**json.loads(line))
+        except (ValueError, TypeError):
             logger.warning("%s: line %d is torn and left out", path, number)

@@ -140,9 +140,13 @@ def _notes(trials: Sequence[Trial], *, names: Sequence[str]) -> tuple[str, ...]:
         short = [names[tissue] for tissue in sorted({trial.tissue for trial in trained})]
         notes.append(
             f"{len(real) - len(trained)} of {len(real)} real patches are of held-out slides; the rest is of "
-            f"training slides, for want of held-out ones that no reading showed: {', '.join(short)}."
+            f"training slides, for want of held-out ones that no reading showed: {_quoted(short)}."
         )
     absent = [name for tissue, name in enumerate(names) if all(trial.tissue != tissue for trial in trials)]
     if absent:
-        notes.append(f"Not shown: {', '.join(absent)}.")
+        notes.append(f"Not shown: {_quoted(absent)}.")
     return tuple(notes)
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"“{name}”" for name in names)
