@@ -57,7 +57,7 @@ class Extractor(ABC):
 
 
 def _mapped(part: Callable[[int], np.ndarray], starts: Sequence[int]) -> list[np.ndarray]:
-    """Every part, several at once, each on one thread: sums of networks differ in the last bit between thread counts."""
+    """Every part, several at once, each on one thread: sums differ in the last bit between numbers of threads."""
     threads = torch.get_num_threads()
     with full_precision():  # a process-wide setting, which parts that run at once would take back from one another
         if threads == 1:
