@@ -23,7 +23,7 @@ from PIL import Image
 from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
 from histoloom.evaluation.originality.audit import MARGIN, RATE, SURE
 from histoloom.evaluation.originality.calibration import Share, least_images, threshold
-from histoloom.evaluation.originality.close import best_score
+from histoloom.evaluation.originality.close import weakest_half
 from histoloom.evaluation.originality.greys import shrunk
 from histoloom.evaluation.originality.nearest import nearest
 from histoloom.seeding import numpy_generator
@@ -138,17 +138,6 @@ def through(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
     return rendered
 
 
-def weakest_half(images: np.ndarray) -> np.ndarray:
-    """What an exact copy of the half that shows least would score."""
-    greys, half = shrunk(images), 32
-    scores = []
-    for part in (np.s_[:, :, :half], np.s_[:, :, half:], np.s_[:, :half], np.s_[:, half:]):
-        alone = np.broadcast_to(greys.mean(axis=(1, 2), keepdims=True), greys.shape).astype(np.uint8)
-        alone[part] = greys[part]
-        scores.append(best_score(alone))
-    return np.min(scores, axis=0)
-
-
 def shown(share: Share) -> str:
     low, high = share.interval
     return f"{100 * share.value:.1f} % ({100 * low:.1f} to {100 * high:.1f}) of {share.n}"
@@ -182,7 +171,7 @@ def main() -> None:
     print(f"false alarms on test slides: {shown(Share(int(alarms.sum()), len(alarms)))}", flush=True)
 
     order = rng.permutation(len(train))[: 2 * arguments.copies]
-    rich = weakest_half(train[order]) >= SURE
+    rich = weakest_half(greys[order]) >= SURE
     enough = int(np.searchsorted(rich.cumsum(), arguments.copies)) + 1
     sources, rich = order[:enough], rich[:enough]
     print(f"rich enough to judge: {rich.mean():.0%} of training patches", flush=True)

@@ -276,7 +276,8 @@ def test_hostile_folders_get_one_line(folders: Path, tmp_path: Path, change, wor
     assert "\n" not in str(caught.value)
 
 
-def test_one_training_picture_is_enough(folders: Path, tmp_path: Path, alarms_of_five_percent: None) -> None:
+@pytest.mark.usefixtures("alarms_of_five_percent")
+def test_one_training_picture_is_enough(folders: Path, tmp_path: Path) -> None:
     one = write(tmp_path / "one", np.asarray(Image.open(folders / "train" / "005.png"))[None])
     found = audit_folders(folders / "synthetic", train=one, holdout=folders / "holdout", extractors=("pixels",))
     assert found["samples"][0]["copy"]

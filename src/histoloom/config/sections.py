@@ -177,6 +177,16 @@ class EvaluationConfig(Section):
             raise ValueError("name each extractor once")
         return values
 
+    @model_validator(mode="after")
+    def _patches_are_compared(self) -> EvaluationConfig:
+        default = type(self).model_fields["distribution_patches"].default
+        if not self.extractors and self.distribution_patches != default:
+            raise ValueError(
+                f"distribution_patches has no effect without extractors, got {self.distribution_patches} and "
+                f"extractors: []; set evaluation.distribution_patches={default}, its default, too"
+            )
+        return self
+
     @field_validator("originality", mode="before")
     @classmethod
     def _off_is_no_boolean(cls, value: Any) -> Any:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from histoloom.evaluation.distribution import LEAST, Pair, entries
 from histoloom.evaluation.extractors import Sources, make_extractors
 from histoloom.evaluation.feature_cache import cached_features, user_cache
 from histoloom.evaluation.image_folder import ImageFolder
+from histoloom.evaluation.metrics import MetricSettings
 from histoloom.seeding import permutation
 
 FLOOR, FLOOR_OF_OTHERS = "random halves of the real images", "other real images"
@@ -24,12 +24,11 @@ FLOOR, FLOOR_OF_OTHERS = "random halves of the real images", "other real images"
 def folder_entries(
     reals: ImageFolder,
     synthetics: ImageFolder,
+    others: ImageFolder | None,
     *,
-    others: ImageFolder | None = None,
     extractors: tuple[str, ...],
     seed: int,
-    device: torch.device,
-    download: bool,
+    settings: MetricSettings,
     cache: Path | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The entries (evaluation/distribution.py), and for each extractor or for all of them why there are none.
@@ -40,7 +39,7 @@ def folder_entries(
         reason = f"distributions need at least {2 * LEAST} real and {LEAST} of all other images"
         counts = " and ".join(str(len(images)) for images in (reals, synthetics, others) if images is not None)
         return [], {"distribution": f"{reason}, got {counts}"}
-    sources = Sources(device, download=download)
+    sources = Sources(settings.device, download=settings.download)
     made, missing = make_extractors(extractors, sources=sources, size=min(reals.size))
     found = []
     for extractor in made:

@@ -64,14 +64,7 @@ def evaluate_folders(
         metric.name: _entry(metric, across_values, floor_values, seed=seed, resamples=resamples) for metric in metrics
     }
     found, without = folder_entries(
-        reals,
-        synthetics,
-        others=others,
-        extractors=extractors,
-        seed=seed,
-        device=settings.device,
-        download=download,
-        cache=cache,
+        reals, synthetics, others, extractors=extractors, seed=seed, settings=settings, cache=cache
     )
     result |= metrics_by_name(found)
     missing |= without

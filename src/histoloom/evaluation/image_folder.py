@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from histoloom.evaluation.similarity import Images
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
+READERS = 4
+"""files that are decoded at once"""
 LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 
 _MODES = {
@@ -66,7 +69,8 @@ class ImageFolder:
 
     def read(self, numbers: Sequence[int] | np.ndarray) -> Images:
         """The images of these numbers, uint8 (n, H, W, 3)."""
-        return np.stack([read_image(self.paths[int(number)]) for number in numbers])
+        with ThreadPoolExecutor(READERS) as pool:
+            return np.stack(list(pool.map(read_image, [self.paths[int(number)] for number in numbers])))
 
 
 def read_image(path: Path) -> Images:

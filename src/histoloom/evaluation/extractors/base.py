@@ -6,15 +6,21 @@ Legend of shapes: N images, H x W px, C channels, D features. Images are RGB uin
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from histoloom.devices import full_precision
+
 BLOCK = 8
 """images that a network sees at once, always: sums differ in the last bit between batch sizes"""
+
+MOST_THREADS = 16
+"""blocks at once, which bounds memory"""
 
 
 class Extractor(ABC):
@@ -41,12 +47,28 @@ class Extractor(ABC):
 
     def features(self, images_NHW3: np.ndarray) -> np.ndarray:
         """Features of any number of images, uint8 (N, H, W, 3); float32 (N, D)."""
-        parts = []
-        for start in range(0, len(images_NHW3), BLOCK):
-            part = images_NHW3[start : start + BLOCK]
-            filling = np.repeat(part[-1:], BLOCK - len(part), axis=0)
-            parts.append(self.block(np.concatenate([part, filling]))[: len(part)])
-        return np.concatenate(parts)
+
+        def part(start: int) -> np.ndarray:
+            some = images_NHW3[start : start + BLOCK]
+            filling = np.repeat(some[-1:], BLOCK - len(some), axis=0)
+            return self.block(np.concatenate([some, filling]))[: len(some)]
+
+        return np.concatenate(_mapped(part, range(0, len(images_NHW3), BLOCK)))
+
+
+def _mapped(part: Callable[[int], np.ndarray], starts: Sequence[int]) -> list[np.ndarray]:
+    """Every part, several at once, each on one thread: sums differ in the last bit between numbers of threads."""
+    threads = torch.get_num_threads()
+    with full_precision():  # a process-wide setting, which parts that run at once would take back from one another
+        if threads == 1:
+            return [part(start) for start in starts]
+        try:
+            with ThreadPoolExecutor(
+                min(threads, MOST_THREADS), initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
+                return list(pool.map(part, starts))
+        finally:
+            torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

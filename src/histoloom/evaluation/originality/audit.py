@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from histoloom.evaluation.originality.calibration import Auc, Share, auc, halves, least_images, threshold
-from histoloom.evaluation.originality.close import best_score
+from histoloom.evaluation.originality.close import best_score, weakest_half
 from histoloom.evaluation.originality.greys import Pictures, small_greys
 from histoloom.evaluation.originality.nearest import Nearest, nearest
 from histoloom.progress import Meter, meter
@@ -66,6 +66,8 @@ class Audit:
     nearest: Nearest
     best_N: np.ndarray
     """what an exact copy of the sample would score"""
+    half_N: np.ndarray
+    """what an exact copy of its weakest half would score"""
     calibration: Calibration | None
     membership: Auc | None
     n_train: int
@@ -82,6 +84,11 @@ class Audit:
     def plain_N(self) -> np.ndarray:
         """Whether a sample shows so little that a changed copy may not be known."""
         return self.best_N < SURE
+
+    @property
+    def plain_half_N(self) -> np.ndarray:
+        """Whether a half of a sample shows so little that a copy of that half alone may not be known."""
+        return self.half_N < SURE
 
     @property
     def copies(self) -> Share:
@@ -106,7 +113,8 @@ def audit(sets: Sets, *, seed: int = 0, device: torch.device | None = None) -> A
         found = search(samples_NGG, train_MGG)
         calibration = _calibration([sets.slide_H[row] for row in held], holdout_HGG, train_MGG, search=search)
         membership = _membership(train_MGG[members], holdout_HGG[others], samples_NGG, search=search)
-    return Audit(found, best_score(samples_NGG), calibration, membership, len(train_MGG), len(held))
+    best_N, half_N = best_score(samples_NGG), weakest_half(samples_NGG)
+    return Audit(found, best_N, half_N, calibration, membership, len(train_MGG), len(held))
 
 
 @dataclass(frozen=True)
@@ -177,6 +185,7 @@ def summary(found: Audit) -> dict[str, Any]:
         "n_test": calibration.tested.n if calibration else 0,
         "slides": list(calibration.slides) if calibration else [0, 0],
         "too_plain": int(found.plain_N.sum()),
+        "plain_half": int(found.plain_half_N.sum()),
         "membership": None
         if membership is None
         else {"auc": membership.value, "interval": [membership.low, membership.high], "n": list(membership.n)},
@@ -200,6 +209,9 @@ def notes(found: Audit) -> list[str]:
             f"{plain} of {found.copies.n} samples show so little (empty glass, a few cells) that a changed copy might "
             "not be known"
         )
+    halves_too = int(found.plain_half_N.sum()) - plain
+    if halves_too > 0:
+        said.append(f"{halves_too} others have a half that shows so little that a copy of it alone might not be known")
     if found.copies.interval[0] <= calibration.tested.interval[1]:
         said.append("the copy rate is within what false alarms alone may give")
     return said

@@ -166,3 +166,13 @@ def best_score(greys_NGG: np.ndarray) -> np.ndarray:
     """What exact copies of the pictures would score, float64 (N,): low where a picture shows little."""
     nowhere_N2 = np.zeros((len(greys_NGG), 2), np.int64)
     return scores(bands(greys_NGG), band(greys_NGG), shift_C2=nowhere_N2, sizes=(1.0,), reach=0, step=1)
+
+
+def weakest_half(greys_NGG: np.ndarray) -> np.ndarray:
+    """What an exact copy of the half that shows least would score, float64 (N,)."""
+    found = []
+    for half in (np.s_[:, :, :_HALF], np.s_[:, :, _HALF:], np.s_[:, :_HALF], np.s_[:, _HALF:]):
+        alone = np.broadcast_to(greys_NGG.mean(axis=(1, 2), keepdims=True), greys_NGG.shape).astype(np.uint8)
+        alone[half] = greys_NGG[half]
+        found.append(best_score(alone))
+    return np.min(found, axis=0)
