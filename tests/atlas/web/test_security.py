@@ -16,7 +16,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from histoloom.atlas.web.app import create_app
 from histoloom.atlas.web.refusals import Conflict
-from histoloom.atlas.web.security import HEADERS, MAX_BODY, Access, addresses
+from histoloom.atlas.web.security import HEADERS, MAX_BODY, Access, address
 from histoloom.atlas.web.serve import listening
 from histoloom.errors import UserError
 from histoloom.store import Run
@@ -131,8 +131,8 @@ def test_a_large_request_in_pieces_is_turned_away_before_it_is_all_there(notes: 
     assert notes.post("/api/notes", content=pieces(), headers=headers).status_code == 413
 
 
-def test_a_large_request_in_pieces_over_a_real_socket(address: str) -> None:
-    where = urlsplit(address)
+def test_a_large_request_in_pieces_over_a_real_socket(own_address: str) -> None:
+    where = urlsplit(own_address)
     connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=20)
     pieces = (b"a" * 65_536 for _ in range(64))
     try:
@@ -247,8 +247,13 @@ def test_a_port_in_use_is_one_line() -> None:
 
 
 def test_addresses_can_be_typed() -> None:
-    assert list(addresses(Access(), port=8765)) == ["http://127.0.0.1:8765/"]
-    assert list(addresses(Access("::1", TOKEN), port=80)) == [f"http://[::1]:80/?token={TOKEN}"]
+    assert address(Access(), port=8765) == "http://127.0.0.1:8765/"
+    assert address(Access("::1", TOKEN), port=80) == f"http://[::1]:80/?token={TOKEN}"
+    everywhere = Access("0.0.0.0", TOKEN)
+    found = re.fullmatch(rf"http://([\d.]+):80/\?token={TOKEN}", address(everywhere, port=80))
+    assert found
+    assert found[1] != "0.0.0.0"
+    assert everywhere.addressed(found[1])
 
 
 def test_a_web_socket_is_closed(client: TestClient) -> None:

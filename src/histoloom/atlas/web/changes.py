@@ -77,5 +77,8 @@ def near(ks: tuple[int, ...], *, k: int) -> tuple[int, ...]:
 
 
 def _flow(view: RunView, *, shown: tuple[int, ...], k: int) -> Flow:
-    make = lambda: flow([view.clusters(other) for other in shown], focus=k)  # noqa: E731
-    return view.kept(("flow", k), of=["patches/artifact.json", "clusters/artifact.json"], make=make)
+    return view.kept(
+        ("flow", k),
+        of=["patches/artifact.json", "clusters/artifact.json"],
+        make=lambda: flow([view.clusters(other) for other in shown], focus=k),
+    )

@@ -109,8 +109,11 @@ class RunView:
     def clusters(self, k: int) -> ClusterTable:
         """The clusters of ``k``; ``NotFound`` where it is not in the sweep."""
         self.k_or_chosen(k)
-        make = lambda: read_clusters(self.run.require("clusters"), table=self.table, k=k)  # noqa: E731
-        return self.kept(("clusters", k), of=[_PATCHES, _CLUSTERS], make=make)
+        return self.kept(
+            ("clusters", k),
+            of=[_PATCHES, _CLUSTERS],
+            make=lambda: read_clusters(self.run.require("clusters"), table=self.table, k=k),
+        )
 
     def check_cluster(self, k: int, cluster: int) -> None:
         """``NotFound`` where there is no such cluster."""
@@ -145,8 +148,11 @@ class RunView:
 
     def overlap(self, k: int, other: int) -> np.ndarray:
         """How many patches each cluster of ``k`` shares with each of ``other``, int64 (k, other)."""
-        make = lambda: overlap(self.clusters(k), self.clusters(other))  # noqa: E731
-        return self.kept(("overlap", k, other), of=[_PATCHES, _CLUSTERS], make=make)
+        return self.kept(
+            ("overlap", k, other),
+            of=[_PATCHES, _CLUSTERS],
+            make=lambda: overlap(self.clusters(k), self.clusters(other)),
+        )
 
     @property
     def samples(self) -> dict[str, Sample]:

@@ -13,7 +13,8 @@ import hmac
 import ipaddress
 import json
 import secrets
-from collections.abc import Callable, Iterable
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -74,7 +75,7 @@ class Access:
         """Whether a request's Host names this place. Numbers cannot be rebound by a name server; names can."""
         if name in _LOOPBACK or name == self.host.lower():
             return True
-        return self.host in _ANY and _is_number(name)
+        return self.host in _ANY and (_is_number(name) or name == socket.gethostname().lower())
 
     @property
     def cookie(self) -> str:
@@ -303,8 +304,21 @@ def _equal(given: str, wanted: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode())
 
 
-def addresses(access: Access, *, port: int) -> Iterable[str]:
-    """What to type into a browser."""
-    host = f"[{access.host}]" if ":" in access.host else access.host
+def address(access: Access, *, port: int) -> str:
+    """What to type into a browser; of one that listens everywhere, the number under which others find it."""
+    host = _own_number(access.host) if access.host in _ANY else access.host
     token = "" if access.token is None else "?" + urlencode({"token": access.token})
-    yield f"http://{host}:{port}/{token}"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/{token}"
+
+
+def _own_number(host: str) -> str:
+    """This computer's number in its network; nothing is sent to find it. 127.0.0.1 where there is no network."""
+    family, somewhere, alone = socket.AF_INET, "192.0.2.1", "127.0.0.1"
+    if ":" in host:
+        family, somewhere, alone = socket.AF_INET6, "2001:db8::1", "::1"
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as asked:
+            asked.connect((somewhere, 9))
+            return str(asked.getsockname()[0])
+    except OSError:
+        return alone
