@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from histoloom.atlas.job_log import Made
+from histoloom.names.table import inert
 
 README = """Synthetic patches, drawn by a model (Histoloom). Not for diagnosis.
 
@@ -17,7 +18,6 @@ Each folder is a tissue as it was named, or a cluster; metadata.csv says of each
 were begun from a real patch ("source" in metadata.csv) show much of it, the more so the lower their strength: treat
 them as you treat that patch. datasets.load_dataset("imagefolder", data_dir=...) reads this folder.
 """
-_COMPUTED = ("=", "+", "-", "@", "\t", "\r")
 
 
 class _Pipe(io.RawIOBase):
@@ -68,8 +68,3 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows({column: inert(str(value)) for column, value in row.items()} for row in rows)
     return text.getvalue()
-
-
-def inert(cell: str) -> str:
-    """A cell that no spreadsheet computes: an apostrophe stands before what would begin a formula."""
-    return f"'{cell}" if cell.startswith(_COMPUTED) else cell
