@@ -35,7 +35,7 @@ class TissueDecoder(nn.Module):
             up_block_types=("UpDecoderBlock2D",) * len(widths),
             block_out_channels=widths,
             layers_per_block=values["blocks"],
-            norm_num_groups=math.gcd(NORM_GROUPS, *widths),
+            norm_num_groups=math.gcd(values.get("norm_groups", NORM_GROUPS), *widths),
             act_fn="silu",
             mid_block_add_attention=values["attention"],
         )
