@@ -9,18 +9,17 @@ to the same clusters. Stages that the run had come back at the end, from ``super
 
     python benchmarks/ablation.py RUN --out FOLDER [--images 16000] [-n 1024] [--guidance 1] --variant NAME key=value
 
-The whole table, for a run of the preset ``cpu`` (cosine schedule, v, whitened). Give the run
-``diffusion.training.ema=0`` first: an average over most of a short training hides what the variants do (docs/log.md).
+The whole table, for a run of the preset ``cpu`` (cosine schedule, v, whitened, constant average). For short trainings
+give the run ``diffusion.training.ema=0`` first: an average over most of one hides what variants do (docs/log.md).
 
     python benchmarks/ablation.py RUN --out FOLDER --images 16000 -n 1024 --guidance 1 \\
       --variant groups-32 diffusion.norm_groups=32 diffusion.embedding=add \\
-      --variant groups-8 diffusion.norm_groups=8 diffusion.embedding=add \\
-      --variant scale-shift-8 diffusion.norm_groups=8 diffusion.embedding=scale-shift \\
-      --variant constant-0.998 diffusion.training.ema=0.998 \\
+      --variant groups-8 diffusion.embedding=add \\
+      --variant no-average diffusion.training.ema=0 \\
       --variant other-stains diffusion.stain_augment=true \\
-      --variant power-0.05 diffusion.training.ema_width=0.05 \\
-      --variant power-0.10 diffusion.training.ema_width=0.1 \\
-      --variant power-0.20 diffusion.training.ema_width=0.2 \\
+      --variant power-0.05 diffusion.training.ema=0 diffusion.training.ema_width=0.05 \\
+      --variant power-0.10 diffusion.training.ema=0 diffusion.training.ema_width=0.1 \\
+      --variant power-0.20 diffusion.training.ema=0 diffusion.training.ema_width=0.2 \\
       --variant epsilon diffusion.prediction=epsilon \\
       --variant data diffusion.prediction=data \\
       --variant data-as-v diffusion.prediction=data diffusion.weighting=log-normal diffusion.weighting_centre=0 \\

@@ -25,6 +25,6 @@ def test_every_variant_of_the_table_is_a_valid_change_of_the_preset(line: str) -
     plain = make_config(values)
     trained = [setting for setting in settings if not setting.startswith(ablation.DRAWS)]
     assert (make_config(with_settings(values, trained)) != plain) == bool(trained)
-    assert (ablation.sampler_of(settings, guidance=1.8) != ablation.sampler_of([], guidance=1.8)) == (
+    assert (ablation.sampler_of(settings, guidance=1) != ablation.sampler_of([], guidance=1)) == (
         len(trained) < len(settings)
     )
