@@ -148,8 +148,9 @@ def test_settings_that_came_later_leave_the_identity_of_runs_made_before() -> No
         assert "ema_width" not in before[section]["training"]
     selfsup = identity(config_of("cpu", "clusters.features=selfsup"))["clusters"]["selfsup"]
     assert set(selfsup["training"]) == set(before["diffusion"]["training"])
-    limited = identity(config_of("cpu", "samples.sampler.guidance_interval=[0.1, 3]"))["samples"]["sampler"]
-    assert limited == before["samples"]["sampler"] | {"guidance_interval": [0.1, 3]}
+    asked = ("samples.sampler.guidance=1.8", "samples.sampler.guidance_interval=[0.1, 3]")
+    limited = identity(config_of("cpu", *asked))["samples"]["sampler"]
+    assert limited == before["samples"]["sampler"] | {"guidance": 1.8, "guidance_interval": [0.1, 3]}
 
 
 def test_what_goes_with_zero_terminal_snr() -> None:
