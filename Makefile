@@ -6,14 +6,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format setup clean
+.PHONY: demo test test-waiting test-others lint format setup clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
 	$(BIN)/histoloom demo --out demo
 
+# Two processes at once: what starts commands and browsers mostly waits.
+WAITING := tests/atlas tests/cli tests/names
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(MAKE) --no-print-directory -j2 test-waiting test-others
+
+test-waiting: .venv/installed
+	$(BIN)/python -m pytest $(WAITING)
+
+test-others: .venv/installed
+	$(BIN)/python -m pytest tests $(WAITING:%=--ignore=%)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
