@@ -81,6 +81,19 @@ def test_name_merge_flag_colour_and_undo_by_the_keyboard(page: Page, own_address
     assert names(run, "Dr A") == ["voids  within the tissue", "bone", "", ""]
 
 
+def test_who_types_faster_than_a_dialog_ends_stays_where_she_went(page: Page, own_address: str) -> None:
+    start(page, own_address)
+    page.keyboard.press("c")
+    expect(page.get_by_role("dialog", name="Colour of cluster 0")).to_be_visible()
+    page.evaluate("""() => new Promise((done) => {
+      const dialog = document.getElementById("colour-dialog");
+      dialog.addEventListener("close", () => setTimeout(done));
+      dialog.close();
+      document.querySelector('[data-cluster="3"]').focus();
+    })""")
+    expect(page.get_by_role("group", name="Cluster 3", exact=True)).to_be_focused()
+
+
 def test_what_was_typed_outlives_a_reload(page: Page, own_address: str, finished: Run) -> None:
     start(page, own_address)
     page.keyboard.press("Enter")

@@ -254,10 +254,10 @@ const colour = colouring({
     act(String(row.cluster), { colour: value });
     say(value ? `Cluster ${row.cluster}: colour ${value}` : `Cluster ${row.cluster}: no colour of its own`);
   },
-  done: (row) => go(row),
+  done: (row) => back(row),
 });
 
-const { go, reachable } = keyboard(rows, {
+const { go, back, reachable } = keyboard(rows, {
   ready: () => state && !at("names").hidden,
   step,
   flag,
@@ -269,7 +269,7 @@ const { go, reachable } = keyboard(rows, {
 
 function large(row, place) {
   const dialog = enlarge(row.images.map((image) => ({ src: image.src, text: image.alt })), place);
-  dialog.addEventListener("close", () => go(row));
+  dialog.addEventListener("close", () => back(row));
 }
 
 // --- rater, view -------------------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ at("view-agreement").addEventListener("click", () => view(true));
 at("who-dialog").addEventListener("cancel", (event) => rater || event.preventDefault());
 at("who-dialog").addEventListener("close", () => {
   const given = at("rater").value.trim();
-  if (at("who-dialog").returnValue === "ok" && given && given !== rater) become(given).then(() => go(rows[0])).catch(complain);
+  if (at("who-dialog").returnValue === "ok" && given && given !== rater) become(given).then(() => back(rows[0])).catch(complain);
   else if (!rater) askWho();
 });
 importing({ button: at("import"), file: at("file"), dialog: at("import-dialog"), body: at("import-body"), whose: () => rater, done: () => look({ always: true }).then(showAll) });

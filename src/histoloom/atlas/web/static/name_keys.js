@@ -2,7 +2,7 @@
 
 /**
  * `rows` have {node, name, same, flags, controls}. What the keys do: `ready()`, `step("undo" | "redo")`, `flag(row, flag)`, `noFlag(row)`,
- * `colour(row)`, `joined(row)` when another tissue was chosen, `large(row)`. Returns {go, reachable}, which make a row the current one.
+ * `colour(row)`, `joined(row)` when another tissue was chosen, `large(row)`. Returns {go, back, reachable}, which make a row the current one.
  */
 export function keyboard(rows, does) {
   function go(row, { typing = false } = {}) {
@@ -12,6 +12,11 @@ export function keyboard(rows, does) {
     target.focus({ preventScroll: true });
     if (typing) row.name.select();
     row.node.scrollIntoView({ block: "nearest" });
+  }
+
+  /** After a dialog: its end is told late, and who types fast is in another row by then, and stays there. */
+  function back(row) {
+    if (!rows.some((other) => other !== row && other.node.contains(document.activeElement))) go(row);
   }
 
   function reachable(row) {
@@ -82,5 +87,5 @@ export function keyboard(rows, does) {
   }
 
   document.addEventListener("keydown", pressed);
-  return { go, reachable };
+  return { go, back, reachable };
 }
