@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -86,13 +91,75 @@ def test_the_documented_lines_draw_with_diffusers_alone(exported: Path, tmp_path
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_diffusers_draws_the_images_that_histoloom_draws(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def pipeline_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Any]:
+    """diffusers' own loading of an exported folder."""
     monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
-    pipeline = DiffusionPipeline.from_pretrained(exported, trust_remote_code=True, local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
+
+    def load(folder: Path) -> Any:
+        pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, local_files_only=True)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return load
+
+
+def with_sampler(run: Run, folder: Path, **settings: object) -> Run:
+    """The run with another default sampler; all but its generator are links."""
+    folder.mkdir()
+    for part in run.path.iterdir():
+        if part.name != "diffusion":
+            (folder / part.name).symlink_to(part)
+    shutil.copytree(run.path / "diffusion", folder / "diffusion")
+    file = folder / "diffusion" / "generator.json"
+    facts = json.loads(file.read_text())
+    facts["sampler"] |= settings
+    file.write_text(json.dumps(facts))
+    return Run.open(folder)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"guidance": 1.0},
+        {"guidance": 2.5, "guidance_interval": [0.5, 3.0]},
+        {"guidance": 1.0, "spacing": 2.0},
+    ],
+)
+def test_diffusers_draws_as_the_default_sampler_says(
+    run: Run, tmp_path: Path, pipeline_of: Callable[[Path], Any], settings: dict[str, object]
+) -> None:
+    out = tmp_path / "out"
+    export_generator(with_sampler(run, tmp_path / "run", method="dpm-solver++", steps=6, **settings), out)
+    pipeline, generator = pipeline_of(out), Generator.load(out)
+    orders = [Order(generator.facts.chosen_k, 1, i, seed=0) for i in range(2)]
+    ours = list(generator.draw(orders, sampler=generator.facts.sampler))
+    theirs = pipeline("bone, edge", n=2, generator=[stream(order) for order in orders])
+    assert_alike([drawn.image for drawn in ours], theirs, levels=1)
+    plain = generator.facts.sampler.model_copy(update={"guidance": 1.8, "guidance_interval": None, "spacing": 1.0})
+    assert apart(next(generator.draw(orders[:1], sampler=plain)).image, np.asarray(theirs[0])) > 1
+
+
+def test_clusters_of_one_name_take_turns_in_diffusers(
+    run: Run, tmp_path: Path, pipeline_of: Callable[[Path], Any]
+) -> None:
+    shared = with_sampler(run, tmp_path / "run")
+    (shared.path / "names.jsonl").unlink()
+    k = Generator.load(run.path).facts.chosen_k
+    for cluster in (0, 2):
+        add_label(shared.path, cluster=cluster, name="fat", k=k, rater="Dr A")
+    export_generator(shared, tmp_path / "out")
+    pipeline = pipeline_of(tmp_path / "out")
+    first = pipeline.conditions(0)[0]
+    assert pipeline.conditions("Fat") == [first, first + 2]
+    ours = [pipeline(cluster, generator=torch.Generator().manual_seed(3))[0] for cluster in (0, 2)]
+    theirs = pipeline("fat", n=2, generator=[torch.Generator().manual_seed(3) for _ in range(2)])
+    assert_alike([np.asarray(image) for image in ours], theirs, levels=1)
+
+
+def test_diffusers_draws_the_images_that_histoloom_draws(exported: Path, pipeline_of: Callable[[Path], Any]) -> None:
+    pipeline = pipeline_of(exported)
     generator = Generator.load(exported)
     k = generator.facts.chosen_k
     ours = list(generator.draw([Order(k, 1, i, seed=0) for i in range(3)], sampler=generator.facts.sampler))

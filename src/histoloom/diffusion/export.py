@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save
 from histoloom.diffusion import standalone
 from histoloom.diffusion.generator import STUDENT, Facts, Generator, folders_of, home_of, weights_digest
 from histoloom.diffusion.model_card import Terms, model_card
+from histoloom.diffusion.sampling import levels_visited
 from histoloom.diffusion.scheduler import make_scheduler
 from histoloom.errors import UserError
 from histoloom.names import Event, Kind, Label, current_labels, default_name, journal_file, read_events
@@ -129,12 +131,21 @@ def _write_pipeline(generator: Generator, folder: Path) -> None:
         "tissues": {"chosen_k": facts.chosen_k, "null": facts.conditions.null, "k": sweep},
         "latents": {key: facts.space.as_json()[key] for key in ("mean", "leave", "fold")}
         | {"shape": list(facts.shape)},
-        "sampling": {"steps": facts.sampler.steps, "guidance": facts.sampler.guidance},
+        "sampling": _sampling(facts),
     }
     write_json(folder / "model_index.json", index)
     code = Path(standalone.__file__).parent
     shutil.copy2(code / "pipeline.py", folder / "pipeline.py")
     shutil.copy2(code / "tissue_decoder.py", folder / "autoencoder" / "tissue_decoder.py")
+
+
+def _sampling(facts: Facts) -> dict[str, Any]:
+    """How the exported pipeline draws where nothing is asked."""
+    sampler = facts.sampler
+    uneven = sampler.spacing != 1
+    steps = [level.step for level in levels_visited(sampler, config=facts.config)[:-1]] if uneven else None
+    interval = list(sampler.guidance_interval) if sampler.guidance_interval else None
+    return {"steps": sampler.steps, "guidance": sampler.guidance, "interval": interval, "timesteps": steps}
 
 
 def _write_names(run: Run, folder: Path) -> None:
