@@ -202,6 +202,18 @@ def test_names_are_shown_and_cannot_become_markup(finished: Run) -> None:
     assert any(evil in str(attributes["alt"]) for attributes in document.of("img"))
 
 
+def test_how_far_raters_agree_is_said_where_there_are_two(finished: Run) -> None:
+    for cluster, name in enumerate(("bone", "fat", "<b>fat</b>", "voids")):
+        add_name(finished.path, cluster=cluster, name=name, k=4, rater="Dr A")
+    assert "Several raters" not in report(finished).text
+    for cluster, name in enumerate(("Bone", "fat ", "marrow")):
+        add_name(finished.path, cluster=cluster, name=name, k=4, rater="Dr B")
+    document = report(finished)
+    assert "'Dr A' and 'Dr B': Cohen's kappa 0.57 (" in document.text
+    assert "over 3 clusters" in document.text
+    assert "Cluster 2: '<b>fat</b>' (Dr A), 'marrow' (Dr B)" in document.text
+
+
 def test_what_a_run_lacks_is_left_out_or_said(finished: Run) -> None:
     folder = finished.folder("evaluation")
     (folder / "truth.json").unlink()

@@ -130,6 +130,34 @@ def disagreements(book: Book) -> list[Disagreement]:
     return found
 
 
+def sentences(book: Book, *, sizes: Sequence[int]) -> tuple[str, ...]:
+    """How far raters agree, and on which clusters they do not, in words; nothing where fewer than two named any."""
+    agreed = tuple(sentence(agreement) for agreement in agreements(book, sizes=sizes))
+    differ = tuple(
+        f"Cluster {found.cluster}: " + ", ".join(f"{name!r} ({rater})" for rater, name in found.names.items())
+        for found in disagreements(book)
+    )
+    return agreed + differ
+
+
+def sentence(agreement: Agreement) -> str:
+    """One agreement in words, with kappas and their intervals."""
+    kind = "Cohen's kappa" if len(agreement.raters) == 2 else "Fleiss' kappa"
+    who = " and ".join(map(repr, agreement.raters))
+    if agreement.equal is None or agreement.by_patches is None:
+        return f"{who}: no cluster that all of them named"
+    return (
+        f"{who}: {kind} {_said(agreement.equal)} over {agreement.clusters} clusters, "
+        f"{_said(agreement.by_patches)} weighted by their {agreement.patches:,} patches"
+    )
+
+
+def _said(kappa: Kappa) -> str:
+    if kappa.value is None:
+        return "not defined (one name for everything)"
+    return f"{kappa.value:.2f} ({kappa.low:.2f} to {kappa.high:.2f})"
+
+
 def _agreement(names: Mapping[str, Mapping[int, str]], *, sizes: Sequence[int]) -> Agreement:
     common = sorted(set.intersection(*(set(of_rater) for of_rater in names.values())))
     patches = [float(sizes[cluster]) for cluster in common]

@@ -184,6 +184,7 @@ class Page:
     distribution: DistributionTable
     faithful: tuple[str, ...]
     clusters: tuple[Cluster, ...]
+    agreement: tuple[str, ...]
     maps: tuple[Map, ...]
     maps_missing: Mapping[str, str]
     paper_validity: tuple[PaperRows, ...]

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from safetensors.numpy import load_file
 
 from histoloom.atlas import curves, evidence, gallery
+from histoloom.atlas.agreement import sentences
 from histoloom.atlas.cluster_colours import cluster_colours
 from histoloom.atlas.cluster_verdict import cluster_verdict
 from histoloom.atlas.distribution_table import distribution_table
@@ -47,7 +48,7 @@ from histoloom.atlas.patch_map import PatchMap
 from histoloom.atlas.pictures import Picture, picture, read_image
 from histoloom.atlas.readings import readings_of
 from histoloom.config import Config
-from histoloom.names import Label, current_labels, default_name
+from histoloom.names import Label, current_labels, default_name, read_book
 from histoloom.slides.patch_set import PatchSet
 from histoloom.stages import EventLog
 from histoloom.store import Artifact, read_json
@@ -104,6 +105,7 @@ class RunSource:
             distribution=distribution_table(self.distribution, k=self.k),
             faithful=summary_lines(self.faithfulness, k=self.k),
             clusters=self._clusters(similarity),
+            agreement=self._agreement(),
             maps=self._maps(),
             maps_missing=self._maps_missing(),
             paper_validity=tuple(evidence.paper_validity(validity)),
@@ -266,6 +268,11 @@ class RunSource:
             distribution=distribution,
             faithful=faithful,
         )
+
+    def _agreement(self) -> tuple[str, ...]:
+        """How far raters agree at the shown k; empty where fewer than two named."""
+        labels_N = self.clustered[0]["label"].to_numpy()
+        return sentences(read_book(self.run, k=self.k), sizes=np.bincount(labels_N, minlength=self.k).tolist())
 
     def _typical(self, cluster: int) -> tuple[Picture, ...]:
         table, p_NK = self.clustered

@@ -14,7 +14,6 @@ from histoloom.cli.runs import AsJson, RunArgument
 from histoloom.errors import UserError
 
 if TYPE_CHECKING:
-    from histoloom.atlas.agreement import Agreement, Kappa
     from histoloom.clustering.clustering_set import Clustering
     from histoloom.names import Book
 
@@ -124,7 +123,7 @@ def _import(run: Path, file: Path, *, clustering: Clustering, rater: str | None,
 
 
 def _list(book: Book, *, sizes: list[int], as_json: bool) -> None:
-    from histoloom.atlas.agreement import agreements
+    from histoloom.atlas.agreement import agreements, sentence
     from histoloom.names import shown_labels
 
     counting = shown_labels(book.counting())
@@ -147,23 +146,6 @@ def _list(book: Book, *, sizes: list[int], as_json: bool) -> None:
     for rater, said in by_rater.items():
         typer.echo(f"{rater!r} named {sum(bool(label.name) for label in said.values())} of {book.k} clusters")
     for agreement in found:
-        typer.echo(_agreed(agreement))
+        typer.echo(sentence(agreement))
     if found:
         typer.echo("names are compared without case and spaces, on the clusters that all of them named")
-
-
-def _agreed(agreement: Agreement) -> str:
-    kind = "Cohen's kappa" if len(agreement.raters) == 2 else "Fleiss' kappa"
-    who = " and ".join(map(repr, agreement.raters))
-    if agreement.equal is None or agreement.by_patches is None:
-        return f"{who}: no cluster that all of them named"
-    return (
-        f"{who}: {kind} {_kappa(agreement.equal)} over {agreement.clusters} clusters, "
-        f"{_kappa(agreement.by_patches)} weighted by their {agreement.patches:,} patches"
-    )
-
-
-def _kappa(kappa: Kappa) -> str:
-    if kappa.value is None:
-        return "not defined (one name for everything)"
-    return f"{kappa.value:.2f} ({kappa.low:.2f} to {kappa.high:.2f})"
