@@ -56,13 +56,16 @@ def place(page: Page) -> tuple[float, float, float]:
     return float(found["x"]), float(found["y"]), float(found["zoom"])
 
 
-def colour_in_the_middle(page: Page) -> list[int]:
+def colour_in_the_middle(page: Page, *, left: float = 0) -> list[int]:
+    """Red, green and blue, ``left`` screen pixels to the left of the viewer's middle."""
     return page.evaluate(
-        """() => new Promise((resolve) => setTimeout(() => {
+        """(left) => new Promise((resolve) => setTimeout(() => {
             const canvas = document.getElementById('picture');
-            const pixel = canvas.getContext('2d').getImageData(canvas.width >> 1, canvas.height >> 1, 1, 1);
+            const x = Math.round(canvas.width / 2 - left * devicePixelRatio);
+            const pixel = canvas.getContext('2d').getImageData(x, canvas.height >> 1, 1, 1);
             resolve([...pixel.data].slice(0, 3));
-        }, 250))"""
+        }, 250))""",
+        left,
     )
 
 
@@ -146,6 +149,20 @@ def test_a_click_on_a_patch_opens_its_cluster(page: Page, larger: tuple[Run, str
     expect(page.locator("#tip")).to_have_text(f"Cluster {labels[last.patch_id]}")
     page.mouse.click(*middle(page))
     page.wait_for_url(re.compile(rf"/clusters/4/{labels[last.patch_id]}$"))
+
+
+def test_an_address_leads_to_a_patch_and_frames_it(page: Page, larger: tuple[Run, str]) -> None:
+    index = pd.read_parquet(larger[0].folder("patches") / "index.parquet").query("slide_id == 'slide-0'")
+    x, y = int(index.iloc[3].x), int(index.iloc[3].y)
+    opened(page, f"{larger[1]}/slides/slide-0?patch={x},{y}")
+    *_, zoom = settled(page, lambda found: found[:2] == (x + SIDE / 2, y + SIDE / 2))
+    page.get_by_label("Clusters of patches").uncheck()
+    assert colour_in_the_middle(page, left=SIDE / 2 * zoom) == [0x0B, 0x5C, 0xAD]
+    assert colour_in_the_middle(page) != [0x0B, 0x5C, 0xAD]
+    opened(page, f"{larger[1]}/slides/slide-0?patch={x},{y}#805,645,2")
+    assert place(page) == (805, 645, 2), "an address that says where to look is followed"
+    opened(page, f"{larger[1]}/slides/slide-0?patch=bone#805,645,2")
+    assert place(page) == (805, 645, 2)
 
 
 def test_layers_and_opacity_change_what_is_seen(page: Page, larger: tuple[Run, str]) -> None:
