@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -235,6 +237,26 @@ def test_a_name_that_was_not_given_is_not_answered_elsewhere_either(guarded: Tes
 def test_another_host_wants_a_token_of_some_length(host: str, token: str | None) -> None:
     with pytest.raises(UserError, match=r"--token [\w-]{20,}"):
         Access(host, token)
+
+
+def test_answers_are_sent_at_once() -> None:
+    """Without TCP_NODELAY each picture of a gallery waits 40 ms for the acknowledgement of the one before."""
+
+    async def accepted() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            found.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = listening("127.0.0.1", port=0)
+        async with await asyncio.start_server(connected, sock=listener) as server:
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            value = await asyncio.wait_for(found, timeout=10)
+            writer.close()
+        return value
+
+    assert asyncio.run(accepted())
 
 
 def test_a_port_in_use_is_one_line() -> None:

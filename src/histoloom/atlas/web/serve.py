@@ -36,7 +36,8 @@ def listening(host: str, *, port: int) -> socket.socket:
     """A socket that listens on ``port``; 0 for any that is free. ``UserError`` where it cannot."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        listener = socket.socket(found[0][0], socket.SOCK_STREAM)
+        # asyncio sends at once only where the protocol is named; else each answer waits 40 ms for the one before.
+        listener = socket.socket(found[0][0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise UserError(f"--host {host}: {error.strerror}; leave it out to serve this computer alone") from error
     try:
