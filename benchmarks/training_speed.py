@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from torch.nn import functional as F
 from histoloom.autoencoder.losses import VQGANLosses
 from histoloom.autoencoder.stage import make_players, make_task
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
-from histoloom.config import Config, Phase, RuntimeConfig, make_config, read_preset
+from histoloom.config import Config, RuntimeConfig, make_config, read_preset
 from histoloom.devices import accelerator, autocast
 from histoloom.diffusion.conditions import Conditions
 from histoloom.diffusion.losses import DiffusionLoss
@@ -68,24 +69,27 @@ def _seconds(asked: list[float]) -> float:
     return (asked[-1] - asked[SKIPPED]) / (len(asked) - 1 - SKIPPED)
 
 
+class Enough(Exception):
+    """So many steps were made."""
+
+
 def rehearsed(task: Task, *, config: Config, training: str, steps: int) -> Measured:
-    """Our loop for ``steps``, from a copy of its settings that is as long."""
+    """The first ``steps`` of our loop as the preset has it: its warm-up, and checks as often as in the whole of it."""
     asked: list[float] = []
     reading: list[float] = []
 
     def batch(rows: np.ndarray) -> Any:
+        if len(asked) > steps:
+            raise Enough
         asked.append(time.perf_counter())
         read = task.batch(rows)
         reading.append(time.perf_counter() - asked[-1])
         return read
 
-    section = getattr(config, training)
-    images = steps * batch_of(section)
-    phase = section.training.phases[0].model_copy(update={"images": images, "epochs": None})
-    short = section.training.model_copy(update={"phases": (Phase.model_validate(phase.model_dump()),)})
-    with tempfile.TemporaryDirectory() as folder:
+    settings = getattr(config, training).training
+    with tempfile.TemporaryDirectory() as folder, suppress(Enough):
         log = EventLog(Path(folder) / "log.jsonl")
-        train(replace(task, batch=batch), config=short, runtime=config.runtime, seed=0, out=Path(folder), log=log)
+        train(replace(task, batch=batch), config=settings, runtime=config.runtime, seed=0, out=Path(folder), log=log)
     return Measured(_seconds(asked), reading=statistics.median(reading))
 
 

@@ -17,8 +17,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from histoloom.config import RuntimeConfig, TrainingConfig
 from histoloom.devices import accelerator as make_accelerator
 from histoloom.divergence import trouble
 from histoloom.errors import TrainingDiverged, UserError
+from histoloom.prefetching import Prefetcher
 from histoloom.progress import meter
 from histoloom.schedules import average_decay, lr_factor, phase_at
 from histoloom.seeding import derive, numpy_generator, permutation, torch_generator
@@ -102,7 +102,7 @@ class _Loop:
         description = f"training {self.task.name}"
         with (
             meter(description, total=self.total, done=self.images) as progress,
-            _Prefetcher(self._read) as reader,
+            Prefetcher(self._read) as reader,
         ):
             while self.images < self.total:
                 batches = reader.take(self.images, then=self.images + self.config.batch_size)
@@ -328,28 +328,6 @@ class _Loop:
     def result(self) -> Trained:
         modules = dict(self.task.modules) | self.averages
         return Trained(modules={name: module.eval() for name, module in modules.items()}, images=self.images)
-
-
-class _Prefetcher:
-    """Reads the next step's batches on a thread while this step computes."""
-
-    def __init__(self, read: Callable[[int], list[Batch]]) -> None:
-        self._read = read
-        self._pool = ThreadPoolExecutor(max_workers=1)
-        self._next: tuple[int, Future[list[Batch]]] | None = None
-
-    def __enter__(self) -> _Prefetcher:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def take(self, images: int, *, then: int) -> list[Batch]:
-        """The batches at ``images``; starts to read those at ``then``."""
-        ready = self._next is not None and self._next[0] == images
-        current = self._next[1] if self._next is not None and ready else self._pool.submit(self._read, images)
-        self._next = (then, self._pool.submit(self._read, then))
-        return current.result()
 
 
 def _micro_batch(batch_size: int, *, processes: int, accumulate: int) -> int:
