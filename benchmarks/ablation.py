@@ -28,8 +28,6 @@ give the run ``diffusion.training.ema=0`` first: an average over most of one hid
       --variant log-normal-0.5 diffusion.weighting=log-normal diffusion.weighting_centre=0.5 \\
       --variant sigmoid diffusion.weighting=sigmoid \\
       --variant sigmoid-1 diffusion.weighting=sigmoid diffusion.weighting_centre=1 \\
-      --variant high-noise diffusion.weighting=high-noise \\
-      --variant high-noise-1 diffusion.weighting=high-noise diffusion.weighting_centre=1 \\
       --variant linear diffusion.schedule=linear \\
       --variant zero-terminal diffusion.zero_terminal_snr=true \\
       --variant linear-zero-terminal diffusion.schedule=linear diffusion.zero_terminal_snr=true \\

@@ -91,9 +91,9 @@ def test_scientific_notation_is_a_number() -> None:
         ("clusters.validity_features=same", ["clusters", "vectors", "flat"]),
         ("report.k=99", ["report.k", "clusters.k"]),
         ("diffusion.zero_terminal_snr=true", ["zero_terminal_snr needs prediction: v or data"]),
-        ("diffusion.weighting_centre=0.5", ["weighting_centre needs weighting: log-normal, sigmoid or high-noise"]),
+        ("diffusion.weighting_centre=0.5", ["weighting_centre needs weighting: log-normal or sigmoid"]),
         ("diffusion.weighting=log-normal", ["log-normal needs prediction: v or data"]),
-        ("diffusion.weighting=edm", ["diffusion.weighting", "'plain', 'log-normal', 'sigmoid' or 'high-noise'", "edm"]),
+        ("diffusion.weighting=edm", ["diffusion.weighting", "'plain', 'log-normal' or 'sigmoid'", "edm"]),
         ("diffusion.augment=copies", ["latents.copies: 8", "got 1 and copies", "set both"]),
         ("diffusion.augment=turned", ["diffusion.augment", "False, True or 'copies'"]),
         ("latents.copies=8", ["got 8 and false", "latents.copies=1 and diffusion.augment=false"]),
@@ -158,7 +158,7 @@ def test_what_goes_with_zero_terminal_snr() -> None:
     assert config_of("cpu", "diffusion.zero_terminal_snr=true", "diffusion.prediction=data").diffusion
     with pytest.raises(UserError, match="needs min_snr: null"):
         config_of("modern", "diffusion.zero_terminal_snr=true", "diffusion.min_snr=5")
-    with pytest.raises(UserError, match="needs weighting: plain or high-noise; sigmoid"):
+    with pytest.raises(UserError, match="needs weighting: plain; sigmoid"):
         config_of("modern", "diffusion.zero_terminal_snr=true", "diffusion.weighting=sigmoid")
 
 

@@ -174,14 +174,13 @@ class DiffusionConfig(Section):
         description="let the last step be pure noise (Lin et al. 2024); needs prediction: v or data",
     )
     fold: Literal[1, 2, 4] = Field(1, description="side of the square of latent positions that become channels of one")
-    weighting: Literal["plain", "log-normal", "sigmoid", "high-noise"] = Field(
+    weighting: Literal["plain", "log-normal", "sigmoid"] = Field(
         "plain",
         description="of noise levels, sigma being noise over signal; log-normal: drawn so that ln sigma is normal "
-        "(Karras et al. 2022); sigmoid: the noisier, the more (Kingma and Gao 2023); high-noise: the same up to pure "
-        "noise, 0 being the plain error of the data; min-SNR is min_snr",
+        "(Karras et al. 2022); sigmoid: the noisier, the more (Kingma and Gao 2023); min-SNR is min_snr",
     )
     weighting_centre: float | None = Field(
-        None, description="ln sigma where a weighting is centred; none: -0.507 (EDM's) for log-normal, 0 for the others"
+        None, description="ln sigma where a weighting is centred; none: -0.507 (EDM's) for log-normal, 0 for sigmoid"
     )
     min_snr: PositiveFloat | None = Field(None, description="gamma of the min-SNR weighting; none: without")
     channels: tuple[PositiveInt, ...] = Field((128, 256, 512), min_length=1, description="U-Net widths a level")
@@ -225,20 +224,16 @@ class DiffusionConfig(Section):
             raise ValueError("zero_terminal_snr needs prediction: v or data; pure noise says nothing about the data")
         if self.min_snr is not None:
             raise ValueError("zero_terminal_snr needs min_snr: null; its weight is 0 at the step that was added")
-        if self.weighting in ("log-normal", "sigmoid"):
-            raise ValueError(
-                f"zero_terminal_snr needs weighting: plain or high-noise; {self.weighting} cannot weigh pure noise"
-            )
+        if self.weighting != "plain":
+            raise ValueError(f"zero_terminal_snr needs weighting: plain; {self.weighting} cannot weigh pure noise")
         return self
 
     @model_validator(mode="after")
     def _one_weighting(self) -> DiffusionConfig:
         if self.weighting == "plain" and self.weighting_centre is not None:
-            raise ValueError("weighting_centre needs weighting: log-normal, sigmoid or high-noise; or set it to null")
+            raise ValueError("weighting_centre needs weighting: log-normal or sigmoid; or set it to null")
         if self.weighting != "plain" and self.min_snr is not None:
             raise ValueError(f"weighting: {self.weighting} and min_snr exclude each other; set min_snr to null")
-        if self.weighting in ("log-normal", "high-noise") and self.prediction == "epsilon":
-            raise ValueError(
-                f"weighting: {self.weighting} needs prediction: v or data; on noise its weight has no bound"
-            )
+        if self.weighting == "log-normal" and self.prediction == "epsilon":
+            raise ValueError("weighting: log-normal needs prediction: v or data; on noise its weight has no bound")
         return self

@@ -17,7 +17,6 @@ LOG_NORMAL_CENTRE = -0.507
 """ln(sigma / deviation of the data) that EDM's training is centred on: -1.2 - ln 0.5 (Karras et al. 2022, table 1)"""
 LOG_NORMAL_DEVIATION = 1.2
 SIGMOID_CENTRE = 0.0
-"""also of ``high-noise``"""
 
 
 def step_shares(config: DiffusionConfig) -> Tensor | None:
@@ -40,19 +39,13 @@ def step_weights(config: DiffusionConfig) -> Tensor:
     """What the squared error of what the network says weighs at each step, (T,) float32.
 
     ``sigmoid``: a weight of the noise's error per lambda that rises with the noise, from 0 to 1, and is 1/2 at the
-    centre (Kingma and Gao 2023); its mean over the steps is made 1. ``high-noise``: v's error weighs what that weight
-    is, so that steps up to pure noise count, to which a weight per lambda leaves nothing; at centre 0 an error of the
-    data then weighs the same at every step. ``log-normal`` weighs as a plain error of v.
+    centre (Kingma and Gao 2023); its mean over the steps is made 1. ``log-normal`` weighs as a plain error of v.
     """
     bar_T = alphas_cumprod(config)
     snr_T = bar_T / (1 - bar_T)
-    if config.weighting in ("sigmoid", "high-noise"):
+    if config.weighting == "sigmoid":
         at = SIGMOID_CENTRE if config.weighting_centre is None else config.weighting_centre
         per_lambda_T = torch.sigmoid(2 * (log_sigma(config) - at))
-    if config.weighting == "high-noise":
-        of_v_T = per_lambda_T / per_lambda_T.mean()
-        return (of_v_T if config.prediction == "v" else of_v_T * (1 + snr_T)).float()
-    if config.weighting == "sigmoid":
         of_noise_T = 2 * torch.gradient(log_sigma(config))[0] * per_lambda_T
         weight_T = of_noise_T * {"epsilon": torch.ones_like(bar_T), "v": bar_T, "data": snr_T}[config.prediction]
         return (weight_T / weight_T.mean()).float()
