@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from skimage.data import immunohistochemistry
 from torch import Tensor
 from torchmetrics.functional.image import lpips as reference
 
 from histoloom.autoencoder import weights
 from histoloom.autoencoder.lpips import LPIPS, MIN_SIZE, FeatureTrunk, lpips_available
+from histoloom.autoencoder.vqgan import to_float
 from histoloom.autoencoder.weights import FILES, Trunk, WeightsFile, fetch, find_weights, hub_hash, read_heads
 from histoloom.errors import UserError
 
@@ -102,6 +104,20 @@ def test_shipped_heads_are_those_of_the_archive(trunk: Trunk) -> None:
     shipped = read_heads(trunk)
     for name, head in zip(shipped, load(trunk).heads, strict=True):
         assert torch.allclose(shipped[name].flatten(), head, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize(("trunk", "golden"), [("alex", 0.60829), ("squeeze", 0.53944)])
+def test_the_published_weights_on_tissue_give_what_torchmetrics_gives(
+    trunk: Trunk, golden: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = load(trunk)
+    monkeypatch.setattr(reference, "_get_tv_model_features", lambda *_: ours.trunk.features)
+    theirs = reference._LPIPS(pretrained=True, pnet_rand=True, net=trunk, use_dropout=True)
+    tissue = to_float(torch.from_numpy(immunohistochemistry()[None]))
+    x, y = tissue[:, :, :128, :128], tissue[:, :, 256:384, 128:256]
+    assert torch.allclose(ours(x, y), theirs(x, y).flatten(), rtol=1e-5, atol=1e-8)
+    assert ours(x, y).mean().item() == pytest.approx(golden, abs=1e-5)
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
