@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from histoloom.slides.patch_set import PatchSet
 
@@ -66,6 +66,16 @@ def test_pictures_appear_are_kept_and_can_be_downloaded(page: Page, draw_address
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Delete").click()
     expect(page.locator(".job")).to_have_count(0)
+
+
+def test_a_request_that_takes_long_says_why(page: Page, draw_address: str) -> None:
+    held: list[Route] = []
+    page.route("**/api/jobs", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+    page.goto(f"{draw_address}/draw?k=2")
+    ask(page, n=1)
+    expect(page.get_by_role("button", name="Loading the generator")).to_be_disabled()
+    held[0].fulfill(status=409, json={"detail": "20 jobs wait already"})
+    expect(page.get_by_role("button", name="Draw", exact=True)).to_be_enabled()
 
 
 def test_two_jobs_wait_for_each_other_and_one_is_cancelled(page: Page, draw_address: str) -> None:

@@ -126,6 +126,9 @@ async function submit(event) {
   at("problem").hidden = !problem;
   if (problem) return;
   at("go").disabled = true;
+  const label = at("go").textContent;
+  // The first request after the start waits for torch and the networks: seconds, on a busy computer many.
+  const slow = setTimeout(() => { at("go").textContent = "Loading the generator …"; }, 600);
   try {
     const job = await api("/api/jobs", { body: asked() });
     say(`${job.title} waits to be drawn`);
@@ -137,6 +140,8 @@ async function submit(event) {
       at("problem").hidden = false;
     }
   } finally {
+    clearTimeout(slow);
+    at("go").textContent = label;
     at("go").disabled = false;
   }
 }
