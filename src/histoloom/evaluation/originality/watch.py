@@ -48,7 +48,7 @@ class CopyWatch:
         said = f"{found.count} of {found.n} drawn patches look like copies of training patches"
         if found.interval[0] <= tested.interval[1]:
             return Judgement(f"{said} (false alarms of held-out patches: {tested.count} of {tested.n})")
-        said += f", {found.interval[0]:.1%} at least, where false alarms are {tested.interval[1]:.1%} at most,"
+        said += f" ({found.interval[0]:.1%} at least, where false alarms are {tested.interval[1]:.1%} at most)"
         return Judgement(said, stop=True, advice=ADVICE)
 
     @cached_property
