@@ -240,7 +240,8 @@ time.sleep(600)
 
 def test_killed_it_leaves_whole_pictures_and_a_job_marked_interrupted(run: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", KILLED, str(run)], stderr=subprocess.PIPE) as process:
-        while process.poll() is None and not any((run / "drawn").rglob("*.png")):
+        # A batch is recorded after its pictures: once there are more than two of them, the first one is.
+        while process.poll() is None and len(list((run / "drawn").rglob("*.png"))) <= 16:
             time.sleep(0.002)
         os.kill(process.pid, signal.SIGKILL)
     queue = JobQueue(run)
