@@ -5,7 +5,9 @@ Shapes: N images, D channels and h x w positions of what the U-Net sees, C chann
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import torch
@@ -21,7 +23,8 @@ class TissuePipeline(DiffusionPipeline):
 
     ``tissues``: {"chosen_k", "null", "k": {k: {"first": condition of cluster 0, "names": {cluster: name}}}};
     ``latents``: {"mean": [C], "leave": [C][D], "fold": F, "shape": [F * F * D, h / F, w / F]};
-    ``sampling``: {"steps", "guidance"}.
+    ``sampling``: {"steps", "guidance", "interval", "timesteps"}: ``interval`` [low, high] of sigma in which guidance
+    acts, None for all of it; ``timesteps`` the unevenly spaced steps where the generator has such, else None.
     """
 
     def __init__(
@@ -51,10 +54,12 @@ class TissuePipeline(DiffusionPipeline):
         """Draw ``n`` images of ``tissue``: a name, or a cluster's number at ``k`` (else the chosen one).
 
         ``generator`` is one, or one an image; ``ValueError`` lists the tissues where ``tissue`` is none of them.
+        Clusters that share the name take turns.
         """
         latents, sampling = self.config.latents, self.config.sampling
-        conditions_N = torch.full((n,), self.condition(tissue, k=k), device=self.device)
-        self.scheduler.set_timesteps(steps or sampling["steps"])
+        conditions = self.conditions(tissue, k=k)
+        conditions_N = torch.tensor([conditions[i % len(conditions)] for i in range(n)], device=self.device)
+        self._set_steps(steps)
         scale = sampling["guidance"] if guidance is None else guidance
         x_NDhw = randn_tensor((n, *latents["shape"]), generator=generator, device=self.device, dtype=self.unet.dtype)
         x_NDhw = x_NDhw * self.scheduler.init_noise_sigma
@@ -64,25 +69,46 @@ class TissuePipeline(DiffusionPipeline):
         images_N3HW = self.autoencoder(left(x_NDhw, latents=latents))
         return [Image.fromarray(image) for image in _bytes(images_N3HW)]
 
-    def condition(self, tissue: str | int, *, k: int | None = None) -> int:
-        """The U-Net's number of a tissue; the first cluster where several share the name."""
+    def conditions(self, tissue: str | int, *, k: int | None = None) -> list[int]:
+        """The U-Net's numbers of a tissue: one a cluster of that name."""
         tissues = self.config.tissues
         sweep = tissues["k"]
         asked = str(tissues["chosen_k"] if k is None else k)
         if asked not in sweep:
             raise ValueError(f"no k = {asked} in this generator; there are {', '.join(sweep)}")
-        names = sweep[asked]["names"]
-        for cluster, name in names.items():
-            if str(tissue).casefold() in (name.casefold(), cluster):
-                return int(sweep[asked]["first"]) + int(cluster)
-        raise ValueError(f"no tissue {tissue!r} at k = {asked}; there are {', '.join(names.values())}")
+        first, names = int(sweep[asked]["first"]), sweep[asked]["names"]
+        wanted = str(tissue).casefold()
+        found = [int(cluster) for cluster, name in names.items() if wanted in (name.casefold(), cluster)]
+        if not found:
+            raise ValueError(f"no tissue {tissue!r} at k = {asked}; there are {', '.join(names.values())}")
+        return [first + cluster for cluster in found]
+
+    def _set_steps(self, steps: int | None) -> None:
+        """The generator's own steps where none are asked for and the scheduler takes such; else evenly spaced ones."""
+        sampling = self.config.sampling
+        listed = sampling.get("timesteps") if steps in (None, sampling["steps"]) else None
+        if listed and "timesteps" in signature(self.scheduler.set_timesteps).parameters:
+            self.scheduler.set_timesteps(timesteps=list(listed))
+        else:
+            self.scheduler.set_timesteps(steps or sampling["steps"])
 
     def _guided(self, x_NDhw: Tensor, *, step: Tensor, conditions_N: Tensor, guidance: float) -> Tensor:
-        """Classifier-free guidance (Ho and Salimans 2022): null + g (conditional - null)."""
+        """Classifier-free guidance (Ho and Salimans 2022): null + g (conditional - null), once where g is 1."""
+        if guidance == 1 or not self._within(step):
+            return self.unet(x_NDhw, step, class_labels=conditions_N).sample
         null_N = torch.full_like(conditions_N, self.config.tissues["null"])
         both = self.unet(torch.cat([x_NDhw] * 2), step, class_labels=torch.cat([conditions_N, null_N])).sample
         conditional_NDhw, plain_NDhw = both.chunk(2)
         return plain_NDhw + guidance * (conditional_NDhw - plain_NDhw)
+
+    def _within(self, step: Tensor) -> bool:
+        """Whether guidance acts at a step: its sigma is in the interval (Kynkaanniemi et al. 2024)."""
+        interval = self.config.sampling.get("interval")
+        if not interval:
+            return True
+        share = float(self.scheduler.alphas_cumprod[int(step)])
+        sigma = math.sqrt((1 - share) / share) if share > 0 else math.inf
+        return bool(interval[0] < sigma <= interval[1])
 
 
 def left(x_NDhw: Tensor, *, latents: Mapping[str, Any]) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from histoloom.diffusion import standalone
 from histoloom.diffusion.generator import Generator, home_of
 from histoloom.diffusion.requests import Request, draw_request
 from histoloom.setup import init_run
@@ -77,3 +78,9 @@ def test_a_run_can_begin_with_it(tmp_path: Path, tiny_slides: Path, monkeypatch:
     assert run.config.start is not None
     assert run.config.patches.size == Generator.load("starter").facts.size
     assert (run.path / "start" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("ours", "copy"), [("pipeline.py", "."), ("tissue_decoder.py", "autoencoder")])
+def test_its_code_for_diffusers_is_that_of_an_export_made_now(ours: str, copy: str) -> None:
+    written = Path(standalone.__file__).with_name(ours).read_text(encoding="utf-8")
+    assert (STARTER / copy / ours).read_text(encoding="utf-8") == written, "copy it again"
