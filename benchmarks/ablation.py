@@ -84,7 +84,7 @@ def yardstick(run: Run) -> Yardstick:
 
 
 def drawn(run: Run, *, space: LatentSpace, sampler: SamplerConfig, n: int) -> Point:
-    """Features of ``n`` images by the run's generator as it is now."""
+    """Latents in ``space`` of ``n`` images by the run's generator as it is now."""
     generator = Generator.load(run.path)
     orders = generator.orders(None, n=n, seed=0)
     own = generator.facts.space
@@ -127,9 +127,9 @@ def scored(
     sampler = sampler_of(settings, guidance=given.guidance)
     point = drawn(changed, space=seen.space, sampler=sampler, n=given.n)
     seconds = read_json(run.path / "diffusion" / "artifact.json")["seconds"]
-    row = {"images/s": given.images / seconds}
+    row, made = {"images/s": given.images / seconds}, features_of(point.x_NChw)
     for kind in KINDS:
-        row[kind], row[f"{kind} +-"] = with_error(point.features[kind], real_MD=seen.real[kind])
+        row[kind], row[f"{kind} +-"] = with_error(made[kind], real_MD=seen.real[kind])
     given.out.mkdir(parents=True, exist_ok=True)
     write_json(file, row)
     return row

@@ -1,12 +1,13 @@
 """How near to real tissue each sampler comes, against how often it asks the network.
 
     python benchmarks/sampler_curve.py RUN [-n 2048] [--methods unipc ddim] [--evaluations 5 10] [--spacing 1.5]
-        [--out FOLDER] [--json]
+        [--pictures lpips-alex] [--out FOLDER] [--json]
 
 Every sampler draws the same images: the same seeds, the same conditions (clusters of the chosen k, by their frequency),
 the same batches. The distance is Frechet's, between Gaussians fitted to features of the drawn latents and of the run's
 real training latents, in the space that the model works in. ``pooled``: mean and deviation of each channel; ``layout``:
-mean products of neighbours 1, 2 and 4 positions apart. The floor is that of n real latents against the others.
+mean products of neighbours 1, 2 and 4 positions apart. ``--pictures`` adds features of the decoded images, against the
+run's real training patches. The floor is that of n real ones against the others.
 Ratios are to DDPM with all steps (or --reference); +- is one standard error, by leaving out a tenth of the images at a
 time. With ``--out`` what was drawn is kept, and a later call goes on. Evaluations are counted in pairs where there is
 guidance. Legend of shapes: N drawn and M real images, C channels, D features.
@@ -27,14 +28,17 @@ import torch
 from torch import Tensor
 
 from histoloom.autoencoder.latents import LatentSet
+from histoloom.autoencoder.vqgan import to_uint8
 from histoloom.clustering.features import pooled
 from histoloom.config import RuntimeConfig, SamplerConfig
 from histoloom.devices import autocast
 from histoloom.diffusion.generator import CHUNK, Generator, Order, stream
 from histoloom.diffusion.samplers.registry import SAMPLERS
 from histoloom.diffusion.sampling import draw_latents
+from histoloom.evaluation.extractors import Sources, make_extractor
 from histoloom.evaluation.set_metrics.frechet import frechet_distance
 from histoloom.seeding import numpy_generator
+from histoloom.slides.patch_set import PatchSet
 from histoloom.store import Run, fingerprint, write_bytes
 
 EVALUATIONS = (5, 10, 15, 20, 30, 50)
@@ -42,16 +46,16 @@ METHODS = [method for method in SAMPLERS if method != "student"]  # a student ha
 GROUPS = 10
 LAGS = (1, 2, 4)
 FLOORS = 10
-HEADING = "method    evaluations    pooled  ratio              layout  ratio           less work  seconds an image"
+DECODED = 32
 
 
 @dataclass(frozen=True)
 class Point:
-    """What one sampler drew with so many evaluations: features (N, D) by kind, and the seconds an image took."""
+    """What one sampler drew with so many evaluations: latents (N, C, h, w), and the seconds an image took."""
 
     method: str
     evaluations: int
-    features: dict[str, np.ndarray]
+    x_NChw: Tensor
     seconds: float
 
 
@@ -63,14 +67,40 @@ def features_of(x_NChw: Tensor) -> dict[str, np.ndarray]:
     return {"pooled": pooled(x_NChw).numpy(), "layout": torch.cat(products, dim=1).numpy()}
 
 
-def real_features(run: Path, *, generator: Generator) -> dict[str, np.ndarray]:
-    """Features of the training latents as the model sees them."""
-    latents = LatentSet.open(Run.open(run).require("latents"))
-    rows = latents.rows(split="train")
-    parts = [
-        features_of(generator.facts.space.encode(latents.raw(rows[i : i + 512]))) for i in range(0, len(rows), 512)
-    ]
-    return {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
+class Eyes:
+    """What is seen of drawn latents and of the run's real ones: features (N, D) by kind."""
+
+    def __init__(self, run: Path, *, generator: Generator, pictures: str | None) -> None:
+        self.generator = generator
+        self.run = Run.open(run)
+        sources = Sources(generator.device, autoencoder=self.run.require("autoencoder"))
+        self.extractor = make_extractor(pictures, sources=sources) if pictures else None
+
+    def of_drawn(self, x_NChw: Tensor) -> dict[str, np.ndarray]:
+        """Features of latents as the model draws them, and of the images that they decode to."""
+        found = features_of(x_NChw)
+        if self.extractor is not None:
+            images = [self._decoded(x_NChw[i : i + DECODED]) for i in range(0, len(x_NChw), DECODED)]
+            found[self.extractor.name] = self.extractor.features(np.concatenate(images))
+        return found
+
+    def of_real(self) -> dict[str, np.ndarray]:
+        """Features of the training latents as the model sees them, and of the training patches."""
+        latents = LatentSet.open(self.run.require("latents"))
+        rows = latents.rows(split="train")
+        space = self.generator.facts.space
+        parts = [features_of(space.encode(latents.raw(rows[i : i + 512]))) for i in range(0, len(rows), 512)]
+        if self.extractor is not None:
+            patches = PatchSet.open(self.run.require("patches"))
+            rows = patches.rows("train")
+            for part, start in zip(parts, range(0, len(rows), 512), strict=True):
+                part[self.extractor.name] = self.extractor.features(patches.images(rows[start : start + 512]))
+        return {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
+
+    @torch.no_grad()
+    def _decoded(self, x_NChw: Tensor) -> np.ndarray:
+        z_NCHW = self.generator.facts.space.decode(x_NChw.to(self.generator.device))
+        return to_uint8(self.generator.autoencoder.decode(z_NCHW)).cpu().numpy()
 
 
 def attainable(method: str, evaluations: int) -> int:
@@ -86,7 +116,7 @@ def draw_point(
     batch: int,
     see: Callable[[Tensor], Tensor] = lambda x_NChw: x_NChw,
 ) -> Point:
-    """Draw all orders with one sampler, in batches of one size; features are of what ``see`` makes of the latents."""
+    """Draw all orders with one sampler, in batches of one size; kept is what ``see`` makes of the latents."""
     facts, parts, start = generator.facts, [], time.perf_counter()
     for first in range(0, len(orders), batch):
         part = list(orders[first : first + batch])
@@ -102,9 +132,8 @@ def draw_point(
                 generators=[stream(order) for order in padded],
                 device=generator.device,
             )
-        parts.append(features_of(see(x_NChw[: len(part)].float())))
-    features = {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
-    return Point(sampler.method, sampler.steps, features, (time.perf_counter() - start) / len(orders))
+        parts.append(see(x_NChw[: len(part)].float()).cpu())
+    return Point(sampler.method, sampler.steps, torch.cat(parts), (time.perf_counter() - start) / len(orders))
 
 
 def kept_or_drawn(
@@ -119,12 +148,11 @@ def kept_or_drawn(
     if not file.is_file():
         point = draw_point(generator, orders, sampler=sampler, batch=batch)
         content = io.BytesIO()
-        np.savez(content, seconds=point.seconds, **point.features)
+        np.savez(content, seconds=point.seconds, latents=point.x_NChw.numpy())
         out.mkdir(parents=True, exist_ok=True)
         write_bytes(file, content.getvalue())
     with np.load(file) as kept:
-        features = {kind: kept[kind] for kind in kept.files if kind != "seconds"}
-        return Point(sampler.method, sampler.steps, features, float(kept["seconds"]))
+        return Point(sampler.method, sampler.steps, torch.from_numpy(kept["latents"]), float(kept["seconds"]))
 
 
 def floor(real_MD: np.ndarray, *, n: int, seed: int) -> float:
@@ -149,22 +177,28 @@ def ratio_error(point_ND: np.ndarray, reference_ND: np.ndarray, *, real_MD: np.n
     return float(np.sqrt((GROUPS - 1) / GROUPS * ((ratios - ratios.mean()) ** 2).sum()))
 
 
-def row_of(point: Point, *, reference: Point, real: dict[str, np.ndarray]) -> dict[str, float | int | str]:
-    """A line of the table."""
+def row_of(
+    point: Point,
+    *,
+    features: dict[str, np.ndarray],
+    reference: Point,
+    theirs: dict[str, np.ndarray],
+    real: dict[str, np.ndarray],
+) -> dict[str, float | int | str]:
+    """A line of the table: the point with its features beside the reference with ``theirs``."""
     row: dict[str, float | int | str] = {"method": point.method, "evaluations": point.evaluations}
     for kind, real_MD in real.items():
-        mine_ND, theirs_ND = point.features[kind], reference.features[kind]
-        row[kind] = frechet_distance(mine_ND, real_MD)
-        row[f"{kind}_ratio"] = frechet_distance(mine_ND, real_MD) / frechet_distance(theirs_ND, real_MD)
-        row[f"{kind}_ratio_error"] = ratio_error(mine_ND, theirs_ND, real_MD=real_MD)
+        distance = frechet_distance(features[kind], real_MD)
+        row[kind], row[f"{kind}_ratio"] = distance, distance / frechet_distance(theirs[kind], real_MD)
+        row[f"{kind}_ratio_error"] = ratio_error(features[kind], theirs[kind], real_MD=real_MD)
     row["less_work"] = reference.evaluations / point.evaluations
     row["seconds_an_image"] = point.seconds
     return row
 
 
-def line_of(row: dict[str, float | int | str]) -> str:
+def line_of(row: dict[str, float | int | str], *, kinds: Sequence[str]) -> str:
     parts = [f"{row['method']:13} {row['evaluations']:5}"]
-    for kind in ("pooled", "layout"):
+    for kind in kinds:
         parts.append(f"{row[kind]:8.4f} {row[f'{kind}_ratio']:6.3f} +- {row[f'{kind}_ratio_error']:.3f}")
     return "  ".join([*parts, f"{row['less_work']:7.1f}x  {row['seconds_an_image']:.3f}"])
 
@@ -183,14 +217,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     guidance = facts.sampler.guidance if arguments.guidance is None else arguments.guidance
     interval = tuple(arguments.interval) if arguments.interval else None
     orders = generator.orders(None, n=arguments.n, seed=arguments.seed)
-    real = real_features(arguments.run, generator=generator)
+    eyes = Eyes(arguments.run, generator=generator, pictures=arguments.pictures)
+    real = eyes.of_real()
     floors = {kind: floor(real_MD, n=arguments.n, seed=arguments.seed) for kind, real_MD in real.items()}
     say = (lambda _: None) if arguments.json else (lambda text: print(text, flush=True))
     count = len(real["pooled"])
     say(f"{arguments.n} images, guidance {guidance:g}, against {count} real ones")
-    say(f"floor: pooled {floors['pooled']:.4f}, layout {floors['layout']:.4f}\n{HEADING}")
+    say("floor: " + ", ".join(f"{kind} {value:.4f}" for kind, value in floors.items()))
+    say("method, evaluations, (" + ", ".join(real) + ", each with its ratio), less work, seconds an image")
     rows: list[dict[str, float | int | str]] = []
-    reference: Point | None = None
+    reference: tuple[Point, dict[str, np.ndarray]] | None = None
     for method, evaluations in points_asked(arguments, all_steps=facts.config.steps):
         shared = {"method": method, "steps": evaluations, "guidance": guidance, "guidance_interval": interval}
         even = reference is None or evaluations == facts.config.steps
@@ -198,9 +234,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         sampler = SamplerConfig.model_validate(shared | {"spacing": spacing})
         batch = arguments.batch or CHUNK[generator.device.type]
         point = kept_or_drawn(generator, orders, sampler=sampler, batch=batch, out=arguments.out)
-        reference = reference or point
-        rows.append(row_of(point, reference=reference, real=real))
-        say(line_of(rows[-1]))
+        features = eyes.of_drawn(point.x_NChw)
+        reference = reference or (point, features)
+        rows.append(row_of(point, features=features, reference=reference[0], theirs=reference[1], real=real))
+        say(line_of(rows[-1], kinds=list(real)))
     return {"n": arguments.n, "n_real": count, "guidance": guidance, "floor": floors, "points": rows}
 
 
@@ -214,6 +251,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--guidance", type=float, help="else the run's own")
     parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="sigmas with guidance")
     parser.add_argument("--spacing", type=float, default=1.0, help="of the steps, but for the reference's")
+    parser.add_argument("--pictures", metavar="FEATURES", help="of the decoded images, as in histoloom evaluate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, help="images at once; else the generator's own")
     parser.add_argument("--device", default="auto")

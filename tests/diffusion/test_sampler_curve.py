@@ -33,12 +33,12 @@ def test_features_tell_layouts_apart() -> None:
 def test_the_curve_of_a_tiny_run(tiny_run: Path, tmp_path: Path) -> None:
     assert attainable("heun", 10) == 9
     words = [str(tiny_run), "-n", "12", "--reference", "6", "--evaluations", "4", "--device", "cpu", "--threads", "1"]
-    words += ["--methods", "heun", "unipc", "--batch", "5", "--out", str(tmp_path), "--json"]
+    words += ["--methods", "heun", "unipc", "--batch", "5", "--pictures", "pixels", "--out", str(tmp_path), "--json"]
     result = measure(parsed(words))
     points = json.loads(json.dumps(result))["points"]
     assert [(point["method"], point["evaluations"]) for point in points] == [("ddpm", 6), ("heun", 3), ("unipc", 4)]
     assert points[0]["pooled_ratio"] == 1
     assert points[2]["less_work"] == 1.5
-    assert all(np.isfinite(point["pooled"]) for point in points)
+    assert all(np.isfinite(point[kind]) for point in points for kind in ("pooled", "layout", "pixels"))
     assert len(list(tmp_path.glob("*.npz"))) == 3
     assert measure(parsed(words)) == result
