@@ -8,6 +8,7 @@ import pytest
 
 from histoloom.clustering.choice import choose_k
 from histoloom.clustering.indices import INDICES
+from histoloom.errors import UserError
 
 # Rumman et al., Bioengineering 2025, 12(7), 764: CH, C index, Dunn, Hartigan, McClain-Rao.
 PAPER = {
@@ -59,3 +60,12 @@ def test_a_k_with_an_empty_cluster_is_passed_over_while_another_is_there() -> No
     assert choice.k not in (14, 16)
     assert "k = 14, 16 left clusters empty" in choice.evidence
     assert choose_k(table(PAPER), empty=dict.fromkeys(PAPER, 1)).k == 14
+
+
+def test_a_k_without_indices_is_never_chosen() -> None:
+    choice = choose_k(table(PAPER) | {14: None}, empty=dict.fromkeys(PAPER, 1))
+    assert choice.passed_over == [14]
+    assert choice.k in set(PAPER) - {14}
+    assert choice.votes.keys() == PAPER.keys() - {14}
+    with pytest.raises(UserError, match=r"one cluster at every k \(10, 14\)"):
+        choose_k({10: None, 14: None})

@@ -11,10 +11,13 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 
 from histoloom.autoencoder.latents import LatentSet
+from histoloom.clustering import stage
 from histoloom.clustering.clusterer import Clusterer
 from histoloom.clustering.clustering_set import Clustering
+from histoloom.clustering.feature_bank import Bank
 from histoloom.clustering.stage import run
 from histoloom.config import Config, make_config, read_preset, with_settings
+from histoloom.errors import UserError
 from histoloom.seeding import numpy_generator
 from histoloom.stages import EventLog, StageContext
 from histoloom.store import read_json, write_json
@@ -124,6 +127,40 @@ def test_validity_is_there_for_both_methods_and_every_k(clusters: Path) -> None:
     best = {e["k"]: e["calinski_harabasz"] for e in entries if e["method"] == "kmeans"}
     assert best[4] > best[3]
     assert Clustering.open(clusters).chosen in (3, 4)
+
+
+@pytest.fixture
+def fallen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The k whose patches all fall into their first cluster, whatever was learnt."""
+    ks: list[int] = []
+
+    def predicted(clusterer: Clusterer, bank: Bank, *, rows: np.ndarray) -> stage.Probabilities:
+        found = predict(clusterer, bank, rows=rows)
+        certain = {k: np.eye(k, dtype=np.float32)[np.zeros(len(rows), np.int64)] for k in ks}
+        return found | certain
+
+    predict = stage.predict
+    monkeypatch.setattr(stage, "predict", predicted)
+    return ks
+
+
+def test_a_k_that_fell_into_one_cluster_is_passed_over(fallen: list[int], latents: Path, tmp_path: Path) -> None:
+    fallen += [4]
+    clustering = Clustering.open(finished(tmp_path / "clusters", latents=latents))
+    assert clustering.chosen == 3
+    assert read_json(clustering.folder / "choice.json")["passed_over"] == [4]
+    values = {(e["k"], e["method"]): (e["dunn"], e["sizes"]) for e in clustering.validity}
+    assert values[4, "infomax"] == (None, [100, 0, 0, 0])
+    assert values[4, "kmeans"][0] > 0
+    assert values[3, "infomax"][0] > 0
+
+
+def test_a_sweep_that_fell_into_one_cluster_throughout_is_refused(
+    fallen: list[int], latents: Path, tmp_path: Path
+) -> None:
+    fallen += [3, 4]
+    with pytest.raises(UserError, match=r"one cluster at every k \(3, 4\); cut more patches"):
+        finished(tmp_path / "clusters", latents=latents)
 
 
 def test_the_same_settings_give_the_same_bytes(clusters: Path, latents: Path, tmp_path: Path) -> None:

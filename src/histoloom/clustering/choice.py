@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from histoloom.clustering.indices import INDICES, LARGER_IS_BETTER
+from histoloom.errors import UserError
 
 RULE = (
     "the k that is best in most of the five internal indices; a tie goes to the better mean rank over the indices, "
@@ -27,23 +28,31 @@ class Choice:
     evidence: str
 
 
-def choose_k(table: Mapping[int, Mapping[str, float]], *, empty: Mapping[int, int] | None = None) -> Choice:
-    """Choose among the k of ``table``, which holds the five indices of each; ``empty``: each one's empty clusters."""
-    passed_over = sorted(k for k, count in (empty or {}).items() if count)
-    if len(passed_over) < len(table):
-        table = {k: values for k, values in table.items() if k not in passed_over}
-    else:
-        passed_over = []
-    ranks = {index: _ranking(table, index=index) for index in INDICES}
+def choose_k(table: Mapping[int, Mapping[str, float] | None], *, empty: Mapping[int, int] | None = None) -> Choice:
+    """Choose among the k of ``table``, which holds the five indices of each; ``empty``: each one's empty clusters.
+
+    A k whose patches all fell into one cluster has no indices, None, and cannot be chosen. ``UserError`` where no other
+    is left.
+    """
+    known = {k: values for k, values in table.items() if values is not None}
+    if not known:
+        raise UserError(
+            f"all patches fell into one cluster at every k ({', '.join(map(str, table))}); cut more patches "
+            "(patches.count) or train longer (clusters.training.phases.0.images)"
+        )
+    hollow = {k for k, count in (empty or {}).items() if count}
+    open_ones = {k: values for k, values in known.items() if k not in hollow} or known
+    passed_over = sorted(table.keys() - open_ones.keys())
+    ranks = {index: _ranking(open_ones, index=index) for index in INDICES}
     by_index = {index: ranking[0] for index, ranking in ranks.items()}
     votes = Counter(by_index.values())
-    mean_rank = {k: mean(ranking.index(k) for ranking in ranks.values()) for k in table}
-    k = min(table, key=lambda k: (-votes[k], mean_rank[k], k))
+    mean_rank = {k: mean(ranking.index(k) for ranking in ranks.values()) for k in open_ones}
+    k = min(open_ones, key=lambda k: (-votes[k], mean_rank[k], k))
     return Choice(
         k=k,
         rule=RULE,
         passed_over=passed_over,
-        votes={k: votes[k] for k in sorted(table)},
+        votes={k: votes[k] for k in sorted(open_ones)},
         by_index=by_index,
         evidence=_evidence(votes[k], k=k, passed_over=passed_over),
     )

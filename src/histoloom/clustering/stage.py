@@ -12,7 +12,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from histoloom.autoencoder.latents import LatentSet
-from histoloom.clustering.choice import choose_k
+from histoloom.clustering.choice import Choice, choose_k
 from histoloom.clustering.clusterer import Architecture, Clusterer, build
 from histoloom.clustering.confounding_examination import examine
 from histoloom.clustering.evidence import choose_with_nulls, with_evidence
@@ -186,9 +186,7 @@ def _write_validity(context: StageContext, *, latents: LatentSet, restarts: dict
                 entries.append(_entry(x_ND, labels_N, k=k, method=method, device=device))
                 progress.advance(1)
     write_json(context.out / "validity.json", entries)
-    found = {e["k"]: {index: e[index] for index in INDICES} for e in entries if e["method"] == "infomax"}
-    empty = {e["k"]: e["sizes"].count(0) for e in entries if e["method"] == "infomax"}
-    plain = choose_k(found, empty=empty)
+    plain = _plain_choice([entry for entry in entries if entry["method"] == "infomax"])
     evidence = choose_with_nulls(
         x_ND,
         ks=config.k,
@@ -202,11 +200,19 @@ def _write_validity(context: StageContext, *, latents: LatentSet, restarts: dict
     context.say(f"k = {choice['k']}: {choice['evidence']}")
 
 
+def _plain_choice(entries: list[dict[str, Any]]) -> Choice:
+    found = {e["k"]: None if e[INDICES[0]] is None else {index: e[index] for index in INDICES} for e in entries}
+    return choose_k(found, empty={entry["k"]: entry["sizes"].count(0) for entry in entries})
+
+
 def _entry(x_ND: np.ndarray, labels_N: np.ndarray, *, k: int, method: str, device: torch.device) -> dict[str, Any]:
-    result = validity_indices(torch.from_numpy(x_ND).to(device), torch.from_numpy(np.asarray(labels_N, np.int64)))
-    values = {index: getattr(result, index) for index in INDICES}
-    sizes = np.bincount(labels_N, minlength=k).tolist()
-    return {"k": k, "method": method, **values, "n": result.n, "sizes": sizes}
+    """A row of ``validity.json``; its indices are None where all patches are in one cluster."""
+    sizes = np.bincount(labels_N, minlength=k)
+    values: dict[str, float | None] = dict.fromkeys(INDICES)
+    if np.count_nonzero(sizes) > 1:
+        result = validity_indices(torch.from_numpy(x_ND).to(device), torch.from_numpy(np.asarray(labels_N, np.int64)))
+        values = {index: getattr(result, index) for index in INDICES}
+    return {"k": k, "method": method, **values, "n": len(x_ND), "sizes": sizes.tolist()}
 
 
 def _write_confounding(context: StageContext) -> None:
