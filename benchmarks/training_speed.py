@@ -99,9 +99,7 @@ def our_vqgan(config: Config, *, images_NHWC: np.ndarray) -> Turn:
     autoencoder = task.modules["autoencoder"]
     assert isinstance(autoencoder, Autoencoder), "made by make_task"
     losses = VQGANLosses(settings, autoencoder=autoencoder, discriminator=None, perceptual=None)
-    ready = Task(
-        task.name, task.modules, make_players(losses, n=N), N, lambda rows: torch.from_numpy(images_NHWC[rows])
-    )
+    ready = replace(task, players=make_players(losses, n=N), batch=lambda rows: torch.from_numpy(images_NHWC[rows]))
     return lambda steps: rehearsed(ready, config=config, training="autoencoder", steps=steps)
 
 
@@ -136,7 +134,8 @@ def our_cldm(config: Config, *, z_NCHW: Tensor, numbers_NS: Tensor) -> Turn:
     unet = make_unet(settings, shape=shape, conditions=conditions.count)
     loss = DiffusionLoss(settings, unet=unet, conditions=conditions)
     player = Player("unet", ("unet",), loss, settings.training.phases)
-    task = Task("diffusion", {"unet": unet}, (player,), N, lambda rows: (z_NCHW[rows], numbers_NS[rows]), ema=("unet",))
+    data = lambda rows: (z_NCHW[rows], numbers_NS[rows])  # noqa: E731
+    task = Task("diffusion", {"unet": unet}, (player,), N, data, ema=("unet",), compiled=(unet,))
     return lambda steps: rehearsed(task, config=config, training="diffusion", steps=steps)
 
 
@@ -244,6 +243,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--fast", default="auto", choices=["auto", "on", "off"], help="channels-last and compiled")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
     given = parser.parse_args()
     values = read_preset(given.preset) | {"slides": {"paths": ["/unused"]}}
@@ -251,7 +251,8 @@ def main() -> None:
     quiet = config.autoencoder.model_copy(
         update={"perceptual": "none", "perceptual_weight": 0.0, "l1_weight": 1.0, "mse_weight": 0.0}
     )
-    runtime = RuntimeConfig(device=given.device, precision=given.precision, checkpoint_seconds=3600)
+    how_to = {"device": given.device, "precision": given.precision, "fast": given.fast}
+    runtime = RuntimeConfig(**how_to, checkpoint_seconds=3600)
     config = config.model_copy(update={"autoencoder": quiet, "runtime": runtime})
     side, factor = config.patches.size, config.autoencoder.factor
     generator = torch_generator(0, "benchmark", "training")

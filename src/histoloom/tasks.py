@@ -86,6 +86,7 @@ class Task:
 
     ``versions``: an item comes in so many, of which one is drawn each time it is seen; ``batch`` is then asked for the
     row ``item + n * version``, and 0 is the item as it is.
+    ``compiled``: networks that may be compiled while they train: each is differentiated once a step, as a whole.
     ``whole``: the loss is a statistic of the whole batch, which micro-batches must not split (several processes may).
     """
 
@@ -97,6 +98,7 @@ class Task:
     ema: tuple[str, ...] = ()
     whole: bool = False
     versions: int = 1
+    compiled: tuple[nn.Module, ...] = ()
     watch: Watch | None = None
 
 

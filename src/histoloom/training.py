@@ -29,6 +29,7 @@ from accelerate.utils import broadcast_object_list, send_to_device
 from torch import nn
 
 from histoloom import processes
+from histoloom.acceleration import compiled, lay_out, lay_out_as_usual, lay_out_states
 from histoloom.config import RuntimeConfig, TrainingConfig
 from histoloom.devices import accelerator as make_accelerator
 from histoloom.divergence import trouble
@@ -88,6 +89,7 @@ class _Loop:
         )
         for module in task.modules.values():
             module.to(self.accelerator.device).train()
+        lay_out(task.modules.values(), runtime=runtime)
         self.averages = {name: copy.deepcopy(task.modules[name]).requires_grad_(False) for name in task.ema}
         self.optimizers: dict[str, tuple[int, Any]] = {}
         self.sums: dict[str, Any] = {}
@@ -103,6 +105,7 @@ class _Loop:
         with (
             meter(description, total=self.total, done=self.images) as progress,
             Prefetcher(self._read) as reader,
+            compiled(self.task.compiled, runtime=self.runtime),
         ):
             while self.images < self.total:
                 batches = reader.take(self.images, then=self.images + self.config.batch_size)
@@ -318,6 +321,7 @@ class _Loop:
                 index, values = state["optimizers"][player.name]
                 self._make_optimizer(player, index=index)
                 self.optimizers[player.name][1].load_state_dict(values)
+                lay_out_states(self.optimizers[player.name][1])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.accelerator.is_main_process:
@@ -327,6 +331,7 @@ class _Loop:
 
     def result(self) -> Trained:
         modules = dict(self.task.modules) | self.averages
+        lay_out_as_usual(modules.values())
         return Trained(modules={name: module.eval() for name, module in modules.items()}, images=self.images)
 
 

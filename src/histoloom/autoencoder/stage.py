@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -56,10 +57,18 @@ def run(context: StageContext) -> None:
 def make_task(config: AutoencoderConfig, *, seed: int, n: int) -> Task:
     """Freshly initialised networks, as a task without data."""
     torch.manual_seed(derive(seed, "autoencoder", "weights"))
-    modules: dict[str, nn.Module] = {"autoencoder": Autoencoder(config)}
+    autoencoder = Autoencoder(config)
+    modules: dict[str, nn.Module] = {"autoencoder": autoencoder}
     if config.adversarial.weight > 0:
         modules["discriminator"] = Discriminator(config.adversarial.channels, layers=config.adversarial.layers)
-    return Task(name="autoencoder", modules=modules, players=(), n=n, batch=lambda rows: rows)
+    return Task(
+        name="autoencoder",
+        modules=modules,
+        players=(),
+        n=n,
+        batch=lambda rows: rows,
+        compiled=(autoencoder.encoder,),  # the adaptive weight differentiates the decoder's last layer by itself
+    )
 
 
 def _losses(context: StageContext, *, task: Task, device: torch.device) -> VQGANLosses:
@@ -99,11 +108,9 @@ def averaged(config: AutoencoderConfig) -> tuple[str, ...]:
 
 
 def _with_data(task: Task, *, losses: VQGANLosses, patches: PatchSet, rows: np.ndarray) -> Task:
-    return Task(
-        name=task.name,
-        modules=task.modules,
+    return replace(
+        task,
         players=make_players(losses, n=len(rows)),
-        n=len(rows),
         batch=lambda places: torch.from_numpy(patches.images(rows[places])),
         ema=averaged(losses.config),
     )

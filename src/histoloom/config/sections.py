@@ -224,6 +224,9 @@ class RuntimeConfig(Section):
         pattern=r"^(tcp|tls)://[^\s/]+:\d+$",
         description="of a Dask cluster that reads slides; none: this machine",
     )
+    fast: Literal["auto", "on", "off"] = Field(
+        "auto", description="training with channels-last, compiled networks; auto: on CUDA devices"
+    )
     accumulate: PositiveInt = Field(1, description="micro-batches a step")
     checkpoint_seconds: float = Field(60, ge=0, description="least time between checkpoints; 0: every step")
     tensorboard: bool = False

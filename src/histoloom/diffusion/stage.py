@@ -92,6 +92,7 @@ def make_task(
         batch=batch,
         ema=("unet",) if config.training.averages else (),
         versions=copies * max(1, 2 * views),
+        compiled=(unet,),
     )
 
 

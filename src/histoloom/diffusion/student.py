@@ -109,6 +109,7 @@ def _train(run: Run, facts: Facts, said: dict[str, Any], *, training: TrainingCo
         n=len(rows),
         batch=lambda places: (facts.space.encode(latents.raw(rows[places])), numbers_NS[places]),
         ema=("unet",) if training.averages else (),
+        compiled=(student, teacher),
     )
     log = EventLog(out / "log.jsonl")
     trained = train(task, config=training, runtime=run.config.runtime, seed=run.config.seed, out=out, log=log)

@@ -1,0 +1,106 @@
+"""The fast mode: the same training, laid out and computed in another way. Compiled without a compiler's back end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from histoloom import acceleration
+from histoloom.config import Phase, RuntimeConfig, TrainingConfig
+from histoloom.stages import EventLog
+from histoloom.training import Player, Task, Tick, Trained, train
+
+IMAGES = 96
+FAST, PLAIN = (RuntimeConfig(device="cpu", precision="fp32", checkpoint_seconds=0, fast=fast) for fast in ("on", "off"))
+
+
+class Interrupted(Exception):
+    """Stands for a kill: nothing after it runs."""
+
+
+@pytest.fixture(autouse=True)
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceleration, "BACKEND", "aot_eager")
+
+
+class Network(nn.Sequential):
+    """Convolutions, which have two layouts, and a record of whether they were entered without being compiled."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 6, 3, padding=1), nn.GroupNorm(2, 6), nn.SiLU(), nn.Conv2d(6, 3, 3, padding=1))
+        self.plainly = 0
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            self.plainly += 1
+        return super().forward(x_NCHW)
+
+
+def task(*, stop_at: int = IMAGES) -> tuple[Task, Network]:
+    torch.manual_seed(0)
+    network = Network()
+    x_NCHW = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def batch(rows: np.ndarray) -> Tensor:
+        return x_NCHW[rows]
+
+    def loss(batch: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
+        if tick.images >= stop_at:
+            raise Interrupted
+        return (network(batch + 0.1 * tick.randn(tuple(batch.shape))) - batch.flip(1)).pow(2).mean(), {}
+
+    phases = (Phase(optimizer="adam", lr=0.01, images=IMAGES),)
+    player = Player("network", ("network",), loss, phases)
+    return Task("tiny", {"network": network}, (player,), 32, batch, ema=("network",), compiled=(network,)), network
+
+
+def fit(out: Path, *, runtime: RuntimeConfig, stop_at: int = IMAGES) -> tuple[Trained, Network]:
+    out.mkdir(exist_ok=True)
+    phases = [{"optimizer": "adam", "lr": 0.01, "images": IMAGES}]
+    config = TrainingConfig.model_validate({"batch_size": 8, "phases": phases, "ema": 0.9})
+    made, network = task(stop_at=stop_at)
+    trained = train(made, config=config, runtime=runtime, seed=5, out=out, log=EventLog(out / "log.jsonl"))
+    return trained, network
+
+
+def weights(trained: Trained) -> dict[str, Tensor]:
+    return trained.modules["network"].state_dict()
+
+
+def alike(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    assert a.keys() == b.keys()
+    return all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
+
+
+def test_a_fast_training_ends_with_the_weights_of_a_plain_one(tmp_path: Path) -> None:
+    (plain, network), (fast, compiled) = fit(tmp_path / "plain", runtime=PLAIN), fit(tmp_path / "fast", runtime=FAST)
+    assert alike(weights(plain), weights(fast))
+    assert network.plainly == IMAGES // 8
+    assert compiled.plainly == 0
+    assert all(value.is_contiguous() for value in weights(fast).values())
+
+
+def test_a_network_is_its_own_again_after_a_fast_training(tmp_path: Path) -> None:
+    _, network = fit(tmp_path / "fast", runtime=FAST)
+    assert "forward" not in vars(network)
+    network(torch.zeros(3, 3, 4, 4))
+    assert network.plainly == 1
+
+
+@pytest.mark.parametrize(("first", "then"), [(PLAIN, FAST), (FAST, PLAIN), (FAST, FAST)])
+def test_either_mode_goes_on_from_a_checkpoint_of_either(
+    tmp_path: Path, first: RuntimeConfig, then: RuntimeConfig
+) -> None:
+    whole, _ = fit(tmp_path / "whole", runtime=PLAIN)
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "parts", runtime=first, stop_at=40)
+    ended, _ = fit(tmp_path / "parts", runtime=then)
+    assert alike(weights(whole), weights(ended))
+
+
+def test_auto_is_plain_without_a_cuda_device() -> None:
+    assert not acceleration.is_fast(RuntimeConfig(device="cpu"))
