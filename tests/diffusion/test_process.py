@@ -30,6 +30,21 @@ def test_the_schedule_is_diffusers_own(schedule: str) -> None:
     torch.testing.assert_close(alphas_cumprod(config).float(), theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "cosine"])
+@pytest.mark.parametrize("zero_terminal_snr", [False, True])
+def test_a_shifted_schedule_has_so_many_times_the_noise(schedule: str, *, zero_terminal_snr: bool) -> None:
+    plain, config = (
+        a_config(schedule=schedule, shift=shift, zero_terminal_snr=zero_terminal_snr, prediction="v")
+        for shift in (1, 2.5)
+    )
+    if not zero_terminal_snr:
+        before, after = (((1 - bar) / bar).sqrt() for bar in map(alphas_cumprod, (plain, config)))
+        torch.testing.assert_close(after, 2.5 * before)
+    theirs = make_scheduler(config)
+    torch.testing.assert_close(alphas_cumprod(config).float(), theirs.alphas_cumprod, rtol=1e-3, atol=1e-6)
+    assert (theirs.alphas_cumprod.diff() < 0).all()
+
+
 def test_the_published_schedule() -> None:
     bar = alphas_cumprod(a_config())
     assert len(bar) == 1000

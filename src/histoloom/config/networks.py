@@ -161,6 +161,13 @@ class DiffusionConfig(Section):
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
     beta_start: PositiveFloat = 1e-4
     beta_end: PositiveFloat = 0.02
+    shift: float = Field(
+        1.0,
+        ge=0.1,
+        le=10,
+        description="factor of sigma, noise over signal, at each step of the schedule; above 1: more steps where only "
+        "the large of a patch is left to tell (Hoogeboom et al. 2023)",
+    )
     prediction: Literal["epsilon", "v", "data"] = Field("epsilon", description="what the network says")
     whiten: float | None = Field(
         None,

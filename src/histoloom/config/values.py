@@ -97,6 +97,7 @@ LATER: Mapping[str, Any] = {
     "clusters": {"features": "latents", "encoder": None, "selfsup": {"training": UNAVERAGED}, "training": UNAVERAGED},
     "diffusion": {
         "zero_terminal_snr": False,
+        "shift": 1.0,
         "fold": 1,
         "weighting": "plain",
         "weighting_centre": None,

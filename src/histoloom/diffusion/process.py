@@ -28,8 +28,13 @@ def alphas_cumprod(config: DiffusionConfig) -> Tensor:
         t = torch.arange(T + 1, dtype=torch.float64) / T
         bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
         betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
-    bar_T = torch.cumprod(1 - betas, dim=0)
+    bar_T = shifted(torch.cumprod(1 - betas, dim=0), shift=config.shift)
     return with_zero_terminal_snr(bar_T) if config.zero_terminal_snr else bar_T
+
+
+def shifted(bar_T: Tensor, *, shift: float) -> Tensor:
+    """``bar_T`` with sigma ``shift`` times as large at each step (Hoogeboom et al. 2023, shifted schedules)."""
+    return bar_T if shift == 1 else bar_T / (bar_T + shift**2 * (1 - bar_T))
 
 
 def with_zero_terminal_snr(bar_T: Tensor) -> Tensor:

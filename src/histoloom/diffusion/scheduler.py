@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from diffusers import DDPMScheduler
 
 from histoloom.config import DiffusionConfig
+from histoloom.diffusion.process import alphas_cumprod
 
 PREDICTION = {"epsilon": "epsilon", "v": "v_prediction", "data": "sample"}
 SCHEDULE = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
@@ -21,8 +23,15 @@ def make_scheduler(config: DiffusionConfig) -> DDPMScheduler:
         beta_start=config.beta_start,
         beta_end=config.beta_end,
         beta_schedule=SCHEDULE[config.schedule],
+        trained_betas=None if config.shift == 1 else _betas(config),
         prediction_type=PREDICTION[config.prediction],
         rescale_betas_zero_snr=config.zero_terminal_snr,
         timestep_spacing="trailing",
         clip_sample=False,
     )
+
+
+def _betas(config: DiffusionConfig) -> list[float]:
+    """Of a process that none of diffusers' schedules is; its last step's noise is stretched to the end by diffusers."""
+    bar_T = alphas_cumprod(config.model_copy(update={"zero_terminal_snr": False}))
+    return [float(beta) for beta in 1 - bar_T / torch.cat([torch.ones(1, dtype=bar_T.dtype), bar_T[:-1]])]
