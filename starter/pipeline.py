@@ -63,9 +63,10 @@ class TissuePipeline(DiffusionPipeline):
         scale = sampling["guidance"] if guidance is None else guidance
         x_NDhw = randn_tensor((n, *latents["shape"]), generator=generator, device=self.device, dtype=self.unet.dtype)
         x_NDhw = x_NDhw * self.scheduler.init_noise_sigma
+        draws = {"generator": generator} if "generator" in signature(self.scheduler.step).parameters else {}
         for step in self.progress_bar(self.scheduler.timesteps):
             said_NDhw = self._guided(x_NDhw, step=step, conditions_N=conditions_N, guidance=scale)
-            x_NDhw = self.scheduler.step(said_NDhw, step, x_NDhw, generator=generator).prev_sample
+            x_NDhw = self.scheduler.step(said_NDhw, step, x_NDhw, **draws).prev_sample
         images_N3HW = self.autoencoder(left(x_NDhw, latents=latents))
         return [Image.fromarray(image) for image in _bytes(images_N3HW)]
 

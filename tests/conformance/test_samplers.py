@@ -311,7 +311,7 @@ def by_diffusers(scheduler: object, config: DiffusionConfig, *, x: torch.Tensor,
         ("ddpm", DDPMScheduler, {}, [1000, 25]),
         ("ddim", DDIMScheduler, {"set_alpha_to_one": True}, [20, 8]),
         ("dpm-solver++", DPMSolverMultistepScheduler, {}, [20, 10, 7]),
-        ("unipc", UniPCMultistepScheduler, {"solver_order": 2, "final_sigmas_type": "zero"}, [20, 10, 7]),
+        ("unipc", UniPCMultistepScheduler, {"solver_order": 2, "final_sigmas_type": "zero"}, [20, 10, 7, 3]),
     ],
 )
 def test_diffusers_agrees(

@@ -20,12 +20,15 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from histoloom import Generator, UserError
+from histoloom.config import RuntimeConfig
 from histoloom.diffusion.export import Terms, export_generator
 from histoloom.diffusion.generator import Order, stream
 from histoloom.diffusion.model_card import USAGE
 from histoloom.names import add_label
+from histoloom.setup import change_settings
 from histoloom.store import Run
 
+AS_DIFFUSERS = RuntimeConfig(device="cpu", precision="fp32")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -106,24 +109,23 @@ def pipeline_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Pa
 
 
 def with_sampler(run: Run, folder: Path, **settings: object) -> Run:
-    """The run with another default sampler; all but its generator are links."""
+    """The run with another default sampler; all but its settings are links."""
     folder.mkdir()
     for part in run.path.iterdir():
-        if part.name != "diffusion":
+        if part.name == "config.yaml":
+            shutil.copy(part, folder)
+        elif part.name != ".lock":
             (folder / part.name).symlink_to(part)
-    shutil.copytree(run.path / "diffusion", folder / "diffusion")
-    file = folder / "diffusion" / "generator.json"
-    facts = json.loads(file.read_text())
-    facts["sampler"] |= settings
-    file.write_text(json.dumps(facts))
-    return Run.open(folder)
+    words = [f"samples.sampler.{key}={json.dumps(value)}" for key, value in settings.items()]
+    return change_settings(Run.open(folder), words, save=True)
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         {"guidance": 1.0},
-        {"guidance": 2.5, "guidance_interval": [0.5, 3.0]},
+        {"guidance": 1.0, "method": "unipc"},
+        {"guidance": 9.0, "guidance_interval": (0.5, 3.0)},
         {"guidance": 1.0, "spacing": 2.0},
     ],
 )
@@ -131,8 +133,10 @@ def test_diffusers_draws_as_the_default_sampler_says(
     run: Run, tmp_path: Path, pipeline_of: Callable[[Path], Any], settings: dict[str, object]
 ) -> None:
     out = tmp_path / "out"
-    export_generator(with_sampler(run, tmp_path / "run", method="dpm-solver++", steps=6, **settings), out)
-    pipeline, generator = pipeline_of(out), Generator.load(out)
+    sampler = {"method": "dpm-solver++", "steps": 6} | settings
+    export_generator(with_sampler(run, tmp_path / "run", **sampler), out)
+    pipeline, generator = pipeline_of(out), Generator.load(out, runtime=AS_DIFFUSERS)
+    assert generator.facts.sampler.model_dump(include=set(sampler)) == sampler
     orders = [Order(generator.facts.chosen_k, 1, i, seed=0) for i in range(2)]
     ours = list(generator.draw(orders, sampler=generator.facts.sampler))
     theirs = pipeline("bone, edge", n=2, generator=[stream(order) for order in orders])
@@ -160,7 +164,7 @@ def test_clusters_of_one_name_take_turns_in_diffusers(
 
 def test_diffusers_draws_the_images_that_histoloom_draws(exported: Path, pipeline_of: Callable[[Path], Any]) -> None:
     pipeline = pipeline_of(exported)
-    generator = Generator.load(exported)
+    generator = Generator.load(exported, runtime=AS_DIFFUSERS)
     k = generator.facts.chosen_k
     ours = list(generator.draw([Order(k, 1, i, seed=0) for i in range(3)], sampler=generator.facts.sampler))
     theirs = pipeline("Bone, edge", n=3, generator=[stream(drawn.order) for drawn in ours])

@@ -15,7 +15,7 @@ SamplerMethod = Literal["ddpm", "ddim", "dpm-solver++", "heun", "unipc", "studen
 class SamplerConfig(Section):
     """How a generator draws."""
 
-    method: SamplerMethod = "dpm-solver++"
+    method: SamplerMethod = "unipc"
     steps: PositiveInt = Field(20, description="network evaluations (pairs of them with guidance); odd with heun")
     spacing: float = Field(
         1.0, ge=1, le=3, description="of the steps; 1: even; above: closer near the data, which keeps fine detail"

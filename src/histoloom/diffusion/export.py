@@ -16,6 +16,7 @@ import diffusers
 import torch
 from safetensors.torch import load_file, save
 
+from histoloom.config import SamplerConfig
 from histoloom.diffusion import standalone
 from histoloom.diffusion.generator import STUDENT, Facts, Generator, folders_of, home_of, weights_digest
 from histoloom.diffusion.model_card import Terms, model_card
@@ -114,7 +115,6 @@ def _write_pipeline(generator: Generator, folder: Path) -> None:
     """What diffusers needs: ``model_index.json``, ``scheduler/`` and the code of pipeline and decoder."""
     facts = generator.facts
     make_scheduler(facts.config).save_pretrained(folder / "scheduler")
-    sampler = "DDPMScheduler" if facts.sampler.method == "ddpm" else "DPMSolverMultistepScheduler"
     sweep = {
         str(k): {
             "first": facts.conditions.offset(k),
@@ -126,7 +126,7 @@ def _write_pipeline(generator: Generator, folder: Path) -> None:
         "_class_name": ["pipeline", "TissuePipeline"],
         "_diffusers_version": diffusers.__version__,
         "unet": ["diffusers", "UNet2DModel"],
-        "scheduler": ["diffusers", sampler],
+        "scheduler": ["diffusers", _scheduler(facts.sampler)],
         "autoencoder": ["tissue_decoder", "TissueDecoder"],
         "tissues": {"chosen_k": facts.chosen_k, "null": facts.conditions.null, "k": sweep},
         "latents": {key: facts.space.as_json()[key] for key in ("mean", "leave", "fold")}
@@ -137,6 +137,14 @@ def _write_pipeline(generator: Generator, folder: Path) -> None:
     code = Path(standalone.__file__).parent
     shutil.copy2(code / "pipeline.py", folder / "pipeline.py")
     shutil.copy2(code / "tissue_decoder.py", folder / "autoencoder" / "tissue_decoder.py")
+
+
+def _scheduler(sampler: SamplerConfig) -> str:
+    """diffusers' class that draws as ``sampler`` does, or nearly; its UniPC makes even steps only."""
+    if sampler.method == "ddpm":
+        return "DDPMScheduler"
+    is_unipc = sampler.method == "unipc" and sampler.spacing == 1
+    return "UniPCMultistepScheduler" if is_unipc else "DPMSolverMultistepScheduler"
 
 
 def _sampling(facts: Facts) -> dict[str, Any]:
