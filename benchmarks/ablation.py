@@ -28,7 +28,7 @@ give the run ``diffusion.training.ema=0`` first: an average over most of one hid
       --variant log-normal-0.5 diffusion.weighting=log-normal diffusion.weighting_centre=0.5 \\
       --variant sigmoid diffusion.weighting=sigmoid \\
       --variant sigmoid-1 diffusion.weighting=sigmoid diffusion.weighting_centre=1 \\
-      --variant shift-2 diffusion.shift=2 \\
+      --variant shift-1 diffusion.shift=1 \\
       --variant shift-3 diffusion.shift=3 \\
       --variant linear diffusion.schedule=linear \\
       --variant zero-terminal diffusion.zero_terminal_snr=true \\
