@@ -198,7 +198,7 @@ def test_what_can_be_chosen(drawing: TestClient) -> None:
     assert found["tissues"][0]["title"] == "=cmd|' /C calc'!A0 (0)"
     assert sum(tissue["share"] for tissue in found["tissues"]) == pytest.approx(1)
     assert "student" not in found["methods"]
-    assert (found["method"], found["steps"]) == ("dpm-solver++", 3)
+    assert (found["method"], found["steps"]) == ("unipc", 3)
 
 
 def test_the_page_says_that_pictures_are_synthetic(drawing: TestClient) -> None:
