@@ -12,18 +12,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "histoloom"
 ORDER = ["slides", "autoencoder", "clustering", "diffusion", "evaluation", "atlas"]
 FOUNDATION = {
-    *(
-        "acceleration",
-        "config",
-        "devices",
-        "divergence",
-        "errors",
-        "names",
-        "prefetching",
-        "processes",
-        "progress",
-        "schedules",
-    ),
+    *("acceleration", "config", "devices", "divergence", "errors", "names", "prefetching", "processes", "progress"),
     *("schedules", "seeding", "stages", "start", "store", "tasks", "training", "watching"),
 }
 MODULES = sorted(SOURCE.rglob("*.py"))
