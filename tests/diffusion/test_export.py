@@ -151,13 +151,14 @@ def test_clusters_of_one_name_take_turns_in_diffusers(
     shared = with_sampler(run, tmp_path / "run")
     (shared.path / "names.jsonl").unlink()
     k = Generator.load(run.path).facts.chosen_k
-    for cluster in (0, 2):
+    ends = (0, k - 1)
+    for cluster in ends:
         add_label(shared.path, cluster=cluster, name="fat", k=k, rater="Dr A")
     export_generator(shared, tmp_path / "out")
     pipeline = pipeline_of(tmp_path / "out")
     first = pipeline.conditions(0)[0]
-    assert pipeline.conditions("Fat") == [first, first + 2]
-    ours = [pipeline(cluster, generator=torch.Generator().manual_seed(3))[0] for cluster in (0, 2)]
+    assert pipeline.conditions("Fat") == [first, first + k - 1]
+    ours = [pipeline(cluster, generator=torch.Generator().manual_seed(3))[0] for cluster in ends]
     theirs = pipeline("fat", n=2, generator=[torch.Generator().manual_seed(3) for _ in range(2)])
     assert_alike([np.asarray(image) for image in ours], theirs, levels=1)
 
