@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers.models.resnet import ResnetBlock2D
 
 from histoloom.config import DiffusionConfig, read_preset
-from histoloom.diffusion.unet import make_unet
+from histoloom.diffusion.unet import make_unet, open_unet, save_unet
 
 PRESETS = ("cpu", "demo", "modern", "paper", "starter")
 LEAST = 0.2
@@ -42,3 +43,16 @@ def test_a_group_of_one_channel_forgets_what_was_added() -> None:
     assert math.isclose(deafest(DiffusionConfig.model_validate(settings)), 0, abs_tol=1e-5)
     for cure in ({"norm_groups": 4}, {"embedding": "scale-shift"}):
         assert deafest(DiffusionConfig.model_validate(settings | cure)) > LEAST
+
+
+def test_what_is_saved_does_not_say_where_it_was_read(tmp_path: Path) -> None:
+    training = {"phases": [{"optimizer": "adamw", "lr": 1e-3, "images": 8}]}
+    config = DiffusionConfig.model_validate(
+        {"channels": (16,), "attention": (False,), "blocks": 1, "norm_groups": 4, "training": training}
+    )
+    save_unet(make_unet(config, shape=(2, 8, 8), conditions=3), tmp_path / "unet")
+    read = open_unet(tmp_path)
+    assert str(tmp_path) in str(read.config["_name_or_path"])
+    (tmp_path / "again").mkdir()
+    save_unet(read, tmp_path / "again" / "unet")
+    assert str(tmp_path) not in (tmp_path / "again" / "unet" / "config.json").read_text(encoding="utf-8")

@@ -64,7 +64,8 @@ def save_unet(unet: nn.Module, folder: Path, *, conditions: int | None = None) -
     assert isinstance(unet, UNet2DModel), "made by make_unet"
     conditions = conditions or unet.config["num_class_embeds"]
     folder.mkdir(exist_ok=True)
-    unet.register_to_config(num_class_embeds=conditions)
+    # A network that was read says from where; whoever gets these files need not know this computer's folders.
+    unet.register_to_config(num_class_embeds=conditions, _name_or_path="")
     unet.save_config(folder)
     weights = {name: value.contiguous().cpu() for name, value in unet.state_dict().items()}
     weights["class_embedding.weight"] = weights["class_embedding.weight"][:conditions].contiguous()
