@@ -3,6 +3,7 @@
 For each variant the stage ``diffusion`` is trained anew on the run's latents and clusters, then draws the same requests
 with the same sampler. Frechet distance to the real training latents as in ``sampler_curve.py`` (``pooled`` and
 ``layout`` features), all in one space: the principal components of the run's latents that keep 99 % of the variance.
+``--pictures`` adds features of the decoded images, against the run's training patches.
 The error is one standard deviation over tenths left out. The run's own settings are the variant ``base``. Settings of
 ``samples.sampler`` change how a variant draws (and train nothing); those of ``latents`` encode anew, and cluster anew
 to the same clusters. Stages that the run had come back at the end, from ``superseded/``, where trained variants stay.
@@ -52,11 +53,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sampler_curve import FLOORS, GROUPS, Point, draw_point, features_of, floor
+import torch
+from sampler_curve import FLOORS, GROUPS, Eyes, draw_point, floor
 
 from histoloom import pipeline
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.config import SamplerConfig, with_settings
+from histoloom.devices import resolve_device
 from histoloom.diffusion.generator import CHUNK, Generator
 from histoloom.diffusion.latent_space import LatentSpace
 from histoloom.evaluation.set_metrics.frechet import frechet_distance
@@ -64,39 +67,32 @@ from histoloom.setup import change_settings
 from histoloom.store import Run, fingerprint, read_json, write_json
 
 KEPT = 0.99
-KINDS = ("pooled", "layout")
 DRAWS = "samples.sampler."
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """Where variants are looked at: a latent space, and what real training latents are there, (M, D) by kind."""
+    """How variants are looked at, and what is seen of the real training latents and patches: (M, D) by kind."""
 
-    space: LatentSpace
+    eyes: Eyes
     real: dict[str, np.ndarray]
 
 
-def yardstick(run: Run) -> Yardstick:
+def yardstick(run: Run, *, pictures: str | None) -> Yardstick:
     """Of the run's own latents, whatever a variant makes of them."""
     latents = LatentSet.open(run.require("latents"))
-    rows = latents.rows(split="train")
-    space = LatentSpace.measured(latents.latents, rows=rows, whiten=KEPT)
-    parts = [features_of(space.encode(latents.raw(rows[start : start + 512]))) for start in range(0, len(rows), 512)]
-    return Yardstick(space, {kind: np.concatenate([part[kind] for part in parts]) for kind in KINDS})
+    space = LatentSpace.measured(latents.latents, rows=latents.rows(split="train"), whiten=KEPT)
+    device = torch.device(resolve_device(run.config.runtime.device))
+    eyes = Eyes(run, space=space, device=device, pictures=pictures)
+    return Yardstick(eyes, eyes.of_real())
 
 
-def drawn(run: Run, *, space: LatentSpace, sampler: SamplerConfig, n: int) -> Point:
-    """Latents in ``space`` of ``n`` images by the run's generator as it is now."""
+def drawn(run: Run, *, eyes: Eyes, sampler: SamplerConfig, n: int) -> dict[str, np.ndarray]:
+    """What is seen of ``n`` images by the run's generator as it is now: (N, D) by kind."""
     generator = Generator.load(run.path)
     orders = generator.orders(None, n=n, seed=0)
-    own = generator.facts.space
-    return draw_point(
-        generator,
-        orders,
-        sampler=sampler,
-        batch=CHUNK[generator.device.type],
-        see=lambda x_NChw: space.encode(own.decode(x_NChw)),
-    )
+    point = draw_point(generator, orders, sampler=sampler, batch=CHUNK[generator.device.type])
+    return eyes.of_drawn(point.x_NChw, generator=generator)
 
 
 def with_error(made_ND: np.ndarray, *, real_MD: np.ndarray) -> tuple[float, float]:
@@ -119,7 +115,7 @@ def scored(
     run: Run, settings: Sequence[str], *, given: argparse.Namespace, name: str, seen: Yardstick
 ) -> dict[str, float]:
     """A variant's row; kept in ``--out``."""
-    asked = fingerprint([list(settings), given.images, given.n, given.guidance])
+    asked = fingerprint([list(settings), given.images, given.n, given.guidance, given.pictures])
     file = given.out / f"{name}-{asked}.json"
     if file.is_file():
         return json.loads(file.read_text())
@@ -127,11 +123,11 @@ def scored(
     changed = change_settings(run, [f"diffusion.training.phases.0.images={given.images}", *trained], save=False)
     pipeline.execute(changed, until="diffusion")
     sampler = sampler_of(settings, guidance=given.guidance)
-    point = drawn(changed, space=seen.space, sampler=sampler, n=given.n)
+    made = drawn(changed, eyes=seen.eyes, sampler=sampler, n=given.n)
     seconds = read_json(run.path / "diffusion" / "artifact.json")["seconds"]
-    row, made = {"images/s": given.images / seconds}, features_of(point.x_NChw)
-    for kind in KINDS:
-        row[kind], row[f"{kind} +-"] = with_error(made[kind], real_MD=seen.real[kind])
+    row = {"images/s": given.images / seconds}
+    for kind, real_MD in seen.real.items():
+        row[kind], row[f"{kind} +-"] = with_error(made[kind], real_MD=real_MD)
     given.out.mkdir(parents=True, exist_ok=True)
     write_json(file, row)
     return row
@@ -153,11 +149,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16_000)
     parser.add_argument("-n", type=int, default=1024)
     parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--pictures", metavar="FEATURES", help="of the decoded images too, as in histoloom evaluate")
     parser.add_argument("--variant", dest="variants", nargs="+", action="append", default=[])
     given = parser.parse_args()
     run = Run.open(given.run)
-    seen = yardstick(run)
-    floors = {kind: floor(seen.real[kind], n=given.n, seed=0) for kind in KINDS}
+    seen = yardstick(run, pictures=given.pictures)
+    floors = {kind: floor(real_MD, n=given.n, seed=0) for kind, real_MD in seen.real.items()}
     said = ", ".join(f"{kind} {value:.4f}" for kind, value in floors.items())
     print(f"floor (mean of {FLOORS}): {said}")
     rows = {}

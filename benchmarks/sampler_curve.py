@@ -19,7 +19,7 @@ import argparse
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from histoloom.clustering.features import pooled
 from histoloom.config import RuntimeConfig, SamplerConfig
 from histoloom.devices import autocast
 from histoloom.diffusion.generator import CHUNK, Generator, Order, stream
+from histoloom.diffusion.latent_space import LatentSpace
 from histoloom.diffusion.samplers.registry import SAMPLERS
 from histoloom.diffusion.sampling import draw_latents
 from histoloom.evaluation.extractors import Sources, make_extractor
@@ -68,39 +69,41 @@ def features_of(x_NChw: Tensor) -> dict[str, np.ndarray]:
 
 
 class Eyes:
-    """What is seen of drawn latents and of the run's real ones: features (N, D) by kind."""
+    """What is seen of drawn latents and of a run's real ones, all in one latent space: features (N, D) by kind."""
 
-    def __init__(self, run: Path, *, generator: Generator, pictures: str | None) -> None:
-        self.generator = generator
-        self.run = Run.open(run)
-        sources = Sources(generator.device, autoencoder=self.run.require("autoencoder"))
+    def __init__(self, run: Run, *, space: LatentSpace, device: torch.device, pictures: str | None) -> None:
+        self.run, self.space = run, space
+        sources = Sources(device, autoencoder=run.require("autoencoder"))
         self.extractor = make_extractor(pictures, sources=sources) if pictures else None
 
-    def of_drawn(self, x_NChw: Tensor) -> dict[str, np.ndarray]:
-        """Features of latents as the model draws them, and of the images that they decode to."""
-        found = features_of(x_NChw)
+    def of_drawn(self, x_NChw: Tensor, *, generator: Generator) -> dict[str, np.ndarray]:
+        """Features of latents as the generator's model draws them, and of the images that they decode to."""
+        own = generator.facts.space
+        found = features_of(x_NChw if own is self.space else self.space.encode(own.decode(x_NChw)))
         if self.extractor is not None:
-            images = [self._decoded(x_NChw[i : i + DECODED]) for i in range(0, len(x_NChw), DECODED)]
+            images = [decoded(x_NChw[i : i + DECODED], generator=generator) for i in range(0, len(x_NChw), DECODED)]
             found[self.extractor.name] = self.extractor.features(np.concatenate(images))
         return found
 
     def of_real(self) -> dict[str, np.ndarray]:
-        """Features of the training latents as the model sees them, and of the training patches."""
+        """Features of the training latents, and of the training patches."""
         latents = LatentSet.open(self.run.require("latents"))
         rows = latents.rows(split="train")
-        space = self.generator.facts.space
-        parts = [features_of(space.encode(latents.raw(rows[i : i + 512]))) for i in range(0, len(rows), 512)]
+        parts = [features_of(self.space.encode(latents.raw(rows[i : i + 512]))) for i in range(0, len(rows), 512)]
+        found = {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
         if self.extractor is not None:
             patches = PatchSet.open(self.run.require("patches"))
             rows = patches.rows("train")
-            for part, start in zip(parts, range(0, len(rows), 512), strict=True):
-                part[self.extractor.name] = self.extractor.features(patches.images(rows[start : start + 512]))
-        return {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
+            images = (patches.images(rows[i : i + 512]) for i in range(0, len(rows), 512))
+            found[self.extractor.name] = np.concatenate([self.extractor.features(part) for part in images])
+        return found
 
-    @torch.no_grad()
-    def _decoded(self, x_NChw: Tensor) -> np.ndarray:
-        z_NCHW = self.generator.facts.space.decode(x_NChw.to(self.generator.device))
-        return to_uint8(self.generator.autoencoder.decode(z_NCHW)).cpu().numpy()
+
+@torch.no_grad()
+def decoded(x_NChw: Tensor, *, generator: Generator) -> np.ndarray:
+    """Latents as the generator's model draws them, as uint8 images (N, H, W, 3)."""
+    z_NCHW = generator.facts.space.decode(x_NChw.to(generator.device))
+    return to_uint8(generator.autoencoder.decode(z_NCHW)).cpu().numpy()
 
 
 def attainable(method: str, evaluations: int) -> int:
@@ -114,9 +117,8 @@ def draw_point(
     *,
     sampler: SamplerConfig,
     batch: int,
-    see: Callable[[Tensor], Tensor] = lambda x_NChw: x_NChw,
 ) -> Point:
-    """Draw all orders with one sampler, in batches of one size; kept is what ``see`` makes of the latents."""
+    """Draw all orders with one sampler, in batches of one size."""
     facts, parts, start = generator.facts, [], time.perf_counter()
     for first in range(0, len(orders), batch):
         part = list(orders[first : first + batch])
@@ -132,7 +134,7 @@ def draw_point(
                 generators=[stream(order) for order in padded],
                 device=generator.device,
             )
-        parts.append(see(x_NChw[: len(part)].float()).cpu())
+        parts.append(x_NChw[: len(part)].float().cpu())
     return Point(sampler.method, sampler.steps, torch.cat(parts), (time.perf_counter() - start) / len(orders))
 
 
@@ -217,7 +219,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     guidance = facts.sampler.guidance if arguments.guidance is None else arguments.guidance
     interval = tuple(arguments.interval) if arguments.interval else None
     orders = generator.orders(None, n=arguments.n, seed=arguments.seed)
-    eyes = Eyes(arguments.run, generator=generator, pictures=arguments.pictures)
+    run = Run.open(arguments.run)
+    eyes = Eyes(run, space=facts.space, device=generator.device, pictures=arguments.pictures)
     real = eyes.of_real()
     floors = {kind: floor(real_MD, n=arguments.n, seed=arguments.seed) for kind, real_MD in real.items()}
     say = (lambda _: None) if arguments.json else (lambda text: print(text, flush=True))
@@ -234,7 +237,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         sampler = SamplerConfig.model_validate(shared | {"spacing": spacing})
         batch = arguments.batch or CHUNK[generator.device.type]
         point = kept_or_drawn(generator, orders, sampler=sampler, batch=batch, out=arguments.out)
-        features = eyes.of_drawn(point.x_NChw)
+        features = eyes.of_drawn(point.x_NChw, generator=generator)
         reference = reference or (point, features)
         rows.append(row_of(point, features=features, reference=reference[0], theirs=reference[1], real=real))
         say(line_of(rows[-1], kinds=list(real)))

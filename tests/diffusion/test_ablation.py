@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
+from pathlib import Path
 
 import ablation
+import numpy as np
 import pytest
 
+from histoloom import pipeline
 from histoloom.config import SamplerConfig, make_config, read_preset, with_settings
+from histoloom.store import Run
 
 
 def test_settings_of_the_sampler_change_the_shared_one() -> None:
@@ -28,3 +34,22 @@ def test_every_variant_of_the_table_is_a_valid_change_of_the_preset(line: str) -
     assert (ablation.sampler_of(settings, guidance=1) != ablation.sampler_of([], guidance=1)) == (
         len(trained) < len(settings)
     )
+
+
+def test_a_variant_is_trained_and_looked_at_and_the_run_has_its_own_stages_again(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = tmp_path / "run", tmp_path / "rows"
+    shutil.copytree(tiny_run, path)
+    before = (path / "diffusion" / "artifact.json").read_bytes()
+    words = [str(path), "--out", str(out), "--images", "16", "-n", "12", "--pictures", "pixels"]
+    monkeypatch.setattr("sys.argv", ["ablation.py", *words, "--variant", "data", "diffusion.prediction=data"])
+    ablation.main()
+    rows = {file.name.split("-")[0]: json.loads(file.read_text()) for file in out.glob("*.json")}
+    assert set(rows) == {"base", "data"}
+    assert rows["base"]["pooled"] != rows["data"]["pooled"]
+    assert all(np.isfinite(list(row.values())).all() and "pixels" in row for row in rows.values())
+    assert (path / "diffusion" / "artifact.json").read_bytes() == before
+    run = Run.open(path)
+    wanted = pipeline.wanted_fingerprints(run)
+    assert all(run.state(stage, wanted=wanted[stage]) == "done" for stage in ("latents", "clusters", "diffusion"))
