@@ -6,7 +6,8 @@ with the same sampler. Frechet distance to the real training latents as in ``sam
 ``--pictures`` adds features of the decoded images, against the run's training patches.
 The error is one standard deviation over tenths left out. The run's own settings are the variant ``base``. Settings of
 ``samples.sampler`` change how a variant draws (and train nothing); those of ``latents`` encode anew, and cluster anew
-to the same clusters. Stages that the run had come back at the end, from ``superseded/``, where trained variants stay.
+to the same clusters; those of ``autoencoder`` have latents of their own, so that pictures alone compare them. Stages
+that the run had come back at the end, from ``superseded/``, where trained variants stay.
 
     python benchmarks/ablation.py RUN --out FOLDER [--images 16000] [-n 1024] [--guidance 1] --variant NAME key=value
 
@@ -87,12 +88,12 @@ def yardstick(run: Run, *, pictures: str | None) -> Yardstick:
     return Yardstick(eyes, eyes.of_real())
 
 
-def drawn(run: Run, *, eyes: Eyes, sampler: SamplerConfig, n: int) -> dict[str, np.ndarray]:
+def drawn(run: Run, *, eyes: Eyes, sampler: SamplerConfig, n: int, latents: bool) -> dict[str, np.ndarray]:
     """What is seen of ``n`` images by the run's generator as it is now: (N, D) by kind."""
     generator = Generator.load(run.path)
     orders = generator.orders(None, n=n, seed=0)
     point = draw_point(generator, orders, sampler=sampler, batch=CHUNK[generator.device.type])
-    return eyes.of_drawn(point.x_NChw, generator=generator)
+    return eyes.of_drawn(point.x_NChw, generator=generator, latents=latents)
 
 
 def with_error(made_ND: np.ndarray, *, real_MD: np.ndarray) -> tuple[float, float]:
@@ -123,11 +124,12 @@ def scored(
     changed = change_settings(run, [f"diffusion.training.phases.0.images={given.images}", *trained], save=False)
     pipeline.execute(changed, until="diffusion")
     sampler = sampler_of(settings, guidance=given.guidance)
-    made = drawn(changed, eyes=seen.eyes, sampler=sampler, n=given.n)
+    same_latents = not any(setting.startswith("autoencoder.") for setting in settings)
+    made = drawn(changed, eyes=seen.eyes, sampler=sampler, n=given.n, latents=same_latents)
     seconds = read_json(run.path / "diffusion" / "artifact.json")["seconds"]
     row = {"images/s": given.images / seconds}
-    for kind, real_MD in seen.real.items():
-        row[kind], row[f"{kind} +-"] = with_error(made[kind], real_MD=real_MD)
+    for kind, made_ND in made.items():
+        row[kind], row[f"{kind} +-"] = with_error(made_ND, real_MD=seen.real[kind])
     given.out.mkdir(parents=True, exist_ok=True)
     write_json(file, row)
     return row
@@ -137,7 +139,7 @@ def put_back(run: Run) -> None:
     """Give the run the stages of its own settings again, where they were made before."""
     wanted = pipeline.wanted_fingerprints(run)
     with run.locked():
-        for stage in ("latents", "clusters", "diffusion"):
+        for stage in ("autoencoder", "latents", "clusters", "diffusion"):
             if run.state(stage, wanted=wanted[stage]) != "done":
                 run.restore(stage, wanted=wanted[stage])
 

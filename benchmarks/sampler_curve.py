@@ -76,10 +76,11 @@ class Eyes:
         sources = Sources(device, autoencoder=run.require("autoencoder"))
         self.extractor = make_extractor(pictures, sources=sources) if pictures else None
 
-    def of_drawn(self, x_NChw: Tensor, *, generator: Generator) -> dict[str, np.ndarray]:
-        """Features of latents as the generator's model draws them, and of the images that they decode to."""
-        own = generator.facts.space
-        found = features_of(x_NChw if own is self.space else self.space.encode(own.decode(x_NChw)))
+    def of_drawn(self, x_NChw: Tensor, *, generator: Generator, latents: bool = True) -> dict[str, np.ndarray]:
+        """Features of latents as the generator's model draws them (if asked for), and of the images that they are."""
+        own, found = generator.facts.space, {}
+        if latents:
+            found = features_of(x_NChw if own is self.space else self.space.encode(own.decode(x_NChw)))
         if self.extractor is not None:
             images = [decoded(x_NChw[i : i + DECODED], generator=generator) for i in range(0, len(x_NChw), DECODED)]
             found[self.extractor.name] = self.extractor.features(np.concatenate(images))

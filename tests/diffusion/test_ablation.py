@@ -43,13 +43,18 @@ def test_a_variant_is_trained_and_looked_at_and_the_run_has_its_own_stages_again
     shutil.copytree(tiny_run, path)
     before = (path / "diffusion" / "artifact.json").read_bytes()
     words = [str(path), "--out", str(out), "--images", "16", "-n", "12", "--pictures", "pixels"]
-    monkeypatch.setattr("sys.argv", ["ablation.py", *words, "--variant", "data", "diffusion.prediction=data"])
+    words += ["--variant", "data", "diffusion.prediction=data", "--variant", "turns", "autoencoder.equivariance=0.5"]
+    monkeypatch.setattr("sys.argv", ["ablation.py", *words])
     ablation.main()
     rows = {file.name.split("-")[0]: json.loads(file.read_text()) for file in out.glob("*.json")}
-    assert set(rows) == {"base", "data"}
+    assert set(rows) == {"base", "data", "turns"}
     assert rows["base"]["pooled"] != rows["data"]["pooled"]
+    assert "pooled" not in rows["turns"], "latents of another VQ-GAN"
     assert all(np.isfinite(list(row.values())).all() and "pixels" in row for row in rows.values())
     assert (path / "diffusion" / "artifact.json").read_bytes() == before
     run = Run.open(path)
     wanted = pipeline.wanted_fingerprints(run)
-    assert all(run.state(stage, wanted=wanted[stage]) == "done" for stage in ("latents", "clusters", "diffusion"))
+    assert all(
+        run.state(stage, wanted=wanted[stage]) == "done"
+        for stage in ("autoencoder", "latents", "clusters", "diffusion")
+    )
