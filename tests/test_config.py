@@ -144,6 +144,8 @@ def test_settings_that_came_later_leave_the_identity_of_runs_made_before() -> No
     assert "guidance_interval" not in before["samples"]["sampler"]
     assert not {"weighting", "weighting_centre"} & set(before["diffusion"])
     assert "copies" not in before["latents"]
+    assert "betas" not in before["autoencoder"]["adversarial"]
+    assert identity(config_of("paper"))["autoencoder"]["adversarial"]["betas"] == [0.5, 0.9]
     for section in ("autoencoder", "clusters", "diffusion"):
         assert "ema_width" not in before[section]["training"]
     selfsup = identity(config_of("cpu", "clusters.features=selfsup"))["clusters"]["selfsup"]

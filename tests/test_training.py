@@ -282,6 +282,25 @@ def test_lr_warms_up_and_decays(tmp_path: Path) -> None:
     assert rates[-1] == min(rates) < 0.05
 
 
+def test_each_player_has_its_own_momentum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: set[tuple[float, float]] = set()
+    original = torch.optim.Adam.step
+
+    def spy(self: torch.optim.Adam, *args: object) -> object:
+        used.add(self.param_groups[0]["betas"])
+        return original(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    task, judge = linear_task(), nn.Linear(1, 1)
+    phases = (Phase(optimizer="adam", lr=0.1, images=24),)
+    player = Player("judge", ("judge",), lambda *_: (judge(torch.ones(1, 1)).mean(), {}), phases, betas=(0.5, 0.9))
+    fit(
+        Task(**{**vars(task), "modules": {**task.modules, "judge": judge}, "players": (*task.players, player)}),
+        tmp_path,
+    )
+    assert used == {(0.9, 0.999), (0.5, 0.9)}
+
+
 TWO = """
 import json, sys
 from pathlib import Path

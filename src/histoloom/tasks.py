@@ -53,12 +53,15 @@ class Tick:
         return whole[self.rows].to(self.device)
 
 
+ADAM_BETAS = (0.9, 0.999)
+
+
 @dataclass(frozen=True)
 class Player:
     """One optimizer's side of a training; ``loss`` gives a scalar and metrics (detached scalars) to log.
 
     ``survey`` sees all of a process's micro-batches before the first ``loss``, where there are several: for what the
-    loss takes from the whole batch. It leaves what it found in the ticks' scratch.
+    loss takes from the whole batch. It leaves what it found in the ticks' scratch. ``betas`` are Adam's and AdamW's.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Player:
     phases: tuple[Phase, ...]
     starts_at: int = 0
     survey: Callable[[Sequence[Batch], Sequence[Tick]], None] | None = None
+    betas: tuple[float, float] = ADAM_BETAS
 
 
 @dataclass(frozen=True)

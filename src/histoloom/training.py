@@ -224,7 +224,7 @@ class _Loop:
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adadelta": torch.optim.Adadelta}
         phase = player.phases[index]
         # A step in one kernel: a third more training steps a second of a small network on a CPU (docs/log.md).
-        options = {} if phase.optimizer == "adadelta" else {"fused": True}
+        options = {} if phase.optimizer == "adadelta" else {"fused": True, "betas": player.betas}
         plain = kinds[phase.optimizer](_parameters(self.task, player), lr=phase.lr, **options)
         self.optimizers[player.name] = (index, self.accelerator.prepare_optimizer(plain))
 

@@ -129,6 +129,15 @@ def test_the_discriminator_learns_from_the_reconstruction_of_the_same_step() -> 
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_the_discriminator_moves_by_its_own_settings() -> None:
+    config = a_config(adversarial={"lr": 4e-4, "betas": [0.5, 0.9], "start": 0.25})
+    model = Autoencoder(config)
+    losses = VQGANLosses(config, autoencoder=model, discriminator=Discriminator(4, layers=1), perceptual=None)
+    learner, judge = make_players(losses, n=8)
+    assert (judge.phases[0].lr, judge.betas, judge.starts_at) == (4e-4, (0.5, 0.9), config.training.images(n=8) / 4)
+    assert learner.betas == (0.9, 0.999)
+
+
 def test_dihedral_copies_are_the_eight() -> None:
     x = torch.arange(9.0).view(1, 1, 3, 3)
     copies = dihedral(x.expand(8, 1, 3, 3), torch.arange(8))

@@ -98,7 +98,14 @@ def make_players(losses: VQGANLosses, *, n: int) -> tuple[Player, ...]:
     total = config.training.images(n=n)
     start = math.ceil(config.adversarial.start * total)
     phases = (Phase(optimizer="adam", lr=config.adversarial.lr, images=max(1, total - start)),)
-    judge = Player("discriminator", ("discriminator",), losses.discriminator_loss, phases, starts_at=start)
+    judge = Player(
+        "discriminator",
+        ("discriminator",),
+        losses.discriminator_loss,
+        phases,
+        starts_at=start,
+        betas=config.adversarial.betas,
+    )
     return learner, judge
 
 

@@ -5,12 +5,14 @@ As in ``sections``: every field says its unit and what it means, and settings th
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from histoloom.config.section import Section
 from histoloom.config.trainings import SelfsupConfig, TrainingConfig
+
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class AdversarialConfig(Section):
@@ -23,6 +25,9 @@ class AdversarialConfig(Section):
     channels: PositiveInt = 64
     layers: PositiveInt = 3
     lr: PositiveFloat = 1e-4
+    betas: tuple[Momentum, Momentum] = Field(
+        (0.9, 0.999), description="of its Adam; with so much momentum it loses to the autoencoder: 0.5, 0.9 in presets"
+    )
 
 
 class AutoencoderConfig(Section):

@@ -91,6 +91,7 @@ LATER: Mapping[str, Any] = {
         "gradient": "straight-through",
         "equivariance": 0.0,
         "norm_groups": 32,
+        "adversarial": {"betas": [0.9, 0.999]},
         "training": UNAVERAGED,
     },
     "latents": {"copies": 1},
