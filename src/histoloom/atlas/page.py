@@ -71,7 +71,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Quality:
-    """How well the autoencoder renders patches (dB, codes)."""
+    """How well the autoencoder renders patches (dB, codes); ``told_apart``: by its discriminator, where it has one."""
 
     psnr: float
     perplexity: float
@@ -79,6 +79,7 @@ class Quality:
     codes_used: int
     n: int
     split: str
+    told_apart: float | None = None
 
 
 @dataclass(frozen=True)

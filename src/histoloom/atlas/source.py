@@ -196,7 +196,7 @@ class RunSource:
 
     def _quality(self) -> Quality:
         values = read_json(self.inputs["autoencoder"] / "quality.json")
-        return Quality(**{field.name: values[field.name] for field in fields(Quality)})
+        return Quality(**{field.name: values[field.name] for field in fields(Quality) if field.name in values})
 
     def _reconstructions(self) -> tuple[Reconstruction, ...]:
         with np.load(self.inputs["autoencoder"] / "reconstructions.npz") as shown:

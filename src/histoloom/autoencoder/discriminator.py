@@ -47,6 +47,16 @@ def generator_loss(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
+@torch.no_grad()
+def told_apart(discriminator: Discriminator, real_NCHW: Tensor, fake_NCHW: Tensor) -> Tensor:
+    """Whether each image, in -1..1, scores higher than its reconstruction, bool (N,).
+
+    Right in about all pairs: the discriminator leads. In half of them or fewer: it has lost, and sharpens nothing.
+    """
+    real_N, fake_N = (discriminator(x_NCHW).float().mean(dim=(1, 2, 3)) for x_NCHW in (real_NCHW, fake_NCHW))
+    return real_N > fake_N
+
+
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, *, last_layer: Tensor, bound: float) -> Tensor:
     """The ratio of the two losses' gradients at the last layer (Esser et al. 2021, equation 7), at most ``bound``.
 

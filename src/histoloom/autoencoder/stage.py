@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
-from histoloom.autoencoder.discriminator import Discriminator
+from histoloom.autoencoder.discriminator import Discriminator, told_apart
 from histoloom.autoencoder.losses import VQGANLosses, perceptual_distance
 from histoloom.autoencoder.quantizer import perplexity
 from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
@@ -25,6 +26,7 @@ from histoloom.training import Player, Task, train
 QUALITY_PATCHES = 256
 SHOWN_PATCHES = 16
 CHUNK = 32
+LOST = 0.6
 
 
 def run(context: StageContext) -> None:
@@ -51,7 +53,7 @@ def run(context: StageContext) -> None:
     assert isinstance(model, Autoencoder), "the task's module keeps its kind"
     if is_main_process():
         model.save(context.out)
-        _measure(context, model=model, patches=patches)
+        _measure(context, modules=trained.modules, patches=patches)
 
 
 def make_task(config: AutoencoderConfig, *, seed: int, n: int) -> Task:
@@ -123,8 +125,10 @@ def _with_data(task: Task, *, losses: VQGANLosses, patches: PatchSet, rows: np.n
     )
 
 
-def _measure(context: StageContext, *, model: Autoencoder, patches: PatchSet) -> None:
+def _measure(context: StageContext, *, modules: Mapping[str, nn.Module], patches: PatchSet) -> None:
     """``quality.json`` and ``reconstructions.npz``."""
+    model, discriminator = modules["autoencoder"], modules.get("discriminator")
+    assert isinstance(model, Autoencoder), "the task's module keeps its kind"
     held_out = patches.rows(split="holdout")
     split = "holdout" if len(held_out) else "train"
     rows = held_out if len(held_out) else patches.rows(split="train")
@@ -141,6 +145,8 @@ def _measure(context: StageContext, *, model: Autoencoder, patches: PatchSet) ->
         "n": len(chosen),
         "split": split,
     }
+    if isinstance(discriminator, Discriminator):
+        quality["told_apart"] = _share_told_apart(discriminator, originals, reconstructions, context=context)
     write_json(context.out / "quality.json", quality)
     context.say(
         f"reconstruction of {split} patches: PSNR {quality['psnr']:.1f} dB, "
@@ -152,6 +158,26 @@ def _measure(context: StageContext, *, model: Autoencoder, patches: PatchSet) ->
         np.savez_compressed(
             file, patch_id=ids, original=originals[shown], reconstruction=reconstructions[shown], allow_pickle=False
         )
+
+
+def _share_told_apart(
+    discriminator: Discriminator, originals: np.ndarray, reconstructions: np.ndarray, *, context: StageContext
+) -> float:
+    """Of pairs of uint8 images (N, H, W, 3); says so where the discriminator has lost."""
+    device = accelerator(context.config.runtime).device
+    told = []
+    for start in range(0, len(originals), CHUNK):
+        pair = (torch.from_numpy(images[start : start + CHUNK]) for images in (originals, reconstructions))
+        real_NCHW, fake_NCHW = (to_float(images.to(device)) for images in pair)
+        with autocast(context.config.runtime):
+            told.append(told_apart(discriminator, real_NCHW, fake_NCHW))
+    share = float(torch.cat(told).float().mean())
+    if share < LOST:
+        context.say(
+            f"the discriminator tells images from reconstructions in {share:.0%} of pairs: it has lost, and sharpens "
+            "nothing; raise autoencoder.adversarial.lr, or leave it out: autoencoder.adversarial.weight=0"
+        )
+    return share
 
 
 @torch.no_grad()
