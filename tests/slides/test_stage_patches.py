@@ -167,6 +167,18 @@ def test_one_patient_means_no_holdout_and_a_word_about_it(slide_folder, configur
     assert any("only one patient" in line for line in messages(job))
 
 
+@pytest.mark.parametrize(("stained", "tissue", "said"), [(8, "all", False), (2, "all", True), (2, "detect", False)])
+def test_patches_that_are_mostly_empty_are_said(stained, tissue, said, tmp_path, configured, context, pyramid):
+    generator = np.random.default_rng(0)
+    for number in range(10):
+        colour = (150, 80, 150) if number < stained else (244, 244, 244)
+        pixels = np.clip(np.array(colour) + generator.integers(-20, 10, (256, 256, 3)), 0, 255).astype(np.uint8)
+        pyramid(tmp_path / f"s{number}.tif", pixels, mpp=0.5)
+    job = context(configured(tmp_path, patches={"tissue": tissue, "background_share": 0.0}))
+    stage.run(job)
+    assert any("show no tissue" in line and "patches.tissue=detect" in line for line in messages(job)) == said
+
+
 def test_detect_takes_tissue(slide_folder, configured, context, pyramid):
     pyramid(slide_folder / "blank.tif", np.full((256, 256, 3), 244, np.uint8), mpp=0.5)
     job = context(configured(slide_folder, patches={"tissue": "detect", "background_share": 0.25}))

@@ -32,6 +32,8 @@ from histoloom.stages import StageContext
 from histoloom.store import disk_errors_explained, replacing, write_json
 
 UPSAMPLING_WORTH_SAYING = 1.5
+EMPTY = 0.05
+MOSTLY = 0.5
 
 Entries = Sequence[SlideEntry]
 Reasons = Mapping[str, str]
@@ -266,6 +268,12 @@ def _say_numbers(index: pd.DataFrame, *, slides: pd.DataFrame, train: int, conte
     if len(index) < wanted:
         context.say(f"{len(index)} patches instead of {wanted}: the slides have no more that qualify")
     context.say(f"{len(index)} patches of {used} slides, {train} for training")
+    empty = float((index["tissue"] < EMPTY).mean())
+    if config.tissue == "all" and empty > MOSTLY:
+        context.say(
+            f"{empty:.0%} of the patches show no tissue, and most of the training will go to them; "
+            f"to keep to the tissue: histoloom run {context.run} --set patches.tissue=detect"
+        )
 
 
 def _rejections(taken: Taken | None) -> dict[str, int]:
