@@ -31,8 +31,8 @@ def test_every_preset_is_valid_and_survives_its_file(preset: str, tmp_path: Path
     assert config.preset == preset
 
 
-def test_presets_are_the_four() -> None:
-    assert preset_names() == ["cpu", "demo", "modern", "paper", "starter"]
+def test_presets_are_the_six() -> None:
+    assert preset_names() == ["cpu", "demo", "modern", "paper", "starter", "tune"]
 
 
 def test_paper_preset_is_the_published_recipe() -> None:

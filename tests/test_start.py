@@ -77,6 +77,14 @@ def test_the_networks_are_the_generators_and_the_training_the_presets(tuned: Pat
     assert config.start.digest == generator_digest(exported) == generator_digest(tuned / "start")
 
 
+def test_the_preset_tune_asks_for_a_generator(tiny_slides: Path, exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="add --from starter"):
+        init_run(tmp_path / "run", slides=[tiny_slides], preset="tune")
+    assert not (tmp_path / "run").exists()
+    config = init_run(tmp_path / "run", slides=[tiny_slides], preset="tune", start=exported).config
+    assert (config.patches.size, config.patches.tissue, list(config.diffusion.channels)) == (32, "detect", [16, 32])
+
+
 def test_training_begins_with_the_given_weights(tuned: Path, exported: Path) -> None:
     name = "unet/diffusion_pytorch_model.safetensors"
     given, mine = load_file(exported / name), weights(tuned / "diffusion", name)

@@ -17,6 +17,8 @@ from histoloom.store import Run, disk_errors_explained
 
 logger = logging.getLogger("histoloom")
 
+TUNE = "tune"
+
 
 def init_run(
     path: Path,
@@ -35,6 +37,8 @@ def init_run(
     run or an exported generator, is copied into the run, which begins with its weights.
     Raises ``UserError`` for a wrong preset or setting, slides that cannot be used, or a directory in other use.
     """
+    if preset == TUNE and start is None:
+        raise UserError("the preset tune begins with a generator's weights: add --from starter, or an export or a run")
     absent = [place for place in slides if not place.exists()]
     if absent:
         raise UserError(f"no such file or folder: {absent[0]}; give slides or folders of slides after --slides")
