@@ -21,7 +21,7 @@ class AdversarialConfig(Section):
     weight: float = Field(0.8, ge=0, description="0: no discriminator")
     start: float = Field(0.5, ge=0, lt=1, description="share of the training after which it joins")
     warmup: float = Field(0.1, gt=0, le=1, description="share of the training over which its weight rises")
-    max_adaptive: PositiveFloat = Field(1.0, description="bound of the adaptive weight; at 10 images suffer, at 0.1 least")
+    max_adaptive: PositiveFloat = Field(1.0, description="bounds the adaptive weight; at 10 images suffer; try 0.1")
     channels: PositiveInt = 64
     layers: PositiveInt = 3
     lr: PositiveFloat = 1e-4
