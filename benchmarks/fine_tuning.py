@@ -1,4 +1,4 @@
-"""Fine-tuning against training from nothing on a few slides: nearness to held-out tissue and originality.
+"""Fine-tuning against training from nothing on a few slides: nearness to held-out tissue, originality, faithfulness.
 
     python benchmarks/fine_tuning.py --generator GENERATOR --slides her2-B1.tif her2-C?.tif --patients B C C C C \
         --held-out B --out FOLDER [--images 4000 16000 64000] [--samples 512] [--set key=value]
@@ -8,15 +8,18 @@ U-Net see that many. Every image is described by the pooled taps of LPIPS's Sque
 the real patches. ``frechet``: distance (squared, of Gaussians) of samples to patches of the held-out patient; its floor
 is that of the training patches. ``nearest``: median distance of a sample to its nearest training patch, as a share of
 that of a training patch to the nearest of another slide (train on two): about 1 where samples are as new as
-other tissue, near 0 where they are copies. Shapes: N images, F features.
+other tissue, near 0 where they are copies. ``recognised``: share of samples, as many of each cluster of the chosen k,
+in which the run's clusterer sees their own cluster (mean over clusters); ``chance`` is 1 / k, and ``recognised_real``
+what it sees in held-out patches after a pass through the VQ-GAN. Shapes: N images, F features.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,18 +30,26 @@ from sklearn.decomposition import PCA
 from histoloom import Generator, PatchSet, Run, execute, init_run
 from histoloom.autoencoder.lpips import LPIPS
 from histoloom.autoencoder.vqgan import to_float
+from histoloom.clustering.classifier import Classifier
+from histoloom.clustering.clustering_set import Clustering
+from histoloom.evaluation.faithfulness_stage import reconstructed
+from histoloom.evaluation.recognition import recognition
 from histoloom.evaluation.set_metrics.frechet import frechet_distance
 
 CHUNK = 32
 COMPONENTS = 24
+EACH = 16
+"""samples of each cluster that are shown to the clusterer"""
+HELD_OUT = 512
+"""held-out patches that are, at most"""
 
 
 def features(images: Sequence[np.ndarray] | np.ndarray, *, trunk: LPIPS) -> np.ndarray:
     """Means over positions of every tap, (N, F)."""
     parts = []
     with torch.no_grad():
-        for start in range(0, len(images), CHUNK):
-            x_NCHW = to_float(torch.from_numpy(np.stack(list(images[start : start + CHUNK]))))
+        for part in chunks(images):
+            x_NCHW = to_float(torch.from_numpy(np.stack(list(part))))
             parts.append(torch.cat([tap.mean(dim=(2, 3)) for tap in trunk.features(x_NCHW)], dim=1).numpy())
     return np.concatenate(parts).astype(np.float64)
 
@@ -48,6 +59,33 @@ def nearest(sample_NF: np.ndarray, train_NF: np.ndarray, *, slides_N: np.ndarray
     real_NN = np.where(slides_N[:, None] == slides_N[None, :], np.inf, cdist(train_NF, train_NF))
     own_N = real_NN.min(axis=1)
     return float(np.median(cdist(sample_NF, train_NF).min(axis=1)) / np.median(own_N[np.isfinite(own_N)]))
+
+
+def faithfulness(run: Path, *, generator: Generator, each: int) -> dict[str, float]:
+    """How often the run's clusterer sees their own cluster in samples, ``each`` of one, and in held-out patches."""
+    k, device = generator.facts.chosen_k, generator.device
+    classifier = Classifier.load(**{name: run / name for name in ("autoencoder", "latents", "clusters")}, device=device)
+    orders = [order for cluster in range(k) for order in generator.orders(str(cluster), n=each, seed=0, k=k)]
+    drawn = [one.image for one in generator.draw(orders, sampler=generator.facts.sampler)]
+    patches, labels = PatchSet.open(run / "patches"), Clustering.open(run / "clusters").labels(k)
+    rows = patches.rows(split="holdout")[:HELD_OUT]
+    own_N = labels.loc[patches.columns("patch_id")["patch_id"].to_numpy()[rows]].to_numpy()
+    held = [reconstructed(generator.autoencoder, patches.images(part), device=device) for part in chunks(rows)]
+    told = {
+        "recognised": ([order.cluster for order in orders], drawn),
+        "recognised_real": (own_N, np.concatenate(held)),
+    }
+    found = {}
+    for name, (own, images) in told.items():
+        seen_N = np.concatenate([classifier.labels(np.stack(list(part)))[k] for part in chunks(images)])
+        rng = np.random.default_rng(0)
+        found[name] = recognition(np.asarray(own, dtype=np.int64), seen_N, clusters=k, rng=rng).accuracy
+    return found | {"chance": 1 / k}
+
+
+def chunks(items: Sequence[Any] | np.ndarray) -> Iterator[Any]:
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]
 
 
 def scores(run: Path, *, trunk: LPIPS, samples: int) -> dict[str, float]:
@@ -66,6 +104,7 @@ def scores(run: Path, *, trunk: LPIPS, samples: int) -> dict[str, float]:
         "floor": frechet_distance(train_NF, held_NF),
         "to_training": frechet_distance(made_NF, train_NF),
         "nearest": nearest(made_NF, train_NF, slides_N=slides_N),
+        **faithfulness(run, generator=generator, each=EACH),
     }
 
 

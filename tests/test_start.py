@@ -92,7 +92,15 @@ def test_training_begins_with_the_given_weights(tuned: Path, exported: Path) -> 
     for key in given.keys() - {conditions}:
         torch.testing.assert_close(mine[key], given[key], atol=1e-6, rtol=0)
     assert len(mine[conditions]) == 2 + 4 + 1
-    torch.testing.assert_close(mine[conditions], given[conditions][-1].expand(7, -1), atol=1e-6, rtol=0)
+    facts, said = (
+        json.loads((tuned / "diffusion" / name).read_text()) for name in ("generator.json", "inheritance.json")
+    )
+    assert facts["ks"] == [2, 4]
+    theirs = Generator.load(exported).facts
+    assert said["generator"]["k"] == theirs.chosen_k
+    parents = [theirs.conditions.number(k=theirs.chosen_k, cluster=c) for k in ("2", "4") for c in said["closest"][k]]
+    wanted = given[conditions][[*parents, theirs.conditions.null]]
+    torch.testing.assert_close(mine[conditions], wanted, atol=1e-6, rtol=0)
     name = "autoencoder.safetensors"
     given, mine = load_file(exported / "autoencoder" / name), weights(tuned / "autoencoder", name)
     for key, value in given.items():

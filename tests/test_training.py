@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -95,6 +96,33 @@ def test_resumed_equals_uninterrupted(stop_at: int, tmp_path: Path) -> None:
     resumed = fit(linear_task(), tmp_path / "parts")
     assert equal(whole, resumed)
     assert (tmp_path / "whole/log.jsonl").read_text() == (tmp_path / "parts/log.jsonl").read_text()
+
+
+def with_rate(rate: float, *, stop_at: int | None = None, phases: tuple[Phase, ...] | None = None) -> Task:
+    """Its last layer's weights learn so many times as fast."""
+    task = linear_task(stop_at=stop_at)
+    phases = phases or task.players[0].phases
+    player = dataclasses.replace(task.players[0], rates={"network.2.weight": rate}, phases=phases)
+    return dataclasses.replace(task, players=(player,), ema=())
+
+
+def test_some_weights_may_learn_faster(tmp_path: Path) -> None:
+    """Adam's first step is as long as the learning rate, whatever the gradient; AdamW's decay spares them."""
+    one_step = (Phase(optimizer="adamw", lr=0.001, images=12),)
+    before = {name: value.clone() for name, value in linear_task().modules["network"].state_dict().items()}
+    after = fit(with_rate(30.0, phases=one_step), tmp_path, phases=one_step, ema=0.0)
+    steps = {name: (after[name] - value).abs() for name, value in before.items()}
+    torch.testing.assert_close(steps["2.weight"], torch.full_like(steps["2.weight"], 0.03), rtol=1e-3, atol=0)
+    torch.testing.assert_close(steps["0.bias"], torch.full_like(steps["0.bias"], 0.001), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("stop_at", [12, 108, 288])
+def test_with_two_rates_resumed_equals_uninterrupted(stop_at: int, tmp_path: Path) -> None:
+    whole = fit(with_rate(3.0), tmp_path / "whole")
+    assert not equal(whole, fit(with_rate(1.0), tmp_path / "plain"))
+    with pytest.raises(Interrupted):
+        fit(with_rate(3.0, stop_at=stop_at), tmp_path / "parts")
+    assert equal(whole, fit(with_rate(3.0), tmp_path / "parts"))
 
 
 def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ batch by every process, from features that each computed of its own part. Shapes
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+
+Plain = TypeVar("Plain")
 
 
 def size() -> int:
@@ -31,10 +33,15 @@ def wait_for_all() -> None:
 
 def shared_path(path: Path) -> Path:
     """The first process's path, on every process."""
-    box = [str(path)]
+    return Path(shared(str(path)))
+
+
+def shared(value: Plain) -> Plain:
+    """The first process's value, which can be pickled, on every process."""
+    box = [value]
     if size() > 1:
         distributed.broadcast_object_list(box)
-    return Path(box[0])
+    return box[0]
 
 
 def gathered(x_B: Tensor) -> Tensor:

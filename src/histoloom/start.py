@@ -29,7 +29,8 @@ FREE: Mapping[str, frozenset[str]] = {
         | {"adversarial", "augment", "codebook_decay", "restart_below", "equivariance"}
     ),
     "diffusion": frozenset(
-        {"training", "dropout", "condition_dropout", "augment", "weighting", "weighting_centre", "min_snr"}
+        {"training", "dropout", "condition_dropout", "condition_rate", "augment", "weighting", "weighting_centre"}
+        | {"min_snr"}
     ),
 }
 """How to train, which the run decides for itself; every other setting of these sections is the generator's."""

@@ -62,6 +62,7 @@ class Player:
 
     ``survey`` sees all of a process's micro-batches before the first ``loss``, where there are several: for what the
     loss takes from the whole batch. It leaves what it found in the ticks' scratch. ``betas`` are Adam's and AdamW's.
+    ``rates``: parameters, by the end of their name, with a learning rate so many times the phase's and no decay.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Player:
     starts_at: int = 0
     survey: Callable[[Sequence[Batch], Sequence[Tick]], None] | None = None
     betas: tuple[float, float] = ADAM_BETAS
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

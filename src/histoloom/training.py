@@ -216,8 +216,8 @@ class _Loop:
         optimizer = self.optimizers[player.name][1]
         last = index == len(player.phases) - 1
         factor = lr_factor(self.config, images=self.images, inside=inside, length=length, last=last)
-        for group in optimizer.param_groups:
-            group["lr"] = phase.lr * factor
+        for group, rate in zip(optimizer.param_groups, (1.0, *player.rates.values()), strict=True):
+            group["lr"] = phase.lr * factor * rate
         return optimizer
 
     def _make_optimizer(self, player: Player, *, index: int) -> None:
@@ -225,7 +225,7 @@ class _Loop:
         phase = player.phases[index]
         # A step in one kernel: a third more training steps a second of a small network on a CPU (docs/log.md).
         options = {} if phase.optimizer == "adadelta" else {"fused": True, "betas": player.betas}
-        plain = kinds[phase.optimizer](_parameters(self.task, player), lr=phase.lr, **options)
+        plain = kinds[phase.optimizer](_parameter_groups(self.task, player), lr=phase.lr, **options)
         self.optimizers[player.name] = (index, self.accelerator.prepare_optimizer(plain))
 
     def _average_gradients(self, player: Player) -> None:
@@ -351,6 +351,16 @@ def _drops_out(module: nn.Module) -> bool:
 
 def _parameters(task: Task, player: Player) -> list[nn.Parameter]:
     return [p for name in player.modules for p in task.modules[name].parameters()]
+
+
+def _parameter_groups(task: Task, player: Player) -> list[dict[str, Any]]:
+    """What has the phase's own learning rate, then a group for each of the player's ``rates``."""
+    named = {f"{name}.{key}": p for name in player.modules for key, p in task.modules[name].named_parameters()}
+    apart = [[name for name in named if name.endswith(ending)] for ending in player.rates]
+    assert all(apart), f"each of {', '.join(player.rates)} names a parameter"
+    taken = {name for names in apart for name in names}
+    own: dict[str, Any] = {"params": [p for name, p in named.items() if name not in taken]}
+    return [own, *({"params": [named[name] for name in names], "weight_decay": 0.0} for names in apart)]
 
 
 @contextmanager

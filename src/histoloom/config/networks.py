@@ -208,6 +208,10 @@ class DiffusionConfig(Section):
     )
     dropout: float = Field(0.0, ge=0, lt=1)
     condition_dropout: float = Field(0.1, ge=0, lt=1, description="share trained without condition")
+    condition_rate: PositiveFloat = Field(
+        1.0,
+        description="learning rate of the conditions' vectors, in learning rates of the network; each is seen seldom",
+    )
     augment: Literal[False, True, "copies"] = Field(
         False,
         description="train on the eight dihedral copies of the patches; copies: each encoded (latents.copies: 8); "

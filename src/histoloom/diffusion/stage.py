@@ -10,21 +10,26 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
+from histoloom import processes
 from histoloom.autoencoder.augment import DIHEDRAL
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.devices import is_main_process
+from histoloom.devices import accelerator, autocast, is_main_process
 from histoloom.diffusion.conditions import Conditions
 from histoloom.diffusion.generator import Facts
+from histoloom.diffusion.inheritance import closest, denoising_errors
 from histoloom.diffusion.latent_space import LatentSpace
 from histoloom.diffusion.losses import DiffusionLoss
-from histoloom.diffusion.unet import begin_from, make_unet, open_unet, save_unet
+from histoloom.diffusion.unet import CONDITIONS, begin_from, make_unet, open_unet, save_unet
 from histoloom.diffusion.watch import watched
-from histoloom.seeding import derive
+from histoloom.seeding import derive, numpy_generator, torch_generator
 from histoloom.stages import StageContext
 from histoloom.start import start_folder
 from histoloom.store import read_json, write_json
 from histoloom.training import Player, Task, train
+
+COMPARED = 512
+"""training patches by which new clusters are compared with a given generator's"""
 
 
 def run(context: StageContext) -> None:
@@ -42,8 +47,8 @@ def run(context: StageContext) -> None:
     stains = 2 if config.stain_augment else 1
     unet = make_unet(config, shape=facts.shape, conditions=stains * facts.conditions.count)
     if start is not None:
-        given = Facts.from_json(read_json(start / "generator.json"))
-        begin_from(unet, source=open_unet(start), null=given.conditions.null)
+        parents_c = _parents(context, latents=latents, clustering=clustering, facts=facts, start=start)
+        begin_from(unet, source=open_unet(start), parents=parents_c.repeat(stains))
     task = make_task(context, latents=latents, clustering=clustering, facts=facts, unet=unet)
     task = watched(task, context, facts=facts)
     trained = train(
@@ -84,16 +89,65 @@ def make_task(
         ]
 
     loss = DiffusionLoss(config, unet=unet, conditions=facts.conditions)
+    rates = {} if config.condition_rate == 1 else {CONDITIONS: config.condition_rate}
     return Task(
         name="diffusion",
         modules={"unet": unet},
-        players=(Player("unet", ("unet",), loss, config.training.phases),),
+        players=(Player("unet", ("unet",), loss, config.training.phases, rates=rates),),
         n=len(rows),
         batch=batch,
         ema=("unet",) if config.training.averages else (),
         versions=copies * max(1, 2 * views),
         compiled=(unet,),
     )
+
+
+def _parents(context: StageContext, *, latents: LatentSet, clustering: Clustering, facts: Facts, start: Path) -> Tensor:
+    """The condition of the given generator that each of this one's begins as, int64 (count,).
+
+    A cluster begins as the one of the generator's chosen k that fits its patches best (``inheritance.json``), the null
+    as the null.
+    """
+    given = Facts.from_json(read_json(start / "generator.json"))
+    file = context.out / "inheritance.json"
+    device = accelerator(context.config.runtime).device
+    if is_main_process() and not file.is_file():
+        unet = open_unet(start).to(device).eval()
+        closest = _closest(context, latents=latents, clustering=clustering, facts=facts, given=given, unet=unet)
+        write_json(file, {"generator": {"k": given.chosen_k}, "closest": closest})
+    closest = processes.shared(read_json(file)["closest"] if is_main_process() else {})
+    clusters = [cluster for k in facts.conditions.ks for cluster in closest[str(k)]]
+    numbers = [given.conditions.number(k=given.chosen_k, cluster=cluster) for cluster in clusters]
+    return torch.tensor([*numbers, given.conditions.null])
+
+
+def _closest(
+    context: StageContext,
+    *,
+    latents: LatentSet,
+    clustering: Clustering,
+    facts: Facts,
+    given: Facts,
+    unet: UNet2DModel,
+) -> dict[str, list[int]]:
+    """For each k of the sweep, the cluster of the given generator's chosen k that fits each of its clusters best."""
+    rows = latents.rows(split="train")
+    rng = numpy_generator(context.config.seed, "diffusion", "inheritance")
+    rows = np.sort(rng.choice(rows, size=min(COMPARED, len(rows)), replace=False))
+    offset = given.conditions.offset(given.chosen_k)
+    with autocast(context.config.runtime):
+        errors_MG = denoising_errors(
+            unet,
+            facts.space.encode(latents.raw(rows)),
+            config=facts.config,
+            conditions=range(offset, offset + given.chosen_k),
+            generator=torch_generator(context.config.seed, "diffusion", "inheritance", "noise"),
+            device=unet.device,
+        )
+    labels_NS = labels_of(latents.table, clustering)[rows]
+    found_c = closest(errors_MG, numbers_MS=facts.conditions.numbers(labels_NS), count=facts.conditions.null)
+    parts = np.split(found_c, np.cumsum(facts.conditions.ks)[:-1])
+    return {str(k): part.tolist() for k, part in zip(facts.conditions.ks, parts, strict=True)}
 
 
 def _space(context: StageContext, *, latents: LatentSet, rows: np.ndarray, start: Path | None) -> LatentSpace:

@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DModel
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from histoloom.config import DiffusionConfig
 from histoloom.store import write_bytes
 
 HEAD_CHANNELS = 32
+CONDITIONS = "class_embedding.weight"
+"""the parameter with a vector for each condition"""
 
 
 def make_unet(config: DiffusionConfig, *, shape: tuple[int, int, int], conditions: int) -> UNet2DModel:
@@ -45,14 +47,10 @@ def open_unet(folder: Path) -> UNet2DModel:
 
 
 @torch.no_grad()
-def begin_from(unet: UNet2DModel, *, source: UNet2DModel, null: int) -> None:
-    """Give ``unet`` the weights of ``source``, and every condition the embedding of its ``null``.
-
-    Clusters of other tissue are not those that ``source`` knows; the null says "any tissue", from which each departs.
-    """
+def begin_from(unet: UNet2DModel, *, source: UNet2DModel, parents: Tensor) -> None:
+    """Give ``unet`` the weights of ``source``, and each condition the vector of its parent there, int64 (count,)."""
     weights = source.state_dict()
-    name = "class_embedding.weight"
-    weights[name] = weights[name][null].expand_as(unet.state_dict()[name]).clone()
+    weights[CONDITIONS] = weights[CONDITIONS][parents]
     unet.load_state_dict(weights)
 
 
@@ -68,5 +66,5 @@ def save_unet(unet: nn.Module, folder: Path, *, conditions: int | None = None) -
     unet.register_to_config(num_class_embeds=conditions, _name_or_path="")
     unet.save_config(folder)
     weights = {name: value.contiguous().cpu() for name, value in unet.state_dict().items()}
-    weights["class_embedding.weight"] = weights["class_embedding.weight"][:conditions].contiguous()
+    weights[CONDITIONS] = weights[CONDITIONS][:conditions].contiguous()
     write_bytes(folder / "diffusion_pytorch_model.safetensors", save(weights, metadata={"format": "pt"}))

@@ -1,0 +1,60 @@
+"""Which condition of a given generator a new cluster begins as, on data whose ideal network is known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from histoloom.config import DiffusionConfig
+from histoloom.diffusion.inheritance import closest, denoising_errors
+from histoloom.diffusion.process import alphas_cumprod
+
+MEANS = torch.tensor([-2.0, 0.0, 2.0])
+DEVIATION = 0.5
+
+
+class Ideal(nn.Module):
+    """What the best network says of data that are normal around one of ``MEANS``, which its condition names."""
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.prediction = config.prediction
+        self.alpha_bar_T = alphas_cumprod(config).float()
+
+    def forward(self, x_NCHW: Tensor, steps_N: Tensor, *, class_labels: Tensor) -> SimpleNamespace:
+        a = self.alpha_bar_T[steps_N][:, None, None, None]
+        mean = MEANS[class_labels][:, None, None, None]
+        gain = a.sqrt() * DEVIATION**2 / (a * DEVIATION**2 + 1 - a)
+        data = mean + gain * (x_NCHW - a.sqrt() * mean)
+        noise = (x_NCHW - a.sqrt() * data) / (1 - a).sqrt()
+        said = {"data": data, "epsilon": noise, "v": a.sqrt() * noise - (1 - a).sqrt() * data}
+        return SimpleNamespace(sample=said[self.prediction])
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "data"])
+def test_clusters_begin_as_what_fits_them_best(prediction: str) -> None:
+    """Two values of k: one whose clusters are the generator's in another order, one that joins two of them."""
+    training = {"phases": [{"optimizer": "adam", "lr": 1e-3, "images": 10}]}
+    config = DiffusionConfig.model_validate({"prediction": prediction, "schedule": "cosine", "training": training})
+    generator = torch.Generator().manual_seed(0)
+    kind_M = torch.arange(90) % 3
+    z_MChw = MEANS[kind_M][:, None, None, None] + DEVIATION * torch.randn(90, 2, 4, 4, generator=generator)
+    errors_MG = denoising_errors(
+        Ideal(config), z_MChw, config=config, conditions=range(3), generator=generator, device=torch.device("cpu")
+    )
+    assert errors_MG.shape == (90, 3)
+    split_M = np.array([2, 0, 1])[kind_M.numpy()]
+    joined_M = 3 + (kind_M.numpy() == 2)
+    found_c = closest(errors_MG, numbers_MS=np.stack([split_M, joined_M], axis=1), count=5)
+    assert found_c[[2, 0, 1]].tolist() == [0, 1, 2]
+    assert found_c[4] == 2
+    assert found_c[3] in (0, 1)
+
+
+def test_a_cluster_without_patches_begins_as_what_fits_them_all_best() -> None:
+    errors_MG = np.array([[0.1, 0.9, 0.4], [0.9, 0.1, 0.4]])
+    assert closest(errors_MG, numbers_MS=np.array([[0], [1]]), count=3).tolist() == [0, 1, 2]
