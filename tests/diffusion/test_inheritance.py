@@ -37,7 +37,7 @@ class Ideal(nn.Module):
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v", "data"])
 def test_clusters_begin_as_what_fits_them_best(prediction: str) -> None:
-    """Two values of k: one whose clusters are the generator's in another order, one that joins two of them."""
+    """The generator's clusters in another order; two of them joined; each cut in two."""
     training = {"phases": [{"optimizer": "adam", "lr": 1e-3, "images": 10}]}
     config = DiffusionConfig.model_validate({"prediction": prediction, "schedule": "cosine", "training": training})
     generator = torch.Generator().manual_seed(0)
@@ -47,14 +47,21 @@ def test_clusters_begin_as_what_fits_them_best(prediction: str) -> None:
         Ideal(config), z_MChw, config=config, conditions=range(3), generator=generator, device=torch.device("cpu")
     )
     assert errors_MG.shape == (90, 3)
-    split_M = np.array([2, 0, 1])[kind_M.numpy()]
-    joined_M = 3 + (kind_M.numpy() == 2)
-    found_c = closest(errors_MG, numbers_MS=np.stack([split_M, joined_M], axis=1), count=5)
-    assert found_c[[2, 0, 1]].tolist() == [0, 1, 2]
-    assert found_c[4] == 2
-    assert found_c[3] in (0, 1)
+    kind_M = kind_M.numpy()
+    other_order = closest(errors_MG, labels_M=np.array([2, 0, 1])[kind_M], k=3)
+    assert other_order[[2, 0, 1]].tolist() == [0, 1, 2]
+    joined = closest(errors_MG, labels_M=(kind_M == 2).astype(int), k=2)
+    assert joined[1] == 2
+    assert joined[0] != 2
+    halves = closest(errors_MG, labels_M=2 * kind_M + np.arange(90) // 45, k=6)
+    assert halves.tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def test_a_cluster_without_patches_begins_as_what_fits_them_all_best() -> None:
+def test_one_condition_that_fits_all_is_given_to_one_cluster() -> None:
+    errors_MG = np.array([[0.1, 0.5, 0.4], [0.1, 0.2, 0.6]])
+    assert closest(errors_MG, labels_M=np.array([0, 1]), k=2).tolist() == [0, 1]
+
+
+def test_a_cluster_without_patches_takes_what_is_left() -> None:
     errors_MG = np.array([[0.1, 0.9, 0.4], [0.9, 0.1, 0.4]])
-    assert closest(errors_MG, numbers_MS=np.array([[0], [1]]), count=3).tolist() == [0, 1, 2]
+    assert closest(errors_MG, labels_M=np.array([0, 1]), k=3).tolist() == [0, 1, 2]

@@ -1,10 +1,10 @@
-"""Which condition of a given generator a new cluster begins as: the one under which its patches are denoised best.
+"""Which condition of a given generator a new cluster begins as: one under which its patches are denoised well.
 
 A conditional diffusion model is a classifier (Li et al. 2023, "Your diffusion model is secretly a zero-shot
 classifier"): the condition that fits a picture is the one with the least error of denoising it. Here a whole cluster
 is asked about, by some of its patches, with the same noise under every condition.
 
-Shapes: M patches, C x h x w normalised latents, S values of k, G conditions of the given generator.
+Shapes: M patches, C x h x w normalised latents, G conditions of the given generator.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from histoloom.config import DiffusionConfig
@@ -56,11 +57,16 @@ def denoising_errors(
     return errors_MG
 
 
-def closest(errors_MG: np.ndarray, *, numbers_MS: np.ndarray, count: int) -> np.ndarray:
-    """For each of ``count`` new conditions the place 0..G-1 of the least mean error over its patches, int64 (count,).
+def closest(errors_MG: np.ndarray, *, labels_M: np.ndarray, k: int) -> np.ndarray:
+    """For each of ``k`` clusters the place 0..G-1 of the condition that fits its patches, int64 (k,).
 
-    ``numbers_MS``: the new conditions of each patch, one for every k. A condition without patches takes all of them.
+    All different, as far as there are conditions, with the least sum of mean errors (an assignment): one condition may
+    fit all that a generator does not know, and clusters that began alike would be told apart late. ``labels_M``: the
+    cluster of each patch. A cluster without patches takes what is left.
     """
-    members_cM = (numbers_MS[None] == np.arange(count)[:, None, None]).any(axis=2)
-    members_cM |= ~members_cM.any(axis=1, keepdims=True)
-    return (members_cM.astype(float) @ errors_MG).argmin(axis=1)
+    G = errors_MG.shape[1]
+    members_kM = labels_M == np.arange(k)[:, None]
+    members_kM |= ~members_kM.any(axis=1, keepdims=True)
+    mean_kG = members_kM @ errors_MG / members_kM.sum(axis=1, keepdims=True)
+    _, places_k = linear_sum_assignment(np.tile(mean_kG, -(-k // G)))
+    return places_k % G

@@ -144,10 +144,10 @@ def _closest(
             generator=torch_generator(context.config.seed, "diffusion", "inheritance", "noise"),
             device=unet.device,
         )
-    labels_NS = labels_of(latents.table, clustering)[rows]
-    found_c = closest(errors_MG, numbers_MS=facts.conditions.numbers(labels_NS), count=facts.conditions.null)
-    parts = np.split(found_c, np.cumsum(facts.conditions.ks)[:-1])
-    return {str(k): part.tolist() for k, part in zip(facts.conditions.ks, parts, strict=True)}
+    labels_MS = labels_of(latents.table, clustering)[rows]
+    return {
+        str(k): closest(errors_MG, labels_M=labels_MS[:, i], k=k).tolist() for i, k in enumerate(facts.conditions.ks)
+    }
 
 
 def _space(context: StageContext, *, latents: LatentSet, rows: np.ndarray, start: Path | None) -> LatentSpace:
