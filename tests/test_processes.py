@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from histoloom.clustering.losses import InfoMaxLoss
 from histoloom.config import AutoencoderConfig, ClustersConfig, DiffusionConfig, RuntimeConfig, TrainingConfig
 from histoloom.diffusion.conditions import Conditions
 from histoloom.diffusion.losses import DiffusionLoss
-from histoloom.diffusion.unet import make_unet
+from histoloom.diffusion.unet import CONDITIONS, make_unet
 from histoloom.errors import TrainingDiverged
 from histoloom.seeding import torch_generator
 from histoloom.stages import EventLog
@@ -84,7 +85,8 @@ def diffusion_task(*, dropout: float = 0.0) -> Task:
     unet = make_unet(config, shape=(4, 8, 8), conditions=conditions.count)
     z_NChw = torch.randn(N, 4, 8, 8, generator=torch_generator(0, "latents"))
     numbers_NS = torch.stack([torch.arange(N) % 2, 2 + torch.arange(N) % 3], dim=1)
-    player = Player("unet", ("unet",), DiffusionLoss(config, unet=unet, conditions=conditions), config.training.phases)
+    loss = DiffusionLoss(config, unet=unet, conditions=conditions)
+    player = Player("unet", ("unet",), loss, config.training.phases, rates={CONDITIONS: 3.0})
 
     def batch(rows: np.ndarray) -> tuple[Tensor, Tensor]:
         return z_NChw[rows], numbers_NS[rows]
@@ -123,8 +125,7 @@ def disturbed(task: Task, *, at: int, kill: bool) -> Task:
         bad = tick.images >= at and processes.rank() == 1
         return value * (float("nan") if bad else 1.0), metrics
 
-    player = Player(first.name, first.modules, loss, first.phases, first.starts_at, first.survey)
-    return Task(**{**vars(task), "players": (player, *others)})
+    return replace(task, players=(replace(first, loss=loss), *others))
 
 
 def main(action: str, folder: Path) -> None:
@@ -211,7 +212,7 @@ def test_dropout_is_resumed_too(tmp_path: Path) -> None:
                 raise Interrupted
             return inner.loss(batch, tick)
 
-        return Task(**{**vars(task), "players": (Player(inner.name, inner.modules, loss, inner.phases),)})
+        return replace(task, players=(replace(inner, loss=loss),))
 
     whole = fit(diffusion_task(dropout=0.3), tmp_path / "whole")
     with pytest.raises(Interrupted):
