@@ -3,7 +3,8 @@
 For each variant the stage ``diffusion`` is trained anew on the run's latents and clusters, then draws the same requests
 with the same sampler. Frechet distance to the real training latents as in ``sampler_curve.py`` (``pooled`` and
 ``layout`` features), all in one space: the principal components of the run's latents that keep 99 % of the variance.
-``--pictures`` adds features of the decoded images, against the run's training patches.
+``--pictures`` adds features of the decoded images, against the run's training patches, these in orientations drawn at
+random (``NAME turned``: what turned copies are to teach) and patches of held-out slides (``NAME held out``).
 The error is one standard deviation over tenths left out. The run's own settings are the variant ``base``. Settings of
 ``samples.sampler`` change how a variant draws (and train nothing); those of ``latents`` encode anew, and cluster anew
 to the same clusters; those of ``autoencoder`` have latents of their own, so that pictures alone compare them. Stages
@@ -65,6 +66,7 @@ from histoloom.diffusion.generator import CHUNK, Generator
 from histoloom.diffusion.latent_space import LatentSpace
 from histoloom.evaluation.set_metrics.frechet import frechet_distance
 from histoloom.setup import change_settings
+from histoloom.slides.patch_set import PatchSet
 from histoloom.store import Run, fingerprint, read_json, write_json
 
 KEPT = 0.99
@@ -85,7 +87,12 @@ def yardstick(run: Run, *, pictures: str | None) -> Yardstick:
     space = LatentSpace.measured(latents.latents, rows=latents.rows(split="train"), whiten=KEPT)
     device = torch.device(resolve_device(run.config.runtime.device))
     eyes = Eyes(run, space=space, device=device, pictures=pictures)
-    return Yardstick(eyes, eyes.of_real())
+    real = eyes.of_real()
+    if pictures:
+        real[f"{pictures} turned"] = eyes.of_patches("train", turned=True)
+    if pictures and len(PatchSet.open(run.require("patches")).rows("holdout")):
+        real[f"{pictures} held out"] = eyes.of_patches("holdout")
+    return Yardstick(eyes, real)
 
 
 def drawn(run: Run, *, eyes: Eyes, sampler: SamplerConfig, n: int, latents: bool) -> dict[str, np.ndarray]:
@@ -128,8 +135,10 @@ def scored(
     made = drawn(changed, eyes=seen.eyes, sampler=sampler, n=given.n, latents=same_latents)
     seconds = read_json(run.path / "diffusion" / "artifact.json")["seconds"]
     row = {"images/s": given.images / seconds}
-    for kind, made_ND in made.items():
-        row[kind], row[f"{kind} +-"] = with_error(made_ND, real_MD=seen.real[kind])
+    for kind, real_MD in seen.real.items():
+        features = kind.split()[0]
+        if features in made:
+            row[kind], row[f"{kind} +-"] = with_error(made[features], real_MD=real_MD)
     given.out.mkdir(parents=True, exist_ok=True)
     write_json(file, row)
     return row

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from histoloom.autoencoder.augment import DIHEDRAL, dihedral
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.autoencoder.vqgan import to_uint8
 from histoloom.clustering.features import pooled
@@ -93,11 +94,20 @@ class Eyes:
         parts = [features_of(self.space.encode(latents.raw(rows[i : i + 512]))) for i in range(0, len(rows), 512)]
         found = {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
         if self.extractor is not None:
-            patches = PatchSet.open(self.run.require("patches"))
-            rows = patches.rows("train")
-            images = (patches.images(rows[i : i + 512]) for i in range(0, len(rows), 512))
-            found[self.extractor.name] = np.concatenate([self.extractor.features(part) for part in images])
+            found[self.extractor.name] = self.of_patches("train")
         return found
+
+    def of_patches(self, split: str, *, turned: bool = False) -> np.ndarray:
+        """Features of the patches of ``split``; ``turned``: each in one of its eight orientations, drawn at random."""
+        assert self.extractor is not None, "asked for with pictures"
+        patches, parts = PatchSet.open(self.run.require("patches")), []
+        rows = patches.rows(split)
+        choices = numpy_generator(0, "orientations").integers(DIHEDRAL if turned else 1, size=len(rows))
+        for i in range(0, len(rows), 512):
+            images_NCHW = torch.from_numpy(patches.images(rows[i : i + 512])).permute(0, 3, 1, 2)
+            images_NCHW = dihedral(images_NCHW, torch.from_numpy(choices[i : i + 512]))
+            parts.append(self.extractor.features(images_NCHW.permute(0, 2, 3, 1).contiguous().numpy()))
+        return np.concatenate(parts)
 
 
 @torch.no_grad()
