@@ -103,20 +103,19 @@ def make_task(
 
 
 def _parents(context: StageContext, *, latents: LatentSet, clustering: Clustering, facts: Facts, start: Path) -> Tensor:
-    """The condition of the given generator that each of this one's begins as, int64 (count,).
+    """The condition of the given generator that each of this one's begins as, int64 (count,); the null as the null.
 
-    A cluster begins as the one of the generator's chosen k that fits its patches best (``inheritance.json``), the null
-    as the null.
+    Which cluster each begins as is kept in ``inheritance.json``: asked anew, it would cost a resumed training a minute.
     """
     given = Facts.from_json(read_json(start / "generator.json"))
     file = context.out / "inheritance.json"
     device = accelerator(context.config.runtime).device
     if is_main_process() and not file.is_file():
         unet = open_unet(start).to(device).eval()
-        closest = _closest(context, latents=latents, clustering=clustering, facts=facts, given=given, unet=unet)
-        write_json(file, {"generator": {"k": given.chosen_k}, "closest": closest})
-    closest = processes.shared(read_json(file)["closest"] if is_main_process() else {})
-    clusters = [cluster for k in facts.conditions.ks for cluster in closest[str(k)]]
+        found = _closest(context, latents=latents, clustering=clustering, facts=facts, given=given, unet=unet)
+        write_json(file, {"generator": {"k": given.chosen_k}, "closest": found})
+    said = processes.shared(read_json(file) if is_main_process() else {})
+    clusters = [cluster for k in facts.conditions.ks for cluster in said["closest"][str(k)]]
     numbers = [given.conditions.number(k=given.chosen_k, cluster=cluster) for cluster in clusters]
     return torch.tensor([*numbers, given.conditions.null])
 
@@ -130,7 +129,7 @@ def _closest(
     given: Facts,
     unet: UNet2DModel,
 ) -> dict[str, list[int]]:
-    """For each k of the sweep, the cluster of the given generator's chosen k that fits each of its clusters best."""
+    """For each k of the sweep, the clusters of the given generator's chosen k that its clusters begin as."""
     rows = latents.rows(split="train")
     rng = numpy_generator(context.config.seed, "diffusion", "inheritance")
     rows = np.sort(rng.choice(rows, size=min(COMPARED, len(rows)), replace=False))
