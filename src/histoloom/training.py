@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, send_to_device
+from accelerate.utils import send_to_device
 from torch import nn
 
 from histoloom import processes
@@ -278,10 +278,7 @@ class _Loop:
 
     def _due_to_save(self, *, at_end: bool) -> bool:
         waited = time.monotonic() - self.saved >= self.runtime.checkpoint_seconds
-        flags = [at_end or waited]
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(flags)
-        return flags[0]
+        return processes.shared(at_end or waited)
 
     def _save(self) -> None:
         sums = self._checked_sums()

@@ -9,8 +9,6 @@ import logging
 import shutil
 from pathlib import Path
 
-from accelerate.utils import broadcast_object_list
-
 from histoloom import processes
 from histoloom.errors import TrainingStopped
 from histoloom.stages import EventLog
@@ -31,10 +29,7 @@ def is_due(watch: Watch | None, *, step: int, steps: int) -> bool:
 def look(task: Task, modules: Modules, *, images: int, checkpoint: Path, log: EventLog) -> None:
     """The main process looks; ``TrainingStopped``, on all processes, where what it sees is reason to."""
     assert task.watch is not None, "a look is due"
-    box = [task.watch.look(modules, images) if processes.rank() == 0 else None]
-    if processes.size() > 1:
-        broadcast_object_list(box)
-    found = box[0]
+    found = processes.shared(task.watch.look(modules, images) if processes.rank() == 0 else None)
     assert found is not None, "the main process looked"
     if processes.rank() == 0:
         logger.info("%s: %s", task.name, found.said)
