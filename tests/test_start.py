@@ -107,6 +107,19 @@ def test_training_begins_with_the_given_weights(tuned: Path, exported: Path) -> 
         torch.testing.assert_close(mine[key], value, atol=1e-3, rtol=1e-3)
 
 
+def test_conditions_may_learn_faster_than_the_network(tuned: Path, tmp_path: Path) -> None:
+    """A million times a learning rate at which nothing else moves."""
+    shutil.copytree(tuned, tmp_path / "run")
+    settings = ["diffusion.condition_rate=1.0e+6", "diffusion.training.warmup_images=0"]
+    faster = change_settings(Run.open(tmp_path / "run"), settings, save=False)
+    execute(faster, until="diffusion")
+    name, conditions = "unet/diffusion_pytorch_model.safetensors", "class_embedding.weight"
+    before, after = (weights(run / "diffusion", name) for run in (tuned, faster.path))
+    assert (after[conditions] - before[conditions]).abs().max() > 1e-4
+    for key in before.keys() - {conditions}:
+        torch.testing.assert_close(after[key], before[key], atol=1e-6, rtol=0)
+
+
 def test_the_latent_space_is_the_given_one(tuned: Path, exported: Path) -> None:
     given, mine = (Generator.load(folder).facts for folder in (exported, tuned))
     assert given.space.as_json() == mine.space.as_json()
