@@ -40,8 +40,6 @@ CHUNK = 32
 COMPONENTS = 24
 EACH = 16
 """samples of each cluster that are shown to the clusterer"""
-HELD_OUT = 512
-"""held-out patches that are, at most"""
 
 
 def features(images: Sequence[np.ndarray] | np.ndarray, *, trunk: LPIPS) -> np.ndarray:
@@ -68,7 +66,7 @@ def faithfulness(run: Path, *, generator: Generator, each: int) -> dict[str, flo
     orders = [order for cluster in range(k) for order in generator.orders(str(cluster), n=each, seed=0, k=k)]
     drawn = [one.image for one in generator.draw(orders, sampler=generator.facts.sampler)]
     patches, labels = PatchSet.open(run / "patches"), Clustering.open(run / "clusters").labels(k)
-    rows = patches.rows(split="holdout")[:HELD_OUT]
+    rows = patches.rows(split="holdout")
     own_N = labels.loc[patches.columns("patch_id")["patch_id"].to_numpy()[rows]].to_numpy()
     held = [reconstructed(generator.autoencoder, patches.images(part), device=device) for part in chunks(rows)]
     told = {
