@@ -61,13 +61,13 @@ from sampler_curve import FLOORS, GROUPS, Eyes, draw_point, floor
 from histoloom import pipeline
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.config import SamplerConfig, with_settings
-from histoloom.devices import resolve_device
-from histoloom.diffusion.generator import CHUNK, Generator
-from histoloom.diffusion.latent_space import LatentSpace
+from histoloom.diffusion.generation.generator import CHUNK, Generator
+from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.evaluation.set_metrics.frechet import frechet_distance
+from histoloom.run.directory import Run, fingerprint, read_json, write_json
 from histoloom.setup import change_settings
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import Run, fingerprint, read_json, write_json
+from histoloom.training.devices import resolve_device
 
 KEPT = 0.99
 DRAWS = "samples.sampler."

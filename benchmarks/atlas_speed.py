@@ -32,9 +32,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from histoloom.config import make_config, read_preset, with_settings
+from histoloom.run.directory import Run, write_json
 from histoloom.seeding import numpy_generator
-from histoloom.slides.procedural import draw_slide
-from histoloom.store import Run, write_json
+from histoloom.slides.procedural.procedural import draw_slide
 
 KS, CHOSEN, PER_SLIDE, SIDE, SAMPLES = tuple(range(8, 17)), 15, 1000, 2048, 40
 AIMS = {"first page": 1.0, "gallery": 0.2}

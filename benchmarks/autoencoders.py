@@ -24,10 +24,10 @@ from histoloom import pipeline
 from histoloom.autoencoder.quantizer import perplexity, positions
 from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
 from histoloom.evaluation.metrics import MetricSettings, make_metrics, measure
+from histoloom.run.directory import Run, read_json, write_json
 from histoloom.seeding import numpy_generator
 from histoloom.setup import change_settings, init_run
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import Run, read_json, write_json
 
 PATCHES, CHUNK, KEPT = 400, 16, 0.99
 

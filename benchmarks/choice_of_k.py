@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from histoloom.clustering.evidence import Evidence, choose_with_nulls
+from histoloom.clustering.validity.decision import Evidence, choose_with_nulls
 from histoloom.seeding import numpy_generator
 
 FEW, MANY = (4, 7, 10, 13), tuple(range(4, 19))

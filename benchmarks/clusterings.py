@@ -25,15 +25,15 @@ from sklearn.metrics.cluster import contingency_matrix
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.baselines import BASELINES
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.clustering.feature_kinds import KINDS
-from histoloom.clustering.features import features_of, pooled
+from histoloom.clustering.features.kinds import KINDS
+from histoloom.clustering.features.validity import features_of, pooled
 from histoloom.demo import run_demo
-from histoloom.diffusion.latent_space import LatentSpace
+from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.evaluation.truth import true_classes
 from histoloom.pipeline import execute
+from histoloom.run.directory import Run
 from histoloom.setup import change_settings
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import Run
 
 KEPT_VARIANCE = 0.99
 

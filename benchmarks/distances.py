@@ -28,9 +28,9 @@ from histoloom.evaluation.proportions import Pools, Quotas, draw, pools, quotas,
 from histoloom.evaluation.sample_folder import SampleFolder
 from histoloom.evaluation.set_metrics.frechet import frechet_distance
 from histoloom.evaluation.set_metrics.kid import kernel_distance
+from histoloom.run.directory import read_json
 from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import read_json
 
 EXTRACTORS = ("pixels", "lpips-alex", "lpips-squeeze")
 METRICS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], float], float]] = {

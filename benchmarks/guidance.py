@@ -20,17 +20,17 @@ import torch
 from scipy.spatial.distance import pdist
 
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.config import JudgeConfig, RuntimeConfig
-from histoloom.diffusion.generator import Generator, Order
-from histoloom.diffusion.sample_folder import Job, cluster_file, write_samples
+from histoloom.config import ClusterClassifierConfig, RuntimeConfig
+from histoloom.diffusion.generation.generator import Generator, SampleSpec
+from histoloom.diffusion.generation.sample_folder import Job, cluster_file, write_samples
+from histoloom.evaluation.cluster_classifier import ClusterClassifier, DistillConfig, judged, learn
 from histoloom.evaluation.extractors import Sources, make_extractor
-from histoloom.evaluation.judge import Judge, Lesson, judged, learn
 from histoloom.evaluation.recognition import recognition
 from histoloom.evaluation.sample_folder import SampleFolder
 from histoloom.evaluation.set_metrics.precision_recall import precision, recall
+from histoloom.run.directory import Run
 from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import Run
 
 RUNTIME = RuntimeConfig()
 
@@ -53,9 +53,11 @@ class Material:
         self.features = self.extractor.features(images)
         self.seen = judged(self.judge, lambda numbers: images[numbers], n=len(images), runtime=RUNTIME)
 
-    def _learnt(self, labels_N: np.ndarray, *, rows: np.ndarray, out: Path) -> Judge:
-        lesson = Lesson("real", labels_N, lambda numbers: self.patches.images(rows[numbers]))
-        return learn(lesson, config=JudgeConfig(), clusters=self.k, runtime=RUNTIME, seed=0, out=out / "judge")
+    def _learnt(self, labels_N: np.ndarray, *, rows: np.ndarray, out: Path) -> ClusterClassifier:
+        lesson = DistillConfig("real", labels_N, lambda numbers: self.patches.images(rows[numbers]))
+        return learn(
+            lesson, config=ClusterClassifierConfig(), clusters=self.k, runtime=RUNTIME, seed=0, out=out / "judge"
+        )
 
 
 def variety(features_ND: np.ndarray, labels_N: np.ndarray) -> dict[int, float]:
@@ -66,7 +68,7 @@ def variety(features_ND: np.ndarray, labels_N: np.ndarray) -> dict[int, float]:
 
 def row(material: Material, generator: Generator, *, guidance: float, out: Path, each: int) -> dict[str, float]:
     """What one guidance gives."""
-    orders = [Order(k=material.k, cluster=c, index=i, seed=0) for c in range(material.k) for i in range(each)]
+    orders = [SampleSpec(k=material.k, cluster=c, index=i, seed=0) for c in range(material.k) for i in range(each)]
     sampler = generator.facts.sampler.model_copy(update={"guidance": guidance, "guidance_interval": None})
     folder = out / f"guidance-{guidance:g}-{each}"
     write_samples(generator, Job(orders=orders, file_of=cluster_file, sampler=sampler), folder=folder)

@@ -28,10 +28,10 @@ import pandas as pd
 import pyarrow as pa
 
 from histoloom import seeding
-from histoloom.slides.patch_files import PatchFiles
-from histoloom.slides.readers import open_slide
-from histoloom.slides.sampling import patch_extent
-from histoloom.slides.tissue import tissue_mask, tissue_share
+from histoloom.slides.patches.patch_files import PatchFiles
+from histoloom.slides.patches.sampling import patch_extent
+from histoloom.slides.readers.open import open_slide
+from histoloom.slides.tissue.mask import tissue_mask, tissue_share
 
 SIZE, MPP = 256, 0.688
 WORKERS = 8

@@ -30,18 +30,18 @@ from torch import Tensor
 from histoloom.autoencoder.augment import DIHEDRAL, dihedral
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.autoencoder.vqgan import to_uint8
-from histoloom.clustering.features import pooled
+from histoloom.clustering.features.validity import pooled
 from histoloom.config import RuntimeConfig, SamplerConfig
-from histoloom.devices import autocast
-from histoloom.diffusion.generator import CHUNK, Generator, Order, stream
-from histoloom.diffusion.latent_space import LatentSpace
+from histoloom.diffusion.generation.generator import CHUNK, Generator, SampleSpec, stream
+from histoloom.diffusion.model.latent_space import LatentSpace
+from histoloom.diffusion.samplers.guided import draw_latents
 from histoloom.diffusion.samplers.registry import SAMPLERS
-from histoloom.diffusion.sampling import draw_latents
 from histoloom.evaluation.extractors import Sources, make_extractor
 from histoloom.evaluation.set_metrics.frechet import frechet_distance
+from histoloom.run.directory import Run, fingerprint, write_bytes
 from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import Run, fingerprint, write_bytes
+from histoloom.training.devices import autocast
 
 EVALUATIONS = (5, 10, 15, 20, 30, 50)
 METHODS = [method for method in SAMPLERS if method != "student"]  # a student has a network of its own
@@ -124,7 +124,7 @@ def attainable(method: str, evaluations: int) -> int:
 
 def draw_point(
     generator: Generator,
-    orders: Sequence[Order],
+    orders: Sequence[SampleSpec],
     *,
     sampler: SamplerConfig,
     batch: int,
@@ -150,7 +150,7 @@ def draw_point(
 
 
 def kept_or_drawn(
-    generator: Generator, orders: Sequence[Order], *, sampler: SamplerConfig, batch: int, out: Path | None
+    generator: Generator, orders: Sequence[SampleSpec], *, sampler: SamplerConfig, batch: int, out: Path | None
 ) -> Point:
     """What an earlier call left of the same point in ``out``, else drawn now and left there."""
     if out is None:

@@ -23,10 +23,10 @@ import numpy as np
 import pandas as pd
 
 from histoloom import seeding
-from histoloom.slides.extract import THUMBNAIL_SIDE
-from histoloom.slides.readers import open_slide
-from histoloom.slides.sampling import patch_extent
-from histoloom.slides.tissue import tissue_mask, tissue_share
+from histoloom.slides.patches.extract import THUMBNAIL_SIDE
+from histoloom.slides.patches.sampling import patch_extent
+from histoloom.slides.readers.open import open_slide
+from histoloom.slides.tissue.mask import tissue_mask, tissue_share
 
 TOOLS = Path(__file__).with_name("slide_reading_tools.py")
 

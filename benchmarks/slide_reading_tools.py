@@ -23,9 +23,9 @@ import numpy as np
 
 def histoloom(slide, *, size, mpp):
     """Its own stage function, which also writes the store's file."""
-    from histoloom.slides.choice import Candidates, Filters
     from histoloom.slides.entries import SlideEntry
-    from histoloom.slides.extract import Extraction, extract
+    from histoloom.slides.patches.extract import Extraction, extract
+    from histoloom.slides.patches.filters import Candidates, Filters
 
     entry = SlideEntry("a", Path(slide["file"]), "p", "s", width=1, height=1, mpp=slide["mpp"], mpp_source="given")
     x, y = np.array(slide["x"]), np.array(slide["y"])
@@ -49,7 +49,7 @@ def histoloom(slide, *, size, mpp):
 
 def histoloom_reading(slide, *, size, mpp):
     """The same without the store: pixels in memory, as the other tools leave them."""
-    from histoloom.slides.readers import open_slide
+    from histoloom.slides.readers.open import open_slide
 
     with open_slide(Path(slide["file"])) as file:
         for x, y in zip(slide["x"], slide["y"], strict=True):

@@ -24,9 +24,9 @@ import psutil
 from openslide.deepzoom import DeepZoomGenerator
 
 from histoloom import seeding
-from histoloom.atlas.run_slides import jpeg
-from histoloom.slides.open_slides import OpenSlides
-from histoloom.slides.zoom import TILE, Zoom, tile_pixels
+from histoloom.atlas.browse.run_slides import jpeg
+from histoloom.slides.readers.open_slides import OpenSlides
+from histoloom.slides.readers.zoom import TILE, Zoom, tile_pixels
 
 ACROSS, DOWN = 7, 5
 

@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.diffusion.export import Terms, export_generator
 from histoloom.evaluation.sample_folder import SampleFolder
 from histoloom.names import current_names, default_name
+from histoloom.run.directory import Run
+from histoloom.sharing.export import Terms, export_generator
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import Run
 
 DATA = (
     'Osteosarcoma fields, H&E, 10x: Leavey et al., "Osteosarcoma data from UT Southwestern & UT Dallas for Viable and '

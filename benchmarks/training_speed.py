@@ -40,13 +40,13 @@ from histoloom.autoencoder.losses import VQGANLosses
 from histoloom.autoencoder.stage import make_players, make_task
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.config import Config, RuntimeConfig, make_config, read_preset
-from histoloom.devices import accelerator, autocast
-from histoloom.diffusion.conditions import Conditions
-from histoloom.diffusion.losses import DiffusionLoss
-from histoloom.diffusion.unet import make_unet
+from histoloom.diffusion.model.conditions import Conditions
+from histoloom.diffusion.model.losses import DiffusionLoss
+from histoloom.diffusion.model.unet import make_unet
+from histoloom.run.stage import EventLog
 from histoloom.seeding import torch_generator
-from histoloom.stages import EventLog
-from histoloom.training import Player, Task, train
+from histoloom.training.devices import accelerator, autocast
+from histoloom.training.loop import Objective, Task, train
 
 N = 512
 COMPONENTS = 4  # latent directions that the cLDM sees, where it sees principal components
@@ -99,7 +99,7 @@ def our_vqgan(config: Config, *, images_NHWC: np.ndarray) -> Turn:
     autoencoder = task.modules["autoencoder"]
     assert isinstance(autoencoder, Autoencoder), "made by make_task"
     losses = VQGANLosses(settings, autoencoder=autoencoder, discriminator=None, perceptual=None)
-    ready = replace(task, players=make_players(losses, n=N), batch=lambda rows: torch.from_numpy(images_NHWC[rows]))
+    ready = replace(task, objectives=make_players(losses, n=N), batch=lambda rows: torch.from_numpy(images_NHWC[rows]))
     return lambda steps: rehearsed(ready, config=config, training="autoencoder", steps=steps)
 
 
@@ -133,9 +133,9 @@ def our_cldm(config: Config, *, z_NCHW: Tensor, numbers_NS: Tensor) -> Turn:
     shape = (int(z_NCHW.shape[1]), int(z_NCHW.shape[2]), int(z_NCHW.shape[3]))
     unet = make_unet(settings, shape=shape, conditions=conditions.count)
     loss = DiffusionLoss(settings, unet=unet, conditions=conditions)
-    player = Player("unet", ("unet",), loss, settings.training.phases)
+    objective = Objective("unet", ("unet",), loss, settings.training.phases)
     data = lambda rows: (z_NCHW[rows], numbers_NS[rows])  # noqa: E731
-    task = Task("diffusion", {"unet": unet}, (player,), N, data, ema=("unet",), compiled=(unet,))
+    task = Task("diffusion", {"unet": unet}, (objective,), N, data, ema=("unet",), compiled=(unet,))
     return lambda steps: rehearsed(task, config=config, training="diffusion", steps=steps)
 
 

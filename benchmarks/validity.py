@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from scipy.spatial.distance import pdist
 
-from histoloom.clustering.indices import validity_indices
+from histoloom.clustering.validity.indices import validity_indices
 from histoloom.progress import meter
 from histoloom.seeding import numpy_generator
 

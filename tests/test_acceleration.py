@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from histoloom import acceleration
 from histoloom.config import Phase, RuntimeConfig, TrainingConfig
-from histoloom.stages import EventLog
-from histoloom.training import Player, Task, Tick, Trained, train
+from histoloom.run.stage import EventLog
+from histoloom.training import compiling
+from histoloom.training.loop import Objective, StepContext, Task, Trained, train
 
 IMAGES = 96
 FAST, PLAIN = (RuntimeConfig(device="cpu", precision="fp32", checkpoint_seconds=0, fast=fast) for fast in ("on", "off"))
@@ -24,7 +24,7 @@ class Interrupted(Exception):
 
 @pytest.fixture(autouse=True)
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acceleration, "BACKEND", "aot_eager")
+    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
 
 
 class Network(nn.Sequential):
@@ -48,14 +48,14 @@ def task(*, stop_at: int = IMAGES) -> tuple[Task, Network]:
     def batch(rows: np.ndarray) -> Tensor:
         return x_NCHW[rows]
 
-    def loss(batch: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
-        if tick.images >= stop_at:
+    def loss(batch: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        if context.images >= stop_at:
             raise Interrupted
-        return (network(batch + 0.1 * tick.randn(tuple(batch.shape))) - batch.flip(1)).pow(2).mean(), {}
+        return (network(batch + 0.1 * context.randn(tuple(batch.shape))) - batch.flip(1)).pow(2).mean(), {}
 
     phases = (Phase(optimizer="adam", lr=0.01, images=IMAGES),)
-    player = Player("network", ("network",), loss, phases)
-    return Task("tiny", {"network": network}, (player,), 32, batch, ema=("network",), compiled=(network,)), network
+    objective = Objective("network", ("network",), loss, phases)
+    return Task("tiny", {"network": network}, (objective,), 32, batch, ema=("network",), compiled=(network,)), network
 
 
 def fit(out: Path, *, runtime: RuntimeConfig, stop_at: int = IMAGES) -> tuple[Trained, Network]:
@@ -103,4 +103,4 @@ def test_either_mode_goes_on_from_a_checkpoint_of_either(
 
 
 def test_auto_is_plain_without_a_cuda_device() -> None:
-    assert not acceleration.is_fast(RuntimeConfig(device="cpu"))
+    assert not compiling.is_fast(RuntimeConfig(device="cpu"))

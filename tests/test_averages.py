@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from histoloom.config import Phase, TrainingConfig
-from histoloom.schedules import average_decay, average_power
+from histoloom.training.schedules import average_decay, average_power
 
 
 def averaging(**changes: object) -> TrainingConfig:

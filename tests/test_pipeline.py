@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from histoloom import pipeline
+from histoloom.run.directory import Run
 from histoloom.setup import change_settings, init_run
-from histoloom.store import Run
 
 COMPARED = {".npy", ".safetensors", ".png", ".csv", ".parquet", ".npz"}
 

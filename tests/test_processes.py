@@ -17,20 +17,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from histoloom import processes
 from histoloom.autoencoder.losses import VQGANLosses, perceptual_distance
 from histoloom.autoencoder.stage import make_players, make_task
 from histoloom.clustering.clusterer import Architecture, build
 from histoloom.clustering.independence import IndependentLoss
 from histoloom.clustering.losses import InfoMaxLoss
 from histoloom.config import AutoencoderConfig, ClustersConfig, DiffusionConfig, RuntimeConfig, TrainingConfig
-from histoloom.diffusion.conditions import Conditions
-from histoloom.diffusion.losses import DiffusionLoss
-from histoloom.diffusion.unet import CONDITIONS, make_unet
+from histoloom.diffusion.model.conditions import Conditions
+from histoloom.diffusion.model.losses import DiffusionLoss
+from histoloom.diffusion.model.unet import CONDITIONS, make_unet
 from histoloom.errors import TrainingDiverged
+from histoloom.run.stage import EventLog
 from histoloom.seeding import torch_generator
-from histoloom.stages import EventLog
-from histoloom.training import Batch, Player, Task, Tick, train
+from histoloom.training import distributed
+from histoloom.training.loop import Batch, Objective, StepContext, Task, train
 
 N, BATCH, STEPS = 20, 8, 6
 KINDS = ("autoencoder", "clusters", "diffusion")
@@ -69,12 +69,12 @@ def clusters_task() -> Task:
     z_NVChw = torch.randn(N, 2, 4, 6, 6, generator=torch_generator(0, "latents"))
     slides_N = torch.arange(N) % 3
     loss = IndependentLoss(InfoMaxLoss(config, network=network), weight=1.0, slides=3)
-    player = Player("network", ("network",), loss, config.training.phases)
+    objective = Objective("network", ("network",), loss, config.training.phases)
 
     def batch(rows: np.ndarray) -> tuple[Tensor, Tensor]:
         return z_NVChw[rows], slides_N[rows]
 
-    return Task("clusters", {"network": network}, (player,), n=N, batch=batch, whole=True)
+    return Task("clusters", {"network": network}, (objective,), n=N, batch=batch, whole=True)
 
 
 def diffusion_task(*, dropout: float = 0.0) -> Task:
@@ -86,12 +86,12 @@ def diffusion_task(*, dropout: float = 0.0) -> Task:
     z_NChw = torch.randn(N, 4, 8, 8, generator=torch_generator(0, "latents"))
     numbers_NS = torch.stack([torch.arange(N) % 2, 2 + torch.arange(N) % 3], dim=1)
     loss = DiffusionLoss(config, unet=unet, conditions=conditions)
-    player = Player("unet", ("unet",), loss, config.training.phases, rates={CONDITIONS: 3.0})
+    objective = Objective("unet", ("unet",), loss, config.training.phases, rates={CONDITIONS: 3.0})
 
     def batch(rows: np.ndarray) -> tuple[Tensor, Tensor]:
         return z_NChw[rows], numbers_NS[rows]
 
-    return Task("diffusion", {"unet": unet}, (player,), n=N, batch=batch, ema=("unet",))
+    return Task("diffusion", {"unet": unet}, (objective,), n=N, batch=batch, ema=("unet",))
 
 
 TASKS = {"autoencoder": autoencoder_task, "clusters": clusters_task, "diffusion": diffusion_task}
@@ -116,16 +116,16 @@ def disturbed(task: Task, *, at: int, kill: bool) -> Task:
 
     The first process is killed, its checkpoint written; torchrun then ends the other.
     """
-    first, *others = task.players
+    first, *others = task.objectives
 
-    def loss(batch: Batch, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
-        if kill and tick.images >= at and processes.rank() == 0:
+    def loss(batch: Batch, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        if kill and context.images >= at and distributed.rank() == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        value, metrics = first.loss(batch, tick)
-        bad = tick.images >= at and processes.rank() == 1
+        value, metrics = first.loss(batch, context)
+        bad = context.images >= at and distributed.rank() == 1
         return value * (float("nan") if bad else 1.0), metrics
 
-    return replace(task, players=(replace(first, loss=loss), *others))
+    return replace(task, objectives=(replace(first, loss=loss), *others))
 
 
 def main(action: str, folder: Path) -> None:
@@ -134,13 +134,13 @@ def main(action: str, folder: Path) -> None:
         fit(disturbed(autoencoder_task(), at=3 * BATCH, kill=True), folder / "killed")
     for kind in KINDS:
         state = fit(TASKS[kind](), folder / kind)
-        torch.save(state, folder / f"{kind}-{processes.rank()}.pt")
-    torch.save(fit(autoencoder_task(), folder / "killed"), folder / f"resumed-{processes.rank()}.pt")
+        torch.save(state, folder / f"{kind}-{distributed.rank()}.pt")
+    torch.save(fit(autoencoder_task(), folder / "killed"), folder / f"resumed-{distributed.rank()}.pt")
     try:
         fit(disturbed(diffusion_task(), at=3 * BATCH, kill=False), folder / "nan")
     except TrainingDiverged as error:
-        (folder / f"nan-{processes.rank()}.txt").write_text(str(error))
-        processes.wait_for_all()
+        (folder / f"nan-{distributed.rank()}.txt").write_text(str(error))
+        distributed.wait_for_all()
         raise
 
 
@@ -205,14 +205,14 @@ def test_dropout_is_resumed_too(tmp_path: Path) -> None:
         pass
 
     def stopping(task: Task) -> Task:
-        inner = task.players[0]
+        inner = task.objectives[0]
 
-        def loss(batch: Batch, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
-            if tick.step == 2:
+        def loss(batch: Batch, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+            if context.step == 2:
                 raise Interrupted
-            return inner.loss(batch, tick)
+            return inner.loss(batch, context)
 
-        return replace(task, players=(replace(inner, loss=loss),))
+        return replace(task, objectives=(replace(inner, loss=loss),))
 
     whole = fit(diffusion_task(dropout=0.3), tmp_path / "whole")
     with pytest.raises(Interrupted):

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from histoloom import Generator, Run, UserError, execute, init_run
 from histoloom.cli.app import app
-from histoloom.diffusion.export import export_generator
 from histoloom.pipeline import wanted_fingerprints
+from histoloom.run.pretrained import generator_digest
+from histoloom.run.stage import EventLog
 from histoloom.setup import change_settings
-from histoloom.stages import EventLog
-from histoloom.start import generator_digest
+from histoloom.sharing.export import export_generator
 
 SHORT = (
     "patches.count=48",
@@ -181,7 +181,7 @@ def test_the_command_makes_such_a_run(tiny_slides: Path, tiny_run: Path, tmp_pat
 
 
 def test_share_kept_is_that_of_the_variance() -> None:
-    from histoloom.diffusion.latent_space import LatentSpace
+    from histoloom.diffusion.model.latent_space import LatentSpace
 
     rng = np.random.default_rng(0)
     scale = np.array([3.0, 1.0, 0.0])[:, None, None]

@@ -10,7 +10,7 @@ import pytest
 
 from histoloom.config import Config, make_config, read_preset
 from histoloom.errors import UserError
-from histoloom.store import (
+from histoloom.run.directory import (
     Artifact,
     Run,
     disk_errors_explained,
@@ -105,7 +105,7 @@ def test_a_missing_stage_says_how_to_make_it(tmp_path: Path) -> None:
         run.require("clusters")
 
 
-HOLD = "import sys,time; from pathlib import Path; from histoloom.store import Run\n"
+HOLD = "import sys,time; from pathlib import Path; from histoloom.run.directory import Run\n"
 HOLD += "with Run.open(Path(sys.argv[1])).locked():\n  print('held', flush=True); time.sleep(60)"
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from histoloom.config import Phase, RuntimeConfig, TrainingConfig
 from histoloom.errors import TrainingDiverged, TrainingStopped, UserError
-from histoloom.stages import EventLog, Judgement
-from histoloom.tasks import Modules, Watch
-from histoloom.training import Player, Task, Tick, train
+from histoloom.run.stage import CheckResult, EventLog
+from histoloom.training.loop import Objective, StepContext, Task, train
+from histoloom.training.tasks import Callback, Modules
 
 N = 50
 CPU = RuntimeConfig(device="cpu", precision="fp32", checkpoint_seconds=0)
@@ -42,20 +42,20 @@ def linear_task(*, stop_at: int | None = None, seen: list[int] | None = None, ba
     def batch(rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         return x[rows], y[rows], torch.from_numpy(rows)
 
-    def loss(batch: tuple[Tensor, Tensor, Tensor], tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
-        if stop_at is not None and tick.images >= stop_at:
+    def loss(batch: tuple[Tensor, Tensor, Tensor], context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        if stop_at is not None and context.images >= stop_at:
             raise Interrupted
         if seen is not None:
             seen.extend(batch[2].tolist())
-        noisy = batch[0] + 0.1 * tick.randn(tuple(batch[0].shape))
+        noisy = batch[0] + 0.1 * context.randn(tuple(batch[0].shape))
         error = (network(noisy) - batch[1]).pow(2).mean()
-        return (error * float("nan") if bad_at is not None and tick.images >= bad_at else error), {"error": error}
+        return (error * float("nan") if bad_at is not None and context.images >= bad_at else error), {"error": error}
 
     phases = (Phase(optimizer="adadelta", lr=0.1, epochs=2), Phase(optimizer="adam", lr=0.05, images=200))
     return Task(
         name="tiny",
         modules={"network": network},
-        players=(Player("network", ("network",), loss, phases),),
+        objectives=(Objective("network", ("network",), loss, phases),),
         n=N,
         batch=batch,
         ema=("network",),
@@ -101,9 +101,9 @@ def test_resumed_equals_uninterrupted(stop_at: int, tmp_path: Path) -> None:
 def with_rate(rate: float, *, stop_at: int | None = None, phases: tuple[Phase, ...] | None = None) -> Task:
     """Its last layer's weights learn so many times as fast."""
     task = linear_task(stop_at=stop_at)
-    phases = phases or task.players[0].phases
-    player = dataclasses.replace(task.players[0], rates={"network.2.weight": rate}, phases=phases)
-    return dataclasses.replace(task, players=(player,), ema=())
+    phases = phases or task.objectives[0].phases
+    objective = dataclasses.replace(task.objectives[0], rates={"network.2.weight": rate}, phases=phases)
+    return dataclasses.replace(task, objectives=(objective,), ema=())
 
 
 def test_some_weights_may_learn_faster(tmp_path: Path) -> None:
@@ -197,20 +197,20 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     assert all(value.isfinite().all() for value in state["modules"]["network"].values())
 
 
-def with_loss(change: Callable[[Tensor, Tick, nn.Module], Tensor]) -> Task:
+def with_loss(change: Callable[[Tensor, StepContext, nn.Module], Tensor]) -> Task:
     """The linear task with another loss made of its own."""
     task = linear_task()
-    inner = task.players[0]
+    inner = task.objectives[0]
 
-    def loss(batch: object, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
-        value, metrics = inner.loss(batch, tick)
-        return change(value, tick, task.modules["network"]), metrics
+    def loss(batch: object, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        value, metrics = inner.loss(batch, context)
+        return change(value, context, task.modules["network"]), metrics
 
-    return Task(**{**vars(task), "players": (Player(inner.name, inner.modules, loss, inner.phases),)})
+    return Task(**{**vars(task), "objectives": (Objective(inner.name, inner.modules, loss, inner.phases),)})
 
 
 def test_a_loss_that_explodes_stops_with_the_checkpoint_from_before(tmp_path: Path) -> None:
-    task = with_loss(lambda value, tick, _network: value * (1e6 if tick.images >= 60 else 1.0))
+    task = with_loss(lambda value, context, _network: value * (1e6 if context.images >= 60 else 1.0))
     with pytest.raises(TrainingDiverged, match=r"network\.loss exploded: .* after 72 images.*last\.pt"):
         fit(task, tmp_path)
     assert torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)["images"] == 60
@@ -219,8 +219,8 @@ def test_a_loss_that_explodes_stops_with_the_checkpoint_from_before(tmp_path: Pa
 def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
     """A root at 0: the loss is finite, its gradient is not."""
 
-    def change(value: Tensor, tick: Tick, network: nn.Module) -> Tensor:
-        return value + (0 * network[0].weight).abs().sqrt().sum() if tick.images >= 60 else value  # type: ignore[index]
+    def change(value: Tensor, context: StepContext, network: nn.Module) -> Tensor:
+        return value + (0 * network[0].weight).abs().sqrt().sum() if context.images >= 60 else value  # type: ignore[index]
 
     with pytest.raises(TrainingDiverged, match=r"a weight of network is no longer finite after 72 images"):
         fit(with_loss(change), tmp_path)
@@ -232,13 +232,13 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
 def watched(task: Task, *, stop_after: int = 10**6, seen: list[int] | None = None) -> Task:
     """The task with four looks, of which those after ``stop_after`` images ask to stop."""
 
-    def look(modules: Modules, images: int) -> Judgement:
+    def look(modules: Modules, images: int) -> CheckResult:
         assert set(modules) == {"network"}
         if seen is not None:
             seen.append(images)
-        return Judgement(f"{images} copies", stop=images > stop_after, advice="train less")
+        return CheckResult(f"{images} copies", stop=images > stop_after, advice="train less")
 
-    return Task(**{**vars(task), "watch": Watch(look, 4)})
+    return Task(**{**vars(task), "watch": Callback(look, 4)})
 
 
 def test_looks_change_nothing_and_come_at_equal_distances(tmp_path: Path) -> None:
@@ -280,12 +280,15 @@ def test_a_player_that_starts_later_waits(tmp_path: Path) -> None:
     late = nn.Linear(1, 1)
     first_seen: list[int] = []
 
-    def loss(_batch: object, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
-        first_seen.append(tick.images)
-        return late(tick.rand((12, 1))).mean(), {}
+    def loss(_batch: object, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        first_seen.append(context.images)
+        return late(context.rand((12, 1))).mean(), {}
 
-    player = Player("late", ("late",), loss, (Phase(optimizer="adam", lr=0.1, images=100),), starts_at=100)
-    fit(Task(**{**vars(task), "modules": {**task.modules, "late": late}, "players": (*task.players, player)}), tmp_path)
+    objective = Objective("late", ("late",), loss, (Phase(optimizer="adam", lr=0.1, images=100),), starts_at=100)
+    fit(
+        Task(**{**vars(task), "modules": {**task.modules, "late": late}, "objectives": (*task.objectives, objective)}),
+        tmp_path,
+    )
     assert first_seen[0] == 108
 
 
@@ -301,8 +304,14 @@ def test_lr_warms_up_and_decays(tmp_path: Path) -> None:
     try:
         phases = [{"optimizer": "adam", "lr": 1.0, "images": 120}]
         task = linear_task()
-        player = Player("network", ("network",), task.players[0].loss, (Phase(**phases[0]),))  # type: ignore[arg-type]
-        fit(Task(**{**vars(task), "players": (player,)}), tmp_path, phases=phases, lr_decay="cosine", warmup_images=60)
+        objective = Objective("network", ("network",), task.objectives[0].loss, (Phase(**phases[0]),))  # type: ignore[arg-type]
+        fit(
+            Task(**{**vars(task), "objectives": (objective,)}),
+            tmp_path,
+            phases=phases,
+            lr_decay="cosine",
+            warmup_images=60,
+        )
     finally:
         torch.optim.Adam.step = original  # type: ignore[method-assign]
     assert rates[0] == pytest.approx(0.2)
@@ -321,9 +330,13 @@ def test_each_player_has_its_own_momentum(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.optim.Adam, "step", spy)
     task, judge = linear_task(), nn.Linear(1, 1)
     phases = (Phase(optimizer="adam", lr=0.1, images=24),)
-    player = Player("judge", ("judge",), lambda *_: (judge(torch.ones(1, 1)).mean(), {}), phases, betas=(0.5, 0.9))
+    objective = Objective(
+        "judge", ("judge",), lambda *_: (judge(torch.ones(1, 1)).mean(), {}), phases, betas=(0.5, 0.9)
+    )
     fit(
-        Task(**{**vars(task), "modules": {**task.modules, "judge": judge}, "players": (*task.players, player)}),
+        Task(
+            **{**vars(task), "modules": {**task.modules, "judge": judge}, "objectives": (*task.objectives, objective)}
+        ),
         tmp_path,
     )
     assert used == {(0.9, 0.999), (0.5, 0.9)}
@@ -337,7 +350,7 @@ import torch
 torch.set_num_threads(1)
 import test_training as t
 state = t.fit(t.linear_task(), Path(sys.argv[2]))
-from histoloom.devices import end_process, is_main_process
+from histoloom.training.devices import end_process, is_main_process
 if is_main_process():
     Path(sys.argv[3]).write_text(json.dumps({k: v.tolist() for k, v in state.items()}))
 end_process(0)

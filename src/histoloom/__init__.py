@@ -13,33 +13,33 @@ if TYPE_CHECKING:
     from histoloom.autoencoder.vqgan import Autoencoder
     from histoloom.clustering.clusterer import Clusterer
     from histoloom.clustering.clustering_set import Clustering
-    from histoloom.clustering.indices import validity_indices
+    from histoloom.clustering.validity.indices import validity_indices
     from histoloom.config import Config
-    from histoloom.diffusion.generator import Generator
+    from histoloom.diffusion.generation.generator import Generator
     from histoloom.errors import UserError
     from histoloom.evaluation.folders import evaluate_folders
     from histoloom.evaluation.originality.folders import audit_folders
     from histoloom.pipeline import execute, status
+    from histoloom.run.directory import Run
     from histoloom.setup import init_run
     from histoloom.slides.patch_set import PatchSet
-    from histoloom.store import Run
 
 _HOMES = {
     "Autoencoder": "histoloom.autoencoder.vqgan",
     "Clusterer": "histoloom.clustering.clusterer",
     "Clustering": "histoloom.clustering.clustering_set",
     "Config": "histoloom.config",
-    "Generator": "histoloom.diffusion.generator",
+    "Generator": "histoloom.diffusion.generation.generator",
     "LatentSet": "histoloom.autoencoder.latents",
     "PatchSet": "histoloom.slides.patch_set",
-    "Run": "histoloom.store",
+    "Run": "histoloom.run.directory",
     "UserError": "histoloom.errors",
     "audit_folders": "histoloom.evaluation.originality.folders",
     "evaluate_folders": "histoloom.evaluation.folders",
     "execute": "histoloom.pipeline",
     "init_run": "histoloom.setup",
     "status": "histoloom.pipeline",
-    "validity_indices": "histoloom.clustering.indices",
+    "validity_indices": "histoloom.clustering.validity.indices",
 }
 
 __all__ = [

@@ -45,7 +45,7 @@ def _version(name: str) -> str | None:
 def _device() -> Finding:
     import torch
 
-    from histoloom.devices import resolve_device, resolve_precision
+    from histoloom.training.devices import resolve_device, resolve_precision
 
     device = resolve_device("auto")
     precision = resolve_precision("auto", device=device)

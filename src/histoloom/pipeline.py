@@ -18,8 +18,7 @@ import psutil
 from histoloom.config import Config, identity
 from histoloom.errors import UserError
 from histoloom.names import journal_file, refresh_sample_names
-from histoloom.stages import EventLog, StageContext
-from histoloom.store import (
+from histoloom.run.directory import (
     Artifact,
     Run,
     State,
@@ -29,6 +28,7 @@ from histoloom.store import (
     write_bytes,
     write_json,
 )
+from histoloom.run.stage import EventLog, StageContext
 
 logger = logging.getLogger("histoloom")
 
@@ -113,7 +113,7 @@ class StageStatus:
 
 def wanted_fingerprints(run: Run) -> dict[str, str]:
     """The fingerprint that each stage has when it is up to date with the configuration, the slides and the names."""
-    from histoloom.slides.inventory import inventory_fingerprint
+    from histoloom.slides.inventory.find import inventory_fingerprint
 
     config = identity(run.config)
     wanted: dict[str, str] = {}
@@ -157,7 +157,7 @@ def execute(run: Run, *, until: str = STAGE_NAMES[-1]) -> None:
     """
     if until not in STAGE_NAMES:
         raise UserError(f"no stage {until!r}; there are: {', '.join(STAGE_NAMES)}")
-    from histoloom.devices import is_main_process
+    from histoloom.training.devices import is_main_process
 
     with disk_errors_explained(run.path):
         if is_main_process():
@@ -203,13 +203,13 @@ def _is_needed(run: Run, stage: Stage, *, wanted: str) -> bool:
 
 def _agreed(run: Run, value: bool) -> bool:  # noqa: FBT001 - the one thing that it is about
     """The main process's ``value``, on every process; all wait for it."""
-    from histoloom.devices import process_count
+    from histoloom.training.devices import process_count
 
     if process_count() == 1:
         return value
     from accelerate.utils import broadcast_object_list
 
-    from histoloom.devices import accelerator
+    from histoloom.training.devices import accelerator
 
     accelerator(run.config.runtime).wait_for_everyone()
     box = [value]

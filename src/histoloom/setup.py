@@ -12,8 +12,8 @@ from typing import Any
 
 from histoloom.config import Config, make_config, read_preset, with_settings
 from histoloom.errors import UserError
-from histoloom.start import FOLDER, generator_digest, is_start, require_fit, with_start
-from histoloom.store import Run, disk_errors_explained
+from histoloom.run.directory import Run, disk_errors_explained
+from histoloom.run.pretrained import FOLDER, generator_digest, is_start, require_fit, with_start
 
 logger = logging.getLogger("histoloom")
 
@@ -33,7 +33,7 @@ def init_run(
 ) -> Run:
     """Make ``path`` a run over ``slides``; the slides are looked at, so that what is wrong with them shows now.
 
-    ``pseudonymise`` keeps every name of a slide or patient out of the run (``histoloom.slides.private``). ``start``, a
+    ``pseudonymise`` keeps every name of a slide or patient out of the run (``histoloom.slides.inventory.pseudonyms``). ``start``, a
     run or an exported generator, is copied into the run, which begins with its weights.
     Raises ``UserError`` for a wrong preset or setting, slides that cannot be used, or a directory in other use.
     """
@@ -69,8 +69,8 @@ def _place(copy: Path, target: Path) -> None:
 
 
 def _create(path: Path, config: Config, *, pseudonymise: bool) -> Run:
-    from histoloom.slides.inventory import find_slides
-    from histoloom.slides.private import conceal
+    from histoloom.slides.inventory.find import find_slides
+    from histoloom.slides.inventory.pseudonyms import conceal
 
     if pseudonymise:
         config = config.model_copy(update={"slides": conceal(config.slides, run=path)})
@@ -84,7 +84,7 @@ def _copied_start(source: Path | None, *, near: Path) -> Iterator[Path | None]:
     if source is None:
         yield None
         return
-    from histoloom.diffusion.export import copy_generator
+    from histoloom.sharing.export import copy_generator
 
     with disk_errors_explained(near), TemporaryDirectory(prefix=f".{near.name}.", dir=_parent(near)) as folder:
         copy = Path(folder) / FOLDER

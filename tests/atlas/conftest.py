@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from histoloom.config import Config, make_config, read_preset, with_settings
+from histoloom.run.directory import Run, write_json
 from histoloom.seeding import numpy_generator
-from histoloom.store import Run, write_json
 
 SIZE = 32
 PER_FIELD = 24

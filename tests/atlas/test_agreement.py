@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from histoloom.atlas.agreement import agreements, cohen, counts, disagreements, fleiss
+from histoloom.atlas.browse.agreement import agreements, cohen, counts, disagreements, fleiss
 from histoloom.names import add_name, read_book
 from histoloom.seeding import numpy_generator
 

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file
 
-from histoloom.atlas.cluster_place import placed
-from histoloom.atlas.cluster_table import ClusterTable, read_clusters
-from histoloom.atlas.neighbourhood import neighbours, unsure
-from histoloom.atlas.patch_table import PatchTable
+from histoloom.atlas.browse.cluster_place import placed
+from histoloom.atlas.browse.cluster_table import ClusterTable, read_clusters
+from histoloom.atlas.browse.neighbourhood import neighbours, unsure
+from histoloom.atlas.browse.patch_table import PatchTable
+from histoloom.run.directory import Run
 from histoloom.seeding import permutation
-from histoloom.store import Run
 
 
 @pytest.fixture(scope="module")

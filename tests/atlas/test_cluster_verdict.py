@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from histoloom.atlas.cluster_verdict import cluster_verdict
-from histoloom.atlas.distribution_table import DistributionRow
+from histoloom.atlas.report.cluster_verdict import cluster_verdict
+from histoloom.atlas.report.distribution_table import DistributionRow
 
 FAITHFUL = "Recognised like real tissue: the run's clusterer recognises 90% of the samples."
 

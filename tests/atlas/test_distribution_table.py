@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from histoloom.atlas.distribution_table import distribution_table, reading
+from histoloom.atlas.report.distribution_table import distribution_table, reading
 
 
 def entry(**changed: Any) -> dict[str, Any]:

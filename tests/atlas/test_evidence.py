@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histoloom.atlas import evidence, gallery
-from histoloom.atlas.curves import curves, drawing
-from histoloom.atlas.page import duration
-from histoloom.atlas.paper import BETTER, INDEX_TITLES, ROWS
+from histoloom.atlas.report import gallery, numbers
+from histoloom.atlas.report.curves import curves, drawing
+from histoloom.atlas.report.page import duration
+from histoloom.atlas.report.paper import BETTER, INDEX_TITLES, ROWS
 
 
-def estimate(value: float) -> evidence.Estimate:
-    return evidence.Estimate(value, value - 0.01, value + 0.01, 64, "x")
+def estimate(value: float) -> numbers.Estimate:
+    return numbers.Estimate(value, value - 0.01, value + 0.01, 64, "x")
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def estimate(value: float) -> evidence.Estimate:
     ],
 )
 def test_words_follow_the_direction_of_the_metric(metric: str, synthetic: float, words: str) -> None:
-    said = evidence.reading(metric, synthetic=estimate(synthetic), floor=estimate(0.5))
+    said = numbers.reading(metric, synthetic=estimate(synthetic), floor=estimate(0.5))
     assert said.startswith(words)
 
 
@@ -44,7 +44,7 @@ def test_hartigan_and_calinski_harabasz_of_the_paper_belong_together() -> None:
 
 def test_paper_tables_keep_every_k_and_leave_gaps() -> None:
     ours = [{"k": 8, "method": "infomax", **dict.fromkeys(INDEX_TITLES, 0.5)}]
-    rows = evidence.paper_validity([*ours, {"k": 10, "method": "kmeans", **dict.fromkeys(INDEX_TITLES, 0.1)}])
+    rows = numbers.paper_validity([*ours, {"k": 10, "method": "kmeans", **dict.fromkeys(INDEX_TITLES, 0.1)}])
     assert [row.k for row in rows] == [8, *range(10, 17)]
     assert rows[0].pairs == ((None, 0.5),) * 5
     assert rows[1].pairs[0] == (2142.54026, None)
@@ -63,7 +63,7 @@ def test_paper_tables_keep_every_k_and_leave_gaps() -> None:
     ],
 )
 def test_numbers_keep_the_digits_that_mean_something(value: float, text: str) -> None:
-    assert evidence.number(value) == text
+    assert numbers.number(value) == text
 
 
 def test_durations() -> None:

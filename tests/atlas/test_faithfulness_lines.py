@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from histoloom.atlas.faithfulness_lines import cluster_line, summary_lines
+from histoloom.atlas.report.faithfulness_lines import cluster_line, summary_lines
 
 
 def seen(*recalls: float | None, confusion: list[list[int]]) -> dict[str, Any]:

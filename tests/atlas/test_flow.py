@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from histoloom.atlas.cluster_table import ClusterTable, overlap
-from histoloom.atlas.flow import GAP, HEIGHT, MARGIN, counterpart, flow, steps
+from histoloom.atlas.browse.cluster_table import ClusterTable, overlap
+from histoloom.atlas.browse.flow import GAP, HEIGHT, MARGIN, counterpart, flow, steps
 from histoloom.seeding import numpy_generator
 
 

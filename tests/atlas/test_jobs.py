@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoloom.atlas.artist import Artist
-from histoloom.atlas.job_log import ENDED, JobLog
-from histoloom.atlas.jobs import JobQueue, Limits, State, Status
-from histoloom.diffusion.request import Request
-from histoloom.diffusion.requests import draw_request
-from histoloom.diffusion.sample_folder import Follow, Written
+from histoloom.atlas.jobs.draw import SampleRunner
+from histoloom.atlas.jobs.job_log import ENDED, JobLog
+from histoloom.atlas.jobs.queue import JobQueue, Limits, State, Status
+from histoloom.diffusion.generation.request import Request
+from histoloom.diffusion.generation.run_request import draw_request
+from histoloom.diffusion.generation.sample_folder import Follow, Written
 from histoloom.errors import UserError
+from histoloom.run.directory import Run, read_json, write_json
 from histoloom.setup import change_settings
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import Run, read_json, write_json
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def queue(run: Path) -> Iterator[JobQueue]:
     made.close()
 
 
-class Slow(Artist):
+class Slow(SampleRunner):
     """Waits at the first step that it is told of until it is let go on."""
 
     def __init__(self, run: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_job_that_is_drawn_ends_at_the_next_step_and_goes_on_later(slow: tuple
 
 
 def test_what_was_drawn_before_a_cancel_stays_with_its_table(run: Path, tmp_path: Path) -> None:
-    class Cancels(Artist):
+    class Cancels(SampleRunner):
         def draw(self, request: Request, *, out: Path, follow: Follow) -> None:
             def written(new: Written) -> None:
                 follow.written(new)
@@ -230,8 +230,8 @@ def test_closing_interrupts_and_the_job_goes_on_afterwards(slow: tuple[JobQueue,
 KILLED = """
 import sys, time
 from pathlib import Path
-from histoloom.atlas.jobs import JobQueue
-from histoloom.diffusion.requests import Request
+from histoloom.atlas.jobs.queue import JobQueue
+from histoloom.diffusion.generation.run_request import Request
 queue = JobQueue(Path(sys.argv[1]))
 queue.submit(Request(n=200, steps=1, guidance=1.0))
 time.sleep(600)
@@ -312,7 +312,7 @@ def test_pictures_can_begin_from_patches_samples_and_drawn_ones(run: Path, queue
 
 
 def test_an_error_that_nobody_foresaw_ends_the_job_and_not_the_queue(run: Path) -> None:
-    class Breaks(Artist):
+    class Breaks(SampleRunner):
         def draw(self, request: Request, *, out: Path, follow: Follow) -> None:
             if request.seed == 0:
                 raise ZeroDivisionError("of\nmemory")

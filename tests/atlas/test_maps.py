@@ -15,15 +15,15 @@ import pytest
 import shapely
 from PIL import Image
 
-from histoloom.atlas import maps
-from histoloom.atlas.palette import colours
-from histoloom.atlas.tissue_map import DETAILED, Stains, boxes, classify_slide, refined
+from histoloom.atlas.maps.geojson import geojson
+from histoloom.atlas.maps.palette import colours
+from histoloom.atlas.maps.tissue_map import DETAILED, Stains, boxes, classify_slide, refined
 from histoloom.seeding import numpy_generator
 from histoloom.slides.entries import SlideError
-from histoloom.slides.grid import grid
-from histoloom.slides.normalisation import GLASS, REFERENCES, Macenko
-from histoloom.slides.readers import open_slide
-from histoloom.slides.slide_stains import SlideStains
+from histoloom.slides.patches.grid import grid
+from histoloom.slides.readers.open import open_slide
+from histoloom.slides.stain.normalise import GLASS, REFERENCES, Macenko
+from histoloom.slides.stain.per_slide import SlideStains
 
 
 def cells(rows: int, columns: int, *, side: float = 100.0) -> np.ndarray:
@@ -50,7 +50,7 @@ def test_geojson_joins_cells_of_a_class_and_keeps_holes() -> None:
     )
     order = numpy_generator(0, "test-order").permutation(16)
     names = {0: "bone", 1: "fat", 2: "Fett"}
-    drawn = maps.geojson(cells(4, 4)[order], labels_N=labels_HW.ravel()[order], names=names, colours=colours(3))
+    drawn = geojson.geojson(cells(4, 4)[order], labels_N=labels_HW.ravel()[order], names=names, colours=colours(3))
     found = areas(drawn)
     assert drawn["type"] == "FeatureCollection"
     assert {name: [area.area / 1e4 for area in parts] for name, parts in found.items()} == {
@@ -68,7 +68,7 @@ def test_geojson_is_valid_and_covers_every_cell_once(side: float) -> None:
     generator = numpy_generator(1, "test-labels")
     boxes_N4 = cells(20, 30, side=side)
     labels_N = generator.integers(0, 4, len(boxes_N4))
-    drawn = maps.geojson(boxes_N4, labels_N=labels_N, names=dict(enumerate("abcd")), colours=colours(4))
+    drawn = geojson.geojson(boxes_N4, labels_N=labels_N, names=dict(enumerate("abcd")), colours=colours(4))
     found = areas(drawn)
     by_class = [shapely.union_all(found[name]) for name in "abcd"]
     for label, (name, merged) in enumerate(zip("abcd", by_class, strict=True)):
@@ -87,7 +87,7 @@ def test_geojson_is_valid_and_covers_every_cell_once(side: float) -> None:
 
 def test_geojson_is_what_qupath_reads() -> None:
     """The keys are those of QuPath's own export since 0.4 (its QuPathTypeAdapters)."""
-    drawn = maps.geojson(cells(1, 1, side=0.125), labels_N=np.array([0]), names={0: "bone"}, colours=colours(1))
+    drawn = geojson.geojson(cells(1, 1, side=0.125), labels_N=np.array([0]), names={0: "bone"}, colours=colours(1))
     assert json.loads(json.dumps(drawn)) == {
         "type": "FeatureCollection",
         "features": [
@@ -109,13 +109,13 @@ def test_geojson_is_what_qupath_reads() -> None:
 def test_clusters_of_one_name_are_one_class_and_gaps_are_kept() -> None:
     boxes_N4 = cells(1, 4)[[0, 1, 3]]
     names = {0: "fat", 1: "bone", 2: "fat"}
-    drawn = maps.geojson(boxes_N4, labels_N=np.array([0, 2, 2]), names=names, colours=colours(3))
+    drawn = geojson.geojson(boxes_N4, labels_N=np.array([0, 2, 2]), names=names, colours=colours(3))
     assert [area.bounds for area in areas(drawn)["fat"]] == [(0, 0, 200, 100), (300, 0, 400, 100)]
     assert {tuple(f["properties"]["classification"]["color"]) for f in drawn["features"]} == {colours(1)[0]}
 
 
 def test_overlay_colours_cells_and_leaves_the_rest_clear() -> None:
-    layer = maps.overlay(
+    layer = geojson.overlay(
         cells(1, 2)[:1],
         labels_N=np.array([1]),
         colours=colours(2),
@@ -127,7 +127,7 @@ def test_overlay_colours_cells_and_leaves_the_rest_clear() -> None:
     assert (layer[:, :10] == (*colours(2)[1], 128)).all()
     assert (layer[:, 10:] == 0).all()
     picture = np.full((10, 20, 3), 200, dtype=np.uint8)
-    mixed = maps.blend(picture, layer_HW4=layer)
+    mixed = geojson.blend(picture, layer_HW4=layer)
     assert (mixed[:, 10:] == 200).all()
     expected = np.rint(200 * (127 / 255) + np.array(colours(2)[1]) * (128 / 255))
     np.testing.assert_array_equal(mixed[0, 0], expected)

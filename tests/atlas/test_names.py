@@ -20,7 +20,7 @@ from histoloom.names import (
     refresh_sample_names,
     undo,
 )
-from histoloom.store import Run
+from histoloom.run.directory import Run
 
 
 def test_names_come_back_in_order_and_the_latest_counts(tmp_path: Path) -> None:

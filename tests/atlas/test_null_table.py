@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histoloom.atlas.null_table import null_rows
-from histoloom.atlas.page import render
-from histoloom.atlas.source import STAGES, RunSource
-from histoloom.clustering.choice import Choice
-from histoloom.clustering.evidence import choose_with_nulls, with_evidence
+from histoloom.atlas.report.null_table import null_rows
+from histoloom.atlas.report.page import render
+from histoloom.atlas.report.read_run import STAGES, RunSource
+from histoloom.clustering.validity.decision import choose_with_nulls, with_evidence
+from histoloom.clustering.validity.index_vote import Choice
+from histoloom.run.directory import Run, read_json, write_json
 from histoloom.seeding import numpy_generator
-from histoloom.store import Run, read_json, write_json
 
 KS = (2, 4)
 

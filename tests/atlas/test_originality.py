@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from histoloom.atlas.originality import originality_of
-from histoloom.atlas.page import render
-from histoloom.atlas.source import STAGES, RunSource
-from histoloom.store import Run, write_json
+from histoloom.atlas.report.originality import originality_of
+from histoloom.atlas.report.page import render
+from histoloom.atlas.report.read_run import STAGES, RunSource
+from histoloom.run.directory import Run, write_json
 
 FOUND: dict[str, Any] = {
     "n": 24,

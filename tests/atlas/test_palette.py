@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histoloom.atlas.palette import colours, hexadecimal, separation
+from histoloom.atlas.maps.palette import colours, hexadecimal, separation
 
 
 @pytest.mark.parametrize(("n", "least"), [(16, 0.07), (24, 0.055)])

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from sklearn.decomposition import PCA
 
-from histoloom.atlas.embedding import embed, neighbours
-from histoloom.atlas.patch_map import COLUMNS, TILE, centres, patch_map, points, rows_of, sprite_of, thumbnail
+from histoloom.atlas.maps.embedding import embed, neighbours
+from histoloom.atlas.maps.patch_map import COLUMNS, TILE, centres, patch_map, points, rows_of, sprite_of, thumbnail
 from histoloom.errors import UserError
 from histoloom.seeding import numpy_generator
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoloom.atlas.cluster_table import read_clusters
-from histoloom.atlas.patch_table import PatchTable
-from histoloom.atlas.placed_patches import PlacedPatches
+from histoloom.atlas.browse.cluster_table import read_clusters
+from histoloom.atlas.browse.patch_table import PatchTable
+from histoloom.atlas.browse.placed_patches import PlacedPatches
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.slides.patch_set import PatchSet
 

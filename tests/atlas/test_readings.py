@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from histoloom.atlas.page import render
-from histoloom.atlas.readings import readings_of
-from histoloom.atlas.source import STAGES, RunSource
+from histoloom.atlas.report.page import render
+from histoloom.atlas.report.read_run import STAGES, RunSource
+from histoloom.atlas.report.readings import readings_of
 from histoloom.cli.app import app
-from histoloom.diffusion.model_card import _readings
 from histoloom.evaluation.reading.folder import Reading
 from histoloom.evaluation.reading.make import create_reading
 from histoloom.evaluation.reading.plan import Request
@@ -20,7 +19,8 @@ from histoloom.evaluation.reading.results import write_results
 from histoloom.evaluation.reading.session import Session
 from histoloom.names import add_name
 from histoloom.pipeline import _readings_digest
-from histoloom.store import Run, read_json, write_json
+from histoloom.run.directory import Run, read_json, write_json
+from histoloom.sharing.model_card import _readings
 
 READER = "<b>Ann</b>"
 

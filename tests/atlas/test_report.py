@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from histoloom.atlas.evidence import number
-from histoloom.atlas.page import render
-from histoloom.atlas.paper import INDEX_TITLES, ROWS
-from histoloom.atlas.source import STAGES, RunSource
+from histoloom.atlas.report.numbers import number
+from histoloom.atlas.report.page import render
+from histoloom.atlas.report.paper import INDEX_TITLES, ROWS
+from histoloom.atlas.report.read_run import STAGES, RunSource
 from histoloom.config import read_preset
 from histoloom.names import add_name
-from histoloom.store import Run, read_json, write_json
+from histoloom.run.directory import Run, read_json, write_json
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

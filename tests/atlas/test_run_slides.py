@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from histoloom import pipeline
-from histoloom.atlas.run_slides import NoSlide, RunSlides, jpeg
+from histoloom.atlas.browse.run_slides import NoSlide, RunSlides, jpeg
 from histoloom.setup import init_run
-from histoloom.slides import zoom
 from histoloom.slides.entries import SlideError
-from histoloom.slides.zoom import NoTile
+from histoloom.slides.readers import zoom
+from histoloom.slides.readers.zoom import NoTile
 
 
 def shown(data: bytes) -> np.ndarray:
@@ -93,7 +93,7 @@ def test_identity_changes_with_the_file(slides):
 
 
 def test_a_slide_without_coarse_levels_is_shown_from_its_thumbnail(slides, monkeypatch):
-    monkeypatch.setattr("histoloom.atlas.run_slides.MOST_PIXELS", 100)
+    monkeypatch.setattr("histoloom.atlas.browse.run_slides.MOST_PIXELS", 100)
     with Image.open(slides.thumbnail("slide-0")) as image:
         expected = shown(jpeg(np.asarray(image)))
     np.testing.assert_array_equal(shown(slides.tile("slide-0", level=0, column=0, row=0)), expected)

@@ -11,16 +11,17 @@ import shapely
 import torch
 from PIL import Image
 
-from histoloom.atlas import embedding_file, stage
-from histoloom.atlas.tissue_map import map_slide
+from histoloom.atlas import stage
+from histoloom.atlas.maps import embedding_file
+from histoloom.atlas.maps.tissue_map import map_slide
 from histoloom.autoencoder.vqgan import Autoencoder
 from histoloom.clustering.clusterer import Architecture, build
 from histoloom.errors import UserError
 from histoloom.names import add_label, add_name
+from histoloom.run.directory import Run, read_json, write_json
+from histoloom.run.stage import EventLog, StageContext
 from histoloom.seeding import derive
-from histoloom.slides.flat import FlatSlide
-from histoloom.stages import EventLog, StageContext
-from histoloom.store import Run, read_json, write_json
+from histoloom.slides.readers.flat import FlatSlide
 
 STAGES = ("patches", "autoencoder", "latents", "clusters", "diffusion", "samples", "evaluation")
 

@@ -12,13 +12,13 @@ from histoloom.autoencoder.equivariance import SHARES, Change
 from histoloom.autoencoder.losses import VQGANLosses
 from histoloom.autoencoder.stage import make_task
 from histoloom.config import AutoencoderConfig
-from histoloom.training import Tick
+from histoloom.training.loop import StepContext
 
 FACTOR = 4
 
 
-def tick(step: int, *, rows: slice = slice(0, 8)) -> Tick:
-    return Tick(0, step, 0.0, torch.device("cpu"), torch.Generator().manual_seed(step), rows, 8)
+def context(step: int, *, rows: slice = slice(0, 8)) -> StepContext:
+    return StepContext(0, step, 0.0, torch.device("cpu"), torch.Generator().manual_seed(step), rows, 8)
 
 
 def images() -> Tensor:
@@ -41,8 +41,8 @@ def test_what_an_equivariant_code_says_of_changed_images_are_its_changed_latents
 
 def test_each_step_has_its_change_whatever_part_of_the_batch_is_asked_for() -> None:
     for step in range(12):
-        whole = Change.drawn(tick(step), n=8, probability=0.5)
-        part = Change.drawn(tick(step, rows=slice(2, 5)), n=3, probability=0.5)
+        whole = Change.drawn(context(step), n=8, probability=0.5)
+        part = Change.drawn(context(step, rows=slice(2, 5)), n=3, probability=0.5)
         assert (whole is None) == (part is None)
         if whole is not None and part is not None:
             assert whole.share == part.share
@@ -50,7 +50,7 @@ def test_each_step_has_its_change_whatever_part_of_the_batch_is_asked_for() -> N
 
 
 def test_the_share_of_changed_steps_is_as_asked_for() -> None:
-    changes = [Change.drawn(tick(step), n=8, probability=0.25) for step in range(800)]
+    changes = [Change.drawn(context(step), n=8, probability=0.25) for step in range(800)]
     assert sum(change is not None for change in changes) == pytest.approx(200, abs=40)
     shares = [change.share for change in changes if change is not None]
     assert all(shares.count(share) > 40 for share in SHARES)
@@ -74,7 +74,7 @@ def test_the_decoder_learns_to_make_the_changed_image_of_changed_latents(space: 
         smooth = torch.nn.functional.interpolate(encoded(images()), size=32, mode="bicubic").clamp(0, 1)
         batch = smooth.mul(255).to(torch.uint8).permute(0, 2, 3, 1)
         for step in range(150):
-            loss, _ = losses.autoencoder_loss(batch, tick(step))
+            loss, _ = losses.autoencoder_loss(batch, context(step))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -92,5 +92,5 @@ def test_without_it_nothing_is_drawn() -> None:
     losses = VQGANLosses(settings, autoencoder=autoencoder, discriminator=None, perceptual=None)  # type: ignore[arg-type]
     asked = SimpleNamespace(generator=torch.Generator().manual_seed(0))
     before = asked.generator.get_state()
-    losses._views(torch.zeros(2, 16, 16, 3, dtype=torch.uint8), tick=asked)  # type: ignore[arg-type]
+    losses._views(torch.zeros(2, 16, 16, 3, dtype=torch.uint8), context=asked)  # type: ignore[arg-type]
     assert torch.equal(asked.generator.get_state(), before)

@@ -9,8 +9,8 @@ import torch
 
 from histoloom.autoencoder.discriminator import Discriminator, told_apart
 from histoloom.pipeline import execute
+from histoloom.run.directory import read_json
 from histoloom.setup import init_run
-from histoloom.store import read_json
 
 
 class Brightness(Discriminator):

@@ -18,8 +18,8 @@ from histoloom.autoencoder.losses import VQGANLosses
 from histoloom.autoencoder.stage import averaged, make_players, make_task
 from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
 from histoloom.config import AutoencoderConfig, RuntimeConfig
-from histoloom.stages import EventLog
-from histoloom.training import Tick, train
+from histoloom.run.stage import EventLog
+from histoloom.training.loop import StepContext, train
 
 
 def a_config(**changes: object) -> AutoencoderConfig:
@@ -37,8 +37,8 @@ def a_config(**changes: object) -> AutoencoderConfig:
     return AutoencoderConfig.model_validate(values | changes)
 
 
-def a_tick(progress: float = 0.0, *, batch: int = 4) -> Tick:
-    return Tick(
+def a_tick(progress: float = 0.0, *, batch: int = 4) -> StepContext:
+    return StepContext(
         images=0,
         step=0,
         progress=progress,
@@ -121,9 +121,9 @@ def test_the_discriminator_learns_from_the_reconstruction_of_the_same_step() -> 
     config = a_config()
     model, judge = Autoencoder(config), Discriminator(8, layers=1)
     losses = VQGANLosses(config, autoencoder=model, discriminator=judge, perceptual=None)
-    tick = a_tick(0.9)
-    losses.autoencoder_loss(images(), tick)
-    loss, _ = losses.discriminator_loss(images(), tick)
+    context = a_tick(0.9)
+    losses.autoencoder_loss(images(), context)
+    loss, _ = losses.discriminator_loss(images(), context)
     loss.backward()
     assert all(p.grad is not None for p in judge.parameters())
     assert all(p.grad is None for p in model.parameters())
@@ -157,7 +157,9 @@ def test_averaged_weights_are_what_a_training_gives(tmp_path: Path) -> None:
     assert isinstance(model, Autoencoder)
     losses = VQGANLosses(model.config, autoencoder=model, discriminator=None, perceptual=None)
     data = images(8)
-    task = replace(task, players=make_players(losses, n=8), batch=lambda rows: data[rows], ema=averaged(model.config))
+    task = replace(
+        task, objectives=make_players(losses, n=8), batch=lambda rows: data[rows], ema=averaged(model.config)
+    )
     runtime = RuntimeConfig(device="cpu", precision="fp32")
     log = EventLog(tmp_path / "log.jsonl")
     given = train(task, config=training, runtime=runtime, seed=0, out=tmp_path, log=log).modules["autoencoder"]

@@ -14,7 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histoloom.store import Run
+from histoloom.run.directory import Run
 
 SLIDE_OPTIONS = {"tile": (256, 256), "compression": "jpeg", "photometric": "rgb"}
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from histoloom.clustering.choice import choose_k
-from histoloom.clustering.indices import INDICES
+from histoloom.clustering.validity.index_vote import choose_k
+from histoloom.clustering.validity.indices import INDICES
 from histoloom.errors import UserError
 
 # Rumman et al., Bioengineering 2025, 12(7), 764: CH, C index, Dunn, Hartigan, McClain-Rao.

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import mutual_info_score
 
-from histoloom.clustering.confounding import (
+from histoloom.clustering.confounding.association import (
     PERMUTATIONS,
     Factor,
     association,
@@ -19,11 +19,11 @@ from histoloom.clustering.confounding import (
     permuted,
     warnings_of,
 )
-from histoloom.clustering.confounding_examination import examine
-from histoloom.clustering.stain_statistics import patch_stains, slide_stains
+from histoloom.clustering.confounding.report import examine
+from histoloom.clustering.confounding.stain import patch_stains, slide_stains
+from histoloom.run.directory import write_json
 from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import write_json
 
 SLIDES, PER, TISSUES = 8, 50, 4
 SLIDES_N = np.repeat(np.arange(SLIDES), PER)

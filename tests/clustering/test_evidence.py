@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 from choice_of_k import STRUCTURELESS, Size, chosen, false_alarms, misses, mixture
 
-from histoloom.clustering.choice import choose_k
-from histoloom.clustering.comparison import compare
-from histoloom.clustering.evidence import Evidence, as_stable_as_any, choose_with_nulls, objections, with_evidence
-from histoloom.clustering.indices import INDICES
+from histoloom.clustering.validity.decision import (
+    Evidence,
+    as_stable_as_any,
+    choose_with_nulls,
+    objections,
+    with_evidence,
+)
+from histoloom.clustering.validity.index_vote import choose_k
+from histoloom.clustering.validity.indices import INDICES
+from histoloom.clustering.validity.null_comparison import compare
 from histoloom.errors import UserError
 from histoloom.seeding import numpy_generator
 

@@ -15,16 +15,16 @@ from histoloom import pipeline
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.clustering.feature_bank import CHUNK, OWN, load_features, make_bank
-from histoloom.clustering.feature_kinds import KINDS, Features, Sources
+from histoloom.clustering.features.bank import CHUNK, OWN, load_features, make_bank
+from histoloom.clustering.features.kinds import KINDS, Features, Sources
 from histoloom.clustering.stage import run
 from histoloom.config import load_config, make_config, with_settings
 from histoloom.errors import UserError
+from histoloom.run.directory import Run, read_json, write_json
+from histoloom.run.stage import EventLog, StageContext
 from histoloom.seeding import permutation
 from histoloom.setup import change_settings
 from histoloom.slides.patch_set import PatchSet
-from histoloom.stages import EventLog, StageContext
-from histoloom.store import Run, read_json, write_json
 
 ROWS = 40
 VECTORS = [kind for kind in KINDS if kind != "latents"]

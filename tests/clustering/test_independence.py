@@ -15,13 +15,13 @@ from histoloom.clustering.independence import IndependentLoss, slide_information
 from histoloom.clustering.losses import InfoMaxLoss
 from histoloom.config import ClustersConfig, Phase, TrainingConfig
 from histoloom.seeding import numpy_generator, torch_generator
-from histoloom.tasks import Tick
+from histoloom.training.tasks import StepContext
 
 TISSUES, SLIDES, PER = 4, 4, 8
 
 
-def tick(n: int, *, step: int = 0) -> Tick:
-    return Tick(
+def context(n: int, *, step: int = 0) -> StepContext:
+    return StepContext(
         images=step * n,
         step=step,
         progress=0.0,
@@ -47,7 +47,7 @@ class Given:
     def __init__(self, p_NK: Tensor) -> None:
         self.p_NK = p_NK
 
-    def with_heads(self, _batch: Tensor, _tick: Tick) -> tuple[Tensor, dict[str, Tensor], dict[int, Tensor]]:
+    def with_heads(self, _batch: Tensor, _tick: StepContext) -> tuple[Tensor, dict[str, Tensor], dict[int, Tensor]]:
         return torch.zeros(()), {}, {self.p_NK.shape[1]: self.p_NK}
 
 
@@ -60,7 +60,7 @@ def test_the_bias_of_small_batches_is_taken_off() -> None:
         slide_B = torch.randint(6, (64,), generator=generator)
         plain.append(float(slide_information(p_BK, slide_N=slide_B, slides=6)))
         loss = IndependentLoss(Given(p_BK), weight=1.0, slides=6)
-        corrected.append(float(loss((p_BK, slide_B), tick(64, step=number))[0]))
+        corrected.append(float(loss((p_BK, slide_B), context(64, step=number))[0]))
     assert np.mean(plain) == pytest.approx(15 / 128, rel=0.25)
     assert abs(np.mean(corrected)) < 0.01
 
@@ -87,7 +87,7 @@ def trained(weight: float, *, first: int) -> tuple[float, float]:
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
     for step in range(40):
         optimizer.zero_grad()
-        value, _ = loss((z_NChw[:, None], slide_N), tick(len(z_NChw), step=step))
+        value, _ = loss((z_NChw[:, None], slide_N), context(len(z_NChw), step=step))
         value.backward()
         optimizer.step()
     found_N = clusterer.eval().probabilities(z_NChw)[4].argmax(1).numpy()

@@ -12,9 +12,9 @@ from scipy.spatial.distance import pdist
 from sklearn.metrics import calinski_harabasz_score
 from torch import Tensor
 
-from histoloom.clustering import pair_distances
-from histoloom.clustering.indices import INDICES, LARGER_IS_BETTER, validity_indices
-from histoloom.clustering.pair_distances import Prefix
+from histoloom.clustering.validity import pair_distances
+from histoloom.clustering.validity.indices import INDICES, LARGER_IS_BETTER, validity_indices
+from histoloom.clustering.validity.pair_distances import Prefix
 from histoloom.errors import UserError
 from histoloom.seeding import numpy_generator, torch_generator
 

@@ -23,7 +23,7 @@ from histoloom.clustering.infomax import (
 from histoloom.clustering.losses import InfoMaxLoss
 from histoloom.config import ClustersConfig, Phase, TrainingConfig
 from histoloom.seeding import torch_generator
-from histoloom.tasks import Tick
+from histoloom.training.tasks import StepContext
 
 
 def test_entropies_by_hand() -> None:
@@ -95,7 +95,7 @@ def trained(z_NChw: Tensor, *, config: ClustersConfig, steps: int) -> Clusterer:
     loss = InfoMaxLoss(config, network=network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
     for step in range(steps):
-        tick = Tick(
+        context = StepContext(
             images=step * len(z_NChw),
             step=step,
             progress=step / steps,
@@ -105,7 +105,7 @@ def trained(z_NChw: Tensor, *, config: ClustersConfig, steps: int) -> Clusterer:
             batch_size=len(z_NChw),
         )
         optimizer.zero_grad()
-        value, _ = loss(z_NChw[:, None], tick)
+        value, _ = loss(z_NChw[:, None], context)
         value.backward()
         optimizer.step()
     return clusterer.eval()

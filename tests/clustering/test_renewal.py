@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from histoloom.clustering.renewal import CHECKS, FIRST, LAST, direction, due, renew
+from histoloom.clustering.cluster_reinit import CHECKS, FIRST, LAST, direction, due, renew
 from histoloom.seeding import torch_generator
-from histoloom.tasks import Tick
+from histoloom.training.tasks import StepContext
 
 CENTRES_3F = 4 * torch.eye(3, 5)
 
@@ -91,13 +91,13 @@ def test_checks_are_spread_over_the_training_whatever_the_batch(batch_size: int)
     assert max(checks) < LAST
 
 
-def a_tick(images: int, total: int, batch_size: int) -> Tick:
-    return Tick(
+def a_tick(images: int, total: int, batch_size: int) -> StepContext:
+    return StepContext(
         images=images,
         step=images // batch_size,
         progress=images / total,
         device=torch.device("cpu"),
-        generator=torch_generator(0, "tick"),
+        generator=torch_generator(0, "context"),
         rows=slice(0, batch_size),
         batch_size=batch_size,
     )

@@ -14,13 +14,13 @@ from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering import stage
 from histoloom.clustering.clusterer import Clusterer
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.clustering.feature_bank import Bank
+from histoloom.clustering.features.bank import Bank
 from histoloom.clustering.stage import run
 from histoloom.config import Config, make_config, read_preset, with_settings
 from histoloom.errors import UserError
+from histoloom.run.directory import read_json, write_json
+from histoloom.run.stage import EventLog, StageContext
 from histoloom.seeding import numpy_generator
-from histoloom.stages import EventLog, StageContext
-from histoloom.store import read_json, write_json
 
 N = 200
 SETTINGS = (

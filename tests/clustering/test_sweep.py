@@ -8,8 +8,8 @@ import torch
 from scipy.cluster.hierarchy import cut_tree, ward
 from sklearn.metrics import adjusted_rand_score
 
-from histoloom.clustering.indices import INDICES, validity_indices
-from histoloom.clustering.sweep import Pairs, agreement, agreement_of_restarts, cut, nearest, sweep
+from histoloom.clustering.validity.indices import INDICES, validity_indices
+from histoloom.clustering.validity.sweep import Pairs, agreement, agreement_of_restarts, cut, nearest, sweep
 from histoloom.seeding import numpy_generator
 
 

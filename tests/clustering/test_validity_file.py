@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoloom.clustering.indices import INDICES
-from histoloom.clustering.validity_file import CAUTION, MEANING, validity_of_files
+from histoloom.clustering.validity.indices import INDICES
+from histoloom.clustering.validity.validity_file import CAUTION, MEANING, validity_of_files
 from histoloom.errors import UserError
 from histoloom.seeding import numpy_generator
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from histoloom.clustering.picture_views import random_view, views_of
-from histoloom.clustering.vicreg import Expander, PatchEncoder, VicregLoss, covariance_loss, spread_loss
+from histoloom.clustering.features.picture_views import random_view, views_of
+from histoloom.clustering.features.vicreg import Expander, PatchEncoder, VicregLoss, covariance_loss, spread_loss
 from histoloom.config import SelfsupConfig
 from histoloom.seeding import numpy_generator, torch_generator
-from histoloom.tasks import Tick
+from histoloom.training.tasks import StepContext
 
 
-def tick(n: int, *, step: int = 0) -> Tick:
-    return Tick(
+def context(n: int, *, step: int = 0) -> StepContext:
+    return StepContext(
         images=step * n,
         step=step,
         progress=0.0,
@@ -59,7 +59,7 @@ def test_a_training_learns_and_does_not_collapse() -> None:
     values = []
     for step in range(40):
         optimizer.zero_grad()
-        value, terms = loss(images, tick(32, step=step))
+        value, terms = loss(images, context(32, step=step))
         value.backward()
         optimizer.step()
         values.append(float(value.detach()))
@@ -69,7 +69,7 @@ def test_a_training_learns_and_does_not_collapse() -> None:
 
 def test_random_views_keep_shape_and_range_and_repeat() -> None:
     x_N3HW = torch.from_numpy(pictures(6)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    one, two, other = (random_view(x_N3HW, tick=tick(6, step=step), strength=0.3) for step in (0, 0, 1))
+    one, two, other = (random_view(x_N3HW, context=context(6, step=step), strength=0.3) for step in (0, 0, 1))
     assert one.shape == x_N3HW.shape
     assert -1 <= float(one.min()) <= float(one.max()) <= 1
     assert torch.equal(one, two)

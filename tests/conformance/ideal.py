@@ -6,7 +6,7 @@ import torch
 from exact import gaussian
 
 from histoloom.config import DiffusionConfig
-from histoloom.diffusion.process import alphas_cumprod, target
+from histoloom.diffusion.model.noise_schedule import alphas_cumprod, target
 from histoloom.diffusion.samplers.levels import Level
 
 DEVIATION = 0.6

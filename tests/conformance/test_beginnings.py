@@ -9,9 +9,9 @@ import torch
 from ideal import DEVIATION, PROCESSES, SHAPE, Ideal
 
 from histoloom.config import SamplerConfig
-from histoloom.diffusion.beginning import Beginning, levels_from
+from histoloom.diffusion.samplers.guided import draw_latents, levels_visited
+from histoloom.diffusion.samplers.partial_noise import PartialNoise, levels_from
 from histoloom.diffusion.samplers.registry import SAMPLERS
-from histoloom.diffusion.sampling import draw_latents, levels_visited
 from histoloom.seeding import torch_generator
 
 METHODS = sorted(SAMPLERS)
@@ -34,7 +34,7 @@ def test_every_sampler_begins_at_an_intermediate_step(method: str, process: str,
         null=0,
         generators=[torch_generator(0, "test", i) for i in range(n)],
         device=torch.device("cpu"),
-        beginning=Beginning(strength, data, data, [0.0] * n),
+        beginning=PartialNoise(strength, data, data, [0.0] * n),
     )
     assert network.asked[0][0] == round(1000 * strength) - 1
     assert len(network.asked) <= math.ceil(101 * strength) + 1

@@ -17,14 +17,14 @@ from exact import counting, even_levels, flow, gaussian, mixture, moments
 from ideal import DEVIATION, PROCESSES, SHAPE, Ideal, a_config
 
 from histoloom.config import DiffusionConfig, SamplerConfig, SamplerMethod
-from histoloom.diffusion.process import alphas_cumprod, data_of
+from histoloom.diffusion.model.noise_schedule import alphas_cumprod, data_of
+from histoloom.diffusion.samplers.guided import draw_latents, levels_visited
 from histoloom.diffusion.samplers.heun import velocity
 from histoloom.diffusion.samplers.levels import CLEAN, Level, levels_of, trailing_steps
 from histoloom.diffusion.samplers.registry import SAMPLERS
-from histoloom.diffusion.sampling import draw_latents, levels_visited
-from histoloom.diffusion.scheduler import make_scheduler
 from histoloom.errors import UserError
 from histoloom.seeding import torch_generator
+from histoloom.sharing.scheduler import make_scheduler
 
 METHODS = sorted(SAMPLERS)
 FLOWS = [name for name in METHODS if not SAMPLERS[name].stochastic]

@@ -14,7 +14,7 @@ import pytest
 
 from histoloom import pipeline
 from histoloom.config import SamplerConfig, make_config, read_preset, with_settings
-from histoloom.store import Run
+from histoloom.run.directory import Run
 
 
 def test_settings_of_the_sampler_change_the_shared_one() -> None:

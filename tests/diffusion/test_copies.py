@@ -17,13 +17,13 @@ from histoloom.autoencoder.latents_stage import run as encode
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.config import Config
-from histoloom.devices import full_precision
-from histoloom.diffusion.generator import Facts
+from histoloom.diffusion.generation.generator import GeneratorSpec
+from histoloom.diffusion.model.unet import make_unet
 from histoloom.diffusion.stage import make_task
-from histoloom.diffusion.unet import make_unet
+from histoloom.run.directory import Run, read_json, write_json
+from histoloom.run.stage import EventLog, StageContext
 from histoloom.slides.patch_set import PatchSet
-from histoloom.stages import EventLog, StageContext
-from histoloom.store import Run, read_json, write_json
+from histoloom.training.devices import full_precision
 
 
 def with_copies(run: Path, copies: int) -> Config:
@@ -90,7 +90,7 @@ def test_copies_change_nothing_else(tiny_run: Path, copied: Path) -> None:
 def test_the_generator_learns_from_copies_with_the_clusters_of_the_patch(
     tiny_run: Path, copied: Path, versions: int
 ) -> None:
-    facts = Facts.from_json(read_json(tiny_run / "diffusion" / "generator.json"))
+    facts = GeneratorSpec.from_json(read_json(tiny_run / "diffusion" / "generator.json"))
     latents = LatentSet.open(copied)
     task = make_task(
         context(tiny_run, out=copied, config=with_copies(tiny_run, versions)),

@@ -21,12 +21,12 @@ from PIL import Image
 
 from histoloom import Generator, UserError
 from histoloom.config import RuntimeConfig
-from histoloom.diffusion.export import Terms, export_generator
-from histoloom.diffusion.generator import Order, stream
-from histoloom.diffusion.model_card import USAGE
+from histoloom.diffusion.generation.generator import SampleSpec, stream
 from histoloom.names import add_label
+from histoloom.run.directory import Run
 from histoloom.setup import change_settings
-from histoloom.store import Run
+from histoloom.sharing.export import Terms, export_generator
+from histoloom.sharing.model_card import USAGE
 
 AS_DIFFUSERS = RuntimeConfig(device="cpu", precision="fp32")
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,7 +137,7 @@ def test_diffusers_draws_as_the_default_sampler_says(
     export_generator(with_sampler(run, tmp_path / "run", **sampler), out)
     pipeline, generator = pipeline_of(out), Generator.load(out, runtime=AS_DIFFUSERS)
     assert generator.facts.sampler.model_dump(include=set(sampler)) == sampler
-    orders = [Order(generator.facts.chosen_k, 1, i, seed=0) for i in range(2)]
+    orders = [SampleSpec(generator.facts.chosen_k, 1, i, seed=0) for i in range(2)]
     ours = list(generator.draw(orders, sampler=generator.facts.sampler))
     theirs = pipeline("bone, edge", n=2, generator=[stream(order) for order in orders])
     assert_alike([drawn.image for drawn in ours], theirs, levels=1)
@@ -167,7 +167,7 @@ def test_diffusers_draws_the_images_that_histoloom_draws(exported: Path, pipelin
     pipeline = pipeline_of(exported)
     generator = Generator.load(exported, runtime=AS_DIFFUSERS)
     k = generator.facts.chosen_k
-    ours = list(generator.draw([Order(k, 1, i, seed=0) for i in range(3)], sampler=generator.facts.sampler))
+    ours = list(generator.draw([SampleSpec(k, 1, i, seed=0) for i in range(3)], sampler=generator.facts.sampler))
     theirs = pipeline("Bone, edge", n=3, generator=[stream(drawn.order) for drawn in ours])
     assert_alike([drawn.image for drawn in ours], theirs, levels=1)
     with pytest.raises(ValueError, match="there are cluster 0, bone, edge"):
@@ -208,7 +208,7 @@ def test_images_come_with_records_that_draw_them_again(exported: Path) -> None:
     record = second.record
     assert (record["tissue"], record["cluster"], record["index"]) == ("bone, edge", 1, 1)
     assert (record["flag"], record["colour"]) == ("mixed", "#0072b2")
-    order = Order(record["k"], record["cluster"], record["index"], record["seed"])
+    order = SampleSpec(record["k"], record["cluster"], record["index"], record["seed"])
     again = next(generator.draw([order], sampler=second.sampler))
     assert np.array_equal(again.image, second.image)
     assert not np.array_equal(first.image, second.image)

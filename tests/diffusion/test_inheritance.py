@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from histoloom.config import DiffusionConfig
-from histoloom.diffusion.inheritance import closest, denoising_errors
-from histoloom.diffusion.process import alphas_cumprod
+from histoloom.diffusion.model.noise_schedule import alphas_cumprod
+from histoloom.diffusion.model.warm_start import closest, denoising_errors
 
 MEANS = torch.tensor([-2.0, 0.0, 2.0])
 DEVIATION = 0.5

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from histoloom.diffusion.generator import Facts
-from histoloom.diffusion.latent_space import LatentSpace, covariance
-from histoloom.diffusion.standalone.pipeline import left
+from histoloom.diffusion.generation.generator import GeneratorSpec
+from histoloom.diffusion.model.latent_space import LatentSpace, covariance
 from histoloom.errors import UserError
+from histoloom.sharing.pipeline import left
 
 
 def latents(*, variances: tuple[float, ...], n: int = 3000, seed: int = 0) -> np.ndarray:
@@ -96,4 +96,4 @@ def test_an_exported_pipeline_leaves_the_space_in_the_same_way(fold: int) -> Non
 
 def test_a_generator_of_another_format_is_refused_in_one_line() -> None:
     with pytest.raises(UserError, match=r"has format 1, .* make it again"):
-        Facts.from_json({"format": 1, "mean": [0.0], "std": [1.0]})
+        GeneratorSpec.from_json({"format": 1, "mean": [0.0], "std": [1.0]})

@@ -16,8 +16,8 @@ import pytest
 from filelock import FileLock
 
 from histoloom import Generator, UserError
-from histoloom.diffusion.requests import Request, draw_request
-from histoloom.store import read_json
+from histoloom.diffusion.generation.run_request import Request, draw_request
+from histoloom.run.directory import read_json
 
 REQUEST = Request(n=120, k=2, steps=1, guidance=1.0)
 

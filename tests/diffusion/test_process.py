@@ -5,14 +5,14 @@ import torch
 from diffusers import DDPMScheduler
 
 from histoloom.config import DiffusionConfig, SamplerConfig
-from histoloom.diffusion.conditions import Conditions
-from histoloom.diffusion.losses import DiffusionLoss
-from histoloom.diffusion.process import add_noise, alphas_cumprod, loss_weight, target
-from histoloom.diffusion.sampling import draw_latents
-from histoloom.diffusion.scheduler import make_scheduler
+from histoloom.diffusion.model.conditions import Conditions
+from histoloom.diffusion.model.losses import DiffusionLoss
+from histoloom.diffusion.model.noise_schedule import add_noise, alphas_cumprod, loss_weight, target
+from histoloom.diffusion.samplers.guided import draw_latents
 from histoloom.errors import UserError
 from histoloom.seeding import torch_generator
-from histoloom.training import Tick
+from histoloom.sharing.scheduler import make_scheduler
+from histoloom.training.loop import StepContext
 
 SHAPE = (2, 4, 4)
 
@@ -105,8 +105,8 @@ def test_each_example_gets_a_random_k_and_sometimes_no_condition() -> None:
     loss = DiffusionLoss(a_config(condition_dropout=0.25), unet=network, conditions=conditions)
     n = 4000
     numbers = torch.tensor([[1, 6]]).expand(n, 2)
-    tick = Tick(0, 0, 0.0, torch.device("cpu"), torch.Generator().manual_seed(0), slice(0, n), n)
-    value, _ = loss((torch.zeros(n, 1, 2, 2), numbers), tick)
+    context = StepContext(0, 0, 0.0, torch.device("cpu"), torch.Generator().manual_seed(0), slice(0, n), n)
+    value, _ = loss((torch.zeros(n, 1, 2, 2), numbers), context)
     shares = [(network.asked[0] == number).float().mean().item() for number in (1, 6, conditions.null)]
     assert shares == pytest.approx([0.375, 0.375, 0.25], abs=0.03)
     assert value.item() == pytest.approx(1.0, abs=0.05)  # the squared error of saying 0 to unit noise

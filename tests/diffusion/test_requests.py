@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from histoloom.config import SamplerConfig
-from histoloom.diffusion.requests import Request, draw_request, sampler_of
+from histoloom.diffusion.generation.run_request import Request, draw_request, sampler_of
 from histoloom.diffusion.samplers.registry import SAMPLERS
 from histoloom.errors import UserError
 

@@ -14,16 +14,16 @@ from histoloom import pipeline
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.config import Config, DiffusionConfig, SamplerConfig
-from histoloom.diffusion.conditions import Conditions
-from histoloom.diffusion.generator import Facts, Generator
-from histoloom.diffusion.sampling import draw_latents
+from histoloom.diffusion.generation.generator import Generator, GeneratorSpec
+from histoloom.diffusion.model.conditions import Conditions
+from histoloom.diffusion.model.unet import make_unet, open_unet, save_unet
+from histoloom.diffusion.samplers.guided import draw_latents
 from histoloom.diffusion.stage import make_task
-from histoloom.diffusion.unet import make_unet, open_unet, save_unet
 from histoloom.errors import UserError
+from histoloom.run.directory import Run, read_json, write_json
+from histoloom.run.stage import EventLog, StageContext
 from histoloom.setup import change_settings
-from histoloom.stages import EventLog, StageContext
-from histoloom.store import Run, read_json, write_json
-from histoloom.training import Task, train
+from histoloom.training.loop import Task, train
 
 
 def with_stains(run: Path, views: int) -> Config:
@@ -36,7 +36,7 @@ def with_stains(run: Path, views: int) -> Config:
     return config.model_copy(update=changes)
 
 
-def task_of(run: Path, *, config: Config, latents: LatentSet, facts: Facts) -> Task:
+def task_of(run: Path, *, config: Config, latents: LatentSet, facts: GeneratorSpec) -> Task:
     context = StageContext(run, config, run, {}, EventLog(run / "unused.jsonl"))
     unet = make_unet(facts.config, shape=facts.shape, conditions=2 * facts.conditions.count)
     clustering = Clustering.open(run / "clusters")
@@ -44,7 +44,7 @@ def task_of(run: Path, *, config: Config, latents: LatentSet, facts: Facts) -> T
 
 
 def test_half_of_what_is_seen_is_in_another_stain_and_says_so(tiny_run: Path) -> None:
-    facts = Facts.from_json(read_json(tiny_run / "diffusion" / "generator.json"))
+    facts = GeneratorSpec.from_json(read_json(tiny_run / "diffusion" / "generator.json"))
     latents = LatentSet.open(tiny_run / "latents")
     assert latents.stain_views is not None
     views = latents.stain_views.shape[1]
@@ -82,7 +82,7 @@ def test_other_stains_do_not_leak_into_what_is_drawn(tiny_run: Path, tmp_path: P
     given.table.to_parquet(tmp_path / "index.parquet")
     write_json(tmp_path / "moments.json", {"mean": [0.0, 0.0], "std": [1.0, 1.0]})
     space = SimpleNamespace(encode=lambda z: z)
-    facts = Facts.from_json(read_json(tiny_run / "diffusion" / "generator.json"))
+    facts = GeneratorSpec.from_json(read_json(tiny_run / "diffusion" / "generator.json"))
     facts = SimpleNamespace(config=diffusion, shape=(2, 4, 4), conditions=facts.conditions, space=space)
     torch.manual_seed(0)
     task = task_of(tiny_run, config=config, latents=LatentSet.open(tmp_path), facts=facts)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histoloom.diffusion import standalone
-from histoloom.diffusion.generator import Generator, home_of
-from histoloom.diffusion.requests import Request, draw_request
+from histoloom import sharing
+from histoloom.diffusion.generation.generator import Generator, home_of
+from histoloom.diffusion.generation.run_request import Request, draw_request
+from histoloom.run.directory import read_json
 from histoloom.setup import init_run
-from histoloom.store import read_json
 
 STARTER = Path(__file__).resolve().parents[2] / "starter"
 MOST = 40 * 2**20
@@ -82,5 +82,5 @@ def test_a_run_can_begin_with_it(tmp_path: Path, tiny_slides: Path, monkeypatch:
 
 @pytest.mark.parametrize(("ours", "copy"), [("pipeline.py", "."), ("tissue_decoder.py", "autoencoder")])
 def test_its_code_for_diffusers_is_that_of_an_export_made_now(ours: str, copy: str) -> None:
-    written = Path(standalone.__file__).with_name(ours).read_text(encoding="utf-8")
+    written = Path(sharing.__file__).with_name(ours).read_text(encoding="utf-8")
     assert (STARTER / copy / ours).read_text(encoding="utf-8") == written, "copy it again"

@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 from histoloom import pipeline
 from histoloom.config import DiffusionConfig
-from histoloom.diffusion.conditions import Conditions
-from histoloom.diffusion.distillation import DistillationLoss, Grid
-from histoloom.diffusion.export import export_generator
-from histoloom.diffusion.generator import Generator
-from histoloom.diffusion.process import alphas_cumprod
-from histoloom.diffusion.requests import Request, draw_request, sampler_of, student_of
+from histoloom.diffusion.distillation.loss import DistillationLoss, Grid
+from histoloom.diffusion.distillation.student import DistillConfig, distil
+from histoloom.diffusion.generation.generator import Generator
+from histoloom.diffusion.generation.run_request import Request, draw_request, sampler_of, student_of
+from histoloom.diffusion.model.conditions import Conditions
+from histoloom.diffusion.model.noise_schedule import alphas_cumprod
 from histoloom.diffusion.samplers.levels import levels_of
-from histoloom.diffusion.student import Lesson, distil
 from histoloom.errors import UserError
+from histoloom.run.directory import Run
 from histoloom.setup import change_settings
-from histoloom.store import Run
-from histoloom.training import Tick
+from histoloom.sharing.export import export_generator
+from histoloom.training.loop import StepContext
 
 CONFIG = DiffusionConfig.model_validate(
     {
@@ -80,8 +80,8 @@ def loss_of(student: nn.Module, *, teacher: nn.Module, deviation: float, segment
     )
     generator = torch.Generator().manual_seed(0)
     z = 0.5 + deviation * torch.randn(256, 1, 2, 2, generator=generator)
-    tick = Tick(0, 0, 0.0, torch.device("cpu"), generator, slice(0, 256), 256)
-    value, _ = loss((z, torch.zeros(256, 1, dtype=torch.int64)), tick)
+    context = StepContext(0, 0, 0.0, torch.device("cpu"), generator, slice(0, 256), 256)
+    value, _ = loss((z, torch.zeros(256, 1, dtype=torch.int64)), context)
     return float(value)
 
 
@@ -112,7 +112,7 @@ def taught(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the tiny run, with a student."""
     path = tmp_path_factory.mktemp("student") / "run"
     shutil.copytree(tiny_run, path)
-    distil(Run.open(path), Lesson(steps=2, images=64))
+    distil(Run.open(path), DistillConfig(steps=2, images=64))
     return path
 
 
@@ -128,7 +128,7 @@ def test_a_student_draws_in_its_steps_and_its_request_goes_on(taught: Path, tmp_
 
 def test_a_student_differs_from_its_teacher_and_is_made_once(taught: Path) -> None:
     files = {file.relative_to(taught): file.read_bytes() for file in (taught / "student").rglob("*.*")}
-    assert distil(Run.open(taught), Lesson(steps=2, images=64)) == taught / "student"
+    assert distil(Run.open(taught), DistillConfig(steps=2, images=64)) == taught / "student"
     assert {file.relative_to(taught): file.read_bytes() for file in (taught / "student").rglob("*.*")} == files
     weights = Path("unet") / "diffusion_pytorch_model.safetensors"
     assert (taught / "student" / weights).read_bytes() != (taught / "diffusion" / weights).read_bytes()
@@ -142,9 +142,9 @@ def test_a_killed_lesson_goes_on_to_the_same_weights(
     shutil.rmtree(path / "student")
     run = change_settings(Run.open(path), ["runtime.checkpoint_seconds=0"], save=False)
     saves = 0
-    from histoloom import training
+    from histoloom.training import loop
 
-    write = training.write_bytes
+    write = loop.write_bytes
 
     def killed(*given: object) -> None:
         nonlocal saves
@@ -153,11 +153,11 @@ def test_a_killed_lesson_goes_on_to_the_same_weights(
         if saves == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "write_bytes", killed)
+    monkeypatch.setattr(loop, "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
-        distil(run, Lesson(steps=2, images=64))
-    monkeypatch.setattr(training, "write_bytes", write)
-    distil(run, Lesson(steps=2, images=64))
+        distil(run, DistillConfig(steps=2, images=64))
+    monkeypatch.setattr(loop, "write_bytes", write)
+    distil(run, DistillConfig(steps=2, images=64))
     weights = Path("student") / "unet" / "diffusion_pytorch_model.safetensors"
     assert (path / weights).read_bytes() == (taught / weights).read_bytes()
 
@@ -181,7 +181,7 @@ def test_what_a_student_cannot_do_is_one_line(taught: Path, tiny_run: Path, tmp_
     with pytest.raises(UserError, match="draws in 2 steps, not 5"):
         draw_request(taught, Request(n=1, method="student", steps=5), out=tmp_path / "c")
     with pytest.raises(UserError, match="1 to 8 steps"):
-        distil(Run.open(taught), Lesson(steps=9))
+        distil(Run.open(taught), DistillConfig(steps=9))
     with pytest.raises(UserError, match="sample --method student"):
         change_settings(Run.open(taught), ["samples.sampler.method=student"], save=False)
     assert sampler_of(Request(n=1), default=Generator.load(taught).facts.sampler).method != "student"

@@ -10,7 +10,7 @@ import torch
 from diffusers.models.resnet import ResnetBlock2D
 
 from histoloom.config import DiffusionConfig, read_preset
-from histoloom.diffusion.unet import make_unet, open_unet, save_unet
+from histoloom.diffusion.model.unet import make_unet, open_unet, save_unet
 
 PRESETS = ("cpu", "demo", "modern", "paper", "starter")
 LEAST = 0.2

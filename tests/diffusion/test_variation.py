@@ -15,10 +15,10 @@ from histoloom import Clustering, Generator, PatchSet, UserError
 from histoloom.autoencoder.vqgan import to_uint8
 from histoloom.cli.app import app
 from histoloom.config import SamplerConfig
-from histoloom.diffusion.beginning import arc
-from histoloom.diffusion.requests import Request, draw_request
+from histoloom.diffusion.generation.run_request import Request, draw_request
+from histoloom.diffusion.generation.source_images import Source
+from histoloom.diffusion.samplers.partial_noise import arc
 from histoloom.diffusion.samplers.registry import SAMPLERS
-from histoloom.diffusion.sources import Source
 
 METHODS = sorted(set(SAMPLERS) - {"student"})
 FEW = SamplerConfig(steps=5, guidance=2.0)

@@ -6,10 +6,8 @@ import pytest
 import torch
 
 from histoloom.config import DiffusionConfig
-from histoloom.diffusion.conditions import Conditions
-from histoloom.diffusion.losses import DiffusionLoss
-from histoloom.diffusion.process import add_noise, alphas_cumprod, target
-from histoloom.diffusion.weighting import (
+from histoloom.diffusion.model.conditions import Conditions
+from histoloom.diffusion.model.loss_weighting import (
     LOG_NORMAL_CENTRE,
     LOG_NORMAL_DEVIATION,
     log_sigma,
@@ -17,7 +15,9 @@ from histoloom.diffusion.weighting import (
     step_weights,
     steps_at,
 )
-from histoloom.training import Tick
+from histoloom.diffusion.model.losses import DiffusionLoss
+from histoloom.diffusion.model.noise_schedule import add_noise, alphas_cumprod, target
+from histoloom.training.loop import StepContext
 
 SCHEDULES = ["linear", "scaled_linear", "cosine"]
 
@@ -112,9 +112,9 @@ def test_the_loss_draws_and_weighs_as_was_said(weighting: str, prediction: str) 
     config = a_config(schedule="cosine", prediction=prediction, weighting=weighting)
     network, n = SaysNothing(), 4000
     loss = DiffusionLoss(config, unet=network, conditions=Conditions((2,)))
-    tick = Tick(0, 0, 0.0, torch.device("cpu"), torch.Generator().manual_seed(0), slice(0, n), n)
+    context = StepContext(0, 0, 0.0, torch.device("cpu"), torch.Generator().manual_seed(0), slice(0, n), n)
     z = torch.randn(n, 1, 2, 2, generator=torch.Generator().manual_seed(1))
-    value, metrics = loss((z, torch.zeros(n, 1, dtype=torch.int64)), tick)
+    value, metrics = loss((z, torch.zeros(n, 1, dtype=torch.int64)), context)
     assert metrics["mse"].item() == pytest.approx(1, abs=0.05)
     middle = log_sigma(config)[network.steps].median().item()
     assert middle == pytest.approx(LOG_NORMAL_CENTRE if weighting == "log-normal" else 0, abs=0.1)

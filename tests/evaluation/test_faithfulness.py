@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histoloom.store import read_json
+from histoloom.run.directory import read_json
 
 
 def test_a_run_says_what_is_recognised_and_beside_what(tiny_run: Path) -> None:

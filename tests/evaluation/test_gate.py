@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 
 from histoloom import pipeline
 from histoloom.cli.app import app
-from histoloom.diffusion.requests import Request, draw_request
+from histoloom.diffusion.generation.run_request import Request, draw_request
 from histoloom.errors import UserError
 from histoloom.evaluation.originality.gate import Gate
 from histoloom.evaluation.originality.greys import shrunk
+from histoloom.run.directory import Run, read_json, write_json
 from histoloom.setup import change_settings
 from histoloom.slides.patch_set import PatchSet
-from histoloom.slides.procedural import draw_slide
-from histoloom.store import Run, read_json, write_json
+from histoloom.slides.procedural.procedural import draw_slide
 
 CPU = torch.device("cpu")
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histoloom import training
-from histoloom.config import JudgeConfig, RuntimeConfig
+from histoloom.config import ClusterClassifierConfig, RuntimeConfig
+from histoloom.evaluation.cluster_classifier import LabelledSet, judged, learn
 from histoloom.evaluation.faithfulness_stage import Labelled
-from histoloom.evaluation.judge import Lesson, judged, learn
+from histoloom.training import loop
 
 RUNTIME = RuntimeConfig(device="cpu", precision="fp32", threads=1)
-SHORT = JudgeConfig.model_validate(
+SHORT = ClusterClassifierConfig.model_validate(
     {
         "channels": 8,
         "training": {"batch_size": 16, "phases": [{"optimizer": "adamw", "lr": 5e-3, "images": 800}]},
@@ -30,9 +30,9 @@ def stripes(n: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return images.clip(0, 255).astype(np.uint8), labels
 
 
-def lesson(*, seed: int = 0) -> Lesson:
+def lesson(*, seed: int = 0) -> LabelledSet:
     images, labels = stripes(96, seed=seed)
-    return Lesson("stripes", labels, lambda rows: images[rows])
+    return LabelledSet("stripes", labels, lambda rows: images[rows])
 
 
 def test_a_judge_learns_what_it_is_shown_and_sees_each_image_alone(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_killed_lesson_goes_on_to_the_same_judge(tmp_path: Path, monkeypatch: 
     runtime = RUNTIME.model_copy(update={"checkpoint_seconds": 0})
     how = {"config": SHORT, "clusters": 3, "runtime": runtime, "seed": 0}
     whole = learn(lesson(), out=tmp_path / "whole", **how).state_dict()  # type: ignore[arg-type]
-    write, saves = training.write_bytes, 0
+    write, saves = loop.write_bytes, 0
 
     def killed(*given: object) -> None:
         nonlocal saves
@@ -58,10 +58,10 @@ def test_a_killed_lesson_goes_on_to_the_same_judge(tmp_path: Path, monkeypatch: 
         if saves == 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "write_bytes", killed)
+    monkeypatch.setattr(loop, "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
         learn(lesson(), out=tmp_path / "torn", **how)  # type: ignore[arg-type]
-    monkeypatch.setattr(training, "write_bytes", write)
+    monkeypatch.setattr(loop, "write_bytes", write)
     resumed = learn(lesson(), out=tmp_path / "torn", **how).state_dict()  # type: ignore[arg-type]
     assert all((whole[name] == resumed[name]).all() for name in whole)
 

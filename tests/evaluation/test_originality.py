@@ -20,7 +20,7 @@ from histoloom.evaluation.originality.close import best_score
 from histoloom.evaluation.originality.folders import audit_folders
 from histoloom.evaluation.originality.greys import shrunk, turned
 from histoloom.evaluation.originality.nearest import nearest
-from histoloom.slides.procedural import draw_slide
+from histoloom.slides.procedural.procedural import draw_slide
 
 SIZE, STEP, SIDE = 64, 40, 512
 PER_SLIDE = 20

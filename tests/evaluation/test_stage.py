@@ -14,7 +14,7 @@ from PIL import Image
 from histoloom.config import Config, make_config, read_preset, with_settings
 from histoloom.evaluation import distribution_stage, stage
 from histoloom.evaluation.extractors.pixels import Pixels
-from histoloom.stages import EventLog, StageContext
+from histoloom.run.stage import EventLog, StageContext
 
 SIZE = 32
 SLIDES = {"s1": "train", "s2": "train", "s3": "holdout"}

@@ -11,10 +11,10 @@ import pytest
 from histoloom import pipeline
 from histoloom.errors import TrainingStopped
 from histoloom.evaluation.originality.watch import CopyWatch, of_run
+from histoloom.run.directory import Run
+from histoloom.run.stage import EventLog
 from histoloom.setup import change_settings
 from histoloom.slides.patch_set import PatchSet
-from histoloom.stages import EventLog
-from histoloom.store import Run
 
 
 @pytest.fixture
@@ -59,11 +59,11 @@ def test_copies_are_reason_to_stop_and_other_pictures_are_not(gated: Run) -> Non
 
 
 def test_a_judge_that_sees_copies_stops_the_stage(gated: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from histoloom.stages import Judgement
+    from histoloom.run.stage import CheckResult
 
-    def judge(_watch: CopyWatch, images: np.ndarray) -> Judgement:
+    def judge(_watch: CopyWatch, images: np.ndarray) -> CheckResult:
         assert images.shape[1:] == (32, 32, 3)
-        return Judgement("all are copies", stop=True, advice="stop it")
+        return CheckResult("all are copies", stop=True, advice="stop it")
 
     monkeypatch.setattr(CopyWatch, "__call__", judge)
     with pytest.raises(TrainingStopped, match="diffusion: all are copies after 80 images"):

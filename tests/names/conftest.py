@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from histoloom.store import write_json
+from histoloom.run.directory import write_json
 
 SIZES = {3: [50, 30, 20], 5: [40, 20, 20, 15, 5]}
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from histoloom import seeding
 from histoloom.config import Config, make_config, read_preset
-from histoloom.stages import EventLog, StageContext
+from histoloom.run.stage import EventLog, StageContext
 
 GLASS = (243, 243, 245)
 

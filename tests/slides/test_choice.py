@@ -9,10 +9,10 @@ from scipy import ndimage
 
 from histoloom import seeding
 from histoloom.config import PatchesConfig
-from histoloom.slides.choice import Candidates, Filters, choose, moves
-from histoloom.slides.focus import sharpness
-from histoloom.slides.procedural import draw_slide
-from histoloom.slides.readers import open_slide
+from histoloom.slides.patches.filters import Candidates, Filters, choose, moves
+from histoloom.slides.procedural.procedural import draw_slide
+from histoloom.slides.readers.open import open_slide
+from histoloom.slides.tissue.focus import sharpness
 
 
 class Rejecting(Filters):

@@ -25,12 +25,13 @@ from histoloom import pipeline
 from histoloom.config import make_config, read_preset
 from histoloom.errors import UserError
 from histoloom.setup import change_settings, init_run
-from histoloom.slides import PatchSet, cluster, stage
-from histoloom.slides.choice import Candidates, Filters, Taken
+from histoloom.slides import PatchSet, stage
 from histoloom.slides.entries import SlideEntry
-from histoloom.slides.extract import Extracted, Extraction, Survey, extract, survey
-from histoloom.slides.inventory import find_slides
-from histoloom.slides.workers import Workers
+from histoloom.slides.inventory.find import find_slides
+from histoloom.slides.patches.extract import Extracted, Extraction, Survey, extract, survey
+from histoloom.slides.patches.filters import AcceptedPatches, Candidates, Filters
+from histoloom.slides.workers import dask_cluster
+from histoloom.slides.workers.workers import Workers
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +165,7 @@ def test_two_workers_on_one_slide_leave_one_whole_file(over, entries, tmp_path):
         Extraction(entries[0], **places, **same, target=tmp_path / f"{name}.npy", notes=tmp_path / f"{name}.json")
         for name in ("alone", "both", "both", "both", "both")
     ]
-    assert over.run(extract, jobs=jobs, label="a") == [Extracted(Taken(list(range(count))))] * 5
+    assert over.run(extract, jobs=jobs, label="a") == [Extracted(AcceptedPatches(list(range(count))))] * 5
     for kind in ("npy", "json"):
         assert (tmp_path / f"both.{kind}").read_bytes() == (tmp_path / f"alone.{kind}").read_bytes()
     assert not list(tmp_path.glob(".*.part"))
@@ -189,36 +190,36 @@ def test_workers_that_do_not_see_the_slides_are_told_before_the_work(over, entri
 
 
 def test_workers_that_do_not_see_the_run_are_told_before_the_work(over, tmp_path):
-    (tmp_path / cluster.BEACON).rename(tmp_path / "elsewhere")
+    (tmp_path / dask_cluster.BEACON).rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"does not see this run in .*: every worker needs the run's folder"):
         over.run(abs, jobs=[-1], label="a")
 
 
 def test_a_worker_that_comes_later_checks_for_itself(entries, tmp_path):
-    (tmp_path / cluster.BEACON).write_text("1")
-    terms = cluster.Terms(cluster.versions(), tmp_path, "1")
+    (tmp_path / dask_cluster.BEACON).write_text("1")
+    terms = dask_cluster.Terms(dask_cluster.versions(), tmp_path, "1")
     job = Survey(entries[0], tmp_path / "a.jpg")
-    assert cluster.perform(pickle.dumps((survey, job)), terms=terms).reason == ""
+    assert dask_cluster.perform(pickle.dumps((survey, job)), terms=terms).reason == ""
     others = {**terms.versions, "pillow": "0.1"}
     with pytest.raises(UserError, match=r"has pillow .*, this process 0\.1: .*install the same there"):
-        cluster.perform(b"", terms=replace(terms, versions=others))
+        dask_cluster.perform(b"", terms=replace(terms, versions=others))
     hidden = replace(job, entry=replace(entries[0], file=tmp_path / "none.tif"))
     with pytest.raises(UserError, match=r"cannot read .*none\.tif"):
-        cluster.perform(pickle.dumps((survey, hidden)), terms=terms)
+        dask_cluster.perform(pickle.dumps((survey, hidden)), terms=terms)
     with pytest.raises(UserError, match="does not see this run"):
-        cluster.perform(b"", terms=replace(terms, token="of a run that is over"))
+        dask_cluster.perform(b"", terms=replace(terms, token="of a run that is over"))
 
 
 def test_a_killed_run_leaves_nothing_that_the_next_one_publishes(slide_folder, configured, context):
     plain, job = (context(configured(slide_folder), name=name) for name in ("plain", "after"))
     stage.run(plain)
-    (job.out / cluster.BEACON).write_text("of a run that was killed")
+    (job.out / dask_cluster.BEACON).write_text("of a run that was killed")
     stage.run(job)
     assert contents(job.out) == contents(plain.out)
 
 
 def test_no_scheduler_is_one_line_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(dask, "CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as free:
         nowhere = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(UserError, match=rf"no Dask scheduler answers at {nowhere}; .*runtime\.scheduler=null"):
@@ -227,7 +228,7 @@ def test_no_scheduler_is_one_line_at_once(tmp_path, monkeypatch):
 
 
 def test_a_scheduler_without_workers_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "WORKERS_SECONDS", 0.2)
+    monkeypatch.setattr(dask, "WORKERS_SECONDS", 0.2)
     with (
         LocalCluster(n_workers=0, processes=False, protocol="tcp", dashboard_address=":0") as idle,
         Workers(None, scheduler=idle.scheduler_address, place=tmp_path) as workers,
@@ -243,7 +244,7 @@ def test_a_missing_extra_is_one_line(tmp_path, monkeypatch):
 
 
 def test_dask_is_not_imported_unless_used():
-    code = "import sys, histoloom.slides.workers\nassert not {'dask', 'distributed'} & set(sys.modules)"
+    code = "import sys, histoloom.slides.workers.workers\nassert not {'dask', 'distributed'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

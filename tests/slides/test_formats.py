@@ -11,10 +11,10 @@ from PIL import Image
 
 from histoloom.config import SlidesConfig
 from histoloom.errors import UserError
-from histoloom.slides import dicom
-from histoloom.slides.inventory import find_slides
-from histoloom.slides.readers import PyramidSlide, open_slide
-from histoloom.slides.tiff import TiffSlide
+from histoloom.slides.inventory import dicom
+from histoloom.slides.inventory.find import find_slides
+from histoloom.slides.readers.open import PyramidSlide, open_slide
+from histoloom.slides.readers.tiff import TiffSlide
 
 LANCZOS = Image.Resampling.LANCZOS
 

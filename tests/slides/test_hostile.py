@@ -18,9 +18,9 @@ from histoloom.config import SlidesConfig
 from histoloom.errors import UserError
 from histoloom.slides import PatchSet, stage
 from histoloom.slides.entries import SlideError
-from histoloom.slides.inventory import find_slides, inventory_fingerprint
-from histoloom.slides.readers import open_slide
-from histoloom.slides.table import read_table
+from histoloom.slides.inventory.find import find_slides, inventory_fingerprint
+from histoloom.slides.inventory.table import read_table
+from histoloom.slides.readers.open import open_slide
 
 _SPEC = importlib.util.spec_from_file_location("hostile", Path(__file__).with_name("hostile.py"))
 hostile = importlib.util.module_from_spec(_SPEC)
@@ -34,7 +34,7 @@ MOST_MB, MOST_SECONDS = 700, 100
 def outcome(tmp_path_factory):
     """The patches stage over every bad input at once, beside five good slides with odd names."""
     from histoloom.config import make_config, read_preset
-    from histoloom.stages import EventLog, StageContext
+    from histoloom.run.stage import EventLog, StageContext
 
     root = tmp_path_factory.mktemp("hostile")
     folder, out = root / "slides", root / "out"

@@ -9,7 +9,7 @@ from PIL import Image
 
 from histoloom.config import SlidesConfig
 from histoloom.errors import UserError
-from histoloom.slides.inventory import find_slides, inventory_fingerprint
+from histoloom.slides.inventory.find import find_slides, inventory_fingerprint
 
 
 def config(*paths, **settings):

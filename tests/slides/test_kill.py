@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from histoloom.config import load_config
 from histoloom.slides import stage
-from histoloom.stages import EventLog, StageContext
+from histoloom.run.stage import EventLog, StageContext
 if __name__ == "__main__":
     out = Path(sys.argv[2])
     stage.run(StageContext(out.parent, load_config(Path(sys.argv[1])), out, {}, EventLog(out / "log.jsonl")))

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from histoloom.seeding import numpy_generator
-from histoloom.slides import normalisation
-from histoloom.slides.normalisation import GLASS, LEAST_PIXELS, REFERENCES, Macenko, Recolouring, Reinhard
-from histoloom.slides.procedural import draw_slide
+from histoloom.slides.procedural.procedural import draw_slide
+from histoloom.slides.stain import normalise
+from histoloom.slides.stain.normalise import GLASS, LEAST_PIXELS, REFERENCES, Macenko, Recolouring, Reinhard
 
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.29]) / np.linalg.norm([0.65, 0.70, 0.29])  # Ruifrok & Johnston 2001
 EOSIN = np.array([0.07, 0.99, 0.11]) / np.linalg.norm([0.07, 0.99, 0.11])
@@ -38,9 +38,9 @@ def section(number: int) -> np.ndarray:
     return rgb_HW3
 
 
-def stain_of(image: np.ndarray, method: normalisation.Method) -> normalisation.Stain:
+def stain_of(image: np.ndarray, method: normalise.Method) -> normalise.Stain:
     pixels_P3 = image.reshape(-1, 3)
-    found = normalisation.estimate(method, pixels_P3=pixels_P3, glass=normalisation.glass_colour(pixels_P3))
+    found = normalise.estimate(method, pixels_P3=pixels_P3, glass=normalise.glass_colour(pixels_P3))
     assert found is not None
     return found
 
@@ -51,7 +51,7 @@ def tissue_colour(image: np.ndarray, *, tissue: np.ndarray) -> np.ndarray:
 
 def test_macenko_finds_the_stains_that_were_mixed() -> None:
     pixels_P3, amounts_P2 = mixture()
-    found = normalisation.estimate("macenko", pixels_P3=pixels_P3, glass=(240.0,) * 3)
+    found = normalise.estimate("macenko", pixels_P3=pixels_P3, glass=(240.0,) * 3)
     assert isinstance(found, Macenko)
     for direction, true_3 in ((found.haematoxylin, HAEMATOXYLIN), (found.eosin, EOSIN)):
         assert np.linalg.norm(direction) == pytest.approx(1)
@@ -63,7 +63,7 @@ def test_macenko_by_hand() -> None:
     """Haematoxylin as strong as 99 % of the slide is becomes the reference's: 246 exp(-1.9705 v) - 1."""
     stain = Macenko((240.0,) * 3, tuple(HAEMATOXYLIN), tuple(EOSIN), (1.3, 0.9))
     strong_3 = 241 * np.exp(-1.3 * HAEMATOXYLIN) - 1
-    moved_P3 = normalisation.recolour(strong_3[None], stain=stain, reference=REFERENCES["macenko"])
+    moved_P3 = normalise.recolour(strong_3[None], stain=stain, reference=REFERENCES["macenko"])
     np.testing.assert_allclose(moved_P3, [[80.2, 58.5, 109.5]], atol=0.1)
 
 
@@ -76,8 +76,8 @@ def test_ruderman_space_is_that_of_histomicstk() -> None:
             [7.992585171060989, -0.38591618716992176, 0.035726313768192096],
         ]
     )
-    np.testing.assert_allclose(normalisation._to_lab(colours_P3), golden_P3, atol=1e-9)
-    np.testing.assert_allclose(normalisation._from_lab(golden_P3), colours_P3, atol=1e-6)
+    np.testing.assert_allclose(normalise._to_lab(colours_P3), golden_P3, atol=1e-9)
+    np.testing.assert_allclose(normalise._from_lab(golden_P3), colours_P3, atol=1e-6)
 
 
 def test_reinhard_gives_the_mean_and_deviation_of_the_reference() -> None:
@@ -92,11 +92,11 @@ def test_reinhard_gives_the_mean_and_deviation_of_the_reference() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_glass_stays_glass(method: normalisation.Method) -> None:
+def test_glass_stays_glass(method: normalise.Method) -> None:
     image = section(2)
     stain = stain_of(image, method)
     glass_13 = np.array([stain.glass])
-    moved_13 = normalisation.recolour(glass_13, stain=stain, reference=REFERENCES[method])
+    moved_13 = normalise.recolour(glass_13, stain=stain, reference=REFERENCES[method])
     np.testing.assert_allclose(moved_13, GLASS, atol=1e-6)
     moved = Recolouring(stain, REFERENCES[method])(image)
     corner = (slice(0, 16), slice(0, 16))
@@ -104,7 +104,7 @@ def test_glass_stays_glass(method: normalisation.Method) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_twice_is_once(method: normalisation.Method) -> None:
+def test_twice_is_once(method: normalise.Method) -> None:
     for number in (1, 2):
         image = section(number)
         once = Recolouring(stain_of(image, method), REFERENCES[method])(image)
@@ -114,7 +114,7 @@ def test_twice_is_once(method: normalisation.Method) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_laboratory_is_taken_away_and_the_tissue_is_kept(method: normalisation.Method) -> None:
+def test_the_laboratory_is_taken_away_and_the_tissue_is_kept(method: normalise.Method) -> None:
     before, after = [], []
     for number in range(1, 5):
         image = section(number)
@@ -128,23 +128,23 @@ def test_the_laboratory_is_taken_away_and_the_tissue_is_kept(method: normalisati
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_its_own_reference_changes_nothing(method: normalisation.Method) -> None:
+def test_its_own_reference_changes_nothing(method: normalise.Method) -> None:
     image = section(1)
     stain = stain_of(image, method)
     colours_P3 = image.reshape(-1, 3)[::50].astype(float)
-    moved_P3 = normalisation.recolour(colours_P3, stain=stain, reference=stain)
+    moved_P3 = normalise.recolour(colours_P3, stain=stain, reference=stain)
     shift = np.abs(moved_P3 - colours_P3)
     assert shift.max() < 1e-6 if method == "macenko" else np.median(shift) < 4
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_table_is_the_formula(method: normalisation.Method) -> None:
+def test_the_table_is_the_formula(method: normalise.Method) -> None:
     image = section(1)
     stain = stain_of(image, method)
     by_table = Recolouring(stain, REFERENCES[method])(image[None])
     assert by_table.shape == (1, *image.shape)
     assert by_table.flags.writeable  # torch warns of others
-    by_formula = normalisation.recolour(image.reshape(-1, 3), stain=stain, reference=REFERENCES[method])
+    by_formula = normalise.recolour(image.reshape(-1, 3), stain=stain, reference=REFERENCES[method])
     error = np.abs(by_table.reshape(-1, 3) - by_formula)
     assert error.mean() < 0.5
     assert np.quantile(error, 0.999) < 2.5
@@ -158,24 +158,24 @@ def test_what_shows_no_two_stains_has_no_estimate() -> None:
     few_P3, _ = mixture(n=LEAST_PIXELS - 1)
     for method in METHODS:
         for pixels_P3 in (blank_P3, grey_P3, few_P3, np.empty((0, 3), np.uint8)):
-            assert normalisation.estimate(method, pixels_P3=pixels_P3, glass=glass) is None
+            assert normalise.estimate(method, pixels_P3=pixels_P3, glass=glass) is None
     amounts_P1 = generator.uniform(0.5, 1.5, (20_000, 1))
     one_P3 = np.rint(241 * np.exp(-amounts_P1 * EOSIN) - 1).astype(np.uint8)
-    assert normalisation.estimate("macenko", pixels_P3=one_P3, glass=glass) is None
+    assert normalise.estimate("macenko", pixels_P3=one_P3, glass=glass) is None
 
 
 def test_glass_is_seen_beside_what_was_never_scanned() -> None:
     scanned = np.full((500, 3), (238, 236, 240), np.uint8)
     tissue = np.full((300, 3), (200, 120, 170), np.uint8)
     unscanned = np.full((400, 3), 255, np.uint8)
-    assert normalisation.glass_colour(np.concatenate([tissue, unscanned, scanned])) == (238, 236, 240)
-    assert normalisation.glass_colour(tissue) == (GLASS,) * 3
-    assert normalisation.glass_colour(unscanned) == (GLASS,) * 3
+    assert normalise.glass_colour(np.concatenate([tissue, unscanned, scanned])) == (238, 236, 240)
+    assert normalise.glass_colour(tissue) == (GLASS,) * 3
+    assert normalise.glass_colour(unscanned) == (GLASS,) * 3
 
 
 def test_estimates_survive_json() -> None:
     for method in METHODS:
         stain = stain_of(section(1), method)
-        text = json.dumps(normalisation.to_json(stain))
-        assert normalisation.from_json(method, values=json.loads(text)) == stain
-    assert normalisation.from_json("macenko", values=normalisation.to_json(None)) is None
+        text = json.dumps(normalise.to_json(stain))
+        assert normalise.from_json(method, values=json.loads(text)) == stain
+    assert normalise.from_json("macenko", values=normalise.to_json(None)) is None

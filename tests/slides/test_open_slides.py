@@ -13,8 +13,8 @@ import tifffile
 from PIL import Image
 
 from histoloom.slides.entries import SlideError
-from histoloom.slides.open_slides import OpenSlides
-from histoloom.slides.zoom import Zoom, tile_pixels
+from histoloom.slides.readers.open_slides import OpenSlides
+from histoloom.slides.readers.zoom import Zoom, tile_pixels
 
 MIB = 2**20
 

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from histoloom.errors import UserError
+from histoloom.run.directory import write_json
 from histoloom.slides import PatchSet
-from histoloom.store import write_json
 
 SLIDES, EACH, SIZE = 40, 25_000, 16
 BYTES = SIZE * SIZE * 3

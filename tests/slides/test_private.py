@@ -15,12 +15,12 @@ from PIL import Image
 
 from histoloom import pipeline
 from histoloom.config import load_config
-from histoloom.diffusion.export import export_generator
 from histoloom.errors import UserError
+from histoloom.run.directory import Run
 from histoloom.setup import change_settings, init_run
-from histoloom.slides import private
+from histoloom.sharing.export import export_generator
 from histoloom.slides.entries import SlideError
-from histoloom.store import Run
+from histoloom.slides.inventory import pseudonyms
 
 NAMES = ("Mustermann", "19991231", "MRN-778812", "Dr-Acula", "1999-12-31", "Secret-Ward", "Onkel-Tumor")
 SMALL = ("patches.size=32", "patches.count=48", "clusters.k=[2, 3]", "runtime.workers=1")
@@ -28,8 +28,8 @@ SMALL = ("patches.size=32", "patches.count=48", "clusters.k=[2, 3]", "runtime.wo
 
 @pytest.fixture(autouse=True)
 def _private_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv(private.FOLDER_VARIABLE, str(tmp_path / "private"))
-    monkeypatch.delenv(private.KEY_VARIABLE, raising=False)
+    monkeypatch.setenv(pseudonyms.FOLDER_VARIABLE, str(tmp_path / "private"))
+    monkeypatch.delenv(pseudonyms.KEY_VARIABLE, raising=False)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_the_private_folder_gives_the_names_back(tmp_path, ward):
     run = init_run(tmp_path / "run", slides=[ward], preset="demo", settings=SMALL, pseudonymise=True)
     pipeline.execute(run, until="patches")
     slides = pd.read_parquet(run.path / "patches" / "slides.parquet")
-    used = [private.real_file(file) for file in slides.loc[slides["status"] == "ok", "file"]]
+    used = [pseudonyms.real_file(file) for file in slides.loc[slides["status"] == "ok", "file"]]
     assert {file.name for file in used} == {f"Mustermann_{i}_MRN-778812.tif" for i in range(3)} | {"a.dcm"}
     folder = tmp_path / "private"
     assert stat.S_IMODE((folder / "key").stat().st_mode) == 0o600
@@ -104,13 +104,13 @@ def test_the_private_folder_gives_the_names_back(tmp_path, ward):
     with pytest.raises(UserError, match="HISTOLOOM_PRIVATE"):
         pipeline.execute(run, until="patches")
     with pytest.raises(SlideError, match="HISTOLOOM_PRIVATE"):
-        private.real_file(slides["file"][0])
+        pseudonyms.real_file(slides["file"][0])
 
 
 def test_keys_decide_about_hashes(tmp_path, ward, monkeypatch):
     ids = {}
     for name, key in (("a", "k" * 32), ("b", "k" * 32), ("c", "l" * 32)):
-        monkeypatch.setenv(private.KEY_VARIABLE, key)
+        monkeypatch.setenv(pseudonyms.KEY_VARIABLE, key)
         run = init_run(tmp_path / name, slides=[ward], preset="demo", settings=SMALL, pseudonymise=True)
         pipeline.execute(run, until="patches")
         ids[name] = set(pd.read_parquet(run.path / "patches" / "slides.parquet")["slide_id"])
@@ -119,7 +119,7 @@ def test_keys_decide_about_hashes(tmp_path, ward, monkeypatch):
     assert not (tmp_path / "private" / "key").exists()
     with pytest.raises(UserError, match="another key"):
         pipeline.execute(Run.open(tmp_path / "a"), until="patches")
-    monkeypatch.setenv(private.KEY_VARIABLE, "short")
+    monkeypatch.setenv(pseudonyms.KEY_VARIABLE, "short")
     with pytest.raises(UserError, match="openssl rand"):
         init_run(tmp_path / "d", slides=[ward], preset="demo", settings=SMALL, pseudonymise=True)
 
@@ -137,7 +137,7 @@ def test_names_do_not_come_back_by_settings(tmp_path, ward, monkeypatch):
     with pytest.raises(UserError, match="takes no names of files"):
         change_settings(run, [f"slides.table={ward}/slides.csv"], save=True)
     assert load_config(run.path / "config.yaml").slides.paths[0].startswith("private:")
-    monkeypatch.setenv(private.FOLDER_VARIABLE, str(tmp_path / "other" / "inside"))
+    monkeypatch.setenv(pseudonyms.FOLDER_VARIABLE, str(tmp_path / "other" / "inside"))
     with pytest.raises(UserError, match="lies in the run"):
         init_run(tmp_path / "other", slides=[ward], preset="demo", settings=SMALL, pseudonymise=True)
 

@@ -9,8 +9,8 @@ import tifffile
 
 from histoloom.errors import UserError
 from histoloom.seeding import numpy_generator
-from histoloom.slides.procedural import CLASSES, MAP_SCALE, draw_layout, label_patches, make_slides, truth_of
-from histoloom.slides.procedural_textures import Sheet, objects
+from histoloom.slides.procedural.procedural import CLASSES, MAP_SCALE, draw_layout, label_patches, make_slides, truth_of
+from histoloom.slides.procedural.procedural_textures import Sheet, objects
 
 SIZE = 1024
 

@@ -8,10 +8,10 @@ import tifffile
 from PIL import Image
 
 from histoloom.slides.entries import SlideError
-from histoloom.slides.flat import FlatSlide
-from histoloom.slides.grid import batches, grid
-from histoloom.slides.readers import PyramidSlide, open_slide, scanned_origin
-from histoloom.slides.tiff import TiffSlide
+from histoloom.slides.patches.grid import batches, grid
+from histoloom.slides.readers.flat import FlatSlide
+from histoloom.slides.readers.open import PyramidSlide, open_slide, scanned_origin
+from histoloom.slides.readers.tiff import TiffSlide
 
 
 def test_pyramid_reads_its_own_pixels(tmp_path, picture, pyramid):
@@ -129,7 +129,7 @@ def test_alpha_and_grey_become_rgb_on_white(tmp_path):
 
 def test_thumbnail_is_the_slide_made_small(tmp_path, picture, pyramid, monkeypatch):
     image = picture(300, 200)
-    monkeypatch.setattr("histoloom.slides.readers._BLOCK_SIDE", 70)
+    monkeypatch.setattr("histoloom.slides.readers.open._BLOCK_SIDE", 70)
     with open_slide(pyramid(tmp_path / "a.tif", image, mpp=0.5, levels=1)) as slide:
         small = slide.thumbnail(90)
     reference = np.asarray(Image.fromarray(image).resize((90, 60), Image.Resampling.LANCZOS))
@@ -161,7 +161,7 @@ def test_spoiled_tiles_raise_reasons(tmp_path, picture, pyramid, spoiled):
 
 def test_bombs_are_refused(tmp_path, monkeypatch, picture):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    monkeypatch.setattr("histoloom.slides.decoding.MAX_PIECE_PIXELS", 200)
+    monkeypatch.setattr("histoloom.slides.readers.decoding.MAX_PIECE_PIXELS", 200)
     Image.fromarray(picture(64, 64)).save(tmp_path / "a.png")
     tifffile.imwrite(tmp_path / "a.tif", picture(64, 64), compression="zlib", rowsperstrip=64)
     for name in ("a.png", "a.tif"):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from histoloom import seeding
-from histoloom.slides.resample import _BETWEEN_STEP, _WEIGHT_STEP, _bands, _taps, resample
+from histoloom.slides.readers.resample import _BETWEEN_STEP, _WEIGHT_STEP, _bands, _taps, resample
 
 BOXES = [(0, 0, 130, 97), (8.3, 5.1, 101.4, 80.9), (0, 3, 60, 63), (40, 40, 50, 50), (0.0, 0.0, 12.5, 97.0)]
 
@@ -85,9 +85,9 @@ def test_products_in_parts_give_the_same_bytes(picture, monkeypatch, box):
     image = picture(540, 412)
     whole, parts = [], []
     for shape in ((256, 190), (96, 300)):
-        monkeypatch.setattr("histoloom.slides.resample._ON_ONE_THREAD", 2**60)
+        monkeypatch.setattr("histoloom.slides.readers.resample._ON_ONE_THREAD", 2**60)
         whole.append(resample(image, box=box, shape=shape))
-        monkeypatch.setattr("histoloom.slides.resample._ON_ONE_THREAD", 2**12)
+        monkeypatch.setattr("histoloom.slides.readers.resample._ON_ONE_THREAD", 2**12)
         parts.append(resample(image, box=box, shape=shape))
     for expected, result in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(result, expected)

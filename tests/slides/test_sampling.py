@@ -7,8 +7,8 @@ import pytest
 
 from histoloom import seeding
 from histoloom.config import PatchesConfig, SplitConfig
-from histoloom.slides.sampling import Field, allocate, draw, held_out, patch_extent
-from histoloom.slides.tissue import tissue_mask, tissue_share
+from histoloom.slides.patches.sampling import Field, allocate, draw, held_out, patch_extent
+from histoloom.slides.tissue.mask import tissue_mask, tissue_share
 
 
 def rng(name="test"):

@@ -15,9 +15,9 @@ from histoloom import seeding
 from histoloom.config import PatchesConfig
 from histoloom.errors import UserError
 from histoloom.slides import PatchSet, stage
-from histoloom.slides.overview import COLOURS, TISSUE
-from histoloom.slides.readers import open_slide
-from histoloom.slides.sampling import Field, capacity, draw, numbers
+from histoloom.slides.patches.overview import COLOURS, TISSUE
+from histoloom.slides.patches.sampling import Field, capacity, draw, numbers
+from histoloom.slides.readers.open import open_slide
 
 
 def rng(name="test"):

@@ -13,9 +13,9 @@ from PIL import Image
 from histoloom.config import PatchesConfig
 from histoloom.errors import UserError
 from histoloom.slides import PatchSet, stage
-from histoloom.slides.normalisation import REFERENCES, Macenko
-from histoloom.slides.readers import open_slide
-from histoloom.slides.slide_stains import FIELDS, SlideStains, spread
+from histoloom.slides.readers.open import open_slide
+from histoloom.slides.stain.normalise import REFERENCES, Macenko
+from histoloom.slides.stain.per_slide import FIELDS, SlideStains, spread
 
 MACENKO = {"stain": "macenko"}
 

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from histoloom.errors import UserError
-from histoloom.slides import PatchSet, extract, stage
-from histoloom.slides.readers import open_slide
+from histoloom.slides import PatchSet, stage
+from histoloom.slides.patches import extract
+from histoloom.slides.readers.open import open_slide
 
 
 def digests(folder):

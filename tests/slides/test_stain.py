@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from histoloom.seeding import torch_generator
-from histoloom.slides.stain import jitter_stain
+from histoloom.slides.stain.augment import jitter_stain
 
 
 def images(n: int = 8) -> torch.Tensor:

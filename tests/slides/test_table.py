@@ -7,7 +7,7 @@ import pytest
 from histoloom.config import SlidesConfig
 from histoloom.errors import UserError
 from histoloom.slides import PatchSet, stage
-from histoloom.slides.inventory import find_slides
+from histoloom.slides.inventory.find import find_slides
 
 
 def test_further_columns_come_through(slide_folder, configured, context):

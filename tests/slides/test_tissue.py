@@ -9,10 +9,10 @@ from PIL import Image
 from scipy import ndimage
 
 from histoloom.seeding import numpy_generator
-from histoloom.slides.ink import pen_mask
-from histoloom.slides.procedural import CLASSES, EMPTY, draw_slide
-from histoloom.slides.readers import open_slide
-from histoloom.slides.tissue import examine, tissue_mask
+from histoloom.slides.procedural.procedural import CLASSES, EMPTY, draw_slide
+from histoloom.slides.readers.open import open_slide
+from histoloom.slides.tissue.mask import examine, tissue_mask
+from histoloom.slides.tissue.pen import pen_mask
 
 SIDE = 1024
 REAL = ("CMU-1-Small-Region.svs", "her2-B1.tif", "tcga-cr-7395.svs")

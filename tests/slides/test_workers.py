@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from histoloom.errors import UserError
-from histoloom.slides.workers import Workers
+from histoloom.slides.workers.workers import Workers
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -32,7 +32,7 @@ def test_a_process_that_dies_is_told_in_one_line():
 
 def test_a_script_without_a_main_guard_is_told_what_it_misses(tmp_path):
     script = tmp_path / "script.py"
-    head = "from histoloom.slides.workers import Workers\n"
+    head = "from histoloom.slides.workers.workers import Workers\n"
     work = "with Workers(2) as w: print(w.run(abs, jobs=[-1, -2], label='a'))\n"
     script.write_text(head + work, encoding="utf-8")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)

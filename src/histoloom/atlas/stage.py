@@ -7,23 +7,31 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from histoloom.atlas import gallery, palette
-from histoloom.atlas.cluster_colours import cluster_colours
-from histoloom.atlas.embedding_file import write_embedding
-from histoloom.atlas.map_cells import read_cells, write_cells
-from histoloom.atlas.page import render
-from histoloom.atlas.palette import Rgb, hexadecimal
-from histoloom.atlas.pictures import read_image
-from histoloom.atlas.source import RunSource
-from histoloom.atlas.tissue_map import chosen_k, classify_slide, load_classifier, overlaid, stains_of, write_picture
+from histoloom.atlas.maps import palette
+from histoloom.atlas.maps.cluster_colours import cluster_colours
+from histoloom.atlas.maps.embedding_file import write_embedding
+from histoloom.atlas.maps.map_cells import read_cells, write_cells
+from histoloom.atlas.maps.palette import Rgb, hexadecimal
+from histoloom.atlas.maps.tissue_map import (
+    chosen_k,
+    classify_slide,
+    load_classifier,
+    overlaid,
+    stains_of,
+    write_picture,
+)
+from histoloom.atlas.report import gallery
+from histoloom.atlas.report.page import render
+from histoloom.atlas.report.pictures import read_image
+from histoloom.atlas.report.read_run import RunSource
 from histoloom.clustering.classifier import Classifier
 from histoloom.names import current_labels
 from histoloom.progress import meter
+from histoloom.run.directory import Artifact, read_json, replacing, write_json, write_text
+from histoloom.run.stage import StageContext
 from histoloom.slides.entries import OK, SlideError
+from histoloom.slides.inventory.pseudonyms import real_file, told
 from histoloom.slides.patch_set import PatchSet
-from histoloom.slides.private import real_file, told
-from histoloom.stages import StageContext
-from histoloom.store import Artifact, read_json, replacing, write_json, write_text
 
 
 def run(context: StageContext) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from histoloom import processes
+from histoloom.training import distributed
 
 MAX_MULTIPLIER = 8
 NORM_GROUPS = 16
@@ -74,5 +74,5 @@ def last_layer_gradients(reconstruction: Tensor, adversarial: Tensor, *, last_la
 
 def weight_of_gradients(gradients_2: Tensor, *, bound: float) -> Tensor:
     """The adaptive weight of the mean over processes of ``last_layer_gradients``."""
-    towards_image, towards_real = processes.averaged(gradients_2)
+    towards_image, towards_real = distributed.averaged(gradients_2)
     return (towards_image.norm() / (towards_real.norm() + 1e-4)).clamp(0, bound).detach()

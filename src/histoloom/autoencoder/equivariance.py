@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from histoloom.autoencoder.augment import DIHEDRAL, dihedral
-from histoloom.training import Tick
+from histoloom.training.loop import StepContext
 
 SHARES = (1.0, 0.75, 0.5)
 """sides of the smaller images, of the whole"""
@@ -28,10 +28,10 @@ class Change:
     share: float
 
     @staticmethod
-    def drawn(tick: Tick, *, n: int, probability: float) -> Change | None:
+    def drawn(context: StepContext, *, n: int, probability: float) -> Change | None:
         """A change of this step's whole batch, or none; ``n`` images are of this micro-batch."""
-        happens, which = torch.rand(2, generator=tick.generator).tolist()
-        choice_N = tick.randint(DIHEDRAL, (n,))
+        happens, which = torch.rand(2, generator=context.generator).tolist()
+        choice_N = context.randint(DIHEDRAL, (n,))
         return Change(choice_N, SHARES[int(which * len(SHARES))]) if happens < probability else None
 
     def of_latents(self, z_NChw: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from histoloom.store import read_json
+from histoloom.run.directory import read_json
 
 
 class LatentSet:

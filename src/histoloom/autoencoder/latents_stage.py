@@ -15,13 +15,13 @@ from histoloom.autoencoder.augment import dihedral
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.config import Config
-from histoloom.devices import accelerator, autocast, full_precision
 from histoloom.progress import meter
+from histoloom.run.directory import read_json, write_json
+from histoloom.run.stage import StageContext
 from histoloom.seeding import torch_generator
 from histoloom.slides.patch_set import PatchSet
-from histoloom.slides.stain import jitter_stain
-from histoloom.stages import StageContext
-from histoloom.store import read_json, write_json
+from histoloom.slides.stain.augment import jitter_stain
+from histoloom.training.devices import accelerator, autocast, full_precision
 
 CHUNK = 64
 

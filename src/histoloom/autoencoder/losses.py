@@ -23,7 +23,7 @@ from histoloom.autoencoder.lpips import LPIPS
 from histoloom.autoencoder.perceptual import PyramidLoss
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.config import AutoencoderConfig
-from histoloom.training import Tick
+from histoloom.training.loop import StepContext
 
 SURVEYED = "surveyed"
 
@@ -57,40 +57,40 @@ class VQGANLosses:
         self.discriminator = discriminator
         self.perceptual = perceptual
 
-    def autoencoder_loss(self, images_BHWC: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
+    def autoencoder_loss(self, images_BHWC: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction, perceptual, commitment and, once it has joined, adversarial terms."""
-        x_BCHW, z_BCHW = self._views(images_BHWC, tick=tick)
-        if not tick.scratch.get(SURVEYED):
-            self.autoencoder.quantizer.learn(z_BCHW, generator=tick.generator)
+        x_BCHW, z_BCHW = self._views(images_BHWC, context=context)
+        if not context.scratch.get(SURVEYED):
+            self.autoencoder.quantizer.learn(z_BCHW, generator=context.generator)
         quantized = self.autoencoder.quantize(z_BCHW)
         y_BCHW = self.autoencoder.decode_codes(quantized.z_NCHW).float()
-        tick.scratch |= {"real": x_BCHW, "fake": y_BCHW.detach()}
+        context.scratch |= {"real": x_BCHW, "fake": y_BCHW.detach()}
         loss, metrics = self._reconstruction(y_BCHW, x_BCHW)
-        weight = self._adversarial_weight(tick.progress)
+        weight = self._adversarial_weight(context.progress)
         if self.discriminator is not None and weight > 0:
             metrics["adversarial"] = generator_loss(self.discriminator(y_BCHW))
-            surveyed = tick.scratch.get("adaptive")
+            surveyed = context.scratch.get("adaptive")
             metrics["adaptive"] = self._adaptive(loss, metrics["adversarial"]) if surveyed is None else surveyed
             loss = loss + weight * metrics["adaptive"] * metrics["adversarial"]
         metrics |= {"commitment": quantized.commitment, "perplexity": self.autoencoder.quantizer.perplexity()}
         return loss + self.config.commitment * quantized.commitment, metrics
 
-    def survey(self, batches: Sequence[Tensor], ticks: Sequence[Tick]) -> None:
+    def survey(self, batches: Sequence[Tensor], contexts: Sequence[StepContext]) -> None:
         """What the loss takes from the whole batch, from micro-batches (B, H, W, 3): codebook and adaptive weight.
 
         The codebook moves before any micro-batch is quantised, as it does when the batch comes in one piece.
         """
-        pairs = zip(batches, ticks, strict=True)
+        pairs = zip(batches, contexts, strict=True)
         with _only_last_layer(self.autoencoder):
-            views = [self._views(images_BHWC, tick=tick) for images_BHWC, tick in pairs]
-            self.autoencoder.quantizer.learn(torch.cat([z for _, z in views]), generator=ticks[-1].generator)
-            joined = self.discriminator is not None and self._adversarial_weight(ticks[0].progress) > 0
+            views = [self._views(images_BHWC, context=context) for images_BHWC, context in pairs]
+            self.autoencoder.quantizer.learn(torch.cat([z for _, z in views]), generator=contexts[-1].generator)
+            joined = self.discriminator is not None and self._adversarial_weight(contexts[0].progress) > 0
             gradients = [self._gradients(z, x_BCHW=x) for x, z in views] if joined else []
-        for tick in ticks:
-            tick.scratch[SURVEYED] = True
+        for context in contexts:
+            context.scratch[SURVEYED] = True
             if gradients:
                 mean_2 = torch.stack(gradients).mean(0)
-                tick.scratch["adaptive"] = weight_of_gradients(mean_2, bound=self.config.adversarial.max_adaptive)
+                context.scratch["adaptive"] = weight_of_gradients(mean_2, bound=self.config.adversarial.max_adaptive)
 
     def _gradients(self, z_BCHW: Tensor, *, x_BCHW: Tensor) -> Tensor:
         assert self.discriminator is not None, "only it has an adversarial side"
@@ -111,29 +111,29 @@ class VQGANLosses:
             loss = loss + self.config.perceptual_weight * metrics["perceptual"]
         return loss, metrics
 
-    def discriminator_loss(self, _images_BHWC: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
+    def discriminator_loss(self, _images_BHWC: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """Hinge loss on the micro-batch that the autoencoder just reconstructed."""
         assert self.discriminator is not None, "only a discriminator has this loss"
-        real, fake = self.discriminator(tick.scratch["real"]), self.discriminator(tick.scratch["fake"])
+        real, fake = self.discriminator(context.scratch["real"]), self.discriminator(context.scratch["fake"])
         metrics = {"real": real.mean(), "fake": fake.mean()}
         return discriminator_loss(real.float(), fake.float()), metrics
 
-    def _views(self, images_BHWC: Tensor, *, tick: Tick) -> tuple[Tensor, Tensor]:
+    def _views(self, images_BHWC: Tensor, *, context: StepContext) -> tuple[Tensor, Tensor]:
         """The images that the decoder has to make, and the latents that it gets."""
-        x_BCHW = self._augmented(to_float(images_BHWC), tick=tick)
+        x_BCHW = self._augmented(to_float(images_BHWC), context=context)
         z_BCHW = self.autoencoder.encode(x_BCHW)
         if not self.config.equivariance:
             return x_BCHW, z_BCHW
-        change = Change.drawn(tick, n=len(x_BCHW), probability=self.config.equivariance)
+        change = Change.drawn(context, n=len(x_BCHW), probability=self.config.equivariance)
         if change is None:
             return x_BCHW, z_BCHW
         z_BCHW = self.autoencoder.allowed(change.of_latents(z_BCHW))
         return change.of_images(x_BCHW, factor=self.config.factor), z_BCHW
 
-    def _augmented(self, x_BCHW: Tensor, *, tick: Tick) -> Tensor:
+    def _augmented(self, x_BCHW: Tensor, *, context: StepContext) -> Tensor:
         if not self.config.augment:
             return x_BCHW
-        return dihedral(x_BCHW, tick.randint(DIHEDRAL, (len(x_BCHW),)))
+        return dihedral(x_BCHW, context.randint(DIHEDRAL, (len(x_BCHW),)))
 
     def _adversarial_weight(self, progress: float) -> float:
         """0 until the discriminator joins, then rising to its full weight."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from histoloom import processes
+from histoloom.training import distributed
 
 Gradient = Literal["straight-through", "rotation"]
 
@@ -86,7 +86,7 @@ class Quantizer(nn.Module):
             self.sums_KC.copy_(candidates_KC)
             self.started.fill_(True)
         used_K, used_KC = assigned(x_MC, nearest(x_MC, self.codebook_KC), self.codebook_KC)
-        counts_K, sums_KC = processes.summed(used_K), processes.summed(used_KC)
+        counts_K, sums_KC = distributed.summed(used_K), distributed.summed(used_KC)
         # In units of vectors a step, so that restart_below is a share of the mean use.
         self.counts_K.lerp_(counts_K, 1 - self.decay)
         self.sums_KC.lerp_(sums_KC, 1 - self.decay)
@@ -104,10 +104,10 @@ class Quantizer(nn.Module):
     def _candidates(self, x_MC: Tensor, *, generator: torch.Generator) -> Tensor:
         """Random vectors of the whole batch, of which each process has its part."""
         M = len(x_MC)
-        rows_K = torch.randint(M * processes.size(), (len(self.codebook_KC),), generator=generator).to(x_MC.device)
-        rows_K = rows_K - M * processes.rank()
+        rows_K = torch.randint(M * distributed.size(), (len(self.codebook_KC),), generator=generator).to(x_MC.device)
+        rows_K = rows_K - M * distributed.rank()
         mine_K1 = ((rows_K >= 0) & (rows_K < M))[:, None]
-        return processes.summed(torch.where(mine_K1, x_MC[rows_K.clamp(0, M - 1)], 0.0))
+        return distributed.summed(torch.where(mine_K1, x_MC[rows_K.clamp(0, M - 1)], 0.0))
 
 
 def straight_through(z_NCHW: Tensor, q_NCHW: Tensor) -> Tensor:

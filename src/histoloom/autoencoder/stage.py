@@ -15,13 +15,13 @@ from histoloom.autoencoder.losses import VQGANLosses, perceptual_distance
 from histoloom.autoencoder.quantizer import perplexity
 from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
 from histoloom.config import AutoencoderConfig, Phase
-from histoloom.devices import accelerator, autocast, is_main_process
+from histoloom.run.directory import replacing, write_json
+from histoloom.run.pretrained import start_folder
+from histoloom.run.stage import StageContext
 from histoloom.seeding import derive, numpy_generator
 from histoloom.slides.patch_set import PatchSet
-from histoloom.stages import StageContext
-from histoloom.start import start_folder
-from histoloom.store import replacing, write_json
-from histoloom.training import Player, Task, train
+from histoloom.training.devices import accelerator, autocast, is_main_process
+from histoloom.training.loop import Objective, Task, train
 
 QUALITY_PATCHES = 256
 SHOWN_PATCHES = 16
@@ -66,7 +66,7 @@ def make_task(config: AutoencoderConfig, *, seed: int, n: int) -> Task:
     return Task(
         name="autoencoder",
         modules=modules,
-        players=(),
+        objectives=(),
         n=n,
         batch=lambda rows: rows,
         compiled=(autoencoder.encoder,),  # the adaptive weight differentiates the decoder's last layer by itself
@@ -89,10 +89,10 @@ def _losses(context: StageContext, *, task: Task, device: torch.device) -> VQGAN
     )
 
 
-def make_players(losses: VQGANLosses, *, n: int) -> tuple[Player, ...]:
+def make_players(losses: VQGANLosses, *, n: int) -> tuple[Objective, ...]:
     """Who trains on ``n`` patches: the autoencoder, and the discriminator from where it joins."""
     config = losses.config
-    learner = Player(
+    learner = Objective(
         "autoencoder", ("autoencoder",), losses.autoencoder_loss, config.training.phases, survey=losses.survey
     )
     if losses.discriminator is None:
@@ -100,7 +100,7 @@ def make_players(losses: VQGANLosses, *, n: int) -> tuple[Player, ...]:
     total = config.training.images(n=n)
     start = math.ceil(config.adversarial.start * total)
     phases = (Phase(optimizer="adam", lr=config.adversarial.lr, images=max(1, total - start)),)
-    judge = Player(
+    judge = Objective(
         "discriminator",
         ("discriminator",),
         losses.discriminator_loss,
@@ -119,7 +119,7 @@ def averaged(config: AutoencoderConfig) -> tuple[str, ...]:
 def _with_data(task: Task, *, losses: VQGANLosses, patches: PatchSet, rows: np.ndarray) -> Task:
     return replace(
         task,
-        players=make_players(losses, n=len(rows)),
+        objectives=make_players(losses, n=len(rows)),
         batch=lambda places: torch.from_numpy(patches.images(rows[places])),
         ema=averaged(losses.config),
     )

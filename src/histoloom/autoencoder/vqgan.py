@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from histoloom.autoencoder.quantizer import Quantized, Quantizer
 from histoloom.config import AutoencoderConfig
-from histoloom.store import read_json, write_bytes, write_json
+from histoloom.run.directory import read_json, write_bytes, write_json
 
 HEAD_CHANNELS = {4: 24, 2: 12}
 """width after unfolding by two, at a fourth of the resolution and at half of it"""

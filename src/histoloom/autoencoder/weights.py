@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from histoloom.errors import UserError
-from histoloom.store import disk_errors_explained, replacing
+from histoloom.run.directory import disk_errors_explained, replacing
 
 logger = logging.getLogger("histoloom")
 

@@ -17,7 +17,7 @@ def validity(
     as_json: AsJson = False,
 ) -> None:
     """Five internal validity indices of a clustering."""
-    from histoloom.clustering.validity_file import MEANING, validity_of_files
+    from histoloom.clustering.validity.validity_file import MEANING, validity_of_files
 
     result = validity_of_files(features, labels)
     if as_json:

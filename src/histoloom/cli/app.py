@@ -13,7 +13,7 @@ import typer
 
 from histoloom.cli import analyse, generate, naming, readings, runs, web
 from histoloom.errors import UserError
-from histoloom.store import disk_errors_explained
+from histoloom.run.directory import disk_errors_explained
 
 # Threads that wait for each other otherwise burn a core each: beside other work, a step once took 7 times longer.
 # Read by OpenMP when torch is imported, which no module here does at import.
@@ -67,7 +67,7 @@ def main() -> None:
 
 def _exit(status: int) -> NoReturn:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from histoloom.devices import end_process
+        from histoloom.training.devices import end_process
 
         end_process(status)
     raise SystemExit(status) from None

@@ -39,7 +39,7 @@ def sample(
     ] = None,
 ) -> None:
     """Draw synthetic patches into a labelled folder of PNG files."""
-    from histoloom.diffusion.requests import Request, draw_request
+    from histoloom.diffusion.generation.run_request import Request, draw_request
     from histoloom.evaluation.originality.gate import Gate
 
     request = Request(
@@ -70,11 +70,11 @@ def distil(
     guidance: Annotated[float | None, typer.Option(min=0, help="What it learns; the run's if not given.")] = None,
 ) -> None:
     """Train a student that draws in a few steps: `sample --method student`."""
-    from histoloom.diffusion.student import Lesson
-    from histoloom.diffusion.student import distil as make
-    from histoloom.store import Run
+    from histoloom.diffusion.distillation.student import DistillConfig
+    from histoloom.diffusion.distillation.student import distil as make
+    from histoloom.run.directory import Run
 
-    made = make(Run.open(run), Lesson(steps=steps, images=images, guidance=guidance))
+    made = make(Run.open(run), DistillConfig(steps=steps, images=images, guidance=guidance))
     typer.echo(f"{made}; draw with it: histoloom sample {run} --method student")
 
 
@@ -86,7 +86,7 @@ def map_slide(
     mpp: Annotated[float | None, typer.Option(help="um/px of the slide, where it does not say.")] = None,
 ) -> None:
     """Map the tissues of a slide as a GeoJSON that QuPath opens."""
-    from histoloom.atlas.tissue_map import map_slide as make_map
+    from histoloom.atlas.maps.tissue_map import map_slide as make_map
 
     make_map(run, slide, out=out, k=k, mpp=mpp)
     typer.echo(out.resolve())
@@ -100,8 +100,8 @@ def export(
     data: Annotated[str | None, typer.Option(metavar="TEXT", help="Source and licence of the slides.")] = None,
 ) -> None:
     """Export the generator: weights, configuration, names and model card, without the run."""
-    from histoloom.diffusion.export import Terms, export_generator
-    from histoloom.store import Run
+    from histoloom.run.directory import Run
+    from histoloom.sharing.export import Terms, export_generator
 
     export_generator(Run.open(run), out, half=half, terms=Terms(licence=licence, data=data))
     typer.echo(out.resolve())

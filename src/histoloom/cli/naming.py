@@ -15,7 +15,7 @@ from histoloom.errors import UserError
 
 if TYPE_CHECKING:
     from histoloom.clustering.clustering_set import Clustering
-    from histoloom.names import Book
+    from histoloom.names import LabelState
 
 MAX_PRINTED = 60  # characters of a name in the list
 
@@ -30,9 +30,9 @@ def name(
     flag: Annotated[str | None, typer.Option(help="artefact, mixed or unsure.")] = None,
 ) -> None:
     """Name a cluster; samples, report and `sample --tissue` use the name."""
-    from histoloom.diffusion.conditions import Conditions
+    from histoloom.diffusion.model.conditions import Conditions
     from histoloom.names import add_label, current_names, plain, refresh_sample_names
-    from histoloom.store import Run
+    from histoloom.run.directory import Run
 
     opened = Run.open(run)
     clustering = _clustering(opened)
@@ -61,7 +61,7 @@ def names(
 ) -> None:
     """List what clusters are called, by whom, and how far raters agree; export and import names as CSV."""
     from histoloom.names import choose_reference, read_book, refresh_sample_names
-    from histoloom.store import Run
+    from histoloom.run.directory import Run
 
     opened = Run.open(run)
     clustering = _clustering(opened)
@@ -97,7 +97,7 @@ def _clustering(opened: Any) -> Clustering:
 
 def _export(run: Path, file: Path, *, clustering: Clustering, rater: str | None, k: int | None) -> None:
     from histoloom.names.table import export_table
-    from histoloom.store import disk_errors_explained, write_text
+    from histoloom.run.directory import disk_errors_explained, write_text
 
     text = export_table(run, sizes=clustering.sizes, rater=rater, k=k)
     with disk_errors_explained(file.parent):
@@ -122,8 +122,8 @@ def _import(run: Path, file: Path, *, clustering: Clustering, rater: str | None,
     typer.echo(f"{taken.rows} rows with names, {taken.changes} changes, {taken.empty} empty rows left out")
 
 
-def _list(book: Book, *, sizes: list[int], as_json: bool) -> None:
-    from histoloom.atlas.agreement import agreements, sentence
+def _list(book: LabelState, *, sizes: list[int], as_json: bool) -> None:
+    from histoloom.atlas.browse.agreement import agreements, sentence
     from histoloom.names import shown_labels
 
     counting = shown_labels(book.counting())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def readings(run: RunArgument, as_json: AsJson = False) -> None:
     """What blinded readings of a run showed: each reader's numbers, with intervals (docs/reading.md)."""
     from histoloom.evaluation.reading.results import results
-    from histoloom.store import Run
+    from histoloom.run.directory import Run
 
     opened = Run.open(run)
     found = results(opened.path)

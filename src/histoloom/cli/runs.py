@@ -76,8 +76,8 @@ def run(
 ) -> None:
     """Bring every stage of a run up to date; a run that was stopped continues by itself."""
     from histoloom import pipeline
+    from histoloom.run.directory import Run
     from histoloom.setup import change_settings
-    from histoloom.store import Run
 
     opened = Run.open(run)
     settings = [*(set_ or []), *([f"runtime.scheduler={scheduler}"] if scheduler is not None else [])]
@@ -94,7 +94,7 @@ def run(
 def status(run: RunArgument, as_json: AsJson = False) -> None:
     """Say which stages of a run are done, stale, partial or missing."""
     from histoloom import pipeline
-    from histoloom.store import Run
+    from histoloom.run.directory import Run
 
     opened = Run.open(run)
     if as_json:
@@ -105,7 +105,7 @@ def status(run: RunArgument, as_json: AsJson = False) -> None:
 
 def _print_status(run: object) -> None:
     from histoloom import pipeline
-    from histoloom.store import Run
+    from histoloom.run.directory import Run
 
     assert isinstance(run, Run), "opened by the command"
     for entry in pipeline.status(run):

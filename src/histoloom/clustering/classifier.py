@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from histoloom.clustering.clusterer import Clusterer
-from histoloom.clustering.feature_bank import PredictedFeatures, load_features
+from histoloom.clustering.features.bank import PredictedFeatures, load_features
 
 
 @dataclass(frozen=True)

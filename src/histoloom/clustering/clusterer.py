@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from histoloom.clustering.infomax import Heads, InfoMaxNet, Network, VectorNet, probabilities
-from histoloom.devices import full_precision
-from histoloom.store import read_json, write_bytes, write_json
+from histoloom.run.directory import read_json, write_bytes, write_json
+from histoloom.training.devices import full_precision
 
 BLOCK: Mapping[str, int] = {"cpu": 32, "mps": 64, "cuda": 256}
 """Patches that the network sees at once: sums differ in the last bit between batch sizes."""

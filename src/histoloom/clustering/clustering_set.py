@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
-from histoloom.store import read_json
+from histoloom.run.directory import read_json
 
 
 class Clustering:

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from histoloom.clustering.infomax import Heads, entropy
-from histoloom.processes import gathered
-from histoloom.tasks import Tick
+from histoloom.training.distributed import gathered
+from histoloom.training.tasks import StepContext
 
 SHUFFLES = 4
 """Shuffled slides a step: enough that their noise stays below the bias that they take off."""
@@ -30,7 +30,7 @@ SHUFFLES = 4
 class HeadsLoss(Protocol):
     """A loss that also gives the probabilities behind it, view below view: (views x B, k) by k."""
 
-    def with_heads(self, z_BVChw: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor], Heads]: ...
+    def with_heads(self, z_BVChw: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor], Heads]: ...
 
 
 class IndependentLoss:
@@ -42,11 +42,11 @@ class IndependentLoss:
     def __init__(self, inner: HeadsLoss, *, weight: float, slides: int) -> None:
         self.inner, self.weight, self.slides = inner, weight, slides
 
-    def __call__(self, batch: tuple[Tensor, Tensor], tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, batch: tuple[Tensor, Tensor], context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and ``slide_information`` beside the inner loss's metrics."""
         z_BVChw, slide_B = batch
-        loss, metrics, heads = self.inner.with_heads(z_BVChw, tick)
-        orders = [gathered(tick.rand((len(slide_B),))).argsort() for _ in range(SHUFFLES)]
+        loss, metrics, heads = self.inner.with_heads(z_BVChw, context)
+        orders = [gathered(context.rand((len(slide_B),))).argsort() for _ in range(SHUFFLES)]
         slide_B = gathered(slide_B)
         shared = torch.stack([self._shared(p_MK, slide_B=slide_B, orders=orders) for p_MK in heads.values()]).mean()
         return loss + self.weight * shared, metrics | {"slide_information": shared}

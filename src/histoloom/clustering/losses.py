@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from histoloom.clustering.cluster_reinit import Renewal
 from histoloom.clustering.infomax import (
     Heads,
     Network,
@@ -21,11 +22,10 @@ from histoloom.clustering.infomax import (
     rim_loss,
     virtual_adversary,
 )
-from histoloom.clustering.renewal import Renewal
 from histoloom.clustering.views import ViewStrength, any_stain, vector_view, view
 from histoloom.config import ClustersConfig
-from histoloom.processes import gathered
-from histoloom.training import Tick
+from histoloom.training.distributed import gathered
+from histoloom.training.loop import StepContext
 
 ADVERSARY_RADIUS = 0.2
 EVEN, SETTLED = 0.3, 0.7
@@ -46,26 +46,26 @@ class InfoMaxLoss:
         self.strength = ViewStrength()
         self.renewal = Renewal(network, sample=sample or tuple, views=self._any_view)
 
-    def __call__(self, z_BVChw: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, z_BVChw: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """RIM on each view and the consistency between them, averaged over the heads."""
-        loss, metrics, _ = self.with_heads(z_BVChw, tick)
+        loss, metrics, _ = self.with_heads(z_BVChw, context)
         return loss, metrics
 
-    def with_heads(self, z_BVChw: Tensor, tick: Tick) -> tuple[Tensor, dict[str, Tensor], Heads]:
+    def with_heads(self, z_BVChw: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor], Heads]:
         """The same, and the probabilities (2 B, k) by k of both views, the second below the first.
 
         With several processes B is the whole batch, of which ``z`` is this process's part.
         """
-        renewed = self.renewal(tick)
-        first_BChw = self._any_view(z_BVChw, tick)
-        second_BChw = self._second(any_stain(z_BVChw, tick=tick), tick=tick)
+        renewed = self.renewal(context)
+        first_BChw = self._any_view(z_BVChw, context)
+        second_BChw = self._second(any_stain(z_BVChw, context=context), context=context)
         pooled_BF = self.network.pooled(torch.cat([first_BChw, second_BChw])).chunk(2)
         both = probabilities(self.network.classified(torch.cat([gathered(view_BF) for view_BF in pooled_BF])))
         losses, informations, agreements = [], [], []
         for p_2BK in both.values():
             first_BK, second_BK = p_2BK.chunk(2)
             consistency = 0.5 * (divergence(first_BK, second_BK) + divergence(second_BK, first_BK))
-            rim = rim_loss(p_2BK, marginal_weight=marginal_weight(self.config, progress=tick.progress))
+            rim = rim_loss(p_2BK, marginal_weight=marginal_weight(self.config, progress=context.progress))
             losses.append(rim + self.config.consistency_weight * consistency)
             informations.append(mutual_information(p_2BK) / torch.tensor(float(p_2BK.shape[1])).log())
             agreements.append((first_BK.argmax(1) == second_BK.argmax(1)).float().mean())
@@ -79,20 +79,20 @@ class InfoMaxLoss:
         }
         return torch.stack(losses).mean(), metrics, both
 
-    def _any_view(self, z_BVChw: Tensor, tick: Tick) -> Tensor:
-        return self._view(any_stain(z_BVChw, tick=tick), tick=tick)
+    def _any_view(self, z_BVChw: Tensor, context: StepContext) -> Tensor:
+        return self._view(any_stain(z_BVChw, context=context), context=context)
 
-    def _view(self, z_BChw: Tensor, *, tick: Tick) -> Tensor:
+    def _view(self, z_BChw: Tensor, *, context: StepContext) -> Tensor:
         seen = vector_view if z_BChw.ndim == 2 else view
-        return seen(z_BChw, tick=tick, strength=self.strength)
+        return seen(z_BChw, context=context, strength=self.strength)
 
-    def _second(self, z_BChw: Tensor, *, tick: Tick) -> Tensor:
+    def _second(self, z_BChw: Tensor, *, context: StepContext) -> Tensor:
         """The other view: augmented, or moved where it changes the answer most, or both."""
         kind = self.config.consistency
-        other_BChw = z_BChw if kind == "vat" else self._view(z_BChw, tick=tick)
+        other_BChw = z_BChw if kind == "vat" else self._view(z_BChw, context=context)
         if kind == "augment":
             return other_BChw
-        direction_BChw = tick.randn(tuple(z_BChw.shape))
+        direction_BChw = context.randn(tuple(z_BChw.shape))
         return other_BChw + virtual_adversary(
             self._of_whole_batch, other_BChw, direction_NChw=direction_BChw, radius=ADVERSARY_RADIUS
         )

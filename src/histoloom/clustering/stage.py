@@ -12,26 +12,26 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from histoloom.autoencoder.latents import LatentSet
-from histoloom.clustering.choice import Choice, choose_k
 from histoloom.clustering.clusterer import Architecture, Clusterer, build
-from histoloom.clustering.confounding_examination import examine
-from histoloom.clustering.evidence import choose_with_nulls, with_evidence
-from histoloom.clustering.feature_bank import Bank, make_bank
-from histoloom.clustering.features import features_of
+from histoloom.clustering.confounding.report import examine
+from histoloom.clustering.features.bank import Bank, make_bank
+from histoloom.clustering.features.validity import features_of
 from histoloom.clustering.independence import IndependentLoss, slide_share
-from histoloom.clustering.indices import INDICES, validity_indices
 from histoloom.clustering.infomax import Network, mutual_information
 from histoloom.clustering.kmeans import kmeans_labels
 from histoloom.clustering.losses import InfoMaxLoss
-from histoloom.clustering.sweep import agreement_of_restarts
-from histoloom.devices import accelerator, is_main_process
+from histoloom.clustering.validity.decision import choose_with_nulls, with_evidence
+from histoloom.clustering.validity.index_vote import Choice, choose_k
+from histoloom.clustering.validity.indices import INDICES, validity_indices
+from histoloom.clustering.validity.sweep import agreement_of_restarts
 from histoloom.errors import UserError
 from histoloom.progress import meter
+from histoloom.run.directory import read_json, write_bytes, write_json
+from histoloom.run.stage import EventLog, StageContext
 from histoloom.seeding import derive, numpy_generator
 from histoloom.slides.patch_set import PatchSet
-from histoloom.stages import EventLog, StageContext
-from histoloom.store import read_json, write_bytes, write_json
-from histoloom.training import Player, Task, train
+from histoloom.training.devices import accelerator, is_main_process
+from histoloom.training.loop import Objective, Task, train
 
 CHUNK = 256
 RENEWAL = 1024  # patches that decide which outputs start again
@@ -84,7 +84,7 @@ def _train(context: StageContext, *, latents: LatentSet, bank: Bank, restart: in
     task = Task(
         name="clusters",
         modules={"network": clusterer.network},
-        players=(Player("network", ("network",), loss, config.training.phases),),
+        objectives=(Objective("network", ("network",), loss, config.training.phases),),
         n=len(rows),
         batch=batch,
         whole=True,

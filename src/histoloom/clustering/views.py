@@ -1,6 +1,6 @@
 """Two ways to see the same patch: in another stain, turned and flipped, cropped, its channels stretched and shifted.
 
-Other stains are encoded beforehand (``histoloom.slides.stain``); all else happens in latent space. Shapes: N patches,
+Other stains are encoded beforehand (``histoloom.slides.stain.augment``); all else happens in latent space. Shapes: N patches,
 V stains, C x h x w normalised latents.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from histoloom.autoencoder.augment import DIHEDRAL, dihedral
-from histoloom.training import Tick
+from histoloom.training.loop import StepContext
 
 LEAST_CROP = 0.6
 
@@ -28,26 +28,26 @@ class ViewStrength:
     vector_noise: float = 0.3
 
 
-def any_stain(z_NVChw: Tensor, *, tick: Tick) -> Tensor:
+def any_stain(z_NVChw: Tensor, *, context: StepContext) -> Tensor:
     """Each patch in one of its stains, (N, C, h, w); or in one of the versions of its vector, (N, D)."""
     N, V = z_NVChw.shape[:2]
-    return z_NVChw[torch.arange(N, device=z_NVChw.device), tick.randint(V, (N,))]
+    return z_NVChw[torch.arange(N, device=z_NVChw.device), context.randint(V, (N,))]
 
 
-def view(z_NChw: Tensor, *, tick: Tick, strength: ViewStrength) -> Tensor:
+def view(z_NChw: Tensor, *, context: StepContext, strength: ViewStrength) -> Tensor:
     """One random view of each patch."""
     N, C = z_NChw.shape[:2]
-    z_NChw = dihedral(z_NChw, tick.randint(DIHEDRAL, (N,)))
-    z_NChw = crop(z_NChw, place_N3=tick.rand((N, 3)), least=strength.crop)
-    gain_NC11 = (strength.gain * tick.randn((N, C, 1, 1))).exp()
-    offset_NC11 = strength.offset * tick.randn((N, C, 1, 1))
-    noise_NChw = strength.noise * tick.randn(tuple(z_NChw.shape))
+    z_NChw = dihedral(z_NChw, context.randint(DIHEDRAL, (N,)))
+    z_NChw = crop(z_NChw, place_N3=context.rand((N, 3)), least=strength.crop)
+    gain_NC11 = (strength.gain * context.randn((N, C, 1, 1))).exp()
+    offset_NC11 = strength.offset * context.randn((N, C, 1, 1))
+    noise_NChw = strength.noise * context.randn(tuple(z_NChw.shape))
     return gain_NC11 * z_NChw + offset_NC11 + noise_NChw
 
 
-def vector_view(x_ND: Tensor, *, tick: Tick, strength: ViewStrength) -> Tensor:
+def vector_view(x_ND: Tensor, *, context: StepContext, strength: ViewStrength) -> Tensor:
     """One random view of each vector, of any version of it: moved by noise, in units of the root mean variance."""
-    return x_ND + strength.vector_noise * tick.randn(tuple(x_ND.shape))
+    return x_ND + strength.vector_noise * context.randn(tuple(x_ND.shape))
 
 
 def crop(z_NChw: Tensor, *, place_N3: Tensor, least: float) -> Tensor:

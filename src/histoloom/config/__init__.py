@@ -28,7 +28,7 @@ from histoloom.config.sections import (
     SplitConfig,
     StartConfig,
 )
-from histoloom.config.trainings import JudgeConfig, Phase, SelfsupConfig, TrainingConfig
+from histoloom.config.trainings import ClusterClassifierConfig, Phase, SelfsupConfig, TrainingConfig
 from histoloom.config.values import (
     dump_config,
     identity,
@@ -46,12 +46,12 @@ __all__ = [
     "PRIVATE",
     "AdversarialConfig",
     "AutoencoderConfig",
+    "ClusterClassifierConfig",
     "ClustersConfig",
     "Config",
     "DiffusionConfig",
     "EvaluationConfig",
     "FiltersConfig",
-    "JudgeConfig",
     "LatentsConfig",
     "PatchesConfig",
     "Phase",

@@ -21,7 +21,7 @@ from pydantic import (
 from histoloom.config.networks import AutoencoderConfig, ClustersConfig, DiffusionConfig, LatentsConfig
 from histoloom.config.sampler import SamplerConfig
 from histoloom.config.section import Section
-from histoloom.config.trainings import JudgeConfig
+from histoloom.config.trainings import ClusterClassifierConfig
 
 MPP_LIMITS = (0.01, 100.0)  # um/px that a user may say a slide has
 PRIVATE = "private:"  # stands before what has its name in the private folder alone
@@ -162,8 +162,9 @@ class EvaluationConfig(Section):
         ("pixels", "lpips-alex", "encoder"),
         description="whose features distributions are compared by (docs/evaluation.md); none of them: []",
     )
-    judge: JudgeConfig | None = Field(
-        JudgeConfig(), description="whether samples are faithful and useful, by a network of its own; none: off"
+    judge: ClusterClassifierConfig | None = Field(
+        ClusterClassifierConfig(),
+        description="whether samples are faithful and useful, by a network of its own; none: off",
     )
     distribution_patches: int = Field(2000, ge=20, description="most real patches on each side of a distribution")
     originality: Literal["report", "gate", "off"] = Field(

@@ -79,7 +79,7 @@ class SelfsupConfig(Section):
     )
 
 
-class JudgeConfig(Section):
+class ClusterClassifierConfig(Section):
     """The network that tells a run's clusters apart from pixels, for faithfulness and usefulness."""
 
     channels: PositiveInt = Field(32, multiple_of=8, description="width of the first level")

@@ -18,7 +18,7 @@ from histoloom.errors import UserError
 
 def preset_names() -> list[str]:
     """The presets that come with the package."""
-    folder = resources.files("histoloom") / "presets"
+    folder = resources.files("histoloom.config") / "presets"
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
@@ -26,7 +26,7 @@ def read_preset(name: str) -> dict[str, Any]:
     """A preset's values as plain data; ``UserError`` names the presets there are."""
     if name not in preset_names():
         raise UserError(f"no preset {name!r}; there are: {', '.join(preset_names())}")
-    text = (resources.files("histoloom") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (resources.files("histoloom.config") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     return {"preset": name, **yaml.safe_load(text)}
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from histoloom.diffusion.generator import Generator, Order
-from histoloom.diffusion.sample_folder import Job, cluster_file, write_samples
-from histoloom.processes import shared_path
-from histoloom.stages import StageContext
+from histoloom.diffusion.generation.generator import Generator, SampleSpec
+from histoloom.diffusion.generation.sample_folder import Job, cluster_file, write_samples
+from histoloom.run.stage import StageContext
+from histoloom.training.distributed import shared_path
 
 
 def run(context: StageContext) -> None:
@@ -17,7 +17,7 @@ def run(context: StageContext) -> None:
     generator = Generator.load(context.run, runtime=config.runtime)
     ks = generator.facts.conditions.ks if config.samples.k == "all" else (generator.facts.chosen_k,)
     orders = [
-        Order(k=k, cluster=cluster, index=index, seed=config.seed)
+        SampleSpec(k=k, cluster=cluster, index=index, seed=config.seed)
         for k in ks
         for cluster in range(k)
         for index in range(config.samples.per_cluster)

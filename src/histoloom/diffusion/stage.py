@@ -10,23 +10,23 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from histoloom import processes
 from histoloom.autoencoder.augment import DIHEDRAL
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.devices import accelerator, autocast, is_main_process
-from histoloom.diffusion.conditions import Conditions
-from histoloom.diffusion.generator import Facts
-from histoloom.diffusion.inheritance import closest, denoising_errors
-from histoloom.diffusion.latent_space import LatentSpace
-from histoloom.diffusion.losses import DiffusionLoss
-from histoloom.diffusion.unet import CONDITIONS, begin_from, make_unet, open_unet, save_unet
+from histoloom.diffusion.generation.generator import GeneratorSpec
+from histoloom.diffusion.model.conditions import Conditions
+from histoloom.diffusion.model.latent_space import LatentSpace
+from histoloom.diffusion.model.losses import DiffusionLoss
+from histoloom.diffusion.model.unet import CONDITIONS, begin_from, make_unet, open_unet, save_unet
+from histoloom.diffusion.model.warm_start import closest, denoising_errors
 from histoloom.diffusion.watch import watched
+from histoloom.run.directory import read_json, write_json
+from histoloom.run.pretrained import start_folder
+from histoloom.run.stage import StageContext
 from histoloom.seeding import derive, numpy_generator, torch_generator
-from histoloom.stages import StageContext
-from histoloom.start import start_folder
-from histoloom.store import read_json, write_json
-from histoloom.training import Player, Task, train
+from histoloom.training import distributed
+from histoloom.training.devices import accelerator, autocast, is_main_process
+from histoloom.training.loop import Objective, Task, train
 
 COMPARED = 512
 """training patches by which new clusters are compared with a given generator's"""
@@ -65,7 +65,7 @@ def run(context: StageContext) -> None:
 
 
 def make_task(
-    context: StageContext, *, latents: LatentSet, clustering: Clustering, facts: Facts, unet: UNet2DModel
+    context: StageContext, *, latents: LatentSet, clustering: Clustering, facts: GeneratorSpec, unet: UNet2DModel
 ) -> Task:
     """The U-Net, its loss and its data: patches of the training split, or copies of them, and their clusters.
 
@@ -93,7 +93,7 @@ def make_task(
     return Task(
         name="diffusion",
         modules={"unet": unet},
-        players=(Player("unet", ("unet",), loss, config.training.phases, rates=rates),),
+        objectives=(Objective("unet", ("unet",), loss, config.training.phases, rates=rates),),
         n=len(rows),
         batch=batch,
         ema=("unet",) if config.training.averages else (),
@@ -102,19 +102,21 @@ def make_task(
     )
 
 
-def _parents(context: StageContext, *, latents: LatentSet, clustering: Clustering, facts: Facts, start: Path) -> Tensor:
+def _parents(
+    context: StageContext, *, latents: LatentSet, clustering: Clustering, facts: GeneratorSpec, start: Path
+) -> Tensor:
     """The condition of the given generator that each of this one's begins as, int64 (count,); the null as the null.
 
     Which cluster each begins as is kept in ``inheritance.json``: asked anew, it would cost a resumed training a minute.
     """
-    given = Facts.from_json(read_json(start / "generator.json"))
+    given = GeneratorSpec.from_json(read_json(start / "generator.json"))
     file = context.out / "inheritance.json"
     device = accelerator(context.config.runtime).device
     if is_main_process() and not file.is_file():
         unet = open_unet(start).to(device).eval()
         found = _closest(context, latents=latents, clustering=clustering, facts=facts, given=given, unet=unet)
         write_json(file, {"generator": {"k": given.chosen_k}, "closest": found})
-    said = processes.shared(read_json(file) if is_main_process() else {})
+    said = distributed.shared(read_json(file) if is_main_process() else {})
     clusters = [cluster for k in facts.conditions.ks for cluster in said["closest"][str(k)]]
     numbers = [given.conditions.number(k=given.chosen_k, cluster=cluster) for cluster in clusters]
     return torch.tensor([*numbers, given.conditions.null])
@@ -125,8 +127,8 @@ def _closest(
     *,
     latents: LatentSet,
     clustering: Clustering,
-    facts: Facts,
-    given: Facts,
+    facts: GeneratorSpec,
+    given: GeneratorSpec,
     unet: UNet2DModel,
 ) -> dict[str, list[int]]:
     """For each k of the sweep, the clusters of the given generator's chosen k that its clusters begin as."""
@@ -169,14 +171,16 @@ def labels_of(table: pd.DataFrame, clustering: Clustering) -> np.ndarray:
     return clustering.table.set_index("patch_id").loc[table["patch_id"], columns].to_numpy(dtype=np.int64)
 
 
-def make_facts(context: StageContext, *, latents: LatentSet, clustering: Clustering, space: LatentSpace) -> Facts:
+def make_facts(
+    context: StageContext, *, latents: LatentSet, clustering: Clustering, space: LatentSpace
+) -> GeneratorSpec:
     """What the generator needs to know beside its weights."""
     labels = labels_of(latents.table, clustering)[latents.rows(split="train")]
     frequencies = {
         k: tuple((np.bincount(labels[:, i], minlength=k) / len(labels)).tolist()) for i, k in enumerate(clustering.ks)
     }
     config = context.config
-    return Facts(
+    return GeneratorSpec(
         config=config.diffusion,
         sampler=config.samples.sampler,
         space=space,

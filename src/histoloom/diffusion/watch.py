@@ -9,16 +9,16 @@ import numpy as np
 from diffusers import UNet2DModel
 
 from histoloom.autoencoder.vqgan import Autoencoder
-from histoloom.diffusion.generator import Facts, Generator
+from histoloom.diffusion.generation.generator import Generator, GeneratorSpec
+from histoloom.run.stage import CheckResult, StageContext
 from histoloom.seeding import derive
-from histoloom.stages import Judgement, StageContext
-from histoloom.tasks import Modules, Task, Watch
+from histoloom.training.tasks import Callback, Modules, Task
 
 LOOKS, IMAGES = 4, 64
 """at equal distances, the last one at the end; images drawn for each, by the clusters' frequencies"""
 
 
-def watched(task: Task, context: StageContext, *, facts: Facts) -> Task:
+def watched(task: Task, context: StageContext, *, facts: GeneratorSpec) -> Task:
     """The task with looks at what it draws, where the run has a judge; of the same noise every time."""
     judge = context.judge
     if judge is None:
@@ -26,7 +26,7 @@ def watched(task: Task, context: StageContext, *, facts: Facts) -> Task:
     autoencoder = Autoencoder.load(context.inputs["autoencoder"])
     seed = derive(context.config.seed, "diffusion", "watch")
 
-    def look(modules: Modules, _images: int) -> Judgement:
+    def look(modules: Modules, _images: int) -> CheckResult:
         unet = modules["unet"]
         assert isinstance(unet, UNet2DModel), "the task's module keeps its kind"
         generator = Generator(
@@ -39,4 +39,4 @@ def watched(task: Task, context: StageContext, *, facts: Facts) -> Task:
         orders = generator.orders(None, n=IMAGES, seed=seed)
         return judge(np.stack([drawn.image for drawn in generator.draw(orders, sampler=facts.sampler)]))
 
-    return replace(task, watch=Watch(look, LOOKS))
+    return replace(task, watch=Callback(look, LOOKS))

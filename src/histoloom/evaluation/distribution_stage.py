@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from histoloom.devices import resolve_device
 from histoloom.evaluation.extractors import Extractor, Sources, make_extractors
 from histoloom.evaluation.feature_cache import cached_features
 from histoloom.evaluation.metrics import Reader
 from histoloom.evaluation.run_distribution import Featured, Sides, choose_sides, run_entries
 from histoloom.evaluation.sample_folder import SampleFolder
+from histoloom.run.directory import write_json
+from histoloom.run.stage import StageContext
 from histoloom.slides.patch_set import PatchSet
-from histoloom.stages import StageContext
-from histoloom.store import write_json
+from histoloom.training.devices import resolve_device
 
 CACHE = ".features"
 """in the run directory: features by content, which outlive a stage that is made again"""

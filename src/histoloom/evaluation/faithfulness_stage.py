@@ -20,16 +20,16 @@ import torch
 from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
 from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.config import JudgeConfig
-from histoloom.devices import accelerator, full_precision
-from histoloom.evaluation.judge import Judge, Lesson, Reader, judged, learn
+from histoloom.config import ClusterClassifierConfig
+from histoloom.evaluation.cluster_classifier import ClusterClassifier, LabelledSet, Reader, judged, learn
 from histoloom.evaluation.recognition import Recognition, recognition
 from histoloom.evaluation.sample_folder import SampleFolder
 from histoloom.progress import meter
+from histoloom.run.directory import write_json
+from histoloom.run.stage import StageContext
 from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
-from histoloom.stages import StageContext
-from histoloom.store import write_json
+from histoloom.training.devices import accelerator, full_precision
 
 BLOCK = 32
 LEAST = 20
@@ -95,7 +95,7 @@ def _drawn(samples: SampleFolder, *, k: int) -> Labelled:
 
 
 def _judgements(
-    context: StageContext, *, config: JudgeConfig, real: Mapping[str, Labelled], drawn: Labelled, k: int
+    context: StageContext, *, config: ClusterClassifierConfig, real: Mapping[str, Labelled], drawn: Labelled, k: int
 ) -> dict[str, Any]:
     """What judges trained on real patches, on samples and on both see."""
     trainings = {"real": real["train"], "synthetic": drawn, "both": real["train"].with_(drawn)}
@@ -113,9 +113,11 @@ def _judgements(
     }
 
 
-def _trained(context: StageContext, material: Labelled, *, config: JudgeConfig, name: str, k: int) -> Judge:
+def _trained(
+    context: StageContext, material: Labelled, *, config: ClusterClassifierConfig, name: str, k: int
+) -> ClusterClassifier:
     return learn(
-        Lesson(name, material.labels_N, material.read),
+        LabelledSet(name, material.labels_N, material.read),
         config=config,
         clusters=k,
         runtime=context.config.runtime,
@@ -124,7 +126,7 @@ def _trained(context: StageContext, material: Labelled, *, config: JudgeConfig, 
     )
 
 
-def _seen(context: StageContext, judge: Judge, images: Labelled, *, what: list[str], k: int) -> Recognition:
+def _seen(context: StageContext, judge: ClusterClassifier, images: Labelled, *, what: list[str], k: int) -> Recognition:
     seen_N = judged(judge, images.read, n=len(images), runtime=context.config.runtime)
     rng = numpy_generator(context.config.seed, "evaluation", "judge", *what)
     return recognition(images.labels_N, seen_N, clusters=k, rng=rng)

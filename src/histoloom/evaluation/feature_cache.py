@@ -21,7 +21,7 @@ import numpy as np
 
 from histoloom.evaluation.extractors.base import Extractor
 from histoloom.progress import meter
-from histoloom.store import write_bytes
+from histoloom.run.directory import write_bytes
 
 logger = logging.getLogger("histoloom")
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from histoloom.evaluation.originality.by_features import features_said
-from histoloom.store import disk_errors_explained, write_bytes, write_json, write_text
+from histoloom.run.directory import disk_errors_explained, write_bytes, write_json, write_text
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>

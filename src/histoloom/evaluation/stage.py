@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 import torch
 
-from histoloom.devices import resolve_device
 from histoloom.evaluation.comparisons import Patches, entries, measure_tasks, plan
 from histoloom.evaluation.distribution_stage import CACHE, write_distribution
 from histoloom.evaluation.extractors import Extractor, Sources, make_extractors
@@ -20,9 +19,10 @@ from histoloom.evaluation.originality.of_run import FILE, said, write_originalit
 from histoloom.evaluation.sample_folder import SampleFolder
 from histoloom.evaluation.truth import true_classes, truth_entries
 from histoloom.progress import meter
+from histoloom.run.directory import read_json, write_json
+from histoloom.run.stage import StageContext
 from histoloom.slides.patch_set import PatchSet
-from histoloom.stages import StageContext
-from histoloom.store import read_json, write_json
+from histoloom.training.devices import resolve_device
 
 _PARTIAL = "partial"
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from histoloom.slides.private import real_file
-from histoloom.slides.procedural import label_patches, truth_of
+from histoloom.slides.inventory.pseudonyms import real_file
+from histoloom.slides.procedural.procedural import label_patches, truth_of
 
 UNKNOWN = -1
 

@@ -4,9 +4,9 @@
 ``tissues`` what everything else asks, ``table`` the exchange with spreadsheets, ``text`` what may stand in a name.
 """
 
-from histoloom.names.book import Book, Label, raters_of, reference_of
 from histoloom.names.edits import add_label, add_name, choose_reference, merge, redo, undo
 from histoloom.names.journal import Event, Journal, Kind, append, clustering_of, journal_file, locked, read_events
+from histoloom.names.label_state import Label, LabelState, raters_of, reference_of
 from histoloom.names.text import FLAGS, MAX_LENGTH, default_name, plain, valid_colour
 from histoloom.names.tissues import (
     Naming,
@@ -22,11 +22,11 @@ from histoloom.names.tissues import (
 __all__ = [
     "FLAGS",
     "MAX_LENGTH",
-    "Book",
     "Event",
     "Journal",
     "Kind",
     "Label",
+    "LabelState",
     "Naming",
     "add_label",
     "add_name",

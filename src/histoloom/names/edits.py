@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from histoloom.errors import UserError
-from histoloom.names.book import Book, raters_of
 from histoloom.names.journal import Event, Kind, append, clustering_of, locked, read_events
+from histoloom.names.label_state import LabelState, raters_of
 from histoloom.names.text import valid, valid_colour, valid_edit, valid_flag, valid_name
-from histoloom.store import fingerprint
+from histoloom.run.directory import fingerprint
 
 
 def add_name(run: Path, *, cluster: int, name: str, k: int, rater: str) -> None:
@@ -129,5 +129,5 @@ def _check_cluster(cluster: int, *, k: int) -> None:
         raise UserError(f"there is no cluster {cluster} at k = {k}; give a number from 0 to {k - 1}")
 
 
-def _book(run: Path, *, k: int) -> Book:
-    return Book(read_events(run), k=k, clustering=clustering_of(run))
+def _book(run: Path, *, k: int) -> LabelState:
+    return LabelState(read_events(run), k=k, clustering=clustering_of(run))

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from histoloom.errors import UserError
 from histoloom.names.text import valid_colour, valid_flag
-from histoloom.store import Artifact, disk_errors_explained, fingerprint
+from histoloom.run.directory import Artifact, disk_errors_explained, fingerprint
 
 logger = logging.getLogger("histoloom")
 

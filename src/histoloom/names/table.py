@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histoloom.errors import UserError
-from histoloom.names.book import Book, Label, raters_of
 from histoloom.names.edits import label_events
 from histoloom.names.journal import Event, append, clustering_of, locked, read_events
+from histoloom.names.label_state import Label, LabelState, raters_of
 from histoloom.names.text import valid_time
-from histoloom.store import fingerprint
+from histoloom.run.directory import fingerprint
 
 COLUMNS = ("k", "cluster", "name", "colour", "flag", "rater", "time", "patches", "clustering")
 SAID = ("name", "colour", "flag")
@@ -58,7 +58,9 @@ def export_table(run: Path, *, sizes: Sizes, rater: str | None = None, k: int | 
     without any names, gives such a form.
     """
     events, clustering = read_events(run), clustering_of(run)
-    books = {count: Book(events, k=count, clustering=clustering) for count in ([k] if k is not None else sorted(sizes))}
+    books = {
+        count: LabelState(events, k=count, clustering=clustering) for count in ([k] if k is not None else sorted(sizes))
+    }
     raters = [rater] if rater is not None else sorted(raters_of(events))
     wanted = [(count, who) for count, book in books.items() for who in raters if who in book.raters]
     form = [(count, rater or "") for count in books]
@@ -85,7 +87,7 @@ def import_table(run: Path, data: bytes, *, sizes: Sizes, rater: str | None = No
             raise TableError(errors)
         events, said = _events(rows, sizes=sizes, rater=rater, edit=f"import-{fingerprint(data.hex())}")
         known = read_events(run)
-        books = {k: Book(known, k=k, clustering=clustering) for k in {event.k for event in events}}
+        books = {k: LabelState(known, k=k, clustering=clustering) for k in {event.k for event in events}}
         news = [event for event in events if not _is_said(event, books[event.k])]
         if news:
             append(run, news)
@@ -230,6 +232,6 @@ def _whole(cell: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _is_said(event: Event, book: Book) -> bool:
+def _is_said(event: Event, book: LabelState) -> bool:
     """Whether the rater says this already."""
     return bool(getattr(book.labels(event.rater)[event.members[0]], event.says) == event.value)

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from histoloom.errors import UserError
-from histoloom.names.book import Book, Label
 from histoloom.names.journal import clustering_of, locked, read_events
+from histoloom.names.label_state import Label, LabelState
 from histoloom.names.text import NUMBER, default_name, plain
-from histoloom.store import disk_errors_explained, write_text
+from histoloom.run.directory import disk_errors_explained, write_text
 
 NOTES = ("flag", "colour")
 """Columns of a samples' table that repeat what is said of a cluster beside its name."""
@@ -44,9 +44,9 @@ def read_names(run: Path) -> list[Naming]:
     ]
 
 
-def read_book(run: Path, *, k: int) -> Book:
+def read_book(run: Path, *, k: int) -> LabelState:
     """What the raters said of the ``k`` clusters of the run's present clustering."""
-    return Book(read_events(run), k=k, clustering=clustering_of(run))
+    return LabelState(read_events(run), k=k, clustering=clustering_of(run))
 
 
 def current_labels(run: Path, *, k: int) -> dict[int, Label]:

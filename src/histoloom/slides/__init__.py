@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from histoloom.slides.inventory import find_slides
+    from histoloom.slides.inventory.find import find_slides
     from histoloom.slides.patch_set import PatchSet
-    from histoloom.slides.readers import Slide, open_slide
+    from histoloom.slides.readers.open import Slide, open_slide
 
 __all__ = ["PatchSet", "Slide", "find_slides", "open_slide"]
 

@@ -59,7 +59,7 @@ class SlideEntry:
 
     @property
     def stored_file(self) -> str:
-        """Its file as tables keep it; ``histoloom.slides.private.real_file`` gives the path back."""
+        """Its file as tables keep it; ``histoloom.slides.inventory.pseudonyms.real_file`` gives the path back."""
         return self.alias or str(self.file).encode("utf-8", "replace").decode()
 
     def why(self, error: SlideError) -> str:

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import UserError
-from histoloom.slides.patch_files import PatchFiles
-from histoloom.slides.patch_index import PatchIndex
-from histoloom.store import read_json
+from histoloom.run.directory import read_json
+from histoloom.slides.patches.patch_files import PatchFiles
+from histoloom.slides.patches.patch_index import PatchIndex
 
 Split = Literal["train", "holdout"]
 

@@ -16,20 +16,20 @@ import pandas as pd
 
 from histoloom.config import Config, PatchesConfig
 from histoloom.errors import UserError
-from histoloom.slides.choice import REASONS, Candidates, Taken
-from histoloom.slides.drafts import Draft, drafts_of, extent_of, filters_of, mpp_of
+from histoloom.run.directory import disk_errors_explained, replacing, write_json
+from histoloom.run.stage import StageContext
 from histoloom.slides.entries import SlideEntry
-from histoloom.slides.extract import Extraction, Survey, extract, survey
-from histoloom.slides.grid import smaller_than_patch
-from histoloom.slides.inventory import find_slides, none_usable
-from histoloom.slides.normalisation import Recolouring
-from histoloom.slides.overview import overviews, write_overview
-from histoloom.slides.sampling import Field, Positions
-from histoloom.slides.slide_stains import SlideStains, estimate_sample, reference_of, samples
-from histoloom.slides.splits import splits_of
-from histoloom.slides.workers import Workers
-from histoloom.stages import StageContext
-from histoloom.store import disk_errors_explained, replacing, write_json
+from histoloom.slides.inventory.find import find_slides, none_usable
+from histoloom.slides.patches.candidates import CandidatePatches, drafts_of, extent_of, filters_of, mpp_of
+from histoloom.slides.patches.extract import Extraction, Survey, extract, survey
+from histoloom.slides.patches.filters import REASONS, AcceptedPatches, Candidates
+from histoloom.slides.patches.grid import smaller_than_patch
+from histoloom.slides.patches.overview import overviews, write_overview
+from histoloom.slides.patches.sampling import Field, Positions
+from histoloom.slides.patches.splits import splits_of
+from histoloom.slides.stain.normalise import Recolouring
+from histoloom.slides.stain.per_slide import SlideStains, estimate_sample, reference_of, samples
+from histoloom.slides.workers.workers import Workers
 
 UPSAMPLING_WORTH_SAYING = 1.5
 EMPTY = 0.05
@@ -178,11 +178,11 @@ def _extracted(
     entries: Entries,
     *,
     fields: Mapping[str, Field],
-    drafts: Mapping[str, Draft],
+    drafts: Mapping[str, CandidatePatches],
     recolourings: Mapping[str, Recolouring | None],
     context: StageContext,
     workers: Workers,
-) -> tuple[dict[str, Taken], Reasons]:
+) -> tuple[dict[str, AcceptedPatches], Reasons]:
     """Write each usable slide's patches; returns what was taken, and why some slides gave none."""
     jobs = [
         replace(
@@ -200,7 +200,7 @@ def _extracted(
     return taken, {name: result.reason for name, result in done.items() if result.taken is None}
 
 
-def _extraction(entry: SlideEntry, *, field: Field, draft: Draft, context: StageContext) -> Extraction:
+def _extraction(entry: SlideEntry, *, field: Field, draft: CandidatePatches, context: StageContext) -> Extraction:
     config, found = context.config.patches, draft.positions
     background = found.tissue < config.min_tissue if config.tissue == "detect" else np.zeros(len(found), bool)
     return Extraction(
@@ -221,7 +221,7 @@ def _write_tables(
     *,
     fields: Mapping[str, Field],
     positions: Mapping[str, Positions],
-    taken: Mapping[str, Taken],
+    taken: Mapping[str, AcceptedPatches],
     context: StageContext,
 ) -> dict[str, str]:
     """Write the tables of patches and slides; returns each slide's split."""
@@ -276,7 +276,7 @@ def _say_numbers(index: pd.DataFrame, *, slides: pd.DataFrame, train: int, conte
         )
 
 
-def _rejections(taken: Taken | None) -> dict[str, int]:
+def _rejections(taken: AcceptedPatches | None) -> dict[str, int]:
     return {f"rejected_{reason}": taken.rejected[reason] if taken is not None else 0 for reason in REASONS}
 
 
@@ -296,7 +296,7 @@ def _patch_rows(entry: SlideEntry, *, field: Field, drawn: Positions, split: str
     )
 
 
-def _slide_row(entry: SlideEntry, *, n: int, split: str, taken: Taken | None) -> dict[str, object]:
+def _slide_row(entry: SlideEntry, *, n: int, split: str, taken: AcceptedPatches | None) -> dict[str, object]:
     row: dict[str, object] = {
         "slide_id": entry.slide_id,
         "file": entry.stored_file,

@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from histoloom.atlas.web.app import create_app
 from histoloom.atlas.web.security import Access
 from histoloom.atlas.web.serve import listening
-from histoloom.store import Run, write_json
+from histoloom.run.directory import Run, write_json
 
 HERE = "http://127.0.0.1"
 CHROMIUM = os.environ.get("HISTOLOOM_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from histoloom.atlas.page import render
-from histoloom.atlas.source import STAGES, RunSource
+from histoloom.atlas.report.page import render
+from histoloom.atlas.report.read_run import STAGES, RunSource
 from histoloom.atlas.web.app import NAVIGATION
-from histoloom.store import Run
+from histoloom.run.directory import Run
 
 PATHS = (
     *(entry.path for entry in NAVIGATION),

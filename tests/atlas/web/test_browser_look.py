@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from histoloom.store import Run
+from histoloom.run.directory import Run
 
 LOADED = "() => [...document.images].every((image) => image.complete && image.naturalWidth > 0)"
 

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from histoloom.names import clusters_of, current_labels, current_names, read_book, read_events
-from histoloom.store import Run
+from histoloom.run.directory import Run
 
 Visit = Callable[..., AbstractContextManager[Page]]
 

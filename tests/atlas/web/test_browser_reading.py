@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from histoloom.evaluation.reading.folder import readings
 from histoloom.names import add_name
-from histoloom.store import Run
+from histoloom.run.directory import Run
 
 Visit = Callable[..., AbstractContextManager[Page]]
 READY = "Go on|Begin"

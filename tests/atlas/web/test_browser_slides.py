@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
-from histoloom.store import Run, write_json
+from histoloom.run.directory import Run, write_json
 
 Visit = Callable[..., AbstractContextManager[Page]]
 

@@ -17,12 +17,12 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from histoloom import Generator
-from histoloom.atlas.job_archive import archive
-from histoloom.atlas.job_log import Made
+from histoloom.atlas.jobs.job_archive import archive
+from histoloom.atlas.jobs.job_log import Made
 from histoloom.names import add_name
 from histoloom.names.table import inert
+from histoloom.run.directory import Run
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import Run
 
 ENDED = {"done", "cancelled", "failed", "interrupted"}
 

@@ -27,7 +27,7 @@ from schemathesis import GenerationMode
 
 from histoloom.atlas.web.app import create_app
 from histoloom.atlas.web.security import MAX_BODY, Access
-from histoloom.store import Run
+from histoloom.run.directory import Run
 
 USUAL = 1000
 REQUESTS = int(os.environ.get("HISTOLOOM_HOSTILE_REQUESTS", str(USUAL)))
@@ -159,7 +159,7 @@ TYPES = (
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 
 
-class Watch:
+class Callback:
     """Which files Python opens and changes, and what it starts, while it watches. An audit hook stays for good."""
 
     def __init__(self) -> None:
@@ -189,7 +189,7 @@ class Watch:
         }
 
 
-WATCH = Watch()
+WATCH = Callback()
 PACKAGES = [Path(sysconfig.get_path(name)) for name in ("purelib", "stdlib")]
 
 

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file
 
 from histoloom.atlas.web.gallery_api import PAGE, pages
 from histoloom.names import add_name
+from histoloom.run.directory import Run, read_json, write_json
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import Run, read_json, write_json
 
 
 def gallery(client: TestClient, *, k: int, cluster: int, order: str = "typical") -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from histoloom.atlas.web import sample_names
 from histoloom.names import current_labels, current_names, read_events
-from histoloom.store import Run
+from histoloom.run.directory import Run
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from histoloom.evaluation.reading.folder import find_reading
 from histoloom.evaluation.reading.plan import Plan
 from histoloom.evaluation.reading.session import Session
 from histoloom.names import add_name
+from histoloom.run.directory import Run, read_json
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import Run, read_json
 
 TRIALS = 12
 

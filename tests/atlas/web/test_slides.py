@@ -15,8 +15,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from histoloom.clustering.clustering_set import Clustering
+from histoloom.run.directory import Run, write_json
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import Run, write_json
 
 TILE = "/api/slides/slide-1/tiles/0/0/0.jpg"
 

@@ -13,7 +13,7 @@ from histoloom.evaluation.reading.folder import Reading
 from histoloom.evaluation.reading.plan import Trial
 from histoloom.evaluation.reading.session import Session
 from histoloom.names import add_name
-from histoloom.store import Run
+from histoloom.run.directory import Run
 
 Rule = Callable[[Trial], int]
 Read = Callable[..., Session]

@@ -18,8 +18,8 @@ from histoloom.evaluation.reading.make import create_reading
 from histoloom.evaluation.reading.plan import LEVELS, Plan, Request
 from histoloom.evaluation.sample_folder import SampleFolder
 from histoloom.names import add_name
+from histoloom.run.directory import Run, read_json
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import Run, read_json
 
 DETECT = Request("real-or-synthetic", 12)
 

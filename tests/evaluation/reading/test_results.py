@@ -13,8 +13,8 @@ from histoloom.evaluation.reading.make import create_reading
 from histoloom.evaluation.reading.plan import Request, Trial
 from histoloom.evaluation.reading.results import result, write_results
 from histoloom.evaluation.reading.session import Session
+from histoloom.run.directory import Run, read_json, write_json
 from histoloom.seeding import numpy_generator
-from histoloom.store import Run, read_json, write_json
 
 Read = Callable[..., Session]
 

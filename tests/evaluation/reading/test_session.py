@@ -20,7 +20,7 @@ from histoloom.evaluation.reading.folder import Reading, find_reading
 from histoloom.evaluation.reading.make import create_reading
 from histoloom.evaluation.reading.plan import Request
 from histoloom.evaluation.reading.session import AlreadyAnswered, Handouts, Session
-from histoloom.store import Run
+from histoloom.run.directory import Run
 
 Read = Callable[..., Session]
 

@@ -8,12 +8,12 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 
 from histoloom.atlas.web import (
-    changes,
+    clusters,
     draw,
     files,
+    flow,
     gallery_api,
     jobs,
-    look,
     map_page,
     naming,
     pictures,
@@ -27,10 +27,10 @@ from histoloom.atlas.web.security import Access, Guard
 
 ROUTERS: tuple[APIRouter, ...] = (
     files.router,
-    look.router,
+    clusters.router,
     pictures.router,
     gallery_api.router,
-    changes.router,
+    flow.router,
     map_page.router,
     slides.router,
     naming.router,

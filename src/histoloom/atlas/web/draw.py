@@ -8,12 +8,12 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
-from histoloom.atlas.generators import STUDENT, has_generator, has_student
+from histoloom.atlas.jobs.generators import STUDENT, has_generator, has_student
+from histoloom.atlas.web.http_errors import NotFound
 from histoloom.atlas.web.jobs import queue_of
 from histoloom.atlas.web.pages import k_links, render
 from histoloom.atlas.web.params import OptionalK, view_of
 from histoloom.atlas.web.pictures import patch_address, sample_address
-from histoloom.atlas.web.refusals import NotFound
 from histoloom.atlas.web.run_view import RunView
 from histoloom.config import SamplerMethod
 from histoloom.names import default_name

@@ -10,8 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from histoloom.atlas.web.http_errors import Conflict, NotFound
 from histoloom.atlas.web.pages import render
-from histoloom.atlas.web.refusals import Conflict, NotFound
 from histoloom.errors import UserError
 
 _LONGEST = 500  # characters of a line

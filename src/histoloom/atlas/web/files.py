@@ -11,7 +11,7 @@ from importlib.resources.abc import Traversable
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from histoloom.atlas.web.refusals import NotFound
+from histoloom.atlas.web.http_errors import NotFound
 
 router = APIRouter(tags=["pages"])
 

@@ -8,7 +8,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
-from histoloom.atlas.cluster_table import Order
+from histoloom.atlas.browse.cluster_table import Order
 from histoloom.atlas.web.params import ClusterNumber, K, OptionalK, PageNumber, PatchId, view_of
 from histoloom.atlas.web.pictures import patch_address, sample_address
 from histoloom.atlas.web.run_view import RunView

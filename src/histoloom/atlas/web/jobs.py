@@ -11,16 +11,16 @@ from fastapi import APIRouter, FastAPI, Path, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from histoloom.atlas.generators import has_generator
-from histoloom.atlas.job_archive import archive
-from histoloom.atlas.job_log import Made, State
-from histoloom.atlas.jobs import JobQueue, Status
+from histoloom.atlas.jobs.generators import has_generator
+from histoloom.atlas.jobs.job_archive import archive
+from histoloom.atlas.jobs.job_log import Made, State
+from histoloom.atlas.jobs.queue import JobQueue, Status
+from histoloom.atlas.web.http_errors import Conflict, NotFound
 from histoloom.atlas.web.params import view_of
 from histoloom.atlas.web.pictures import patch_address
-from histoloom.atlas.web.refusals import Conflict, NotFound
 from histoloom.atlas.web.run_view import RunView
 from histoloom.config import SamplerMethod
-from histoloom.diffusion.request import Request as Drawing
+from histoloom.diffusion.generation.request import Request as Drawing
 from histoloom.errors import UserError
 
 LASTING = "private, max-age=31536000, immutable"
@@ -188,8 +188,8 @@ def picture(request: Request, job_id: JobId, number: Number) -> Response:
 @router.get("/{job_id}/pictures/{number}/nearest")
 def nearest(request: Request, job_id: JobId, number: Number) -> NearestOut:
     """The training patch that a picture is nearest to; takes a second or two."""
-    from histoloom.atlas.nearest_patch import TrainingPatches
-    from histoloom.diffusion.sources import read_picture
+    from histoloom.atlas.jobs.nearest_patch import TrainingPatches
+    from histoloom.diffusion.generation.source_images import read_picture
 
     view = view_of(request)
     with _known():

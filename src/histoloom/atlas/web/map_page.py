@@ -11,15 +11,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 
-from histoloom.atlas.map_titles import FEATURES, TITLES
-from histoloom.atlas.patch_map import centres, rows_of
-from histoloom.atlas.web.look import cards
+from histoloom.atlas.maps.map_titles import FEATURES, TITLES
+from histoloom.atlas.maps.patch_map import centres, rows_of
+from histoloom.atlas.web.clusters import cards
+from histoloom.atlas.web.http_errors import NotFound
 from histoloom.atlas.web.pages import k_links, render
 from histoloom.atlas.web.params import OptionalK, view_of
 from histoloom.atlas.web.pictures import patch_address
-from histoloom.atlas.web.refusals import NotFound
 from histoloom.atlas.web.run_view import RunView
-from histoloom.store import read_json
+from histoloom.run.directory import read_json
 
 router = APIRouter()
 

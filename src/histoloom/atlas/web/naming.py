@@ -10,9 +10,10 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
-from histoloom.atlas.agreement import agreements, disagreements
-from histoloom.atlas.gallery import Extent
-from histoloom.atlas.palette import colours, hexadecimal
+from histoloom.atlas.browse.agreement import agreements, disagreements
+from histoloom.atlas.maps.palette import colours, hexadecimal
+from histoloom.atlas.report.gallery import Extent
+from histoloom.atlas.web.http_errors import Conflict
 from histoloom.atlas.web.naming_models import (
     AgreementModel,
     Change,
@@ -31,14 +32,13 @@ from histoloom.atlas.web.naming_models import (
 from histoloom.atlas.web.pages import k_links, render
 from histoloom.atlas.web.params import ClusterNumber, K, OptionalK, view_of
 from histoloom.atlas.web.pictures import patch_address
-from histoloom.atlas.web.refusals import Conflict
 from histoloom.atlas.web.run_view import RunView
 from histoloom.atlas.web.sample_names import SampleNames
 from histoloom.errors import UserError
 from histoloom.names import (
     FLAGS,
-    Book,
     Event,
+    LabelState,
     add_label,
     choose_reference,
     clustering_of,
@@ -52,7 +52,7 @@ from histoloom.names import (
 )
 from histoloom.names.journal import Journal
 from histoloom.names.table import Sizes, TableError, export_table, import_table
-from histoloom.store import fingerprint
+from histoloom.run.directory import fingerprint
 
 router = APIRouter()
 api = APIRouter(prefix="/api/names", tags=["names"])
@@ -264,8 +264,8 @@ def _events(view: RunView) -> list[Event]:
     return view.kept("names' events", of=["names.jsonl"], make=journal.events)
 
 
-def _book(view: RunView, *, k: int) -> Book:
-    make = lambda: Book(_events(view), k=k, clustering=clustering_of(view.path))  # noqa: E731
+def _book(view: RunView, *, k: int) -> LabelState:
+    make = lambda: LabelState(_events(view), k=k, clustering=clustering_of(view.path))  # noqa: E731
     return view.kept(("book", k), of=["clusters/artifact.json", "names.jsonl"], make=make)
 
 

@@ -16,8 +16,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from PIL import Image
 
-from histoloom.atlas.cluster_place import placed
-from histoloom.atlas.palette import colours
+from histoloom.atlas.browse.cluster_place import placed
+from histoloom.atlas.maps.palette import colours
 from histoloom.atlas.web.params import ClusterNumber, K, PatchId, SampleId, SlideId, view_of
 from histoloom.atlas.web.run_view import RunView
 

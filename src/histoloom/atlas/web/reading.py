@@ -18,15 +18,15 @@ from fastapi.responses import HTMLResponse, Response
 from PIL import Image
 from pydantic import BaseModel, Field
 
+from histoloom.atlas.web.http_errors import Conflict, NotFound
 from histoloom.atlas.web.pages import render
 from histoloom.atlas.web.params import view_of
-from histoloom.atlas.web.refusals import Conflict, NotFound
 from histoloom.atlas.web.run_view import RunView
 from histoloom.evaluation.reading.folder import FOLDER, LONGEST_NAME, Reading, readings
 from histoloom.evaluation.reading.plan import LEAST, MOST, Kind
 from histoloom.evaluation.reading.plan import Request as Design
 from histoloom.evaluation.reading.session import AlreadyAnswered, Handouts, Progress, Session
-from histoloom.store import Run
+from histoloom.run.directory import Run
 
 router = APIRouter()
 

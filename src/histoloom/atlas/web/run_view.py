@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from histoloom.atlas.cluster_colours import cluster_colours
-from histoloom.atlas.cluster_table import ClusterTable, overlap, read_clusters
-from histoloom.atlas.palette import hexadecimal
-from histoloom.atlas.patch_table import PatchTable
-from histoloom.atlas.web.refusals import Conflict, NotFound
+from histoloom.atlas.browse.cluster_table import ClusterTable, overlap, read_clusters
+from histoloom.atlas.browse.patch_table import PatchTable
+from histoloom.atlas.maps.cluster_colours import cluster_colours
+from histoloom.atlas.maps.palette import hexadecimal
+from histoloom.atlas.web.http_errors import Conflict, NotFound
 from histoloom.config import Config, load_config
 from histoloom.names import Label, current_labels
-from histoloom.store import Run, fingerprint, read_json
+from histoloom.run.directory import Run, fingerprint, read_json
 
 if TYPE_CHECKING:
     from histoloom.autoencoder.latents import LatentSet

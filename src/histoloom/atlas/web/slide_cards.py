@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from histoloom.atlas.cluster_table import ClusterTable
-from histoloom.atlas.patch_table import PatchTable
-from histoloom.atlas.run_slides import SlideAbout
+from histoloom.atlas.browse.cluster_table import ClusterTable
+from histoloom.atlas.browse.patch_table import PatchTable
+from histoloom.atlas.browse.run_slides import SlideAbout
 
 PER_PAGE = 60
 

@@ -17,16 +17,16 @@ from fastapi.responses import HTMLResponse, Response
 from PIL import Image
 from pydantic import BaseModel
 
-from histoloom.atlas.placed_patches import PlacedPatches
-from histoloom.atlas.run_slides import NoSlide, RunSlides, SlideAbout, drawn_map, jpeg_settings
+from histoloom.atlas.browse.placed_patches import PlacedPatches
+from histoloom.atlas.browse.run_slides import NoSlide, RunSlides, SlideAbout, drawn_map, jpeg_settings
+from histoloom.atlas.web.http_errors import Conflict, NotFound
 from histoloom.atlas.web.pages import k_links, render
 from histoloom.atlas.web.params import OptionalK, PageNumber, SlideId, view_of
-from histoloom.atlas.web.refusals import Conflict, NotFound
 from histoloom.atlas.web.run_view import RunView
 from histoloom.atlas.web.slide_cards import PER_PAGE, cards
 from histoloom.slides.entries import SlideError
-from histoloom.slides.open_slides import OpenSlides
-from histoloom.slides.zoom import TILE, NoTile
+from histoloom.slides.readers.open_slides import OpenSlides
+from histoloom.slides.readers.zoom import TILE, NoTile
 
 router = APIRouter()
 

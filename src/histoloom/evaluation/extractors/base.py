@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from histoloom.devices import full_precision
+from histoloom.training.devices import full_precision
 
 BLOCK = 8
 """images that a network sees at once, always: sums differ in the last bit between batch sizes"""

@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from histoloom.clustering.foreign_encoders import ForeignEncoder, load_encoder
-from histoloom.devices import full_precision
+from histoloom.clustering.features.pretrained import PretrainedEncoder, load_encoder
 from histoloom.evaluation.extractors.base import Extractor, Maker, Sources
+from histoloom.training.devices import full_precision
 
 LEAST = 8
 
 
-class Foreign(Extractor):
+class PretrainedExtractor(Extractor):
     """What somebody else's encoder says of whole images, brought to its size."""
 
     least = LEAST
 
-    def __init__(self, encoder: ForeignEncoder, *, name: str, device: torch.device) -> None:
+    def __init__(self, encoder: PretrainedEncoder, *, name: str, device: torch.device) -> None:
         self.encoder = encoder
         self.device = device
         self._name = name
@@ -39,8 +39,8 @@ class Foreign(Extractor):
 def maker(library: str) -> Maker:
     """Makes ``hf:NAME`` or ``timm:NAME``; ``UserError`` where it is not on this machine."""
 
-    def make(rest: str, sources: Sources) -> Foreign:
+    def make(rest: str, sources: Sources) -> PretrainedExtractor:
         name = f"{library}:{rest}"
-        return Foreign(load_encoder(name, device=sources.device), name=name, device=sources.device)
+        return PretrainedExtractor(load_encoder(name, device=sources.device), name=name, device=sources.device)
 
     return make

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from histoloom.devices import full_precision
 from histoloom.errors import UserError
 from histoloom.evaluation.extractors.base import BLOCK, Extractor, Sources
+from histoloom.training.devices import full_precision
 
 DIMENSION = 2048
 LEAST = 32

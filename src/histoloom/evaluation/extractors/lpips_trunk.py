@@ -12,10 +12,10 @@ import torch
 
 from histoloom.autoencoder.lpips import LPIPS, MIN_SIZE, unit_length
 from histoloom.autoencoder.weights import Trunk
-from histoloom.devices import full_precision
 from histoloom.errors import UserError
 from histoloom.evaluation.extractors.base import Extractor, Maker, Sources
-from histoloom.store import fingerprint
+from histoloom.run.directory import fingerprint
+from histoloom.training.devices import full_precision
 
 VERSION = "unit-mean-1"
 

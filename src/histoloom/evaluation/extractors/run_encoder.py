@@ -11,12 +11,12 @@ import hashlib
 import numpy as np
 import torch
 
-from histoloom.clustering.feature_kinds.latents import Encoder
-from histoloom.clustering.features import pooled
-from histoloom.devices import full_precision
+from histoloom.clustering.features.kinds.latents import Encoder
+from histoloom.clustering.features.validity import pooled
 from histoloom.errors import UserError
 from histoloom.evaluation.extractors.base import Extractor, Sources
-from histoloom.store import fingerprint
+from histoloom.run.directory import fingerprint
+from histoloom.training.devices import full_precision
 
 VERSION = "pooled-1"
 LEAST = 16

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from histoloom.devices import resolve_device
-from histoloom.diffusion.sources import patch_of
+from histoloom.diffusion.generation.source_images import patch_of
 from histoloom.errors import UserError
 from histoloom.evaluation.originality.audit import VERSION
 from histoloom.evaluation.originality.greys import shrunk, small_greys
 from histoloom.evaluation.originality.nearest import nearest
 from histoloom.evaluation.originality.of_run import FILE, Rows
+from histoloom.run.directory import Run, read_json
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import Run, read_json
+from histoloom.training.devices import resolve_device
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from histoloom.evaluation.originality.by_features import ByFeatures, Sources, fe
 from histoloom.evaluation.originality.folders import suspicious_first
 from histoloom.evaluation.sample_folder import SampleFolder
 from histoloom.evaluation.similarity import Images
+from histoloom.run.directory import write_bytes, write_json
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import write_bytes, write_json
 
 FILE, PICTURES = "originality.json", "suspicious.npz"
 SHOWN = 8

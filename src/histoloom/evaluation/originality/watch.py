@@ -11,15 +11,15 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from histoloom.devices import resolve_device
 from histoloom.evaluation.originality.audit import LEAST_A_PART, Calibration, calibrated, drawn
 from histoloom.evaluation.originality.calibration import Share
 from histoloom.evaluation.originality.greys import shrunk, small_greys
 from histoloom.evaluation.originality.nearest import nearest
 from histoloom.evaluation.originality.of_run import Rows
+from histoloom.run.directory import Run
+from histoloom.run.stage import CheckResult
 from histoloom.slides.patch_set import PatchSet
-from histoloom.stages import Judgement
-from histoloom.store import Run
+from histoloom.training.devices import resolve_device
 
 HELD_OUT = 600
 """held-out patches that set the threshold and test it, drawn at random where there are more"""
@@ -35,10 +35,10 @@ class CopyWatch:
 
     run: Run
 
-    def __call__(self, images_NHW3: np.ndarray) -> Judgement:
+    def __call__(self, images_NHW3: np.ndarray) -> CheckResult:
         """See ``stages.ImageJudge``."""
         if self._calibration is None:
-            return Judgement(
+            return CheckResult(
                 f"copies are not looked for while training: that needs {2 * LEAST_A_PART} held-out patches of at least "
                 "two slides (patches.split)"
             )
@@ -47,9 +47,9 @@ class CopyWatch:
         tested = self._calibration.tested
         said = f"{found.count} of {found.n} drawn patches look like copies of training patches"
         if found.interval[0] <= tested.interval[1]:
-            return Judgement(f"{said} (false alarms of held-out patches: {tested.count} of {tested.n})")
+            return CheckResult(f"{said} (false alarms of held-out patches: {tested.count} of {tested.n})")
         said += f" ({found.interval[0]:.1%} at least, where false alarms are {tested.interval[1]:.1%} at most)"
-        return Judgement(said, stop=True, advice=ADVICE)
+        return CheckResult(said, stop=True, advice=ADVICE)
 
     @cached_property
     def _patches(self) -> PatchSet:

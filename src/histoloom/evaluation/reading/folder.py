@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from histoloom.errors import UserError
 from histoloom.evaluation.reading.plan import Plan
-from histoloom.store import disk_errors_explained, read_json, write_bytes, write_json
+from histoloom.run.directory import disk_errors_explained, read_json, write_bytes, write_json
 
 logger = logging.getLogger("histoloom")
 

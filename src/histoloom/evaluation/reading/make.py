@@ -19,8 +19,8 @@ from histoloom.evaluation.reading.balance import allot, distinct
 from histoloom.evaluation.reading.folder import Reading, publish, readings
 from histoloom.evaluation.reading.material import Material, Tissue
 from histoloom.evaluation.reading.plan import Kind, Plan, Request, Trial, choices_of
+from histoloom.run.directory import Run
 from histoloom.seeding import numpy_generator
-from histoloom.store import Run
 
 SHOWN_STAGES = ("patches", "autoencoder", "clusters", "samples")
 """the stages whose fingerprints say which pictures were shown"""
@@ -119,8 +119,8 @@ def _pictures(material: Material, chosen: Sequence[tuple[Pool, int]], *, kind: K
 
 def _reconstructed(run: Run, images_NHW3: np.ndarray) -> np.ndarray:
     from histoloom.autoencoder.vqgan import Autoencoder
-    from histoloom.devices import accelerator
     from histoloom.evaluation.faithfulness_stage import BLOCK, reconstructed
+    from histoloom.training.devices import accelerator
 
     device = accelerator(run.config.runtime).device
     autoencoder = Autoencoder.load(run.require("autoencoder")).to(device)

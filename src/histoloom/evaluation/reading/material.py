@@ -20,8 +20,8 @@ from histoloom.evaluation.reading.balance import apart, spread_order
 from histoloom.evaluation.reading.plan import Kind
 from histoloom.evaluation.sample_folder import SampleFolder
 from histoloom.names import current_names, default_name
+from histoloom.run.directory import Run
 from histoloom.slides.patch_set import PatchSet
-from histoloom.store import Run
 
 
 @dataclass(frozen=True)

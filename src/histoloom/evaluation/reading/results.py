@@ -15,7 +15,7 @@ from histoloom.evaluation.reading.detection import MIDDLE, detection, detection_
 from histoloom.evaluation.reading.folder import Answer, Reading, readings
 from histoloom.evaluation.reading.naming import naming
 from histoloom.evaluation.reading.plan import Plan
-from histoloom.store import Artifact, read_json, write_json
+from histoloom.run.directory import Artifact, read_json, write_json
 
 QUESTIONS = {
     "real-or-synthetic": "real patches as they were scanned, or samples?",

@@ -1,0 +1,131 @@
+"""``confounding.json``: what the clusters of every k know of slide, patient and stain.
+
+Shapes: N patches, M patches whose stain is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.clustering.confounding.association import (
+    HIGH,
+    ONE_SLIDE,
+    PERMUTATIONS,
+    SIGNIFICANT,
+    WARN_ABOVE,
+    Association,
+    Factor,
+    OneSlide,
+    association,
+    by_quantile,
+    one_slide_clusters,
+    slide_stain_groups,
+    warnings_of,
+)
+from histoloom.clustering.confounding.stain import PatchStains, patch_stains, slide_stains
+from histoloom.progress import meter
+from histoloom.seeding import numpy_generator
+from histoloom.slides.patch_set import PatchSet
+
+MOST_PATCHES, MOST_STAINS = 20_000, 2_000
+"""At most so many patches, drawn at random, are looked at; the stain of so many of these is measured."""
+
+STAIN_BINS, CHUNK = 8, 64
+
+Labels = Mapping[int, np.ndarray]
+
+
+def examine(labels: pd.DataFrame, *, patches: PatchSet, seed: int) -> dict[str, Any]:
+    """All of ``confounding.json``; ``labels`` has ``patch_id`` and a column ``k{k}`` for each k, of any split."""
+    drawn = numpy_generator(seed, "clusters", "confounding").permutation(len(labels))[:MOST_PATCHES]
+    table = labels.iloc[np.sort(drawn)].merge(
+        patches.columns("patch_id", "slide", "patient"), on="patch_id", validate="one_to_one"
+    )
+    by_k = {int(name[1:]): table[name].to_numpy(np.int64) for name in labels.columns if name != "patch_id"}
+    some = np.sort(numpy_generator(seed, "clusters", "confounding", "stain").permutation(len(table))[:MOST_STAINS])
+    stains = _measured(patches, patch_ids=table["patch_id"].to_numpy()[some])
+    found = _of_slides(table, labels=by_k, stains=stains, some=some, seed=seed)
+    found += _of_patches(table, labels=by_k, stains=stains, some=some, seed=seed)
+    one_slide = [
+        o for k, labels_N in by_k.items() for o in one_slide_clusters(labels_N, k=k, slides_N=table["slide"].to_numpy())
+    ]
+    return _as_json(found, one_slide=one_slide, ks=list(by_k), patches=len(table), stains=len(some))
+
+
+def _measured(patches: PatchSet, *, patch_ids: np.ndarray) -> PatchStains:
+    rows_M = patches.rows_of(patch_ids)
+    parts = []
+    with meter("measuring stain", total=len(rows_M)) as progress:
+        for start in range(0, len(rows_M), CHUNK):
+            chunk = rows_M[start : start + CHUNK]
+            parts.append(patch_stains(patches.images(chunk)))
+            progress.advance(len(chunk))
+    return PatchStains(*(np.concatenate(values) for values in zip(*(vars(p).values() for p in parts), strict=True)))
+
+
+def _of_slides(
+    table: pd.DataFrame, *, labels: Labels, stains: PatchStains, some: np.ndarray, seed: int
+) -> list[Association]:
+    """Slide against a null of permuted patches; patient and the slide's stain against one of permuted slides."""
+    slides_N, patients_N = _codes(table["slide"]), _codes(table["patient"])
+    groups = slide_stain_groups(slide_stains(stains, slides_N=table["slide"].to_numpy()[some]))
+    known_N = table["slide"].astype(str).isin(list(groups)).to_numpy()
+    stained_N = table["slide"].astype(str).map(groups).fillna(0).to_numpy(np.int64)
+    factors = [
+        (Factor("slide", slides_N, "patches"), np.ones(len(table), bool)),
+        (Factor("patient", patients_N, "slides"), np.ones(len(table), bool)),
+        (Factor("slide_stain", stained_N, "slides"), known_N),
+    ]
+    found: list[Association] = []
+    for factor, used_N in factors:
+        of_used = Factor(factor.name, factor.codes_N[used_N], factor.null)
+        if _tells(of_used, slides_N=slides_N[used_N]):
+            used = {k: labels_N[used_N] for k, labels_N in labels.items()}
+            rng = numpy_generator(seed, "clusters", "confounding", factor.name)
+            found += association(used, factor=of_used, slides_N=slides_N[used_N], rng=rng)
+    return found
+
+
+def _of_patches(
+    table: pd.DataFrame, *, labels: Labels, stains: PatchStains, some: np.ndarray, seed: int
+) -> list[Association]:
+    """The patches' own stain, which is tissue as well as staining."""
+    used = {k: labels_N[some] for k, labels_N in labels.items()}
+    slides_M = _codes(table["slide"])[some]
+    found: list[Association] = []
+    for name, values_M in (("haematoxylin", stains.haematoxylin_N), ("eosin", stains.eosin_N)):
+        factor = Factor(name, by_quantile(values_M, groups=STAIN_BINS), "patches")
+        if _tells(factor, slides_N=slides_M):
+            rng = numpy_generator(seed, "clusters", "confounding", name)
+            found += association(used, factor=factor, slides_N=slides_M, rng=rng)
+    return found
+
+
+def _tells(factor: Factor, *, slides_N: np.ndarray) -> bool:
+    """Whether the factor has levels to tell apart; one that is the slide itself has no null of permuted slides."""
+    levels = len(np.unique(factor.codes_N))
+    return levels > 1 and not (factor.null == "slides" and levels == len(np.unique(slides_N)))
+
+
+def _codes(column: pd.Series) -> np.ndarray:
+    return pd.factorize(column.astype(str), sort=True)[0].astype(np.int64)
+
+
+def _as_json(
+    found: list[Association], *, one_slide: list[OneSlide], ks: list[int], patches: int, stains: int
+) -> dict[str, Any]:
+    warnings = {str(k): warnings_of(k, associations=found, one_slide=one_slide) for k in ks}
+    return {
+        "patches": patches,
+        "stain_patches": stains,
+        "permutations": PERMUTATIONS,
+        "rule": {"p": SIGNIFICANT, "excess": dict(WARN_ABOVE), "one_slide": ONE_SLIDE, "null_high": HIGH},
+        "associations": [asdict(entry) for entry in sorted(found, key=lambda entry: entry.k)],
+        "one_slide": [asdict(entry) for entry in one_slide],
+        "warnings": {k: said for k, said in warnings.items() if said},
+    }

@@ -1,0 +1,192 @@
+"""Features of all patches of a run, as the clusters' network gets them: computed once, centred, on one scale.
+
+Latents are read where they lie. All other kinds are vectors: each patch's own, and of the training split also its
+views, are computed in chunks that a killed stage does not repeat. Their mean over the training split is taken off, and
+all are divided by one number, the root of their mean variance: distances keep their proportions.
+
+Legend of shapes: N patches, T of the training split, V views beside a patch itself, D features; ``*shape``: of a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from histoloom.autoencoder.latents import LatentSet
+from histoloom.clustering.features.kinds import KINDS, Features, Sources
+from histoloom.clustering.features.kinds.base import BLOCK
+from histoloom.progress import meter
+from histoloom.run.directory import read_json, replacing, write_json
+from histoloom.run.stage import StageContext
+from histoloom.training.devices import accelerator, is_main_process
+from histoloom.training.distributed import shared_path
+
+CHUNK = 4 * BLOCK
+OWN, SAID = "features.npy", "features.json"
+
+
+class Bank(Protocol):
+    """What the clusters are trained on and predicted from."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one patch."""
+
+    def own(self, rows_N: np.ndarray) -> Tensor:
+        """Patches as they are, float32 (N, *shape)."""
+
+    def versions(self, rows_N: np.ndarray) -> Tensor:
+        """Patches of the training split as they are, then their views, float32 (N, 1 + V, *shape)."""
+
+
+class LatentBank:
+    """The stage ``latents`` as it lies."""
+
+    def __init__(self, latents: LatentSet) -> None:
+        self.latents = latents
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.latents.shape
+
+    def own(self, rows_N: np.ndarray) -> Tensor:
+        return self.latents.normalised(rows_N)
+
+    def versions(self, rows_N: np.ndarray) -> Tensor:
+        return self.latents.versions(rows_N)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is taken off, (D,), and what the rest is divided by."""
+
+    mean_D: Tensor
+    deviation: float
+
+    def __call__(self, x_ND: Tensor) -> Tensor:
+        return (x_ND - self.mean_D.to(x_ND)) / self.deviation
+
+    @staticmethod
+    def measured(x_ND: np.ndarray, *, rows_T: np.ndarray) -> Scale:
+        """Over some rows, in double precision and bounded memory."""
+        total, squares = np.zeros(x_ND.shape[1]), np.zeros(x_ND.shape[1])
+        for start in range(0, len(rows_T), 1024):
+            part = np.asarray(x_ND[rows_T[start : start + 1024]], np.float64)
+            total += part.sum(0)
+            squares += np.square(part).sum(0)
+        mean_D = total / len(rows_T)
+        variance = float((squares / len(rows_T) - mean_D**2).mean())
+        return Scale(torch.from_numpy(mean_D.astype(np.float32)), float(np.sqrt(max(variance, 1e-12))))
+
+
+class VectorBank:
+    """Vectors of all patches in ``folder``, raw; ``rows_T`` are the training split's, in rising order."""
+
+    def __init__(self, folder: Path, *, rows_T: np.ndarray) -> None:
+        self.own_ND = np.load(folder / "own.npy", mmap_mode="r")
+        self.views_TVD = np.load(folder / "views.npy", mmap_mode="r")
+        self.rows_T = rows_T
+        self.scale = Scale.measured(self.own_ND, rows_T=rows_T)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.own_ND.shape[1:]
+
+    def own(self, rows_N: np.ndarray) -> Tensor:
+        return self.scale(torch.from_numpy(np.asarray(self.own_ND[rows_N])))
+
+    def versions(self, rows_N: np.ndarray) -> Tensor:
+        views_NVD = torch.from_numpy(np.asarray(self.views_TVD[np.searchsorted(self.rows_T, rows_N)]))
+        return torch.cat([self.own(rows_N)[:, None], self.scale(views_NVD)], dim=1)
+
+
+def make_bank(context: StageContext, *, latents: LatentSet) -> Bank:
+    """The bank of the configured kind; what prediction needs of it is written into the stage's folder.
+
+    The main process computes; the others wait, and read what it wrote.
+    """
+    kind = context.config.clusters.features
+    if kind == "latents":
+        return LatentBank(latents)
+    features = KINDS[kind].make(context)
+    folder = shared_path(context.out / "checkpoints")  # not published
+    rows_T = latents.rows(split="train")
+    if is_main_process():
+        folder.mkdir(exist_ok=True)
+        _compute(features, folder=folder, n=len(latents), rows_T=rows_T)
+    accelerator(context.config.runtime).wait_for_everyone()
+    bank = VectorBank(folder, rows_T=rows_T)
+    if is_main_process():
+        _publish(context, kind=kind, features=features, bank=bank)
+    return bank
+
+
+def _compute(features: Features, *, folder: Path, n: int, rows_T: np.ndarray) -> None:
+    every = np.arange(n)
+    _fill(folder / "own.npy", rows=every, shape=features.shape, compute=features.of_rows)
+    shape = (features.views, *features.shape)
+    _fill(folder / "views.npy", rows=rows_T, shape=shape, compute=features.views_of_rows if features.views else None)
+
+
+def _fill(path: Path, *, rows: np.ndarray, shape: tuple[int, ...], compute: Any) -> None:
+    """A .npy of ``compute`` of each row, (len(rows), *shape) float32, continued where an earlier call stopped."""
+    marker = path.with_suffix(".json")
+    done = read_json(marker)["rows"] if marker.is_file() else 0
+    whole = (len(rows), *shape)
+    target = np.lib.format.open_memmap(
+        path, mode="r+" if done else "w+", dtype=np.float32, shape=None if done else whole
+    )
+    if compute is None or done == len(rows):
+        return
+    with meter(f"features ({path.stem})", total=len(rows), done=done) as progress:
+        for start in range(done, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            target[start : start + len(chunk)] = compute(chunk).numpy()
+            target.flush()
+            write_json(marker, {"rows": start + len(chunk)})
+            progress.advance(len(chunk))
+
+
+def _publish(context: StageContext, *, kind: str, features: Features, bank: VectorBank) -> None:
+    """``features.npy`` and ``features.json``."""
+    said = features.save(context.out)
+    with replacing(context.out / OWN) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": bank.own_ND.shape})
+        for start in range(0, len(bank.own_ND), 1024):
+            rows = np.arange(start, min(start + 1024, len(bank.own_ND)))
+            file.write(bank.own(rows).numpy().astype("<f4").tobytes())
+    scale = {"mean": bank.scale.mean_D.tolist(), "deviation": bank.scale.deviation}
+    about = {"kind": kind, "shape": list(features.shape), "views": features.views, **scale, "said": said}
+    write_json(context.out / SAID, about)
+
+
+@dataclass(frozen=True)
+class PredictedFeatures:
+    """Features of any pictures, as the network of published clusters gets them."""
+
+    features: Features
+    scale: Scale | None
+
+    def of_images(self, images_NHW3: np.ndarray) -> Tensor:
+        """Pictures, uint8 (N, H, W, 3); float32 (N, *shape) on the device."""
+        x_N = self.features.of_images(images_NHW3)
+        return x_N if self.scale is None else self.scale(x_N)
+
+
+def load_features(clusters: Path, *, inputs: Mapping[str, Path], device: torch.device) -> PredictedFeatures:
+    """What the clusters in this folder are predicted from; ``inputs`` has the folders of the stages before.
+
+    Raises ``UserError`` where an encoder that is not the run's own is gone.
+    """
+    path = clusters / SAID
+    about: dict[str, Any] = read_json(path) if path.is_file() else {"kind": "latents", "said": {}}
+    features = KINDS[about["kind"]].load(Sources(inputs, clusters, about["said"], device))
+    if "mean" not in about:
+        return PredictedFeatures(features, None)
+    return PredictedFeatures(features, Scale(torch.tensor(about["mean"]), about["deviation"]))

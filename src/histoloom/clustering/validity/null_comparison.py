@@ -1,0 +1,166 @@
+"""k-means on the data against k-means on data without clusters: five indices and stability, with intervals.
+
+Each draw is a set of points split into two parts; each part is clustered by itself for every k. An index is computed
+in both parts; stability is how far the two clusterings agree about all points of the draw. The draws are random
+subsets of the real data, and sets of the same size from each null.
+
+Legend of shapes: N points, D features, S draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from histoloom.clustering.validity.indices import INDICES, LARGER_IS_BETTER
+from histoloom.clustering.validity.nulls import NULLS
+from histoloom.clustering.validity.sweep import agreement, nearest, sweep
+from histoloom.progress import meter
+from histoloom.seeding import numpy_generator
+
+LEVEL = 0.95
+STABILITY = ("agreement", "weakest")
+_MOST_FEATURES = 1000  # with more, the nulls are fitted to as many points as are drawn, to bound memory and time
+
+
+@dataclass(frozen=True)
+class Excess:
+    """By how much the data are better than a null (larger is always better), with an interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A mean over the data's draws with the deviation among them, a mean over each null's, the excess over each null.
+
+    The unit of the excess of an index is the deviation among the null's draws; of stability, its own unit.
+    """
+
+    real: float
+    deviation: float
+    null: Mapping[str, float]
+    excess: Mapping[str, Excess]
+
+    @property
+    def least(self) -> Excess:
+        """The excess over the null that comes closer to the data."""
+        return min(self.excess.values(), key=lambda excess: excess.low)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """One k. ``smallest`` and ``largest``: shares of the points in these clusters of k-means, means over the draws.
+
+    ``stability`` holds ``agreement`` (adjusted Rand index) and ``weakest`` (Jaccard index of the cluster that the two
+    parts agree least about, 0..1).
+    """
+
+    k: int
+    indices: Mapping[str, Compared]
+    stability: Mapping[str, Compared]
+    smallest: float
+    largest: float
+
+
+def compare(x_ND: np.ndarray, *, ks: Sequence[int], seed: int, draws: int, points: int) -> dict[int, Findings]:
+    """Findings for each k, from ``draws`` sets of at most ``points`` points of the data and of each null."""
+    rng = numpy_generator(seed, "clusters", "nulls", "data")
+    part = min(points, len(x_ND)) // 2
+    if x_ND.shape[1] > _MOST_FEATURES:
+        x_ND = x_ND[np.sort(rng.permutation(len(x_ND))[: 2 * part])]
+    with meter("clusters against none", total=draws * (1 + len(NULLS))) as progress:
+
+        def drawn(points_MD: np.ndarray) -> dict[int, dict[str, np.ndarray | float]]:
+            progress.advance(1)
+            return _measure(points_MD[:part], points_MD[part:], ks=ks)
+
+        real = [drawn(x_ND[rng.permutation(len(x_ND))[: 2 * part]]) for _ in range(draws)]
+        nulls = {}
+        for name, fit in NULLS.items():
+            rng, draw = numpy_generator(seed, "clusters", "nulls", name), fit(x_ND)
+            nulls[name] = [drawn(rng.permutation(draw(2 * part, rng))) for _ in range(draws)]
+    share = 2 * part / len(x_ND)
+    return {
+        k: _findings(
+            k,
+            real=[draw[k] for draw in real],
+            nulls={name: [draw[k] for draw in found] for name, found in nulls.items()},
+            share=share,
+        )
+        for k in ks
+    }
+
+
+def _measure(
+    first_ND: np.ndarray, second_ND: np.ndarray, *, ks: Sequence[int]
+) -> dict[int, dict[str, np.ndarray | float]]:
+    """For each k: each index in both parts, (2,), and the stability and the extreme sizes of the draw."""
+    both_ND = np.concatenate([first_ND, second_ND])
+    sweeps = [sweep(part_ND, ks=ks) for part_ND in (first_ND, second_ND)]
+    result: dict[int, dict[str, np.ndarray | float]] = {}
+    for k in ks:
+        parts = [found[k] for found in sweeps]
+        agreed = agreement(*(nearest(both_ND, centres_KD=part.centres_KD) for part in parts), k=k)
+        sizes = np.concatenate([part.sizes_K for part in parts]) / len(first_ND)
+        result[k] = {index: np.array([part.indices[index] for part in parts]) for index in INDICES}
+        result[k] |= {"agreement": agreed.ari, "weakest": agreed.weakest}
+        result[k] |= {"smallest": float(sizes.min()), "largest": float(sizes.max())}
+    return result
+
+
+def _findings(
+    k: int, *, real: Sequence[Mapping[str, Any]], nulls: Mapping[str, Sequence[Mapping[str, Any]]], share: float
+) -> Findings:
+    def values(draws: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+        return np.array([draw[name] for draw in draws])
+
+    def compared(name: str) -> Compared:
+        ours, draws = values(real, name), len(real)
+        theirs = {null: values(draws, name) for null, draws in nulls.items()}
+        excess = _index_excess if name in INDICES else _stability_excess
+        return Compared(
+            real=float(ours.mean()),
+            deviation=float(ours.reshape(draws, -1).mean(axis=1).std(ddof=1)),
+            null={null: float(drawn.mean()) for null, drawn in theirs.items()},
+            excess={null: excess(ours, drawn, share=share, name=name) for null, drawn in theirs.items()},
+        )
+
+    return Findings(
+        k=k,
+        indices={name: compared(name) for name in INDICES},
+        stability={name: compared(name) for name in STABILITY},
+        smallest=float(values(real, "smallest").mean()),
+        largest=float(values(real, "largest").mean()),
+    )
+
+
+def _index_excess(real_S2: np.ndarray, null_S2: np.ndarray, *, share: float, name: str) -> Excess:
+    """In deviations of the null's draws. How much the data at hand vary by chance shows between a draw's two parts."""
+    sign = 1 if LARGER_IS_BETTER[name] else -1
+    real_S, null_S = sign * real_S2.mean(1), sign * null_S2.mean(1)
+    chance = float(((real_S2[:, 0] - real_S2[:, 1]) ** 2).mean()) / 4
+    scale = float(null_S.std(ddof=1)) or 1.0
+    return _interval(real_S, null_S, chance=share * chance, scale=scale)
+
+
+def _stability_excess(real_S: np.ndarray, null_S: np.ndarray, *, share: float, name: str) -> Excess:
+    """In its own unit. Chance among data sets is taken from the null, whose every draw is another one."""
+    assert name in STABILITY, name
+    return _interval(real_S, null_S, chance=share * float(null_S.var(ddof=1)), scale=1.0)
+
+
+def _interval(real_S: np.ndarray, null_S: np.ndarray, *, chance: float, scale: float) -> Excess:
+    """Student's interval of the difference of means; ``chance``: variance of the data themselves at their number."""
+    draws = len(real_S)
+    variance = chance + (float(real_S.var(ddof=1)) + float(null_S.var(ddof=1))) / draws
+    half = float(student.ppf((1 + LEVEL) / 2, draws - 1)) * math.sqrt(variance)
+    difference = float(real_S.mean() - null_S.mean())
+    return Excess(difference / scale, (difference - half) / scale, (difference + half) / scale)

@@ -1,0 +1,116 @@
+"""What a training is made of: tasks, objectives, and one micro-batch's place in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from histoloom.config import Phase
+from histoloom.run.stage import CheckResult
+
+Batch = Any
+Modules = Mapping[str, nn.Module]
+
+
+@dataclass
+class StepContext:
+    """One micro-batch's place in the training, and its random numbers.
+
+    Draws are made for the whole step's batch and sliced, so that they do not depend on how the batch is split over
+    micro-batches and processes. ``scratch`` is shared by the objectives within the micro-batch.
+    """
+
+    images: int
+    step: int
+    progress: float
+    device: torch.device
+    generator: torch.Generator
+    rows: slice
+    batch_size: int
+    scratch: dict[str, Any] = field(default_factory=dict)
+
+    def randn(self, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal numbers; the first dimension is the micro-batch."""
+        return self._sliced(torch.randn(self._whole(shape), generator=self.generator))
+
+    def rand(self, shape: tuple[int, ...]) -> Tensor:
+        """Uniform numbers in 0..1; the first dimension is the micro-batch."""
+        return self._sliced(torch.rand(self._whole(shape), generator=self.generator))
+
+    def randint(self, high: int, shape: tuple[int, ...]) -> Tensor:
+        """Whole numbers in 0..high-1 (int64); the first dimension is the micro-batch."""
+        return self._sliced(torch.randint(high, self._whole(shape), generator=self.generator))
+
+    def _whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (self.batch_size, *shape[1:])
+
+    def _sliced(self, whole: Tensor) -> Tensor:
+        return whole[self.rows].to(self.device)
+
+
+ADAM_BETAS = (0.9, 0.999)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One optimizer's side of a training; ``loss`` gives a scalar and metrics (detached scalars) to log.
+
+    ``survey`` sees all of a process's micro-batches before the first ``loss``, where there are several: for what the
+    loss takes from the whole batch. It leaves what it found in the contexts' scratch. ``betas`` are Adam's and AdamW's.
+    ``rates``: parameters, by the end of their name, with a learning rate so many times the phase's and no decay.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    loss: Callable[[Batch, StepContext], tuple[Tensor, dict[str, Tensor]]]
+    phases: tuple[Phase, ...]
+    starts_at: int = 0
+    survey: Callable[[Sequence[Batch], Sequence[StepContext]], None] | None = None
+    betas: tuple[float, float] = ADAM_BETAS
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Callback:
+    """A look at the networks (averaged ones where there are such), at ``times`` equally distant points of a training.
+
+    ``look`` is given them and the images seen; it must not change them, nor draw from streams that are not its own.
+    """
+
+    look: Callable[[Modules, int], CheckResult]
+    times: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: modules by name, objectives, and ``n`` items of data that ``batch(rows)`` reads (CPU tensors).
+
+    ``versions``: an item comes in so many, of which one is drawn each time it is seen; ``batch`` is then asked for the
+    row ``item + n * version``, and 0 is the item as it is.
+    ``compiled``: networks that may be compiled while they train: each is differentiated once a step, as a whole.
+    ``whole``: the loss is a statistic of the whole batch, which micro-batches must not split (several processes may).
+    """
+
+    name: str
+    modules: Mapping[str, nn.Module]
+    objectives: tuple[Objective, ...]
+    n: int
+    batch: Callable[[np.ndarray], Batch]
+    ema: tuple[str, ...] = ()
+    whole: bool = False
+    versions: int = 1
+    compiled: tuple[nn.Module, ...] = ()
+    watch: Callback | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The modules after training, in evaluation mode; averaged weights where the task asks for them."""
+
+    modules: Modules
+    images: int
