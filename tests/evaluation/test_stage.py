@@ -25,7 +25,7 @@ def make(**settings: object) -> Config:
     values = read_preset("demo") | {"slides": {"paths": ["slides"]}}
     settings = {"originality": "off"} | settings
     pairs = [f"evaluation.{key}={value}" for key, value in settings.items()]
-    plain = ["runtime.device=cpu", "evaluation.judge=null", f"patches.size={SIZE}"]
+    plain = ["runtime.device=cpu", "evaluation.cluster_classifier=null", f"patches.size={SIZE}"]
     return make_config(with_settings(values, [*plain, *pairs]))
 
 

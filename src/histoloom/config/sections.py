@@ -153,7 +153,9 @@ ExtractorName = Annotated[str, Field(pattern=r"^(pixels|encoder|lpips-(alex|sque
 
 
 class EvaluationConfig(Section):
-    """Evidence."""
+    """How samples are evaluated."""
+
+    renamed = {"judge": "cluster_classifier"}
 
     pairs: PositiveInt = Field(64, description="image pairs a cluster and comparison")
     lpips_trunk: Literal["alex", "squeeze", "vgg"] = "alex"
@@ -162,9 +164,10 @@ class EvaluationConfig(Section):
         ("pixels", "lpips-alex", "encoder"),
         description="whose features distributions are compared by (docs/evaluation.md); none of them: []",
     )
-    judge: ClusterClassifierConfig | None = Field(
+    cluster_classifier: ClusterClassifierConfig | None = Field(
         ClusterClassifierConfig(),
-        description="whether samples are faithful and useful, by a network of its own; none: off",
+        description="a network trained on pixels to tell the clusters apart, which tests whether samples are faithful "
+        "and useful; none: off",
     )
     distribution_patches: int = Field(2000, ge=20, description="most real patches on each side of a distribution")
     originality: Literal["report", "gate", "off"] = Field(

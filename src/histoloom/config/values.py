@@ -113,6 +113,10 @@ LATER: Mapping[str, Any] = {
 """Settings that came after runs were made, with the value that means what these did; sections may have been off."""
 
 
+RETIRED: Mapping[str, Mapping[str, Any]] = {}
+"""Removed settings that fingerprints of existing runs hold, with the value that they had in every such run."""
+
+
 def identity(config: Config) -> dict[str, Any]:
     """What fingerprints are of: the configuration, less later settings that change nothing, so that runs stay whole.
 
@@ -121,6 +125,10 @@ def identity(config: Config) -> dict[str, Any]:
     values = config.model_dump(mode="json")
     if values["evaluation"]["originality"] == "gate":
         values["evaluation"]["originality"] = "report"
+    # Fingerprints of existing runs hold the earlier names of settings and the settings that were removed since.
+    values["evaluation"]["judge"] = values["evaluation"].pop("cluster_classifier")
+    for section, removed in RETIRED.items():
+        values[section] |= removed
     return _without(values, LATER)
 
 

@@ -62,7 +62,7 @@ def write_faithfulness(
     context: StageContext, *, patches: PatchSet, labels: Mapping[int, np.ndarray], samples: SampleFolder
 ) -> None:
     """Write ``faithfulness.json``; ``labels`` are the patches' clusters of each k, in their order."""
-    judge = context.config.evaluation.judge
+    judge = context.config.evaluation.cluster_classifier
     if judge is None:
         return
     k = Clustering.open(context.inputs["clusters"]).chosen

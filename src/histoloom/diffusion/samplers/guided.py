@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from histoloom.config import DiffusionConfig, SamplerConfig
 from histoloom.diffusion.model.noise_schedule import data_of
 from histoloom.diffusion.samplers.levels import Level
-from histoloom.diffusion.samplers.partial_noise import levels_from
+from histoloom.diffusion.samplers.partial_noise import PartialNoise, levels_from
 from histoloom.diffusion.samplers.registry import SAMPLERS
 from histoloom.errors import UserError
 
