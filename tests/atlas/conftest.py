@@ -1,4 +1,4 @@
-"""A tiny finished run, written as docs/data-model.md says, that the report is made from.
+"""A tiny finished run, written as docs/reference/run-directory.md says, that the report is made from.
 
 Shape suffixes: H and W height and width, N patches, K clusters.
 """

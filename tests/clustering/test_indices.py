@@ -22,7 +22,7 @@ Case = tuple[np.ndarray, np.ndarray]
 
 
 def direct(x_ND: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
-    """docs/design.md, section 4, word for word, with all pairs in memory."""
+    """docs/explanation/design.md, section 4, word for word, with all pairs in memory."""
     x_ND = x_ND.astype(np.float64)
     n, values = len(x_ND), np.unique(labels_N)
     means = {value: x_ND[labels_N == value].mean(0) for value in values}

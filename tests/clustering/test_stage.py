@@ -43,7 +43,7 @@ def kinds() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published stage ``latents``, as docs/data-model.md has it."""
+    """A published stage ``latents``, as docs/reference/run-directory.md has it."""
     folder = tmp_path_factory.mktemp("latents")
     rng = numpy_generator(0, "latents")
     z_NChw = rng.standard_normal((N, 4, 8, 8)) + 4 * np.eye(4)[kinds()][:, :, None, None] + 10

@@ -77,7 +77,7 @@ def test_the_documented_lines_draw_with_diffusers_alone(exported: Path, tmp_path
     text = (exported / "README.md").read_text(encoding="utf-8")
     lines = text.split("```python\n")[1].split("```")[0]
     assert lines == USAGE.format(tissue="bone, edge")
-    assert USAGE.format(tissue="bone") in (ROOT / "docs/sharing.md").read_text(encoding="utf-8")
+    assert USAGE.format(tissue="bone") in (ROOT / "docs/how-to/share-a-generator.md").read_text(encoding="utf-8")
     ends = (
         "import sys\n"
         "assert not [name for name in sys.modules if name.split('.')[0] == 'histoloom']\n"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def readings(run: RunArgument, as_json: AsJson = False) -> None:
-    """What blinded readings of a run showed: each reader's numbers, with intervals (docs/reading.md)."""
+    """What blinded readings of a run showed: each reader's numbers, with intervals (docs/how-to/blinded-reading.md)."""
     from histoloom.evaluation.reading.results import results
     from histoloom.run.directory import Run
 

@@ -99,7 +99,7 @@ class ClustersConfig(Section):
     features: Literal["latents", "pooled", "codes", "selfsup", "encoder"] = Field(
         "latents",
         description="what is clustered: latents place by place, their moments, histograms of codes, what an encoder "
-        "trained on the run's patches sees, or a Hugging Face or timm encoder (docs/features.md)",
+        "trained on the run's patches sees, or a Hugging Face or timm encoder (docs/explanation/features.md)",
     )
     encoder: str | None = Field(
         None,
@@ -215,7 +215,7 @@ class DiffusionConfig(Section):
     augment: Literal[False, True, "copies"] = Field(
         False,
         description="train on the eight dihedral copies of the patches; copies: each encoded (latents.copies: 8); "
-        "true: latents turned, which are not those of turned patches and cost quality (docs/log.md)",
+        "true: latents turned, which are not those of turned patches and cost quality (docs/explanation/log.md)",
     )
     stain_augment: bool = Field(
         False,

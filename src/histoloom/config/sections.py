@@ -1,7 +1,7 @@
 """The sections of a run's configuration: pydantic models.
 
 Every field says its unit and what it means. Settings that contradict each other are errors. The paper's values are
-those of Rumman et al., Bioengineering 2025, 12(7), 764, quoted in docs/design.md.
+those of Rumman et al., Bioengineering 2025, 12(7), 764, quoted in docs/explanation/design.md.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class SplitConfig(Section):
 
 
 AUTO_SHARPNESS, AUTO_PEN = 0.012, 0.05
-"""What patches.filters' auto stands for with ``tissue: detect``; the numbers behind them: docs/slides.md."""
+"""What patches.filters' auto stands for with ``tissue: detect``; the numbers behind them: docs/explanation/patches.md."""
 
 
 class FiltersConfig(Section):
@@ -162,7 +162,7 @@ class EvaluationConfig(Section):
     bootstrap: PositiveInt = Field(1000, description="resamples for the intervals")
     extractors: tuple[ExtractorName, ...] = Field(
         ("pixels", "lpips-alex", "encoder"),
-        description="whose features distributions are compared by (docs/evaluation.md); none of them: []",
+        description="whose features distributions are compared by (docs/explanation/evaluation.md); none of them: []",
     )
     cluster_classifier: ClusterClassifierConfig | None = Field(
         ClusterClassifierConfig(),

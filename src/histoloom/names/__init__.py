@@ -1,4 +1,4 @@
-"""The expert's names of clusters: appended to ``RUN/names.jsonl``, never rewritten (docs/naming.md).
+"""The expert's names of clusters: appended to ``RUN/names.jsonl``, never rewritten (docs/how-to/name-clusters.md).
 
 ``journal`` keeps the events, ``book`` says what stands and whose names count, ``edits`` is what a rater can do,
 ``tissues`` what everything else asks, ``table`` the exchange with spreadsheets, ``text`` what may stand in a name.

@@ -1,4 +1,4 @@
-"""The patches stage: slides -> tissue -> random patches on disk, as docs/data-model.md says.
+"""The patches stage: slides -> tissue -> random patches on disk, as docs/reference/run-directory.md says.
 
 Every slide is one file of patches, written whole; an interrupted stage keeps the files that it has, and since
 positions depend on the settings and the slides alone, it ends with the same bytes as an uninterrupted one.
