@@ -13,7 +13,7 @@ that the run had come back at the end, from ``superseded/``, where trained varia
     python benchmarks/ablation.py RUN --out FOLDER [--images 16000] [-n 1024] [--guidance 1] --variant NAME key=value
 
 The whole table, for a run of the preset ``cpu`` (cosine schedule, v, whitened, constant average). For short trainings
-give the run ``diffusion.training.ema=0`` first: an average over most of one hides what variants do (docs/explanation/log.md).
+give the run ``diffusion.training.ema=0`` first: an average over most of one hides what variants do.
 
     python benchmarks/ablation.py RUN --out FOLDER --images 16000 -n 1024 --guidance 1 \\
       --variant groups-32 diffusion.norm_groups=32 diffusion.embedding=add \\

@@ -33,7 +33,7 @@ def init_run(
 ) -> Run:
     """Make ``path`` a run over ``slides``; the slides are looked at, so that what is wrong with them shows now.
 
-    ``pseudonymise`` keeps every name of a slide or patient out of the run (``histoloom.slides.inventory.pseudonyms``). ``start``, a
+    ``pseudonymise`` keeps every name of a slide or patient out of the run. ``start``, a
     run or an exported generator, is copied into the run, which begins with its weights.
     Raises ``UserError`` for a wrong preset or setting, slides that cannot be used, or a directory in other use.
     """

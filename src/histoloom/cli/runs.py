@@ -69,7 +69,10 @@ def run(
     run: RunArgument,
     until: Annotated[str, typer.Option(metavar="STAGE", help="The last stage to bring up to date.")] = "report",
     scheduler: Annotated[
-        str | None, typer.Option(metavar="tcp://HOST:PORT", help="A Dask cluster reads the slides (docs/how-to/several-machines.md).")
+        str | None,
+        typer.Option(
+            metavar="tcp://HOST:PORT", help="A Dask cluster reads the slides (docs/how-to/several-machines.md)."
+        ),
     ] = None,
     set_: Settings = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,

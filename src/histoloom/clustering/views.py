@@ -1,7 +1,7 @@
 """Two ways to see the same patch: in another stain, turned and flipped, cropped, its channels stretched and shifted.
 
-Other stains are encoded beforehand (``histoloom.slides.stain.augment``); all else happens in latent space. Shapes: N patches,
-V stains, C x h x w normalised latents.
+Other stains are encoded beforehand (``histoloom.slides.stain.augment``); all else happens in latent space.
+Shapes: N patches, V stains, C x h x w normalised latents.
 """
 
 from __future__ import annotations

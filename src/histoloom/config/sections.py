@@ -7,7 +7,8 @@ those of Rumman et al., Bioengineering 2025, 12(7), 764, quoted in docs/explanat
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -55,7 +56,7 @@ class SplitConfig(Section):
 
 
 AUTO_SHARPNESS, AUTO_PEN = 0.012, 0.05
-"""What patches.filters' auto stands for with ``tissue: detect``; the numbers behind them: docs/explanation/patches.md."""
+"""What patches.filters' auto stands for with ``tissue: detect`` (docs/explanation/patches.md)."""
 
 
 class FiltersConfig(Section):
@@ -155,7 +156,7 @@ ExtractorName = Annotated[str, Field(pattern=r"^(pixels|encoder|lpips-(alex|sque
 class EvaluationConfig(Section):
     """How samples are evaluated."""
 
-    renamed = {"judge": "cluster_classifier"}
+    renamed: ClassVar[Mapping[str, str]] = {"judge": "cluster_classifier"}
 
     pairs: PositiveInt = Field(64, description="image pairs a cluster and comparison")
     lpips_trunk: Literal["alex", "squeeze", "vgg"] = "alex"

@@ -225,7 +225,7 @@ class _Loop:
     def _make_optimizer(self, objective: Objective, *, index: int) -> None:
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adadelta": torch.optim.Adadelta}
         phase = objective.phases[index]
-        # A step in one kernel: a third more training steps a second of a small network on a CPU (docs/explanation/log.md).
+        # A step in one kernel: a third more training steps a second of a small network on a CPU.
         options = {} if phase.optimizer == "adadelta" else {"fused": True, "betas": objective.betas}
         plain = kinds[phase.optimizer](_parameter_groups(self.task, objective), lr=phase.lr, **options)
         self.optimizers[objective.name] = (index, self.accelerator.prepare_optimizer(plain))

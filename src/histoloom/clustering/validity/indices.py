@@ -1,4 +1,5 @@
-"""The five internal validity indices of docs/explanation/design.md, section 4: exact, in blocks, for any number of points.
+"""The five internal validity indices (docs/explanation/design.md, section 4): exact, in blocks, for any number of
+points.
 
 Legend of shapes: N points, D features, K clusters. All sums run in double precision whatever the input's type.
 """
@@ -36,8 +37,9 @@ def validity_indices(x_ND: Tensor, labels_N: Tensor, *, block: int = 512, watch:
     """Calinski-Harabasz, C index, Dunn, Hartigan and McClain-Rao of a clustering, over all pairs of points.
 
     ``x_ND``: points, any floating or whole-number type, on any device. ``labels_N``: any whole numbers. ``block``:
-    side of the tiles of pair distances (8 bytes a pair). ``watch``: shows progress. Definitions: docs/explanation/design.md,
-    section 4. ``UserError`` where an index is not defined: values that are not finite, one cluster only, as many
+    side of the tiles of pair distances (8 bytes a pair). ``watch``: shows progress.
+    Definitions: docs/explanation/design.md, section 4.
+    ``UserError`` where an index is not defined: values that are not finite, one cluster only, as many
     clusters as points, clusters of identical points only, all clusters' means equal, all distances equal.
     """
     codes_N, sizes_K = _checked(x_ND, labels_N)

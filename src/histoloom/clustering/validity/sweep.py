@@ -20,7 +20,7 @@ from sklearn.cluster import KMeans
 
 
 class Pairs:
-    """All pair distances of some points, for the indices of any number of their clusterings (docs/explanation/design.md, 4)."""
+    """All pair distances of some points, for the indices of any number of their clusterings (design.md, 4)."""
 
     def __init__(self, x_ND: np.ndarray) -> None:
         self.x_ND = x_ND - x_ND.mean(0)

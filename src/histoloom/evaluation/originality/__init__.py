@@ -1,1 +1,1 @@
-"""Is a synthetic patch a copy of a training patch? docs/explanation/originality.md says what is measured and what it promises."""
+"""Is a synthetic patch a copy of a training patch? What is measured and promised: docs/explanation/originality.md."""

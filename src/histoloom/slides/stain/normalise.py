@@ -71,7 +71,7 @@ Stain = Macenko | Reinhard
 REFERENCES: Mapping[Method, Stain] = {
     # The reference of M. Ludwig's widely copied code, and so of torchstain and others.
     "macenko": Macenko((GLASS,) * 3, (0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581), (1.9705, 1.0308)),
-    # The mean look of seven H&E slides (docs/explanation/stain.md) after Macenko's normalisation: both methods aim at one look.
+    # The mean look of seven H&E slides after Macenko's normalisation (docs/explanation/stain.md).
     "reinhard": Reinhard((GLASS,) * 3, (8.59, -0.093, 0.036), (0.54, 0.082, 0.0185)),
 }
 
