@@ -1,7 +1,8 @@
 """``histoloom export``: the generator as a folder of its own, with a model card.
 
 ``Generator.load`` reads the folder, and so does diffusers by itself (docs/how-to/share-a-generator.md): the folder
-carries the two files of code that diffusers has no part for. Half precision halves the weights; they are computed with in single precision.
+carries the two files of code that diffusers has no part for.
+Half precision halves the weights; they are computed with in single precision.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ ONE_SLIDE, ONE_SLIDE_PATCHES, LEAST_SLIDES = 0.9, 10, 3
 """A cluster is of one slide where so much of it, and so many patches, come from there, among so many slides."""
 
 WARN_ABOVE: Mapping[str, float] = {"slide": 0.1, "patient": 0.1, "slide_stain": 0.1}
-"""Least excess that is warned of (reasons: docs/explanation/confounding.md). The patches' own stain is tissue: never."""
+"""Least excess that is warned of (docs/explanation/confounding.md). A patch's own stain is tissue: no warning."""
 
 Null = Literal["patches", "slides"]
 
