@@ -1,12 +1,13 @@
 # make demo    the whole pipeline on slides that it makes itself; prints where the report is
 # make test    the tests
 # make lint    style and types
+# make docs    the documentation as a site, in build/docs; a broken link is an error
 # Each sets up .venv on its own the first time.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-waiting test-others lint format setup clean
+.PHONY: demo docs test test-waiting test-others lint format setup clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -32,10 +33,14 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/installed
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "open build/docs/index.html"
+
 setup: .venv/installed
 
 clean:
-	rm -rf .venv demo .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv demo build .mypy_cache .pytest_cache .ruff_cache
 
 # torch comes first and alone, so that nothing else can ask for another build of it.
 .venv/installed: pyproject.toml constraints.txt

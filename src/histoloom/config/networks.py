@@ -215,7 +215,7 @@ class DiffusionConfig(Section):
     augment: Literal[False, True, "copies"] = Field(
         False,
         description="train on the eight dihedral copies of the patches; copies: each encoded (latents.copies: 8); "
-        "true: latents turned, which are not those of turned patches and cost quality (docs/explanation/log.md)",
+        "true: latents turned, which are not those of turned patches and cost quality (docs/explanation/log/index.md)",
     )
     stain_augment: bool = Field(
         False,
