@@ -35,4 +35,4 @@ def setup(app: Sphinx) -> None:
     """Writes the generated pages before Sphinx looks for its sources."""
     import generated_reference
 
-    generated_reference.write(HERE / "reference")
+    app.connect("config-inited", lambda *_: generated_reference.write(HERE / "reference"))

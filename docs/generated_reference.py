@@ -44,8 +44,8 @@ def commands() -> str:
     group = typer.main.get_command(app)
     lines = [
         "# Commands\n",
-        "Every command prints this text with `--help`. Exit status: 0 done; 2 the input is wrong (one line says what to",
-        "do next); 1 anything else.\n",
+        "Every command prints this text with `--help`. Exit status: 0 done; 2 the input is wrong (one line says what",
+        "to do next); 1 anything else.\n",
     ]
     for name, command in group.commands.items():
         lines += [f"## histoloom {name}\n", command.help or "", ""]
@@ -95,9 +95,8 @@ def settings() -> str:
             key = f"{title}.{name}" if title else name
             if _subsection(field) and not title:
                 continue
-            lines.append(
-                f"| `{key}` | {_cell(_type(field.annotation))} | {_cell(_default(field))} | {_cell(field.description or '')} |"
-            )
+            cells = (f"`{key}`", _type(field.annotation), _default(field), field.description or "")
+            lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
         lines.append("")
     return "\n".join(lines)
 
@@ -152,7 +151,8 @@ def presets() -> str:
     """The preset files."""
     lines = [
         "# Presets\n",
-        "What each preset sets; everything else has the default that [settings](settings.md) names. The comments say why.\n",
+        "What each preset sets; everything else has the default that",
+        "[settings](settings.md) names. The comments say why.\n",
     ]
     for name in preset_names():
         text = (resources.files("histoloom.config") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
