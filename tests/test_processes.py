@@ -50,7 +50,8 @@ def autoencoder_task() -> Task:
         | {"adversarial": {"start": 0.4, "channels": 8, "layers": 1}}
     )
     images = torch.randint(256, (N, 16, 16, 3), generator=torch_generator(0, "images"), dtype=torch.uint8)
-    task = make_task(config, seed=1, n=N)
+    # Of seeds 1 to 8, one by which no latent lies between two codes: rounding then picks another code, a jump of 1e-4.
+    task = make_task(config, seed=4, n=N)
     modules = task.modules
     losses = VQGANLosses(
         config,
