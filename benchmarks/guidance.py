@@ -23,7 +23,7 @@ from histoloom.clustering.clustering_set import Clustering
 from histoloom.config import ClusterClassifierConfig, RuntimeConfig
 from histoloom.diffusion.generation.generator import Generator, SampleSpec
 from histoloom.diffusion.generation.sample_folder import Job, cluster_file, write_samples
-from histoloom.evaluation.cluster_classifier import ClusterClassifier, DistillConfig, judged, learn
+from histoloom.evaluation.cluster_classifier import ClusterClassifier, LabelledSet, judged, learn
 from histoloom.evaluation.extractors import Sources, make_extractor
 from histoloom.evaluation.recognition import recognition
 from histoloom.evaluation.sample_folder import SampleFolder
@@ -54,7 +54,7 @@ class Material:
         self.seen = judged(self.judge, lambda numbers: images[numbers], n=len(images), runtime=RUNTIME)
 
     def _learnt(self, labels_N: np.ndarray, *, rows: np.ndarray, out: Path) -> ClusterClassifier:
-        lesson = DistillConfig("real", labels_N, lambda numbers: self.patches.images(rows[numbers]))
+        lesson = LabelledSet("real", labels_N, lambda numbers: self.patches.images(rows[numbers]))
         return learn(
             lesson, config=ClusterClassifierConfig(), clusters=self.k, runtime=RUNTIME, seed=0, out=out / "judge"
         )
