@@ -88,12 +88,12 @@ def settings() -> str:
         "`--set key=value` at `init` or `run`; the value is read as YAML. A preset gives other defaults:",
         "[presets](presets.md). A setting that has no effect, and settings that contradict each other, are errors.\n",
     ]
-    for title, section in _sections(Config):
+    for title, section in sections(Config):
         lines += [f"## {title or 'The whole run'}\n", " ".join((section.__doc__ or "").split()), ""]
         lines += ["| setting | type | default | meaning |", "|---|---|---|---|"]
         for name, field in section.model_fields.items():
             key = f"{title}.{name}" if title else name
-            if _subsection(field) and not title:
+            if subsection(field) and not title:
                 continue
             cells = (f"`{key}`", _type(field.annotation), _default(field), field.description or "")
             lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
@@ -101,15 +101,15 @@ def settings() -> str:
     return "\n".join(lines)
 
 
-def _sections(model: type[Section], prefix: str = "") -> Iterator[tuple[str, type[Section]]]:
+def sections(model: type[Section], prefix: str = "") -> Iterator[tuple[str, type[Section]]]:
     """A section and all those below it, with their dotted names, in the order of the file."""
     yield prefix, model
     for name, field in model.model_fields.items():
-        if section := _subsection(field):
-            yield from _sections(section, f"{prefix}.{name}" if prefix else name)
+        if section := subsection(field):
+            yield from sections(section, f"{prefix}.{name}" if prefix else name)
 
 
-def _subsection(field: FieldInfo) -> type[Section] | None:
+def subsection(field: FieldInfo) -> type[Section] | None:
     """The section that a field holds (also an optional one, or a list of them), or None."""
     options = [field.annotation, *typing.get_args(field.annotation)]
     return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
