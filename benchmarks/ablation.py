@@ -1,4 +1,4 @@
-"""What each choice of the diffusion model buys: the same run, the same images seen, the same seeds, one change a time.
+"""What each setting of the diffusion model changes: the same run, images seen and seeds, one change at a time.
 
 For each variant the stage ``diffusion`` is trained anew on the run's latents and clusters, then draws the same requests
 with the same sampler. Frechet distance to the real training latents as in ``sampler_curve.py`` (``pooled`` and
@@ -19,30 +19,18 @@ give the run ``diffusion.training.ema=0`` first: an average over most of one hid
       --variant groups-32 diffusion.norm_groups=32 diffusion.embedding=add \\
       --variant groups-8 diffusion.embedding=add \\
       --variant no-average diffusion.training.ema=0 \\
-      --variant other-stains diffusion.stain_augment=true \\
       --variant power-0.05 diffusion.training.ema=0 diffusion.training.ema_width=0.05 \\
       --variant power-0.10 diffusion.training.ema=0 diffusion.training.ema_width=0.1 \\
       --variant power-0.20 diffusion.training.ema=0 diffusion.training.ema_width=0.2 \\
       --variant epsilon diffusion.prediction=epsilon \\
       --variant data diffusion.prediction=data \\
-      --variant data-as-v diffusion.prediction=data diffusion.weighting=log-normal diffusion.weighting_centre=0 \\
-      --variant min-snr diffusion.min_snr=5 \\
-      --variant log-normal diffusion.weighting=log-normal \\
-      --variant log-normal-0.5 diffusion.weighting=log-normal diffusion.weighting_centre=0.5 \\
-      --variant sigmoid diffusion.weighting=sigmoid \\
-      --variant sigmoid-1 diffusion.weighting=sigmoid diffusion.weighting_centre=1 \\
       --variant shift-1 diffusion.shift=1 \\
       --variant shift-3 diffusion.shift=3 \\
       --variant linear diffusion.schedule=linear \\
-      --variant zero-terminal diffusion.zero_terminal_snr=true \\
-      --variant linear-zero-terminal diffusion.schedule=linear diffusion.zero_terminal_snr=true \\
       --variant not-whitened diffusion.whiten=null \\
-      --variant turned diffusion.augment=true \\
-      --variant copies latents.copies=8 diffusion.augment=copies \\
+      --variant copies latents.copies=8 \\
       --variant no-dropped-condition diffusion.condition_dropout=0 \\
       --variant guidance-1.8 samples.sampler.guidance=1.8 \\
-      --variant interval samples.sampler.guidance=1.8 "samples.sampler.guidance_interval=[0.2, 3]" \\
-      --variant spacing samples.sampler.spacing=1.5
 """
 
 from __future__ import annotations
@@ -61,7 +49,7 @@ from sampler_curve import FLOORS, GROUPS, Eyes, draw_point, floor
 from histoloom import pipeline
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.config import SamplerConfig, with_settings
-from histoloom.diffusion.generation.generator import CHUNK, Generator
+from histoloom.diffusion.generation.generator import BATCH_SIZE, Generator
 from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.evaluation.set_metrics.frechet import frechet_distance
 from histoloom.run.directory import Run, fingerprint, read_json, write_json
@@ -84,7 +72,7 @@ class Yardstick:
 def yardstick(run: Run, *, pictures: str | None) -> Yardstick:
     """Of the run's own latents, whatever a variant makes of them."""
     latents = LatentSet.open(run.require("latents"))
-    space = LatentSpace.measured(latents.latents, rows=latents.rows(split="train"), whiten=KEPT)
+    space = LatentSpace.fit(latents.latents, rows=latents.rows(split="train"), whiten=KEPT)
     device = torch.device(resolve_device(run.config.runtime.device))
     eyes = Eyes(run, space=space, device=device, pictures=pictures)
     real = eyes.of_real()
@@ -98,8 +86,8 @@ def yardstick(run: Run, *, pictures: str | None) -> Yardstick:
 def drawn(run: Run, *, eyes: Eyes, sampler: SamplerConfig, n: int, latents: bool) -> dict[str, np.ndarray]:
     """What is seen of ``n`` images by the run's generator as it is now: (N, D) by kind."""
     generator = Generator.load(run.path)
-    orders = generator.orders(None, n=n, seed=0)
-    point = draw_point(generator, orders, sampler=sampler, batch=CHUNK[generator.device.type])
+    specs = generator.sample_specs(None, n=n, seed=0)
+    point = draw_point(generator, specs, sampler=sampler, batch=BATCH_SIZE[generator.device.type])
     return eyes.of_drawn(point.x_NChw, generator=generator, latents=latents)
 
 

@@ -47,7 +47,7 @@ def matched_accuracy(truth: np.ndarray, labels: np.ndarray) -> float:
 def feature_kinds(latents: LatentSet) -> dict[str, np.ndarray]:
     """Features (n, D) by name."""
     rows = np.arange(len(latents))
-    space = LatentSpace.measured(latents.latents, rows=latents.rows("train"), whiten=KEPT_VARIANCE)
+    space = LatentSpace.fit(latents.latents, rows=latents.rows("train"), whiten=KEPT_VARIANCE)
     return {
         "pooled": features_of(latents, rows, kind="pooled"),
         "whitened": pooled(space.encode(latents.raw(rows))).numpy(),

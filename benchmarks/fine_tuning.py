@@ -61,16 +61,16 @@ def nearest(sample_NF: np.ndarray, train_NF: np.ndarray, *, slides_N: np.ndarray
 
 def faithfulness(run: Path, *, generator: Generator, each: int) -> dict[str, float]:
     """How often the run's clusterer sees their own cluster in samples, ``each`` of one, and in held-out patches."""
-    k, device = generator.facts.chosen_k, generator.device
+    k, device = generator.spec.chosen_k, generator.device
     classifier = Classifier.load(**{name: run / name for name in ("autoencoder", "latents", "clusters")}, device=device)
-    orders = [order for cluster in range(k) for order in generator.orders(str(cluster), n=each, seed=0, k=k)]
-    drawn = [one.image for one in generator.draw(orders, sampler=generator.facts.sampler)]
+    specs = [spec for cluster in range(k) for spec in generator.sample_specs(str(cluster), n=each, seed=0, k=k)]
+    drawn = [one.image for one in generator.draw(specs, sampler=generator.spec.sampler)]
     patches, labels = PatchSet.open(run / "patches"), Clustering.open(run / "clusters").labels(k)
     rows = patches.rows(split="holdout")
     own_N = labels.loc[patches.columns("patch_id")["patch_id"].to_numpy()[rows]].to_numpy()
     held = [reconstructed(generator.autoencoder, patches.images(part), device=device) for part in chunks(rows)]
     told = {
-        "recognised": ([order.cluster for order in orders], drawn),
+        "recognised": ([spec.cluster for spec in specs], drawn),
         "recognised_real": (own_N, np.concatenate(held)),
     }
     found = {}
@@ -91,9 +91,7 @@ def scores(run: Path, *, trunk: LPIPS, samples: int) -> dict[str, float]:
     rows = {split: patches.rows(split=split) for split in ("train", "holdout")}
     real = {split: features(patches.images(rows[split]), trunk=trunk) for split in rows}
     generator = Generator.load(run)
-    orders = generator.orders(None, n=samples, seed=0)
-    drawn = generator.draw(orders, sampler=generator.facts.sampler)
-    made_NF = features([one.image for one in drawn], trunk=trunk)
+    made_NF = features([sample.image for sample in generator.sample(n=samples, seed=0)], trunk=trunk)
     pca = PCA(min(COMPONENTS, len(rows["train"]) - 1), whiten=True).fit(np.concatenate(list(real.values())))
     train_NF, held_NF, made_NF = (pca.transform(x) for x in (real["train"], real["holdout"], made_NF))
     slides_N = patches.columns("slide_id")["slide_id"].to_numpy()[rows["train"]]

@@ -21,8 +21,9 @@ from scipy.spatial.distance import pdist
 
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.config import ClusterClassifierConfig, RuntimeConfig
-from histoloom.diffusion.generation.generator import Generator, SampleSpec
-from histoloom.diffusion.generation.sample_folder import Job, cluster_file, write_samples
+from histoloom.diffusion.generation.generator import Generator
+from histoloom.diffusion.generation.sample_folder import SampleJob, cluster_file, write_samples
+from histoloom.diffusion.generation.sample_spec import SampleSpec
 from histoloom.evaluation.cluster_classifier import ClusterClassifier, LabelledSet, judged, learn
 from histoloom.evaluation.extractors import Sources, make_extractor
 from histoloom.evaluation.recognition import recognition
@@ -68,10 +69,10 @@ def variety(features_ND: np.ndarray, labels_N: np.ndarray) -> dict[int, float]:
 
 def row(material: Material, generator: Generator, *, guidance: float, out: Path, each: int) -> dict[str, float]:
     """What one guidance gives."""
-    orders = [SampleSpec(k=material.k, cluster=c, index=i, seed=0) for c in range(material.k) for i in range(each)]
-    sampler = generator.facts.sampler.model_copy(update={"guidance": guidance, "guidance_interval": None})
+    specs = [SampleSpec(k=material.k, cluster=c, index=i, seed=0) for c in range(material.k) for i in range(each)]
+    sampler = generator.spec.sampler.model_copy(update={"guidance": guidance})
     folder = out / f"guidance-{guidance:g}-{each}"
-    write_samples(generator, Job(orders=orders, file_of=cluster_file, sampler=sampler), folder=folder)
+    write_samples(generator, SampleJob(specs=specs, file_of=cluster_file, sampler=sampler), folder=folder)
     samples = SampleFolder(folder)
     labels = samples.table["cluster"].to_numpy(np.int64)
     images = samples.images(np.arange(len(labels)))

@@ -1,6 +1,6 @@
 """How near to real tissue each sampler comes, against how often it asks the network.
 
-    python benchmarks/sampler_curve.py RUN [-n 2048] [--methods unipc ddim] [--evaluations 5 10] [--spacing 1.5]
+    python benchmarks/sampler_curve.py RUN [-n 2048] [--methods unipc ddim] [--evaluations 5 10]
         [--pictures lpips-alex] [--out FOLDER] [--json]
 
 Every sampler draws the same images: the same seeds, the same conditions (clusters of the chosen k, by their frequency),
@@ -32,10 +32,11 @@ from histoloom.autoencoder.latents import LatentSet
 from histoloom.autoencoder.vqgan import to_uint8
 from histoloom.clustering.features.validity import pooled
 from histoloom.config import RuntimeConfig, SamplerConfig
-from histoloom.diffusion.generation.generator import CHUNK, Generator, SampleSpec, stream
+from histoloom.diffusion.generation.generator import BATCH_SIZE, Generator
+from histoloom.diffusion.generation.sample_spec import SampleSpec
 from histoloom.diffusion.model.latent_space import LatentSpace
-from histoloom.diffusion.samplers.guided import draw_latents
-from histoloom.diffusion.samplers.registry import SAMPLERS
+from histoloom.diffusion.samplers import SAMPLERS
+from histoloom.diffusion.sampling import draw_latents
 from histoloom.evaluation.extractors import Sources, make_extractor
 from histoloom.evaluation.set_metrics.frechet import frechet_distance
 from histoloom.run.directory import Run, fingerprint, write_bytes
@@ -79,7 +80,7 @@ class Eyes:
 
     def of_drawn(self, x_NChw: Tensor, *, generator: Generator, latents: bool = True) -> dict[str, np.ndarray]:
         """Features of latents as the generator's model draws them (if asked for), and of the images that they are."""
-        own, found = generator.facts.space, {}
+        own, found = generator.spec.space, {}
         if latents:
             found = features_of(x_NChw if own is self.space else self.space.encode(own.decode(x_NChw)))
         if self.extractor is not None:
@@ -113,7 +114,7 @@ class Eyes:
 @torch.no_grad()
 def decoded(x_NChw: Tensor, *, generator: Generator) -> np.ndarray:
     """Latents as the generator's model draws them, as uint8 images (N, H, W, 3)."""
-    z_NCHW = generator.facts.space.decode(x_NChw.to(generator.device))
+    z_NCHW = generator.spec.space.decode(x_NChw.to(generator.device))
     return to_uint8(generator.autoencoder.decode(z_NCHW)).cpu().numpy()
 
 
@@ -124,42 +125,42 @@ def attainable(method: str, evaluations: int) -> int:
 
 def draw_point(
     generator: Generator,
-    orders: Sequence[SampleSpec],
+    specs: Sequence[SampleSpec],
     *,
     sampler: SamplerConfig,
     batch: int,
 ) -> Point:
-    """Draw all orders with one sampler, in batches of one size."""
-    facts, parts, start = generator.facts, [], time.perf_counter()
-    for first in range(0, len(orders), batch):
-        part = list(orders[first : first + batch])
+    """Draw all samples with one sampler, in batches of one size."""
+    spec, parts, start = generator.spec, [], time.perf_counter()
+    for first in range(0, len(specs), batch):
+        part = list(specs[first : first + batch])
         padded = part + [part[-1]] * (batch - len(part))
         with autocast(generator.runtime):
             x_NChw = draw_latents(
                 generator.unet,
-                config=facts.config,
+                config=spec.diffusion,
                 sampler=sampler,
-                shape=facts.shape,
-                conditions=[facts.conditions.number(k=order.k, cluster=order.cluster) for order in padded],
-                null=facts.conditions.null,
-                generators=[stream(order) for order in padded],
+                shape=spec.shape,
+                conditions=[spec.conditions.number(k=sample.k, cluster=sample.cluster) for sample in padded],
+                null=spec.conditions.null,
+                generators=[sample.noise_stream() for sample in padded],
                 device=generator.device,
             )
         parts.append(x_NChw[: len(part)].float().cpu())
-    return Point(sampler.method, sampler.steps, torch.cat(parts), (time.perf_counter() - start) / len(orders))
+    return Point(sampler.method, sampler.steps, torch.cat(parts), (time.perf_counter() - start) / len(specs))
 
 
 def kept_or_drawn(
-    generator: Generator, orders: Sequence[SampleSpec], *, sampler: SamplerConfig, batch: int, out: Path | None
+    generator: Generator, specs: Sequence[SampleSpec], *, sampler: SamplerConfig, batch: int, out: Path | None
 ) -> Point:
     """What an earlier call left of the same point in ``out``, else drawn now and left there."""
     if out is None:
-        return draw_point(generator, orders, sampler=sampler, batch=batch)
-    first, device = orders[0], generator.device.type
-    asked = [generator.digest(), sampler.model_dump(mode="json"), len(orders), first.seed, first.k, batch, device]
+        return draw_point(generator, specs, sampler=sampler, batch=batch)
+    first, device = specs[0], generator.device.type
+    asked = [generator.digest(), sampler.model_dump(mode="json"), len(specs), first.seed, first.k, batch, device]
     file = out / f"{sampler.method}-{sampler.steps}-{fingerprint(asked)}.npz"
     if not file.is_file():
-        point = draw_point(generator, orders, sampler=sampler, batch=batch)
+        point = draw_point(generator, specs, sampler=sampler, batch=batch)
         content = io.BytesIO()
         np.savez(content, seconds=point.seconds, latents=point.x_NChw.numpy())
         out.mkdir(parents=True, exist_ok=True)
@@ -226,12 +227,11 @@ def points_asked(arguments: argparse.Namespace, *, all_steps: int) -> list[tuple
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
     """The whole curve; prints each line as it is known unless JSON is wanted."""
     generator = Generator.load(arguments.run, runtime=RuntimeConfig(device=arguments.device, threads=arguments.threads))
-    facts = generator.facts
-    guidance = facts.sampler.guidance if arguments.guidance is None else arguments.guidance
-    interval = tuple(arguments.interval) if arguments.interval else None
-    orders = generator.orders(None, n=arguments.n, seed=arguments.seed)
+    spec = generator.spec
+    guidance = spec.sampler.guidance if arguments.guidance is None else arguments.guidance
+    specs = generator.sample_specs(None, n=arguments.n, seed=arguments.seed)
     run = Run.open(arguments.run)
-    eyes = Eyes(run, space=facts.space, device=generator.device, pictures=arguments.pictures)
+    eyes = Eyes(run, space=spec.space, device=generator.device, pictures=arguments.pictures)
     real = eyes.of_real()
     floors = {kind: floor(real_MD, n=arguments.n, seed=arguments.seed) for kind, real_MD in real.items()}
     say = (lambda _: None) if arguments.json else (lambda text: print(text, flush=True))
@@ -241,13 +241,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     say("method, evaluations, (" + ", ".join(real) + ", each with its ratio), less work, seconds an image")
     rows: list[dict[str, float | int | str]] = []
     reference: tuple[Point, dict[str, np.ndarray]] | None = None
-    for method, evaluations in points_asked(arguments, all_steps=facts.config.steps):
-        shared = {"method": method, "steps": evaluations, "guidance": guidance, "guidance_interval": interval}
-        even = reference is None or evaluations == facts.config.steps
-        spacing = 1.0 if even else arguments.spacing
-        sampler = SamplerConfig.model_validate(shared | {"spacing": spacing})
-        batch = arguments.batch or CHUNK[generator.device.type]
-        point = kept_or_drawn(generator, orders, sampler=sampler, batch=batch, out=arguments.out)
+    for method, evaluations in points_asked(arguments, all_steps=spec.diffusion.steps):
+        sampler = SamplerConfig.model_validate({"method": method, "steps": evaluations, "guidance": guidance})
+        batch = arguments.batch or BATCH_SIZE[generator.device.type]
+        point = kept_or_drawn(generator, specs, sampler=sampler, batch=batch, out=arguments.out)
         features = eyes.of_drawn(point.x_NChw, generator=generator)
         reference = reference or (point, features)
         rows.append(row_of(point, features=features, reference=reference[0], theirs=reference[1], real=real))
@@ -263,8 +260,6 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--evaluations", type=int, nargs="+", default=list(EVALUATIONS))
     parser.add_argument("--reference", type=int, help="evaluations of DDPM that the others are compared with; else all")
     parser.add_argument("--guidance", type=float, help="else the run's own")
-    parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="sigmas with guidance")
-    parser.add_argument("--spacing", type=float, default=1.0, help="of the steps, but for the reference's")
     parser.add_argument("--pictures", metavar="FEATURES", help="of the decoded images, as in histoloom evaluate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, help="images at once; else the generator's own")

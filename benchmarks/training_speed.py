@@ -41,7 +41,7 @@ from histoloom.autoencoder.stage import make_players, make_task
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.config import Config, RuntimeConfig, make_config, read_preset
 from histoloom.diffusion.model.conditions import Conditions
-from histoloom.diffusion.model.losses import DiffusionLoss
+from histoloom.diffusion.model.process import DiffusionLoss
 from histoloom.diffusion.model.unet import make_unet
 from histoloom.run.stage import EventLog
 from histoloom.seeding import torch_generator
@@ -258,9 +258,8 @@ def main() -> None:
     generator = torch_generator(0, "benchmark", "training")
     images = torch.randint(256, (N, side, side, 3), generator=generator, dtype=torch.uint8).numpy()
     channels = COMPONENTS if config.diffusion.whiten else config.autoencoder.code_dim
-    fold = config.diffusion.fold
-    side = side // (factor * fold)
-    z = torch.randn(N, channels * fold**2, side, side, generator=generator)
+    side = side // factor
+    z = torch.randn(N, channels, side, side, generator=generator)
     ks = config.clusters.k
     numbers = torch.from_numpy(Conditions(ks).numbers(np.zeros((N, len(ks)), dtype=np.int64)))
     how = {"steps": given.steps, "turns": given.turns}

@@ -90,21 +90,20 @@ def test_scientific_notation_is_a_number() -> None:
         ("clusters.selfsup.chanels=16", ["clusters.selfsup.chanels", "did you mean 'channels'"]),
         ("clusters.validity_features=same", ["clusters", "vectors", "flat"]),
         ("report.k=99", ["report.k", "clusters.k"]),
-        ("diffusion.zero_terminal_snr=true", ["zero_terminal_snr needs prediction: v or data"]),
-        ("diffusion.weighting_centre=0.5", ["weighting_centre needs weighting: log-normal or sigmoid"]),
-        ("diffusion.weighting=log-normal", ["log-normal needs prediction: v or data"]),
-        ("diffusion.weighting=edm", ["diffusion.weighting", "'plain', 'log-normal' or 'sigmoid'", "edm"]),
-        ("diffusion.augment=copies", ["latents.copies: 8", "got 1 and copies", "set both"]),
-        ("diffusion.augment=turned", ["diffusion.augment", "False, True or 'copies'"]),
-        ("latents.copies=8", ["got 8 and false", "latents.copies=1 and diffusion.augment=false"]),
+        ("diffusion.zero_terminal_snr=true", ["diffusion", "zero_terminal_snr was removed"]),
+        ("diffusion.weighting=sigmoid", ["diffusion", "weighting was removed"]),
+        ("diffusion.min_snr=5", ["diffusion", "min_snr was removed"]),
+        ("diffusion.fold=2", ["diffusion", "fold was removed"]),
+        ("diffusion.stain_augment=true", ["diffusion", "stain_augment was removed"]),
+        ("diffusion.augment=true", ["diffusion", "augment was removed, got true", "latents.copies=8"]),
         ("latents.copies=4", ["latents.copies", "1 or 8"]),
         ("diffusion.training.ema_width=0.1", ["ema and ema_width exclude each other", "set ema=0"]),
         ("diffusion.training.ema_width=0.3", ["ema_width", "less than"]),
         ("clusters.training.ema=0.9", ["no effect on clusters", "set ema=0"]),
         ("samples.sampler.method=heun", ["heun", "set steps to 999 or 1001, not 1000"]),
         ("samples.sampler.method=euler", ["samples.sampler.method", "'ddim'", "euler"]),
-        ("samples.sampler.guidance_interval=[0.1, 3]", ["no effect with guidance 1", "null"]),
-        ("samples.sampler.guidance_interval=[3, 0.1]", ["two rising numbers", "[3, 0.1]"]),
+        ("samples.sampler.guidance_interval=[0.1, 3]", ["samples.sampler", "guidance_interval was removed"]),
+        ("samples.sampler.spacing=1.5", ["samples.sampler", "spacing was removed"]),
         ("autoencoder.perceptual=none", ["perceptual_weight: 0"]),
         ("autoencoder.mse_weight=0", ["l1_weight and mse_weight"]),
         ("seed", ["key=value"]),
@@ -140,9 +139,7 @@ def test_settings_that_came_later_leave_the_identity_of_runs_made_before() -> No
     before, after = identity(config_of("cpu")), identity(config_of("cpu", "clusters.features=pooled"))
     assert not {"features", "encoder", "selfsup"} & set(before["clusters"])
     assert after["clusters"] == before["clusters"] | {"features": "pooled"}
-    assert "zero_terminal_snr" not in before["diffusion"]
-    assert "guidance_interval" not in before["samples"]["sampler"]
-    assert not {"weighting", "weighting_centre"} & set(before["diffusion"])
+    assert set(before["samples"]["sampler"]) == {"method", "steps", "guidance"}
     assert "copies" not in before["latents"]
     assert "betas" not in before["autoencoder"]["adversarial"]
     assert identity(config_of("paper"))["autoencoder"]["adversarial"]["betas"] == [0.5, 0.9]
@@ -150,24 +147,27 @@ def test_settings_that_came_later_leave_the_identity_of_runs_made_before() -> No
         assert "ema_width" not in before[section]["training"]
     selfsup = identity(config_of("cpu", "clusters.features=selfsup"))["clusters"]["selfsup"]
     assert set(selfsup["training"]) == set(before["diffusion"]["training"])
-    asked = ("samples.sampler.guidance=1.8", "samples.sampler.guidance_interval=[0.1, 3]")
-    limited = identity(config_of("cpu", *asked))["samples"]["sampler"]
-    assert limited == before["samples"]["sampler"] | {"guidance": 1.8, "guidance_interval": [0.1, 3]}
 
 
-def test_what_goes_with_zero_terminal_snr() -> None:
-    assert config_of("cpu", "diffusion.zero_terminal_snr=true").diffusion.zero_terminal_snr
-    assert config_of("cpu", "diffusion.zero_terminal_snr=true", "diffusion.prediction=data").diffusion
-    with pytest.raises(UserError, match="needs min_snr: null"):
-        config_of("modern", "diffusion.zero_terminal_snr=true", "diffusion.min_snr=5")
-    with pytest.raises(UserError, match="needs weighting: plain; sigmoid"):
-        config_of("modern", "diffusion.zero_terminal_snr=true", "diffusion.weighting=sigmoid")
-
-
-def test_one_weighting_at_a_time() -> None:
-    assert config_of("modern", "diffusion.min_snr=5").diffusion.min_snr == 5
-    with pytest.raises(UserError, match="sigmoid and min_snr exclude each other"):
-        config_of("modern", "diffusion.weighting=sigmoid", "diffusion.min_snr=5")
+def test_removed_settings_of_the_diffusion_model_stay_readable_and_in_the_identity() -> None:
+    """Where they had no effect; ``augment`` is told by ``latents.copies``."""
+    earlier = {
+        "zero_terminal_snr": False,
+        "fold": 1,
+        "weighting": "plain",
+        "weighting_centre": None,
+        "min_snr": None,
+        "stain_augment": False,
+    }
+    for copies, augment in ((1, False), (8, "copies")):
+        plain = config_of("cpu", f"latents.copies={copies}")
+        values = plain.model_dump(mode="json")
+        values["diffusion"] |= {**earlier, "augment": augment}
+        values["samples"]["sampler"] |= {"spacing": 1.0, "guidance_interval": None}
+        assert make_config(values) == plain
+        kept = identity(plain)["diffusion"]
+        assert (kept["augment"], kept["min_snr"]) == (augment, None)
+        assert not (set(earlier) - {"min_snr"}) & set(kept)
 
 
 def test_a_phase_has_one_length() -> None:

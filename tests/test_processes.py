@@ -24,8 +24,8 @@ from histoloom.clustering.independence import IndependentLoss
 from histoloom.clustering.losses import InfoMaxLoss
 from histoloom.config import AutoencoderConfig, ClustersConfig, DiffusionConfig, RuntimeConfig, TrainingConfig
 from histoloom.diffusion.model.conditions import Conditions
-from histoloom.diffusion.model.losses import DiffusionLoss
-from histoloom.diffusion.model.unet import CONDITIONS, make_unet
+from histoloom.diffusion.model.process import DiffusionLoss
+from histoloom.diffusion.model.unet import CONDITION_EMBEDDING, make_unet
 from histoloom.errors import TrainingDiverged
 from histoloom.run.stage import EventLog
 from histoloom.seeding import torch_generator
@@ -87,7 +87,7 @@ def diffusion_task(*, dropout: float = 0.0) -> Task:
     z_NChw = torch.randn(N, 4, 8, 8, generator=torch_generator(0, "latents"))
     numbers_NS = torch.stack([torch.arange(N) % 2, 2 + torch.arange(N) % 3], dim=1)
     loss = DiffusionLoss(config, unet=unet, conditions=conditions)
-    objective = Objective("unet", ("unet",), loss, config.training.phases, rates={CONDITIONS: 3.0})
+    objective = Objective("unet", ("unet",), loss, config.training.phases, rates={CONDITION_EMBEDDING: 3.0})
 
     def batch(rows: np.ndarray) -> tuple[Tensor, Tensor]:
         return z_NChw[rows], numbers_NS[rows]

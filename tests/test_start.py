@@ -92,13 +92,13 @@ def test_training_begins_with_the_given_weights(tuned: Path, exported: Path) -> 
     for key in given.keys() - {conditions}:
         torch.testing.assert_close(mine[key], given[key], atol=1e-6, rtol=0)
     assert len(mine[conditions]) == 2 + 4 + 1
-    facts, said = (
+    spec, record = (
         json.loads((tuned / "diffusion" / name).read_text()) for name in ("generator.json", "inheritance.json")
     )
-    assert facts["ks"] == [2, 4]
-    theirs = Generator.load(exported).facts
-    assert said["generator"]["k"] == theirs.chosen_k
-    parents = [theirs.conditions.number(k=theirs.chosen_k, cluster=c) for k in ("2", "4") for c in said["closest"][k]]
+    assert spec["ks"] == [2, 4]
+    theirs = Generator.load(exported).spec
+    assert record["generator"]["k"] == theirs.chosen_k
+    parents = [theirs.conditions.number(k=theirs.chosen_k, cluster=c) for k in ("2", "4") for c in record["closest"][k]]
     wanted = given[conditions][[*parents, theirs.conditions.null]]
     torch.testing.assert_close(mine[conditions], wanted, atol=1e-6, rtol=0)
     name = "autoencoder.safetensors"
@@ -121,8 +121,8 @@ def test_conditions_may_learn_faster_than_the_network(tuned: Path, tmp_path: Pat
 
 
 def test_the_latent_space_is_the_given_one(tuned: Path, exported: Path) -> None:
-    given, mine = (Generator.load(folder).facts for folder in (exported, tuned))
-    assert given.space.as_json() == mine.space.as_json()
+    given, mine = (Generator.load(folder).spec for folder in (exported, tuned))
+    assert given.space.model_dump_json() == mine.space.model_dump_json()
     assert mine.conditions.ks == (2, 4)
     said = [event.get("message", "") for event in EventLog(tuned / "diffusion/log.jsonl").read()]
     assert any("of the variance of these latents" in message for message in said)
@@ -180,15 +180,15 @@ def test_the_command_makes_such_a_run(tiny_slides: Path, tiny_run: Path, tmp_pat
     assert (tmp_path / "run" / "start" / "generator.json").is_file()
 
 
-def test_share_kept_is_that_of_the_variance() -> None:
+def test_explained_variance_is_a_share_of_the_variance() -> None:
     from histoloom.diffusion.model.latent_space import LatentSpace
 
     rng = np.random.default_rng(0)
     scale = np.array([3.0, 1.0, 0.0])[:, None, None]
     latents = rng.normal(size=(200, 3, 4, 4)) * scale
     rows = np.arange(200)
-    space = LatentSpace.measured(latents, rows=rows, whiten=0.8)
+    space = LatentSpace.fit(latents, rows=rows, whiten=0.8)
     assert len(space.enter) == 1
-    assert space.share_kept(latents, rows=rows) == pytest.approx(0.9, abs=0.02)
+    assert space.explained_variance(latents, rows=rows) == pytest.approx(0.9, abs=0.02)
     turned = latents[:, [1, 0, 2]]
-    assert space.share_kept(turned, rows=rows) == pytest.approx(0.1, abs=0.02)
+    assert space.explained_variance(turned, rows=rows) == pytest.approx(0.1, abs=0.02)

@@ -22,7 +22,7 @@ from histoloom.atlas.jobs.job_log import ENDED, JobLog
 from histoloom.atlas.jobs.queue import JobQueue, Limits, State, Status
 from histoloom.diffusion.generation.request import Request
 from histoloom.diffusion.generation.run_request import draw_request
-from histoloom.diffusion.generation.sample_folder import Follow, Written
+from histoloom.diffusion.generation.sample_folder import JobCallbacks, WrittenSample
 from histoloom.errors import UserError
 from histoloom.run.directory import Run, read_json, write_json
 from histoloom.setup import change_settings
@@ -50,14 +50,14 @@ class Slow(SampleRunner):
         super().__init__(run)
         self.began, self.go_on = threading.Event(), threading.Event()
 
-    def draw(self, request: Request, *, out: Path, follow: Follow) -> None:
+    def draw(self, request: Request, *, out: Path, callbacks: JobCallbacks) -> None:
         def step(done: int, total: int) -> None:
             self.began.set()
             assert self.go_on.wait(60)
-            assert follow.step is not None
-            follow.step(done, total)
+            assert callbacks.on_step is not None
+            callbacks.on_step(done, total)
 
-        super().draw(request, out=out, follow=Follow(step=step, written=follow.written))
+        super().draw(request, out=out, callbacks=JobCallbacks(on_step=step, on_written=callbacks.on_written))
 
 
 @pytest.fixture
@@ -140,13 +140,13 @@ def test_a_job_that_is_drawn_ends_at_the_next_step_and_goes_on_later(slow: tuple
 
 def test_what_was_drawn_before_a_cancel_stays_with_its_table(run: Path, tmp_path: Path) -> None:
     class Cancels(SampleRunner):
-        def draw(self, request: Request, *, out: Path, follow: Follow) -> None:
-            def written(new: Written) -> None:
-                follow.written(new)
+        def draw(self, request: Request, *, out: Path, callbacks: JobCallbacks) -> None:
+            def written(new: WrittenSample) -> None:
+                callbacks.on_written(new)
                 if len(queue.pictures(job)) == 8:
                     queue.cancel(job)
 
-            super().draw(request, out=out, follow=Follow(step=follow.step, written=written))
+            super().draw(request, out=out, callbacks=JobCallbacks(on_step=callbacks.on_step, on_written=written))
 
     queue = JobQueue(run, artist=Cancels(run))
     job = queue.submit(Request(n=20, steps=2))
@@ -313,10 +313,10 @@ def test_pictures_can_begin_from_patches_samples_and_drawn_ones(run: Path, queue
 
 def test_an_error_that_nobody_foresaw_ends_the_job_and_not_the_queue(run: Path) -> None:
     class Breaks(SampleRunner):
-        def draw(self, request: Request, *, out: Path, follow: Follow) -> None:
+        def draw(self, request: Request, *, out: Path, callbacks: JobCallbacks) -> None:
             if request.seed == 0:
                 raise ZeroDivisionError("of\nmemory")
-            super().draw(request, out=out, follow=follow)
+            super().draw(request, out=out, callbacks=callbacks)
 
     queue = JobQueue(run, artist=Breaks(run))
     broken, fine = queue.submit(Request(n=1, steps=1)), queue.submit(Request(n=1, steps=1, seed=1))

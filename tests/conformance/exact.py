@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from histoloom.diffusion.samplers.levels import Denoiser, Level
-from histoloom.diffusion.samplers.registry import SAMPLERS
+from histoloom.diffusion.samplers import SAMPLERS, Denoiser, Level
 
 
 def gaussian(mean: float, deviation: float) -> Denoiser:

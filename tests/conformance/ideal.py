@@ -6,8 +6,8 @@ import torch
 from exact import gaussian
 
 from histoloom.config import DiffusionConfig
-from histoloom.diffusion.model.noise_schedule import alphas_cumprod, target
-from histoloom.diffusion.samplers.levels import Level
+from histoloom.diffusion.model.process import alphas_cumprod, training_target
+from histoloom.diffusion.samplers import Level
 
 DEVIATION = 0.6
 SHAPE = (3, 4, 4)
@@ -23,9 +23,7 @@ PROCESSES = {
     "linear": a_config(),
     "scaled_linear": a_config(schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
     "cosine": a_config(schedule="cosine", prediction="v"),
-    "zero terminal SNR": a_config(zero_terminal_snr=True, prediction="v"),
-    "cosine, zero terminal SNR": a_config(schedule="cosine", zero_terminal_snr=True, prediction="v"),
-    "the data themselves, zero terminal SNR": a_config(zero_terminal_snr=True, prediction="data"),
+    "the data themselves": a_config(prediction="data"),
 }
 
 
@@ -38,14 +36,14 @@ class Ideal(torch.nn.Module):
         super().__init__()
         self.config = config
         self.bar = alphas_cumprod(config)
-        self.asked: list[tuple[int, list[int]]] = []
+        self.calls: list[tuple[int, list[int]]] = []
 
     def forward(self, x: torch.Tensor, step: torch.Tensor, *, class_labels: torch.Tensor) -> object:
-        self.asked.append((int(step), class_labels.tolist()))
+        self.calls.append((int(step), class_labels.tolist()))
         level = Level.of(self.bar[int(step)].item(), step=int(step))
         mean_N111 = torch.tensor(self.means)[class_labels][:, None, None, None]
         data = mean_N111 + gaussian(0.0, DEVIATION)(x - level.signal * mean_N111, level)
         bar_N = torch.full((len(x),), level.signal**2)
         noise = (x - level.signal * data) / level.noise
-        said = target(data, noise, alpha_bar_N=bar_N, prediction=self.config.prediction)
-        return type("Output", (), {"sample": said})
+        output = training_target(data, noise, alpha_bar_N=bar_N, prediction=self.config.prediction)
+        return type("Output", (), {"sample": output})

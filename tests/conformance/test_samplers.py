@@ -17,14 +17,12 @@ from exact import counting, even_levels, flow, gaussian, mixture, moments
 from ideal import DEVIATION, PROCESSES, SHAPE, Ideal, a_config
 
 from histoloom.config import DiffusionConfig, SamplerConfig, SamplerMethod
-from histoloom.diffusion.model.noise_schedule import alphas_cumprod, data_of
-from histoloom.diffusion.samplers.guided import draw_latents, levels_visited
-from histoloom.diffusion.samplers.heun import velocity
-from histoloom.diffusion.samplers.levels import CLEAN, Level, levels_of, trailing_steps
-from histoloom.diffusion.samplers.registry import SAMPLERS
+from histoloom.diffusion.model.process import alphas_cumprod, predicted_data
+from histoloom.diffusion.samplers import CLEAN, SAMPLERS, Level, noise_levels, trailing_steps, velocity
+from histoloom.diffusion.sampling import draw_latents
 from histoloom.errors import UserError
 from histoloom.seeding import torch_generator
-from histoloom.sharing.scheduler import make_scheduler
+from histoloom.sharing.export import make_scheduler
 
 METHODS = sorted(SAMPLERS)
 FLOWS = [name for name in METHODS if not SAMPLERS[name].stochastic]
@@ -32,40 +30,27 @@ MEAN = 0.7
 
 
 def levels_for(method: str, evaluations: int, *, process: str = "cosine") -> tuple[Level, ...]:
-    count = SAMPLERS[method].levels_for(evaluations)
-    return levels_of(alphas_cumprod(PROCESSES[process]), count=count)
+    count = SAMPLERS[method].level_count(evaluations)
+    return noise_levels(alphas_cumprod(PROCESSES[process]), count=count)
 
 
-@pytest.mark.parametrize("spacing", [1.0, 1.5, 2.0, 3.0])
-def test_steps_fall_from_the_last_whatever_their_number_and_spacing(spacing: float) -> None:
+def test_steps_fall_from_the_last_whatever_their_number() -> None:
     for count in (1, 2, 3, 20, 61, 500, 999, 1000):
-        steps = trailing_steps(1000, count=count, spacing=spacing)
+        steps = trailing_steps(1000, count=count)
         assert (len(steps), steps[0]) == (count, 999)
         assert all(here > there >= 0 for here, there in pairwise(steps))
-    assert trailing_steps(1000, count=1000, spacing=spacing) == list(range(999, -1, -1))
-    even, close = (trailing_steps(1000, count=20, spacing=power) for power in (1.0, 1.5))
-    assert (even[-2:], close[-2:]) == ([99, 49], [31, 10])
+    assert trailing_steps(1000, count=1000) == list(range(999, -1, -1))
+    assert trailing_steps(1000, count=20)[-2:] == [99, 49]
 
 
 @pytest.mark.parametrize("process", ["linear", "cosine"])
 @pytest.mark.parametrize("method", ["dpm-solver++", "unipc"])
-def test_the_last_step_costs_fine_detail_which_closer_steps_keep(method: str, process: str) -> None:
+def test_the_last_step_costs_fine_detail(method: str, process: str) -> None:
     """To data without noise no step is of higher order: of a deviation s it keeps s / sqrt(s^2 + sigma^2)."""
-    kept = {}
-    for spacing in (1.0, 1.5):
-        levels = levels_of(alphas_cumprod(PROCESSES[process]), count=20, spacing=spacing)
-        kept[spacing] = [moments(method, gaussian(0.0, s), levels=levels)[1] / s for s in (0.3, 0.1)]
-        lost = [s / math.hypot(s, levels[-2].sigma) for s in (0.3, 0.1)]
-        assert kept[spacing] == pytest.approx(lost, abs=0.05)
-    assert kept[1.0][1] < (0.5 if process == "linear" else 0.74)
-    assert kept[1.5] == pytest.approx([1, 1], abs=0.12)
-
-
-def test_a_spacing_without_effect_is_an_error() -> None:
-    few = a_config(steps=4)
-    assert draw(Ideal(few), [0], method="ddim", steps=3, spacing=2.0).isfinite().all()
-    with pytest.raises(UserError, match="spacing 2 has no effect where all 4 steps"):
-        draw(Ideal(few), [0], method="ddim", steps=4, spacing=2.0)
+    levels = noise_levels(alphas_cumprod(PROCESSES[process]), count=20)
+    kept = [moments(method, gaussian(0.0, s), levels=levels)[1] / s for s in (0.3, 0.1)]
+    assert kept == pytest.approx([s / math.hypot(s, levels[-2].sigma) for s in (0.3, 0.1)], abs=0.05)
+    assert kept[1] < (0.5 if process == "linear" else 0.74)
 
 
 def no_noise() -> torch.Tensor:
@@ -83,7 +68,7 @@ def test_the_registry_is_what_settings_can_name() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("evaluations", [1, 3, 19, 99])
-def test_the_network_is_asked_as_often_as_was_said(method: str, evaluations: int) -> None:
+def test_the_network_is_evaluated_as_often_as_was_requested(method: str, evaluations: int) -> None:
     calls: list[int] = []
     denoise = counting(gaussian(MEAN, DEVIATION), calls)
     levels = levels_for(method, evaluations)
@@ -177,7 +162,7 @@ def test_ancestral_sampling_converges_in_distribution_at_first_order() -> None:
     assert 0.85 <= observed_order(errors) <= 1.3, errors
 
 
-@pytest.mark.parametrize("process", ["linear", "cosine", "zero terminal SNR"])
+@pytest.mark.parametrize("process", ["linear", "cosine"])
 @pytest.mark.parametrize("method", METHODS)
 def test_no_mode_is_lost(method: str, process: str) -> None:
     denoise = mixture((-2.0, 1.0), (0.25, 0.75), 0.2)
@@ -248,44 +233,20 @@ def test_a_sampler_of_all_steps_is_allowed_and_one_more_is_not() -> None:
         draw(Ideal(few), [0], method="ddim", steps=5)
 
 
-def test_guidance_outside_its_interval_costs_nothing() -> None:
+def test_guidance_takes_two_evaluations_and_its_absence_one() -> None:
     network = Ideal(a_config(schedule="cosine", prediction="v"))
-    inside = draw(network, [0, 1], method="ddim", guidance=3.0, guidance_interval=[0.2, 2.0])
-    levels = levels_visited(SamplerConfig(method="ddim", steps=11), config=network.config)
-    for (step, labels), level in zip(network.asked, levels[:-1], strict=True):
-        assert step == level.step
-        assert labels == ([1, 2, 0, 0] if 0.2 < level.sigma <= 2.0 else [1, 2])
-    asked = {len(labels) for _, labels in network.asked}
-    assert asked == {2, 4}
-    everywhere = draw(network, [0, 1], method="ddim", guidance=3.0, guidance_interval=[0.0, 1e9])
-    assert torch.equal(everywhere, draw(network, [0, 1], method="ddim", guidance=3.0))
+    guided = draw(network, [0, 1], method="ddim", guidance=3.0)
+    assert [labels for _, labels in network.calls] == [[1, 2, 0, 0]] * 11
+    network.calls.clear()
     plain = draw(network, [0, 1], method="ddim", guidance=1.0)
-    assert (plain[0].mean() < inside[0].mean() < everywhere[0].mean()).item()
+    assert [labels for _, labels in network.calls] == [[1, 2]] * 11
+    assert (plain[0].mean() < guided[0].mean()).item()
 
 
-def test_an_interval_that_no_step_is_in_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"no step .* \[1e\+08, 1e\+09\]; they go from"):
-        draw(Ideal(PROCESSES["cosine"]), [0], guidance=2.0, guidance_interval=[1e8, 1e9])
-
-
-def test_zero_terminal_snr_is_diffusers_own() -> None:
-    for schedule in ("linear", "scaled_linear", "cosine"):
-        config = a_config(schedule=schedule, zero_terminal_snr=True, prediction="v")
-        bar = alphas_cumprod(config)
-        theirs = make_scheduler(config).alphas_cumprod
-        assert bar[-1].item() == 0
-        assert bar[0].item() == pytest.approx(alphas_cumprod(a_config(schedule=schedule))[0].item())
-        assert (bar.diff() < 0).all()
-        torch.testing.assert_close(bar.float(), theirs, rtol=1e-3, atol=1e-6)
-
-
-def test_pure_noise_starts_from_the_data_that_the_network_says() -> None:
-    """Where the process keeps some signal, noise without it is a wrong start: the mean falls short."""
-    shortfall = []
-    for process in ("linear", "zero terminal SNR"):
-        mean, _ = moments("unipc", gaussian(10.0, 0.1), levels=levels_for("unipc", 999, process=process))
-        shortfall.append(10 - mean)
-    assert shortfall == pytest.approx([6.3e-3, 0], abs=1e-4)
+def test_pure_noise_is_a_slightly_wrong_start() -> None:
+    """The last step of the process keeps some signal, noise alone has none: the mean falls short."""
+    mean, _ = moments("unipc", gaussian(10.0, 0.1), levels=levels_for("unipc", 999, process="linear"))
+    assert 10 - mean == pytest.approx(6.3e-3, abs=1e-4)
 
 
 def by_diffusers(scheduler: object, config: DiffusionConfig, *, x: torch.Tensor, steps: int) -> torch.Tensor:
@@ -297,8 +258,8 @@ def by_diffusers(scheduler: object, config: DiffusionConfig, *, x: torch.Tensor,
         torch.randn(SHAPE, generator=generator)  # the start
     extra = {} if isinstance(scheduler, UniPCMultistepScheduler) else {"generator": generators}
     for step in scheduler.timesteps:
-        said = network(x, step, class_labels=torch.tensor([1 + i % 2 for i in range(len(x))])).sample
-        x = scheduler.step(said, step, x, **extra).prev_sample
+        output = network(x, step, class_labels=torch.tensor([1 + i % 2 for i in range(len(x))])).sample
+        x = scheduler.step(output, step, x, **extra).prev_sample
     return x
 
 
@@ -345,7 +306,7 @@ def test_heun_is_the_published_algorithm() -> None:
         x = x + (after - t) * (first / 2 + slope(guess, after) / 2)
     torch.testing.assert_close(SAMPLERS["heun"].draw(denoise, starts(5), levels=levels, noise=no_noise), x)
     v = velocity(x, denoise(x, levels[0]), level=levels[0])
-    data = data_of(v, x_NCHW=x, signal=levels[0].signal, noise=levels[0].noise, prediction="v")
+    data = predicted_data(v, x_NCHW=x, signal=levels[0].signal, noise=levels[0].noise, prediction="v")
     torch.testing.assert_close(data, denoise(x, levels[0]))
 
 

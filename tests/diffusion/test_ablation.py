@@ -19,9 +19,9 @@ from histoloom.run.directory import Run
 
 def test_settings_of_the_sampler_change_the_shared_one() -> None:
     shared = SamplerConfig(method="dpm-solver++", steps=20, guidance=1.8)
-    assert ablation.sampler_of(["diffusion.min_snr=5"], guidance=1.8) == shared
-    changed = ablation.sampler_of(["samples.sampler.guidance_interval=[0.2, 3]", "latents.copies=8"], guidance=1.8)
-    assert changed == shared.model_copy(update={"guidance_interval": (0.2, 3.0)})
+    assert ablation.sampler_of(["diffusion.shift=2"], guidance=1.8) == shared
+    changed = ablation.sampler_of(["samples.sampler.steps=10", "latents.copies=8"], guidance=1.8)
+    assert changed == shared.model_copy(update={"steps": 10})
 
 
 @pytest.mark.parametrize("line", re.findall(r"--variant (.*?)(?: \\)?\n", (ablation.__doc__ or "").split("cpu``")[1]))

@@ -17,10 +17,10 @@ from histoloom.autoencoder.latents_stage import run as encode
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.config import Config
-from histoloom.diffusion.generation.generator import GeneratorSpec
+from histoloom.diffusion.generation.generator_spec import GeneratorSpec
 from histoloom.diffusion.model.unet import make_unet
 from histoloom.diffusion.stage import make_task
-from histoloom.run.directory import Run, read_json, write_json
+from histoloom.run.directory import Run, write_json
 from histoloom.run.stage import EventLog, StageContext
 from histoloom.slides.patch_set import PatchSet
 from histoloom.training.devices import full_precision
@@ -29,12 +29,7 @@ from histoloom.training.devices import full_precision
 def with_copies(run: Path, copies: int) -> Config:
     """The run's settings, with so many copies of each patch."""
     config = Run.open(run).config
-    augment = {"augment": "copies" if copies > 1 else False}
-    changes = {
-        "latents": config.latents.model_copy(update={"copies": copies}),
-        "diffusion": config.diffusion.model_copy(update=augment),
-    }
-    return config.model_copy(update=changes)
+    return config.model_copy(update={"latents": config.latents.model_copy(update={"copies": copies})})
 
 
 def context(run: Path, *, out: Path, config: Config) -> StageContext:
@@ -90,19 +85,19 @@ def test_copies_change_nothing_else(tiny_run: Path, copied: Path) -> None:
 def test_the_generator_learns_from_copies_with_the_clusters_of_the_patch(
     tiny_run: Path, copied: Path, versions: int
 ) -> None:
-    facts = GeneratorSpec.from_json(read_json(tiny_run / "diffusion" / "generator.json"))
+    spec = GeneratorSpec.load(tiny_run / "diffusion")
     latents = LatentSet.open(copied)
     task = make_task(
         context(tiny_run, out=copied, config=with_copies(tiny_run, versions)),
         latents=latents,
         clustering=Clustering.open(tiny_run / "clusters"),
-        facts=facts,
-        unet=make_unet(facts.config, shape=facts.shape, conditions=facts.conditions.count),
+        spec=spec,
+        unet=make_unet(spec.diffusion, shape=spec.shape, conditions=spec.conditions.count),
     )
     rows = latents.rows(split="train")
     assert (task.n, task.versions) == (len(rows), versions)
     z, numbers = task.batch(np.array([4, 4 + task.n * (versions - 1)]))
     choices = np.array([0, versions - 1])
-    torch.testing.assert_close(z, facts.space.encode(latents.raw_copies(rows[[4, 4]], choices=choices)))
+    torch.testing.assert_close(z, spec.space.encode(latents.raw_copies(rows[[4, 4]], choices=choices)))
     assert torch.equal(z[0], z[1]) == (versions == 1)
     assert torch.equal(numbers[0], numbers[1])

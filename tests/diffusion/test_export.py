@@ -21,7 +21,7 @@ from PIL import Image
 
 from histoloom import Generator, UserError
 from histoloom.config import RuntimeConfig
-from histoloom.diffusion.generation.generator import SampleSpec, stream
+from histoloom.diffusion.generation.sample_spec import SampleSpec
 from histoloom.names import add_label
 from histoloom.run.directory import Run
 from histoloom.setup import change_settings
@@ -39,7 +39,7 @@ def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder.mkdir()
     for part in tiny_run.iterdir():
         (folder / part.name).symlink_to(part)
-    chosen = Generator.load(folder).facts.chosen_k
+    chosen = Generator.load(folder).spec.chosen_k
     add_label(folder, cluster=1, name="bone, edge", k=chosen, rater="Dr A", colour="#0072b2", flag="mixed")
     return Run.open(folder)
 
@@ -125,8 +125,7 @@ def with_sampler(run: Run, folder: Path, **settings: object) -> Run:
     [
         {"guidance": 1.0},
         {"guidance": 1.0, "method": "unipc"},
-        {"guidance": 9.0, "guidance_interval": (0.5, 3.0)},
-        {"guidance": 1.0, "spacing": 2.0},
+        {"guidance": 3.0},
     ],
 )
 def test_diffusers_draws_as_the_default_sampler_says(
@@ -136,13 +135,13 @@ def test_diffusers_draws_as_the_default_sampler_says(
     sampler = {"method": "dpm-solver++", "steps": 6} | settings
     export_generator(with_sampler(run, tmp_path / "run", **sampler), out)
     pipeline, generator = pipeline_of(out), Generator.load(out, runtime=AS_DIFFUSERS)
-    assert generator.facts.sampler.model_dump(include=set(sampler)) == sampler
-    orders = [SampleSpec(generator.facts.chosen_k, 1, i, seed=0) for i in range(2)]
-    ours = list(generator.draw(orders, sampler=generator.facts.sampler))
-    theirs = pipeline("bone, edge", n=2, generator=[stream(order) for order in orders])
+    assert generator.spec.sampler.model_dump(include=set(sampler)) == sampler
+    specs = [SampleSpec(generator.spec.chosen_k, 1, i, seed=0) for i in range(2)]
+    ours = list(generator.draw(specs, sampler=generator.spec.sampler))
+    theirs = pipeline("bone, edge", n=2, generator=[spec.noise_stream() for spec in specs])
     assert_alike([drawn.image for drawn in ours], theirs, levels=1)
-    plain = generator.facts.sampler.model_copy(update={"guidance": 1.8, "guidance_interval": None, "spacing": 1.0})
-    assert apart(next(generator.draw(orders[:1], sampler=plain)).image, np.asarray(theirs[0])) > 1
+    plain = generator.spec.sampler.model_copy(update={"guidance": 1.8})
+    assert apart(next(generator.draw(specs[:1], sampler=plain)).image, np.asarray(theirs[0])) > 1
 
 
 def test_clusters_of_one_name_take_turns_in_diffusers(
@@ -150,7 +149,7 @@ def test_clusters_of_one_name_take_turns_in_diffusers(
 ) -> None:
     shared = with_sampler(run, tmp_path / "run")
     (shared.path / "names.jsonl").unlink()
-    k = Generator.load(run.path).facts.chosen_k
+    k = Generator.load(run.path).spec.chosen_k
     ends = (0, k - 1)
     for cluster in ends:
         add_label(shared.path, cluster=cluster, name="fat", k=k, rater="Dr A")
@@ -166,9 +165,9 @@ def test_clusters_of_one_name_take_turns_in_diffusers(
 def test_diffusers_draws_the_images_that_histoloom_draws(exported: Path, pipeline_of: Callable[[Path], Any]) -> None:
     pipeline = pipeline_of(exported)
     generator = Generator.load(exported, runtime=AS_DIFFUSERS)
-    k = generator.facts.chosen_k
-    ours = list(generator.draw([SampleSpec(k, 1, i, seed=0) for i in range(3)], sampler=generator.facts.sampler))
-    theirs = pipeline("Bone, edge", n=3, generator=[stream(drawn.order) for drawn in ours])
+    k = generator.spec.chosen_k
+    ours = list(generator.draw([SampleSpec(k, 1, i, seed=0) for i in range(3)], sampler=generator.spec.sampler))
+    theirs = pipeline("Bone, edge", n=3, generator=[sample.spec.noise_stream() for sample in ours])
     assert_alike([drawn.image for drawn in ours], theirs, levels=1)
     with pytest.raises(ValueError, match="there are cluster 0, bone, edge"):
         pipeline("fat")
@@ -208,8 +207,8 @@ def test_images_come_with_records_that_draw_them_again(exported: Path) -> None:
     record = second.record
     assert (record["tissue"], record["cluster"], record["index"]) == ("bone, edge", 1, 1)
     assert (record["flag"], record["colour"]) == ("mixed", "#0072b2")
-    order = SampleSpec(record["k"], record["cluster"], record["index"], record["seed"])
-    again = next(generator.draw([order], sampler=second.sampler))
+    spec = SampleSpec(record["k"], record["cluster"], record["index"], record["seed"])
+    again = next(generator.draw([spec], sampler=second.sampler))
     assert np.array_equal(again.image, second.image)
     assert not np.array_equal(first.image, second.image)
 

@@ -74,12 +74,12 @@ def test_two_jobs_do_not_share_a_folder(tiny_run: Path, whole: Path, tmp_path: P
 
 def test_images_are_not_kept_in_memory(tiny_run: Path) -> None:
     generator = Generator.load(tiny_run)
-    orders = generator.orders(None, n=64, seed=0, k=2)
-    sampler = generator.facts.sampler.model_copy(update={"steps": 1, "guidance": 1.0})
+    specs = generator.sample_specs(None, n=64, seed=0, k=2)
+    sampler = generator.spec.sampler.model_copy(update={"steps": 1, "guidance": 1.0})
     size = 32 * 32 * 3
     tracemalloc.start()
     try:
-        for number, drawn in enumerate(generator.draw(orders, sampler=sampler)):
+        for number, drawn in enumerate(generator.draw(specs, sampler=sampler)):
             assert drawn.image.nbytes == size
             if number == 8:
                 first = tracemalloc.get_traced_memory()[0]

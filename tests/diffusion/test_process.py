@@ -6,12 +6,11 @@ from diffusers import DDPMScheduler
 
 from histoloom.config import DiffusionConfig, SamplerConfig
 from histoloom.diffusion.model.conditions import Conditions
-from histoloom.diffusion.model.losses import DiffusionLoss
-from histoloom.diffusion.model.noise_schedule import add_noise, alphas_cumprod, loss_weight, target
-from histoloom.diffusion.samplers.guided import draw_latents
+from histoloom.diffusion.model.process import DiffusionLoss, add_noise, alphas_cumprod, training_target
+from histoloom.diffusion.sampling import draw_latents
 from histoloom.errors import UserError
 from histoloom.seeding import torch_generator
-from histoloom.sharing.scheduler import make_scheduler
+from histoloom.sharing.export import make_scheduler
 from histoloom.training.loop import StepContext
 
 SHAPE = (2, 4, 4)
@@ -31,15 +30,10 @@ def test_the_schedule_is_diffusers_own(schedule: str) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "cosine"])
-@pytest.mark.parametrize("zero_terminal_snr", [False, True])
-def test_a_shifted_schedule_has_so_many_times_the_noise(schedule: str, *, zero_terminal_snr: bool) -> None:
-    plain, config = (
-        a_config(schedule=schedule, shift=shift, zero_terminal_snr=zero_terminal_snr, prediction="v")
-        for shift in (1, 2.5)
-    )
-    if not zero_terminal_snr:
-        before, after = (((1 - bar) / bar).sqrt() for bar in map(alphas_cumprod, (plain, config)))
-        torch.testing.assert_close(after, 2.5 * before)
+def test_a_shifted_schedule_has_so_many_times_the_noise(schedule: str) -> None:
+    plain, config = (a_config(schedule=schedule, shift=shift, prediction="v") for shift in (1, 2.5))
+    before, after = (((1 - bar) / bar).sqrt() for bar in map(alphas_cumprod, (plain, config)))
+    torch.testing.assert_close(after, 2.5 * before)
     theirs = make_scheduler(config)
     torch.testing.assert_close(alphas_cumprod(config).float(), theirs.alphas_cumprod, rtol=1e-3, atol=1e-6)
     assert (theirs.alphas_cumprod.diff() < 0).all()
@@ -60,19 +54,28 @@ def test_noise_and_targets_agree_with_diffusers() -> None:
     steps = torch.tensor([0, 500, 999])
     bar = alphas_cumprod(config).float()[steps]
     torch.testing.assert_close(add_noise(z, noise, alpha_bar_N=bar), theirs.add_noise(z, noise, steps))
-    mine = target(z, noise, alpha_bar_N=bar, prediction="v")
+    mine = training_target(z, noise, alpha_bar_N=bar, prediction="v")
     torch.testing.assert_close(mine, theirs.get_velocity(z, noise, steps), rtol=1e-4, atol=1e-5)
-    assert torch.equal(target(z, noise, alpha_bar_N=bar, prediction="epsilon"), noise)
-    assert torch.equal(target(z, noise, alpha_bar_N=bar, prediction="data"), z)
+    assert torch.equal(training_target(z, noise, alpha_bar_N=bar, prediction="epsilon"), noise)
+    assert torch.equal(training_target(z, noise, alpha_bar_N=bar, prediction="data"), z)
     assert make_scheduler(a_config(prediction="data")).config.prediction_type == "sample"
 
 
-def test_min_snr_weights() -> None:
-    bar = torch.tensor([0.5, 0.9])  # signal-to-noise ratios 1 and 9
-    torch.testing.assert_close(loss_weight(bar, prediction="epsilon", min_snr=5.0), torch.tensor([1.0, 5 / 9]))
-    torch.testing.assert_close(loss_weight(bar, prediction="v", min_snr=5.0), torch.tensor([0.5, 0.5]))
-    torch.testing.assert_close(loss_weight(bar, prediction="data", min_snr=5.0), torch.tensor([1.0, 5.0]))
-    assert torch.equal(loss_weight(bar, prediction="v", min_snr=None), torch.ones(2))
+def test_flow_matching_is_a_plain_error_of_v_on_the_cosine_schedule() -> None:
+    """Kingma and Gao 2023, table 1: straight paths with even times weigh the noise's error by exp(-lambda / 2), too.
+
+    Time t on the path (1 - t) data + t noise has sigma = t / (1 - t); an error of the data is t times one of the
+    velocity. Both weights are of the data's error, per unit of ln sigma.
+    """
+    bar_T = alphas_cumprod(a_config(schedule="cosine", prediction="v"))
+    log_sigma_T = ((1 - bar_T).log() - bar_T.log()) / 2
+    inside = (log_sigma_T > -3) & (log_sigma_T < 3)
+    sigma_T = log_sigma_T.exp()
+    of_v_T = (1 + sigma_T**-2) / torch.gradient(log_sigma_T)[0]
+    time_T = sigma_T / (1 + sigma_T)
+    of_flow_T = time_T**-2 * time_T * (1 - time_T)
+    ratio = of_v_T[inside] / of_flow_T[inside]
+    assert ratio.max().item() == pytest.approx(ratio.min().item(), rel=0.04)  # apart by the schedule's offset of 0.008
 
 
 def test_conditions_number_every_pair_once() -> None:
@@ -87,29 +90,29 @@ def test_conditions_number_every_pair_once() -> None:
         conditions.number(k=3, cluster=3)
 
 
-class Remembers(torch.nn.Module):
-    """Says nothing but keeps what it was asked."""
+class Recorder(torch.nn.Module):
+    """Predicts zero, and keeps the conditions that it was given."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[torch.Tensor] = []
+        self.conditions: list[torch.Tensor] = []
 
     def forward(self, x: torch.Tensor, steps: torch.Tensor, *, class_labels: torch.Tensor) -> object:
-        self.asked.append(class_labels)
+        self.conditions.append(class_labels)
         return type("Output", (), {"sample": torch.zeros_like(x) + 0 * steps.sum()})
 
 
 def test_each_example_gets_a_random_k_and_sometimes_no_condition() -> None:
     conditions = Conditions((3, 5))
-    network = Remembers()
+    network = Recorder()
     loss = DiffusionLoss(a_config(condition_dropout=0.25), unet=network, conditions=conditions)
     n = 4000
     numbers = torch.tensor([[1, 6]]).expand(n, 2)
     context = StepContext(0, 0, 0.0, torch.device("cpu"), torch.Generator().manual_seed(0), slice(0, n), n)
     value, _ = loss((torch.zeros(n, 1, 2, 2), numbers), context)
-    shares = [(network.asked[0] == number).float().mean().item() for number in (1, 6, conditions.null)]
+    shares = [(network.conditions[0] == number).float().mean().item() for number in (1, 6, conditions.null)]
     assert shares == pytest.approx([0.375, 0.375, 0.25], abs=0.03)
-    assert value.item() == pytest.approx(1.0, abs=0.05)  # the squared error of saying 0 to unit noise
+    assert value.item() == pytest.approx(1.0, abs=0.05)  # the squared error of 0 against unit noise
 
 
 class Gaussian(torch.nn.Module):

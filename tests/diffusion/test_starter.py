@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from histoloom import sharing
-from histoloom.diffusion.generation.generator import Generator, home_of
+from histoloom.diffusion.generation.generator import Generator
+from histoloom.diffusion.generation.generator_spec import generator_home
 from histoloom.diffusion.generation.run_request import Request, draw_request
 from histoloom.run.directory import read_json
 from histoloom.setup import init_run
@@ -21,7 +22,7 @@ def test_it_is_small_named_and_says_where_it_comes_from() -> None:
     weights = list(STARTER.rglob("*.safetensors"))
     assert sum(file.stat().st_size for file in weights) <= MOST
     generator = Generator.load("starter")
-    names = generator.names(generator.facts.chosen_k)
+    names = generator.names(generator.spec.chosen_k)
     assert not [name for cluster, name in names.items() if name == f"cluster {cluster}"]
     card = (STARTER / "README.md").read_text(encoding="utf-8")
     assert "Leavey" in card
@@ -43,8 +44,8 @@ def test_its_evaluation_and_originality_lie_beside_it() -> None:
 
 def test_it_draws_by_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert home_of("starter") == STARTER
-    names = Generator.load("starter").names(Generator.load("starter").facts.chosen_k)
+    assert generator_home("starter") == STARTER
+    names = Generator.load("starter").names(Generator.load("starter").spec.chosen_k)
     tissue = next(name for name in names.values() if "bone" in name)
     out = draw_request(Path("starter"), Request(n=1, tissues=(tissue,), steps=4), out=tmp_path / "images")
     assert len(list(out.rglob("*.png"))) == 1
@@ -53,8 +54,8 @@ def test_it_draws_by_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_bone_is_pink_and_empty_space_is_white() -> None:
     generator = Generator.load("starter")
-    names = generator.names(generator.facts.chosen_k).values()
-    sampler = generator.facts.sampler.model_copy(update={"steps": 6})
+    names = generator.names(generator.spec.chosen_k).values()
+    sampler = generator.spec.sampler.model_copy(update={"steps": 6})
 
     def mean(word: str) -> np.ndarray:
         tissue = next(name for name in names if word in name)
@@ -69,14 +70,14 @@ def test_bone_is_pink_and_empty_space_is_white() -> None:
 def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "starter").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert home_of("starter") == Path("starter")
+    assert generator_home("starter") == Path("starter")
 
 
 def test_a_run_can_begin_with_it(tmp_path: Path, tiny_slides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = init_run(tmp_path / "run", slides=[tiny_slides], preset="cpu", start=Path("starter"))
     assert run.config.start is not None
-    assert run.config.patches.size == Generator.load("starter").facts.size
+    assert run.config.patches.size == Generator.load("starter").spec.size
     assert (run.path / "start" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
 
 

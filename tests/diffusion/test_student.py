@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from histoloom import pipeline
 from histoloom.config import DiffusionConfig
-from histoloom.diffusion.distillation.loss import DistillationLoss, Grid
-from histoloom.diffusion.distillation.student import DistillConfig, distil
+from histoloom.diffusion.distillation import DistillationLoss, DistillConfig, LevelGrid, distil
 from histoloom.diffusion.generation.generator import Generator
-from histoloom.diffusion.generation.run_request import Request, draw_request, sampler_of, student_of
+from histoloom.diffusion.generation.run_request import Request, draw_request, requested_sampler, student_sampler
 from histoloom.diffusion.model.conditions import Conditions
-from histoloom.diffusion.model.noise_schedule import alphas_cumprod
-from histoloom.diffusion.samplers.levels import levels_of
+from histoloom.diffusion.model.process import alphas_cumprod
+from histoloom.diffusion.samplers import noise_levels
 from histoloom.errors import UserError
 from histoloom.run.directory import Run
 from histoloom.setup import change_settings
@@ -37,7 +36,7 @@ BAR_T = alphas_cumprod(CONFIG).float()
 
 
 class Gaussian(nn.Module):
-    """Says v of data that are normal with mean 0.5 and a deviation; exact."""
+    """Predicts v of data that are normal with mean 0.5 and a deviation; exact."""
 
     def __init__(self, deviation: float) -> None:
         super().__init__()
@@ -52,17 +51,17 @@ class Gaussian(nn.Module):
 
 
 class Arrives(Gaussian):
-    """Says the v whose data lead straight to where the flow of the Gaussian ends the segment; exact."""
+    """Predicts the v whose data lead straight to where the flow of the Gaussian ends the segment; exact."""
 
     def __init__(self, deviation: float, *, segments: int) -> None:
         super().__init__(deviation)
-        self.levels = levels_of(alphas_cumprod(CONFIG), count=segments)
+        self.levels = noise_levels(alphas_cumprod(CONFIG), count=segments)
 
     def forward(self, x: Tensor, step: Tensor, class_labels: Tensor) -> SimpleNamespace:  # noqa: ARG002
         return SimpleNamespace(sample=torch.stack([self._of(a, int(b)) for a, b in zip(x, step, strict=True)]))
 
     def _of(self, x: Tensor, step: int) -> Tensor:
-        here = levels_of(alphas_cumprod(CONFIG)[: step + 1], count=1)[0]
+        here = noise_levels(alphas_cumprod(CONFIG)[: step + 1], count=1)[0]
         end = next(level for level in self.levels if level.step < step)
 
         def spread(level: object) -> float:
@@ -86,9 +85,9 @@ def loss_of(student: nn.Module, *, teacher: nn.Module, deviation: float, segment
 
 
 @pytest.mark.parametrize("segments", [1, 2, 4])
-def test_segments_end_where_a_sampling_of_as_many_steps_asks(segments: int) -> None:
-    grid = Grid.of(CONFIG, segments=segments)
-    asked = [level.step for level in levels_of(alphas_cumprod(CONFIG), count=segments)]
+def test_segments_end_at_the_levels_of_a_sampling_of_as_many_steps(segments: int) -> None:
+    grid = LevelGrid.of(CONFIG, segments=segments)
+    asked = [level.step for level in noise_levels(alphas_cumprod(CONFIG), count=segments)]
     ends = grid.step_L[1:][grid.last_M].tolist()
     assert asked[1:] == ends
     assert grid.step_L[0] == asked[0]
@@ -100,15 +99,15 @@ def test_of_one_possible_image_the_teacher_is_the_student(segments: int) -> None
 
 
 @pytest.mark.parametrize("segments", [1, 4])
-def test_the_flow_of_a_gaussian_is_what_is_learnt(segments: int) -> None:
+def test_the_flow_of_a_gaussian_is_learned(segments: int) -> None:
     how = {"teacher": Gaussian(0.7), "deviation": 0.7, "segments": segments}
     right = loss_of(Arrives(0.7, segments=segments), **how)
-    untaught = loss_of(Gaussian(0.7), **how)
-    assert right < 0.1 * untaught  # not 0: the teacher's fine steps are not infinitely fine
+    undistilled = loss_of(Gaussian(0.7), **how)
+    assert right < 0.1 * undistilled  # not 0: the teacher's fine steps are not infinitely fine
 
 
 @pytest.fixture(scope="module")
-def taught(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def distilled(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the tiny run, with a student."""
     path = tmp_path_factory.mktemp("student") / "run"
     shutil.copytree(tiny_run, path)
@@ -116,29 +115,29 @@ def taught(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_student_draws_in_its_steps_and_its_request_goes_on(taught: Path, tmp_path: Path) -> None:
-    out = draw_request(taught, Request(n=3, method="student"), out=tmp_path / "images")
+def test_a_student_draws_in_its_steps_and_its_request_goes_on(distilled: Path, tmp_path: Path) -> None:
+    out = draw_request(distilled, Request(n=3, method="student"), out=tmp_path / "images")
     before = {file.name: file.read_bytes() for file in out.rglob("*.png")}
     assert len(before) == 3
     assert (out / "metadata.csv").read_text().count("student,2,") == 3
     next(out.rglob("*.png")).unlink()
-    draw_request(taught, Request(n=3, method="student"), out=out)
+    draw_request(distilled, Request(n=3, method="student"), out=out)
     assert {file.name: file.read_bytes() for file in out.rglob("*.png")} == before
 
 
-def test_a_student_differs_from_its_teacher_and_is_made_once(taught: Path) -> None:
-    files = {file.relative_to(taught): file.read_bytes() for file in (taught / "student").rglob("*.*")}
-    assert distil(Run.open(taught), DistillConfig(steps=2, images=64)) == taught / "student"
-    assert {file.relative_to(taught): file.read_bytes() for file in (taught / "student").rglob("*.*")} == files
+def test_a_student_differs_from_its_teacher_and_is_made_once(distilled: Path) -> None:
+    files = {file.relative_to(distilled): file.read_bytes() for file in (distilled / "student").rglob("*.*")}
+    assert distil(Run.open(distilled), DistillConfig(steps=2, images=64)) == distilled / "student"
+    assert {file.relative_to(distilled): file.read_bytes() for file in (distilled / "student").rglob("*.*")} == files
     weights = Path("unet") / "diffusion_pytorch_model.safetensors"
-    assert (taught / "student" / weights).read_bytes() != (taught / "diffusion" / weights).read_bytes()
+    assert (distilled / "student" / weights).read_bytes() != (distilled / "diffusion" / weights).read_bytes()
 
 
-def test_a_killed_lesson_goes_on_to_the_same_weights(
-    taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_distillation_continues_to_the_same_weights(
+    distilled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "run"
-    shutil.copytree(taught, path)
+    shutil.copytree(distilled, path)
     shutil.rmtree(path / "student")
     run = change_settings(Run.open(path), ["runtime.checkpoint_seconds=0"], save=False)
     saves = 0
@@ -159,37 +158,37 @@ def test_a_killed_lesson_goes_on_to_the_same_weights(
     monkeypatch.setattr(loop, "write_bytes", write)
     distil(run, DistillConfig(steps=2, images=64))
     weights = Path("student") / "unet" / "diffusion_pytorch_model.safetensors"
-    assert (path / weights).read_bytes() == (taught / weights).read_bytes()
+    assert (path / weights).read_bytes() == (distilled / weights).read_bytes()
 
 
-def test_an_export_takes_the_student_along(taught: Path, tmp_path: Path) -> None:
-    export_generator(Run.open(taught), tmp_path / "export")
-    sampler = student_of(Request(n=2, method="student"), Generator.load(taught))
+def test_an_export_takes_the_student_along(distilled: Path, tmp_path: Path) -> None:
+    export_generator(Run.open(distilled), tmp_path / "export")
+    sampler = student_sampler(Request(n=2, method="student"), Generator.load(distilled))
     assert sampler is not None
     assert (sampler.steps, sampler.method) == (2, "student")
     there = Generator.load(tmp_path / "export").sample(n=2, sampler=sampler)
-    here = Generator.load(taught).sample(n=2, sampler=sampler)
+    here = Generator.load(distilled).sample(n=2, sampler=sampler)
     for one, other in zip(here, there, strict=True):
         np.testing.assert_array_equal(one.image, other.image)
 
 
-def test_what_a_student_cannot_do_is_one_line(taught: Path, tiny_run: Path, tmp_path: Path) -> None:
+def test_what_a_student_cannot_do_is_one_line(distilled: Path, tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="histoloom distil"):
         draw_request(tiny_run, Request(n=1, method="student"), out=tmp_path / "a")
-    with pytest.raises(UserError, match="has learnt guidance"):
-        draw_request(taught, Request(n=1, method="student", guidance=3.0), out=tmp_path / "b")
+    with pytest.raises(UserError, match="has learned guidance"):
+        draw_request(distilled, Request(n=1, method="student", guidance=3.0), out=tmp_path / "b")
     with pytest.raises(UserError, match="draws in 2 steps, not 5"):
-        draw_request(taught, Request(n=1, method="student", steps=5), out=tmp_path / "c")
+        draw_request(distilled, Request(n=1, method="student", steps=5), out=tmp_path / "c")
     with pytest.raises(UserError, match="1 to 8 steps"):
-        distil(Run.open(taught), DistillConfig(steps=9))
+        distil(Run.open(distilled), DistillConfig(steps=9))
     with pytest.raises(UserError, match="sample --method student"):
-        change_settings(Run.open(taught), ["samples.sampler.method=student"], save=False)
-    assert sampler_of(Request(n=1), default=Generator.load(taught).facts.sampler).method != "student"
+        change_settings(Run.open(distilled), ["samples.sampler.method=student"], save=False)
+    assert requested_sampler(Request(n=1), default=Generator.load(distilled).spec.sampler).method != "student"
 
 
-def test_a_student_of_replaced_weights_is_refused(taught: Path, tmp_path: Path) -> None:
+def test_a_student_of_replaced_weights_is_refused(distilled: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    shutil.copytree(taught, path)
+    shutil.copytree(distilled, path)
     run = change_settings(Run.open(path), ["diffusion.training.phases.0.images=8"], save=True)
     pipeline.execute(run, until="diffusion")
     with pytest.raises(UserError, match="since replaced"):

@@ -1,4 +1,4 @@
-"""The U-Net: what every layer of every preset is told."""
+"""The U-Net: every layer of every preset sees step and condition."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ PRESETS = ("cpu", "demo", "modern", "paper", "starter")
 LEAST = 0.2
 
 
-def deafest(config: DiffusionConfig) -> float:
+def least_effect(config: DiffusionConfig) -> float:
     """The least change that another step and condition make to a layer, as a share of what it adds to its input."""
     torch.manual_seed(0)
     unet = make_unet(config, shape=(2, 8, 8), conditions=3)
     shares = []
     for layer in unet.modules():
         if isinstance(layer, ResnetBlock2D):
-            given, told = torch.randn(2, layer.in_channels, 8, 8), torch.randn(2, layer.time_emb_proj.in_features)
+            x, embedding = torch.randn(2, layer.in_channels, 8, 8), torch.randn(2, layer.time_emb_proj.in_features)
             with torch.no_grad():
-                said, other = layer(given, told), layer(given, told.flip(0))
-                silent = layer.conv_shortcut(given) if layer.conv_shortcut is not None else given
-            shares.append(float((said - other).std() / (said - silent).std()))
+                output, other = layer(x, embedding), layer(x, embedding.flip(0))
+                shortcut = layer.conv_shortcut(x) if layer.conv_shortcut is not None else x
+            shares.append(float((output - other).std() / (output - shortcut).std()))
     return min(shares)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_layer_hears_of_step_and_condition(preset: str) -> None:
+def test_every_layer_sees_step_and_condition(preset: str) -> None:
     config = DiffusionConfig.model_validate(read_preset(preset)["diffusion"])
-    assert deafest(config) > LEAST
+    assert least_effect(config) > LEAST
 
 
 def test_a_group_of_one_channel_forgets_what_was_added() -> None:
     training = {"phases": [{"optimizer": "adamw", "lr": 1e-3, "images": 8}]}
     settings = {"channels": (16,), "attention": (False,), "blocks": 1, "training": training}
-    assert math.isclose(deafest(DiffusionConfig.model_validate(settings)), 0, abs_tol=1e-5)
-    for cure in ({"norm_groups": 4}, {"embedding": "scale-shift"}):
-        assert deafest(DiffusionConfig.model_validate(settings | cure)) > LEAST
+    assert math.isclose(least_effect(DiffusionConfig.model_validate(settings)), 0, abs_tol=1e-5)
+    for remedy in ({"norm_groups": 4}, {"embedding": "scale-shift"}):
+        assert least_effect(DiffusionConfig.model_validate(settings | remedy)) > LEAST
 
 
 def test_what_is_saved_does_not_say_where_it_was_read(tmp_path: Path) -> None:

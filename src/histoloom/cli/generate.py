@@ -22,20 +22,17 @@ def sample(
     k: Annotated[int | None, typer.Option(help="Another k than the chosen one.")] = None,
     method: Annotated[SamplerMethod | None, typer.Option(help="The sampler.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Evaluations of the network; odd with heun.")] = None,
-    spacing: Annotated[
-        float | None, typer.Option(min=1, max=3, help="1: even steps; above: closer at the end.")
-    ] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance strength; 1: none.")] = None,
-    guidance_interval: Annotated[
-        tuple[float, float] | None, typer.Option(help="Guidance only above the one sigma and up to the other.")
-    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    like: Annotated[str | None, typer.Option(metavar="PATCH_OR_FILE", help="Begin from a patch or picture.")] = None,
+    like: Annotated[str | None, typer.Option(metavar="PATCH_OR_FILE", help="Start from a patch or picture.")] = None,
     between: Annotated[
-        tuple[str, str] | None, typer.Option(metavar="PATCH_OR_FILE...", help="Lead from one picture to another.")
+        tuple[str, str] | None, typer.Option(metavar="PATCH_OR_FILE...", help="Draw between two pictures.")
     ] = None,
     strength: Annotated[
-        float | None, typer.Option(help="How much is undone, 0 to 1; 0.7 if not given, 0.5 between two.")
+        float | None,
+        typer.Option(
+            help="Share of the steps that is noised and drawn again, 0 to 1; 0.7 if not given, 0.5 between two."
+        ),
     ] = None,
 ) -> None:
     """Draw synthetic patches into a labelled folder of PNG files."""
@@ -48,16 +45,14 @@ def sample(
         k=k,
         method=method,
         steps=steps,
-        spacing=spacing,
         guidance=guidance,
-        guidance_interval=guidance_interval,
         seed=seed,
         like=like,
         between=between,
         strength=strength,
     )
     gate = Gate.of_home(generator)
-    gate = gate and gate.besides(generator, names=request.begun_from)
+    gate = gate and gate.besides(generator, names=request.init_images)
     drawn = draw_request(generator, request, out=out, gate=gate)
     if os.environ.get("RANK", "0") == "0":
         typer.echo(drawn)
@@ -70,8 +65,8 @@ def distil(
     guidance: Annotated[float | None, typer.Option(min=0, help="What it learns; the run's if not given.")] = None,
 ) -> None:
     """Train a student that draws in a few steps: `sample --method student`."""
-    from histoloom.diffusion.distillation.student import DistillConfig
-    from histoloom.diffusion.distillation.student import distil as make
+    from histoloom.diffusion.distillation import DistillConfig
+    from histoloom.diffusion.distillation import distil as make
     from histoloom.run.directory import Run
 
     made = make(Run.open(run), DistillConfig(steps=steps, images=images, guidance=guidance))

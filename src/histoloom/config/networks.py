@@ -5,7 +5,8 @@ As in ``sections``: every field says its unit and what it means, and settings th
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -89,7 +90,8 @@ class LatentsConfig(Section):
     )
     stain_jitter: PositiveFloat = Field(0.25, description="deviation of the logarithm of each stain's gain")
     copies: Literal[1, 8] = Field(
-        1, description="8: the seven other turned and flipped copies of each patch, encoded too, for diffusion.augment"
+        1,
+        description="8: also encode the seven other rotations and flips of each patch, for the diffusion model",
     )
 
 
@@ -162,6 +164,15 @@ class ClustersConfig(Section):
 class DiffusionConfig(Section):
     """Latent diffusion conditioned on (k, cluster) (Ho et al. 2020; Rombach et al. 2022)."""
 
+    retired: ClassVar[Mapping[str, object]] = {
+        "zero_terminal_snr": False,
+        "fold": 1,
+        "weighting": "plain",
+        "weighting_centre": None,
+        "min_snr": None,
+        "stain_augment": False,
+    }
+
     steps: PositiveInt = 1000
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
     beta_start: PositiveFloat = 1e-4
@@ -173,7 +184,7 @@ class DiffusionConfig(Section):
         description="factor of sigma, noise over signal, at each step of the schedule; above 1: more steps where only "
         "the large of a patch is left to tell (Hoogeboom et al. 2023)",
     )
-    prediction: Literal["epsilon", "v", "data"] = Field("epsilon", description="what the network says")
+    prediction: Literal["epsilon", "v", "data"] = Field("epsilon", description="what the network predicts")
     whiten: float | None = Field(
         None,
         gt=0,
@@ -181,20 +192,6 @@ class DiffusionConfig(Section):
         description="work in the principal components of the latents that keep this share of their variance, each "
         "scaled to deviation 1; none: in the channels, each scaled by itself",
     )
-    zero_terminal_snr: bool = Field(
-        False,
-        description="let the last step be pure noise (Lin et al. 2024); needs prediction: v or data",
-    )
-    fold: Literal[1, 2, 4] = Field(1, description="side of the square of latent positions that become channels of one")
-    weighting: Literal["plain", "log-normal", "sigmoid"] = Field(
-        "plain",
-        description="of noise levels, sigma being noise over signal; log-normal: drawn so that ln sigma is normal "
-        "(Karras et al. 2022); sigmoid: the noisier, the more (Kingma and Gao 2023); min-SNR is min_snr",
-    )
-    weighting_centre: float | None = Field(
-        None, description="ln sigma where a weighting is centred; none: -0.507 (EDM's) for log-normal, 0 for sigmoid"
-    )
-    min_snr: PositiveFloat | None = Field(None, description="gamma of the min-SNR weighting; none: without")
     channels: tuple[PositiveInt, ...] = Field((128, 256, 512), min_length=1, description="U-Net widths a level")
     blocks: PositiveInt = 2
     attention: tuple[bool, ...] = Field((False, True, True), description="self-attention a level")
@@ -212,17 +209,20 @@ class DiffusionConfig(Section):
         1.0,
         description="learning rate of the conditions' vectors, in learning rates of the network; each is seen seldom",
     )
-    augment: Literal[False, True, "copies"] = Field(
-        False,
-        description="train on the eight dihedral copies of the patches; copies: each encoded (latents.copies: 8); "
-        "true: latents turned, which are not those of turned patches and cost quality (docs/explanation/log/index.md)",
-    )
-    stain_augment: bool = Field(
-        False,
-        description="see every other image in another stain (latents.stain_views), under conditions of its own that "
-        "are never drawn from",
-    )
     training: TrainingConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _augment_was_removed(cls, values: Any) -> Any:
+        """``latents.copies`` alone says now what ``augment: false`` and ``augment: copies`` said."""
+        if not isinstance(values, dict) or "augment" not in values:
+            return values
+        if values["augment"] not in (False, "copies"):
+            raise ValueError(
+                f"augment was removed, got {str(values['augment']).lower()}; leave it out, and set latents.copies=8 "
+                "to train on the eight rotations and flips of the patches"
+            )
+        return {key: value for key, value in values.items() if key != "augment"}
 
     @model_validator(mode="after")
     def _levels(self) -> DiffusionConfig:
@@ -230,26 +230,4 @@ class DiffusionConfig(Section):
             raise ValueError("attention needs one entry for each of channels")
         if self.beta_start >= self.beta_end:
             raise ValueError("beta_start must be below beta_end")
-        return self
-
-    @model_validator(mode="after")
-    def _pure_noise_is_learnt(self) -> DiffusionConfig:
-        if not self.zero_terminal_snr:
-            return self
-        if self.prediction == "epsilon":
-            raise ValueError("zero_terminal_snr needs prediction: v or data; pure noise says nothing about the data")
-        if self.min_snr is not None:
-            raise ValueError("zero_terminal_snr needs min_snr: null; its weight is 0 at the step that was added")
-        if self.weighting != "plain":
-            raise ValueError(f"zero_terminal_snr needs weighting: plain; {self.weighting} cannot weigh pure noise")
-        return self
-
-    @model_validator(mode="after")
-    def _one_weighting(self) -> DiffusionConfig:
-        if self.weighting == "plain" and self.weighting_centre is not None:
-            raise ValueError("weighting_centre needs weighting: log-normal or sigmoid; or set it to null")
-        if self.weighting != "plain" and self.min_snr is not None:
-            raise ValueError(f"weighting: {self.weighting} and min_snr exclude each other; set min_snr to null")
-        if self.weighting == "log-normal" and self.prediction == "epsilon":
-            raise ValueError("weighting: log-normal needs prediction: v or data; on noise its weight has no bound")
         return self

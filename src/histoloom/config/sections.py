@@ -256,27 +256,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Config:
-        deepest = self.autoencoder.factor * self.diffusion.fold * 2 ** (len(self.diffusion.channels) - 1)
+        deepest = self.autoencoder.factor * 2 ** (len(self.diffusion.channels) - 1)
         if self.patches.size % deepest:
             raise ValueError(
-                f"patches.size must be a multiple of {deepest} for these autoencoder.multipliers, "
-                f"diffusion.fold and diffusion.channels, got {self.patches.size}"
+                f"patches.size must be a multiple of {deepest} for these autoencoder.multipliers "
+                f"and diffusion.channels, got {self.patches.size}"
             )
         if self.report.k is not None and self.report.k not in self.clusters.k:
             raise ValueError(f"report.k must be one of clusters.k = {list(self.clusters.k)}, got {self.report.k}")
-        return self
-
-    @model_validator(mode="after")
-    def _stains_are_there(self) -> Config:
-        if self.diffusion.stain_augment and not self.latents.stain_views:
-            raise ValueError("diffusion.stain_augment needs latents.stain_views of at least 1; set it to 2, say")
-        return self
-
-    @model_validator(mode="after")
-    def _copies_are_used(self) -> Config:
-        if (self.latents.copies == 8) != (self.diffusion.augment == "copies"):
-            raise ValueError(
-                f"latents.copies: 8 and diffusion.augment: copies go together, got {self.latents.copies} and "
-                f"{str(self.diffusion.augment).lower()}; set both, or latents.copies=1 and diffusion.augment=false"
-            )
         return self

@@ -97,23 +97,17 @@ LATER: Mapping[str, Any] = {
     "latents": {"copies": 1},
     "clusters": {"features": "latents", "encoder": None, "selfsup": {"training": UNAVERAGED}, "training": UNAVERAGED},
     "diffusion": {
-        "zero_terminal_snr": False,
         "shift": 1.0,
-        "fold": 1,
-        "weighting": "plain",
-        "weighting_centre": None,
-        "stain_augment": False,
         "norm_groups": 32,
         "embedding": "add",
         "training": UNAVERAGED,
     },
-    "samples": {"sampler": {"guidance_interval": None, "spacing": 1.0}},
     "evaluation": {"originality": "off"},
 }
 """Settings that came after runs were made, with the value that means what these did; sections may have been off."""
 
 
-RETIRED: Mapping[str, Mapping[str, Any]] = {}
+RETIRED: Mapping[str, Mapping[str, Any]] = {"diffusion": {"min_snr": None}}
 """Removed settings that fingerprints of existing runs hold, with the value that they had in every such run."""
 
 
@@ -129,6 +123,7 @@ def identity(config: Config) -> dict[str, Any]:
     values["evaluation"]["judge"] = values["evaluation"].pop("cluster_classifier")
     for section, removed in RETIRED.items():
         values[section] |= removed
+    values["diffusion"]["augment"] = "copies" if config.latents.copies == 8 else False
     return _without(values, LATER)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from histoloom.diffusion.generation.generator import Generator, SampleSpec
-from histoloom.diffusion.generation.sample_folder import Job, cluster_file, write_samples
+from histoloom.diffusion.generation.generator import Generator
+from histoloom.diffusion.generation.sample_folder import SampleJob, cluster_file, write_samples
+from histoloom.diffusion.generation.sample_spec import SampleSpec
 from histoloom.run.stage import StageContext
 from histoloom.training.distributed import shared_path
 
@@ -15,13 +16,12 @@ def run(context: StageContext) -> None:
     """
     config = context.config
     generator = Generator.load(context.run, runtime=config.runtime)
-    ks = generator.facts.conditions.ks if config.samples.k == "all" else (generator.facts.chosen_k,)
-    orders = [
+    specs = [
         SampleSpec(k=k, cluster=cluster, index=index, seed=config.seed)
-        for k in ks
+        for k in (generator.spec.ks if config.samples.k == "all" else (generator.spec.chosen_k,))
         for cluster in range(k)
         for index in range(config.samples.per_cluster)
     ]
-    job = Job(orders=orders, file_of=cluster_file, sampler=config.samples.sampler)
-    drawn = write_samples(generator, job, folder=shared_path(context.out))
-    context.say(f"drew {drawn:,} patches with {job.sampler.method}, {job.sampler.steps} steps")
+    job = SampleJob(specs=specs, file_of=cluster_file, sampler=config.samples.sampler)
+    count = write_samples(generator, job, folder=shared_path(context.out))
+    context.say(f"drew {count:,} patches with {job.sampler.method}, {job.sampler.steps} steps")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -12,45 +13,58 @@ from torch import Tensor
 
 from histoloom.autoencoder.augment import DIHEDRAL
 from histoloom.autoencoder.latents import LatentSet
+from histoloom.autoencoder.vqgan import Autoencoder
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.diffusion.generation.generator import GeneratorSpec
-from histoloom.diffusion.model.conditions import Conditions
+from histoloom.diffusion.generation.generator import Generator
+from histoloom.diffusion.generation.generator_spec import GeneratorSpec
 from histoloom.diffusion.model.latent_space import LatentSpace
-from histoloom.diffusion.model.losses import DiffusionLoss
-from histoloom.diffusion.model.unet import CONDITIONS, begin_from, make_unet, open_unet, save_unet
-from histoloom.diffusion.model.warm_start import closest, denoising_errors
-from histoloom.diffusion.watch import watched
+from histoloom.diffusion.model.process import DiffusionLoss
+from histoloom.diffusion.model.unet import CONDITION_EMBEDDING, load_pretrained, make_unet, open_unet, save_unet
+from histoloom.diffusion.model.warm_start import closest_conditions, denoising_errors
 from histoloom.run.directory import read_json, write_json
 from histoloom.run.pretrained import start_folder
-from histoloom.run.stage import StageContext
+from histoloom.run.stage import CheckResult, StageContext
 from histoloom.seeding import derive, numpy_generator, torch_generator
 from histoloom.training import distributed
 from histoloom.training.devices import accelerator, autocast, is_main_process
 from histoloom.training.loop import Objective, Task, train
+from histoloom.training.tasks import Callback, Modules
 
-COMPARED = 512
-"""training patches by which new clusters are compared with a given generator's"""
+COMPARED_PATCHES = 512
+"""training patches by which new clusters are compared with those of a pretrained generator"""
+CHECKS, CHECKED_IMAGES = 4, 64
+"""checks of a training, at equal distances, the last one at the end; images drawn for each"""
 
 
 def run(context: StageContext) -> None:
     """Train one model for every k of the sweep on the training split; keep its averaged weights."""
+    config = context.config.diffusion
     latents = LatentSet.open(context.inputs["latents"])
     clustering = Clustering.open(context.inputs["clusters"])
     rows = latents.rows(split="train")
-    config = context.config.diffusion
-    start = start_folder(context.run, context.config)
-    space = _space(context, latents=latents, rows=rows, start=start)
-    facts = make_facts(context, latents=latents, clustering=clustering, space=space)
-    before, after = (" x ".join(map(str, shape)) for shape in (latents.shape, facts.shape))
+    pretrained = start_folder(context.run, context.config)
+
+    # A pretrained U-Net keeps the latent space that it was trained in.
+    if pretrained is None:
+        space = LatentSpace.fit(latents.latents, rows=rows, whiten=config.whiten)
+    else:
+        space = GeneratorSpec.load(pretrained).space
+        kept = space.explained_variance(latents.latents, rows=rows)
+        context.say(
+            f"the U-Net starts from the weights of the pretrained generator; its latent space keeps "
+            f"{kept:.1%} of the variance of these latents"
+        )
+    spec = make_spec(context, latents=latents, clustering=clustering, space=space)
+    before, after = (" x ".join(map(str, shape)) for shape in (latents.shape, spec.shape))
     context.say(f"latents of {before} enter the diffusion model as {after}")
+
     torch.manual_seed(derive(context.config.seed, "diffusion", "weights"))
-    stains = 2 if config.stain_augment else 1
-    unet = make_unet(config, shape=facts.shape, conditions=stains * facts.conditions.count)
-    if start is not None:
-        parents_c = _parents(context, latents=latents, clustering=clustering, facts=facts, start=start)
-        begin_from(unet, source=open_unet(start), parents=parents_c.repeat(stains))
-    task = make_task(context, latents=latents, clustering=clustering, facts=facts, unet=unet)
-    task = watched(task, context, facts=facts)
+    unet = make_unet(config, shape=spec.shape, conditions=spec.conditions.count)
+    if pretrained is not None:
+        sources = warm_start(context, latents=latents, clustering=clustering, spec=spec, pretrained=pretrained)
+        load_pretrained(unet, source=open_unet(pretrained), condition_sources=sources)
+
+    task = make_task(context, latents=latents, clustering=clustering, spec=spec, unet=unet)
     trained = train(
         task,
         config=config.training,
@@ -60,36 +74,47 @@ def run(context: StageContext) -> None:
         log=context.log,
     )
     if is_main_process():
-        save_unet(trained.modules["unet"], context.out / "unet", conditions=facts.conditions.count)
-        write_json(context.out / "generator.json", facts.as_json())
+        save_unet(trained.modules["unet"], context.out / "unet")
+        spec.save(context.out)
+
+
+def make_spec(
+    context: StageContext, *, latents: LatentSet, clustering: Clustering, space: LatentSpace
+) -> GeneratorSpec:
+    """The specification of the generator; frequencies are those of the training split."""
+    labels_NS = sweep_labels(latents.table, clustering)[latents.rows(split="train")]
+    frequencies = {
+        k: tuple((np.bincount(labels_NS[:, i], minlength=k) / len(labels_NS)).tolist())
+        for i, k in enumerate(clustering.ks)
+    }
+    config = context.config
+    return GeneratorSpec(
+        diffusion=config.diffusion,
+        sampler=config.samples.sampler,
+        space=space,
+        shape=space.shape(latents.shape),
+        ks=tuple(clustering.ks),
+        chosen_k=clustering.chosen,
+        frequencies=frequencies,
+        size=config.patches.size,
+        mpp=config.patches.mpp,
+    )
 
 
 def make_task(
-    context: StageContext, *, latents: LatentSet, clustering: Clustering, facts: GeneratorSpec, unet: UNet2DModel
+    context: StageContext, *, latents: LatentSet, clustering: Clustering, spec: GeneratorSpec, unet: UNet2DModel
 ) -> Task:
-    """The U-Net, its loss and its data: patches of the training split, or copies of them, and their clusters.
-
-    An image comes in ``copies`` ways, and with ``stain_augment`` in as many other stains (views), half of the time.
-    """
+    """The U-Net, its loss and its data: patches of the training split, or their eight copies, and their clusters."""
     config = context.config.diffusion
     rows = latents.rows(split="train")
-    numbers = torch.from_numpy(facts.conditions.numbers(labels_of(latents.table, clustering)[rows]))
-    copies = DIHEDRAL if config.augment == "copies" else 1
-    views = context.config.latents.stain_views if config.stain_augment else 0
+    numbers_NS = torch.from_numpy(spec.conditions.numbers(sweep_labels(latents.table, clustering)[rows]))
 
-    def batch(places: np.ndarray) -> tuple[Tensor, Tensor]:
-        versions, items = np.divmod(places, len(rows))
-        stains, choices = np.divmod(versions, copies)
-        stains -= max(1, views)  # below 0: the patch's own
-        z_BChw = latents.raw_copies(rows[items], choices=choices)
-        other_M = np.flatnonzero(stains >= 0)
-        z_BChw[other_M] = latents.raw_stains(rows[items[other_M]], views=stains[other_M])
-        return facts.space.encode(z_BChw), numbers[items] + facts.conditions.count * torch.from_numpy(stains >= 0)[
-            :, None
-        ]
+    def batch(indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        copies, items = np.divmod(indices, len(rows))
+        return spec.space.encode(latents.raw_copies(rows[items], choices=copies)), numbers_NS[items]
 
-    loss = DiffusionLoss(config, unet=unet, conditions=facts.conditions)
-    rates = {} if config.condition_rate == 1 else {CONDITIONS: config.condition_rate}
+    loss = DiffusionLoss(config, unet=unet, conditions=spec.conditions)
+    rates = {} if config.condition_rate == 1 else {CONDITION_EMBEDDING: config.condition_rate}
     return Task(
         name="diffusion",
         modules={"unet": unet},
@@ -97,97 +122,77 @@ def make_task(
         n=len(rows),
         batch=batch,
         ema=("unet",) if config.training.averages else (),
-        versions=copies * max(1, 2 * views),
+        versions=DIHEDRAL if context.config.latents.copies == DIHEDRAL else 1,
         compiled=(unet,),
+        watch=sample_check(context, spec=spec),
     )
 
 
-def _parents(
-    context: StageContext, *, latents: LatentSet, clustering: Clustering, facts: GeneratorSpec, start: Path
-) -> Tensor:
-    """The condition of the given generator that each of this one's begins as, int64 (count,); the null as the null.
+def sample_check(context: StageContext, *, spec: GeneratorSpec) -> Callback | None:
+    """Draws a small set while the model trains, from the same noise every time, and has it checked for copies.
 
-    Which cluster each begins as is kept in ``inheritance.json``: asked anew, it would cost a resumed training a minute.
+    None where the run asks for no such check.
     """
-    given = GeneratorSpec.from_json(read_json(start / "generator.json"))
+    check = context.judge
+    if check is None:
+        return None
+    autoencoder = Autoencoder.load(context.inputs["autoencoder"])
+    seed = derive(context.config.seed, "diffusion", "watch")
+
+    def draw_and_check(modules: Modules, _images: int) -> CheckResult:
+        unet = modules["unet"]
+        assert isinstance(unet, UNet2DModel), "the task's module keeps its type"
+        generator = Generator(
+            spec,
+            unet=copy.deepcopy(unet),
+            autoencoder=autoencoder,
+            home=context.run,
+            runtime=context.config.runtime,
+        )
+        samples = generator.sample(n=CHECKED_IMAGES, seed=seed)
+        return check(np.stack([sample.image for sample in samples]))
+
+    return Callback(draw_and_check, CHECKS)
+
+
+def warm_start(
+    context: StageContext, *, latents: LatentSet, clustering: Clustering, spec: GeneratorSpec, pretrained: Path
+) -> Tensor:
+    """The condition of the pretrained generator that each of this one's starts from, int64 (count,).
+
+    Clusters start from clusters of its chosen k (``model/warm_start.py``), the null from the null. They are kept in
+    ``inheritance.json``: to compute them again would cost a resumed training a minute.
+    """
+    source = GeneratorSpec.load(pretrained)
     file = context.out / "inheritance.json"
     device = accelerator(context.config.runtime).device
     if is_main_process() and not file.is_file():
-        unet = open_unet(start).to(device).eval()
-        found = _closest(context, latents=latents, clustering=clustering, facts=facts, given=given, unet=unet)
-        write_json(file, {"generator": {"k": given.chosen_k}, "closest": found})
-    said = distributed.shared(read_json(file) if is_main_process() else {})
-    clusters = [cluster for k in facts.conditions.ks for cluster in said["closest"][str(k)]]
-    numbers = [given.conditions.number(k=given.chosen_k, cluster=cluster) for cluster in clusters]
-    return torch.tensor([*numbers, given.conditions.null])
+        rng = numpy_generator(context.config.seed, "diffusion", "inheritance")
+        rows = latents.rows(split="train")
+        rows = np.sort(rng.choice(rows, size=min(COMPARED_PATCHES, len(rows)), replace=False))
+        offset = source.conditions.offset(source.chosen_k)
+        with autocast(context.config.runtime):
+            errors_MG = denoising_errors(
+                open_unet(pretrained).to(device).eval(),
+                spec.space.encode(latents.raw(rows)),
+                config=spec.diffusion,
+                conditions=range(offset, offset + source.chosen_k),
+                generator=torch_generator(context.config.seed, "diffusion", "inheritance", "noise"),
+                device=device,
+            )
+        labels_MS = sweep_labels(latents.table, clustering)[rows]
+        closest = {
+            str(k): closest_conditions(errors_MG, labels_M=labels_MS[:, i], k=k).tolist() for i, k in enumerate(spec.ks)
+        }
+        write_json(file, {"generator": {"k": source.chosen_k}, "closest": closest})
+
+    record = distributed.shared(read_json(file) if is_main_process() else {})
+    clusters = [cluster for k in spec.ks for cluster in record["closest"][str(k)]]
+    numbers = [source.conditions.number(k=source.chosen_k, cluster=cluster) for cluster in clusters]
+    return torch.tensor([*numbers, source.conditions.null])
 
 
-def _closest(
-    context: StageContext,
-    *,
-    latents: LatentSet,
-    clustering: Clustering,
-    facts: GeneratorSpec,
-    given: GeneratorSpec,
-    unet: UNet2DModel,
-) -> dict[str, list[int]]:
-    """For each k of the sweep, the clusters of the given generator's chosen k that its clusters begin as."""
-    rows = latents.rows(split="train")
-    rng = numpy_generator(context.config.seed, "diffusion", "inheritance")
-    rows = np.sort(rng.choice(rows, size=min(COMPARED, len(rows)), replace=False))
-    offset = given.conditions.offset(given.chosen_k)
-    with autocast(context.config.runtime):
-        errors_MG = denoising_errors(
-            unet,
-            facts.space.encode(latents.raw(rows)),
-            config=facts.config,
-            conditions=range(offset, offset + given.chosen_k),
-            generator=torch_generator(context.config.seed, "diffusion", "inheritance", "noise"),
-            device=unet.device,
-        )
-    labels_MS = labels_of(latents.table, clustering)[rows]
-    return {
-        str(k): closest(errors_MG, labels_M=labels_MS[:, i], k=k).tolist() for i, k in enumerate(facts.conditions.ks)
-    }
-
-
-def _space(context: StageContext, *, latents: LatentSet, rows: np.ndarray, start: Path | None) -> LatentSpace:
-    """Measured on the training split; with a given generator its own, in which its U-Net has learnt to see."""
-    if start is None:
-        config = context.config.diffusion
-        return LatentSpace.measured(latents.latents, rows=rows, whiten=config.whiten, fold=config.fold)
-    space = LatentSpace.from_json(read_json(start / "generator.json")["space"])
-    kept = space.share_kept(latents.latents, rows=rows)
-    context.say(
-        f"the U-Net begins with the weights of the given generator; its latent space keeps "
-        f"{kept:.1%} of the variance of these latents"
-    )
-    return space
-
-
-def labels_of(table: pd.DataFrame, clustering: Clustering) -> np.ndarray:
+def sweep_labels(table: pd.DataFrame, clustering: Clustering) -> np.ndarray:
     """Labels of the patches of ``table`` at every k of the sweep, int64 (n, S), joined by patch id."""
     columns = [f"k{k}" for k in clustering.ks]
     return clustering.table.set_index("patch_id").loc[table["patch_id"], columns].to_numpy(dtype=np.int64)
-
-
-def make_facts(
-    context: StageContext, *, latents: LatentSet, clustering: Clustering, space: LatentSpace
-) -> GeneratorSpec:
-    """What the generator needs to know beside its weights."""
-    labels = labels_of(latents.table, clustering)[latents.rows(split="train")]
-    frequencies = {
-        k: tuple((np.bincount(labels[:, i], minlength=k) / len(labels)).tolist()) for i, k in enumerate(clustering.ks)
-    }
-    config = context.config
-    return GeneratorSpec(
-        config=config.diffusion,
-        sampler=config.samples.sampler,
-        space=space,
-        shape=space.shape(latents.shape),
-        conditions=Conditions(tuple(clustering.ks)),
-        chosen_k=clustering.chosen,
-        frequencies=frequencies,
-        size=config.patches.size,
-        mpp=config.patches.mpp,
-    )

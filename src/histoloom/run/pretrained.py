@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from histoloom.config import Config
+from histoloom.config import Config, DiffusionConfig
 from histoloom.errors import UserError
 from histoloom.run.directory import read_json
 
@@ -28,10 +28,7 @@ FREE: Mapping[str, frozenset[str]] = {
         {"training", "perceptual", "perceptual_trunk", "perceptual_weight", "l1_weight", "mse_weight", "commitment"}
         | {"adversarial", "augment", "codebook_decay", "restart_below", "equivariance"}
     ),
-    "diffusion": frozenset(
-        {"training", "dropout", "condition_dropout", "condition_rate", "augment", "weighting", "weighting_centre"}
-        | {"min_snr"}
-    ),
+    "diffusion": frozenset({"training", "dropout", "condition_dropout", "condition_rate"}),
 }
 """How to train, which the run decides for itself; every other setting of these sections is the generator's."""
 
@@ -53,7 +50,9 @@ def fixed_settings(folder: Path) -> dict[str, dict[str, Any]]:
     """The generator's settings that the run shares with it, by section."""
     values = {
         "autoencoder": read_json(folder / "autoencoder" / "autoencoder.json"),
-        "diffusion": read_json(folder / "generator.json")["diffusion"],
+        "diffusion": DiffusionConfig.model_validate(read_json(folder / "generator.json")["diffusion"]).model_dump(
+            mode="json"
+        ),  # in the settings of this version
     }
     return {
         section: {key: value for key, value in said.items() if key not in FREE[section]}

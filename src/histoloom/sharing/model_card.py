@@ -11,7 +11,7 @@ import yaml
 
 from histoloom.diffusion.generation.generator import Generator
 from histoloom.errors import UserError
-from histoloom.names import Label
+from histoloom.names import default_name
 from histoloom.run.directory import Run, read_json
 
 USAGE = """from diffusers import DiffusionPipeline
@@ -70,6 +70,11 @@ Weights: {precision} precision.
 """
 
 
+STARTED = """
+The training started from the weights of another generator (digest {digest}): its training data and licence count here
+too.
+"""
+
 SHOWN_DISTANCES = ("frechet", "fid", "kid", "precision", "recall")
 
 
@@ -86,69 +91,50 @@ class Terms:
 
 
 def model_card(run: Run, *, generator: Generator, terms: Terms, precision: str) -> str:
-    """The model card as Markdown, with what the run knows of itself."""
-    facts, k = generator.facts, generator.facts.chosen_k
-    labels, shares = generator.labels(k), facts.frequencies[k]
-    names = {cluster: label.name for cluster, label in labels.items()}
+    """The model card as Markdown; ``precision`` of the weights, in words."""
+    spec, k = generator.spec, generator.spec.chosen_k
+    labels, shares = generator.labels(k), spec.frequencies[k]
+    named = [c for c, label in labels.items() if label.name != default_name(c)]
+    # A tissue for the examples, as a shell and Python may quote it: a plain name, else a cluster's number.
+    example = next((labels[c].name for c in named if re.fullmatch(r"[\w ,.()-]+", labels[c].name)), "0")
+    rows = [
+        f"| {c} | {_escaped(labels[c].name)} | {labels[c].flag} | {labels[c].colour} | {shares[c]:.1%} |"
+        for c in range(k)
+    ]
     index = pd.read_parquet(run.require("patches") / "index.parquet", columns=["slide", "split"])
-    return CARD.format(
-        front=yaml.safe_dump(_front(terms), sort_keys=False),
-        tissue=_example(names),
-        usage=USAGE.format(tissue=_example(names)),
-        size=facts.size,
-        mpp=f"{facts.mpp:g}",
-        method=facts.sampler.method,
-        steps=facts.sampler.steps,
-        guidance=facts.sampler.guidance,
-        precision=precision,
-        k=k,
-        named=_naming(names),
-        tissues="\n".join(_tissue(c, label=labels[c], share=shares[c]) for c in range(k)),
-        patches=f"{len(index):,}",
-        slides=index["slide"].nunique(),
-        trained=f"{int((index['split'] == 'train').sum()):,}",
-        start=_start(run),
-        data=terms.data or "Not stated. Fill this in before you share this folder.",
-        licence=terms.licence or "Not stated. Fill this in before you share this folder.",
-        evaluation="\n".join(part for part in _evidence(run, k=k) if part),
-    )
-
-
-def _front(terms: Terms) -> dict[str, Any]:
-    return {
+    start = run.config.start
+    front = {
         "license": terms.licence or "unknown",
         "library_name": "diffusers",
         "pipeline_tag": "unconditional-image-generation",
         "tags": ["histopathology", "pathology", "latent-diffusion", "synthetic-data", "histoloom"],
     }
-
-
-def _start(run: Run) -> str:
-    if run.config.start is None:
-        return ""
-    return (
-        f"\nThe weights began as those of another generator (digest {run.config.start.digest}): its training data and "
-        "licence count here too.\n"
+    results = (_similarity(run, k=k), _distribution(run, k=k), _faithfulness(run, k=k), _readings(run, k=k))
+    return CARD.format(
+        front=yaml.safe_dump(front, sort_keys=False),
+        tissue=example,
+        usage=USAGE.format(tissue=example),
+        size=spec.size,
+        mpp=f"{spec.mpp:g}",
+        method=spec.sampler.method,
+        steps=spec.sampler.steps,
+        guidance=spec.sampler.guidance,
+        precision=precision,
+        k=k,
+        named=f"{len(named)} of {k} clusters have a name, given by looking; the generator knows other k too (`--k`).",
+        tissues="\n".join(rows),
+        patches=f"{len(index):,}",
+        slides=index["slide"].nunique(),
+        trained=f"{int((index['split'] == 'train').sum()):,}",
+        start="" if start is None else STARTED.format(digest=start.digest),
+        data=terms.data or "Not stated. Fill this in before you share this folder.",
+        licence=terms.licence or "Not stated. Fill this in before you share this folder.",
+        evaluation="\n".join(part for part in (*results, _originality(run)) if part),
     )
 
 
-def _naming(names: dict[int, str]) -> str:
-    named = sum(name != f"cluster {cluster}" for cluster, name in names.items())
-    return f"{named} of {len(names)} clusters have a name, given by looking; the generator knows other k too (`--k`)."
-
-
-def _evidence(run: Run, *, k: int) -> tuple[str, ...]:
-    """What the run measured of its samples; empty parts were not measured."""
-    return (
-        _evaluation(run, k=k),
-        _distribution(run, k=k),
-        _faithfulness(run, k=k),
-        _readings(run, k=k),
-        _originality(run),
-    )
-
-
-def _evaluation(run: Run, *, k: int) -> str:
+def _similarity(run: Run, *, k: int) -> str:
+    """Similarity of sample pairs and real pairs of the same cluster."""
     path = run.path / "evaluation" / "similarity.json"
     if not path.is_file():
         return "Not evaluated yet."
@@ -249,15 +235,6 @@ def _read(run: Run, name: str) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _example(names: dict[int, str]) -> str:
-    """A tissue to ask for, as a shell and Python may quote it: a plain name, else a cluster's number."""
-    plain = [name for c, name in names.items() if name != f"cluster {c}" and re.fullmatch(r"[\w ,.()-]+", name)]
-    return plain[0] if plain else "0"
-
-
-def _tissue(cluster: int, *, label: Label, share: float) -> str:
-    return f"| {cluster} | {_cell(label.name)} | {label.flag} | {label.colour} | {share:.1%} |"
-
-
-def _cell(text: str) -> str:
+def _escaped(text: str) -> str:
+    """Text in a cell of a Markdown table."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

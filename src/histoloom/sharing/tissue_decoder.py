@@ -1,4 +1,4 @@
-"""The decoder of a Histoloom VQ-GAN, out of diffusers' blocks alone. It quantises, then decodes.
+"""The decoder of a Histoloom VQ-GAN, built from diffusers' blocks alone. It quantises, then decodes.
 
 Shapes: N images, C channels, h x w latent positions, K codes; images are float, about -1..1, (N, 3, H, W).
 """
@@ -39,12 +39,17 @@ class TissueDecoder(nn.Module):
             act_fn="silu",
             mid_block_add_attention=values["attention"],
         )
-        self.head = _head(stem)
+        layers: list[nn.Module] = []
+        while stem > 1:
+            out = 3 if stem == 2 else 4 * HEAD_CHANNELS[stem // 2]
+            layers += [nn.PixelShuffle(2), nn.SiLU(), nn.Conv2d(HEAD_CHANNELS[stem], out, 3, padding=1)]
+            stem //= 2
+        self.head = nn.Sequential(*layers)
         self.register_buffer("codebook_KC", torch.zeros(values["codes"], values["code_dim"]))
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Of the weights; diffusers asks every component for it."""
         return self.codebook_KC.dtype
 
     @property
@@ -53,7 +58,8 @@ class TissueDecoder(nn.Module):
         return self.codebook_KC.device
 
     def forward(self, z_NChw: Tensor) -> Tensor:
-        """Latents before quantisation to images."""
+        """Images from latents before quantisation."""
+        # The code of least squared distance |c|^2 - 2 x c (+ |x|^2, the same for all codes).
         x_MC = z_NChw.permute(0, 2, 3, 1).reshape(-1, z_NChw.shape[1])
         indices_M = (self.codebook_KC.pow(2).sum(1) - 2 * x_MC @ self.codebook_KC.T).argmin(1)
         q_NhwC = self.codebook_KC[indices_M].view(z_NChw.shape[0], *z_NChw.shape[2:], -1)
@@ -70,13 +76,3 @@ class TissueDecoder(nn.Module):
         kept = {name: value for name, value in weights.items() if name.startswith(("decoder.", "head."))}
         model.load_state_dict(kept | codebook)
         return model.to(torch_dtype or torch.float32).eval().requires_grad_(False)
-
-
-def _head(stem: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    scale = stem
-    while scale > 1:
-        out = 3 if scale == 2 else 4 * HEAD_CHANNELS[scale // 2]
-        layers += [nn.PixelShuffle(2), nn.SiLU(), nn.Conv2d(HEAD_CHANNELS[scale], out, 3, padding=1)]
-        scale //= 2
-    return nn.Sequential(*layers)

@@ -66,7 +66,7 @@ def test_a_job_draws_what_the_generator_draws(drawing: TestClient, drawing_run: 
     job = finished_job(drawing, n=2, tissues=["1"], k=2, seed=6, steps=2)
     assert (job["state"], job["made"], job["share"]) == ("done", 2, 1.0)
     generator = Generator.load(drawing_run)
-    sampler = generator.facts.sampler.model_copy(update={"steps": 2})
+    sampler = generator.spec.sampler.model_copy(update={"steps": 2})
     for shown, drawn in zip(
         pictures(drawing, job), generator.sample("1", n=2, seed=6, k=2, sampler=sampler), strict=True
     ):

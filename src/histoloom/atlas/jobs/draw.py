@@ -16,12 +16,13 @@ import torch
 from histoloom.atlas.jobs.generators import has_student
 from histoloom.atlas.jobs.job_log import SUFFIX, JobLog
 from histoloom.config import RuntimeConfig
-from histoloom.diffusion.generation.generator import CHUNK, STUDENT, Generator, read_facts
+from histoloom.diffusion.generation.generator import BATCH_SIZE, Generator
+from histoloom.diffusion.generation.generator_spec import STUDENT, read_spec
 from histoloom.diffusion.generation.request import Request
-from histoloom.diffusion.generation.run_request import check_request, draw_into, sampler_of
-from histoloom.diffusion.generation.sample_folder import Follow
+from histoloom.diffusion.generation.run_request import check_request, draw_into, requested_sampler
+from histoloom.diffusion.generation.sample_folder import JobCallbacks
 from histoloom.diffusion.generation.source_images import Picture, patch_of, read_picture
-from histoloom.diffusion.samplers.guided import levels_visited
+from histoloom.diffusion.sampling import sampling_levels
 from histoloom.errors import UserError
 from histoloom.evaluation.originality.gate import Gate
 from histoloom.names import clusters_of, current_names
@@ -61,32 +62,32 @@ class SampleRunner:
     @property
     def batch(self) -> int:
         """Pictures that are drawn at once."""
-        return CHUNK["cpu" if self._tools is None else self._tools.generator.device.type]
+        return BATCH_SIZE["cpu" if self._tools is None else self._tools.generator.device.type]
 
     def plan(self, request: Request) -> Plan:
         """Look a request over without the generator's weights; ``UserError`` where it cannot be drawn."""
-        facts = read_facts(self._run)
+        spec = read_spec(self._run)
         check_request(request)
-        k = facts.chosen_k if request.k is None else request.k
-        facts.conditions.offset(k)
+        k = spec.chosen_k if request.k is None else request.k
+        spec.conditions.offset(k)
         for tissue in request.tissues:
             clusters_of(current_names(self._run, k=k), tissue, k=k)
         if request.method != STUDENT:
-            levels_visited(sampler_of(request, default=facts.sampler), config=facts.config)
+            sampling_levels(requested_sampler(request, default=spec.sampler), config=spec.diffusion)
         elif not has_student(self._run):
             raise UserError("this run has no student that draws in a few steps; choose another method")
-        pictures = [self.picture(name, size=facts.size) for name in request.begun_from]
+        pictures = [self.picture(name, size=spec.size) for name in request.init_images]
         total = request.n * max(1, len(request.tissues))
-        most = total * (facts.size * facts.size * 3 + OF_TABLE)
+        most = total * (spec.size * spec.size * 3 + OF_TABLE)
         return Plan(total, _title(request, total=total, names=[picture.name for picture in pictures]), most)
 
-    def draw(self, request: Request, *, out: Path, follow: Follow) -> None:
-        """Draw a request into ``out``, as ``histoloom sample`` does. ``UserError``, and what ``follow`` raises."""
+    def draw(self, request: Request, *, out: Path, callbacks: JobCallbacks) -> None:
+        """Draw a request into ``out``, as ``histoloom sample`` does. ``UserError``, and what ``callbacks`` raise."""
         tools = self._ready()
-        size = tools.generator.facts.size
-        pictures = {name: self.picture(name, size=size) for name in request.begun_from}
-        gate = tools.gate and tools.gate.besides(self._run, names=request.begun_from)
-        draw_into(tools.generator, request, out=out, gate=gate, pictures=pictures, follow=follow)
+        size = tools.generator.spec.size
+        pictures = {name: self.picture(name, size=size) for name in request.init_images}
+        gate = tools.gate and tools.gate.besides(self._run, names=request.init_images)
+        draw_into(tools.generator, request, out=out, gate=gate, pictures=pictures, callbacks=callbacks)
 
     def picture(self, name: str, *, size: int) -> Picture:
         """A patch by its id, ``samples/SAMPLE_ID``, or ``drawn/JOB_ID/NUMBER``; ``UserError`` where there is none.

@@ -121,11 +121,11 @@ class JobLog:
         known = {self.folder / made.place for made in self.made}
         for stray in (*self.folder.rglob(".*.part"), *(set(self.folder.rglob("*.png")) - known)):
             stray.unlink(missing_ok=True)
-        begun = bool(self.ask.request.begun_from)
+        with_init = bool(self.ask.request.init_images)
         for withheld, path in ((False, self.folder), (True, self.folder / WITHHELD)):
             rows = [made.row for made in self.made if made.withheld == withheld]
             if rows or not withheld:
-                write_table(path / "metadata.csv", rows=rows, begun=begun)
+                write_table(path / "metadata.csv", rows=rows, with_init=with_init)
 
     def delete(self) -> None:
         """Take the job and its pictures off the disk; one that was cut short goes on when jobs are read again."""
@@ -160,7 +160,9 @@ class JobLog:
 
 def _ask(value: Mapping[str, Any]) -> Ask:
     said = dict(value["request"])
-    for name in ("tissues", "guidance_interval", "between"):
+    for name in ("spacing", "guidance_interval"):  # settings that were removed since
+        said.pop(name, None)
+    for name in ("tissues", "between"):
         said[name] = None if said[name] is None else tuple(said[name])
     return Ask(Request(**said), int(value["total"]), str(value["title"]), str(value["time"]))
 

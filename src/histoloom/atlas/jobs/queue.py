@@ -28,7 +28,7 @@ from histoloom.run.directory import disk_errors_explained
 
 if TYPE_CHECKING:
     from histoloom.atlas.jobs.draw import SampleRunner
-    from histoloom.diffusion.generation.sample_folder import Follow, Written
+    from histoloom.diffusion.generation.sample_folder import JobCallbacks, WrittenSample
 
 FOLDER = "drawn"
 CALM = 5
@@ -271,7 +271,7 @@ class JobQueue:
             job, going = self._jobs[job_id], self._going[job_id]
             job.now("drawing")
         with self._ending(job_id):
-            self._artist.draw(job.ask.request, out=job.folder, follow=self._follow(job, going))
+            self._artist.draw(job.ask.request, out=job.folder, callbacks=self._callbacks(job, going))
 
     @contextmanager
     def _ending(self, job_id: str) -> Iterator[None]:
@@ -297,10 +297,10 @@ class JobQueue:
             job.write_tables()
             job.now(state, message=INTERRUPTED if state == "interrupted" else message)
 
-    def _follow(self, job: JobLog, going: _Going) -> Follow:
-        from histoloom.diffusion.generation.sample_folder import Follow
+    def _callbacks(self, job: JobLog, going: _Going) -> JobCallbacks:
+        from histoloom.diffusion.generation.sample_folder import JobCallbacks
 
-        def step(done: int, total: int) -> None:
+        def on_step(done: int, total: int) -> None:
             with self._lock:
                 if going.stop is not None:
                     raise Stopped
@@ -309,12 +309,12 @@ class JobQueue:
                 batch = min(self._artist.batch, job.ask.total - len(job.made))
                 going.batch = batch * done / total
 
-        def written(new: Written) -> None:
+        def on_written(new: WrittenSample) -> None:
             with self._lock:
                 job.add(new.row, withheld=new.withheld)
                 going.batch = max(0.0, going.batch - 1)
 
-        return Follow(step=step, written=written)
+        return JobCallbacks(on_step=on_step, on_written=on_written)
 
     def _ahead(self, job_id: str) -> int:
         before = list(self._going)[: list(self._going).index(job_id)] if job_id in self._going else []

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LIKE_ONE, BETWEEN_TWO = 0.7, 0.5
-"""the strengths where none is given: at 0.5 a picture is still so like its source that it may pass for a copy"""
+VARIATION_STRENGTH, INTERPOLATION_STRENGTH = 0.7, 0.5
+"""the default strengths; at 0.5 a variation is still so like its source that it may pass for a copy"""
 
 
 @dataclass(frozen=True)
 class Request:
-    """``n`` images a tissue (in all, where none is named); None means the generator's own default.
+    """``n`` images of each tissue (in all, where none is named); None means the generator's own default.
 
-    ``like``: the picture that all begin from; ``between``: two that they lead from and to. Each is a patch's id or a
-    file. ``strength``: how much of them is undone, 0..1.
+    ``like``: the picture that all images start from; ``between``: two pictures, between which they lie. Each is a
+    patch's id or a file. ``strength``: the share, 0..1, of the process's steps that is noised and drawn again.
     """
 
     n: int
@@ -21,22 +21,20 @@ class Request:
     k: int | None = None
     method: str | None = None
     steps: int | None = None
-    spacing: float | None = None
     guidance: float | None = None
-    guidance_interval: tuple[float, float] | None = None
     seed: int = 0
     like: str | None = None
     between: tuple[str, str] | None = None
     strength: float | None = None
 
     @property
-    def begun_from(self) -> tuple[str, ...]:
-        """The names of the pictures that images begin from."""
+    def init_images(self) -> tuple[str, ...]:
+        """The names of the pictures that images start from."""
         return self.between or (() if self.like is None else (self.like,))
 
-
-def strength_of(request: Request) -> float:
-    """How much of the pictures to begin from is undone, 0..1."""
-    if request.strength is not None:
-        return request.strength
-    return LIKE_ONE if request.between is None else BETWEEN_TWO
+    @property
+    def init_strength(self) -> float:
+        """The strength, or its default where none is given."""
+        if self.strength is not None:
+            return self.strength
+        return VARIATION_STRENGTH if self.between is None else INTERPOLATION_STRENGTH

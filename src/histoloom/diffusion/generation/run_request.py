@@ -5,19 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from histoloom.config import SamplerConfig
-from histoloom.diffusion.generation.from_images import check_variation, check_way, orders_between, orders_like
-from histoloom.diffusion.generation.generator import STUDENT, Generator, SampleSpec
-from histoloom.diffusion.generation.request import Request, strength_of
-from histoloom.diffusion.generation.sample_folder import Follow, Gate, Job, write_samples
-from histoloom.diffusion.generation.source_images import Picture, Source
+from histoloom.diffusion.generation.generator import Generator
+from histoloom.diffusion.generation.generator_spec import STUDENT
+from histoloom.diffusion.generation.request import Request
+from histoloom.diffusion.generation.sample_folder import Gate, JobCallbacks, SampleJob, write_samples
+from histoloom.diffusion.generation.sample_spec import (
+    SampleSpec,
+    check_interpolation,
+    check_variation,
+    specs_between,
+    specs_like,
+    specs_of_tissue,
+)
+from histoloom.diffusion.generation.source_images import EncodedPicture, Picture
 from histoloom.errors import UserError
+from histoloom.names import clusters_of
 from histoloom.run.directory import disk_errors_explained, read_json, write_json
 from histoloom.training.distributed import rank, wait_for_all
 
@@ -40,127 +49,132 @@ def draw_into(
     out: Path,
     gate: Gate | None = None,
     pictures: Mapping[str, Picture] | None = None,
-    follow: Follow | None = None,
+    callbacks: JobCallbacks | None = None,
 ) -> Path:
-    """As ``draw_request``, with a generator that is loaded; ``follow`` is told how the job goes, and may end it.
+    """As ``draw_request``, with a generator that is loaded.
 
-    ``pictures``: those that ``request.like`` and ``request.between`` name beside patches and files.
+    ``pictures``: those that ``request.like`` and ``request.between`` may name besides patches and files. ``callbacks``
+    follow the job, and may end it.
     """
     check_request(request)
-    sampler = student_of(request, generator) or sampler_of(request, default=generator.facts.sampler)
-    sources = _sources(generator, request, pictures=pictures or {})
-    wanted = _wanted(generator, request, sampler=sampler, sources=sources, gated=gate is not None)
-    orders, tissue_of = _orders(generator, request, sources=sources)
-    job = Job(orders, lambda order: _file(order, tissue_of=tissue_of), sampler, gate, sources)
-    with disk_errors_explained(out), _claimed(out, wanted=wanted):
-        write_samples(generator, job, folder=out, follow=follow)
-    return out.resolve()
+    if request.method == STUDENT:
+        sampler = student_sampler(request, generator)
+    else:
+        sampler = requested_sampler(request, default=generator.spec.sampler)
+    sources = [generator.encode((pictures or {}).get(name, name)) for name in request.init_images]
+    tissue_of = request_specs(generator, request, sources=sources)
 
+    def file_of(sample: SampleSpec) -> str:
+        # A folder for each tissue, as readers of labelled folders expect: ``bone/c03-000000.png``.
+        words = re.sub(r"[^\w]+", "-", tissue_of[sample].casefold()).strip("-") or "tissue"
+        return f"{words}/c{sample.cluster:02d}-{sample.index:06d}.png"
 
-def _wanted(
-    generator: Generator, request: Request, *, sampler: SamplerConfig, sources: Sequence[Source], gated: bool
-) -> dict[str, object]:
-    """What tells this job from others that might be given the same folder; n may grow, except between two pictures."""
-    begun = {
-        "sources": [source.name for source in sources],
-        "strength": strength_of(request),
-        "pictures": request.n if request.between else 0,
-    }
-    plain = {key: value for key, value in asdict(request).items() if key not in ("like", "between", "strength")}
-    return plain | {
+    # What tells this job from others that might be given the same folder. n may grow, except between two pictures.
+    identity: dict[str, object] = {
+        **{key: value for key, value in asdict(request).items() if key not in ("like", "between", "strength")},
         "n": 0,
         "tissues": list(request.tissues),
-        "guidance_interval": request.guidance_interval and list(request.guidance_interval),
-        **({"gate": True} if gated else {}),
-        **(begun if sources else {}),
         "generator": generator.student.digest if sampler.method == STUDENT else generator.digest(),
         "sampler": sampler.model_dump(mode="json"),
     }
+    if gate is not None:
+        identity["gate"] = True
+    if sources:
+        identity["sources"] = [source.name for source in sources]
+        identity["strength"] = request.init_strength
+        identity["pictures"] = request.n if request.between else 0
+
+    job = SampleJob(list(tissue_of), file_of, sampler, gate, sources)
+    with disk_errors_explained(out), _claimed(out, identity=identity):
+        write_samples(generator, job, folder=out, callbacks=callbacks)
+    return out.resolve()
 
 
 def check_request(request: Request) -> None:
     """``UserError`` for what is wrong with a request by itself, such as settings that would have no effect."""
     if request.like is not None and request.between is not None:
         raise UserError("a picture is drawn like one other or between two; give --like or --between, not both")
-    if request.like is None and request.between is None:
-        if request.strength is not None:
-            raise UserError("a strength has no effect without a picture to begin from; add --like or --between")
-        return
-    if request.between is None:
-        check_variation(strength_of(request))
-        return
-    check_way(strength_of(request), n=request.n)
-    if request.tissues:
-        raise UserError("between two pictures each image is of the nearer one's tissue; leave --tissue out")
+    if request.like is not None:
+        check_variation(request.init_strength)
+    elif request.between is not None:
+        check_interpolation(request.init_strength, n=request.n)
+        if request.tissues:
+            raise UserError("between two pictures each image is of the nearer one's tissue; leave --tissue out")
+    elif request.strength is not None:
+        raise UserError("a strength has no effect without a picture to start from; add --like or --between")
 
 
-def _sources(generator: Generator, request: Request, *, pictures: Mapping[str, Picture]) -> list[Source]:
-    """The pictures that a request begins from."""
-    return [generator.source(pictures.get(name, name)) for name in request.begun_from]
-
-
-def student_of(request: Request, generator: Generator) -> SamplerConfig | None:
-    """The student's sampler where the request asks for it; ``UserError`` for what the student has fixed."""
-    if request.method != STUDENT:
-        return None
+def student_sampler(request: Request, generator: Generator) -> SamplerConfig:
+    """The sampler of a request for the student; ``UserError`` for settings that its training has fixed."""
     student = generator.student
-    if {request.guidance, request.guidance_interval, request.spacing} != {None}:
+    if request.guidance is not None:
         raise UserError(
-            f"the student has learnt guidance {student.guidance:g} and its steps; leave --guidance and --spacing out, "
+            f"the student has learned guidance {student.guidance:g} and its steps; leave --guidance out, "
             "or distil again"
         )
     return SamplerConfig(method="student", steps=request.steps or student.steps, guidance=student.guidance)
 
 
-def sampler_of(request: Request, *, default: SamplerConfig) -> SamplerConfig:
-    """The sampler of a request: its own words, else the generator's default; ``UserError`` where they do not fit."""
-    said = {key: value for key, value in asdict(request).items() if key in SamplerConfig.model_fields}
-    given = {key: value for key, value in said.items() if value is not None}
-    if request.guidance in (0.0, 1.0):
-        given.setdefault("guidance_interval", None)  # a default that this request leaves without effect
+def requested_sampler(request: Request, *, default: SamplerConfig) -> SamplerConfig:
+    """The default sampler with the settings that the request names; ``UserError`` where they do not fit."""
+    named = {"method": request.method, "steps": request.steps, "guidance": request.guidance}
+    changes = {key: value for key, value in named.items() if value is not None}
     try:
-        return SamplerConfig.model_validate(default.model_dump() | given)
+        return SamplerConfig.model_validate(default.model_dump() | changes)
     except ValidationError as error:
         raise UserError(f"sampler: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
-def _orders(
-    generator: Generator, request: Request, *, sources: Sequence[Source]
-) -> tuple[list[SampleSpec], dict[SampleSpec, str]]:
-    """All orders of a request, and the tissue that each is asked as."""
-    tissue_of: dict[SampleSpec, str] = {}
-    names = generator.names(generator.facts.chosen_k if request.k is None else request.k)
-    for tissue in request.tissues or (None,):
-        for order in _orders_of(generator, request, tissue=tissue, sources=sources):
-            tissue_of[order] = names[order.cluster] if tissue is None else tissue
-    return list(tissue_of), tissue_of
-
-
-def _orders_of(
-    generator: Generator, request: Request, *, tissue: str | None, sources: Sequence[Source]
-) -> list[SampleSpec]:
-    n, seed, k, strength = request.n, request.seed, request.k, strength_of(request)
+def request_specs(
+    generator: Generator, request: Request, *, sources: Sequence[EncodedPicture]
+) -> dict[SampleSpec, str]:
+    """The samples of a request, each with the tissue that it was requested as."""
+    spec, n, seed = generator.spec, request.n, request.seed
+    k = spec.chosen_k if request.k is None else request.k
+    spec.conditions.offset(k)
+    names = generator.names(k)
     if request.between:
-        return orders_between(generator, sources[0], sources[1], strength=strength, n=n, seed=seed, k=k)
-    if sources:
-        return orders_like(generator, sources[0], strength=strength, n=n, seed=seed, tissue=tissue, k=k)
-    return generator.orders(tissue, n=n, seed=seed, k=k)
+        ends = (sources[0], sources[1])
+        between = specs_between(spec, ends=ends, strength=request.init_strength, n=n, seed=seed, k=k)
+        return {sample: names[sample.cluster] for sample in between}
 
-
-def _file(order: SampleSpec, *, tissue_of: dict[SampleSpec, str]) -> str:
-    """``bone/c03-000000.png``: a folder a tissue, as readers of labelled folders expect."""
-    words = re.sub(r"[^\w]+", "-", tissue_of[order].casefold()).strip("-") or "tissue"
-    return f"{words}/c{order.cluster:02d}-{order.index:06d}.png"
+    # Where two of the tissues share a cluster (a name and its number, say), their samples take turns in the clusters'
+    # random streams: they are different images, and the same ones for every n.
+    clusters = [cluster for tissue in request.tissues for cluster in clusters_of(names, tissue, k=k)]
+    turns = len(request.tissues) if len(set(clusters)) < len(clusters) else 1
+    tissue_of: dict[SampleSpec, str] = {}
+    for turn, tissue in enumerate(request.tissues or (None,)):
+        if sources:
+            specs = specs_like(
+                spec, names, source=sources[0], strength=request.init_strength, tissue=tissue, n=n, seed=seed, k=k
+            )
+        else:
+            specs = specs_of_tissue(spec, names, tissue=tissue, n=n, seed=seed, k=k)
+        for sample in specs:
+            sample = sample if turns == 1 else replace(sample, index=sample.index * turns + turn)
+            tissue_of[sample] = names[sample.cluster] if tissue is None else tissue
+    return tissue_of
 
 
 @contextmanager
-def _claimed(out: Path, *, wanted: dict[str, object]) -> Iterator[None]:
-    """Hold ``out`` for this request; the first process does, the others come after it."""
+def _claimed(out: Path, *, identity: Mapping[str, object]) -> Iterator[None]:
+    """Hold ``out`` for this job: the first process claims it, the others come after it."""
     if rank() > 0:
         wait_for_all()
         yield
         return
-    _claim(out, wanted=wanted)
+
+    # Make it the folder of this job, or see that it already is.
+    job_file = out / "job.json"
+    if job_file.is_file():
+        if read_json(job_file) != identity:
+            raise UserError(f"{out} holds the samples of another request; give another folder with --out")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not empty; give a new folder with --out")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(job_file, identity)
+
     lock = FileLock(out / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -173,16 +187,3 @@ def _claimed(out: Path, *, wanted: dict[str, object]) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _claim(out: Path, *, wanted: dict[str, object]) -> None:
-    """Make ``out`` the place of this request, or see that it already is."""
-    job_file = out / "job.json"
-    if job_file.is_file():
-        if read_json(job_file) != wanted:
-            raise UserError(f"{out} holds the samples of another request; give another folder with --out")
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not empty; give a new folder with --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(job_file, wanted)

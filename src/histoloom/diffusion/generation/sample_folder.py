@@ -1,8 +1,8 @@
 """A folder of synthetic patches that ``datasets.load_dataset("imagefolder", data_dir=...)`` reads.
 
-Images are PNG; ``metadata.csv`` says of each what it is. A job that was stopped continues: what is there is kept.
-Several processes (torchrun) each draw a share of the images, which depends on their number alone, so that none waits
-for or repeats another's work; never more than a batch is held in memory.
+Images are PNG; ``metadata.csv`` describes each. A job that was stopped continues: finished images are kept. Several
+processes (torchrun) each draw a share of the images, which depends on their number alone, so that none waits for or
+repeats another's work. Never more than a batch is held in memory.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from histoloom.config import SamplerConfig
-from histoloom.diffusion.generation.generator import Drawn, Generator, SampleSpec, record
-from histoloom.diffusion.generation.source_images import Source
-from histoloom.diffusion.samplers.guided import Callback
+from histoloom.diffusion.generation.generator import Generator
+from histoloom.diffusion.generation.sample_spec import SampleSpec
+from histoloom.diffusion.generation.source_images import EncodedPicture
+from histoloom.diffusion.sampling import StepCallback
 from histoloom.progress import meter
 from histoloom.run.directory import replacing, write_bytes
 from histoloom.training.distributed import rank, size, wait_for_all
@@ -29,121 +30,112 @@ logger = logging.getLogger("histoloom")
 
 COLUMNS = (
     *("file_name", "sample_id", "k", "cluster", "tissue", "flag", "colour", "seed", "index"),
-    *("sampler", "steps", "spacing", "guidance", "guidance_interval"),
+    *("sampler", "steps", "guidance"),
 )
-ORIGIN_COLUMNS = ("source", "strength", "other", "fraction")
-"""of images that begin from pictures"""
+INIT_COLUMNS = ("source", "strength", "other", "fraction")
+"""of images that start from pictures"""
 
 WITHHELD = "withheld"
 """the folder, inside the job's, of images that a gate did not let through"""
 
 Gate = Callable[[np.ndarray], bool]
-"""Says of an image, uint8 (H, W, 3), whether to withhold it."""
+"""Whether to withhold an image, uint8 (H, W, 3)."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """Orders with the file each becomes, relative to the folder; what ``gate`` withholds never comes there.
+class SampleJob:
+    """Samples to draw, and the file that each becomes, relative to the folder.
 
-    ``sources``: the pictures that orders begin from.
+    ``gate``: images that it withholds never come into the folder itself. ``sources``: the pictures that samples start
+    from.
     """
 
-    orders: Sequence[SampleSpec]
+    specs: Sequence[SampleSpec]
     file_of: Callable[[SampleSpec], str]
     sampler: SamplerConfig
     gate: Gate | None = None
-    sources: Sequence[Source] = ()
+    sources: Sequence[EncodedPicture] = ()
 
 
 @dataclass(frozen=True)
-class Written:
-    """An image that has just come to the disk: its ``row`` of the table, and whether it was withheld."""
+class WrittenSample:
+    """An image that was just written: its ``row`` of the table, and whether it was withheld."""
 
     row: Mapping[str, object]
     withheld: bool
 
 
 @dataclass(frozen=True)
-class Follow:
-    """Who wants to know how a job goes. What ``step`` raises ends it, with every image whole."""
+class JobCallbacks:
+    """Called while a job is drawn. What ``on_step`` raises ends the job, with every finished image whole."""
 
-    step: Callback | None = None
-    written: Callable[[Written], None] = lambda _: None
+    on_step: StepCallback | None = None
+    on_written: Callable[[WrittenSample], None] = lambda _: None
 
 
-def write_samples(generator: Generator, job: Job, *, folder: Path, follow: Follow | None = None) -> int:
-    """Draw what is not there yet, write it and then the table; returns the number of images of the job.
+def write_samples(generator: Generator, job: SampleJob, *, folder: Path, callbacks: JobCallbacks | None = None) -> int:
+    """Draw the images that are not there yet, then write the table; returns the number of images of the job.
 
     Every process returns when all are done. The first one writes the table, last of all.
     """
-    follow = follow or Follow()
-    share = job.orders[rank() :: size()]
-    missing = [order for order in share if not any(path.is_file() for path in _places(job, order, folder=folder))]
-    whose = "" if size() == 1 else f" (share 1 of {size()})"
-    with meter(f"drawing patches{whose}", total=len(share), done=len(share) - len(missing)) as progress:
-        for drawn in generator.draw(missing, sampler=job.sampler, sources=job.sources, watch=follow.step):
-            public, withheld = _places(job, drawn.order, folder=folder)
-            path = withheld if job.gate is not None and job.gate(drawn.image) else public
+    callbacks = callbacks or JobCallbacks()
+    share = job.specs[rank() :: size()]
+    missing = [spec for spec in share if not any(path.is_file() for path in _places(job, spec, folder=folder))]
+    part = "" if size() == 1 else f" (share 1 of {size()})"
+    with meter(f"drawing patches{part}", total=len(share), done=len(share) - len(missing)) as progress:
+        for sample in generator.draw(missing, sampler=job.sampler, sources=job.sources, on_step=callbacks.on_step):
+            public, withheld = _places(job, sample.spec, folder=folder)
+            path = withheld if job.gate is not None and job.gate(sample.image) else public
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, as_png(drawn))
-            follow.written(Written({"file_name": job.file_of(drawn.order), **drawn.record}, path is withheld))
+            png = io.BytesIO()
+            Image.fromarray(sample.image).save(png, format="PNG")
+            write_bytes(path, png.getvalue())
+            row = {"file_name": job.file_of(sample.spec), **sample.record}
+            callbacks.on_written(WrittenSample(row, path is withheld))
             progress.advance(1)
     wait_for_all()
     if rank() == 0:
         _write_tables(generator, job, folder=folder)
     wait_for_all()
-    return len(job.orders)
+    return len(job.specs)
 
 
-def _places(job: Job, order: SampleSpec, *, folder: Path) -> tuple[Path, Path]:
-    """Where an image is put, and where if it is withheld."""
-    file = job.file_of(order)
+def _places(job: SampleJob, spec: SampleSpec, *, folder: Path) -> tuple[Path, Path]:
+    """The file of an image, and its file if it is withheld."""
+    file = job.file_of(spec)
     return folder / file, folder / WITHHELD / file
 
 
-def as_png(drawn: Drawn) -> bytes:
-    """The image as a PNG file's bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(drawn.image).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def cluster_file(order: SampleSpec) -> str:
-    """``k10/cluster-03/000000.png``."""
-    return f"k{order.k}/cluster-{order.cluster:02d}/{order.index:06d}.png"
-
-
-def _write_tables(generator: Generator, job: Job, *, folder: Path) -> None:
+def _write_tables(generator: Generator, job: SampleJob, *, folder: Path) -> None:
     """A table of the images, and one of those withheld where there are any."""
-    withheld = [order for order in job.orders if _places(job, order, folder=folder)[1].is_file()]
+    labels = {k: generator.labels(k) for k in {spec.k for spec in job.specs}}
+    withheld = [spec for spec in job.specs if _places(job, spec, folder=folder)[1].is_file()]
     if withheld:
-        _write_table(generator, replace(job, orders=withheld), path=folder / WITHHELD / "metadata.csv")
-        said = (
-            "image looks like a copy of a training patch and is"
-            if len(withheld) == 1
-            else ("images look like copies of training patches and are")
+        logger.warning(
+            "%s of %s images look like copies of training patches and are withheld in %s",
+            f"{len(withheld):,}",
+            f"{len(job.specs):,}",
+            folder / WITHHELD,
         )
-        logger.warning("%s of %s %s in %s", f"{len(withheld):,}", f"{len(job.orders):,}", said, folder / WITHHELD)
-    kept = set(withheld)
-    public = [order for order in job.orders if order not in kept]
-    _write_table(generator, replace(job, orders=public), path=folder / "metadata.csv")
+    kept_back = set(withheld)
+    public = [spec for spec in job.specs if spec not in kept_back]
+    tables = [(folder, public), *([(folder / WITHHELD, withheld)] if withheld else [])]
+    for place, specs in tables:
+        records = (spec.record(label=labels[spec.k][spec.cluster], sampler=job.sampler) for spec in specs)
+        rows = ({"file_name": job.file_of(spec), **record} for spec, record in zip(specs, records, strict=True))
+        write_table(place / "metadata.csv", rows=rows, with_init=bool(job.sources))
 
 
-def _write_table(generator: Generator, job: Job, *, path: Path) -> None:
-    write_table(path, rows=_rows(generator, job), begun=bool(job.sources))
-
-
-def write_table(path: Path, *, rows: Iterable[Mapping[str, object]], begun: bool) -> None:
-    """``metadata.csv`` of ``rows``, in one step; with more columns where images were ``begun`` from pictures."""
-    columns = COLUMNS + (ORIGIN_COLUMNS if begun else ())
+def write_table(path: Path, *, rows: Iterable[Mapping[str, object]], with_init: bool) -> None:
+    """Write ``metadata.csv``, atomically; ``with_init``: with the columns of images that start from pictures."""
+    columns = COLUMNS + (INIT_COLUMNS if with_init else ())
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        # Jobs that an earlier version drew in part have columns of settings that were removed since.
+        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def _rows(generator: Generator, job: Job) -> Iterator[dict[str, object]]:
-    labels = {k: generator.labels(k) for k in {order.k for order in job.orders}}
-    for order in job.orders:
-        label = labels[order.k][order.cluster]
-        yield {"file_name": job.file_of(order), **record(order, label=label, sampler=job.sampler)}
+def cluster_file(spec: SampleSpec) -> str:
+    """``k10/cluster-03/000000.png``."""
+    return f"k{spec.k}/cluster-{spec.cluster:02d}/{spec.index:06d}.png"

@@ -1,4 +1,4 @@
-"""Pictures that drawings begin from: a patch of the run by its id, or any picture of the patches' size."""
+"""Pictures that samples start from: a patch of the run by its id, or any picture of the patches' size."""
 
 from __future__ import annotations
 
@@ -21,32 +21,15 @@ from histoloom.run.directory import Run
 from histoloom.slides.patch_set import PatchSet
 from histoloom.training.devices import full_precision
 
-LONGEST = 200
+LONGEST_NAME = 200
 """characters of a name that are kept in records"""
-NEEDED = ("autoencoder", "latents", "clusters")
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A picture as latents before quantisation, (C, h, w) float32 on the CPU, and its cluster at each k.
-
-    ``clusters`` is empty where nobody can tell.
-    """
-
-    name: str
-    z_Chw: Tensor
-    clusters: Mapping[int, int]
-
-    def cluster(self, k: int) -> int:
-        """Its cluster at ``k``; ``UserError`` where nobody can tell."""
-        if k not in self.clusters:
-            raise UserError(f"which tissue {self.name} is cannot be told here; name one (--tissue)")
-        return self.clusters[k]
+CLASSIFIER_STAGES = ("autoencoder", "latents", "clusters")
+"""the stages of a run that tell the cluster of a new picture"""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """uint8 (size, size, 3), with its cluster at each k for which it is known."""
+    """A picture, uint8 (size, size, 3), with its cluster at each k for which it is known."""
 
     name: str
     image_HW3: np.ndarray
@@ -54,9 +37,27 @@ class Picture:
 
     @staticmethod
     def of(image_HW3: np.ndarray, *, name: str = "picture") -> Picture:
-        """A picture from anywhere: its name ends with a digest of what it shows, since names may come twice."""
+        """A picture from anywhere. Its name ends with a digest of its pixels, because names may come twice."""
         digest = hashlib.sha256(np.ascontiguousarray(image_HW3).tobytes()).hexdigest()
-        return Picture(f"{name[:LONGEST]}#{digest[:8]}", image_HW3)
+        return Picture(f"{name[:LONGEST_NAME]}#{digest[:8]}", image_HW3)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPicture:
+    """A picture as latents before quantisation, (C, h, w) float32 on the CPU, and its cluster at each k.
+
+    ``clusters`` is empty where no clustering is at hand.
+    """
+
+    name: str
+    z_Chw: Tensor
+    clusters: Mapping[int, int]
+
+    def cluster(self, k: int) -> int:
+        """Its cluster at ``k``; ``UserError`` where it is not known."""
+        if k not in self.clusters:
+            raise UserError(f"the tissue of {self.name} is not known here; name one (--tissue)")
+        return self.clusters[k]
 
 
 def find_picture(home: Path, *, what: str, size: int) -> Picture:
@@ -65,16 +66,16 @@ def find_picture(home: Path, *, what: str, size: int) -> Picture:
     ``UserError`` where it is neither, or not of ``size`` px.
     """
     if (home / "config.yaml").is_file():
-        found = patch_of(Run.open(home), patch_id=what)
-        if found is not None:
-            return found
+        patch = patch_of(Run.open(home), patch_id=what)
+        if patch is not None:
+            return patch
     if Path(what).is_file():
         return read_picture(Path(what), size=size)
     raise UserError(f"{what!r} is neither a patch of {home} nor a file; give a patch_id or a picture of {size} px")
 
 
 def patch_of(run: Run, *, patch_id: str) -> Picture | None:
-    """A patch of the run, with its clusters where there are any; None where the run has no such patch."""
+    """A patch of the run, with its clusters where the run has clustered it; None where the run has no such patch."""
     if run.artifact("patches") is None:
         return None
     patches = PatchSet.open(run.folder("patches"))
@@ -82,18 +83,13 @@ def patch_of(run: Run, *, patch_id: str) -> Picture | None:
         rows = patches.rows_of([patch_id])
     except ValueError:
         return None
-    return Picture(patch_id, patches.images(rows)[0], known_clusters(run, patch_id=patch_id))
-
-
-def known_clusters(run: Run, *, patch_id: str) -> dict[int, int]:
-    """What the run found a patch to be, by k; empty where it has no clusters of it."""
-    if run.artifact("clusters") is None:
-        return {}
-    clustering = Clustering.open(run.folder("clusters"))
-    rows = pd.read_parquet(clustering.folder / "index.parquet", filters=[("patch_id", "==", patch_id)])
-    if rows.empty:
-        return {}
-    return {int(name[1:]): int(rows[name].iloc[0]) for name in rows.columns if name != "patch_id"}
+    clusters = {}
+    if run.artifact("clusters") is not None:
+        index = Clustering.open(run.folder("clusters")).folder / "index.parquet"
+        table = pd.read_parquet(index, filters=[("patch_id", "==", patch_id)])
+        columns = [name for name in table.columns if name != "patch_id"]
+        clusters = {int(name.removeprefix("k")): int(label) for name in columns for label in table[name].head(1)}
+    return Picture(patch_id, patches.images(rows)[0], clusters)
 
 
 def read_picture(path: Path, *, size: int) -> Picture:
@@ -109,32 +105,27 @@ def read_picture(path: Path, *, size: int) -> Picture:
 
 
 @torch.no_grad()
-def as_source(picture: Picture, *, size: int, ks: Sequence[int], home: Path, autoencoder: Autoencoder) -> Source:
-    """The picture encoded, by itself and in single precision: the same beside whatever else is drawn.
+def encode_picture(
+    picture: Picture, *, size: int, ks: Sequence[int], home: Path, autoencoder: Autoencoder
+) -> EncodedPicture:
+    """The picture's latents, encoded by itself and in single precision: the same whatever else is drawn.
 
-    Clusters of ``ks`` that are not known are what the networks of the run ``home`` say. ``UserError`` where it is not
-    uint8 (``size``, ``size``, 3).
+    Clusters of ``ks`` that are not known are predicted by the networks of the run ``home``; an exported generator has
+    none. ``UserError`` where the picture is not uint8 (``size``, ``size``, 3).
     """
-    shape, kind = picture.image_HW3.shape, picture.image_HW3.dtype
-    if shape != (size, size, 3) or kind != np.uint8:
-        raise UserError(f"{picture.name} is {kind} of {shape}; this generator wants uint8 of ({size}, {size}, 3)")
+    shape, dtype = picture.image_HW3.shape, picture.image_HW3.dtype
+    if shape != (size, size, 3) or dtype != np.uint8:
+        raise UserError(f"{picture.name} is {dtype} of {shape}; this generator wants uint8 of ({size}, {size}, 3)")
     device = next(autoencoder.parameters()).device
     images_1HW3 = torch.from_numpy(np.ascontiguousarray(picture.image_HW3[None]))
     with full_precision():
         z_1Chw = autoencoder.encode(to_float(images_1HW3).to(device)).float().cpu()
-    clusters = picture.clusters
-    if set(ks) - set(clusters):
-        clusters = {**predicted_clusters(picture.image_HW3, home=home, device=device), **clusters}
-    return Source(picture.name, z_1Chw[0], clusters)
 
-
-def predicted_clusters(image_HW3: np.ndarray, *, home: Path, device: torch.device) -> dict[int, int]:
-    """What the networks of the run ``home`` take a picture for, by k; empty for an exported generator."""
-    if not (home / "config.yaml").is_file():
-        return {}
-    run = Run.open(home)
-    if any(run.artifact(stage) is None for stage in NEEDED):
-        return {}
-    folders = {stage: run.folder(stage) for stage in NEEDED}
-    labels = Classifier.load(**folders, device=device).labels(image_HW3[None])
-    return {k: int(labels_1[0]) for k, labels_1 in labels.items()}
+    clusters = dict(picture.clusters)
+    if set(ks) - set(clusters) and (home / "config.yaml").is_file():
+        run = Run.open(home)
+        if all(run.artifact(stage) is not None for stage in CLASSIFIER_STAGES):
+            folders = {stage: run.folder(stage) for stage in CLASSIFIER_STAGES}
+            predicted = Classifier.load(**folders, device=device).labels(picture.image_HW3[None])
+            clusters = {k: int(labels_1[0]) for k, labels_1 in predicted.items()} | clusters
+    return EncodedPicture(picture.name, z_1Chw[0], clusters)

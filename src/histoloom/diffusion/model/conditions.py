@@ -1,8 +1,6 @@
-"""What the generator is told: the pair (k, cluster), as one number; one more number says nothing (the null).
+"""The conditions of the generator: each pair (k, cluster) of the sweep as one number, and one number for no condition.
 
-A training that also sees patches in other stains tells the network so: the same numbers again, ``count`` higher. What
-is drawn never asks for these, so that no sample has a stain that no slide has (augmentation that does not leak: Karras
-et al. 2022, appendix F.2), and a trained network is kept without them.
+The last number is the null condition of classifier-free guidance (Ho and Salimans 2022).
 """
 
 from __future__ import annotations
@@ -10,25 +8,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from histoloom.errors import UserError
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Numbers the clusters of every k of a sweep: first those of the smallest k, then of the next."""
+    """Numbers the clusters of every k of a sweep: first those of the smallest k, then those of the next."""
 
     ks: tuple[int, ...]
 
     @property
     def null(self) -> int:
-        """The condition without information."""
+        """The number of the null condition."""
         return sum(self.ks)
 
     @property
     def count(self) -> int:
-        """Number of conditions, the null included."""
+        """How many conditions there are, with the null."""
         return self.null + 1
 
     def offset(self, k: int) -> int:
@@ -45,9 +42,5 @@ class Conditions:
         return offset + cluster
 
     def numbers(self, labels_NS: np.ndarray) -> np.ndarray:
-        """Labels of each image at every k of the sweep, (N, S), to condition numbers, (N, S) int64."""
+        """Condition numbers, int64 (N, S), from the clusters of N images at each of the S values of k."""
         return labels_NS.astype(np.int64) + np.array([self.offset(k) for k in self.ks])
-
-    def dropped(self, numbers_B: Tensor) -> Tensor:
-        """The null in place of each number, (B,) int64; of a patch in another stain, the null of those."""
-        return self.null + self.count * (numbers_B >= self.count)

@@ -1,4 +1,4 @@
-"""Drawing from pictures: more like one, and between two."""
+"""Samples that start from pictures: more like one, and between two."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from histoloom.autoencoder.vqgan import to_uint8
 from histoloom.cli.app import app
 from histoloom.config import SamplerConfig
 from histoloom.diffusion.generation.run_request import Request, draw_request
-from histoloom.diffusion.generation.source_images import Source
-from histoloom.diffusion.samplers.partial_noise import arc
-from histoloom.diffusion.samplers.registry import SAMPLERS
+from histoloom.diffusion.generation.source_images import EncodedPicture
+from histoloom.diffusion.samplers import SAMPLERS
+from histoloom.diffusion.sampling import slerp
 
 METHODS = sorted(set(SAMPLERS) - {"student"})
-FEW = SamplerConfig(steps=5, guidance=2.0)
+FEW_STEPS = SamplerConfig(steps=5, guidance=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,9 @@ def ids(tiny_run: Path) -> list[str]:
     return [str(table[0]), str(table[far])]
 
 
-def reconstruction(generator: Generator, source: Source) -> np.ndarray:
+def reconstruction(generator: Generator, source: EncodedPicture) -> np.ndarray:
     """What the latent space and the decoder keep of a picture."""
-    space = generator.facts.space
+    space = generator.spec.space
     with torch.no_grad():
         z_NChw = space.decode(space.encode(source.z_Chw[None]))
         return to_uint8(generator.autoencoder.decode(z_NChw)).numpy()[0]
@@ -54,19 +54,19 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_strength_one_is_a_plain_draw(generator: Generator, ids: list[str], method: str) -> None:
-    sampler = SamplerConfig(method=method, steps=5, spacing=1.5)
-    source = generator.source(ids[0])
-    cluster = source.clusters[generator.facts.chosen_k]
+    sampler = SamplerConfig(method=method, steps=5)
+    source = generator.encode(ids[0])
+    cluster = source.clusters[generator.spec.chosen_k]
     plain = generator.sample(str(cluster), n=2, seed=3, sampler=sampler)
     varied = generator.vary(source, strength=1.0, n=2, seed=3, sampler=sampler)
     assert all(np.array_equal(a.image, b.image) for a, b in zip(plain, varied, strict=True))
-    assert {drawn.order.cluster for drawn in varied} == {cluster}
+    assert {drawn.spec.cluster for drawn in varied} == {cluster}
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_towards_strength_zero_it_is_the_reconstruction(generator: Generator, ids: list[str], method: str) -> None:
     sampler = SamplerConfig(method=method, steps=5, guidance=2.0)
-    source = generator.source(ids[0])
+    source = generator.encode(ids[0])
     whole = reconstruction(generator, source)
     far = {
         strength: distance(whole, generator.vary(source, strength=strength, n=1, sampler=sampler)[0].image)
@@ -77,9 +77,9 @@ def test_towards_strength_zero_it_is_the_reconstruction(generator: Generator, id
 
 
 def test_a_variation_depends_on_its_seed_and_number_alone(generator: Generator, ids: list[str]) -> None:
-    few = generator.vary(ids[0], strength=0.4, n=2, seed=7, sampler=FEW)
-    many = generator.vary(ids[0], strength=0.4, n=11, seed=7, sampler=FEW)
-    other = generator.vary(ids[0], strength=0.4, n=2, seed=8, sampler=FEW)
+    few = generator.vary(ids[0], strength=0.4, n=2, seed=7, sampler=FEW_STEPS)
+    many = generator.vary(ids[0], strength=0.4, n=11, seed=7, sampler=FEW_STEPS)
+    other = generator.vary(ids[0], strength=0.4, n=2, seed=8, sampler=FEW_STEPS)
     assert all(np.array_equal(a.image, b.image) for a, b in zip(few, many, strict=False))
     assert not np.array_equal(few[0].image, other[0].image)
     assert len({drawn.image.tobytes() for drawn in many}) == 11
@@ -90,48 +90,48 @@ def test_any_picture_can_be_the_source(generator: Generator, tiny_run: Path, ids
     patches = PatchSet.open(tiny_run / "patches")
     image = patches.images(patches.rows_of([ids[0]]))[0]
     Image.fromarray(image).save(tmp_path / "patch.png")
-    by_id, by_file, by_pixels = (generator.source(what) for what in (ids[0], str(tmp_path / "patch.png"), image))
+    by_id, by_file, by_pixels = (generator.encode(what) for what in (ids[0], str(tmp_path / "patch.png"), image))
     assert torch.equal(by_id.z_Chw, by_file.z_Chw)
     assert torch.equal(by_id.z_Chw, by_pixels.z_Chw)
-    labels = Clustering.open(tiny_run / "clusters").labels(generator.facts.chosen_k)
-    assert by_id.clusters[generator.facts.chosen_k] == labels[ids[0]]
+    labels = Clustering.open(tiny_run / "clusters").labels(generator.spec.chosen_k)
+    assert by_id.clusters[generator.spec.chosen_k] == labels[ids[0]]
     assert by_file.clusters == by_id.clusters
     assert by_file.name.startswith("patch.png#")
     with pytest.raises(UserError, match="neither a patch of"):
-        generator.source("nothing")
+        generator.encode("nothing")
     with pytest.raises(UserError, match="generator wants uint8"):
-        generator.source(np.zeros((8, 8, 3), np.uint8))
+        generator.encode(np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "torn.png").write_bytes((tmp_path / "patch.png").read_bytes()[:80])
     with pytest.raises(UserError, match=r"torn\.png cannot be read"):
-        generator.source(str(tmp_path / "torn.png"))
+        generator.encode(str(tmp_path / "torn.png"))
 
 
 def test_between_two_the_ends_are_near_the_reconstructions(generator: Generator, ids: list[str]) -> None:
-    ends = [generator.source(patch_id) for patch_id in ids]
+    ends = [generator.encode(patch_id) for patch_id in ids]
     whole = [reconstruction(generator, end) for end in ends]
-    drawn = generator.between(*ends, n=5, strength=0.05, sampler=FEW)
-    assert [d.order.origin.fraction for d in drawn if d.order.origin] == [0, 0.25, 0.5, 0.75, 1]
+    drawn = generator.between(*ends, n=5, strength=0.05, sampler=FEW_STEPS)
+    assert [d.spec.init.fraction for d in drawn if d.spec.init] == [0, 0.25, 0.5, 0.75, 1]
     for end, mine, others in ((drawn[0], whole[0], whole[1]), (drawn[-1], whole[1], whole[0])):
         assert distance(end.image, mine) < distance(end.image, others) / 2
     from_first = [distance(d.image, whole[0]) for d in drawn]
     assert from_first == sorted(from_first)
-    k = generator.facts.chosen_k
+    k = generator.spec.chosen_k
     wanted = [ends[0].clusters[k]] * 3 + [ends[1].clusters[k]] * 2
-    assert [d.order.cluster for d in drawn] == wanted
+    assert [d.spec.cluster for d in drawn] == wanted
 
 
 def test_the_first_end_is_the_same_however_many_lie_between(generator: Generator, ids: list[str]) -> None:
-    three = generator.between(ids[0], ids[1], n=3, sampler=FEW)
-    five = generator.between(ids[0], ids[1], n=5, sampler=FEW)
+    three = generator.between(ids[0], ids[1], n=3, sampler=FEW_STEPS)
+    five = generator.between(ids[0], ids[1], n=5, sampler=FEW_STEPS)
     assert [np.array_equal(three[i].image, five[2 * i].image) for i in range(3)] == [True] * 3
 
 
 def test_an_arc_keeps_its_ends_and_its_length() -> None:
     a, b = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]])
-    assert torch.equal(arc(a, b, fraction=0.0), a)
-    torch.testing.assert_close(arc(a, b, fraction=1.0), b)
-    torch.testing.assert_close(arc(a, b, fraction=0.5), torch.full((1, 2), 3 / 2**0.5))
-    assert torch.equal(arc(a, a, fraction=0.3), a)
+    assert torch.equal(slerp(a, b, fraction=0.0), a)
+    torch.testing.assert_close(slerp(a, b, fraction=1.0), b)
+    torch.testing.assert_close(slerp(a, b, fraction=0.5), torch.full((1, 2), 3 / 2**0.5))
+    assert torch.equal(slerp(a, a, fraction=0.3), a)
 
 
 @pytest.mark.parametrize("strength", [0.0, -0.1, 1.1])

@@ -1,4 +1,4 @@
-"""Which condition of a given generator a new cluster begins as, on data whose ideal network is known."""
+"""Which condition of a pretrained generator a new cluster starts from, on data whose ideal network is known."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from histoloom.config import DiffusionConfig
-from histoloom.diffusion.model.noise_schedule import alphas_cumprod
-from histoloom.diffusion.model.warm_start import closest, denoising_errors
+from histoloom.diffusion.model.process import alphas_cumprod
+from histoloom.diffusion.model.warm_start import closest_conditions, denoising_errors
 
 MEANS = torch.tensor([-2.0, 0.0, 2.0])
 DEVIATION = 0.5
 
 
 class Ideal(nn.Module):
-    """What the best network says of data that are normal around one of ``MEANS``, which its condition names."""
+    """The ideal network for data that are normal around one of ``MEANS``, which its condition names."""
 
     def __init__(self, config: DiffusionConfig) -> None:
         super().__init__()
@@ -31,12 +31,12 @@ class Ideal(nn.Module):
         gain = a.sqrt() * DEVIATION**2 / (a * DEVIATION**2 + 1 - a)
         data = mean + gain * (x_NCHW - a.sqrt() * mean)
         noise = (x_NCHW - a.sqrt() * data) / (1 - a).sqrt()
-        said = {"data": data, "epsilon": noise, "v": a.sqrt() * noise - (1 - a).sqrt() * data}
-        return SimpleNamespace(sample=said[self.prediction])
+        output = {"data": data, "epsilon": noise, "v": a.sqrt() * noise - (1 - a).sqrt() * data}
+        return SimpleNamespace(sample=output[self.prediction])
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v", "data"])
-def test_clusters_begin_as_what_fits_them_best(prediction: str) -> None:
+def test_clusters_start_from_what_fits_them_best(prediction: str) -> None:
     """The generator's clusters in another order; two of them joined; each cut in two."""
     training = {"phases": [{"optimizer": "adam", "lr": 1e-3, "images": 10}]}
     config = DiffusionConfig.model_validate({"prediction": prediction, "schedule": "cosine", "training": training})
@@ -48,20 +48,20 @@ def test_clusters_begin_as_what_fits_them_best(prediction: str) -> None:
     )
     assert errors_MG.shape == (90, 3)
     kind_M = kind_M.numpy()
-    other_order = closest(errors_MG, labels_M=np.array([2, 0, 1])[kind_M], k=3)
+    other_order = closest_conditions(errors_MG, labels_M=np.array([2, 0, 1])[kind_M], k=3)
     assert other_order[[2, 0, 1]].tolist() == [0, 1, 2]
-    joined = closest(errors_MG, labels_M=(kind_M == 2).astype(int), k=2)
+    joined = closest_conditions(errors_MG, labels_M=(kind_M == 2).astype(int), k=2)
     assert joined[1] == 2
     assert joined[0] != 2
-    halves = closest(errors_MG, labels_M=2 * kind_M + np.arange(90) // 45, k=6)
+    halves = closest_conditions(errors_MG, labels_M=2 * kind_M + np.arange(90) // 45, k=6)
     assert halves.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_one_condition_that_fits_all_is_given_to_one_cluster() -> None:
     errors_MG = np.array([[0.1, 0.5, 0.4], [0.1, 0.2, 0.6]])
-    assert closest(errors_MG, labels_M=np.array([0, 1]), k=2).tolist() == [0, 1]
+    assert closest_conditions(errors_MG, labels_M=np.array([0, 1]), k=2).tolist() == [0, 1]
 
 
 def test_a_cluster_without_patches_takes_what_is_left() -> None:
     errors_MG = np.array([[0.1, 0.9, 0.4], [0.9, 0.1, 0.4]])
-    assert closest(errors_MG, labels_M=np.array([0, 1]), k=3).tolist() == [0, 1, 2]
+    assert closest_conditions(errors_MG, labels_M=np.array([0, 1]), k=3).tolist() == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""What every registered sampler promises of a drawing that begins at data noised in part."""
+"""What every registered sampler promises of a sampling that starts from data noised in part."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import torch
 from ideal import DEVIATION, PROCESSES, SHAPE, Ideal
 
 from histoloom.config import SamplerConfig
-from histoloom.diffusion.samplers.guided import draw_latents, levels_visited
-from histoloom.diffusion.samplers.partial_noise import PartialNoise, levels_from
-from histoloom.diffusion.samplers.registry import SAMPLERS
+from histoloom.diffusion.samplers import SAMPLERS
+from histoloom.diffusion.sampling import PartialNoise, draw_latents, sampling_levels
 from histoloom.seeding import torch_generator
 
 METHODS = sorted(SAMPLERS)
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("process", ["linear", "cosine", "the data themselves, zero terminal SNR"])
+@pytest.mark.parametrize("process", ["linear", "cosine", "the data themselves"])
 @pytest.mark.parametrize("strength", [0.001, 0.02, 0.3, 0.77])
-def test_every_sampler_begins_at_an_intermediate_step(method: str, process: str, strength: float) -> None:
+def test_every_sampler_starts_at_an_intermediate_step(method: str, process: str, strength: float) -> None:
     """Gaussian data, noised to any step and drawn from there, are the same Gaussian data."""
     network = Ideal(PROCESSES[process])
     n = 200
@@ -34,10 +33,10 @@ def test_every_sampler_begins_at_an_intermediate_step(method: str, process: str,
         null=0,
         generators=[torch_generator(0, "test", i) for i in range(n)],
         device=torch.device("cpu"),
-        beginning=PartialNoise(strength, data, data, [0.0] * n),
+        partial_noise=PartialNoise(strength, data, data, [0.0] * n),
     )
-    assert network.asked[0][0] == round(1000 * strength) - 1
-    assert len(network.asked) <= math.ceil(101 * strength) + 1
+    assert network.calls[0][0] == round(1000 * strength) - 1
+    assert len(network.calls) <= math.ceil(101 * strength) + 1
     assert out.mean().item() == pytest.approx(2.0, abs=0.02)
     assert out.std().item() == pytest.approx(DEVIATION, abs=0.05 if method == "ddpm" else 0.02)
     near = (out - data).abs().mean().item()
@@ -45,11 +44,11 @@ def test_every_sampler_begins_at_an_intermediate_step(method: str, process: str,
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_beginning_of_strength_one_is_pure_noise(method: str) -> None:
-    sampler = SamplerConfig(method=method, steps=11, spacing=1.5)
+def test_strength_one_is_pure_noise(method: str) -> None:
+    sampler = SamplerConfig(method=method, steps=11)
     config = PROCESSES["cosine"]
-    assert levels_from(1.0, sampler=sampler, config=config) == levels_visited(sampler, config=config)
-    taught = SAMPLERS[method].taught_steps
-    later = levels_from(0.5, sampler=sampler, config=config)
-    assert later[0].step == 499
-    assert taught == (set(later[1:]) <= set(levels_visited(sampler, config=config)) and len(later) > 2)
+    whole = sampling_levels(sampler, config=config)
+    assert sampling_levels(sampler, config=config, strength=1.0) == whole
+    later = sampling_levels(sampler, config=config, strength=0.45)
+    assert later[0].step == 449
+    assert SAMPLERS[method].fixed_steps == (set(later[1:]) <= set(whole) and len(later) > 2)
