@@ -1,4 +1,4 @@
-"""What each setting of the diffusion model changes: the same run, images seen and seeds, one change at a time.
+"""What each setting of the diffusion model changes: the same run, images reference and seeds, one change at a time.
 
 For each variant the stage ``diffusion`` is trained anew on the run's latents and clusters, then draws the same requests
 with the same sampler. Frechet distance to the real training latents as in ``sampler_curve.py`` (``pooled`` and
@@ -44,7 +44,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from sampler_curve import FLOORS, GROUPS, Eyes, draw_point, floor
+from sampler_curve import FLOORS, GROUPS, FeatureExtraction, draw_point, floor
 
 from histoloom import pipeline
 from histoloom.autoencoder.latents import LatentSet
@@ -62,37 +62,39 @@ DRAWS = "samples.sampler."
 
 
 @dataclass(frozen=True)
-class Yardstick:
-    """How variants are looked at, and what is seen of the real training latents and patches: (M, D) by kind."""
+class RealReference:
+    """How features are extracted, and those of the real training latents and patches: (M, D) by kind."""
 
-    eyes: Eyes
+    extraction: FeatureExtraction
     real: dict[str, np.ndarray]
 
 
-def yardstick(run: Run, *, pictures: str | None) -> Yardstick:
+def real_reference(run: Run, *, pictures: str | None) -> RealReference:
     """Of the run's own latents, whatever a variant makes of them."""
     latents = LatentSet.open(run.require("latents"))
     space = LatentSpace.fit(latents.latents, rows=latents.rows(split="train"), whiten=KEPT)
     device = torch.device(resolve_device(run.config.runtime.device))
-    eyes = Eyes(run, space=space, device=device, pictures=pictures)
-    real = eyes.of_real()
+    extraction = FeatureExtraction(run, space=space, device=device, pictures=pictures)
+    real = extraction.of_real()
     if pictures:
-        real[f"{pictures} turned"] = eyes.of_patches("train", turned=True)
+        real[f"{pictures} turned"] = extraction.of_patches("train", turned=True)
     if pictures and len(PatchSet.open(run.require("patches")).rows("holdout")):
-        real[f"{pictures} held out"] = eyes.of_patches("holdout")
-    return Yardstick(eyes, real)
+        real[f"{pictures} held out"] = extraction.of_patches("holdout")
+    return RealReference(extraction, real)
 
 
-def drawn(run: Run, *, eyes: Eyes, sampler: SamplerConfig, n: int, latents: bool) -> dict[str, np.ndarray]:
-    """What is seen of ``n`` images by the run's generator as it is now: (N, D) by kind."""
+def drawn_features(
+    run: Run, *, extraction: FeatureExtraction, sampler: SamplerConfig, n: int, latents: bool
+) -> dict[str, np.ndarray]:
+    """Features of ``n`` images by the run's present generator: (N, D) by kind."""
     generator = Generator.load(run.path)
     specs = generator.sample_specs(None, n=n, seed=0)
     point = draw_point(generator, specs, sampler=sampler, batch=BATCH_SIZE[generator.device.type])
-    return eyes.of_drawn(point.x_NChw, generator=generator, latents=latents)
+    return extraction.of_drawn(point.x_NChw, generator=generator, latents=latents)
 
 
 def with_error(made_ND: np.ndarray, *, real_MD: np.ndarray) -> tuple[float, float]:
-    """The distance, and one standard error by leaving out a tenth of the drawn at a time."""
+    """The distance, and one standard error by leaving out a tenth of the samples at a time."""
     group_N = np.arange(len(made_ND)) % GROUPS
     left_out = np.array([frechet_distance(made_ND[group_N != g], real_MD) for g in range(GROUPS)])
     return frechet_distance(made_ND, real_MD), float(
@@ -108,26 +110,28 @@ def sampler_of(settings: Sequence[str], *, guidance: float) -> SamplerConfig:
 
 
 def scored(
-    run: Run, settings: Sequence[str], *, given: argparse.Namespace, name: str, seen: Yardstick
+    run: Run, settings: Sequence[str], *, arguments: argparse.Namespace, name: str, reference: RealReference
 ) -> dict[str, float]:
     """A variant's row; kept in ``--out``."""
-    asked = fingerprint([list(settings), given.images, given.n, given.guidance, given.pictures])
-    file = given.out / f"{name}-{asked}.json"
+    key = fingerprint([list(settings), arguments.images, arguments.n, arguments.guidance, arguments.pictures])
+    file = arguments.out / f"{name}-{key}.json"
     if file.is_file():
         return json.loads(file.read_text())
     trained = [setting for setting in settings if not setting.startswith(DRAWS)]
-    changed = change_settings(run, [f"diffusion.training.phases.0.images={given.images}", *trained], save=False)
+    changed = change_settings(run, [f"diffusion.training.phases.0.images={arguments.images}", *trained], save=False)
     pipeline.execute(changed, until="diffusion")
-    sampler = sampler_of(settings, guidance=given.guidance)
+    sampler = sampler_of(settings, guidance=arguments.guidance)
     same_latents = not any(setting.startswith("autoencoder.") for setting in settings)
-    made = drawn(changed, eyes=seen.eyes, sampler=sampler, n=given.n, latents=same_latents)
+    made = drawn_features(
+        changed, extraction=reference.extraction, sampler=sampler, n=arguments.n, latents=same_latents
+    )
     seconds = read_json(run.path / "diffusion" / "artifact.json")["seconds"]
-    row = {"images/s": given.images / seconds}
-    for kind, real_MD in seen.real.items():
+    row = {"images/s": arguments.images / seconds}
+    for kind, real_MD in reference.real.items():
         features = kind.split()[0]
         if features in made:
             row[kind], row[f"{kind} +-"] = with_error(made[features], real_MD=real_MD)
-    given.out.mkdir(parents=True, exist_ok=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     write_json(file, row)
     return row
 
@@ -150,16 +154,16 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--pictures", metavar="FEATURES", help="of the decoded images too, as in histoloom evaluate")
     parser.add_argument("--variant", dest="variants", nargs="+", action="append", default=[])
-    given = parser.parse_args()
-    run = Run.open(given.run)
-    seen = yardstick(run, pictures=given.pictures)
-    floors = {kind: floor(real_MD, n=given.n, seed=0) for kind, real_MD in seen.real.items()}
-    said = ", ".join(f"{kind} {value:.4f}" for kind, value in floors.items())
-    print(f"floor (mean of {FLOORS}): {said}")
+    arguments = parser.parse_args()
+    run = Run.open(arguments.run)
+    reference = real_reference(run, pictures=arguments.pictures)
+    floors = {kind: floor(real_MD, n=arguments.n, seed=0) for kind, real_MD in reference.real.items()}
+    text = ", ".join(f"{kind} {value:.4f}" for kind, value in floors.items())
+    print(f"floor (mean of {FLOORS}): {text}")
     rows = {}
     try:
-        for name, *settings in [["base"], *given.variants]:
-            rows[name] = scored(run, settings, given=given, name=name, seen=seen)
+        for name, *settings in [["base"], *arguments.variants]:
+            rows[name] = scored(run, settings, arguments=arguments, name=name, reference=reference)
             print(pd.DataFrame(rows).T.round(4).to_string(), flush=True)
     finally:
         put_back(run)

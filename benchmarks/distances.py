@@ -136,18 +136,18 @@ def main() -> None:
     parser.add_argument("-n", type=int, help="samples a set; by default as many as the run with the fewest gives")
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
-    runs = [material(argument) for argument in given.runs]
-    n = min([run.most() for run in runs] + ([given.n] if given.n else []))
+    arguments = parser.parse_args()
+    runs = [material(argument) for argument in arguments.runs]
+    n = min([run.most() for run in runs] + ([arguments.n] if arguments.n else []))
     entries = []
-    for name in given.extractors:
+    for name in arguments.extractors:
         extractor = make_extractor(name, sources=Sources(torch.device("cpu")))
         for run in runs:
-            for entry in compare(run, extractor=extractor, n=n, draws=given.draws):
+            for entry in compare(run, extractor=extractor, n=n, draws=arguments.draws):
                 entries.append(entry)
-                if not given.json:
+                if not arguments.json:
                     print(line(entry), flush=True)
-    if given.json:
+    if arguments.json:
         print(json.dumps(entries))
 
 

@@ -69,16 +69,16 @@ def faithfulness(run: Path, *, generator: Generator, each: int) -> dict[str, flo
     rows = patches.rows(split="holdout")
     own_N = labels.loc[patches.columns("patch_id")["patch_id"].to_numpy()[rows]].to_numpy()
     held = [reconstructed(generator.autoencoder, patches.images(part), device=device) for part in chunks(rows)]
-    told = {
+    labelled = {
         "recognised": ([spec.cluster for spec in specs], drawn),
         "recognised_real": (own_N, np.concatenate(held)),
     }
-    found = {}
-    for name, (own, images) in told.items():
+    accuracy = {}
+    for name, (own, images) in labelled.items():
         seen_N = np.concatenate([classifier.labels(np.stack(list(part)))[k] for part in chunks(images)])
         rng = np.random.default_rng(0)
-        found[name] = recognition(np.asarray(own, dtype=np.int64), seen_N, clusters=k, rng=rng).accuracy
-    return found | {"chance": 1 / k}
+        accuracy[name] = recognition(np.asarray(own, dtype=np.int64), seen_N, clusters=k, rng=rng).accuracy
+    return accuracy | {"chance": 1 / k}
 
 
 def chunks(items: Sequence[Any] | np.ndarray) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""How near to real tissue each sampler comes, against how often it asks the network.
+"""How near to real tissue each sampler comes, against how many evaluations of the network it takes.
 
     python benchmarks/sampler_curve.py RUN [-n 2048] [--methods unipc ddim] [--evaluations 5 10]
         [--pictures lpips-alex] [--out FOLDER] [--json]
@@ -70,8 +70,8 @@ def features_of(x_NChw: Tensor) -> dict[str, np.ndarray]:
     return {"pooled": pooled(x_NChw).numpy(), "layout": torch.cat(products, dim=1).numpy()}
 
 
-class Eyes:
-    """What is seen of drawn latents and of a run's real ones, all in one latent space: features (N, D) by kind."""
+class FeatureExtraction:
+    """Features of drawn latents and of a run's real ones, all in one latent space: (N, D) by kind."""
 
     def __init__(self, run: Run, *, space: LatentSpace, device: torch.device, pictures: str | None) -> None:
         self.run, self.space = run, space
@@ -79,28 +79,28 @@ class Eyes:
         self.extractor = make_extractor(pictures, sources=sources) if pictures else None
 
     def of_drawn(self, x_NChw: Tensor, *, generator: Generator, latents: bool = True) -> dict[str, np.ndarray]:
-        """Features of latents as the generator's model draws them (if asked for), and of the images that they are."""
-        own, found = generator.spec.space, {}
+        """Features of latents as the generator's model draws them (if requested), and of the images that they are."""
+        own, features = generator.spec.space, {}
         if latents:
-            found = features_of(x_NChw if own is self.space else self.space.encode(own.decode(x_NChw)))
+            features = features_of(x_NChw if own is self.space else self.space.encode(own.decode(x_NChw)))
         if self.extractor is not None:
             images = [decoded(x_NChw[i : i + DECODED], generator=generator) for i in range(0, len(x_NChw), DECODED)]
-            found[self.extractor.name] = self.extractor.features(np.concatenate(images))
-        return found
+            features[self.extractor.name] = self.extractor.features(np.concatenate(images))
+        return features
 
     def of_real(self) -> dict[str, np.ndarray]:
         """Features of the training latents, and of the training patches."""
         latents = LatentSet.open(self.run.require("latents"))
         rows = latents.rows(split="train")
         parts = [features_of(self.space.encode(latents.raw(rows[i : i + 512]))) for i in range(0, len(rows), 512)]
-        found = {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
+        features = {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
         if self.extractor is not None:
-            found[self.extractor.name] = self.of_patches("train")
-        return found
+            features[self.extractor.name] = self.of_patches("train")
+        return features
 
     def of_patches(self, split: str, *, turned: bool = False) -> np.ndarray:
         """Features of the patches of ``split``; ``turned``: each in one of its eight orientations, drawn at random."""
-        assert self.extractor is not None, "asked for with pictures"
+        assert self.extractor is not None, "made with pictures"
         patches, parts = PatchSet.open(self.run.require("patches")), []
         rows = patches.rows(split)
         choices = numpy_generator(0, "orientations").integers(DIHEDRAL if turned else 1, size=len(rows))
@@ -157,8 +157,8 @@ def kept_or_drawn(
     if out is None:
         return draw_point(generator, specs, sampler=sampler, batch=batch)
     first, device = specs[0], generator.device.type
-    asked = [generator.digest(), sampler.model_dump(mode="json"), len(specs), first.seed, first.k, batch, device]
-    file = out / f"{sampler.method}-{sampler.steps}-{fingerprint(asked)}.npz"
+    key = [generator.digest(), sampler.model_dump(mode="json"), len(specs), first.seed, first.k, batch, device]
+    file = out / f"{sampler.method}-{sampler.steps}-{fingerprint(key)}.npz"
     if not file.is_file():
         point = draw_point(generator, specs, sampler=sampler, batch=batch)
         content = io.BytesIO()
@@ -196,15 +196,15 @@ def row_of(
     *,
     features: dict[str, np.ndarray],
     reference: Point,
-    theirs: dict[str, np.ndarray],
+    reference_features: dict[str, np.ndarray],
     real: dict[str, np.ndarray],
 ) -> dict[str, float | int | str]:
-    """A line of the table: the point with its features beside the reference with ``theirs``."""
+    """A line of the table: the point with its features beside the reference with ``reference_features``."""
     row: dict[str, float | int | str] = {"method": point.method, "evaluations": point.evaluations}
     for kind, real_MD in real.items():
         distance = frechet_distance(features[kind], real_MD)
-        row[kind], row[f"{kind}_ratio"] = distance, distance / frechet_distance(theirs[kind], real_MD)
-        row[f"{kind}_ratio_error"] = ratio_error(features[kind], theirs[kind], real_MD=real_MD)
+        row[kind], row[f"{kind}_ratio"] = distance, distance / frechet_distance(reference_features[kind], real_MD)
+        row[f"{kind}_ratio_error"] = ratio_error(features[kind], reference_features[kind], real_MD=real_MD)
     row["less_work"] = reference.evaluations / point.evaluations
     row["seconds_an_image"] = point.seconds
     return row
@@ -217,11 +217,11 @@ def line_of(row: dict[str, float | int | str], *, kinds: Sequence[str]) -> str:
     return "  ".join([*parts, f"{row['less_work']:7.1f}x  {row['seconds_an_image']:.3f}"])
 
 
-def points_asked(arguments: argparse.Namespace, *, all_steps: int) -> list[tuple[str, int]]:
+def requested_points(arguments: argparse.Namespace, *, all_steps: int) -> list[tuple[str, int]]:
     """The reference first, then every method with every number of evaluations, each once."""
-    asked = [("ddpm", arguments.reference or all_steps)]
-    asked += [(method, attainable(method, e)) for method in arguments.methods for e in arguments.evaluations]
-    return list(dict.fromkeys(asked))
+    points = [("ddpm", arguments.reference or all_steps)]
+    points += [(method, attainable(method, e)) for method in arguments.methods for e in arguments.evaluations]
+    return list(dict.fromkeys(points))
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
@@ -231,8 +231,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     guidance = spec.sampler.guidance if arguments.guidance is None else arguments.guidance
     specs = generator.sample_specs(None, n=arguments.n, seed=arguments.seed)
     run = Run.open(arguments.run)
-    eyes = Eyes(run, space=spec.space, device=generator.device, pictures=arguments.pictures)
-    real = eyes.of_real()
+    extraction = FeatureExtraction(run, space=spec.space, device=generator.device, pictures=arguments.pictures)
+    real = extraction.of_real()
     floors = {kind: floor(real_MD, n=arguments.n, seed=arguments.seed) for kind, real_MD in real.items()}
     say = (lambda _: None) if arguments.json else (lambda text: print(text, flush=True))
     count = len(real["pooled"])
@@ -241,13 +241,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     say("method, evaluations, (" + ", ".join(real) + ", each with its ratio), less work, seconds an image")
     rows: list[dict[str, float | int | str]] = []
     reference: tuple[Point, dict[str, np.ndarray]] | None = None
-    for method, evaluations in points_asked(arguments, all_steps=spec.diffusion.steps):
+    for method, evaluations in requested_points(arguments, all_steps=spec.diffusion.steps):
         sampler = SamplerConfig.model_validate({"method": method, "steps": evaluations, "guidance": guidance})
         batch = arguments.batch or BATCH_SIZE[generator.device.type]
         point = kept_or_drawn(generator, specs, sampler=sampler, batch=batch, out=arguments.out)
-        features = eyes.of_drawn(point.x_NChw, generator=generator)
+        features = extraction.of_drawn(point.x_NChw, generator=generator)
         reference = reference or (point, features)
-        rows.append(row_of(point, features=features, reference=reference[0], theirs=reference[1], real=real))
+        rows.append(
+            row_of(point, features=features, reference=reference[0], reference_features=reference[1], real=real)
+        )
         say(line_of(rows[-1], kinds=list(real)))
     return {"n": arguments.n, "n_real": count, "guidance": guidance, "floor": floors, "points": rows}
 

@@ -69,14 +69,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    run = Run.open(given.run)
+    arguments = parser.parse_args()
+    run = Run.open(arguments.run)
     k = Clustering.open(run.require("clusters")).chosen
     nameless = [str(c) for c, name in current_names(run.path, k=k).items() if name == default_name(c)]
     if nameless:
-        parser.error(f"clusters {', '.join(nameless)} of k = {k} have no name: histoloom name {given.run} CLUSTER NAME")
-    export_generator(run, given.out, half=True, terms=Terms(licence="cc-by-3.0", data=DATA))
-    evidence = given.out / "evaluation"
+        parser.error(
+            f"clusters {', '.join(nameless)} of k = {k} have no name: histoloom name {arguments.run} CLUSTER NAME"
+        )
+    export_generator(run, arguments.out, half=True, terms=Terms(licence="cc-by-3.0", data=DATA))
+    evidence = arguments.out / "evaluation"
     evidence.mkdir()
     for name in NUMBERS:
         shutil.copy2(run.require("evaluation") / f"{name}.json", evidence)

@@ -54,11 +54,11 @@ def test_copies_are_the_latents_of_turned_patches_not_turned_latents(tiny_run: P
     turned = dihedral(to_float(torch.from_numpy(patches.images(rows))), torch.from_numpy(choices))
     with torch.no_grad(), full_precision():
         expected = model.encode(turned)
-    found = latents.raw_copies(rows, choices=choices)
-    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
-    assert torch.equal(found[0], latents.raw(rows)[0])
+    encoded = latents.raw_copies(rows, choices=choices)
+    torch.testing.assert_close(encoded, expected, rtol=2e-3, atol=2e-3)
+    assert torch.equal(encoded[0], latents.raw(rows)[0])
     apart = (dihedral(latents.raw(rows), torch.from_numpy(choices)) - expected)[1:].pow(2).mean()
-    assert apart > 100 * (found - expected).pow(2).mean()
+    assert apart > 100 * (encoded - expected).pow(2).mean()
 
 
 def test_encoding_that_was_stopped_goes_on_to_the_same_bytes(tiny_run: Path, copied: Path, tmp_path: Path) -> None:

@@ -141,14 +141,14 @@ def test_a_strength_outside_is_an_error(generator: Generator, ids: list[str], st
 
 
 def test_errors_of_requests_are_one_line(tiny_run: Path, ids: list[str], tmp_path: Path) -> None:
-    for request, said in (
+    for request, message in (
         (Request(n=1, strength=0.5), "no effect without a picture"),
         (Request(n=1, like=ids[0], between=(ids[0], ids[1])), "not both"),
         (Request(n=3, between=(ids[0], ids[1]), tissues=("0",)), "leave --tissue out"),
         (Request(n=1, between=(ids[0], ids[1])), "ask for 2 or more"),
         (Request(n=1, like=ids[0], strength=0.0), "above 0"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             draw_request(tiny_run, request, out=tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
@@ -160,21 +160,21 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def test_the_command_draws_like_a_patch_and_says_so(tiny_run: Path, ids: list[str], tmp_path: Path) -> None:
     out = tmp_path / "like"
-    asked = ["sample", str(tiny_run), "-n", "2", "--out", str(out), "--like", ids[0], "--strength", "0.3"]
-    assert CliRunner().invoke(app, asked).exit_code == 0
-    said = rows(out)
-    assert [(row["source"], row["strength"], row["other"]) for row in said] == [(ids[0], "0.3", "")] * 2
-    drawn = Generator.load(tiny_run).vary(ids[0], strength=0.3, n=2)
-    for row, image in zip(said, drawn, strict=True):
+    command = ["sample", str(tiny_run), "-n", "2", "--out", str(out), "--like", ids[0], "--strength", "0.3"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    table = rows(out)
+    assert [(row["source"], row["strength"], row["other"]) for row in table] == [(ids[0], "0.3", "")] * 2
+    samples = Generator.load(tiny_run).vary(ids[0], strength=0.3, n=2)
+    for row, image in zip(table, samples, strict=True):
         assert np.array_equal(np.array(Image.open(out / row["file_name"])), image.image)
-    asked[asked.index("0.3")] = "0.4"
-    assert "another request" in str(CliRunner().invoke(app, asked).exception)
+    command[command.index("0.3")] = "0.4"
+    assert "another request" in str(CliRunner().invoke(app, command).exception)
 
 
 def test_the_command_draws_between_two(tiny_run: Path, ids: list[str], tmp_path: Path) -> None:
     out = tmp_path / "between"
-    asked = ["sample", str(tiny_run), "-n", "3", "--out", str(out), "--between", *ids]
-    assert CliRunner().invoke(app, asked).exit_code == 0
+    command = ["sample", str(tiny_run), "-n", "3", "--out", str(out), "--between", *ids]
+    assert CliRunner().invoke(app, command).exit_code == 0
     assert [(row["source"], row["other"], row["fraction"]) for row in rows(out)] == [
         (ids[0], ids[1], fraction) for fraction in ("0.0", "0.5", "1.0")
     ]

@@ -87,10 +87,10 @@ def loss_of(student: nn.Module, *, teacher: nn.Module, deviation: float, segment
 @pytest.mark.parametrize("segments", [1, 2, 4])
 def test_segments_end_at_the_levels_of_a_sampling_of_as_many_steps(segments: int) -> None:
     grid = LevelGrid.of(CONFIG, segments=segments)
-    asked = [level.step for level in noise_levels(alphas_cumprod(CONFIG), count=segments)]
+    steps = [level.step for level in noise_levels(alphas_cumprod(CONFIG), count=segments)]
     ends = grid.step_L[1:][grid.last_M].tolist()
-    assert asked[1:] == ends
-    assert grid.step_L[0] == asked[0]
+    assert steps[1:] == ends
+    assert grid.step_L[0] == steps[0]
 
 
 @pytest.mark.parametrize("segments", [1, 4])
@@ -100,9 +100,9 @@ def test_of_one_possible_image_the_teacher_is_the_student(segments: int) -> None
 
 @pytest.mark.parametrize("segments", [1, 4])
 def test_the_flow_of_a_gaussian_is_learned(segments: int) -> None:
-    how = {"teacher": Gaussian(0.7), "deviation": 0.7, "segments": segments}
-    right = loss_of(Arrives(0.7, segments=segments), **how)
-    undistilled = loss_of(Gaussian(0.7), **how)
+    settings = {"teacher": Gaussian(0.7), "deviation": 0.7, "segments": segments}
+    right = loss_of(Arrives(0.7, segments=segments), **settings)
+    undistilled = loss_of(Gaussian(0.7), **settings)
     assert right < 0.1 * undistilled  # not 0: the teacher's fine steps are not infinitely fine
 
 
@@ -145,9 +145,9 @@ def test_a_killed_distillation_continues_to_the_same_weights(
 
     write = loop.write_bytes
 
-    def killed(*given: object) -> None:
+    def killed(*arguments: object) -> None:
         nonlocal saves
-        write(*given)  # type: ignore[arg-type]
+        write(*arguments)  # type: ignore[arg-type]
         saves += 1
         if saves == 3:
             raise KeyboardInterrupt

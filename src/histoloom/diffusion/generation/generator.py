@@ -1,8 +1,8 @@
 """A trained generator: from (k, cluster) and a seed to patches.
 
 Image i of a job depends on the generator, the seed, its (k, cluster), i and the sampler, never on how many images are
-drawn, in what order or beside which others. Each image has its own random stream, and networks see batches of one fixed
-size, because floating-point sums differ in the last bit between batch sizes.
+drawn, in what order or together with which others. Each image has its own random stream, and networks see batches of
+one fixed size, because floating-point sums differ in the last bit between batch sizes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from histoloom.diffusion.generation.generator_spec import (
     read_spec,
 )
 from histoloom.diffusion.generation.sample_spec import (
+    InitImage,
     SampleSpec,
+    check_variation,
     partial_noise,
     specs_between,
-    specs_like,
     specs_of_tissue,
 )
 from histoloom.diffusion.generation.source_images import EncodedPicture, Picture, encode_picture, find_picture
@@ -152,11 +153,12 @@ class Generator:
         At strength 1 they are those of ``sample``, towards 0 the reconstruction. ``tissue`` is by default the cluster
         of ``source``. Raises ``UserError``.
         """
+        check_variation(strength)
         k = self.spec.chosen_k if k is None else k
         picture = self.encode(source)
-        specs = specs_like(
-            self.spec, self.names(k), source=picture, strength=strength, tissue=tissue, n=n, seed=seed, k=k
-        )
+        tissue = str(picture.cluster(k)) if tissue is None else tissue
+        init = InitImage(picture.name, strength)
+        specs = specs_of_tissue(self.spec, self.names(k), tissue=tissue, n=n, seed=seed, k=k, init=init)
         return list(self.draw(specs, sampler=sampler or self.spec.sampler, sources=[picture]))
 
     def between(
@@ -183,7 +185,6 @@ class Generator:
     def sample_specs(self, tissue: str | None, *, n: int, seed: int, k: int | None = None) -> list[SampleSpec]:
         """The samples that ``sample`` draws, without drawing them."""
         k = self.spec.chosen_k if k is None else k
-        self.spec.conditions.offset(k)
         return specs_of_tissue(self.spec, self.names(k), tissue=tissue, n=n, seed=seed, k=k)
 
     def encode(self, picture: EncodedPicture | Picture | np.ndarray | str) -> EncodedPicture:
@@ -234,8 +235,9 @@ class Generator:
         """Images, uint8 (N, size, size, 3)."""
         spec, unet = self.spec, self.unet
         if sampler.method == STUDENT:
-            if sampler.steps != self.student.steps:
-                raise UserError(f"the student of {self.home} draws in {self.student.steps} steps, not {sampler.steps}")
+            steps = self.student.record.steps
+            if sampler.steps != steps:
+                raise UserError(f"the student of {self.home} draws in {steps} steps, not {sampler.steps}")
             # Its guidance is in its weights: it is evaluated once a step.
             unet, sampler = self.student.unet, sampler.model_copy(update={"guidance": 1.0})
 

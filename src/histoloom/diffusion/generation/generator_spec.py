@@ -29,7 +29,7 @@ FORMAT: Final = 2
 
 
 class GeneratorSpec(BaseModel):
-    """What a generator is beside its weights (``generator.json``).
+    """All of a generator but its weights (``generator.json``).
 
     ``diffusion``: the process and the network; ``sampler``: the default one; ``shape``: (D, h, w) of what the U-Net
     sees; ``ks``: the sweep; ``frequencies``: for each k the share of the training patches in each cluster, 0..1;
@@ -113,11 +113,10 @@ class StudentRecord(BaseModel):
 
 @dataclass(frozen=True)
 class Student:
-    """A distilled network: it draws in ``steps`` evaluations, with the ``guidance`` that it learned."""
+    """A distilled network, how it was distilled, and the digest of its weights."""
 
     unet: UNet2DModel
-    steps: int
-    guidance: float
+    record: StudentRecord
     digest: str
 
     @staticmethod
@@ -132,7 +131,7 @@ class Student:
                 f"the student in {folder} was distilled from weights that were since replaced: histoloom distil {home}"
             )
         unet = open_unet(folder).to(device).eval().requires_grad_(False)
-        return Student(unet, steps=record.steps, guidance=record.guidance, digest=weights_digest(folder))
+        return Student(unet, record, weights_digest(folder))
 
 
 def weights_digest(folder: Path) -> str:

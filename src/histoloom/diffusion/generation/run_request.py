@@ -17,11 +17,11 @@ from histoloom.diffusion.generation.generator_spec import STUDENT
 from histoloom.diffusion.generation.request import Request
 from histoloom.diffusion.generation.sample_folder import Gate, JobCallbacks, SampleJob, write_samples
 from histoloom.diffusion.generation.sample_spec import (
+    InitImage,
     SampleSpec,
     check_interpolation,
     check_variation,
     specs_between,
-    specs_like,
     specs_of_tissue,
 )
 from histoloom.diffusion.generation.source_images import EncodedPicture, Picture
@@ -106,7 +106,7 @@ def check_request(request: Request) -> None:
 
 def student_sampler(request: Request, generator: Generator) -> SamplerConfig:
     """The sampler of a request for the student; ``UserError`` for settings that its training has fixed."""
-    student = generator.student
+    student = generator.student.record
     if request.guidance is not None:
         raise UserError(
             f"the student has learned guidance {student.guidance:g} and its steps; leave --guidance out, "
@@ -142,17 +142,13 @@ def request_specs(
     # random streams: they are different images, and the same ones for every n.
     clusters = [cluster for tissue in request.tissues for cluster in clusters_of(names, tissue, k=k)]
     turns = len(request.tissues) if len(set(clusters)) < len(clusters) else 1
+    init = InitImage(sources[0].name, request.init_strength) if sources else None
+    own_tissue = str(sources[0].cluster(k)) if sources and not request.tissues else None
     tissue_of: dict[SampleSpec, str] = {}
-    for turn, tissue in enumerate(request.tissues or (None,)):
-        if sources:
-            specs = specs_like(
-                spec, names, source=sources[0], strength=request.init_strength, tissue=tissue, n=n, seed=seed, k=k
-            )
-        else:
-            specs = specs_of_tissue(spec, names, tissue=tissue, n=n, seed=seed, k=k)
-        for sample in specs:
+    for turn, tissue in enumerate(request.tissues or (own_tissue,)):
+        for sample in specs_of_tissue(spec, names, tissue=tissue, n=n, seed=seed, k=k, init=init):
             sample = sample if turns == 1 else replace(sample, index=sample.index * turns + turn)
-            tissue_of[sample] = names[sample.cluster] if tissue is None else tissue
+            tissue_of[sample] = tissue if request.tissues and tissue is not None else names[sample.cluster]
     return tissue_of
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -81,11 +81,19 @@ class SampleSpec:
 
 
 def specs_of_tissue(
-    spec: GeneratorSpec, names: Mapping[int, str], *, tissue: str | None, n: int, seed: int, k: int
+    spec: GeneratorSpec,
+    names: Mapping[int, str],
+    *,
+    tissue: str | None,
+    n: int,
+    seed: int,
+    k: int,
+    init: InitImage | None = None,
 ) -> list[SampleSpec]:
     """``n`` samples of the clusters that ``tissue`` names, each drawn by its frequency; None: of all clusters.
 
-    ``names``: of the clusters of ``k``. Sample i does not depend on ``n``. ``UserError`` for an unknown tissue or k.
+    ``names``: of the clusters of ``k``; ``init``: the picture that they start from. Sample i does not depend on ``n``.
+    ``UserError`` for an unknown tissue or k.
     """
     spec.conditions.offset(k)
     clusters = list(range(k)) if tissue is None else clusters_of(names, tissue, k=k)
@@ -95,31 +103,8 @@ def specs_of_tissue(
     for index in range(n):
         rng = numpy_generator(seed, "request", k, tissue or "all tissues", index)
         cluster = clusters[int(rng.choice(len(clusters), p=shares / shares.sum()))]
-        specs.append(SampleSpec(k=k, cluster=cluster, index=index, seed=seed))
+        specs.append(SampleSpec(k, cluster, index, seed, init))
     return specs
-
-
-def specs_like(
-    spec: GeneratorSpec,
-    names: Mapping[int, str],
-    *,
-    source: EncodedPicture,
-    strength: float,
-    tissue: str | None,
-    n: int,
-    seed: int,
-    k: int,
-) -> list[SampleSpec]:
-    """``n`` samples that start from ``source``; of its own cluster, unless a ``tissue`` is named.
-
-    ``UserError`` for a strength that is not in (0, 1], and where the cluster of ``source`` is not known.
-    """
-    check_variation(strength)
-    spec.conditions.offset(k)
-    plain = specs_of_tissue(
-        spec, names, tissue=str(source.cluster(k)) if tissue is None else tissue, n=n, seed=seed, k=k
-    )
-    return [replace(sample, init=InitImage(source.name, strength)) for sample in plain]
 
 
 def specs_between(
@@ -142,7 +127,7 @@ def specs_between(
 
 
 def check_variation(strength: float) -> None:
-    """``UserError`` for a strength that no variation can have."""
+    """``UserError`` for a strength that no variation of a picture can have."""
     if not 0 < strength <= 1:
         raise UserError(f"the strength has to be above 0 and at most 1, got {strength:g}")
 
