@@ -1,0 +1,424 @@
+"""What an evaluation finds, as records: one class for each JSON file that the stage or a command writes.
+
+``load(folder)`` reads a record from the folder of the stage ``evaluation`` and returns None where the file is absent;
+``save(folder)`` writes it. Intervals are (low, high) at a level of 95 %. A *floor* is the same number of real images
+against other real images: what a perfect generator would reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from histoloom.run.directory import read_json, write_json
+
+Interval = tuple[float, float]
+Comparison = Literal["synthetic_real", "real_real", "synthetic_other"]
+Better = Literal["smaller", "larger"]
+
+
+class Record(BaseModel):
+    """Values as they stand in a JSON file; unknown keys of files of other versions are ignored."""
+
+    # NaN stays NaN, so that ``write_json`` refuses it.
+    model_config = ConfigDict(frozen=True, populate_by_name=True, extra="ignore", ser_json_inf_nan="constants")
+
+
+def _read(folder: Path, name: str) -> Any:
+    path = folder / name
+    return read_json(path) if path.is_file() else None
+
+
+# --- similarity of pairs: similarity.json, missing.json
+
+
+class SimilarityEntry(Record):
+    """The mean of a metric over pairs of images of one cluster, or of all clusters of ``k`` (``cluster`` None).
+
+    ``comparison``: synthetic_real is a sample against a real patch of its cluster; real_real two real patches of the
+    cluster (the floor); synthetic_other a sample against a real patch of another cluster. ``same_slide``: the two real
+    patches had to be of one slide.
+    """
+
+    k: int
+    cluster: int | None
+    comparison: Comparison
+    metric: str
+    value: float
+    interval: Interval
+    pairs: int
+    extractor: str
+    real_split: Literal["holdout", "train", "mixed"]
+    same_slide: bool = False
+
+    def as_json(self) -> dict[str, object]:
+        """Its form in the file, where ``same_slide`` stands only if it is true."""
+        return self.model_dump(mode="json", by_alias=True, exclude=None if self.same_slide else {"same_slide"})
+
+
+class Similarity(Record):
+    """``similarity.json`` (``entries``) and ``missing.json``: metrics that could not be computed, with the reason."""
+
+    entries: tuple[SimilarityEntry, ...]
+    missing: Mapping[str, str] = {}
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Read both files; None where there is no ``similarity.json``."""
+        entries = _read(folder, "similarity.json")
+        return None if entries is None else cls(entries=entries, missing=_read(folder, "missing.json") or {})
+
+    def save(self, folder: Path) -> None:
+        """Write both files."""
+        write_json(folder / "similarity.json", [entry.as_json() for entry in self.entries])
+        write_json(folder / "missing.json", dict(self.missing))
+
+    def of(self, *, k: int, cluster: int | None = None) -> list[SimilarityEntry]:
+        """The entries of one cluster of ``k``, or of all of them together."""
+        return [entry for entry in self.entries if (entry.k, entry.cluster) == (k, cluster)]
+
+
+# --- distances of sets: distribution.json
+
+
+class SetComparison(Record):
+    """One number that compares two sets of features, with its floor.
+
+    ``n_floor``: images on the two sides of the floor. ``notes``: limits of the number, in whole sentences.
+    """
+
+    metric: str
+    extractor: str
+    value: float
+    interval: Interval
+    floor: float
+    floor_interval: Interval
+    better: Better
+    n_real: int
+    n_synthetic: int
+    n_floor: tuple[int, int]
+    notes: tuple[str, ...]
+
+
+class _ComparedSets(Record):
+    k: int
+    cluster: int | None
+    real_split: Literal["holdout", "train"]
+    floor_from: str
+    draws: int
+
+
+class DistributionEntry(SetComparison, _ComparedSets):
+    """A ``SetComparison`` of one cluster of ``k``, or of all clusters (``cluster`` None).
+
+    ``floor_from`` says in words which real images are the floor; ``draws``: the numbers are the mean over so many
+    random draws of samples.
+    """
+
+
+class Distribution(Record):
+    """``distribution.json``; ``missing``: extractors that could not be used, with the reason."""
+
+    entries: tuple[DistributionEntry, ...]
+    missing: Mapping[str, str] = {}
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Read ``distribution.json``; None where there is none."""
+        content = _read(folder, "distribution.json")
+        return None if content is None else cls.model_validate(content)
+
+    def save(self, folder: Path) -> None:
+        """Write ``distribution.json``."""
+        write_json(folder / "distribution.json", self.model_dump(mode="json"))
+
+    def of(self, *, k: int, cluster: int | None = None) -> list[DistributionEntry]:
+        """The entries of one cluster of ``k``, or of all of them together."""
+        return [entry for entry in self.entries if (entry.k, entry.cluster) == (k, cluster)]
+
+
+# --- are samples recognised as their cluster, are they useful for training: faithfulness.json
+
+
+class Recognition(Record):
+    """How a classifier labels images of known clusters.
+
+    ``accuracy`` is balanced: the mean of the clusters' recalls; its ``interval`` is a bootstrap over the images of each
+    cluster. ``recall`` and its Wilson ``intervals`` are None for a cluster without images. ``confusion`` counts images
+    by true cluster (rows) and predicted cluster (columns).
+    """
+
+    n: int
+    accuracy: float
+    interval: Interval
+    recall: tuple[float | None, ...]
+    intervals: tuple[Interval | None, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+class ClassifierRecognition(Record):
+    """What the cluster classifier recognises in samples and, as the reference, in held-out real patches."""
+
+    samples: Recognition
+    held_out: Recognition
+
+
+class ClustererRecognition(Record):
+    """What the run's clusterer recognises in samples and, as the reference, in held-out patches after the VQ-GAN."""
+
+    samples: Recognition
+    reconstructions: Recognition
+
+
+class Accuracy(Record):
+    """A balanced accuracy on held-out real patches."""
+
+    accuracy: float
+    interval: Interval
+
+
+class Usefulness(Record):
+    """Accuracies of classifiers that were trained on real patches, on samples alone, and on both."""
+
+    real: Accuracy
+    synthetic: Accuracy
+    both: Accuracy
+
+
+class Faithfulness(Record):
+    """``faithfulness.json``, for the chosen ``k``.
+
+    Where there are too few held-out patches, ``note`` says so and everything else is None. ``clusterer`` is None where
+    the run's own clusterer was not at hand.
+    """
+
+    k: int
+    note: str | None = None
+    n_real: int | None = None
+    n_synthetic: int | None = None
+    # The key in the file is from before the classifier had this name.
+    classifier: ClassifierRecognition | None = Field(default=None, alias="judge")
+    usefulness: Usefulness | None = None
+    clusterer: ClustererRecognition | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Read ``faithfulness.json``; None where there is none."""
+        content = _read(folder, "faithfulness.json")
+        return None if content is None else cls.model_validate(content)
+
+    def save(self, folder: Path) -> None:
+        """Write ``faithfulness.json``, without the values that are None."""
+        write_json(folder / "faithfulness.json", self.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+# --- agreement with true tissue classes: truth.json
+
+
+def _count(classes: object) -> object:
+    return len(classes) if isinstance(classes, list) else classes
+
+
+class Agreement(Record):
+    """How well the clusters of ``k`` agree with the true classes of ``n`` patches; 1 is the same partition.
+
+    ``nmi``: normalised mutual information, arithmetic mean (Vinh et al. 2010); 0 for independent partitions. ``ari``:
+    adjusted Rand index (Hubert & Arabie 1985); 0 by chance. ``classes``: how many true classes there are (early
+    versions wrote their names).
+    """
+
+    k: int
+    method: str
+    nmi: float
+    ari: float
+    n: int
+    classes: Annotated[int, BeforeValidator(_count)]
+
+
+class Truth(Record):
+    """``truth.json``: an agreement for each k. The file exists only where slides have true maps."""
+
+    agreements: tuple[Agreement, ...]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Read ``truth.json``; None where there is none."""
+        content = _read(folder, "truth.json")
+        return None if content is None else cls(agreements=content)
+
+    def save(self, folder: Path) -> None:
+        """Write ``truth.json``."""
+        write_json(folder / "truth.json", [agreement.model_dump(mode="json") for agreement in self.agreements])
+
+
+# --- copies of training patches: originality.json of a run, audit.json of folders
+
+
+class Membership(Record):
+    """Are training patches nearer to the samples than held-out patches are? ``auc`` 0.5: no.
+
+    ``n``: training patches, held-out patches.
+    """
+
+    auc: float
+    interval: Interval
+    n: tuple[int, int]
+
+
+class AuthenticityResult(Record):
+    """The share of samples that are not nearer to a training patch than training patches are to one another.
+
+    ``floor``: the same of held-out patches (``n_floor`` of them).
+    """
+
+    value: float
+    interval: Interval
+    n: int
+    floor: float
+    floor_interval: Interval
+    n_floor: int
+
+
+class CopyRates(Record):
+    """How many samples are above a threshold, and how many held-out patches are; None where nothing was calibrated."""
+
+    copies: int | None
+    copy_rate: float | None
+    interval: Interval | None
+    false_alarm_rate: float | None
+    false_alarm_interval: Interval | None
+    threshold: float | None
+
+
+class FeatureOriginality(CopyRates):
+    """Copies by the features of one extractor; ``threshold`` is a distance, below which a sample counts as a copy."""
+
+    extractor: str
+    n_calibration: int
+    n_test: int
+    authenticity: AuthenticityResult | None
+
+    @property
+    def sentence(self) -> str:
+        """The result in one sentence."""
+        parts = []
+        if self.copy_rate is not None and self.interval is not None:
+            low, high = self.interval
+            parts.append(
+                f"{self.copy_rate:.1%} of the samples ({low:.1%} to {high:.1%}) are nearer to a training patch than "
+                f"the threshold allows, and so are {self.false_alarm_rate:.1%} of the held-out patches"
+            )
+        if self.authenticity is not None:
+            low, high = self.authenticity.interval
+            parts.append(
+                f"{self.authenticity.value:.0%} of the samples are authentic, that is, not nearer to a training patch "
+                f"than another training patch is ({low:.0%} to {high:.0%}; held-out patches: "
+                f"{self.authenticity.floor:.0%})"
+            )
+        return f"By {self.extractor}: {'; '.join(parts) or 'too few held-out patches'}."
+
+
+class FeatureMatch(Record):
+    """A sample's nearest training patch by an extractor's features."""
+
+    nearest: str
+    distance: float
+    is_copy: bool = Field(alias="copy")
+
+
+class AuditedSample(Record):
+    """A sample and its nearest training patch by pixels (``score`` 0..1, 1 for a copy), and by each extractor.
+
+    ``too_plain``: the sample shows so little that a changed copy of it might not be recognised.
+    """
+
+    file: str
+    nearest: str
+    score: float
+    is_copy: bool = Field(alias="copy")
+    too_plain: bool
+    by: Mapping[str, FeatureMatch] = {}
+
+
+class Originality(CopyRates):
+    """``originality.json`` of a run, ``audit.json`` of folders; ``samples``: the most suspicious first.
+
+    ``threshold``: a score above it counts as a copy; ``threshold_set_for`` is the false-alarm rate that it aims at.
+    ``slides``: how many held-out slides set the threshold and how many others tested it. ``too_plain`` and
+    ``plain_half`` count samples of which a changed copy, or a copy of one half, might not be recognised. ``missing``:
+    extractors of an audit of folders that could not be used, with the reason. ``version``: of the scores; thresholds of
+    another version do not apply.
+    """
+
+    version: int = 1
+    n: int
+    threshold_set_for: float | None = None
+    n_train: int = 0
+    n_calibration: int = 0
+    n_test: int
+    slides: tuple[int, int] = (0, 0)
+    too_plain: int = 0
+    plain_half: int = 0
+    membership: Membership | None
+    notes: tuple[str, ...]
+    by_features: tuple[FeatureOriginality, ...] = ()
+    missing: Mapping[str, str] | None = None
+    samples: tuple[AuditedSample, ...]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Read ``originality.json``; None where copies were not looked for."""
+        content = _read(folder, "originality.json")
+        return None if content is None else cls.model_validate(content)
+
+    def save(self, folder: Path) -> None:
+        """Write ``originality.json``."""
+        write_json(folder / "originality.json", self.as_json())
+
+    def as_json(self) -> dict[str, object]:
+        """Its form in a file; ``missing`` stands only where folders were audited."""
+        return self.model_dump(mode="json", by_alias=True, exclude={"missing"} if self.missing is None else None)
+
+
+# --- two folders of images: evaluate.json
+
+
+class PairComparison(Record):
+    """The mean of a metric over pairs of a real and a synthetic image, and over pairs of real images (the floor)."""
+
+    value: float
+    interval: Interval
+    floor: float
+    floor_interval: Interval
+    extractor: str
+
+
+class FolderSetComparison(SetComparison):
+    """A ``SetComparison`` of two folders; ``floor_from`` says in words which real images are the floor."""
+
+    floor_from: str
+
+
+class FolderEvaluation(Record):
+    """``evaluate.json``: ``metrics`` by name, those of sets as ``METRIC/EXTRACTOR``; ``missing``: with the reason."""
+
+    n_real: int
+    n_synthetic: int
+    pairs: int
+    floor_pairs: int
+    metrics: Mapping[str, FolderSetComparison | PairComparison]
+    missing: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def as_json(self) -> dict[str, object]:
+        """Its form in the file."""
+        return self.model_dump(mode="json")
+
+    @property
+    def metric_notes(self) -> Sequence[str]:
+        """The notes of all metrics, each once."""
+        sets = [metric for metric in self.metrics.values() if isinstance(metric, FolderSetComparison)]
+        return list(dict.fromkeys(note for metric in sets for note in metric.notes))
