@@ -66,7 +66,7 @@ def test_help_loads_nothing_heavy(command: list[str]) -> None:
 def test_files_and_functions_stay_small() -> None:
     for path in MODULES:
         text = path.read_text(encoding="utf-8")
-        assert text.count("\n") <= 400, f"{path.name} has more than 400 lines"
+        assert text.count("\n") <= 600, f"{path.name} has more than 600 lines"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                assert (node.end_lineno or 0) - node.lineno <= 60, f"{path.name}: {node.name} is too long"
+                assert (node.end_lineno or 0) - node.lineno <= 100, f"{path.name}: {node.name} is too long"
