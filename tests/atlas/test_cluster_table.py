@@ -8,10 +8,9 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file
 
-from histoloom.atlas.browse.cluster_place import placed
-from histoloom.atlas.browse.cluster_table import ClusterTable, read_clusters
-from histoloom.atlas.browse.neighbourhood import neighbours, unsure
+from histoloom.atlas.browse.cluster_table import ClusterTable, Extent, read_clusters, round_robin
 from histoloom.atlas.browse.patch_table import PatchTable
+from histoloom.atlas.maps.overlay import cluster_overlay
 from histoloom.run.directory import Run
 from histoloom.seeding import permutation
 
@@ -29,14 +28,14 @@ def by_hand() -> ClusterTable:
     return ClusterTable(3, label_N, p_N, second_N, 1 - p_N, members, np.array([[1, 1], [3, 0], [0, 0]]))
 
 
-def test_every_patch_is_found_by_its_id_and_nothing_else_is(table: PatchTable, published: Run) -> None:
+def test_every_patch_is_clusters_by_its_id_and_nothing_else_is(table: PatchTable, published: Run) -> None:
     index = pd.read_parquet(published.folder("patches") / "index.parquet")
     assert [table.row(patch_id) for patch_id in index["patch_id"]] == list(range(len(table)))
     assert [table.row(text) for text in ("", "slide-0", "\ud800", "\0", "a" * 10_000)] == [None] * 5
     assert table.ids([3, 1]) == index["patch_id"].iloc[[3, 1]].tolist()
     shuffled = permutation(0, "rows", n=len(table))
-    found = table.rows_of(pa.array([*index["patch_id"].iloc[shuffled], "nothing"]))
-    assert found.tolist() == [*shuffled.tolist(), -1]
+    clusters = table.rows_of(pa.array([*index["patch_id"].iloc[shuffled], "nothing"]))
+    assert clusters.tolist() == [*shuffled.tolist(), -1]
 
 
 def test_a_slide_that_was_left_out_is_not_there(table: PatchTable) -> None:
@@ -49,35 +48,59 @@ def test_clusters_are_joined_by_id(table: PatchTable, published: Run) -> None:
     folder = published.folder("clusters")
     stored = pd.read_parquet(folder / "index.parquet").assign(row=np.arange(len(table))).set_index("patch_id")
     p_NK = load_file(folder / "probabilities.safetensors")["k4"]
-    found = read_clusters(folder, table=table, k=4)
+    clusters = read_clusters(folder, table=table, k=4)
     for row, patch_id in enumerate(table.ids(range(len(table)))):
         own, p_K = stored.loc[patch_id, "k4"], p_NK[stored.loc[patch_id, "row"]]
-        assert (found.label_N[row], found.p_N[row]) == (own, p_K[own])
-        assert found.p_second_N[row] == np.delete(p_K, own).max()
-        assert row in found.members[own]
-    assert found.slides_KS.sum() == len(table)
+        assert (clusters.label_N[row], clusters.p_N[row]) == (own, p_K[own])
+        assert clusters.p_second_N[row] == np.delete(p_K, own).max()
+        assert row in clusters.members[own]
+    assert clusters.slides_KS.sum() == len(table)
 
 
 def test_a_card_shows_different_slides_first(table: PatchTable, published: Run) -> None:
-    found = read_clusters(published.folder("clusters"), table=table, k=2)
+    clusters = read_clusters(published.folder("clusters"), table=table, k=2)
     random_N = permutation(0, "order", n=len(table))
-    rows = found.spread(0, n=3, random_N=random_N, slide_N=table.slide_N)
+    rows = clusters.representatives(0, n=3, random_N=random_N, slide_N=table.slide_N)
     assert len(set(table.slide_N[rows])) == 3
-    assert set(found.label_N[rows]) == {0}
+    assert set(clusters.label_N[rows]) == {0}
+
+
+class FewSlides:
+    """A patch table of six patches on slides a (three), b, c and d, of two patients."""
+
+    slide_N = np.array([0, 0, 0, 1, 2, 3])
+    slides = pd.DataFrame({"slide": list("abcd"), "patient": list("xxyy")})
+
+
+def test_typical_patches_come_from_different_slides_first() -> None:
+    p_N = np.array([0.99, 0.98, 0.97, 0.9, 0.8, 0.1], np.float32)
+    label_N = np.array([0, 0, 0, 0, 0, 1])
+    members = (np.arange(5), np.array([5]), np.array([], int))
+    slides_KS = np.array([[3, 1, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
+    clusters, few = ClusterTable(3, label_N, p_N, label_N, p_N, members, slides_KS), FewSlides()
+    assert clusters.most_typical(0, n=3, table=few).tolist() == [0, 3, 4]
+    assert clusters.most_typical(2, n=3, table=few).tolist() == []
+    assert clusters.extent(0, table=few) == Extent(5, 5 / 6, 3, 2)
+    assert clusters.extent(2, table=few) == Extent(0, 0.0, 0, 0)
+
+
+def test_each_group_in_turn_gives_its_next_row() -> None:
+    assert round_robin("xxxyz").tolist() == [0, 3, 4, 1, 2]
+    assert round_robin([]).tolist() == []
 
 
 def test_neighbours_by_hand() -> None:
-    first, second = neighbours(by_hand(), cluster=1, n=2)
+    first, second = by_hand().neighbours(1, n=2)
     assert (first.cluster, first.share, first.unsure) == (2, pytest.approx(2 / 3), 2)
     assert (second.cluster, second.share, second.unsure) == (0, pytest.approx(1 / 3), 0)
-    assert [unsure(by_hand(), cluster=cluster) for cluster in range(3)] == [0, 2, 0]
-    assert neighbours(by_hand(), cluster=2, n=2) == []
+    assert [by_hand().unsure(cluster) for cluster in range(3)] == [0, 2, 0]
+    assert by_hand().neighbours(2, n=2) == []
 
 
 def test_marks_are_where_the_patches_are() -> None:
     white_HW3 = np.full((10, 20, 3), 255, np.uint8)
     boxes_N4 = np.array([[0, 0, 100, 50], [150, 50, 200, 100]])
-    shown = placed(white_HW3, boxes_N4=boxes_N4, dimensions=(200, 100), colour=(0, 0, 0))
+    shown = cluster_overlay(white_HW3, boxes_N4=boxes_N4, dimensions=(200, 100), colour=(0, 0, 0))
     expected_HW = np.full((10, 20), 255)
     expected_HW[:5, :10] = expected_HW[5:, 15:] = 127
     np.testing.assert_allclose(shown[..., 0], expected_HW, atol=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from histoloom.atlas.browse.cluster_table import ClusterTable, overlap
-from histoloom.atlas.browse.flow import GAP, HEIGHT, MARGIN, counterpart, flow, steps
+from histoloom.atlas.browse.flow import GAP, HEIGHT, MARGIN, cluster_flows, counterpart, flow
 from histoloom.seeding import numpy_generator
 
 
@@ -23,14 +23,14 @@ def test_a_split_by_hand() -> None:
     """Four patches of cluster 0 go to 0, 0, 0 and 2; cluster 1 stays whole as cluster 1."""
     shared_AB = overlap(table([0, 0, 0, 0, 1, 1], k=2), table([0, 0, 0, 2, 1, 1], k=3))
     assert shared_AB.tolist() == [[3, 0, 1], [0, 2, 0]]
-    split, kept = steps(shared_AB)
+    split, kept = cluster_flows(shared_AB)
     assert [(share.cluster, share.share) for share in split.to] == [(0, 0.75), (2, 0.25)]
     assert (split.whole, kept.whole) == (False, True)
     assert [counterpart(shared_AB.T, cluster=cluster) for cluster in range(3)] == [0, 1, 0]
 
 
 def test_a_cluster_without_patches_goes_nowhere() -> None:
-    assert steps(np.array([[0, 0], [1, 1]]))[0].to == ()
+    assert cluster_flows(np.array([[0, 0], [1, 1]]))[0].to == ()
 
 
 def test_patches_that_were_not_clustered_are_left_out() -> None:

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoloom.atlas.jobs.draw import SampleRunner
 from histoloom.atlas.jobs.job_log import ENDED, JobLog
-from histoloom.atlas.jobs.queue import JobQueue, Limits, State, Status
+from histoloom.atlas.jobs.queue import JobQueue, JobStatus, Limits, State
+from histoloom.atlas.jobs.sample_runner import SampleRunner
 from histoloom.diffusion.generation.request import Request
 from histoloom.diffusion.generation.run_request import draw_request
 from histoloom.diffusion.generation.sample_folder import JobCallbacks, WrittenSample
@@ -62,14 +62,14 @@ class Slow(SampleRunner):
 
 @pytest.fixture
 def slow(run: Path) -> Iterator[tuple[JobQueue, Slow]]:
-    artist = Slow(run)
-    made = JobQueue(run, artist=artist, limits=Limits(pictures=30, waiting=2))
-    yield made, artist
-    artist.go_on.set()
-    made.close()
+    runner = Slow(run)
+    queue = JobQueue(run, sample_runner=runner, limits=Limits(pictures=30, waiting=2))
+    yield queue, runner
+    runner.go_on.set()
+    queue.close()
 
 
-def wait(queue: JobQueue, job_id: str, until: Callable[[Status], bool] | None = None) -> Status:
+def wait(queue: JobQueue, job_id: str, until: Callable[[JobStatus], bool] | None = None) -> JobStatus:
     until = until or (lambda status: status.state in ENDED)
     for _ in range(6000):
         if until(queue.status(job_id)):
@@ -100,9 +100,9 @@ def test_a_job_is_what_the_command_draws(run: Path, queue: JobQueue, tmp_path: P
 
 
 def test_jobs_are_drawn_in_the_order_of_asking(slow: tuple[JobQueue, Slow]) -> None:
-    queue, artist = slow
+    queue, runner = slow
     first, second, third = (queue.submit(Request(n=1, steps=1, seed=seed)) for seed in range(3))
-    assert artist.began.wait(60)
+    assert runner.began.wait(60)
     assert [(queue.status(job).state, queue.status(job).ahead) for job in (first, second, third)] == [
         ("drawing", 0),
         ("waiting", 1),
@@ -113,7 +113,7 @@ def test_jobs_are_drawn_in_the_order_of_asking(slow: tuple[JobQueue, Slow]) -> N
     queue.cancel(second)
     assert queue.status(second).state == "cancelled"
     assert queue.status(third).ahead == 1
-    artist.go_on.set()
+    runner.go_on.set()
     assert wait(queue, third).state == "done"
     assert wait(queue, first).state == "done"
     assert queue.status(second).made == 0
@@ -121,12 +121,12 @@ def test_jobs_are_drawn_in_the_order_of_asking(slow: tuple[JobQueue, Slow]) -> N
 
 
 def test_a_job_that_is_drawn_ends_at_the_next_step_and_goes_on_later(slow: tuple[JobQueue, Slow]) -> None:
-    queue, artist = slow
+    queue, runner = slow
     request = Request(n=20, steps=2)
     job = queue.submit(request)
-    assert artist.began.wait(60)
+    assert runner.began.wait(60)
     queue.cancel(job)
-    artist.go_on.set()
+    runner.go_on.set()
     status = wait(queue, job)
     assert (status.state, status.made) == ("cancelled", 0)
     with pytest.raises(UserError, match="is cancelled and cannot be cancelled"):
@@ -148,7 +148,7 @@ def test_what_was_drawn_before_a_cancel_stays_with_its_table(run: Path, tmp_path
 
             super().draw(request, out=out, callbacks=JobCallbacks(on_step=callbacks.on_step, on_written=written))
 
-    queue = JobQueue(run, artist=Cancels(run))
+    queue = JobQueue(run, sample_runner=Cancels(run))
     job = queue.submit(Request(n=20, steps=2))
     assert (wait(queue, job).state, queue.status(job).made) == ("cancelled", 8)
     whole = pictures(draw_request(run, Request(n=20, steps=2), out=tmp_path / "whole"))
@@ -184,7 +184,7 @@ def test_what_cannot_be_drawn_is_refused_at_once(queue: JobQueue, request_: Requ
 
 
 def test_the_disk_has_a_limit(run: Path) -> None:
-    queue = JobQueue(run, limits=Limits(kept_bytes=20_000))
+    queue = JobQueue(run, limits=Limits(disk_bytes=20_000))
     job = queue.submit(Request(n=4, steps=1))
     assert wait(queue, job).state == "done"
     with pytest.raises(UserError, match="delete a job"):
@@ -214,10 +214,10 @@ def test_a_restart_shows_all_jobs_and_a_second_window_draws_nothing(run: Path, q
 
 
 def test_closing_interrupts_and_the_job_goes_on_afterwards(slow: tuple[JobQueue, Slow], run: Path) -> None:
-    queue, artist = slow
+    queue, runner = slow
     drawn, waiting = queue.submit(Request(n=3, steps=1)), queue.submit(Request(n=2, steps=1))
-    assert artist.began.wait(60)
-    threading.Timer(0.05, artist.go_on.set).start()
+    assert runner.began.wait(60)
+    threading.Timer(0.05, runner.go_on.set).start()
     queue.close()
     again = JobQueue(run)
     assert [again.status(job).state for job in (drawn, waiting)] == ["interrupted"] * 2
@@ -264,8 +264,8 @@ def test_a_line_torn_by_a_crash_is_left_out(run: Path, queue: JobQueue) -> None:
     file.write_bytes(b"\n".join(lines[:3]) + b"\n" + lines[3][:20])
     read = JobLog.read(file)
     assert read is not None
-    assert (read.state, len(read.made)) == ("drawing", 1)
-    read.now("interrupted")
+    assert (read.state, len(read.pictures)) == ("drawing", 1)
+    read.set_state("interrupted")
     again = JobLog.read(file)
     assert again is not None
     assert again.state == "interrupted"
@@ -318,7 +318,7 @@ def test_an_error_that_nobody_foresaw_ends_the_job_and_not_the_queue(run: Path) 
                 raise ZeroDivisionError("of\nmemory")
             super().draw(request, out=out, callbacks=callbacks)
 
-    queue = JobQueue(run, artist=Breaks(run))
+    queue = JobQueue(run, sample_runner=Breaks(run))
     broken, fine = queue.submit(Request(n=1, steps=1)), queue.submit(Request(n=1, steps=1, seed=1))
     status = wait(queue, broken)
     ended: State = "failed"

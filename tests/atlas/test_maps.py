@@ -15,9 +15,10 @@ import pytest
 import shapely
 from PIL import Image
 
-from histoloom.atlas.maps.geojson import geojson
-from histoloom.atlas.maps.palette import colours
-from histoloom.atlas.maps.tissue_map import DETAILED, Stains, boxes, classify_slide, refined
+from histoloom.atlas.maps.overlay import geojson, overlay
+from histoloom.atlas.maps.palette import Rgb, colours
+from histoloom.atlas.maps.tissue_map import REFINED_CELLS, RunStains, boxes, classify_slide, refined
+from histoloom.names import Label
 from histoloom.seeding import numpy_generator
 from histoloom.slides.entries import SlideError
 from histoloom.slides.patches.grid import grid
@@ -29,6 +30,15 @@ from histoloom.slides.stain.per_slide import SlideStains
 def cells(rows: int, columns: int, *, side: float = 100.0) -> np.ndarray:
     y, x = (index.ravel() * side for index in np.indices((rows, columns)))
     return np.stack([x, y, x + side, y + side], axis=1)
+
+
+def drawn_areas(
+    boxes_N4: np.ndarray, *, labels_N: np.ndarray, names: dict[int, str], colours: list[Rgb]
+) -> dict[str, Any]:
+    """The collection of clusters with names alone."""
+    labels = {cluster: Label(name) for cluster, name in names.items()}
+    collection: dict[str, Any] = json.loads(geojson(boxes_N4, labels_N=labels_N, labels=labels, colours=colours))
+    return collection
 
 
 def areas(drawn: dict[str, Any]) -> dict[str, list[shapely.Polygon]]:
@@ -50,7 +60,7 @@ def test_geojson_joins_cells_of_a_class_and_keeps_holes() -> None:
     )
     order = numpy_generator(0, "test-order").permutation(16)
     names = {0: "bone", 1: "fat", 2: "Fett"}
-    drawn = geojson.geojson(cells(4, 4)[order], labels_N=labels_HW.ravel()[order], names=names, colours=colours(3))
+    drawn = drawn_areas(cells(4, 4)[order], labels_N=labels_HW.ravel()[order], names=names, colours=colours(3))
     found = areas(drawn)
     assert drawn["type"] == "FeatureCollection"
     assert {name: [area.area / 1e4 for area in parts] for name, parts in found.items()} == {
@@ -68,7 +78,7 @@ def test_geojson_is_valid_and_covers_every_cell_once(side: float) -> None:
     generator = numpy_generator(1, "test-labels")
     boxes_N4 = cells(20, 30, side=side)
     labels_N = generator.integers(0, 4, len(boxes_N4))
-    drawn = geojson.geojson(boxes_N4, labels_N=labels_N, names=dict(enumerate("abcd")), colours=colours(4))
+    drawn = drawn_areas(boxes_N4, labels_N=labels_N, names=dict(enumerate("abcd")), colours=colours(4))
     found = areas(drawn)
     by_class = [shapely.union_all(found[name]) for name in "abcd"]
     for label, (name, merged) in enumerate(zip("abcd", by_class, strict=True)):
@@ -87,8 +97,8 @@ def test_geojson_is_valid_and_covers_every_cell_once(side: float) -> None:
 
 def test_geojson_is_what_qupath_reads() -> None:
     """The keys are those of QuPath's own export since 0.4 (its QuPathTypeAdapters)."""
-    drawn = geojson.geojson(cells(1, 1, side=0.125), labels_N=np.array([0]), names={0: "bone"}, colours=colours(1))
-    assert json.loads(json.dumps(drawn)) == {
+    drawn = drawn_areas(cells(1, 1, side=0.125), labels_N=np.array([0]), names={0: "bone"}, colours=colours(1))
+    assert drawn == {
         "type": "FeatureCollection",
         "features": [
             {
@@ -109,28 +119,23 @@ def test_geojson_is_what_qupath_reads() -> None:
 def test_clusters_of_one_name_are_one_class_and_gaps_are_kept() -> None:
     boxes_N4 = cells(1, 4)[[0, 1, 3]]
     names = {0: "fat", 1: "bone", 2: "fat"}
-    drawn = geojson.geojson(boxes_N4, labels_N=np.array([0, 2, 2]), names=names, colours=colours(3))
+    drawn = drawn_areas(boxes_N4, labels_N=np.array([0, 2, 2]), names=names, colours=colours(3))
     assert [area.bounds for area in areas(drawn)["fat"]] == [(0, 0, 200, 100), (300, 0, 400, 100)]
     assert {tuple(f["properties"]["classification"]["color"]) for f in drawn["features"]} == {colours(1)[0]}
 
 
-def test_overlay_colours_cells_and_leaves_the_rest_clear() -> None:
-    layer = geojson.overlay(
-        cells(1, 2)[:1],
+def test_overlay_colours_cells_and_leaves_the_rest_as_it_is() -> None:
+    drawn = overlay(
+        np.full((10, 20, 3), 200, dtype=np.uint8),
+        boxes_N4=cells(1, 2)[:1],
         labels_N=np.array([1]),
         colours=colours(2),
         dimensions=(200, 100),
-        shape=(10, 20),
-        opacity=0.5,
     )
-    assert layer.shape == (10, 20, 4)
-    assert (layer[:, :10] == (*colours(2)[1], 128)).all()
-    assert (layer[:, 10:] == 0).all()
-    picture = np.full((10, 20, 3), 200, dtype=np.uint8)
-    mixed = geojson.blend(picture, layer_HW4=layer)
-    assert (mixed[:, 10:] == 200).all()
+    assert drawn.shape == (10, 20, 3)
+    assert (drawn[:, 10:] == 200).all()
     expected = np.rint(200 * (127 / 255) + np.array(colours(2)[1]) * (128 / 255))
-    np.testing.assert_array_equal(mixed[0, 0], expected)
+    assert (drawn[:, :10] == expected).all()
 
 
 @pytest.mark.parametrize("limit", [4000, 30, 7, 1])
@@ -140,7 +145,7 @@ def test_cells_tile_the_slide_and_keep_to_the_limit(tmp_path: Path, limit: int) 
         coarse = grid(slide, size=64, mpp=1.5, limit=limit)
         fine = refined(coarse, dimensions=slide.dimensions, limit=limit)
     sides = boxes(fine, dimensions=(1000, 530))
-    assert len(coarse) <= len(fine) <= min(limit, DETAILED)
+    assert len(coarse) <= len(fine) <= min(limit, REFINED_CELLS)
     assert ((sides[:, 2] - sides[:, 0]) * (sides[:, 3] - sides[:, 1])).sum() == pytest.approx(1000 * 530)
     corners = np.stack([fine.x, fine.y], axis=1)
     assert corners.min() >= 0
@@ -156,7 +161,7 @@ def test_a_slide_is_classified_where_its_tissue_is(
     image_HW3 = np.full((256, 384, 3), 250, dtype=np.uint8)
     image_HW3[:, :192] = 20
     Image.fromarray(image_HW3).save(tmp_path / "half.png")
-    found = classify_slide(tmp_path / "half.png", label=label, size=32, mpp=1.0, limit=4000, source_mpp=1.0)
+    found = classify_slide(tmp_path / "half.png", classify=label, size=32, mpp=1.0, limit=4000, source_mpp=1.0)
     middles = (found.boxes_N4[:, 0] + found.boxes_N4[:, 2]) / 2
     np.testing.assert_array_equal(found.labels[2], (middles > 192).astype(int))
     assert set(found.labels) == {2, 4}
@@ -166,7 +171,7 @@ def test_a_slide_is_classified_where_its_tissue_is(
 def test_a_slide_without_scale_says_so(tmp_path: Path, label: Callable[[np.ndarray], dict[int, np.ndarray]]) -> None:
     Image.new("RGB", (128, 128)).save(tmp_path / "slide.png")
     with pytest.raises(SlideError, match="mpp"):
-        classify_slide(tmp_path / "slide.png", label=label, size=32, mpp=1.0, limit=100)
+        classify_slide(tmp_path / "slide.png", classify=label, size=32, mpp=1.0, limit=100)
 
 
 def test_a_slide_is_classified_in_the_reference_stain(tmp_path: Path) -> None:
@@ -185,7 +190,7 @@ def test_a_slide_is_classified_in_the_reference_stain(tmp_path: Path) -> None:
             seen[name] = float(patches.mean())
             return {2: np.zeros(len(patches), int)}
 
-        stains = Stains(known, name)
-        classify_slide(tmp_path / "slide.png", label=label, size=32, mpp=1.0, limit=4, source_mpp=1.0, stains=stains)
+        stains = RunStains(known, name)
+        classify_slide(tmp_path / "slide.png", classify=label, size=32, mpp=1.0, limit=4, source_mpp=1.0, stains=stains)
     assert seen["stranger"] == pytest.approx(180)
     assert seen["pale"] < 150

@@ -7,7 +7,7 @@ import pytest
 
 from histoloom.atlas.report.null_table import null_rows
 from histoloom.atlas.report.page import render
-from histoloom.atlas.report.read_run import STAGES, RunSource
+from histoloom.atlas.report.read_run import STAGES, RunReader
 from histoloom.clustering.validity.decision import choose_with_nulls, with_evidence
 from histoloom.clustering.validity.index_vote import Choice
 from histoloom.run.directory import Run, read_json, write_json
@@ -30,7 +30,7 @@ def report(run: Run, *, apart: float) -> str:
     evidence = choose_with_nulls(features(apart=apart), ks=KS, seed=0, draws=6, points=160)
     write_json(path, with_evidence(plain, evidence=evidence) | {"restarts": {"2": [0.5, 0.75], "4": [0.25, 1.0]}})
     inputs = {stage: run.folder(stage) for stage in STAGES}
-    return render(RunSource(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps").page())
+    return render(RunReader(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps").page())
 
 
 def test_structureless_features_are_called_so(finished: Run) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from histoloom.atlas.report.originality import originality_of
 from histoloom.atlas.report.page import render
-from histoloom.atlas.report.read_run import STAGES, RunSource
+from histoloom.atlas.report.read_run import STAGES, RunReader
 from histoloom.run.directory import Run, write_json
 
 FOUND: dict[str, Any] = {
@@ -39,7 +39,7 @@ def write(folder: Path, found: dict[str, Any]) -> None:
 
 def page(run: Run) -> str:
     inputs = {stage: run.folder(stage) for stage in STAGES}
-    return render(RunSource(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps").page())
+    return render(RunReader(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps").page())
 
 
 def test_rates_pairs_and_limits_are_shown(finished: Run) -> None:

@@ -13,7 +13,17 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from histoloom.atlas.maps.embedding import embed, neighbours
-from histoloom.atlas.maps.patch_map import COLUMNS, TILE, centres, patch_map, points, rows_of, sprite_of, thumbnail
+from histoloom.atlas.maps.patch_map import (
+    COLUMNS,
+    TILE,
+    Embedding,
+    central_patches,
+    neighbour_shares,
+    patch_map,
+    points,
+    sprite_of,
+    thumbnail,
+)
 from histoloom.errors import UserError
 from histoloom.seeding import numpy_generator
 
@@ -73,7 +83,7 @@ def test_the_keyboard_reaches_one_patch_a_cluster_and_names_are_escaped() -> Non
     assert re.findall(r'tabindex="0" role="img" aria-label="([^"]*)"', drawn) == [
         f"Cluster {cluster}, central patch: slide &lt;b&gt;" for cluster in range(3)
     ]
-    for cluster, row in centres(xy_N2, labels_N=LABELS_N).items():
+    for cluster, row in central_patches(xy_N2, labels_N=LABELS_N).items():
         assert LABELS_N[row] == cluster
 
 
@@ -81,9 +91,15 @@ def test_the_map_in_words_by_hand() -> None:
     """Four patches in a row: the third, of cluster 1, lies between the two kinds."""
     labels_N = np.array([0, 0, 1, 1])
     near_N1 = np.array([[1], [0], [1], [2]])
-    first, second = rows_of(labels_N, own_Nn=near_N1, in_maps=[near_N1[[0, 1, 3, 3]]])
-    assert (first.patches, first.own, first.in_maps, first.chance, first.beside) == (2, 1.0, (1.0,), 0.5, None)
-    assert (second.patches, second.own, second.in_maps, second.beside) == (2, 0.5, (1.0,), 0)
+    first, second = neighbour_shares(labels_N, neighbours_Nn=near_N1, map_neighbours=[near_N1[[0, 1, 3, 3]]])
+    assert (first.patches, first.in_features, first.in_maps, first.by_chance, first.nearest_cluster) == (
+        2,
+        1.0,
+        (1.0,),
+        0.5,
+        None,
+    )
+    assert (second.patches, second.in_features, second.in_maps, second.nearest_cluster) == (2, 0.5, (1.0,), 0)
 
 
 def test_a_full_map_stays_small() -> None:
@@ -91,10 +107,12 @@ def test_a_full_map_stays_small() -> None:
     rng = numpy_generator(0, "noise")
     n = 1500
     tiles = [thumbnail(rng.integers(0, 256, (TILE, TILE, 3)).astype(np.uint8)) for _ in range(n)]
+    maps = {"pca": rng.random((n, 2)), "tsne": rng.random((n, 2))}
+    near_Nn = rng.integers(0, n, (n, 10))
     drawn = patch_map(
-        {"pca": rng.random((n, 2)), "tsne": rng.random((n, 2))},
+        Embedding({}, [str(row) for row in range(n)], maps, near_Nn),
         labels_N=rng.integers(0, 16, n),
-        near_Nn=dict.fromkeys(("features", "pca", "tsne"), rng.integers(0, n, (n, 10))),
+        map_neighbours=dict.fromkeys(maps, near_Nn),
         thumbnails=tiles,
         texts=["slide"] * n,
         features="noise",

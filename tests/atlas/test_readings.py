@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from histoloom.atlas.report.page import render
-from histoloom.atlas.report.read_run import STAGES, RunSource
+from histoloom.atlas.report.read_run import STAGES, RunReader
 from histoloom.atlas.report.readings import readings_of
 from histoloom.cli.app import app
 from histoloom.evaluation.reading.folder import Reading
@@ -37,7 +37,7 @@ def read(reading: Reading, *, run: Path, n: int | None = None, reader: str = REA
 
 def page(run: Run) -> str:
     inputs = {stage: run.folder(stage) for stage in STAGES}
-    return render(RunSource(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps").page())
+    return render(RunReader(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps").page())
 
 
 def test_a_report_without_readings_has_no_section(finished: Run) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from histoloom.atlas.report.numbers import number
 from histoloom.atlas.report.page import render
 from histoloom.atlas.report.paper import INDEX_TITLES, ROWS
-from histoloom.atlas.report.read_run import STAGES, RunSource
+from histoloom.atlas.report.read_run import STAGES, RunReader
 from histoloom.config import read_preset
 from histoloom.names import add_name
 from histoloom.run.directory import Run, read_json, write_json
@@ -79,7 +79,7 @@ def write_map(run: Run, slide_id: str) -> None:
 
 def report(run: Run) -> Document:
     inputs = {stage: run.folder(stage) for stage in STAGES}
-    source = RunSource(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps")
+    source = RunReader(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps")
     return Document(render(source.page()))
 
 
@@ -250,5 +250,5 @@ def test_clusters_that_follow_slides_are_warned_of_and_others_are_not(finished: 
 def test_the_page_stays_small(finished: Run, tmp_path: Path) -> None:
     write_map(finished, "slide-0")
     inputs = {stage: finished.folder(stage) for stage in STAGES}
-    html = render(RunSource(finished.path, config=finished.config, inputs=inputs, maps=tmp_path).page())
+    html = render(RunReader(finished.path, config=finished.config, inputs=inputs, maps=tmp_path).page())
     assert len(html) < 1_000_000

@@ -32,7 +32,7 @@ def slides(finished):
 
 
 def test_every_slide_of_the_table_is_known(slides):
-    assert list(slides.about) == ["slide-0", "slide-1", "slide-2", "bad"]
+    assert list(slides.by_id) == ["slide-0", "slide-1", "slide-2", "bad"]
     first, bad = slides.slide("slide-0"), slides.slide("bad")
     assert (first.width, first.height, first.mpp, first.patches, first.split) == (160, 128, 1.0, 24, "train")
     assert first.used
@@ -44,12 +44,12 @@ def test_a_tile_is_the_slides_own_picture(slides, fields):
     tile = shown(slides.tile("slide-1", level=0, column=0, row=0))
     assert tile.shape == (128, 160, 3)
     assert np.abs(tile.astype(float) - fields["slide-1"]).mean() < 8
-    assert slides.trouble("slide-1") == ""
+    assert slides.problem("slide-1") == ""
 
 
 @pytest.mark.parametrize("slide_id", ["nobody", "", "../slide-0", "/etc/passwd", "slide-0\0", "bad\n"])
 def test_no_slide_outside_of_the_table(slides, slide_id):
-    for ask in (slides.slide, slides.identity, slides.thumbnail, slides.trouble):
+    for ask in (slides.slide, slides.identity, slides.thumbnail, slides.problem):
         with pytest.raises(NoSlide) as caught:
             ask(slide_id)
         assert "\n" not in str(caught.value)
@@ -63,9 +63,9 @@ def test_no_tile_outside_of_the_slide(slides):
 
 
 def test_a_slide_that_moved_is_one_line_and_its_thumbnail_stays(slides, finished):
-    file = Path(slides.slide("slide-0").stored)
+    file = Path(slides.slide("slide-0").file)
     file.unlink()
-    trouble = slides.trouble("slide-0")
+    trouble = slides.problem("slide-0")
     assert file.name in trouble
     assert "does not exist" in trouble
     assert "thumbnail" in trouble
@@ -78,8 +78,8 @@ def test_a_slide_that_moved_is_one_line_and_its_thumbnail_stays(slides, finished
 
 
 def test_another_slide_under_the_name_is_not_shown_as_this_one(slides):
-    Image.new("RGB", (50, 40)).save(slides.slide("slide-0").stored)
-    assert "its size is another" in slides.trouble("slide-0")
+    Image.new("RGB", (50, 40)).save(slides.slide("slide-0").file)
+    assert "its size is another" in slides.problem("slide-0")
     with pytest.raises(SlideError, match="its size is another"):
         slides.tile("slide-0", level=0, column=0, row=0)
 
@@ -88,7 +88,7 @@ def test_identity_changes_with_the_file(slides):
     before = {slide_id: slides.identity(slide_id) for slide_id in ("slide-0", "slide-1")}
     assert len(set(before.values())) == 2
     assert slides.identity("slide-0") == before["slide-0"]
-    Image.new("RGB", (160, 128)).save(slides.slide("slide-0").stored)
+    Image.new("RGB", (160, 128)).save(slides.slide("slide-0").file)
     assert slides.identity("slide-0") != before["slide-0"]
 
 
@@ -110,24 +110,24 @@ def private_run(tmp_path, tiny_slides, tiny_settings, monkeypatch):
 def test_a_pseudonymised_run_shows_slides_and_tells_no_name(private_run, tiny_slides, tmp_path, monkeypatch):
     slides = RunSlides(private_run.folder("patches"))
     files = {file.stem for file in tiny_slides.glob("*.tif")}
-    for slide_id, about in slides.about.items():
-        assert about.private
+    for slide_id, info in slides.by_id.items():
+        assert info.private
         assert shown(slides.tile(slide_id, level=0, column=0, row=0)).shape == (zoom.TILE, zoom.TILE, 3)
     slides.close()
     monkeypatch.setenv("HISTOLOOM_PRIVATE", str(tmp_path / "elsewhere"))
-    for slide_id in RunSlides(private_run.folder("patches")).about:
-        trouble = RunSlides(private_run.folder("patches")).trouble(slide_id)
+    for slide_id in RunSlides(private_run.folder("patches")).by_id:
+        trouble = RunSlides(private_run.folder("patches")).problem(slide_id)
         assert "HISTOLOOM_PRIVATE" in trouble
         assert not any(name in trouble for name in (*files, str(tiny_slides)))
 
 
 def test_the_name_of_a_private_slide_that_moved_is_not_told(private_run):
     slides = RunSlides(private_run.folder("patches"))
-    slide_id = next(iter(slides.about))
-    about = slides.slide(slide_id)
-    told = slides.told(SlideError("cannot be read", detail="Mustermann.tif is torn"), about=about)
-    assert "Mustermann" not in told
-    assert "cannot be read" in told
+    slide_id = next(iter(slides.by_id))
+    info = slides.slide(slide_id)
+    text = slides.explain(SlideError("cannot be read", detail="Mustermann.tif is torn"), info=info)
+    assert "Mustermann" not in text
+    assert "cannot be read" in text
 
 
 def test_patches_without_a_size_are_no_slide(finished):
@@ -136,5 +136,5 @@ def test_patches_without_a_size_are_no_slide(finished):
     table.loc[0, ["width", "height"]] = 0
     table.to_parquet(path)
     slides = RunSlides(finished.folder("patches"))
-    assert slides.trouble("slide-0").startswith("This slide was left out of the run")
-    assert slides.trouble("bad") == "This slide was left out of the run: cannot be read: torn file"
+    assert slides.problem("slide-0").startswith("This slide was left out of the run")
+    assert slides.problem("bad") == "This slide was left out of the run: cannot be read: torn file"

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from histoloom.atlas import stage
-from histoloom.atlas.maps import embedding_file
+from histoloom.atlas.maps import embedding
 from histoloom.atlas.maps.tissue_map import map_slide
 from histoloom.autoencoder.vqgan import Autoencoder
 from histoloom.clustering.clusterer import Architecture, build
@@ -114,7 +114,7 @@ def test_the_map_of_patches_is_taken_over_until_the_latents_change(run: Run, mon
     first = read_json(given.out / "embedding.json")
     assert len(first["patch_ids"]) == len(first["maps"]["pca"]) == len(first["maps"]["tsne"]) == 72
     (run.path / ".building" / "report").rename(run.folder("report"))
-    monkeypatch.setattr(embedding_file, "embed", lambda *_args, **_kwargs: pytest.fail("the map was made again"))
+    monkeypatch.setattr(embedding, "embed", lambda *_args, **_kwargs: pytest.fail("the map was made again"))
     stage.run(context(run))
     assert read_json(run.building("report") / "embedding.json") == first
     artifact = read_json(run.folder("latents") / "artifact.json")

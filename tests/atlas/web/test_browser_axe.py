@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page
 
 from histoloom.atlas.report.page import render
-from histoloom.atlas.report.read_run import STAGES, RunSource
+from histoloom.atlas.report.read_run import STAGES, RunReader
 from histoloom.atlas.web.app import NAVIGATION
 from histoloom.run.directory import Run
 
@@ -38,7 +38,7 @@ def whole_address(published: Run, write_map: Any, serve_run: Callable[..., Any])
 def report(published: Run, whole_address: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The report of the same run."""
     assert whole_address, "its 2-D map is there"
-    source = RunSource(
+    source = RunReader(
         published.path,
         config=published.config,
         inputs={stage: published.folder(stage) for stage in STAGES},

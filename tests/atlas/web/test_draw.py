@@ -17,8 +17,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from histoloom import Generator
-from histoloom.atlas.jobs.job_archive import archive
-from histoloom.atlas.jobs.job_log import Made
+from histoloom.atlas.jobs.job_log import JobPicture, archive
 from histoloom.names import add_name
 from histoloom.names.table import inert
 from histoloom.run.directory import Run
@@ -122,7 +121,10 @@ def test_the_zip_file_is_a_labelled_folder_that_no_spreadsheet_computes(drawing:
 
 def test_an_archive_leaves_out_what_is_gone(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"a")
-    made = [Made(0, {"file_name": "a.png"}, withheld=False), Made(1, {"file_name": "gone.png"}, withheld=False)]
+    made = [
+        JobPicture(0, {"file_name": "a.png"}, withheld=False),
+        JobPicture(1, {"file_name": "gone.png"}, withheld=False),
+    ]
     parts = list(archive(tmp_path, pictures=made, name="x"))
     assert len(parts) == 2
     with zipfile.ZipFile(io.BytesIO(b"".join(parts))) as file:

@@ -1,13 +1,13 @@
-"""How far raters agree on what the clusters are: Cohen's kappa of two, Fleiss' kappa of three and more.
+"""The agreement of raters about the clusters' names: Cohen's kappa of two, Fleiss' kappa of three or more.
 
-Names are free text; they are the same where they differ in nothing but case, spaces and Unicode form. Compared are the
-clusters that all of the compared raters named. Each counts the same, or as many times as it has patches, as if the
-raters had named patches.
+Names are free text; two names are the same where they differ only in case, spaces and Unicode form. The clusters that
+all of the compared raters named are compared. Each has the same weight, or the weight of its patches, as if the raters
+had named patches.
 
-kappa = (p - c) / (1 - c) for the observed agreement p and the agreement c that chance gives (Cohen 1960; Fleiss 1971).
-The interval is Wilson's of p over the clusters, with c taken as known, as in Cohen's own standard error; with so few
-clusters it covers better than a bootstrap (simulated with 10 to 14 clusters: 93 to 97 % against 90 to 92 %). Where
-clusters count by patches, their number in it is Kish's (sum w)^2 / sum w^2.
+kappa = (p - c) / (1 - c) for the observed agreement p and the agreement c by chance (Cohen 1960; Fleiss 1971). The
+interval is Wilson's of p over the clusters, with c taken as known, as in Cohen's own standard error. With so few
+clusters it covers better than a bootstrap (simulated with 10 to 14 clusters: 93 to 97 %, a bootstrap 90 to 92 %).
+Where clusters are weighted by patches, their number in it is Kish's (sum w)^2 / sum w^2.
 
 Shape suffixes: N clusters, C names, R raters.
 """
@@ -24,7 +24,7 @@ import numpy as np
 from histoloom.names import LabelState, plain
 
 Z = 1.959963984540054
-"""Of a 95 % interval."""
+"""The normal quantile of a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Kappa:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Raters who were compared, on ``clusters`` clusters of ``patches`` patches, weighted equally and by patches.
+    """The kappas of some raters over ``clusters`` clusters of ``patches`` patches, equally weighted and by patches.
 
     Both kappas are None where there is no cluster that all of them named.
     """
@@ -84,90 +84,88 @@ def fleiss(counts_NC: np.ndarray, *, weights_N: Sequence[float]) -> Kappa:
 def counts(names_RN: Sequence[Sequence[str]]) -> np.ndarray:
     """How many raters gave each cluster each name, int (N, C)."""
     names = sorted({name for of_rater in names_RN for name in of_rater})
-    found_NC = np.zeros((len(names_RN[0]), len(names)), dtype=np.int64)
+    counts_NC = np.zeros((len(names_RN[0]), len(names)), dtype=np.int64)
     for of_rater in names_RN:
         for row, name in enumerate(of_rater):
-            found_NC[row, names.index(name)] += 1
-    return found_NC
+            counts_NC[row, names.index(name)] += 1
+    return counts_NC
 
 
 def _kappa(observed: float, *, chance: float, w_N: np.ndarray) -> Kappa:
+    """(p - c) / (1 - c) with Wilson's score interval (1927) of p, whose n need not be whole."""
     if chance > 1 - 1e-12:
         return Kappa(observed, None, None, None)
-    low, high = _wilson(observed, n=1 / float(w_N @ w_N))
+    n = 1 / float(w_N @ w_N)  # Kish's effective number; the weights sum to 1
+    scale, centre = 1 + Z**2 / n, observed + Z**2 / (2 * n)
+    half_width = Z * sqrt(observed * (1 - observed) / n + Z**2 / (4 * n**2))
+    low, high = max(0.0, (centre - half_width) / scale), min(1.0, (centre + half_width) / scale)
     value, low, high = ((share - chance) / (1 - chance) for share in (observed, low, high))
     return Kappa(observed, value, low, high)
 
 
-def _wilson(share: float, *, n: float) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a share of ``n``, which need not be whole."""
-    middle, spread = share + Z**2 / (2 * n), Z * sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    scale = 1 + Z**2 / n
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
-
-
-def agreements(book: LabelState, *, sizes: Sequence[int]) -> list[Agreement]:
+def agreements(state: LabelState, *, sizes: Sequence[int]) -> list[Agreement]:
     """Of each two raters, and of all together where they are three or more; ``sizes`` are the clusters' patches."""
-    names = {rater: compared_names(book, rater=rater) for rater in book.raters}
+    names = {rater: compared_names(state, rater=rater) for rater in state.raters}
     names = {rater: of_rater for rater, of_rater in names.items() if of_rater}
     groups = [*combinations(names, 2), *([tuple(names)] if len(names) > 2 else [])]
-    return [_agreement({rater: names[rater] for rater in group}, sizes=sizes) for group in groups]
+    result = []
+    for raters in groups:
+        common = sorted(set.intersection(*(set(names[rater]) for rater in raters)))
+        names_RN = [[names[rater][cluster] for cluster in common] for rater in raters]
+        patches = [float(sizes[cluster]) for cluster in common]
+        equal, by_patches = (_kappa_of(names_RN, weights_N=weights) for weights in ([1.0] * len(common), patches))
+        result.append(Agreement(raters, len(common), int(sum(patches)), equal, by_patches))
+    return result
 
 
-def compared_names(book: LabelState, *, rater: str) -> dict[int, str]:
-    """What ``rater`` calls the clusters, in the form in which names are compared; without those not named."""
-    return {cluster: plain(label.name) for cluster, label in book.labels(rater).items() if label.name}
+def _kappa_of(names_RN: Sequence[Sequence[str]], *, weights_N: Sequence[float]) -> Kappa | None:
+    """Cohen's kappa of two raters, Fleiss' of more; None where there is nothing to compare."""
+    if not sum(weights_N):
+        return None
+    if len(names_RN) == 2:
+        return cohen(names_RN[0], names_RN[1], weights_N=weights_N)
+    return fleiss(counts(names_RN), weights_N=weights_N)
 
 
-def disagreements(book: LabelState) -> list[Disagreement]:
+def compared_names(state: LabelState, *, rater: str) -> dict[int, str]:
+    """The names that ``rater`` gave, by cluster, in the form in which they are compared."""
+    return {cluster: plain(label.name) for cluster, label in state.labels(rater).items() if label.name}
+
+
+def disagreements(state: LabelState) -> list[Disagreement]:
     """The clusters that two raters or more named, and not all the same."""
-    found = []
-    for cluster in range(book.k):
-        names = {rater: book.labels(rater)[cluster].name for rater in book.raters}
+    result = []
+    for cluster in range(state.k):
+        names = {rater: state.labels(rater)[cluster].name for rater in state.raters}
         names = {rater: name for rater, name in names.items() if name}
         if len({plain(name) for name in names.values()}) > 1:
-            found.append(Disagreement(cluster, names))
-    return found
+            result.append(Disagreement(cluster, names))
+    return result
 
 
-def sentences(book: LabelState, *, sizes: Sequence[int]) -> tuple[str, ...]:
-    """How far raters agree, and on which clusters they do not, in words; nothing where fewer than two named any."""
-    agreed = tuple(sentence(agreement) for agreement in agreements(book, sizes=sizes))
-    differ = tuple(
-        f"Cluster {found.cluster}: " + ", ".join(f"{name!r} ({rater})" for rater, name in found.names.items())
-        for found in disagreements(book)
+def sentences(state: LabelState, *, sizes: Sequence[int]) -> tuple[str, ...]:
+    """How far raters agree, and on which clusters they do not, in words; empty where fewer than two named any."""
+    kappas = tuple(sentence(agreement) for agreement in agreements(state, sizes=sizes))
+    differences = tuple(
+        f"Cluster {one.cluster}: " + ", ".join(f"{name!r} ({rater})" for rater, name in one.names.items())
+        for one in disagreements(state)
     )
-    return agreed + differ
+    return kappas + differences
 
 
 def sentence(agreement: Agreement) -> str:
     """One agreement in words, with kappas and their intervals."""
     kind = "Cohen's kappa" if len(agreement.raters) == 2 else "Fleiss' kappa"
-    who = " and ".join(map(repr, agreement.raters))
+    raters = " and ".join(map(repr, agreement.raters))
     if agreement.equal is None or agreement.by_patches is None:
-        return f"{who}: no cluster that all of them named"
-    return (
-        f"{who}: {kind} {_said(agreement.equal)} over {agreement.clusters} clusters, "
-        f"{_said(agreement.by_patches)} weighted by their {agreement.patches:,} patches"
+        return f"{raters}: no cluster that all of them named"
+    equal, by_patches = (
+        "not defined (one name for everything)"
+        if kappa.value is None
+        else f"{kappa.value:.2f} ({kappa.low:.2f} to {kappa.high:.2f})"
+        for kappa in (agreement.equal, agreement.by_patches)
     )
-
-
-def _said(kappa: Kappa) -> str:
-    if kappa.value is None:
-        return "not defined (one name for everything)"
-    return f"{kappa.value:.2f} ({kappa.low:.2f} to {kappa.high:.2f})"
-
-
-def _agreement(names: Mapping[str, Mapping[int, str]], *, sizes: Sequence[int]) -> Agreement:
-    common = sorted(set.intersection(*(set(of_rater) for of_rater in names.values())))
-    patches = [float(sizes[cluster]) for cluster in common]
-    names_RN = [[of_rater[cluster] for cluster in common] for of_rater in names.values()]
-
-    def kappa(weights: Sequence[float]) -> Kappa | None:
-        if not common or not sum(weights):
-            return None
-        if len(names_RN) == 2:
-            return cohen(names_RN[0], names_RN[1], weights_N=weights)
-        return fleiss(counts(names_RN), weights_N=weights)
-
-    return Agreement(tuple(names), len(common), int(sum(patches)), kappa([1.0] * len(common)), kappa(patches))
+    return (
+        f"{raters}: {kind} {equal} over {agreement.clusters} clusters, "
+        f"{by_patches} weighted by their {agreement.patches:,} patches"
+    )

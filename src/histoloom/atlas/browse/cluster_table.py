@@ -1,10 +1,12 @@
-"""The clusters of one k over a run's patches: who belongs where, how surely, and in what order they are shown.
+"""The clusters of one k over a run's patches: members, probabilities, neighbouring clusters, and sort orders.
 
 Shape suffixes: N patches, K clusters, S slides, M members of one cluster.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,17 +16,38 @@ import pyarrow.parquet as pq
 from safetensors import safe_open
 
 from histoloom.atlas.browse.patch_table import PatchTable
-from histoloom.atlas.report.gallery import Extent
 
-Order = Literal["typical", "random", "borderline"]
-ORDERS: tuple[Order, ...] = get_args(Order)
+SortOrder = Literal["typical", "random", "borderline"]
+SORT_ORDERS: tuple[SortOrder, ...] = get_args(SortOrder)
 
-_DIGITS = 3  # probabilities that agree to so many are equally typical
+UNSURE_BELOW = 0.9
+"""A patch whose own cluster has less probability than this is unsure."""
+
+_DIGITS = 3  # probabilities that agree to so many digits are equally typical
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The extent of a cluster: patches, their share of all (0..1), and the slides and patients they come from."""
+
+    patches: int
+    share: float
+    slides: int
+    patients: int
+
+
+@dataclass(frozen=True)
+class NeighbourCluster:
+    """Another cluster, the share (0..1) of patches whose second most probable cluster it is, and the unsure ones."""
+
+    cluster: int
+    share: float
+    unsure: int
 
 
 @dataclass(frozen=True)
 class ClusterTable:
-    """Rows as in the ``PatchTable``: label int16 (-1: not clustered), its probability, the runner-up and its own.
+    """Rows as in the ``PatchTable``: cluster int16 (-1: none), its probability, the second most probable and its own.
 
     ``members[c]`` are the rows of cluster c, rising; ``slides_KS`` counts its patches on each slide.
     """
@@ -38,54 +61,91 @@ class ClusterTable:
     slides_KS: np.ndarray
 
     def extent(self, cluster: int, *, table: PatchTable) -> Extent:
-        """How far a cluster reaches."""
+        """The extent of a cluster."""
         on_S = self.slides_KS[cluster] > 0
         n = len(self.members[cluster])
         patients = table.slides.loc[on_S, "patient"].nunique()
         return Extent(n, n / max(int(self.slides_KS.sum()), 1), table.slides.loc[on_S, "slide"].nunique(), patients)
 
-    def ordered(self, cluster: int, *, order: Order, random_N: np.ndarray) -> np.ndarray:
-        """A cluster's rows (M,): the surest first, the least sure first, or at random.
+    def ordered(self, cluster: int, *, order: SortOrder, random_N: np.ndarray) -> np.ndarray:
+        """A cluster's rows (M,): the most probable first, the least certain first, or in random order.
 
-        ``random_N`` is a permutation of all rows: it gives the random order, and settles between patches whose
+        ``random_N`` is a permutation of all rows. It gives the random order, and the order of patches whose
         probability is the same to three digits, which many have.
         """
         rows_M = self.members[cluster]
-        chance_M = random_N[rows_M]
+        random_M = random_N[rows_M]
         if order == "random":
-            return rows_M[np.argsort(chance_M)]
+            return rows_M[np.argsort(random_M)]
         if order == "typical":
-            return rows_M[np.lexsort((chance_M, -self.p_N[rows_M].round(_DIGITS)))]
-        return rows_M[np.lexsort((chance_M, self.p_N[rows_M] - self.p_second_N[rows_M]))]
+            return rows_M[np.lexsort((random_M, -self.p_N[rows_M].round(_DIGITS)))]
+        return rows_M[np.lexsort((random_M, self.p_N[rows_M] - self.p_second_N[rows_M]))]
 
-    def spread(self, cluster: int, *, n: int, random_N: np.ndarray, slide_N: np.ndarray) -> np.ndarray:
-        """The ``n`` patches that show a cluster on a card: of the 4 n surest, each slide in turn gives one."""
+    def representatives(self, cluster: int, *, n: int, random_N: np.ndarray, slide_N: np.ndarray) -> np.ndarray:
+        """The ``n`` patches on a cluster's card: of the 4 n most probable ones, each slide in turn gives one."""
         rows_M = self.ordered(cluster, order="typical", random_N=random_N)[: 4 * n]
-        slides_M = slide_N[rows_M]
-        turn_M = np.array([int((slides_M[:place] == slide).sum()) for place, slide in enumerate(slides_M)], int)
-        return rows_M[np.argsort(turn_M, kind="stable")[:n]]
+        return rows_M[round_robin(slide_N[rows_M].tolist())[:n]]
+
+    def most_typical(self, cluster: int, *, n: int, table: PatchTable) -> np.ndarray:
+        """The ``n`` patches of the report: as ``representatives``, but exact probabilities, ties in the rows' order."""
+        rows_M = self.members[cluster]
+        rows_M = rows_M[np.argsort(-self.p_N[rows_M], kind="stable")][: 4 * n]
+        return rows_M[round_robin(table.slides["slide"].iloc[table.slide_N[rows_M]])[:n]]
+
+    def neighbours(self, cluster: int, *, n: int) -> list[NeighbourCluster]:
+        """The ``n`` clusters that are the second most probable of most of a cluster's patches, by falling share."""
+        rows_M = self.members[cluster]
+        second_M, unsure_M = self.second_N[rows_M], self.p_N[rows_M] < UNSURE_BELOW
+        all_K = np.bincount(second_M, minlength=self.k)
+        unsure_K = np.bincount(second_M[unsure_M], minlength=self.k)
+        order_K = np.argsort(-all_K, kind="stable")[:n]
+        return [
+            NeighbourCluster(int(c), float(all_K[c] / len(rows_M)), int(unsure_K[c])) for c in order_K if all_K[c] > 0
+        ]
+
+    def unsure(self, cluster: int) -> int:
+        """How many of a cluster's patches are unsure."""
+        return int((self.p_N[self.members[cluster]] < UNSURE_BELOW).sum())
 
 
 def read_clusters(folder: Path, *, table: PatchTable, k: int) -> ClusterTable:
     """The clusters of ``k``, one of the sweep, from the stage's folder."""
     with pq.ParquetFile(folder / "index.parquet") as file:
-        found = file.read(["patch_id", f"k{k}"])
+        index = file.read(["patch_id", f"k{k}"])
     with safe_open(folder / "probabilities.safetensors", framework="numpy") as tensors:
-        p_MK = tensors.get_tensor(f"k{k}")
-    row_M = table.rows_of(found.column("patch_id"))
-    known_M = row_M >= 0
-    label_M = found.column(f"k{k}").to_numpy().astype(np.int16)
-    p_M, second_M, p_second_M = _sureness(p_MK, label_M=label_M)
-    label_N, p_N, second_N, p_second_N = (
-        _placed(values_M[known_M], rows=row_M[known_M], n=len(table), empty=empty)
-        for values_M, empty in ((label_M, -1), (p_M, 0), (second_M, -1), (p_second_M, 0))
-    )
+        p_NK = tensors.get_tensor(f"k{k}")
+    label_N = index.column(f"k{k}").to_numpy().astype(np.int16)
+
+    # The probability of each patch's own cluster, and the most probable other cluster with its probability
+    position_N = np.arange(len(p_NK))
+    others_NK = p_NK.copy()
+    others_NK[position_N, label_N] = -1
+    second_N = others_NK.argmax(axis=1).astype(np.int16)
+    p_N = p_NK[position_N, label_N].astype(np.float32)
+    p_second_N = others_NK[position_N, second_N].astype(np.float32)
+
+    # From the order of the stage's index to that of the patch table
+    row_N = table.rows_of(index.column("patch_id"))
+    known_N = row_N >= 0
+
+    def in_table(values_N: np.ndarray, *, default: int) -> np.ndarray:
+        column = np.full(len(table), default, values_N.dtype)
+        column[row_N[known_N]] = values_N[known_N]
+        return column
+
+    label_N = in_table(label_N, default=-1)
     order_N = np.argsort(label_N, kind="stable").astype(np.int32)
     starts = np.searchsorted(label_N[order_N], np.arange(k + 1))
     members = tuple(order_N[starts[c] : starts[c + 1]] for c in range(k))
-    slides = len(table.slides)
-    slides_KS = np.stack([np.bincount(table.slide_N[rows], minlength=slides) for rows in members])
-    return ClusterTable(k, label_N, p_N, second_N, p_second_N, members, slides_KS)
+    return ClusterTable(
+        k=k,
+        label_N=label_N,
+        p_N=in_table(p_N, default=0),
+        second_N=in_table(second_N, default=-1),
+        p_second_N=in_table(p_second_N, default=0),
+        members=members,
+        slides_KS=np.stack([np.bincount(table.slide_N[rows], minlength=len(table.slides)) for rows in members]),
+    )
 
 
 def overlap(first: ClusterTable, second: ClusterTable) -> np.ndarray:
@@ -95,17 +155,11 @@ def overlap(first: ClusterTable, second: ClusterTable) -> np.ndarray:
     return np.bincount(pair_N, minlength=first.k * second.k).reshape(first.k, second.k)
 
 
-def _sureness(p_MK: np.ndarray, *, label_M: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The probability of each patch's own cluster, the most probable other one, and its probability."""
-    rows_M = np.arange(len(p_MK))
-    own_M = p_MK[rows_M, label_M].astype(np.float32)
-    others_MK = p_MK.copy()
-    others_MK[rows_M, label_M] = -1
-    second_M = others_MK.argmax(axis=1).astype(np.int16)
-    return own_M, second_M, others_MK[rows_M, second_M].astype(np.float32)
-
-
-def _placed(values: np.ndarray, *, rows: np.ndarray, n: int, empty: int) -> np.ndarray:
-    result = np.full(n, empty, values.dtype)
-    result[rows] = values
-    return result
+def round_robin(groups: Iterable[Hashable]) -> np.ndarray:
+    """An order of rows in which each group in turn gives its next one, int64; ``groups`` has the group of each row."""
+    seen: Counter[Hashable] = Counter()
+    turns = []
+    for group in groups:
+        turns.append(seen[group])
+        seen[group] += 1
+    return np.argsort(np.array(turns, dtype=int), kind="stable")

@@ -1,21 +1,28 @@
-"""One drawing job on disk: ``RUN/drawn/JOB_ID.jsonl``, a line an event, and the labelled folder ``RUN/drawn/JOB_ID``.
+"""One drawing job on disk: ``RUN/drawn/JOB_ID.jsonl``, a line for each event, and the labelled folder ``JOB_ID``.
 
-Lines are only ever appended, and each stands for something that has happened: a picture's line is written after the
-picture. A job whose last line says neither done nor anything else final, and that nobody draws, was interrupted.
+Lines are only appended, each after what it reports: the line of a picture follows the picture. A job whose last state
+is not final, and that no program draws, was interrupted. The folder can be downloaded as a ZIP file.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from histoloom.diffusion.generation.request import Request
+from histoloom.names.table import inert
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 logger = logging.getLogger(__name__)
 
@@ -23,27 +30,35 @@ State = Literal["waiting", "drawing", "done", "cancelled", "failed", "interrupte
 ENDED: frozenset[State] = frozenset({"done", "cancelled", "failed", "interrupted"})
 SUFFIX = ".jsonl"
 WITHHELD = "withheld"
-"""as ``diffusion.sample_folder`` calls it"""
+"""as in ``diffusion.generation.sample_folder``, which loads torch"""
+
+README = """Synthetic patches, drawn by a model (Histoloom). Not for diagnosis.
+
+Each folder holds the patches of a tissue with a name, or of a cluster. metadata.csv says how each picture was drawn.
+Pictures that were drawn from a real patch ("source" in metadata.csv) show much of it; the lower their strength, the
+more they show. Treat them as you treat that patch. datasets.load_dataset("imagefolder", data_dir=...) reads this
+folder.
+"""
 
 
 @dataclass(frozen=True)
-class Made:
-    """A picture of a job: its number there, its ``row`` of the table, and whether it was withheld."""
+class JobPicture:
+    """A picture of a job: its number there, its ``row`` of ``metadata.csv``, and whether it was withheld."""
 
     number: int
-    row: Mapping[str, Any]
+    row: Mapping[str, object]
     withheld: bool
 
     @property
-    def place(self) -> str:
-        """Where it lies, relative to the job's folder."""
+    def path(self) -> str:
+        """Its file, relative to the job's folder."""
         file = str(self.row["file_name"])
         return f"{WITHHELD}/{file}" if self.withheld else file
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What a job is to draw. ``total``: pictures in all; ``title``: in words; ``time``: when, ISO 8601 in UTC."""
+class JobSpec:
+    """What a job draws: ``total`` pictures, the request in words, and its time (ISO 8601 in UTC)."""
 
     request: Request
     total: int
@@ -53,14 +68,14 @@ class Ask:
 
 @dataclass
 class JobLog:
-    """A job as its file says it is; changes are written first, then seen."""
+    """A job as its file describes it. A change is written to the file first, then made here."""
 
     job_id: str
     home: Path
-    ask: Ask
+    spec: JobSpec
     state: State = "waiting"
     message: str = ""
-    made: list[Made] = field(default_factory=list)
+    pictures: list[JobPicture] = field(default_factory=list)
     deleted: bool = False
 
     @property
@@ -74,100 +89,104 @@ class JobLog:
         return self.home / f"{self.job_id}{SUFFIX}"
 
     @property
-    def shown(self) -> list[Made]:
+    def visible(self) -> list[JobPicture]:
         """The pictures that were not withheld."""
-        return [made for made in self.made if not made.withheld]
+        return [picture for picture in self.pictures if not picture.withheld]
 
     @staticmethod
-    def create(home: Path, *, job_id: str, ask: Ask) -> JobLog:
+    def create(home: Path, *, job_id: str, spec: JobSpec) -> JobLog:
         """A new job, waiting."""
         home.mkdir(parents=True, exist_ok=True)
-        job = JobLog(job_id, home, ask)
-        _append(job.file, {"ask": asdict(ask)})
+        job = JobLog(job_id, home, spec)
+        _append(job.file, {"ask": asdict(spec)})
         return job
 
     @staticmethod
     def read(file: Path) -> JobLog | None:
-        """The job in ``file``; None where its first line did not come to the disk, or another version wrote it."""
-        events = list(_events(file))
+        """The job in ``file``; None where its first line was not written whole, or another version wrote it."""
+        events = []
+        for line in file.read_bytes().split(b"\n"):
+            try:
+                event = json.loads(line) if line.strip() else None
+            except ValueError:  # a crash tore this line
+                continue
+            if isinstance(event, dict):
+                events.append(event)
         if not events or "ask" not in events[0]:
             return None
         try:
-            job = JobLog(file.stem, file.parent, _ask(events[0]["ask"]))
+            spec = events[0]["ask"]
+            request = dict(spec["request"])
+            for name in ("spacing", "guidance_interval"):  # settings that earlier versions had
+                request.pop(name, None)
+            for name in ("tissues", "between"):
+                request[name] = None if request[name] is None else tuple(request[name])
+            spec = JobSpec(Request(**request), int(spec["total"]), str(spec["title"]), str(spec["time"]))
         except (KeyError, TypeError, ValueError):
             logger.warning("%s was written by another version of Histoloom and is left out", file)
             return None
+        job = JobLog(file.stem, file.parent, spec)
         for event in events[1:]:
-            job._see(event)
+            job._apply(event)
         return job
 
-    def now(self, state: State, *, message: str = "") -> None:
+    def set_state(self, state: State, *, message: str = "") -> None:
         """Change the state."""
-        self._add({"state": state, "message": message})
+        self._record({"state": state, "message": message})
 
-    def add(self, row: Mapping[str, object], *, withheld: bool) -> None:
-        """A picture has come to the disk."""
-        self._add({"picture": dict(row), "withheld": withheld})
+    def add_picture(self, row: Mapping[str, object], *, withheld: bool) -> None:
+        """Record a picture that was written."""
+        self._record({"picture": dict(row), "withheld": withheld})
 
     def write_tables(self) -> None:
-        """The tables of the pictures that are there, where a job ended before it could write its own.
+        """Write the tables of the pictures that are there, for a job that ended before it could write its own.
 
-        A picture that came to the disk but not into the file of events is taken away; it will be drawn again.
+        A picture without an event is deleted; it will be drawn again.
         """
         from histoloom.diffusion.generation.sample_folder import write_table  # loads torch
 
         if not self.folder.is_dir():
             return
-        known = {self.folder / made.place for made in self.made}
+        known = {self.folder / picture.path for picture in self.pictures}
         for stray in (*self.folder.rglob(".*.part"), *(set(self.folder.rglob("*.png")) - known)):
             stray.unlink(missing_ok=True)
-        with_init = bool(self.ask.request.init_images)
+        with_init = bool(self.spec.request.init_images)
         for withheld, path in ((False, self.folder), (True, self.folder / WITHHELD)):
-            rows = [made.row for made in self.made if made.withheld == withheld]
+            rows = [picture.row for picture in self.pictures if picture.withheld == withheld]
             if rows or not withheld:
                 write_table(path / "metadata.csv", rows=rows, with_init=with_init)
 
     def delete(self) -> None:
-        """Take the job and its pictures off the disk; one that was cut short goes on when jobs are read again."""
-        self._add({"deleted": True})
+        """Delete the job and its pictures. If this is interrupted, it continues when jobs are read again."""
+        self._record({"deleted": True})
         shutil.rmtree(self.folder, ignore_errors=True)
         self.file.unlink(missing_ok=True)
 
     def bytes(self) -> int:
-        """What its pictures take on disk."""
+        """The size of its pictures on disk."""
         return sum(file.stat().st_size for file in self.folder.rglob("*.png")) if self.folder.is_dir() else 0
 
-    def _add(self, event: dict[str, Any]) -> None:
+    def _record(self, event: Mapping[str, object]) -> None:
         _append(self.file, event)
-        self._see(event)
+        self._apply(event)
 
-    def _see(self, event: Mapping[str, Any]) -> None:
-        if "picture" in event:
-            self._see_picture(event["picture"], withheld=bool(event["withheld"]))
-        elif "deleted" in event:
-            self.deleted = True
-        elif "state" in event:
-            self.state, self.message = event["state"], event.get("message", "")
-
-    def _see_picture(self, row: Mapping[str, Any], *, withheld: bool) -> None:
-        """One drawn again after a deleted file keeps its number."""
-        for place, made in enumerate(self.made):
-            if made.row["file_name"] == row["file_name"]:
-                self.made[place] = replace(made, row=row, withheld=withheld)
-                return
-        self.made.append(Made(len(self.made), row, withheld))
-
-
-def _ask(value: Mapping[str, Any]) -> Ask:
-    said = dict(value["request"])
-    for name in ("spacing", "guidance_interval"):  # settings that were removed since
-        said.pop(name, None)
-    for name in ("tissues", "between"):
-        said[name] = None if said[name] is None else tuple(said[name])
-    return Ask(Request(**said), int(value["total"]), str(value["title"]), str(value["time"]))
+    def _apply(self, event: Mapping[str, object]) -> None:
+        match event:
+            case {"picture": dict(row), "withheld": withheld}:
+                picture = JobPicture(len(self.pictures), row, bool(withheld))
+                for position, earlier in enumerate(self.pictures):
+                    if earlier.row["file_name"] == row["file_name"]:
+                        # It is drawn again because its file was deleted, and keeps its number
+                        self.pictures[position] = replace(picture, number=earlier.number)
+                        return
+                self.pictures.append(picture)
+            case {"deleted": _}:
+                self.deleted = True
+            case {"state": state}:
+                self.state, self.message = state, str(event.get("message", ""))  # type: ignore[assignment]
 
 
-def _append(path: Path, event: Mapping[str, Any]) -> None:
+def _append(path: Path, event: Mapping[str, object]) -> None:
     """One line by one ``write``, on the disk when this returns."""
     line = json.dumps(event, ensure_ascii=False) + "\n"
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -180,12 +199,49 @@ def _append(path: Path, event: Mapping[str, Any]) -> None:
         os.close(descriptor)
 
 
-def _events(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines; one torn by a crash is left out."""
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            event = json.loads(line) if line.strip() else None
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            yield event
+class _Buffer(io.RawIOBase):
+    """A file that is only written to; ``drain`` returns what was written since the last call."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._position = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer) -> int:
+        part = bytes(data)
+        self._parts.append(part)
+        self._position += len(part)
+        return len(part)
+
+    def tell(self) -> int:
+        return self._position
+
+    def drain(self) -> bytes:
+        parts, self._parts = b"".join(self._parts), []
+        return parts
+
+
+def archive(folder: Path, *, pictures: Sequence[JobPicture], name: str) -> Iterator[bytes]:
+    """The ZIP file of a job's ``pictures``, in pieces of one picture; everything lies in a folder ``name``.
+
+    Files that were deleted are left out. In its ``metadata.csv`` a spreadsheet takes no cell for a formula.
+    """
+    buffer = _Buffer()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
+        file.writestr(f"{name}/README.txt", README)
+        rows = []
+        for picture in pictures:
+            path = folder / picture.path
+            if path.is_file():
+                file.writestr(f"{name}/{picture.path}", path.read_bytes())
+                rows.append(picture.row)
+                yield buffer.drain()
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns or ["file_name"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({column: inert(str(value)) for column, value in row.items()} for row in rows)
+        file.writestr(f"{name}/metadata.csv", text.getvalue())
+    yield buffer.drain()

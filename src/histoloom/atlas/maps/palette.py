@@ -1,17 +1,21 @@
-"""Colours that stay apart for people with any of the three dichromacies.
+"""The colours of clusters: distinct for people with any of the three dichromacies.
 
-The first colours are those of Okabe and Ito (2008). Each further one is the colour farthest, at its nearest
-neighbour, from all before it, as the worst-placed of four viewers sees it: one with normal vision, and those that
-Machado, Oliveira and Fernandes (2009) simulate. So the first n colours do not depend on how many are asked for.
+The first colours are those of Okabe and Ito (2008). Each further colour is the candidate whose nearest earlier colour
+is farthest away (farthest-point sampling). The distance is the smallest that any of four viewers sees: one with normal
+vision and the three dichromats that Machado, Oliveira and Fernandes (2009) simulate. The first n colours therefore do
+not depend on how many are requested.
 
 Shape suffixes: M a number of colours, 3 the channels (red, green, blue).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
+
+from histoloom.names import Label
 
 Rgb = tuple[int, int, int]
 
@@ -60,7 +64,20 @@ def colours(n: int) -> list[Rgb]:
     """``n`` distinct colours, uint8 0..255; the first m of them are ``colours(m)``."""
     if n < 0:
         raise ValueError(f"the number of colours must not be negative, got {n}")
-    return list(_chosen(max(n, 32)))[:n]
+    return list(_distinct(max(n, 32)))[:n]
+
+
+def cluster_colours(labels: Mapping[int, Label], *, k: int) -> list[Rgb]:
+    """Colours of clusters 0..k-1: the colour of the cluster's label where it has one, else the palette's.
+
+    ``labels`` is what ``names.current_labels`` returns.
+    """
+    result = colours(k)
+    for cluster, label in labels.items():
+        if label.colour:
+            red, green, blue = bytes.fromhex(label.colour[1:])
+            result[cluster] = (red, green, blue)
+    return result
 
 
 def hexadecimal(colour: Rgb) -> str:
@@ -76,23 +93,22 @@ def separation(first_M3: np.ndarray, second_3: np.ndarray) -> np.ndarray:
 
 
 @lru_cache
-def _chosen(n: int) -> tuple[Rgb, ...]:
-    candidates_M3 = _candidates()
-    picked = list(_OKABE_ITO)
-    nearest_M = np.min([separation(candidates_M3, np.array(colour)) for colour in picked], axis=0)
-    while len(picked) < n:
-        best = candidates_M3[int(nearest_M.argmax())]
-        picked.append((int(best[0]), int(best[1]), int(best[2])))
-        nearest_M = np.minimum(nearest_M, separation(candidates_M3, best))
-    return tuple(picked[:n])
-
-
-def _candidates() -> np.ndarray:
+def _distinct(n: int) -> tuple[Rgb, ...]:
+    # Candidates: a regular grid over RGB, without colours too light, too dark or too vivid.
     steps = np.arange(0, 256, 17)
     grid_M3 = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
     lab_M3 = _oklab(_linear(grid_M3))
     lightness_M, chroma_M = lab_M3[:, 0], np.hypot(lab_M3[:, 1], lab_M3[:, 2])
-    return grid_M3[(lightness_M >= _LIGHTNESS[0]) & (lightness_M <= _LIGHTNESS[1]) & (chroma_M <= _CHROMA)]
+    candidates_M3 = grid_M3[(lightness_M >= _LIGHTNESS[0]) & (lightness_M <= _LIGHTNESS[1]) & (chroma_M <= _CHROMA)]
+
+    # Farthest-point sampling, starting from the colours of Okabe and Ito.
+    selected = list(_OKABE_ITO)
+    nearest_M = np.min([separation(candidates_M3, np.array(colour)) for colour in selected], axis=0)
+    while len(selected) < n:
+        farthest_3 = candidates_M3[int(nearest_M.argmax())]
+        selected.append((int(farthest_3[0]), int(farthest_3[1]), int(farthest_3[2])))
+        nearest_M = np.minimum(nearest_M, separation(candidates_M3, farthest_3))
+    return tuple(selected[:n])
 
 
 def _seen(rgb_M3: np.ndarray) -> np.ndarray:
@@ -103,6 +119,7 @@ def _seen(rgb_M3: np.ndarray) -> np.ndarray:
 
 
 def _linear(rgb_M3: np.ndarray) -> np.ndarray:
+    """Linear RGB 0..1 from sRGB 0..255 (IEC 61966-2-1)."""
     value = rgb_M3 / 255.0
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 

@@ -1,7 +1,8 @@
-"""The 2-D map of patches on the page: points in the clusters' colours, a thumbnail where the pointer is.
+"""The 2-D map of patches: its file ``report/embedding.json``, and its section of the report.
 
-Without any script: points are elements, thumbnails one picture that the style sheet shows a part of. Shape suffixes: N
-patches, K clusters, n neighbours, 2 the map's axes, H and W height and width in px.
+The section needs no script: points are elements, and the thumbnails are one picture (a sprite) of which the style
+sheet shows a part. This module loads quickly; ``embedding`` computes the maps. Shape suffixes: N patches, n
+neighbours, 2 the map's axes, H and W height and width in px.
 """
 
 from __future__ import annotations
@@ -10,77 +11,120 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
-from histoloom.atlas.maps.map_titles import TITLES
+from histoloom.run.directory import read_json, write_json
+
+METHOD_TITLES = {"pca": "Principal components", "tsne": "t-SNE", "umap": "UMAP"}
+"""The names of the maps by method."""
+
+FEATURE_TITLES = {
+    "pooled": "means and deviations of the autoencoder's latents",
+    "codes": "histograms of the autoencoder's codes",
+    "flat": "the autoencoder's latents, place by place",
+    "same": "the features that the clusters are made of",
+}
+"""What the maps are computed from, by ``clusters.validity_features``."""
 
 TILE, COLUMNS, QUALITY = 48, 40, 70
-"""Of the picture that holds all thumbnails: px of one, thumbnails in a row, JPEG quality."""
+"""The sprite: px of a thumbnail, thumbnails in a row, JPEG quality."""
 
 FAR = 0.6
-"""Beyond it a thumbnail opens to the left, or upwards, so that it stays on the page."""
+"""Beyond this place a thumbnail opens to the left, or upwards, so that it stays on the page."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """``embedding.json``: the patches on the 2-D maps and their places. It does not depend on k or names.
+
+    ``inputs`` is what the maps depend on (fingerprints and settings), ``maps`` the places (N, 2) in 0..1 by method,
+    ``neighbours_Nn`` the rows of each patch's nearest others among the features.
+    """
+
+    inputs: Mapping[str, object]
+    patch_ids: Sequence[str]
+    maps: Mapping[str, np.ndarray]
+    neighbours_Nn: np.ndarray
+
+    @staticmethod
+    def load(path: Path) -> Embedding | None:
+        """Read the file; None where there is none."""
+        if not path.is_file():
+            return None
+        content = read_json(path)
+        maps = {method: np.asarray(xy_N2) for method, xy_N2 in content["maps"].items()}
+        return Embedding(content["identity"], content["patch_ids"], maps, np.asarray(content["neighbours"]))
+
+    def save(self, path: Path) -> None:
+        """Write the file in one step."""
+        maps = {method: xy_N2.tolist() for method, xy_N2 in self.maps.items()}
+        neighbours = self.neighbours_Nn.tolist()
+        content = {"identity": self.inputs, "patch_ids": list(self.patch_ids), "maps": maps, "neighbours": neighbours}
+        write_json(path, content)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One map: its method, and an element for each patch."""
+    """One map: its title, and an element for each patch."""
 
-    method: str
     title: str
     points: Markup
 
 
 @dataclass(frozen=True)
-class MapRow:
-    """A cluster in words: patches shown, share of patches' nearest neighbours in the same cluster, the next cluster.
+class NeighbourShares:
+    """How far a cluster's patches lie together: shares (0..1) of their nearest neighbours in the same cluster.
 
-    ``own`` is the share among the features themselves, ``in_maps`` in each map, ``chance`` the cluster's share of all
-    patches; ``beside`` is the other cluster that neighbours are of most often, None where there is none.
+    ``in_features`` is the share among the features themselves, ``in_maps`` in each map; ``by_chance`` is the cluster's
+    share of all patches. ``nearest_cluster`` is the other cluster that most neighbours belong to, None where all
+    belong to the same one.
     """
 
     cluster: int
     patches: int
-    own: float
+    in_features: float
     in_maps: tuple[float, ...]
-    chance: float
-    beside: int | None
+    by_chance: float
+    nearest_cluster: int | None
 
 
 @dataclass(frozen=True)
 class PatchMap:
-    """All of the section: ``sprite`` is a data URI; ``features`` says what the maps are computed from."""
+    """The report's section: ``n`` patches, what the maps are computed from, and the sprite as a data URI."""
 
     n: int
     features: str
     sprite: str
-    sheet: tuple[int, int]
     panels: tuple[Panel, ...]
-    rows: tuple[MapRow, ...]
+    rows: tuple[NeighbourShares, ...]
 
 
 def patch_map(
-    coordinates: Mapping[str, np.ndarray],
+    embedding: Embedding,
     *,
     labels_N: np.ndarray,
-    near_Nn: Mapping[str, np.ndarray],
+    map_neighbours: Mapping[str, np.ndarray],
     thumbnails: Sequence[Image.Image],
     texts: Sequence[str],
     features: str,
 ) -> PatchMap:
-    """The section of maps (N, 2) in 0..1 by method; ``near_Nn`` has neighbours by method and under ``features``.
+    """The section of the report. ``map_neighbours`` are the nearest neighbours (N, n) in each map, by method.
 
-    ``texts`` say of each patch where it is from, for those that the keyboard reaches.
+    ``texts`` say where each patch is from; the keyboard reaches some of them. ``features`` names what the maps are
+    computed from.
     """
-    sprite, sheet = sprite_of(thumbnails)
+    sprite, _ = sprite_of(thumbnails)
     panels = [
-        Panel(method, TITLES[method], points(xy_N2, labels_N=labels_N, texts=texts))
-        for method, xy_N2 in coordinates.items()
+        Panel(METHOD_TITLES[method], points(xy_N2, labels_N=labels_N, texts=texts))
+        for method, xy_N2 in embedding.maps.items()
     ]
-    rows = rows_of(labels_N, own_Nn=near_Nn["features"], in_maps=[near_Nn[method] for method in coordinates])
-    return PatchMap(len(labels_N), features, sprite, sheet, tuple(panels), tuple(rows))
+    in_maps = [map_neighbours[method] for method in embedding.maps]
+    rows = neighbour_shares(labels_N, neighbours_Nn=embedding.neighbours_Nn, map_neighbours=in_maps)
+    return PatchMap(len(labels_N), features, sprite, tuple(panels), tuple(rows))
 
 
 def thumbnail(image_HW3: np.ndarray) -> Image.Image:
@@ -96,62 +140,61 @@ def sprite_of(thumbnails: Sequence[Image.Image]) -> tuple[str, tuple[int, int]]:
     rows = -(-len(thumbnails) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * TILE, rows * TILE))
     for number, tile in enumerate(thumbnails):
-        sheet.paste(tile, _place(number))
+        sheet.paste(tile, _corner(number))
     data = io.BytesIO()
     sheet.save(data, "JPEG", quality=QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii"), sheet.size
 
 
-def _place(number: int) -> tuple[int, int]:
+def _corner(number: int) -> tuple[int, int]:
+    """The left and top of a thumbnail in the sprite, px."""
     return TILE * (number % COLUMNS), TILE * (number // COLUMNS)
 
 
 def points(xy_N2: np.ndarray, *, labels_N: np.ndarray, texts: Sequence[str]) -> Markup:
-    """An element for each patch; the keyboard reaches the most central of each cluster, which says what it is."""
-    central = {centre: cluster for cluster, centre in centres(xy_N2, labels_N=labels_N).items()}
+    """An element for each patch. The keyboard reaches the most central patch of each cluster, and reads its text."""
+    central = {row: cluster for cluster, row in central_patches(xy_N2, labels_N=labels_N).items()}
     others = [row for row in range(len(xy_N2)) if row not in central]
-    found = [_point(xy_N2[row], row=row, cluster=int(labels_N[row])) for row in others]
-    for row, cluster in sorted(central.items(), key=lambda item: item[1]):
-        text = f"Cluster {cluster}, central patch: {texts[row]}"
-        found.append(_point(xy_N2[row], row=row, cluster=cluster, text=text))
-    return Markup("").join(found)
+    elements = []
+    for row in [*others, *sorted(central, key=lambda row: central[row])]:
+        x, y = float(xy_N2[row, 0]), 1 - float(xy_N2[row, 1])
+        sides = (" r" if x > FAR else "") + (" b" if y > FAR else "")
+        focus = ""
+        if row in central:
+            text = f"Cluster {central[row]}, central patch: {texts[row]}"
+            focus = Markup(' tabindex="0" role="img" aria-label="{}"').format(escape(text))
+        element = Markup('<i class="c{}{}" style="left:{:.1f}%;top:{:.1f}%;--p:-{}px -{}px"{}></i>')
+        elements.append(element.format(int(labels_N[row]), sides, 100 * x, 100 * y, *_corner(row), focus))
+    return Markup("").join(elements)
 
 
-def _point(xy_2: np.ndarray, *, row: int, cluster: int, text: str = "") -> Markup:
-    x, y = float(xy_2[0]), 1 - float(xy_2[1])
-    left, top = _place(row)
-    sides = (" r" if x > FAR else "") + (" b" if y > FAR else "")
-    reached = Markup(' tabindex="0" role="img" aria-label="{}"').format(escape(text)) if text else ""
-    return Markup('<i class="c{}{}" style="left:{:.1f}%;top:{:.1f}%;--p:-{}px -{}px"{}></i>').format(
-        cluster, sides, 100 * x, 100 * y, left, top, reached
-    )
-
-
-def centres(xy_N2: np.ndarray, *, labels_N: np.ndarray) -> dict[int, int]:
-    """The row nearest to the median of each cluster that has patches."""
-    found = {}
+def central_patches(xy_N2: np.ndarray, *, labels_N: np.ndarray) -> dict[int, int]:
+    """The row nearest to the median of each cluster that has patches, by cluster."""
+    central = {}
     for cluster in np.unique(labels_N):
         rows = np.flatnonzero(labels_N == cluster)
         distance = np.linalg.norm(xy_N2[rows] - np.median(xy_N2[rows], axis=0), axis=1)
-        found[int(cluster)] = int(rows[distance.argmin()])
-    return found
+        central[int(cluster)] = int(rows[distance.argmin()])
+    return central
 
 
-def rows_of(labels_N: np.ndarray, *, own_Nn: np.ndarray, in_maps: Sequence[np.ndarray]) -> list[MapRow]:
-    """The maps in words, a row for each cluster that has patches."""
+def neighbour_shares(
+    labels_N: np.ndarray, *, neighbours_Nn: np.ndarray, map_neighbours: Sequence[np.ndarray]
+) -> list[NeighbourShares]:
+    """A row for each cluster that has patches. The neighbours (N, n) are those in the features and in each map."""
     rows = []
     for cluster in np.unique(labels_N):
         inside = labels_N == cluster
-        beside = labels_N[own_Nn[inside]].ravel()
-        others = np.bincount(beside[beside != cluster], minlength=1)
+        labels = labels_N[neighbours_Nn[inside]].ravel()
+        others = np.bincount(labels[labels != cluster], minlength=1)
         rows.append(
-            MapRow(
+            NeighbourShares(
                 cluster=int(cluster),
                 patches=int(inside.sum()),
-                own=float((beside == cluster).mean()),
-                in_maps=tuple(float((labels_N[near_Nn[inside]] == cluster).mean()) for near_Nn in in_maps),
-                chance=float(inside.mean()),
-                beside=int(others.argmax()) if others.any() else None,
+                in_features=float((labels == cluster).mean()),
+                in_maps=tuple(float((labels_N[near_Nn[inside]] == cluster).mean()) for near_Nn in map_neighbours),
+                by_chance=float(inside.mean()),
+                nearest_cluster=int(others.argmax()) if others.any() else None,
             )
         )
     return rows

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from histoloom.atlas.report.pictures import Picture, picture
+from histoloom.atlas.report.figures import Picture, picture
 from histoloom.evaluation.originality.by_features import features_said
 from histoloom.run.directory import read_json
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from histoloom.atlas.browse.cluster_table import Extent
 from histoloom.atlas.maps.patch_map import PatchMap
 from histoloom.atlas.report import numbers
 from histoloom.atlas.report.distribution_table import DistributionTable
-from histoloom.atlas.report.gallery import Extent
+from histoloom.atlas.report.figures import Picture
 from histoloom.atlas.report.null_table import NullRow
 from histoloom.atlas.report.numbers import PaperRows, SimilarityRow, ValidityRow
 from histoloom.atlas.report.originality import Originality
 from histoloom.atlas.report.paper import BETTER, CITATION, INDEX_TITLES, METRIC_TITLES
-from histoloom.atlas.report.pictures import Picture
 from histoloom.atlas.report.readings import ReadingBlock
 
 

@@ -15,19 +15,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import yaml
 from markupsafe import Markup
-from safetensors.numpy import load_file
 
 from histoloom.atlas.browse.agreement import sentences
-from histoloom.atlas.maps.cluster_colours import cluster_colours
-from histoloom.atlas.maps.embedding_file import patch_map_of
-from histoloom.atlas.maps.palette import hexadecimal
-from histoloom.atlas.maps.patch_map import PatchMap
-from histoloom.atlas.report import curves, gallery, numbers
+from histoloom.atlas.browse.cluster_table import ClusterTable, read_clusters
+from histoloom.atlas.browse.patch_table import PatchTable
+from histoloom.atlas.maps.embedding import neighbours
+from histoloom.atlas.maps.overlay import MapRecord
+from histoloom.atlas.maps.palette import cluster_colours, hexadecimal
+from histoloom.atlas.maps.patch_map import FEATURE_TITLES, Embedding, PatchMap, patch_map, thumbnail
+from histoloom.atlas.report import numbers
 from histoloom.atlas.report.cluster_verdict import cluster_verdict
 from histoloom.atlas.report.distribution_table import distribution_table
 from histoloom.atlas.report.faithfulness_lines import cluster_line, summary_lines
+from histoloom.atlas.report.figures import Picture, curves, curves_svg, picture, read_image
 from histoloom.atlas.report.null_table import null_rows
 from histoloom.atlas.report.originality import originality_of
 from histoloom.atlas.report.page import (
@@ -45,29 +48,28 @@ from histoloom.atlas.report.page import (
     Training,
     TruthRow,
 )
-from histoloom.atlas.report.pictures import Picture, picture, read_image
 from histoloom.atlas.report.readings import readings_of
 from histoloom.config import Config
 from histoloom.names import Label, current_labels, default_name, read_book
 from histoloom.run.directory import Artifact, read_json
 from histoloom.run.stage import EventLog
-from histoloom.slides.patch_set import PatchSet
 
 STAGES = ("patches", "autoencoder", "latents", "clusters", "diffusion", "samples", "evaluation")
 TRAINED = ("autoencoder", "clusters", "diffusion")
 
 _RECONSTRUCTIONS = 8
 _MAP_SIDE = 640
+_CHUNK = 256
 
 
-class RunSource:
+class RunReader:
     """A run's folders as the report's parts. ``maps`` is the folder with the tissue maps that were drawn.
 
-    ``embedding`` is the file with the 2-D maps of patches, where they were made.
+    ``embedding`` holds the 2-D maps of patches, where they were made.
     """
 
     def __init__(
-        self, run: Path, *, config: Config, inputs: Mapping[str, Path], maps: Path, embedding: Path | None = None
+        self, run: Path, *, config: Config, inputs: Mapping[str, Path], maps: Path, embedding: Embedding | None = None
     ) -> None:
         self.run = run
         self.config = config
@@ -147,23 +149,17 @@ class RunSource:
         return {str(metric): str(reason) for metric, reason in read_json(path).items()} if path.is_file() else {}
 
     @cached_property
-    def patches(self) -> PatchSet:
+    def table(self) -> PatchTable:
         """The real patches."""
-        return PatchSet.open(self.inputs["patches"])
+        return PatchTable(self.inputs["patches"])
 
     @cached_property
-    def clustered(self) -> tuple[pd.DataFrame, np.ndarray]:
-        """The patches' rows with their ``label`` and ``row`` (in ``patches``) at the chosen k, and p (N, K)."""
-        folder = self.inputs["clusters"]
-        labels = pd.read_parquet(folder / "index.parquet")[["patch_id", f"k{self.k}"]]
-        labels = labels.rename(columns={f"k{self.k}": "label"}).assign(place=np.arange(len(labels)))
-        table = self.patches.table.reset_index(drop=True)
-        joined = table.assign(row=np.arange(len(table))).merge(labels, on="patch_id", validate="one_to_one")
-        p_NK = load_file(folder / "probabilities.safetensors")[f"k{self.k}"]
-        return joined, p_NK[joined["place"].to_numpy()]
+    def clusters(self) -> ClusterTable:
+        """The clusters at the shown k."""
+        return read_clusters(self.inputs["clusters"], table=self.table, k=self.k)
 
     def _header(self) -> Header:
-        used = self.patches.slides[self.patches.slides["status"] == "ok"]
+        used = self.table.patches.slides[self.table.patches.slides["status"] == "ok"]
         return Header(
             run=self.run.resolve().name,
             written=time.strftime("%Y-%m-%d %H:%M"),
@@ -171,7 +167,7 @@ class RunSource:
             preset=self.config.preset,
             slides=len(used),
             patients=used["patient"].nunique(),
-            patches=len(self.patches.table),
+            patches=len(self.table.patches.table),
             size=self.config.patches.size,
             mpp=self.config.patches.mpp,
             split_by=self.config.patches.split.by,
@@ -191,7 +187,7 @@ class RunSource:
                 split="" if pd.isna(row["split"]) else str(row["split"]),
                 status=str(row["status"]),
             )
-            for row in self.patches.slides.to_dict("records")
+            for row in self.table.patches.slides.to_dict("records")
         )
 
     def _quality(self) -> Quality:
@@ -210,10 +206,10 @@ class RunSource:
         )
 
     def _training(self, stage: str) -> Training:
-        metrics = curves.curves(EventLog(self.inputs[stage] / "log.jsonl").read())
+        metrics = curves(EventLog(self.inputs[stage] / "log.jsonl").read())
         values = ", ".join(f"{curve.name} ends at {numbers.number(curve.last)}" for curve in metrics)
         # Safe: matplotlib wrote it, which escapes the text in it.
-        return Training(stage, Markup(curves.drawing(metrics, salt=stage)), values)
+        return Training(stage, Markup(curves_svg(metrics, salt=stage)), values)
 
     @cached_property
     def distribution(self) -> dict[str, Any]:
@@ -235,20 +231,13 @@ class RunSource:
         return read_json(path) if path.is_file() else {}
 
     def _clusters(self, similarity: numbers.Entries) -> tuple[Cluster, ...]:
-        table, _ = self.clustered
-        reach = gallery.extents(
-            table["label"].to_numpy(),
-            slides_N=table["slide_id"].tolist(),
-            patients_N=table["patient"].tolist(),
-            k=self.k,
-        )
         hues = cluster_colours(self.labels, k=self.k)
         return tuple(
-            self._cluster(cluster, similarity=similarity, extent=reach[cluster], colour=hexadecimal(hues[cluster]))
+            self._cluster(cluster, similarity=similarity, colour=hexadecimal(hues[cluster]))
             for cluster in range(self.k)
         )
 
-    def _cluster(self, cluster: int, *, similarity: numbers.Entries, extent: gallery.Extent, colour: str) -> Cluster:
+    def _cluster(self, cluster: int, *, similarity: numbers.Entries, colour: str) -> Cluster:
         distribution = distribution_table(self.distribution, k=self.k, cluster=cluster)
         faithful = cluster_line(self.faithfulness, cluster=cluster, k=self.k)
         files = self._files(cluster)
@@ -258,7 +247,7 @@ class RunSource:
             named=self.names[cluster] != default_name(cluster),
             colour=colour,
             flag=self.labels[cluster].flag,
-            extent=extent,
+            extent=self.clusters.extent(cluster, table=self.table),
             real=self._typical(cluster),
             samples=self._samples(cluster),
             verdict=cluster_verdict(
@@ -271,26 +260,17 @@ class RunSource:
 
     def _agreement(self) -> tuple[str, ...]:
         """How far raters agree at the shown k; empty where fewer than two named."""
-        labels_N = self.clustered[0]["label"].to_numpy()
-        return sentences(read_book(self.run, k=self.k), sizes=np.bincount(labels_N, minlength=self.k).tolist())
+        return sentences(read_book(self.run, k=self.k), sizes=[len(rows) for rows in self.clusters.members])
 
     def _typical(self, cluster: int) -> tuple[Picture, ...]:
-        table, p_NK = self.clustered
-        rows = gallery.most_typical(
-            p_NK,
-            labels_N=table["label"].to_numpy(),
-            groups_N=table["slide"].tolist(),
-            cluster=cluster,
-            n=self.config.report.patches_per_cluster,
-        )
-        images = self.patches.images(table["row"].to_numpy()[rows])
+        rows = self.clusters.most_typical(cluster, n=self.config.report.patches_per_cluster, table=self.table)
+        slides = self.table.slides["slide"].iloc[self.table.slide_N[rows]]
         return tuple(
             picture(
                 image,
-                text=f"Real patch of {self.names[cluster]}, slide {table['slide'].iloc[row]}, "
-                f"probability {p_NK[row, cluster]:.2f}",
+                text=f"Real patch of {self.names[cluster]}, slide {slide}, probability {self.clusters.p_N[row]:.2f}",
             )
-            for row, image in zip(rows, images, strict=True)
+            for row, slide, image in zip(rows, slides, self.table.patches.images(rows), strict=True)
         )
 
     def _samples(self, cluster: int) -> tuple[Picture, ...]:
@@ -310,28 +290,30 @@ class RunSource:
     def _metadata(self) -> pd.DataFrame:
         return pd.read_csv(self.inputs["samples"] / "metadata.csv", keep_default_na=False)
 
+    @cached_property
+    def _map_records(self) -> dict[str, MapRecord]:
+        records = {path.stem: MapRecord.load(path) for path in sorted(self.maps_folder.glob("*.json"))}
+        return {slide_id: record for slide_id, record in records.items() if record is not None}
+
     def _maps(self) -> tuple[Map, ...]:
         maps = []
-        for path in sorted(self.maps_folder.glob("*.json")):
-            drawn = read_json(path)
-            if "missing" in drawn:
+        for record in self._map_records.values():
+            if record.missing:
                 continue
-            thumbnail = read_image(self.inputs["patches"] / "thumbnails" / f"{drawn['slide_id']}.jpg")
-            overlay = read_image(path.with_suffix(".png"))
-            title = drawn["title"]
+            thumbnail = read_image(self.inputs["patches"] / "thumbnails" / f"{record.slide_id}.jpg")
+            overlay = read_image(self.maps_folder / f"{record.slide_id}.png")
             maps.append(
                 Map(
-                    title=title,
-                    thumbnail=picture(thumbnail, text=f"Thumbnail of slide {title}", at_most=_MAP_SIDE),
-                    overlay=picture(overlay, text=f"Tissue map over slide {title}", at_most=_MAP_SIDE),
-                    patches=drawn["patches"],
+                    title=record.title,
+                    thumbnail=picture(thumbnail, text=f"Thumbnail of slide {record.title}", at_most=_MAP_SIDE),
+                    overlay=picture(overlay, text=f"Tissue map over slide {record.title}", at_most=_MAP_SIDE),
+                    patches=record.patches,
                 )
             )
         return tuple(maps)
 
     def _maps_missing(self) -> dict[str, str]:
-        drawn = [read_json(path) for path in sorted(self.maps_folder.glob("*.json"))]
-        return {entry["title"]: entry["missing"] for entry in drawn if "missing" in entry}
+        return {record.title: record.missing for record in self._map_records.values() if record.missing}
 
     def _truth(self) -> tuple[TruthRow, ...]:
         path = self.inputs["evaluation"] / "truth.json"
@@ -347,10 +329,19 @@ class RunSource:
         rows = (AssociationRow(**{name: entry[name] for name in names}) for entry in found["associations"])
         return Confounding(tuple(found["warnings"].get(str(self.k), ())), tuple(rows))
 
-    def _patch_map(self, path: Path) -> PatchMap:
-        table, _ = self.clustered
-        return patch_map_of(
-            read_json(path), table=table, patches=self.patches, features=self.config.clusters.validity_features
+    def _patch_map(self, embedding: Embedding) -> PatchMap:
+        table, rows_N = self.table, self.table.rows_of(pa.array(embedding.patch_ids, pa.string()))
+        starts = range(0, len(rows_N), _CHUNK)
+        thumbnails = [
+            thumbnail(image) for start in starts for image in table.patches.images(rows_N[start : start + _CHUNK])
+        ]
+        return patch_map(
+            embedding,
+            labels_N=self.clusters.label_N[rows_N].astype(np.int64),
+            map_neighbours={method: neighbours(xy_N2) for method, xy_N2 in embedding.maps.items()},
+            thumbnails=thumbnails,
+            texts=[f"slide {slide}" for slide in table.slides["slide"].iloc[table.slide_N[rows_N]]],
+            features=FEATURE_TITLES[self.config.clusters.validity_features],
         )
 
     def _environment(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from histoloom.atlas.report.pictures import Picture, picture
+from histoloom.atlas.report.figures import Picture, picture
 from histoloom.evaluation.reading.folder import Reading, readings
 from histoloom.evaluation.reading.results import Result, result
 from histoloom.evaluation.reading.tables import spread, table

@@ -9,9 +9,8 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
-from histoloom.atlas.browse.flow import Step, counterpart, steps
-from histoloom.atlas.browse.neighbourhood import UNSURE, neighbours, unsure
-from histoloom.atlas.report.gallery import Extent
+from histoloom.atlas.browse.cluster_table import UNSURE_BELOW, Extent
+from histoloom.atlas.browse.flow import ClusterFlow, cluster_flows, counterpart
 from histoloom.atlas.web.pages import k_links, render
 from histoloom.atlas.web.params import ClusterNumber, K, OptionalK, view_of
 from histoloom.atlas.web.pictures import mosaic_address, place_address
@@ -70,7 +69,7 @@ def cluster_page(request: Request, k: K, cluster: ClusterNumber) -> HTMLResponse
     view.check_cluster(k, cluster)
     table = view.clusters(k)
     found = cards(view, k=k)
-    beside = neighbours(table, cluster=cluster, n=NEIGHBOURS_SHOWN)
+    beside = table.neighbours(cluster, n=NEIGHBOURS_SHOWN)
     return render(
         request,
         "cluster.html",
@@ -80,8 +79,8 @@ def cluster_page(request: Request, k: K, cluster: ClusterNumber) -> HTMLResponse
         cards=found,
         samples=len(view.samples_of(k, cluster)),
         neighbours=[(found[one.cluster], one) for one in beside],
-        unsure=unsure(table, cluster=cluster),
-        unsure_below=UNSURE,
+        unsure=table.unsure(cluster),
+        unsure_below=UNSURE_BELOW,
         slides=slide_shares(view, k=k, cluster=cluster),
         slides_shown=SLIDES_SHOWN,
         elsewhere=_at_next_ks(view, k=k, cluster=cluster),
@@ -137,6 +136,6 @@ def _at_next_ks(view: RunView, *, k: int, cluster: int) -> list[dict[str, Any]]:
     place = view.ks.index(k)
     found = []
     for other in [*view.ks[max(0, place - 1) : place], *view.ks[place + 1 : place + 2]]:
-        step: Step = steps(view.overlap(k, other))[cluster]
+        step: ClusterFlow = cluster_flows(view.overlap(k, other))[cluster]
         found.append({"k": other, "step": step, "names": view.names(other)})
     return found

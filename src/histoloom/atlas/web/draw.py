@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
-from histoloom.atlas.jobs.generators import STUDENT, has_generator, has_student
+from histoloom.atlas.jobs.queue import STUDENT, has_generator, has_student
 from histoloom.atlas.web.http_errors import NotFound
 from histoloom.atlas.web.jobs import queue_of
 from histoloom.atlas.web.pages import k_links, render
@@ -76,7 +76,7 @@ def options(request: Request, k: OptionalK = None) -> Options:
     view = view_of(request)
     k = view.k_or_chosen(k)
     queue = queue_of(view)
-    queue.warm()
+    queue.preload()
     sampler = view.config.samples.sampler
     methods = [method for method in get_args(SamplerMethod) if method != STUDENT or has_student(view.path)]
     return Options(

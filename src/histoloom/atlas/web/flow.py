@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 
-from histoloom.atlas.browse.flow import Flow, flow, steps
+from histoloom.atlas.browse.flow import Flow, cluster_flows, flow
 from histoloom.atlas.web.pages import k_links, render
 from histoloom.atlas.web.params import K, OptionalK, view_of
 from histoloom.atlas.web.run_view import RunView
@@ -49,7 +49,7 @@ def flow_page(request: Request, k: OptionalK = None) -> HTMLResponse:
         colours=view.colours(k),
         names={other: view.names(other) for other in shown},
         steps=[
-            (first, second, steps(view.overlap(first, second)), steps(view.overlap(second, first)))
+            (first, second, cluster_flows(view.overlap(first, second)), cluster_flows(view.overlap(second, first)))
             for first, second in pairwise(shown)
         ],
     )
@@ -66,7 +66,7 @@ def changes(request: Request, k: K, other: K) -> list[Change]:
             patches=step.patches,
             to=[Part(cluster=part.cluster, share=part.share) for part in step.to],
         )
-        for step in steps(shared)
+        for step in cluster_flows(shared)
     ]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
-from histoloom.atlas.browse.cluster_table import Order
+from histoloom.atlas.browse.cluster_table import SortOrder
 from histoloom.atlas.web.params import ClusterNumber, K, OptionalK, PageNumber, PatchId, view_of
 from histoloom.atlas.web.pictures import patch_address, sample_address
 from histoloom.atlas.web.run_view import RunView
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/api", tags=["clusters"])
 PAGE = 60
 """Pictures on a page of a gallery."""
 
-OrderQuery = Annotated[Order, Query(description="The surest first, at random, or the least sure first.")]
+OrderQuery = Annotated[SortOrder, Query(description="The surest first, at random, or the least sure first.")]
 
 
 class PatchModel(BaseModel):
@@ -43,7 +43,7 @@ class PatchPage(BaseModel):
 
     k: int
     cluster: int
-    order: Order
+    order: SortOrder
     total: int
     page: int
     pages: int

@@ -11,10 +11,8 @@ from fastapi import APIRouter, FastAPI, Path, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from histoloom.atlas.jobs.generators import has_generator
-from histoloom.atlas.jobs.job_archive import archive
-from histoloom.atlas.jobs.job_log import Made, State
-from histoloom.atlas.jobs.queue import JobQueue, Status
+from histoloom.atlas.jobs.job_log import JobPicture, State, archive
+from histoloom.atlas.jobs.queue import JobQueue, JobStatus, has_generator
 from histoloom.atlas.web.http_errors import Conflict, NotFound
 from histoloom.atlas.web.params import view_of
 from histoloom.atlas.web.pictures import patch_address
@@ -241,7 +239,7 @@ def _conflicting() -> Iterator[None]:
         raise Conflict(str(error)) from error
 
 
-def _out(status: Status) -> JobOut:
+def _out(status: JobStatus) -> JobOut:
     asked = status.request
     return JobOut(
         id=status.job_id,
@@ -260,5 +258,5 @@ def _out(status: Status) -> JobOut:
     )
 
 
-def _picture(job_id: str, made: Made) -> PictureOut:
+def _picture(job_id: str, made: JobPicture) -> PictureOut:
     return PictureOut(number=made.number, src=f"/api/jobs/{job_id}/pictures/{made.number}.png", record=dict(made.row))

@@ -11,15 +11,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 
-from histoloom.atlas.maps.map_titles import FEATURES, TITLES
-from histoloom.atlas.maps.patch_map import centres, rows_of
+from histoloom.atlas.maps.patch_map import FEATURE_TITLES, METHOD_TITLES, Embedding, central_patches, neighbour_shares
 from histoloom.atlas.web.clusters import cards
 from histoloom.atlas.web.http_errors import NotFound
 from histoloom.atlas.web.pages import k_links, render
 from histoloom.atlas.web.params import OptionalK, view_of
 from histoloom.atlas.web.pictures import patch_address
 from histoloom.atlas.web.run_view import RunView
-from histoloom.run.directory import read_json
 
 router = APIRouter()
 
@@ -59,9 +57,9 @@ def map_page(request: Request, k: OptionalK = None) -> HTMLResponse:
         k=k,
         k_links=k_links({other: f"/map?k={other}" for other in view.ks}, current=k, chosen=view.chosen),
         cards=cards(view, k=k),
-        titles={} if found is None else {method: TITLES[method] for method in found.maps},
+        titles={} if found is None else {method: METHOD_TITLES[method] for method in found.maps},
         n=0 if found is None else len(found.rows_N),
-        features=FEATURES[view.config.clusters.validity_features],
+        features=FEATURE_TITLES[view.config.clusters.validity_features],
         words=[] if found is None else _words(view, found, k=k),
         path=view.path,
     )
@@ -82,7 +80,7 @@ def points(request: Request, k: OptionalK = None) -> MapModel:
         pictures=[patch_address(view, patch_id) for patch_id in ids],
         labels=view.clusters(k).label_N[found.rows_N].tolist(),
         maps={method: xy_N2.ravel().tolist() for method, xy_N2 in found.maps.items()},
-        titles={method: TITLES[method] for method in found.maps},
+        titles={method: METHOD_TITLES[method] for method in found.maps},
     )
 
 
@@ -92,23 +90,22 @@ def _embedding(view: RunView) -> _Embedding | None:
 
 def _read(view: RunView) -> _Embedding | None:
     """``embedding.json``; None where there is none, or it is of other patches."""
-    path = view.run.folder("report") / "embedding.json"
-    if not path.is_file():
+    found = Embedding.load(view.run.folder("report") / "embedding.json")
+    if found is None:
         return None
-    found: dict[str, Any] = read_json(path)
-    rows_N = view.table.rows_of(pa.array(found["patch_ids"], pa.string()))
+    rows_N = view.table.rows_of(pa.array(found.patch_ids, pa.string()))
     if (rows_N < 0).any():
         return None
-    maps = {method: np.asarray(found["maps"][method]) for method in _FIRST if method in found["maps"]}
-    return _Embedding(rows_N, maps, np.asarray(found["neighbours"]))
+    maps = {method: found.maps[method] for method in _FIRST if method in found.maps}
+    return _Embedding(rows_N, maps, found.neighbours_Nn)
 
 
 def _words(view: RunView, found: _Embedding, *, k: int) -> list[dict[str, Any]]:
     """A row for each cluster that is on the map, with the most central patch of the first map."""
     labels_N = view.clusters(k).label_N[found.rows_N].astype(np.int64)
     first = next(iter(found.maps.values()))
-    central = centres(first, labels_N=labels_N)
-    rows = rows_of(labels_N, own_Nn=found.near_Nn, in_maps=[])
+    central = central_patches(first, labels_N=labels_N)
+    rows = neighbour_shares(labels_N, neighbours_Nn=found.near_Nn, map_neighbours=[])
     return [
         {"row": row, "central": view.table.ids([found.rows_N[central[row.cluster]]])[0]}
         for row in rows

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
 from histoloom.atlas.browse.agreement import agreements, disagreements
+from histoloom.atlas.browse.cluster_table import Extent
 from histoloom.atlas.maps.palette import colours, hexadecimal
-from histoloom.atlas.report.gallery import Extent
 from histoloom.atlas.web.http_errors import Conflict
 from histoloom.atlas.web.naming_models import (
     AgreementModel,
@@ -291,7 +291,7 @@ def _sizes(view: RunView) -> Sizes:
 
 def _row(view: RunView, *, k: int, cluster: int) -> Row:
     clusters, table = view.clusters(k), view.table
-    rows = clusters.spread(cluster, n=TYPICAL, random_N=view.random_N, slide_N=table.slide_N)
+    rows = clusters.representatives(cluster, n=TYPICAL, random_N=view.random_N, slide_N=table.slide_N)
     slides = table.slides["slide_id"].astype(str).to_numpy()[table.slide_N[rows]]
     patches = [
         (patch_address(view, patch_id), f"Patch of cluster {cluster}, slide {slide}")

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from PIL import Image
 
-from histoloom.atlas.browse.cluster_place import placed
+from histoloom.atlas.maps.overlay import cluster_overlay
 from histoloom.atlas.maps.palette import colours
 from histoloom.atlas.web.params import ClusterNumber, K, PatchId, SampleId, SlideId, view_of
 from histoloom.atlas.web.run_view import RunView
@@ -120,7 +120,7 @@ def png(image_HW3: np.ndarray) -> bytes:
 
 def _mosaic(view: RunView, *, k: int, cluster: int) -> bytes:
     table = view.table
-    rows = view.clusters(k).spread(cluster, n=COLUMNS * ROWS, random_N=view.random_N, slide_N=table.slide_N)
+    rows = view.clusters(k).representatives(cluster, n=COLUMNS * ROWS, random_N=view.random_N, slide_N=table.slide_N)
     step = TILE + GAP
     sheet = Image.new("RGB", (COLUMNS * step - GAP, ROWS * step - GAP), "white")
     for place, image in enumerate(table.patches.images(rows)):
@@ -138,4 +138,4 @@ def _place(view: RunView, *, k: int, cluster: int, slide: int) -> bytes:
         thumbnail = np.asarray(image.convert("RGB"))
     dimensions = (int(about["width"]), int(about["height"]))
     colour = colours(k)[cluster]
-    return jpeg(placed(thumbnail, boxes_N4=boxes_N4, dimensions=dimensions, colour=colour), quality=85)
+    return jpeg(cluster_overlay(thumbnail, boxes_N4=boxes_N4, dimensions=dimensions, colour=colour), quality=85)

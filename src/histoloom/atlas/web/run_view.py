@@ -13,8 +13,7 @@ import numpy as np
 
 from histoloom.atlas.browse.cluster_table import ClusterTable, overlap, read_clusters
 from histoloom.atlas.browse.patch_table import PatchTable
-from histoloom.atlas.maps.cluster_colours import cluster_colours
-from histoloom.atlas.maps.palette import hexadecimal
+from histoloom.atlas.maps.palette import cluster_colours, hexadecimal
 from histoloom.atlas.web.http_errors import Conflict, NotFound
 from histoloom.config import Config, load_config
 from histoloom.names import Label, current_labels

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from histoloom.atlas.browse.cluster_table import ClusterTable
 from histoloom.atlas.browse.patch_table import PatchTable
-from histoloom.atlas.browse.run_slides import SlideAbout
+from histoloom.atlas.browse.run_slides import SlideInfo
 
 PER_PAGE = 60
 
@@ -25,7 +25,7 @@ class Part:
 class SlideCard:
     """A slide in the list; ``parts`` and ``most`` say which clusters its patches are in, the largest first."""
 
-    about: SlideAbout
+    about: SlideInfo
     pictured: bool
     title: str
     parts: tuple[Part, ...]
@@ -43,9 +43,9 @@ class SlideCard:
 
 
 def cards(
-    slides: Sequence[SlideAbout],
+    slides: Sequence[SlideInfo],
     *,
-    pictured: Callable[[SlideAbout], bool],
+    pictured: Callable[[SlideInfo], bool],
     clusters: ClusterTable,
     table: PatchTable,
     names: Mapping[int, str],
@@ -62,7 +62,7 @@ def cards(
     return result
 
 
-def title_of(about: SlideAbout) -> str:
+def title_of(about: SlideInfo) -> str:
     """A slide's name; with its file's where a slide has several."""
     return about.slide_id if about.slide_id.startswith(about.slide) else f"{about.slide}, {about.slide_id}"
 

@@ -17,8 +17,7 @@ from fastapi.responses import HTMLResponse, Response
 from PIL import Image
 from pydantic import BaseModel
 
-from histoloom.atlas.browse.placed_patches import PlacedPatches
-from histoloom.atlas.browse.run_slides import NoSlide, RunSlides, SlideAbout, drawn_map, jpeg_settings
+from histoloom.atlas.browse.run_slides import NoSlide, RunSlides, SlideInfo, drawn_map, jpeg_settings
 from histoloom.atlas.web.http_errors import Conflict, NotFound
 from histoloom.atlas.web.pages import k_links, render
 from histoloom.atlas.web.params import OptionalK, PageNumber, SlideId, view_of
@@ -74,7 +73,7 @@ def slides_page(request: Request, k: OptionalK = None, page: PageNumber = 0, fin
     """The list of slides, with the share of each cluster on them."""
     view = view_of(request)
     k = view.k_or_chosen(k)
-    found = slides_of(view).found(find)
+    found = slides_of(view).search(find)
     pages = max(1, -(-len(found) // PER_PAGE))
     if page >= pages:
         raise NotFound(f"there is no page {page + 1} of slides; there are {pages}")
@@ -92,7 +91,7 @@ def slides_page(request: Request, k: OptionalK = None, page: PageNumber = 0, fin
             table=view.table,
             names=view.names(k),
         ),
-        all_slides=len(slides_of(view).about),
+        all_slides=len(slides_of(view).by_id),
         found=len(found),
         find=find,
         page=page,
@@ -108,7 +107,7 @@ def slide_page(request: Request, slide_id: SlideId, k: OptionalK = None) -> HTML
     view = view_of(request)
     k = view.k_or_chosen(k)
     about = slide_of(view, slide_id)
-    order = [other.slide_id for other in slides_of(view).found("")]
+    order = [other.slide_id for other in slides_of(view).search("")]
     place = order.index(slide_id)
     segment = quote(slide_id, safe="")
     links = {other: f"/slides/{segment}?k={other}" for other in view.ks}
@@ -118,7 +117,7 @@ def slide_page(request: Request, slide_id: SlideId, k: OptionalK = None) -> HTML
         k=k,
         k_links=k_links(links, current=k, chosen=view.chosen),
         slide=about,
-        trouble=slides_of(view).trouble(slide_id),
+        trouble=slides_of(view).problem(slide_id),
         before=order[place - 1] if place else None,
         after=order[place + 1] if place + 1 < len(order) else None,
         thumbnail=thumbnail_address(view, about),
@@ -131,12 +130,12 @@ def slide_answer(request: Request, slide_id: SlideId, k: OptionalK = None) -> Sl
     view = view_of(request)
     k = view.k_or_chosen(k)
     about, slides = slide_of(view, slide_id), slides_of(view)
-    trouble = slides.trouble(slide_id)
+    trouble = slides.problem(slide_id)
     zoom, start = about.zoom, f"/api/slides/{quote(slide_id, safe='')}"
     with refused():
         tiles = "" if trouble else f"{start}/tiles/{{level}}/{{column}}/{{row}}.jpg?v={slides.identity(slide_id)}"
     label_N, names, colours = view.clusters(k).label_N, view.names(k), view.colours(k)
-    sizes = placed_of(view).sizes(slide_id, label_N=label_N, k=k)
+    sizes = view.table.cluster_sizes(slide_id, label_N=label_N, k=k)
     return SlideAnswer(
         slide_id=slide_id,
         width=about.width,
@@ -218,7 +217,7 @@ def patches(
     k = view.k_or_chosen(k)
     slide_of(view, slide_id)
     label_N, table = view.clusters(k).label_N, view.table
-    found = placed_of(view).within(slide_id, label_N=label_N, box=(left, top, right, bottom))
+    found = view.table.in_box(slide_id, label_N=label_N, box=(left, top, right, bottom))
     columns = {"x": table.x_N, "y": table.y_N, "extent": table.extent_N, "cluster": label_N}
     answer: dict[str, object] = {name: values[found.rows_M].tolist() for name, values in columns.items()}
     return Response(json.dumps(answer | {"total": found.total}), media_type="application/json")
@@ -230,12 +229,7 @@ def slides_of(view: RunView) -> RunSlides:
     return view.kept("slides", of=[_PATCHES], make=lambda: RunSlides(view.run.require("patches"), open_slides=kept))
 
 
-def placed_of(view: RunView) -> PlacedPatches:
-    """The run's patches by their place."""
-    return view.kept("placed patches", of=[_PATCHES], make=lambda: PlacedPatches(view.table))
-
-
-def slide_of(view: RunView, slide_id: str) -> SlideAbout:
+def slide_of(view: RunView, slide_id: str) -> SlideInfo:
     """A slide by its id; ``NotFound``."""
     with refused():
         return slides_of(view).slide(slide_id)
@@ -250,7 +244,7 @@ def map_of(view: RunView, slide_id: str, *, k: int) -> Path | None:
     )
 
 
-def thumbnail_address(view: RunView, about: SlideAbout) -> str:
+def thumbnail_address(view: RunView, about: SlideInfo) -> str:
     """Where a slide's thumbnail is; empty where there is none."""
     if slides_of(view).thumbnail(about.slide_id) is None:
         return ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histoloom.atlas.report import gallery, numbers
-from histoloom.atlas.report.curves import curves, drawing
+from histoloom.atlas.report import numbers
+from histoloom.atlas.report.figures import curves, curves_svg
 from histoloom.atlas.report.page import duration
 from histoloom.atlas.report.paper import BETTER, INDEX_TITLES, ROWS
 
@@ -76,22 +76,6 @@ def test_durations() -> None:
     ]
 
 
-def test_typical_patches_come_from_different_slides_first() -> None:
-    p_NK = np.array([[0.99], [0.98], [0.97], [0.9], [0.8], [0.1]])
-    rows = gallery.most_typical(
-        p_NK, labels_N=np.array([0, 0, 0, 0, 0, 1]), groups_N=["a", "a", "a", "b", "c", "d"], cluster=0, n=3
-    )
-    assert rows == [0, 3, 4]
-    assert gallery.most_typical(p_NK, labels_N=np.ones(6), groups_N=list("aaabcd"), cluster=0, n=3) == []
-
-
-def test_extents_and_spread() -> None:
-    found = gallery.extents(np.array([0, 0, 2, 0]), slides_N=list("aabc"), patients_N=list("xxxy"), k=3)
-    assert found[0] == gallery.Extent(3, 0.75, 2, 2)
-    assert found[1] == gallery.Extent(0, 0.0, 0, 0)
-    assert gallery.spread(list("abcde"), groups=list("xxxyz"), n=3) == ["a", "d", "e"]
-
-
 def test_curves_are_the_numbers_of_the_log() -> None:
     events = [{"message": "x"}, {"images": 10, "a.loss": 2.0}, {"images": 20, "a.loss": 1.0, "b.loss": 5}]
     first, second = curves([*events, {"images": 10, "b.loss": 4.0}])
@@ -100,11 +84,11 @@ def test_curves_are_the_numbers_of_the_log() -> None:
     assert np.isnan(second.values[1])
 
 
-def test_a_drawing_is_inert_and_takes_the_ink_of_the_page() -> None:
-    svg = drawing(curves([{"images": 1, "<script>$x$": 1.0}, {"images": 2, "<script>$x$": 2.0}]), salt="x")
+def test_a_drawing_is_inert_and_takes_the_text_colour_of_the_page() -> None:
+    svg = curves_svg(curves([{"images": 1, "<script>$x$": 1.0}, {"images": 2, "<script>$x$": 2.0}]), salt="x")
     assert svg.startswith("<svg")
     assert "&lt;script&gt;$x$" in svg
     assert "<script" not in svg
     assert "http" not in svg
     assert "currentColor" in svg
-    assert drawing([], salt="x") == ""
+    assert curves_svg([], salt="x") == ""
