@@ -61,7 +61,10 @@ def write_map() -> Callable[[Run], list[str]]:
         maps = {"pca": xy_N2.round(4).tolist(), "tsne": xy_N2[:, ::-1].round(4).tolist()}
         near = [[(place + 1) % len(ids), (place + 2) % len(ids)] for place in range(len(ids))]
         run.folder("report").mkdir()
-        write_json(run.folder("report") / "embedding.json", {"patch_ids": ids, "maps": maps, "neighbours": near})
+        write_json(
+            run.folder("report") / "embedding.json",
+            {"identity": {}, "patch_ids": ids, "maps": maps, "neighbours": near},
+        )
         write_json(run.folder("report") / "artifact.json", {})
         return ids
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
+from histoloom.atlas.maps.patch_map import Embedding
 from histoloom.atlas.report.page import render
 from histoloom.atlas.report.read_run import STAGES, RunReader
 from histoloom.atlas.web.app import NAVIGATION
@@ -43,7 +44,7 @@ def report(published: Run, whole_address: str, tmp_path_factory: pytest.TempPath
         config=published.config,
         inputs={stage: published.folder(stage) for stage in STAGES},
         maps=tmp_path_factory.mktemp("maps"),
-        embedding=published.folder("report") / "embedding.json",
+        embedding=Embedding.load(published.folder("report") / "embedding.json"),
     )
     return render(source.page())
 
