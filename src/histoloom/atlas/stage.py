@@ -44,7 +44,7 @@ def run(context: StageContext) -> None:
     slides = PatchSet.open(context.inputs["patches"]).slides
     used = slides[slides["status"] == OK].set_index("slide_id", drop=False)
     selected = [used.index[row] for row in round_robin(used["patient"].tolist())[: config.report.map_slides]]
-    current = MapRecord("", "", clusters=clustering.fingerprint, k=k, limit=config.report.map_patches)
+    current = MapRecord("", clusters=clustering.fingerprint, k=k, limit=config.report.map_patches)
     colours = cluster_colours(current_labels(context.run, k=k), k=k)
     missing = [slide_id for slide_id in selected if not _reuse_map(context, slide_id, current=current, colours=colours)]
     classifier = load_classifier(config, context.inputs) if missing else None

@@ -28,7 +28,7 @@ from histoloom.run.directory import disk_errors_explained
 
 if TYPE_CHECKING:
     from histoloom.atlas.jobs.sample_runner import SampleRunner
-    from histoloom.diffusion.generation.sample_folder import Written
+    from histoloom.diffusion.generation.sample_folder import WrittenSample
 
 FOLDER = "drawn"
 NICE = 5

@@ -33,7 +33,7 @@ class MapRecord:
     """
 
     slide_id: str
-    title: str
+    title: str = ""
     clusters: str = ""
     k: int = 0
     limit: int = 0
