@@ -96,6 +96,7 @@ def ddpm(denoise: Denoiser, x: Tensor, *, levels: Sequence[Level], noise: NoiseS
     variance is (1 - a') / (1 - a) (1 - a / a'), with a the share of signal here and a' there.
     """
     for here, there in pairwise(levels):
+        # With a and a' as above: kept = a / a', and the posterior's mean is of_data * data + of_x * x.
         kept = (here.signal / there.signal) ** 2  # the share of x's variance that the process keeps from there to here
         variance = (there.noise / here.noise) ** 2 * (1 - kept)
         of_data = there.signal * (1 - kept) / here.noise**2
@@ -123,9 +124,10 @@ def dpm_solver(denoise: Denoiser, x: Tensor, *, levels: Sequence[Level]) -> Tens
     last_stride = 0.0
     for here, there in pairwise(levels):
         data = denoise(x, here)
-        stride = there.half_log_snr - here.half_log_snr
+        stride = there.half_log_snr - here.half_log_snr  # h, infinite to data without noise
         extrapolated = data
         if earlier is not None and there.noise > 0:
+            # D of algorithm 2: the data in the middle of the step, from the line through the last two predictions.
             extrapolated = data + stride / last_stride / 2 * (data - earlier)
         keep, add = ddim_factors(here, there)
         x = keep * x + add * extrapolated
@@ -153,6 +155,7 @@ def heun(denoise: Denoiser, x: Tensor, *, levels: Sequence[Level]) -> Tensor:
             x = keep * x + add * data
             continue
         stride = there.angle - here.angle
+        # Euler's step, then the trapezoidal rule with the slope at its end.
         slope = velocity(x, data, level=here)
         guess = x + stride * slope
         x = x + stride / 2 * (slope + velocity(guess, denoise(guess, there), level=there))

@@ -74,6 +74,7 @@ def sampling_levels(sampler: SamplerConfig, *, config: DiffusionConfig, strength
         return levels
     left = max(1, round(len(alpha_bar_T) * strength))
     if kind.fixed_steps:
+        # The step of ``strength`` lies between two of its own; from there its DDIM step leads to the next of its own.
         first = noise_levels(alpha_bar_T[:left], count=1)[0]
         return (first, *(level for level in levels if level.step < first.step))
     return noise_levels(alpha_bar_T[:left], count=min(left, max(1, round(count * strength))))

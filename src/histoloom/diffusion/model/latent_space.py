@@ -54,8 +54,10 @@ class LatentSpace(Section):
         """
         mean_C, covariance_CC = covariance(latents, rows=rows)
         if whiten is None:
+            # Channel by channel: no rotation.
             scale_C = np.sqrt(np.maximum(np.diag(covariance_CC), LEAST_VARIANCE))
             return LatentSpace(mean=mean_C, enter=np.diag(1 / scale_C), leave=np.diag(scale_C))
+        # Along principal components, by falling variance (eigh returns them rising).
         variance_C, axes_CC = (part[..., ::-1] for part in np.linalg.eigh(covariance_CC))
         variance_C = np.maximum(variance_C, LEAST_VARIANCE)
         kept = int(np.searchsorted(np.cumsum(variance_C) / variance_C.sum(), whiten - 1e-9)) + 1
@@ -84,6 +86,7 @@ class LatentSpace(Section):
         mean_C, covariance_CC = covariance(latents, rows=rows)
         shift_C = mean_C - self.mean
         spread_CC = covariance_CC + np.outer(shift_C, shift_C)
+        # With P = I - leave enter, which projects onto what is left out, the lost variance is the trace of P S P^T.
         left_out_CC = np.eye(len(mean_C)) - self.leave.astype(np.float64) @ self.enter
         return float(1 - np.trace(left_out_CC @ spread_CC @ left_out_CC.T) / np.trace(spread_CC))
 
@@ -101,6 +104,7 @@ def covariance(latents: np.ndarray, *, rows: np.ndarray) -> tuple[np.ndarray, np
         new = block_CM.shape[1]
         shift_C = block_CM.mean(axis=1) - mean_C
         centred_CM = block_CM - block_CM.mean(axis=1, keepdims=True)
+        # Products about the block's own mean, and the correction for the distance of the two means.
         products_CC += centred_CM @ centred_CM.T + np.outer(shift_C, shift_C) * count * new / (count + new)
         mean_C += shift_C * new / (count + new)
         count += new

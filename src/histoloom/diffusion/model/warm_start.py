@@ -66,6 +66,7 @@ def closest_conditions(errors_MG: np.ndarray, *, labels_M: np.ndarray, k: int) -
     """
     G = errors_MG.shape[1]
     members_kM = labels_M == np.arange(k)[:, None]
+    # A cluster without patches: the mean over all patches.
     members_kM |= ~members_kM.any(axis=1, keepdims=True)
     mean_kG = members_kM @ errors_MG / members_kM.sum(axis=1, keepdims=True)
     # More clusters than conditions: each condition may be used ceil(k / G) times.
