@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoloom.atlas.jobs.job_log import ENDED, JobLog
+from histoloom.atlas.jobs.job_log import ENDED, JobLog, JobSpec
 from histoloom.atlas.jobs.queue import JobQueue, JobStatus, Limits, State
 from histoloom.atlas.jobs.sample_runner import SampleRunner
 from histoloom.diffusion.generation.request import Request
@@ -272,6 +273,18 @@ def test_a_line_torn_by_a_crash_is_left_out(run: Path, queue: JobQueue) -> None:
     for number, text in enumerate(("", "[]\n", '{"ask": {}}\n', '{"ask": {"request": {"other": 1}}}\n')):
         (run / "drawn" / f"{number}.jsonl").write_text(text)
         assert JobLog.read(run / "drawn" / f"{number}.jsonl") is None
+
+
+def test_jobs_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """Their requests have settings that were removed since."""
+    spec = JobSpec(Request(n=2, tissues=("0",)), total=2, title="2 of 0", time="2026-01-01")
+    job = JobLog.create(tmp_path, job_id="1", spec=spec)
+    line = json.loads(job.file.read_text())
+    line["ask"]["request"] |= {"spacing": None, "guidance_interval": [0.2, 3.0]}
+    job.file.write_text(json.dumps(line) + "\n")
+    read = JobLog.read(job.file)
+    assert read is not None
+    assert read.spec == spec
 
 
 def test_the_gate_of_the_run_is_respected(run: Path) -> None:
