@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,6 +12,7 @@ import yaml
 
 from histoloom.diffusion.generation.generator import Generator
 from histoloom.errors import UserError
+from histoloom.evaluation.results import Distribution, Faithfulness, Originality, Similarity
 from histoloom.names import default_name
 from histoloom.run.directory import Run, read_json
 
@@ -109,7 +111,11 @@ def model_card(run: Run, *, generator: Generator, terms: Terms, precision: str) 
         "pipeline_tag": "unconditional-image-generation",
         "tags": ["histopathology", "pathology", "latent-diffusion", "synthetic-data", "histoloom"],
     }
-    results = (_similarity(run, k=k), _distribution(run, k=k), _faithfulness(run, k=k), _readings(run, k=k))
+    folder = run.path / "evaluation"
+    results = (
+        *(_similarity(folder, k=k), _distribution(folder, k=k), _faithfulness(folder, k=k)),
+        *(_readings(run, k=k), _originality(folder)),
+    )
     return CARD.format(
         front=yaml.safe_dump(front, sort_keys=False),
         tissue=example,
@@ -129,110 +135,114 @@ def model_card(run: Run, *, generator: Generator, terms: Terms, precision: str) 
         start="" if start is None else STARTED.format(digest=start.digest),
         data=terms.data or "Not stated. Fill this in before you share this folder.",
         licence=terms.licence or "Not stated. Fill this in before you share this folder.",
-        evaluation="\n".join(part for part in (*results, _originality(run)) if part),
+        evaluation="\n".join(part for part in results if part),
     )
 
 
-def _similarity(run: Run, *, k: int) -> str:
+def _similarity(folder: Path, *, k: int) -> str:
     """Similarity of sample pairs and real pairs of the same cluster."""
-    path = run.path / "evaluation" / "similarity.json"
-    if not path.is_file():
+    similarity = Similarity.load(folder)
+    if similarity is None:
         return "Not evaluated yet."
-    entries: list[dict[str, Any]] = [entry for entry in read_json(path) if entry["k"] == k and entry["cluster"] is None]
     lines = [
         "`synthetic against real` of the same cluster; `real against real` of other slides is its floor.\n",
         "| metric | comparison | value | 95 % interval | pairs | extractor |",
         "|---|---|---|---|---|---|",
     ]
-    for entry in entries:
-        low, high = entry["interval"]
+    for entry in similarity.of(k=k):
+        low, high = entry.interval
         lines.append(
-            f"| {entry['metric']} | {entry['comparison'].replace('_', ' against ')} | {entry['value']:.4f} "
-            f"| {low:.4f} to {high:.4f} | {entry['pairs']} | {entry['extractor']} |"
+            f"| {entry.metric} | {entry.comparison.replace('_', ' against ')} | {entry.value:.4f} "
+            f"| {low:.4f} to {high:.4f} | {entry.pairs} | {entry.extractor} |"
         )
     return "\n".join(lines)
 
 
-def _distribution(run: Run, *, k: int) -> str:
-    """All samples against all real patches: distances, precision and recall, each beside its floor."""
-    entries = [e for e in _read(run, "distribution").get("entries", []) if (e["k"], e["cluster"]) == (k, None)]
+def _distribution(folder: Path, *, k: int) -> str:
+    """All samples against all real patches: distances, precision and recall, each with its floor."""
+    distribution = Distribution.load(folder)
+    entries = [] if distribution is None else distribution.of(k=k)
     if not entries:
         return ""
     first = entries[0]
     lines = [
-        f"\nAll together: {first['n_synthetic']} samples against {first['n_real']} real patches; the floor is "
-        f"{first['floor_from']}.\n",
+        f"\nAll together: {first.n_synthetic} samples against {first.n_real} real patches; the floor is "
+        f"{first.floor_from}.\n",
         "| number | by | samples | floor |",
         "|---|---|---|---|",
     ]
-    shown = [e for e in entries if e["metric"] in SHOWN_DISTANCES]
-    lines += [f"| {e['metric']} | {e['extractor']} | {e['value']:.4g} | {e['floor']:.4g} |" for e in shown]
+    shown = [entry for entry in entries if entry.metric in SHOWN_DISTANCES]
+    lines += [f"| {e.metric} | {e.extractor} | {e.value:.4g} | {e.floor:.4g} |" for e in shown]
     return "\n".join(lines)
 
 
-def _faithfulness(run: Run, *, k: int) -> str:
-    """Whether samples show what they should, and what they are good for."""
-    found = _read(run, "faithfulness")
-    if found.get("k") != k or "judge" not in found:
+def _faithfulness(folder: Path, *, k: int) -> str:
+    """Whether samples are recognised as their cluster, and what they are useful for."""
+    faithfulness = Faithfulness.load(folder)
+    if faithfulness is None or faithfulness.k != k or not (faithfulness.classifier and faithfulness.usefulness):
         return ""
-    judge, useful = found["judge"], {name: score["accuracy"] for name, score in found["usefulness"].items()}
+    recognised, useful = faithfulness.classifier, faithfulness.usefulness
     return (
-        f"\nAn independent classifier of the clusters recognises {judge['samples']['accuracy']:.0%} of the samples and "
-        f"{judge['held_out']['accuracy']:.0%} of real patches of held-out slides. Tested on these, it reaches "
-        f"{useful['real']:.0%} trained on real patches, {useful['synthetic']:.0%} trained on samples alone, and "
-        f"{useful['both']:.0%} trained on both (balanced over clusters)."
+        f"\nAn independent classifier of the clusters recognises {recognised.samples.accuracy:.0%} of the samples and "
+        f"{recognised.held_out.accuracy:.0%} of real patches of held-out slides. Tested on these, it reaches "
+        f"{useful.real.accuracy:.0%} trained on real patches, {useful.synthetic.accuracy:.0%} trained on samples "
+        f"alone, and {useful.both.accuracy:.0%} trained on both (balanced over clusters)."
     )
 
 
 def _readings(run: Run, *, k: int) -> str:
-    """What people saw who did not know which pictures were samples; trainings and readings of others left out.
+    """Results of blinded readings of the present samples; trainings with feedback are left out.
 
     Readers' names stay in the run.
     """
+
+    def spread(value: Any, *, style: str) -> str:
+        low, high = value["interval"]
+        return f"{value['value']:{style}} ({low:{style}} to {high:{style}})"
+
     lines = []
     for path in sorted((run.path / "readings").glob("*/results.json")):
-        found = read_json(path)
-        shown = {stage: found["fingerprints"].get(stage) for stage in ("clusters", "samples")}
+        reading = read_json(path)
+        shown = {stage: reading["fingerprints"].get(stage) for stage in ("clusters", "samples")}
         present = {stage: artifact and artifact.fingerprint for stage in shown for artifact in [run.artifact(stage)]}
-        if found["k"] == k and not found["feedback"] and shown == present:
-            lines += [_reading_line(found, row) for row in found["readers"]]
+        if reading["k"] != k or reading["feedback"] or shown != present:
+            continue
+        against = "real patches" if reading["kind"] == "real-or-synthetic" else "real patches after the VQ-GAN"
+        for row in reading["readers"]:
+            if reading["kind"] == "naming":
+                samples, real = (spread(row[part]["accuracy"], style=".0%") for part in ("samples", "real"))
+                lines.append(
+                    f"- a reader named {samples} of the samples as what they were drawn for, and {real} of the real "
+                    "patches."
+                )
+            else:
+                accuracy, auc = spread(row["accuracy"], style=".0%"), spread(row["auc"], style=".2f")
+                lines.append(
+                    f"- {row['n']} pictures, half samples and half {against}: a reader was right in {accuracy}, AUC "
+                    f"{auc}; 50 % and 0.5 are chance."
+                )
     return "" if not lines else "\nBlinded readings by people:\n\n" + "\n".join(lines)
 
 
-def _reading_line(found: dict[str, Any], row: dict[str, Any]) -> str:
-    if found["kind"] == "naming":
-        samples, real = (_spread(row[part]["accuracy"], style=".0%") for part in ("samples", "real"))
-        return f"- a reader named {samples} of the samples as what they were drawn for, and {real} of the real patches."
-    against = "real patches" if found["kind"] == "real-or-synthetic" else "real patches after the VQ-GAN"
+def _originality(folder: Path) -> str:
+    """How many samples look like copies of training patches."""
+    found = Originality.load(folder)
+    if found is None:
+        return ""
+    if found.copy_rate is None or found.interval is None:
+        return "\nCopies of training patches: not determined, because there are too few held-out patches."
+    low, high = found.interval
+    membership = ""
+    if found.membership is not None:
+        membership = (
+            f" Membership test: AUC {found.membership.auc:.2f} (0.5: training patches are no nearer to the samples "
+            "than other real patches)."
+        )
     return (
-        f"- {row['n']} pictures, half samples and half {against}: a reader was right in "
-        f"{_spread(row['accuracy'], style='.0%')}, AUC {_spread(row['auc'], style='.2f')}; 50 % and 0.5 are chance."
+        f"\nCopies: {found.copies} of {found.n} samples look like copies of a training patch ({low:.1%} to "
+        f"{high:.1%}), and so do {found.false_alarm_rate:.1%} of {found.n_test} real patches of held-out slides, "
+        f"which cannot be copies.{membership}"
     )
-
-
-def _spread(value: dict[str, Any], *, style: str) -> str:
-    low, high = value["interval"]
-    return f"{value['value']:{style}} ({low:{style}} to {high:{style}})"
-
-
-def _originality(run: Run) -> str:
-    """What was found of copies."""
-    found = _read(run, "originality")
-    if found.get("copy_rate") is None:
-        return "\nCopies of training patches: not judged." if found else ""
-    low, high = found["interval"]
-    member = found["membership"]
-    given_away = "" if member is None else f" Membership test: AUC {member['auc']:.2f} (0.5: nothing is given away)."
-    return (
-        f"\nCopies: {found['copies']} of {found['n']} samples look like copies of a training patch ({low:.1%} to "
-        f"{high:.1%}), and so do {found['false_alarm_rate']:.1%} of {found['n_test']} real patches of held-out slides, "
-        f"which cannot be copies.{given_away}"
-    )
-
-
-def _read(run: Run, name: str) -> dict[str, Any]:
-    path = run.path / "evaluation" / f"{name}.json"
-    return read_json(path) if path.is_file() else {}
 
 
 def _escaped(text: str) -> str:
