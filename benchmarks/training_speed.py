@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from histoloom.autoencoder.losses import VQGANLosses
-from histoloom.autoencoder.stage import make_players, make_task
+from histoloom.autoencoder.stage import make_objectives, make_task
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.config import Config, RuntimeConfig, make_config, read_preset
 from histoloom.diffusion.model.conditions import Conditions
@@ -99,7 +99,7 @@ def our_vqgan(config: Config, *, images_NHWC: np.ndarray) -> Turn:
     autoencoder = task.modules["autoencoder"]
     assert isinstance(autoencoder, Autoencoder), "made by make_task"
     losses = VQGANLosses(settings, autoencoder=autoencoder, discriminator=None, perceptual=None)
-    ready = replace(task, objectives=make_players(losses, n=N), batch=lambda rows: torch.from_numpy(images_NHWC[rows]))
+    ready = replace(task, objectives=make_objectives(losses, n=N), batch=lambda rows: torch.from_numpy(images_NHWC[rows]))
     return lambda steps: rehearsed(ready, config=config, training="autoencoder", steps=steps)
 
 

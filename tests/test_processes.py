@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from histoloom.autoencoder.losses import VQGANLosses, perceptual_distance
-from histoloom.autoencoder.stage import make_players, make_task
+from histoloom.autoencoder.losses import VQGANLosses, perceptual_loss
+from histoloom.autoencoder.stage import make_objectives, make_task
 from histoloom.clustering.clusterer import Architecture, build
 from histoloom.clustering.independence import IndependentLoss
 from histoloom.clustering.losses import InfoMaxLoss
@@ -57,9 +57,9 @@ def autoencoder_task() -> Task:
         config,
         autoencoder=modules["autoencoder"],  # type: ignore[arg-type]
         discriminator=modules["discriminator"],  # type: ignore[arg-type]
-        perceptual=perceptual_distance(config),
+        perceptual=perceptual_loss(config),
     )
-    return Task("autoencoder", modules, make_players(losses, n=N), n=N, batch=lambda rows: images[rows])
+    return Task("autoencoder", modules, make_objectives(losses, n=N), n=N, batch=lambda rows: images[rows])
 
 
 def clusters_task() -> Task:

@@ -74,7 +74,7 @@ def _slides() -> Finding:
 
 
 def _weights() -> list[Finding]:
-    from histoloom.autoencoder.weights import find_weights
+    from histoloom.autoencoder.lpips import find_weights
 
     findings = []
     for trunk in ("alex", "squeeze", "vgg"):

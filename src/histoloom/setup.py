@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from histoloom.config import Config, make_config, read_preset, with_settings
+from histoloom.config import LPIPS_MIN_SIZE, Config, load_config, make_config, read_preset, with_settings
 from histoloom.errors import UserError
 from histoloom.run.directory import Run, disk_errors_explained
 from histoloom.run.pretrained import FOLDER, generator_digest, is_start, require_fit, with_start
@@ -51,7 +51,8 @@ def init_run(
     with _copied_start(start, near=path) as copy:
         if copy is not None:
             values = with_start(values, copy)
-        config = settled(make_config(with_settings(values, settings)))
+        previous = load_config(path / "config.yaml") if (path / "config.yaml").is_file() else None
+        config = resolve_auto(make_config(with_settings(values, settings)), previous=previous)
         if copy is not None:
             require_fit(config, copy)
         run = _create(path, config, pseudonymise=pseudonymise)
@@ -97,19 +98,30 @@ def _parent(path: Path) -> Path:
     return path.resolve().parent
 
 
-def settled(config: Config) -> Config:
-    """``config`` with every ``auto`` that decides about results replaced by what it means on this machine."""
-    if config.autoencoder.perceptual != "auto":
-        return config
-    from histoloom.autoencoder.weights import find_weights
+def resolve_auto(config: Config, *, previous: Config | None = None) -> Config:
+    """``config`` with every ``auto`` that decides about results replaced by what it means on this machine.
 
-    trunk = config.autoencoder.perceptual_trunk
-    found = find_weights(trunk, download=False)
-    chosen = "lpips" if found is not None else "pyramid"
-    if found is None:
-        logger.info("no LPIPS weights (%s) on this machine: the autoencoder's perceptual loss is pyramid", trunk)
-    autoencoder = config.autoencoder.model_copy(update={"perceptual": chosen})
-    return config.model_copy(update={"autoencoder": autoencoder})
+    What it meant before, in the ``previous`` configuration of the same run, stays: weights that appeared since then do
+    not change the run.
+    """
+    auto = config.autoencoder
+    if auto.perceptual != "auto":
+        return config
+    before = None if previous is None else previous.autoencoder
+    if before is not None and before.perceptual in ("lpips", "pyramid"):
+        perceptual = before.perceptual
+    elif config.patches.size < LPIPS_MIN_SIZE:
+        perceptual = "pyramid"
+    else:
+        from histoloom.autoencoder.lpips import find_weights
+
+        perceptual = "lpips" if find_weights(auto.perceptual_trunk, download=False) is not None else "pyramid"
+        if perceptual == "pyramid":
+            logger.info(
+                "no LPIPS weights (%s) on this machine: the autoencoder's perceptual loss is pyramid",
+                auto.perceptual_trunk,
+            )
+    return config.model_copy(update={"autoencoder": auto.model_copy(update={"perceptual": perceptual})})
 
 
 def change_settings(run: Run, settings: Sequence[str], *, save: bool) -> Run:
@@ -118,7 +130,7 @@ def change_settings(run: Run, settings: Sequence[str], *, save: bool) -> Run:
     Raises ``UserError`` when another process works on the run.
     """
     values = with_settings(run.config.model_dump(mode="json"), settings)
-    changed = Run(run.path, settled(make_config(values)))
+    changed = Run(run.path, resolve_auto(make_config(values)))
     if save:
         with run.locked():
             changed.save_config()

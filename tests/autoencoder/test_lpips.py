@@ -15,10 +15,10 @@ from skimage.data import immunohistochemistry
 from torch import Tensor
 from torchmetrics.functional.image import lpips as reference
 
-from histoloom.autoencoder import weights
+from histoloom.autoencoder import lpips
 from histoloom.autoencoder.lpips import LPIPS, MIN_SIZE, FeatureTrunk, lpips_available
 from histoloom.autoencoder.vqgan import to_float
-from histoloom.autoencoder.weights import FILES, Trunk, WeightsFile, fetch, find_weights, hub_hash, read_heads
+from histoloom.autoencoder.lpips import FILES, Trunk, WeightsFile, fetch, find_weights, hub_hash, read_heads
 from histoloom.errors import UserError
 
 TRUNKS: tuple[Trunk, ...] = ("alex", "squeeze", "vgg")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from histoloom.autoencoder.perceptual import PyramidLoss
+from histoloom.autoencoder.losses import PyramidLoss
 
 
 def noise(n: int, *, size: int, seed: int) -> Tensor:

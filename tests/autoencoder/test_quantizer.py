@@ -47,7 +47,7 @@ def test_perplexity_is_the_number_of_equally_used_codes() -> None:
 def test_the_gradient_passes_straight_through() -> None:
     quantizer = a_quantizer()
     z = torch.randn(2, 2, 3, 3, generator=generator(), requires_grad=True)
-    quantizer.learn(z, generator=generator())
+    quantizer.update(z, generator=generator())
     quantized = quantizer(z)
     assert torch.allclose(quantized.z_NCHW, quantizer.lookup(quantized.indices_NHW))
     quantized.z_NCHW.sum().backward()
@@ -78,7 +78,7 @@ def test_codes_on_the_sphere_stay_there_and_find_the_directions() -> None:
     quantizer = Quantizer(4, dim=2, decay=0.5, restart_below=0.2, on_sphere=True)
     z, centres = blobs()
     for step in range(60):
-        quantizer.learn(torch.nn.functional.normalize(z, dim=1), generator=generator(step))
+        quantizer.update(torch.nn.functional.normalize(z, dim=1), generator=generator(step))
     torch.testing.assert_close(quantizer.codebook_KC.norm(dim=1), torch.ones(4))
     directions = centres / centres.norm(dim=1, keepdim=True)
     assert torch.cdist(directions, quantizer.codebook_KC).min(1).values.max() < 0.05
@@ -87,7 +87,7 @@ def test_codes_on_the_sphere_stay_there_and_find_the_directions() -> None:
 def test_forward_changes_nothing() -> None:
     quantizer = a_quantizer()
     z, _ = blobs()
-    quantizer.learn(z, generator=generator())
+    quantizer.update(z, generator=generator())
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}
     quantizer(z)
     assert all(torch.equal(before[name], value) for name, value in quantizer.state_dict().items())
@@ -97,7 +97,7 @@ def test_the_codebook_finds_the_centres() -> None:
     quantizer = a_quantizer(codes=4, restart_below=0.2)
     z, centres = blobs()
     for step in range(60):
-        quantizer.learn(z, generator=generator(step))
+        quantizer.update(z, generator=generator(step))
     assert torch.cdist(centres, quantizer.codebook_KC).min(1).values.max() < 0.05
     assert quantizer.perplexity() > 3.9
 
@@ -105,10 +105,10 @@ def test_the_codebook_finds_the_centres() -> None:
 def test_dead_codes_are_restarted_in_the_data() -> None:
     quantizer = a_quantizer(codes=8)
     z, centres = blobs()
-    quantizer.learn(z, generator=generator())
+    quantizer.update(z, generator=generator())
     quantizer.codebook_KC[3] = quantizer.sums_KC[3] = 1e4
     quantizer.counts_K[3] = 0.0
-    quantizer.learn(z, generator=generator(1))
+    quantizer.update(z, generator=generator(1))
     assert torch.cdist(quantizer.codebook_KC[3:4], centres).min() < 1.0
     assert quantizer.counts_K[3] > 0
 
@@ -116,9 +116,9 @@ def test_dead_codes_are_restarted_in_the_data() -> None:
 def test_without_restarts_a_dead_code_stays_dead() -> None:
     quantizer = a_quantizer(codes=8, restart_below=0.0)
     z, _ = blobs()
-    quantizer.learn(z, generator=generator())
+    quantizer.update(z, generator=generator())
     quantizer.codebook_KC[3] = 1e4
     quantizer.sums_KC[3] = 1e4 * quantizer.counts_K[3]
     for step in range(5):
-        quantizer.learn(z, generator=generator(step))
+        quantizer.update(z, generator=generator(step))
     assert quantizer.codebook_KC[3].min() > 100

@@ -15,7 +15,7 @@ from histoloom.autoencoder.discriminator import (
     generator_loss,
 )
 from histoloom.autoencoder.losses import VQGANLosses
-from histoloom.autoencoder.stage import averaged, make_players, make_task
+from histoloom.autoencoder.stage import averaged, make_objectives, make_task
 from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
 from histoloom.config import AutoencoderConfig, RuntimeConfig
 from histoloom.run.stage import EventLog
@@ -75,7 +75,7 @@ def test_decode_quantises_first() -> None:
     torch.manual_seed(0)
     model = Autoencoder(a_config()).eval()
     z = torch.randn(4, 4, 8, 8)
-    model.quantizer.learn(z, generator=torch.Generator().manual_seed(0))
+    model.quantizer.update(z, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(model.decode(z), model.decode_codes(model.quantizer.lookup(model.quantize(z).indices_NHW)))
 
@@ -133,7 +133,7 @@ def test_the_discriminator_moves_by_its_own_settings() -> None:
     config = a_config(adversarial={"lr": 4e-4, "betas": [0.5, 0.9], "start": 0.25})
     model = Autoencoder(config)
     losses = VQGANLosses(config, autoencoder=model, discriminator=Discriminator(4, layers=1), perceptual=None)
-    learner, judge = make_players(losses, n=8)
+    learner, judge = make_objectives(losses, n=8)
     assert (judge.phases[0].lr, judge.betas, judge.starts_at) == (4e-4, (0.5, 0.9), config.training.images(n=8) / 4)
     assert learner.betas == (0.9, 0.999)
 
@@ -158,7 +158,7 @@ def test_averaged_weights_are_what_a_training_gives(tmp_path: Path) -> None:
     losses = VQGANLosses(model.config, autoencoder=model, discriminator=None, perceptual=None)
     data = images(8)
     task = replace(
-        task, objectives=make_players(losses, n=8), batch=lambda rows: data[rows], ema=averaged(model.config)
+        task, objectives=make_objectives(losses, n=8), batch=lambda rows: data[rows], ema=averaged(model.config)
     )
     runtime = RuntimeConfig(device="cpu", precision="fp32")
     log = EventLog(tmp_path / "log.jsonl")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from skimage.data import immunohistochemistry
 
-from histoloom.autoencoder.weights import FILES
+from histoloom.autoencoder.lpips import FILES
 
 Crops = Callable[..., np.ndarray]
 

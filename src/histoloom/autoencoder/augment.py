@@ -9,11 +9,11 @@ DIHEDRAL = 8
 
 
 def dihedral(x_NCHW: Tensor, choice_N: Tensor) -> Tensor:
-    """Each image turned and flipped by its ``choice`` in 0..7: bit 2 flips, bits 0 and 1 turn by 90 degrees."""
+    """Each image rotated and flipped by its ``choice`` in 0..7: bit 2 flips, bits 0 and 1 rotate by 90 degrees."""
     result_NCHW = torch.empty_like(x_NCHW)
     for choice in range(DIHEDRAL):
         rows = (choice_N == choice).nonzero()[:, 0]
         if len(rows):
-            turned = torch.rot90(x_NCHW[rows], choice % 4, dims=(2, 3))
-            result_NCHW[rows] = turned.flip(3) if choice >= 4 else turned
+            rotated_NCHW = torch.rot90(x_NCHW[rows], choice % 4, dims=(2, 3))
+            result_NCHW[rows] = rotated_NCHW.flip(3) if choice >= 4 else rotated_NCHW
     return result_NCHW

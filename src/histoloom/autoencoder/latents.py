@@ -1,7 +1,8 @@
-"""Latents of every patch: how they are read back."""
+"""Latents of every patch: the files of the stage ``latents``, read back."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -10,20 +11,54 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from histoloom.run.directory import read_json
+from histoloom.run.directory import read_json, write_json
+
+
+@dataclass(frozen=True)
+class ChannelMoments:
+    """``moments.json``: mean and standard deviation of each latent channel over the training split, (C,) each."""
+
+    mean_C: np.ndarray
+    std_C: np.ndarray
+
+    def save(self, folder: Path) -> None:
+        """Write ``moments.json``."""
+        write_json(folder / "moments.json", {"mean": self.mean_C.tolist(), "std": self.std_C.tolist()})
+
+    @staticmethod
+    def load(folder: Path) -> ChannelMoments:
+        """Read what ``save`` wrote, as float32."""
+        values = read_json(folder / "moments.json")
+        return ChannelMoments(np.asarray(values["mean"], np.float32), np.asarray(values["std"], np.float32))
+
+    @staticmethod
+    def of(latents_NChw: np.ndarray, *, rows: np.ndarray) -> ChannelMoments:
+        """Measure ``rows`` of a memory map in double precision and bounded memory."""
+        channels = latents_NChw.shape[1]
+        total_C, squares_C, count = np.zeros(channels), np.zeros(channels), 0
+        for start in range(0, len(rows), 1024):
+            part_nChw = np.asarray(latents_NChw[rows[start : start + 1024]], dtype=np.float64)
+            total_C += part_nChw.sum(axis=(0, 2, 3))
+            squares_C += np.square(part_nChw).sum(axis=(0, 2, 3))
+            count += part_nChw.size // channels
+        mean_C = total_C / count
+        return ChannelMoments(mean_C, np.sqrt(np.maximum(squares_C / count - mean_C**2, 1e-12)))
+
+    def normalise(self, z_NChw: Tensor) -> Tensor:
+        """Latents with mean 0 and deviation 1 in each channel; more dimensions may come first."""
+        mean_C, std_C = torch.from_numpy(self.mean_C).to(z_NChw), torch.from_numpy(self.std_C).to(z_NChw)
+        return (z_NChw - mean_C[:, None, None]) / std_C[:, None, None]
 
 
 class LatentSet:
-    """The published stage ``latents``: (n, C, h, w) before quantisation, in the order of ``table``.
+    """The published stage ``latents``: N patches, (N, C, h, w) before quantisation, in the order of ``table``.
 
     ``table`` has ``patch_id``, ``split`` and ``slide_id``; join by ``patch_id``.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        moments = read_json(folder / "moments.json")
-        self.mean = np.asarray(moments["mean"], dtype=np.float32)
-        self.std = np.asarray(moments["std"], dtype=np.float32)
+        self.moments = ChannelMoments.load(folder)
 
     @staticmethod
     def open(folder: Path) -> LatentSet:
@@ -32,29 +67,34 @@ class LatentSet:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row a patch."""
+        """One row per patch."""
         return pd.read_parquet(self.folder / "index.parquet")
 
     @cached_property
     def latents(self) -> np.ndarray:
-        """Memory map of the latents (n, C, h, w), not normalised."""
+        """Memory map of the latents, float32 or float16 (N, C, h, w), not normalised."""
         return np.load(self.folder / "latents.npy", mmap_mode="r")
 
     @cached_property
     def histograms(self) -> np.ndarray:
-        """Memory map of how often each patch uses each code, (n, codes), rows summing to 1."""
+        """Memory map of the share of each patch's positions that use each code, float32 (N, codes); rows sum to 1."""
         return np.load(self.folder / "histograms.npy", mmap_mode="r")
 
     @cached_property
     def stain_views(self) -> np.ndarray | None:
-        """Memory map of the latents of each patch in other stains, (n, views, C, h, w); None where none were made."""
-        path = self.folder / "stain_views.npy"
-        return np.load(path, mmap_mode="r") if path.is_file() else None
+        """Memory map of the latents of each patch in V other stains, float16 (N, V, C, h, w); None: none were made."""
+        return self._optional("stain_views")
 
     @cached_property
     def copies(self) -> np.ndarray | None:
-        """Memory map of the latents of dihedral copies 1 to 7 of each patch, (n, 7, C, h, w); None: none were made."""
-        path = self.folder / "copies.npy"
+        """Memory map of the latents of dihedral copies 1 to 7 of each patch, float16 (N, 7, C, h, w); None: no copies.
+
+        The copies are numbered as in ``autoencoder.augment``.
+        """
+        return self._optional("copies")
+
+    def _optional(self, name: str) -> np.ndarray | None:
+        path = self.folder / f"{name}.npy"
         return np.load(path, mmap_mode="r") if path.is_file() else None
 
     def __len__(self) -> int:
@@ -70,41 +110,35 @@ class LatentSet:
         """Row numbers of ``train`` or ``holdout``."""
         return np.flatnonzero((self.table["split"] == split).to_numpy())
 
-    def raw(self, rows: np.ndarray) -> Tensor:
-        """Latents as the encoder gave them, float32 (len(rows), C, h, w)."""
-        return torch.from_numpy(np.asarray(self.latents[rows], dtype=np.float32))
+    def raw(self, rows_n: np.ndarray) -> Tensor:
+        """Latents as the encoder gave them, float32 (n, C, h, w)."""
+        return torch.from_numpy(np.asarray(self.latents[rows_n], dtype=np.float32))
 
-    def raw_copies(self, rows: np.ndarray, *, choices: np.ndarray) -> Tensor:
-        """As ``raw``, of the dihedral copy 0..7 of each patch that ``choices`` says (``autoencoder.augment``)."""
-        z_NChw = self.raw(rows)
-        turned_M = np.flatnonzero(choices)
-        if len(turned_M):
+    def raw_copies(self, rows_n: np.ndarray, *, choices: np.ndarray) -> Tensor:
+        """As ``raw``, of the dihedral copy 0..7 of each patch that ``choices`` (n,) names; 0 is the patch itself."""
+        z_nChw = self.raw(rows_n)
+        copied_m = np.flatnonzero(choices)
+        if len(copied_m):
             assert self.copies is not None, "made where the configuration asks for copies"
-            copies_MChw = np.asarray(self.copies[rows[turned_M], choices[turned_M] - 1], dtype=np.float32)
-            z_NChw[turned_M] = torch.from_numpy(copies_MChw)
-        return z_NChw
+            copies_mChw = np.asarray(self.copies[rows_n[copied_m], choices[copied_m] - 1], dtype=np.float32)
+            z_nChw[copied_m] = torch.from_numpy(copies_mChw)
+        return z_nChw
 
-    def raw_stains(self, rows: np.ndarray, *, views: np.ndarray) -> Tensor:
-        """As ``raw``, of each patch in the stain of the view (0, 1, ...) that ``views`` says."""
-        if not len(rows):
-            return self.raw(rows)
+    def raw_stains(self, rows_n: np.ndarray, *, views: np.ndarray) -> Tensor:
+        """As ``raw``, of each patch in the stain view (0, 1, ...) that ``views`` (n,) names."""
+        if not len(rows_n):
+            return self.raw(rows_n)
         assert self.stain_views is not None, "made where the configuration asks for stain views"
-        return torch.from_numpy(np.asarray(self.stain_views[rows, views], dtype=np.float32))
+        return torch.from_numpy(np.asarray(self.stain_views[rows_n, views], dtype=np.float32))
 
-    def normalised(self, rows: np.ndarray) -> Tensor:
-        """Latents with mean 0 and deviation 1 in each channel, float32 (len(rows), C, h, w)."""
-        return normalise(self.raw(rows), mean=torch.from_numpy(self.mean), std=torch.from_numpy(self.std))
+    def normalised(self, rows_n: np.ndarray) -> Tensor:
+        """Latents with mean 0 and deviation 1 in each channel, float32 (n, C, h, w)."""
+        return self.moments.normalise(self.raw(rows_n))
 
-    def versions(self, rows: np.ndarray) -> Tensor:
-        """Each patch as it is, then in other stains, normalised, float32 (len(rows), 1 + views, C, h, w)."""
-        own_N1Chw = self.normalised(rows)[:, None]
+    def with_stain_views(self, rows_n: np.ndarray) -> Tensor:
+        """Each patch as it is, then in V other stains, normalised, float32 (n, 1 + V, C, h, w)."""
+        own_n1Chw = self.normalised(rows_n)[:, None]
         if self.stain_views is None:
-            return own_N1Chw
-        views_NVChw = torch.from_numpy(np.asarray(self.stain_views[rows], dtype=np.float32))
-        views_NVChw = normalise(views_NVChw, mean=torch.from_numpy(self.mean), std=torch.from_numpy(self.std))
-        return torch.cat([own_N1Chw, views_NVChw], dim=1)
-
-
-def normalise(z_NCHW: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
-    """Measured mean and deviation of each channel taken off; more dimensions may come first."""
-    return (z_NCHW - mean.to(z_NCHW)[:, None, None]) / std.to(z_NCHW)[:, None, None]
+            return own_n1Chw
+        views_nVChw = torch.from_numpy(np.asarray(self.stain_views[rows_n], dtype=np.float32))
+        return torch.cat([own_n1Chw, self.moments.normalise(views_nVChw)], dim=1)

@@ -1,4 +1,7 @@
-"""The VQ-GAN's two sides: what the autoencoder and what the discriminator minimise (Esser et al. 2021)."""
+"""What the VQ-GAN's two networks minimise (Esser et al. 2021), and the perceptual loss that needs no weights.
+
+Shapes: B patches of a micro-batch, N images, C channels, H x W px, h x w latent positions. Images are in -1..1.
+"""
 
 from __future__ import annotations
 
@@ -10,39 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from histoloom.autoencoder.augment import DIHEDRAL, dihedral
-from histoloom.autoencoder.discriminator import (
-    Discriminator,
-    adaptive_weight,
-    discriminator_loss,
-    generator_loss,
-    last_layer_gradients,
-    weight_of_gradients,
-)
-from histoloom.autoencoder.equivariance import Change
 from histoloom.autoencoder.lpips import LPIPS
-from histoloom.autoencoder.perceptual import PyramidLoss
-from histoloom.autoencoder.vqgan import Autoencoder, to_float
+from histoloom.autoencoder.vqgan import Autoencoder, Discriminator, to_float
 from histoloom.config import AutoencoderConfig
+from histoloom.training import distributed
 from histoloom.training.loop import StepContext
 
 SURVEYED = "surveyed"
-
-
-def perceptual_distance(config: AutoencoderConfig) -> nn.Module | None:
-    """The perceptual term that ``config`` names, frozen; None where it asks for none.
-
-    Raises ``UserError`` where LPIPS is asked for and its weights cannot be had.
-    """
-    if config.perceptual == "none":
-        return None
-    if config.perceptual == "lpips":
-        return LPIPS.load(config.perceptual_trunk)
-    assert config.perceptual == "pyramid", "init settles perceptual: auto"
-    return PyramidLoss()
+"""Key of a context's scratch: the whole batch has moved the codebook already."""
 
 
 class VQGANLosses:
-    """Batches are uint8 patches (B, H, W, 3)."""
+    """The losses of autoencoder and discriminator. Batches are uint8 patches (B, H, W, 3)."""
 
     def __init__(
         self,
@@ -58,50 +40,63 @@ class VQGANLosses:
         self.perceptual = perceptual
 
     def autoencoder_loss(self, images_BHWC: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reconstruction, perceptual, commitment and, once it has joined, adversarial terms."""
-        x_BCHW, z_BCHW = self._views(images_BHWC, context=context)
+        """Reconstruction, perceptual, commitment and, once the discriminator has joined, adversarial terms."""
+        x_BCHW, z_BChw = self._encode(images_BHWC, context=context)
         if not context.scratch.get(SURVEYED):
-            self.autoencoder.quantizer.learn(z_BCHW, generator=context.generator)
-        quantized = self.autoencoder.quantize(z_BCHW)
+            self.autoencoder.quantizer.update(z_BChw, generator=context.generator)
+        quantized = self.autoencoder.quantize(z_BChw)
         y_BCHW = self.autoencoder.decode_codes(quantized.z_NCHW).float()
         context.scratch |= {"real": x_BCHW, "fake": y_BCHW.detach()}
+
         loss, metrics = self._reconstruction(y_BCHW, x_BCHW)
         weight = self._adversarial_weight(context.progress)
         if self.discriminator is not None and weight > 0:
             metrics["adversarial"] = generator_loss(self.discriminator(y_BCHW))
-            surveyed = context.scratch.get("adaptive")
-            metrics["adaptive"] = self._adaptive(loss, metrics["adversarial"]) if surveyed is None else surveyed
+            adaptive = context.scratch.get("adaptive")
+            if adaptive is None:
+                gradients_2 = self._last_layer_gradients(loss, metrics["adversarial"])
+                adaptive = adaptive_weight(gradients_2, bound=self.config.adversarial.max_adaptive)
+            metrics["adaptive"] = adaptive
             loss = loss + weight * metrics["adaptive"] * metrics["adversarial"]
+
         metrics |= {"commitment": quantized.commitment, "perplexity": self.autoencoder.quantizer.perplexity()}
         return loss + self.config.commitment * quantized.commitment, metrics
 
     def survey(self, batches: Sequence[Tensor], contexts: Sequence[StepContext]) -> None:
-        """What the loss takes from the whole batch, from micro-batches (B, H, W, 3): codebook and adaptive weight.
+        """Take from all micro-batches (B, H, W, 3) of a step what depends on the whole batch.
 
-        The codebook moves before any micro-batch is quantised, as it does when the batch comes in one piece.
+        The codebook moves before any micro-batch is quantised, as it does when the batch comes in one piece; the
+        adaptive weight is that of the mean gradients.
         """
-        pairs = zip(batches, contexts, strict=True)
         with _only_last_layer(self.autoencoder):
-            views = [self._views(images_BHWC, context=context) for images_BHWC, context in pairs]
-            self.autoencoder.quantizer.learn(torch.cat([z for _, z in views]), generator=contexts[-1].generator)
-            joined = self.discriminator is not None and self._adversarial_weight(contexts[0].progress) > 0
-            gradients = [self._gradients(z, x_BCHW=x) for x, z in views] if joined else []
+            pairs = zip(batches, contexts, strict=True)
+            encoded = [self._encode(images_BHWC, context=context) for images_BHWC, context in pairs]
+            self.autoencoder.quantizer.update(torch.cat([z for _, z in encoded]), generator=contexts[-1].generator)
+            gradients = []
+            if self.discriminator is not None and self._adversarial_weight(contexts[0].progress) > 0:
+                for x_BCHW, z_BChw in encoded:
+                    y_BCHW = self.autoencoder.decode_codes(self.autoencoder.quantize(z_BChw).z_NCHW).float()
+                    loss, _ = self._reconstruction(y_BCHW, x_BCHW)
+                    gradients.append(self._last_layer_gradients(loss, generator_loss(self.discriminator(y_BCHW))))
+
         for context in contexts:
             context.scratch[SURVEYED] = True
             if gradients:
                 mean_2 = torch.stack(gradients).mean(0)
-                context.scratch["adaptive"] = weight_of_gradients(mean_2, bound=self.config.adversarial.max_adaptive)
+                context.scratch["adaptive"] = adaptive_weight(mean_2, bound=self.config.adversarial.max_adaptive)
 
-    def _gradients(self, z_BCHW: Tensor, *, x_BCHW: Tensor) -> Tensor:
-        assert self.discriminator is not None, "only it has an adversarial side"
-        y_BCHW = self.autoencoder.decode_codes(self.autoencoder.quantize(z_BCHW).z_NCHW).float()
-        loss, _ = self._reconstruction(y_BCHW, x_BCHW)
-        adversarial = generator_loss(self.discriminator(y_BCHW))
-        return last_layer_gradients(loss, adversarial, last_layer=self.autoencoder.last_layer)
+    def discriminator_loss(self, _images_BHWC: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        """Hinge loss on the micro-batch that the autoencoder just reconstructed."""
+        assert self.discriminator is not None, "only a discriminator has this loss"
+        real, fake = self.discriminator(context.scratch["real"]), self.discriminator(context.scratch["fake"])
+        return hinge_loss(real.float(), fake.float()), {"real": real.mean(), "fake": fake.mean()}
 
-    def _adaptive(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
-        bound, last_layer = self.config.adversarial.max_adaptive, self.autoencoder.last_layer
-        return adaptive_weight(reconstruction, adversarial, last_layer=last_layer, bound=bound)
+    def _encode(self, images_BHWC: Tensor, *, context: StepContext) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W), randomly rotated and flipped where the settings ask for it, and their latents."""
+        x_BCHW = to_float(images_BHWC)
+        if self.config.augment:
+            x_BCHW = dihedral(x_BCHW, context.randint(DIHEDRAL, (len(x_BCHW),)))
+        return x_BCHW, self.autoencoder.encode(x_BCHW)
 
     def _reconstruction(self, y_BCHW: Tensor, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         metrics = {"mse": F.mse_loss(y_BCHW, x_BCHW), "l1": F.l1_loss(y_BCHW, x_BCHW)}
@@ -111,29 +106,8 @@ class VQGANLosses:
             loss = loss + self.config.perceptual_weight * metrics["perceptual"]
         return loss, metrics
 
-    def discriminator_loss(self, _images_BHWC: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
-        """Hinge loss on the micro-batch that the autoencoder just reconstructed."""
-        assert self.discriminator is not None, "only a discriminator has this loss"
-        real, fake = self.discriminator(context.scratch["real"]), self.discriminator(context.scratch["fake"])
-        metrics = {"real": real.mean(), "fake": fake.mean()}
-        return discriminator_loss(real.float(), fake.float()), metrics
-
-    def _views(self, images_BHWC: Tensor, *, context: StepContext) -> tuple[Tensor, Tensor]:
-        """The images that the decoder has to make, and the latents that it gets."""
-        x_BCHW = self._augmented(to_float(images_BHWC), context=context)
-        z_BCHW = self.autoencoder.encode(x_BCHW)
-        if not self.config.equivariance:
-            return x_BCHW, z_BCHW
-        change = Change.drawn(context, n=len(x_BCHW), probability=self.config.equivariance)
-        if change is None:
-            return x_BCHW, z_BCHW
-        z_BCHW = self.autoencoder.allowed(change.of_latents(z_BCHW))
-        return change.of_images(x_BCHW, factor=self.config.factor), z_BCHW
-
-    def _augmented(self, x_BCHW: Tensor, *, context: StepContext) -> Tensor:
-        if not self.config.augment:
-            return x_BCHW
-        return dihedral(x_BCHW, context.randint(DIHEDRAL, (len(x_BCHW),)))
+    def _last_layer_gradients(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
+        return last_layer_gradients(reconstruction, adversarial, last_layer=self.autoencoder.last_layer)
 
     def _adversarial_weight(self, progress: float) -> float:
         """0 until the discriminator joins, then rising to its full weight."""
@@ -144,7 +118,7 @@ class VQGANLosses:
 
 @contextmanager
 def _only_last_layer(autoencoder: Autoencoder) -> Iterator[None]:
-    """Gradients of the last layer alone, so that nothing before it is kept in memory."""
+    """Compute gradients of the last layer alone, so that nothing before it is kept in memory."""
     others = [p for p in autoencoder.parameters() if p.requires_grad and p is not autoencoder.last_layer]
     for parameter in others:
         parameter.requires_grad_(False)
@@ -153,3 +127,100 @@ def _only_last_layer(autoencoder: Autoencoder) -> Iterator[None]:
     finally:
         for parameter in others:
             parameter.requires_grad_(True)
+
+
+def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Hinge loss of the discriminator on its scores of real and of fake images (Lim and Ye 2017)."""
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """Adversarial loss of the generator: low where the discriminator scores its images high."""
+    return -fake.mean()
+
+
+def last_layer_gradients(reconstruction: Tensor, adversarial: Tensor, *, last_layer: Tensor) -> Tensor:
+    """The gradients of both losses at the last layer, stacked, (2, ...)."""
+    (of_reconstruction,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
+    (of_adversarial,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
+    return torch.stack([of_reconstruction, of_adversarial])
+
+
+def adaptive_weight(gradients_2: Tensor, *, bound: float) -> Tensor:
+    """The ratio of the norms of both ``last_layer_gradients`` (Esser et al. 2021, equation 7), at most ``bound``.
+
+    With several processes, of the mean of their gradients, which is that of the whole batch's losses.
+    """
+    of_reconstruction, of_adversarial = distributed.averaged(gradients_2)
+    return (of_reconstruction.norm() / (of_adversarial.norm() + 1e-4)).clamp(0, bound).detach()
+
+
+def perceptual_loss(config: AutoencoderConfig) -> nn.Module | None:
+    """The perceptual term that ``config`` names, frozen; None where it names none.
+
+    Raises ``UserError`` where it is LPIPS and its weights are neither on this machine nor can be downloaded.
+    """
+    if config.perceptual == "none":
+        return None
+    if config.perceptual == "lpips":
+        return LPIPS.load(config.perceptual_trunk)
+    assert config.perceptual == "pyramid", "init resolves perceptual: auto"
+    return PyramidLoss()
+
+
+class PyramidLoss(nn.Module):
+    """How far the edges and textures of two images are apart, over octaves of scale (``perceptual: pyramid``).
+
+    It is Histoloom's own, made from known parts: the Laplacian pyramid of Burt and Adelson (1983, IEEE Trans. Commun.
+    31(4), 532) and a comparison of local contrast. It is no published metric and is never reported as one.
+
+    Each band of the pyramid adds two terms: the mean absolute difference of the bands (edges in the wrong place) and,
+    ``texture`` times, that of their local contrast, the mean absolute value of the band over 8 x 8 of its own pixels
+    (missing texture, wherever its grains lie). Under plain L1 a smooth grey is the best guess for an unpredictable
+    texture; with ``texture`` at 1 a texture of other grains is the better one.
+    """
+
+    BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+    MIN_SIDE = 8
+    """px; smaller bands are left out"""
+
+    kernel_K: Tensor
+
+    def __init__(self, *, levels: int = 4, texture: float = 1.0) -> None:
+        super().__init__()
+        self.levels = levels
+        self.texture = texture
+        self.register_buffer("kernel_K", torch.tensor(self.BINOMIAL), persistent=False)
+
+    def forward(self, x_NCHW: Tensor, y_NCHW: Tensor) -> Tensor:
+        """Distances (N,), 0 for equal images."""
+
+        def l1(a_NCHW: Tensor, b_NCHW: Tensor) -> Tensor:
+            return (a_NCHW - b_NCHW).abs().mean(dim=(1, 2, 3))
+
+        def contrast(band_NCHW: Tensor) -> Tensor:
+            return F.avg_pool2d(band_NCHW.abs(), self.MIN_SIDE, ceil_mode=True)
+
+        distance_N = x_NCHW.new_zeros(len(x_NCHW))
+        for bx_NCHW, by_NCHW in zip(self.bands(x_NCHW), self.bands(y_NCHW), strict=True):
+            distance_N = distance_N + l1(bx_NCHW, by_NCHW)
+            distance_N = distance_N + self.texture * l1(contrast(bx_NCHW), contrast(by_NCHW))
+        return distance_N
+
+    def bands(self, x_NCHW: Tensor) -> list[Tensor]:
+        """The bands of the Laplacian pyramid, finest first, without the smooth remainder."""
+        bands = []
+        for _ in range(self.levels):
+            if min(x_NCHW.shape[-2:]) < self.MIN_SIDE:
+                break
+            smooth_NCHW = self._smooth(x_NCHW)
+            bands.append(x_NCHW - smooth_NCHW)
+            x_NCHW = smooth_NCHW[..., ::2, ::2]
+        return bands
+
+    def _smooth(self, x_NCHW: Tensor) -> Tensor:
+        channels = x_NCHW.shape[1]
+        kernel_C11K = self.kernel_K.to(x_NCHW.dtype).expand(channels, 1, 1, -1)
+        x_NCHW = F.pad(x_NCHW, (2, 2, 2, 2), mode="reflect")
+        x_NCHW = F.conv2d(x_NCHW, kernel_C11K, groups=channels)
+        return F.conv2d(x_NCHW, kernel_C11K.transpose(2, 3), groups=channels)

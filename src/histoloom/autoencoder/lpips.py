@@ -1,28 +1,45 @@
 """LPIPS v0.1, the learned perceptual image patch similarity (Zhang et al., CVPR 2018, arXiv:1801.03924).
 
+The networks first, then their weights. A trunk's weights are looked for in the folder that ``HISTOLOOM_WEIGHTS`` names,
+then in torch hub's cache, and are downloaded to that cache from torchvision's official address where this is allowed.
+A file whose SHA-256 is known, from this module or (as torch hub has it) from its own name, is checked before use.
+
 Shapes: N images, C channels, H x W px. Images are RGB in -1..1. The trunks carry torchvision's parameter names, so
 that its published ImageNet weights fit, without torchvision itself.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import logging
+import os
+import re
+import urllib.request
+import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from histoloom.autoencoder.weights import (
-    ENVIRONMENT,
-    FILES,
-    Trunk,
-    WeightsFile,
-    find_weights,
-    search_folders,
-)
+from histoloom.config import LPIPS_MIN_SIZE
 from histoloom.errors import UserError
+from histoloom.run.directory import disk_errors_explained, replacing
 
-MIN_SIZE = 32
-"""px; below this a trunk has no place left at its last tap"""
+logger = logging.getLogger("histoloom")
+
+Trunk = Literal["alex", "squeeze", "vgg"]
+Tensors = dict[str, Tensor]
+
+MIN_SIZE = LPIPS_MIN_SIZE
+ENVIRONMENT = "HISTOLOOM_WEIGHTS"
+TIMEOUT_SECONDS = 10.0
 
 # LPIPS's own constants: ImageNet's channel means and deviations, moved from 0..1 to -1..1.
 _SHIFT = (-0.030, -0.088, -0.188)
@@ -39,40 +56,6 @@ _HEAD_CHANNELS: dict[Trunk, tuple[int, ...]] = {
     "squeeze": (64, 128, 256, 384, 384, 512, 512),
     "vgg": (64, 128, 256, 512, 512),
 }
-
-
-class Fire(nn.Module):
-    """SqueezeNet's block (Iandola et al. 2016): a narrow 1 x 1 layer, then 1 x 1 and 3 x 3 layers side by side."""
-
-    def __init__(self, channels: int, *, narrow: int, wide: int) -> None:
-        super().__init__()
-        self.squeeze = nn.Conv2d(channels, narrow, 1)
-        self.expand1x1 = nn.Conv2d(narrow, wide, 1)
-        self.expand3x3 = nn.Conv2d(narrow, wide, 3, padding=1)
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Map (N, channels, H, W) to (N, 2 wide, H, W)."""
-        narrow_NCHW = self.squeeze(x_NCHW).relu()
-        return torch.cat([self.expand1x1(narrow_NCHW).relu(), self.expand3x3(narrow_NCHW).relu()], dim=1)
-
-
-class FeatureTrunk(nn.Module):
-    """The convolutional features of an ImageNet classifier, tapped after LPIPS's layers."""
-
-    def __init__(self, trunk: Trunk) -> None:
-        super().__init__()
-        layers = {"alex": _alex_layers, "squeeze": _squeeze_layers, "vgg": _vgg_layers}[trunk]()
-        self.features = nn.Sequential(*layers)
-        self.taps = _TAPS[trunk]
-
-    def forward(self, x_NCHW: Tensor) -> list[Tensor]:
-        """The tapped activations of images in the trunk's own normalisation."""
-        activations = []
-        for number, layer in enumerate(self.features):
-            x_NCHW = layer(x_NCHW)
-            if number in self.taps:
-                activations.append(x_NCHW)
-        return activations
 
 
 class LPIPS(nn.Module):
@@ -97,13 +80,31 @@ class LPIPS(nn.Module):
     def load(trunk: Trunk, *, download: bool = True) -> LPIPS:
         """LPIPS with its published weights.
 
-        ``download`` allows a download from torchvision's address. Raises ``UserError`` in one line where the weights
-        are nowhere, or are not the published ones.
+        ``download`` allows a download from torchvision's address. Raises ``UserError`` in one line where there are no
+        weights, or they are not the published ones.
         """
-        found = find_weights(trunk, download=download)
-        if found is None:
-            raise UserError(_absent(trunk, download=download))
-        return _build(found)
+        file = find_weights(trunk, download=download)
+        if file is None:
+            files = FILES[trunk]
+            places = ", ".join(str(folder) for folder in search_folders())
+            network = f", and {files.url} could not be downloaded" if download else ""
+            raise UserError(
+                f"no weights for LPIPS's {trunk} trunk: not in {places}{network}; set {ENVIRONMENT} to a folder that "
+                f"holds {files.npz} or {files.pth}, or use autoencoder.perceptual=pyramid"
+            )
+        trunk_tensors, head_tensors = file.read()
+        # On the meta device nothing is initialised, so that the global random stream stays where it is.
+        with torch.device("meta"):
+            network_trunk = FeatureTrunk(trunk)
+        try:
+            network_trunk.load_state_dict(trunk_tensors, assign=True)
+            heads = [
+                head_tensors[f"lin{number}.model.1.weight"].reshape(channels)
+                for number, channels in enumerate(_HEAD_CHANNELS[trunk])
+            ]
+        except (RuntimeError, KeyError) as error:
+            raise UserError(f"{file.path} does not hold the weights of LPIPS's {trunk} trunk") from error
+        return LPIPS(network_trunk, heads=heads)
 
     def features(self, x_NCHW: Tensor) -> list[Tensor]:
         """The trunk's activations at each tap, (N, C, H', W') each, for RGB images in -1..1."""
@@ -122,39 +123,32 @@ class LPIPS(nn.Module):
         return distance_N
 
 
-def lpips_available(trunk: Trunk) -> bool:
-    """Whether ``trunk``'s weights are on this machine; asks no network."""
-    return find_weights(trunk, download=False) is not None
-
-
-def _build(file: WeightsFile) -> LPIPS:
-    trunk_tensors, head_tensors = file.read()
-    # On the meta device nothing is initialised, so that the global random stream stays where it is.
-    with torch.device("meta"):
-        trunk = FeatureTrunk(file.trunk)
-    names = [(f"lin{i}.model.1.weight", channels) for i, channels in enumerate(_HEAD_CHANNELS[file.trunk])]
-    try:
-        trunk.load_state_dict(trunk_tensors, assign=True)
-        heads = [head_tensors[name].reshape(channels) for name, channels in names]
-    except (RuntimeError, KeyError) as error:
-        raise UserError(f"{file.path} does not hold the weights of LPIPS's {file.trunk} trunk") from error
-    return LPIPS(trunk, heads=heads)
-
-
 def unit_length(features_NCHW: Tensor) -> Tensor:
     """Each position's channel vector at length 1, in float32 because the epsilon is 0 in half precision."""
     features_NCHW = features_NCHW.float()
     return features_NCHW / (features_NCHW.square().sum(dim=1, keepdim=True) + _EPSILON).sqrt()
 
 
-def _absent(trunk: Trunk, *, download: bool) -> str:
-    files = FILES[trunk]
-    places = ", ".join(str(folder) for folder in search_folders())
-    network = f", and {files.url} could not be downloaded" if download else ""
-    return (
-        f"no weights for LPIPS's {trunk} trunk: not in {places}{network}; set {ENVIRONMENT} to a folder that holds "
-        f"{files.npz} or {files.pth}, or use autoencoder.perceptual=pyramid"
-    )
+# -- the trunks -------------------------------------------------------------------------------------------------
+
+
+class FeatureTrunk(nn.Module):
+    """The convolutional features of an ImageNet classifier, tapped after LPIPS's layers."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        layers = {"alex": _alex_layers, "squeeze": _squeeze_layers, "vgg": _vgg_layers}[trunk]()
+        self.features = nn.Sequential(*layers)
+        self.taps = _TAPS[trunk]
+
+    def forward(self, x_NCHW: Tensor) -> list[Tensor]:
+        """The tapped activations of images in the trunk's own normalisation."""
+        activations = []
+        for number, layer in enumerate(self.features):
+            x_NCHW = layer(x_NCHW)
+            if number in self.taps:
+                activations.append(x_NCHW)
+        return activations
 
 
 def _alex_layers() -> list[nn.Module]:
@@ -173,6 +167,21 @@ def _alex_layers() -> list[nn.Module]:
         nn.Conv2d(256, 256, 3, padding=1),
         nn.ReLU(),
     ]
+
+
+class Fire(nn.Module):
+    """SqueezeNet's block (Iandola et al. 2016): a narrow 1 x 1 layer, then 1 x 1 and 3 x 3 layers side by side."""
+
+    def __init__(self, channels: int, *, narrow: int, wide: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, narrow, 1)
+        self.expand1x1 = nn.Conv2d(narrow, wide, 1)
+        self.expand3x3 = nn.Conv2d(narrow, wide, 3, padding=1)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to (N, 2 wide, H, W)."""
+        narrow_NCHW = self.squeeze(x_NCHW).relu()
+        return torch.cat([self.expand1x1(narrow_NCHW).relu(), self.expand3x3(narrow_NCHW).relu()], dim=1)
 
 
 def _squeeze_layers() -> list[nn.Module]:
@@ -204,3 +213,148 @@ def _vgg_layers() -> list[nn.Module]:
             channels = width
         layers.append(nn.MaxPool2d(2, stride=2))
     return layers
+
+
+# -- the weights ------------------------------------------------------------------------------------------------
+
+_ADDRESS = "https://download.pytorch.org/models"
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class TrunkFiles:
+    """The files that a trunk's weights come in."""
+
+    npz: str
+    """trunk and heads in one NumPy archive"""
+    npz_sha256: str | None
+    pth: str
+    """the trunk alone, as torchvision publishes it"""
+
+    @property
+    def url(self) -> str:
+        """torchvision's official address of the trunk."""
+        return f"{_ADDRESS}/{self.pth}"
+
+
+FILES: dict[Trunk, TrunkFiles] = {
+    "alex": TrunkFiles(
+        "lpips_alex_v0.1_fp32.npz",
+        "a22abd613e652d1aaab35d66fd22ea034a6cd064039b450fca4669adeb8eb492",
+        "alexnet-owt-7be5be79.pth",
+    ),
+    "squeeze": TrunkFiles(
+        "lpips_squeeze_v0.1_fp32.npz",
+        "80b594e4bb4a1a1a86466dacee67cca1f6f2e84390a1d4e828cbc2c6284b9a41",
+        "squeezenet1_1-b8a52dc0.pth",
+    ),
+    "vgg": TrunkFiles("lpips_vgg_v0.1_fp32.npz", None, "vgg16-397923af.pth"),
+}
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file that holds a trunk's weights, and the leading hex digits of its SHA-256 where they are known."""
+
+    path: Path
+    trunk: Trunk
+    sha256: str | None
+
+    def read(self) -> tuple[Tensors, Tensors]:
+        """The trunk's tensors and the heads', under torchvision's and LPIPS's names.
+
+        Raises ``UserError`` where the file is not what its name says.
+        """
+        _check(self.path, expected=self.sha256)
+        try:
+            if self.path.suffix == ".npz":
+                with self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                    tensors = {name: torch.from_numpy(archive[name]) for name in archive.files}
+            else:
+                tensors = _read_pth(self.path)
+        except (OSError, ValueError, RuntimeError, UnpicklingError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{self.path} cannot be read as weights; replace it by a whole copy") from error
+        trunk = {name: value for name, value in tensors.items() if name.startswith("features.")}
+        heads = {name: value for name, value in tensors.items() if name.startswith("lin")}
+        return trunk, heads or read_heads(self.trunk)
+
+
+def lpips_available(trunk: Trunk) -> bool:
+    """Whether ``trunk``'s weights are on this machine; uses no network."""
+    return find_weights(trunk, download=False) is not None
+
+
+def search_folders() -> list[Path]:
+    """Where weights are looked for, first place first; ``UserError`` where the environment names no folder."""
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    name = os.environ.get(ENVIRONMENT)
+    if not name:
+        return [cache]
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{ENVIRONMENT} is {name!r}, which is no folder; name one that exists, or unset it")
+    return [folder, cache]
+
+
+def find_weights(trunk: Trunk, *, download: bool) -> WeightsFile | None:
+    """The file that holds ``trunk``'s weights, or None where there is none (the log says why a download failed)."""
+    files, folders = FILES[trunk], search_folders()
+    for folder in folders:
+        if (folder / files.npz).is_file():
+            return WeightsFile(folder / files.npz, trunk, files.npz_sha256)
+        if (folder / files.pth).is_file():
+            return WeightsFile(folder / files.pth, trunk, hub_hash(files.pth))
+    if not download:
+        return None
+    target = folders[-1] / files.pth
+    try:
+        fetch(files.url, target=target, sha256=hub_hash(files.pth))
+    except (OSError, HTTPException) as error:
+        logger.warning("%s could not be downloaded: %s", files.url, error)
+        return None
+    return WeightsFile(target, trunk, hub_hash(files.pth))
+
+
+def hub_hash(name: str) -> str | None:
+    """The leading hex digits of the SHA-256 that a file of torch hub carries in its name."""
+    match = re.search(r"-([0-9a-f]{8,})\.pth$", name)
+    return match.group(1) if match else None
+
+
+def fetch(url: str, *, target: Path, sha256: str | None) -> None:
+    """Download ``url`` to ``target``, which appears whole and checked or not at all.
+
+    Raises ``UserError`` where the content is not the expected one, ``OSError`` where the network fails.
+    """
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, disk_errors_explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as temporary:
+            with temporary.open("wb") as file:
+                while chunk := response.read(_CHUNK_BYTES):
+                    file.write(chunk)
+            _check(temporary, expected=sha256, name=url)
+
+
+def read_heads(trunk: Trunk) -> Tensors:
+    """The linear heads of LPIPS v0.1, from the files that torchmetrics ships."""
+    spec = importlib.util.find_spec("torchmetrics")
+    assert spec is not None, "torchmetrics is a dependency"
+    assert spec.origin is not None, "torchmetrics is a regular package"
+    return _read_pth(Path(spec.origin).parent / "functional" / "image" / "lpips_models" / f"{trunk}.pth")
+
+
+def _check(path: Path, *, expected: str | None, name: str | None = None) -> None:
+    if expected is None:
+        return
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if not actual.startswith(expected):
+        raise UserError(
+            f"{name or path} is not the published file: its SHA-256 is {actual[:16]}..., "
+            f"expected {expected[:16]}{'...' if len(expected) > 16 else ''}; replace it by a fresh copy"
+        )
+
+
+def _read_pth(path: Path) -> Tensors:
+    tensors: Tensors = torch.load(path, map_location="cpu", weights_only=True)
+    return tensors

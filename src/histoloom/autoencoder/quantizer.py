@@ -1,8 +1,7 @@
 """Vector quantisation with a moving-average codebook (van den Oord et al. 2017, appendix A.1).
 
-The gradient passes straight through, or turned and scaled as the latent was onto its code (Fifty et al. 2024). Codes
-lie anywhere, or on the unit sphere, which the encoder's latents are then brought to (Yu et al. 2022). Dead codes are
-restarted at encoder outputs of the current batch (Dhariwal et al. 2020).
+Gradients pass the quantizer straight through or by the rotation trick (Fifty et al. 2024). Dead codes are restarted at
+encoder outputs of the current batch (Dhariwal et al. 2020).
 
 Shapes: N images, C code dimension, H x W positions, M = N * H * W, K codes.
 """
@@ -23,7 +22,10 @@ Gradient = Literal["straight-through", "rotation"]
 
 @dataclass(frozen=True)
 class Quantized:
-    """``z_NCHW``: the codes, with a gradient to the latents; ``indices_NHW``; ``commitment``: scalar loss."""
+    """``z_NCHW``: the codes, with a gradient to the latents; ``indices_NHW``: their numbers, int64.
+
+    ``commitment``: the mean squared distance of latents and codes, with a gradient to the latents.
+    """
 
     z_NCHW: Tensor
     indices_NHW: Tensor
@@ -39,17 +41,9 @@ class Quantizer(nn.Module):
     started: Tensor
 
     def __init__(
-        self,
-        codes: int,
-        *,
-        dim: int,
-        decay: float,
-        restart_below: float,
-        on_sphere: bool = False,
-        gradient: Gradient = "straight-through",
+        self, codes: int, *, dim: int, decay: float, restart_below: float, gradient: Gradient = "straight-through"
     ) -> None:
         super().__init__()
-        self.on_sphere = on_sphere
         self.gradient = gradient
         self.decay = decay
         self.restart_below = restart_below
@@ -60,54 +54,50 @@ class Quantizer(nn.Module):
 
     def forward(self, z_NCHW: Tensor) -> Quantized:
         """Quantise; changes nothing."""
-        x_MC = positions(z_NCHW.float())
-        indices_M = nearest(x_MC, self.codebook_KC)
-        q_NCHW = self.lookup(indices_M.view(z_NCHW.shape[0], *z_NCHW.shape[2:]))
-        commitment = (z_NCHW.float() - q_NCHW.detach()).pow(2).mean()
-        through = turned if self.gradient == "rotation" else straight_through
-        return Quantized(
-            through(z_NCHW, q_NCHW.detach()), indices_M.view(z_NCHW.shape[0], *z_NCHW.shape[2:]), commitment
-        )
+        indices_M = nearest(positions(z_NCHW.float()), self.codebook_KC)
+        indices_NHW = indices_M.view(z_NCHW.shape[0], *z_NCHW.shape[2:])
+        q_NCHW = self.lookup(indices_NHW).detach()
+        commitment = (z_NCHW.float() - q_NCHW).pow(2).mean()
+        estimator = rotation_trick if self.gradient == "rotation" else straight_through
+        return Quantized(estimator(z_NCHW, q_NCHW), indices_NHW, commitment)
 
     def lookup(self, indices_NHW: Tensor) -> Tensor:
         """The codes of ``indices_NHW`` as (N, C, H, W)."""
         return self.codebook_KC[indices_NHW].permute(0, 3, 1, 2)
 
     @torch.no_grad()
-    def learn(self, z_NCHW: Tensor, *, generator: torch.Generator) -> None:
+    def update(self, z_NCHW: Tensor, *, generator: torch.Generator) -> None:
         """Move the codebook towards ``z_NCHW`` and restart dead codes at random ones of its vectors.
 
         With several processes, each gives the latents of its part of the batch, and all get the codebook of the whole.
         """
         x_MC = positions(z_NCHW.float())
-        candidates_KC = self._candidates(x_MC, generator=generator)
+
+        # Random vectors of the whole batch, of which each process has its part.
+        M = len(x_MC)
+        rows_K = torch.randint(M * distributed.size(), (len(self.codebook_KC),), generator=generator).to(x_MC.device)
+        rows_K = rows_K - M * distributed.rank()
+        own_K1 = ((rows_K >= 0) & (rows_K < M))[:, None]
+        candidates_KC = distributed.summed(torch.where(own_K1, x_MC[rows_K.clamp(0, M - 1)], 0.0))
         if not self.started:
             self.codebook_KC.copy_(candidates_KC)
             self.sums_KC.copy_(candidates_KC)
             self.started.fill_(True)
-        used_K, used_KC = assigned(x_MC, nearest(x_MC, self.codebook_KC), self.codebook_KC)
-        counts_K, sums_KC = distributed.summed(used_K), distributed.summed(used_KC)
+
         # In units of vectors a step, so that restart_below is a share of the mean use.
-        self.counts_K.lerp_(counts_K, 1 - self.decay)
-        self.sums_KC.lerp_(sums_KC, 1 - self.decay)
-        dead_K1 = (self.counts_K < self.restart_below * self.counts_K.mean())[:, None]
+        counts_K, sums_KC = assigned(x_MC, nearest(x_MC, self.codebook_KC), self.codebook_KC)
+        self.counts_K.lerp_(distributed.summed(counts_K), 1 - self.decay)
+        self.sums_KC.lerp_(distributed.summed(sums_KC), 1 - self.decay)
+
         mean_count = self.counts_K.mean()
+        dead_K1 = (self.counts_K < self.restart_below * mean_count)[:, None]
         self.sums_KC.copy_(torch.where(dead_K1, candidates_KC * mean_count, self.sums_KC))
         self.counts_K.copy_(torch.where(dead_K1[:, 0], mean_count, self.counts_K))
-        means_KC = self.sums_KC / self.counts_K.clamp_min(1e-5)[:, None]
-        self.codebook_KC.copy_(F.normalize(means_KC, dim=1) if self.on_sphere else means_KC)
+        self.codebook_KC.copy_(self.sums_KC / self.counts_K.clamp_min(1e-5)[:, None])
 
     def perplexity(self) -> Tensor:
         """Effective number of codes in recent use, 1..K: exp of the entropy of the moving counts."""
         return perplexity(self.counts_K)
-
-    def _candidates(self, x_MC: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Random vectors of the whole batch, of which each process has its part."""
-        M = len(x_MC)
-        rows_K = torch.randint(M * distributed.size(), (len(self.codebook_KC),), generator=generator).to(x_MC.device)
-        rows_K = rows_K - M * distributed.rank()
-        mine_K1 = ((rows_K >= 0) & (rows_K < M))[:, None]
-        return distributed.summed(torch.where(mine_K1, x_MC[rows_K.clamp(0, M - 1)], 0.0))
 
 
 def straight_through(z_NCHW: Tensor, q_NCHW: Tensor) -> Tensor:
@@ -115,11 +105,11 @@ def straight_through(z_NCHW: Tensor, q_NCHW: Tensor) -> Tensor:
     return z_NCHW + (q_NCHW - z_NCHW).detach()
 
 
-def turned(z_NCHW: Tensor, q_NCHW: Tensor) -> Tensor:
-    """The codes as the latents turned and scaled, both held constant (Fifty et al. 2024, section 4.2).
+def rotation_trick(z_NCHW: Tensor, q_NCHW: Tensor) -> Tensor:
+    """The codes, written as latents rotated and scaled, both held constant (Fifty et al. 2024, section 4.2).
 
-    The rotation is a product of two reflections: R z = z - 2 r (r . z) + 2 q' (z' . z) for unit vectors z', q' and
-    r = (z' + q') / |z' + q'|.
+    The gradient that reaches a latent keeps its angle to the latent as it was to the code. The rotation is a product of
+    two reflections: R z = z - 2 r (r . z) + 2 q' (z' . z) for unit vectors z', q' and r = (z' + q') / |z' + q'|.
     """
     with torch.autocast(z_NCHW.device.type, enabled=False):
         z_NCHW, q_NCHW = z_NCHW.float(), q_NCHW.float()
@@ -138,13 +128,13 @@ def positions(z_NCHW: Tensor) -> Tensor:
 def nearest(x_MC: Tensor, codebook_KC: Tensor) -> Tensor:
     """Index of the nearest code (Euclidean) of each vector, (M,) int64."""
     with torch.autocast(x_MC.device.type, enabled=False):
-        scores_MK = codebook_KC.pow(2).sum(1) - 2 * x_MC.detach() @ codebook_KC.T
+        scores_MK = codebook_KC.pow(2).sum(1) - 2 * x_MC.detach() @ codebook_KC.T  # |x - c|^2 less |x|^2
     return scores_MK.argmin(1)
 
 
 def assigned(x_MC: Tensor, indices_M: Tensor, codebook_KC: Tensor) -> tuple[Tensor, Tensor]:
     """How many vectors each code got, (K,), and their sums, (K, C)."""
-    onehot_MK = torch.nn.functional.one_hot(indices_M, len(codebook_KC)).to(x_MC.dtype)
+    onehot_MK = F.one_hot(indices_M, len(codebook_KC)).to(x_MC.dtype)
     with torch.autocast(x_MC.device.type, enabled=False):
         return onehot_MK.sum(0), onehot_MK.T @ x_MC
 

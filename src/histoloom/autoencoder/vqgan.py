@@ -1,11 +1,10 @@
-"""The VQ-GAN (Esser et al. 2021): encoder and decoder of diffusers' blocks around our quantizer.
+"""The networks of the VQ-GAN (Esser et al. 2021): the autoencoder, of diffusers' blocks, and its patch discriminator.
 
 Images are float -1..1, (N, 3, H, W); latents (N, C, H / f, W / f), before quantisation unless a name says otherwise.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
@@ -15,29 +14,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from histoloom.autoencoder.quantizer import Quantized, Quantizer
-from histoloom.config import AutoencoderConfig
+from histoloom.config import DISCRIMINATOR_GROUPS, AdversarialConfig, AutoencoderConfig
 from histoloom.run.directory import read_json, write_bytes, write_json
 
 HEAD_CHANNELS = {4: 24, 2: 12}
-"""width after unfolding by two, at a fourth of the resolution and at half of it"""
+"""Channels after unfolding by two: at a fourth of the resolution, and at half of it."""
 
 
 class Autoencoder(nn.Module):
-    """Encoder, quantizer and decoder."""
+    """Encoder, quantizer and decoder.
+
+    With ``stem`` above 1, squares of pixels are folded into channels before the encoder and unfolded after the decoder.
+    """
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        widths = tuple(config.channels * multiplier for multiplier in config.multipliers)
-        groups = math.gcd(config.norm_groups, *widths)
-        folded = 3 * config.stem**2
+        levels = len(config.widths)
         self.encoder = Encoder(
-            in_channels=folded,
+            in_channels=3 * config.stem**2,
             out_channels=config.code_dim,
-            down_block_types=("DownEncoderBlock2D",) * len(widths),
-            block_out_channels=widths,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            block_out_channels=config.widths,
             layers_per_block=config.blocks,
-            norm_num_groups=groups,
+            norm_num_groups=config.groups,
             act_fn="silu",
             double_z=False,
             mid_block_add_attention=config.attention,
@@ -45,10 +45,10 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(
             in_channels=config.code_dim,
             out_channels=3 if config.stem == 1 else 4 * HEAD_CHANNELS[config.stem],
-            up_block_types=("UpDecoderBlock2D",) * len(widths),
-            block_out_channels=widths,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=config.widths,
             layers_per_block=config.blocks,
-            norm_num_groups=groups,
+            norm_num_groups=config.groups,
             act_fn="silu",
             mid_block_add_attention=config.attention,
         )
@@ -58,17 +58,12 @@ class Autoencoder(nn.Module):
             dim=config.code_dim,
             decay=config.codebook_decay,
             restart_below=config.restart_below,
-            on_sphere=config.code_space == "sphere",
             gradient=config.gradient,
         )
 
     def encode(self, x_NCHW: Tensor) -> Tensor:
         """Images to latents before quantisation."""
-        return self.allowed(self.encoder(F.pixel_unshuffle(x_NCHW, self.config.stem)))
-
-    def allowed(self, z_NCHW: Tensor) -> Tensor:
-        """Latents brought to where the codes are: to length 1, where these lie on the sphere."""
-        return F.normalize(z_NCHW, dim=1) if self.config.code_space == "sphere" else z_NCHW
+        return self.encoder(F.pixel_unshuffle(x_NCHW, self.config.stem))
 
     def quantize(self, z_NCHW: Tensor) -> Quantized:
         """The nearest codes."""
@@ -98,33 +93,61 @@ class Autoencoder(nn.Module):
     @staticmethod
     def load(folder: Path) -> Autoencoder:
         """Read what ``save`` wrote; in evaluation mode, on the CPU."""
-        model = Autoencoder(AutoencoderConfig.model_validate(read_json(folder / "autoencoder.json")))
+        model = Autoencoder(load_autoencoder_config(folder))
         model.load_state_dict(load_file(folder / "autoencoder.safetensors"))
         return model.eval().requires_grad_(False)
 
 
-def unfolding_head(stem: int, *, last: nn.Conv2d) -> nn.Sequential:
-    """What unfolds the decoder's ``last`` channels to pixels, by twos, with a convolution after each unfolding.
+def load_autoencoder_config(folder: Path) -> AutoencoderConfig:
+    """The settings in ``autoencoder.json``, also of earlier versions."""
+    return AutoencoderConfig.model_validate(read_json(folder / "autoencoder.json"))
 
-    One unfolding by four, with nothing behind it, showed its grid in every reconstruction.
+
+def unfolding_head(stem: int, *, last: nn.Conv2d) -> nn.Sequential:
+    """The layers that unfold the channels of the decoder's ``last`` convolution to pixels.
+
+    They unfold by two at a time, with a convolution after each: unfolding by four at once, with nothing behind it,
+    leaves a visible grid in every reconstruction. Each unfolding starts with four equal subpixels, so that it adds no
+    grid of its own (Aitken et al. 2017).
     """
     layers: list[nn.Module] = []
     before, scale = last, stem
     while scale > 1:
-        wide = HEAD_CHANNELS[scale]
-        _alike_subpixels(before)
-        after = nn.Conv2d(wide, 3 if scale == 2 else 4 * HEAD_CHANNELS[scale // 2], 3, padding=1)
+        assert before.bias is not None, "made with a bias"
+        with torch.no_grad():
+            before.weight.copy_(before.weight[::4].repeat_interleave(4, dim=0))
+            before.bias.copy_(before.bias[::4].repeat_interleave(4))
+
+        channels = 3 if scale == 2 else 4 * HEAD_CHANNELS[scale // 2]
+        after = nn.Conv2d(HEAD_CHANNELS[scale], channels, 3, padding=1)
         layers += [nn.PixelShuffle(2), nn.SiLU(), after]
         before, scale = after, scale // 2
     return nn.Sequential(*layers)
 
 
-@torch.no_grad()
-def _alike_subpixels(layer: nn.Conv2d) -> None:
-    """Start with four equal subpixels, so that unfolding starts without a grid (Aitken et al. 2017)."""
-    assert layer.bias is not None, "made with a bias"
-    layer.weight.copy_(layer.weight[::4].repeat_interleave(4, dim=0))
-    layer.bias.copy_(layer.bias[::4].repeat_interleave(4))
+class Discriminator(nn.Module):
+    """The patch discriminator (Isola et al. 2017): scores overlapping regions of an image; larger is more real.
+
+    Images (N, 3, H, W) in -1..1 to scores (N, 1, h, w). Group instead of batch normalisation, so that a score does not
+    depend on the rest of the batch.
+    """
+
+    def __init__(self, config: AdversarialConfig) -> None:
+        super().__init__()
+        first, *others = config.widths
+        blocks: list[nn.Module] = [nn.Conv2d(3, first, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        before = first
+        for layer, width in enumerate(others, start=1):
+            blocks += [
+                nn.Conv2d(before, width, 4, stride=2 if layer < config.layers else 1, padding=1, bias=False),
+                nn.GroupNorm(min(DISCRIMINATOR_GROUPS, width), width),
+                nn.LeakyReLU(0.2),
+            ]
+            before = width
+        self.layers = nn.Sequential(*blocks, nn.Conv2d(before, 1, 4, padding=1))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.layers(x_NCHW)
 
 
 def to_float(images_NHWC: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ Unknown keys are errors, and so are settings that contradict each other.
 """
 
 from histoloom.config.networks import (
+    DISCRIMINATOR_GROUPS,
+    LPIPS_MIN_SIZE,
     AdversarialConfig,
     AutoencoderConfig,
     ClustersConfig,
@@ -42,6 +44,8 @@ from histoloom.config.values import (
 __all__ = [
     "AUTO_PEN",
     "AUTO_SHARPNESS",
+    "DISCRIMINATOR_GROUPS",
+    "LPIPS_MIN_SIZE",
     "MPP_LIMITS",
     "PRIVATE",
     "AdversarialConfig",

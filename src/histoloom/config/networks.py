@@ -5,6 +5,7 @@ As in ``sections``: every field says its unit and what it means, and settings th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,65 +16,112 @@ from histoloom.config.trainings import SelfsupConfig, TrainingConfig
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
+DISCRIMINATOR_GROUPS = 16
+"""Largest number of groups of the discriminator's normalisations."""
+
+LPIPS_MIN_SIZE = 32
+"""Shortest side of an image for LPIPS, px: below it a trunk has no position left at its last layer."""
+
 
 class AdversarialConfig(Section):
-    """The patch discriminator (Esser et al. 2021)."""
+    """The patch discriminator of the VQ-GAN (Isola et al. 2017; Esser et al. 2021)."""
 
-    weight: float = Field(0.8, ge=0, description="0: no discriminator")
-    start: float = Field(0.5, ge=0, lt=1, description="share of the training after which it joins")
-    warmup: float = Field(0.1, gt=0, le=1, description="share of the training over which its weight rises")
-    max_adaptive: PositiveFloat = Field(1.0, description="bounds the adaptive weight; at 10 images suffer; try 0.1")
-    channels: PositiveInt = 64
-    layers: PositiveInt = 3
-    lr: PositiveFloat = 1e-4
-    betas: tuple[Momentum, Momentum] = Field(
-        (0.9, 0.999), description="of its Adam; with so much momentum it loses to the autoencoder: 0.5, 0.9 in presets"
+    weight: float = Field(0.8, ge=0, description="weight of the adversarial loss; 0: no discriminator")
+    start: float = Field(0.5, ge=0, lt=1, description="share of the training after which the discriminator joins")
+    warmup: float = Field(0.1, gt=0, le=1, description="share of the training over which its weight rises linearly")
+    max_adaptive: PositiveFloat = Field(
+        1.0, description="upper bound of the adaptive weight; a bound of 10 harms the images; the presets take 0.1"
     )
+    channels: PositiveInt = Field(64, description="width of its first layer: a multiple of 8, or 1, 2 or 4")
+    layers: PositiveInt = Field(3, description="convolutions that halve the image; more layers see larger regions")
+    lr: PositiveFloat = Field(1e-4, description="learning rate of its Adam optimizer")
+    betas: tuple[Momentum, Momentum] = Field(
+        (0.9, 0.999),
+        description="momenta of its Adam optimizer, each from 0 to below 1; with the default the discriminator falls "
+        "behind the autoencoder, so the presets that train one take 0.5 and 0.9",
+    )
+
+    @model_validator(mode="after")
+    def _norm_groups_divide(self) -> AdversarialConfig:
+        if self.weight > 0 and any(width % min(DISCRIMINATOR_GROUPS, width) for width in self.widths[1:]):
+            raise ValueError(f"adversarial.channels must be a multiple of 8, or 1, 2 or 4, got {self.channels}")
+        return self
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels after each convolution: doubled by each layer, up to eight times the first."""
+        return tuple(self.channels * min(2**layer, 8) for layer in range(self.layers + 1))
+
+    @property
+    def min_size(self) -> int:
+        """Shortest side of an image that it can score, px: two unpadded positions are lost after the halvings."""
+        return 3 * 2**self.layers
 
 
 class AutoencoderConfig(Section):
-    """VQ-GAN; the factor between pixels and latents is stem * 2 ** (len(multipliers) - 1)."""
+    """The VQ-GAN, which encodes patches as latents and decodes latents to patches (Esser et al. 2021).
 
-    stem: Literal[1, 2, 4] = Field(1, description="pixels folded into channels along each side first; saves work")
-    channels: PositiveInt = 128
-    multipliers: tuple[PositiveInt, ...] = Field((1, 1, 2, 4), min_length=1)
-    blocks: PositiveInt = Field(2, description="residual blocks a level")
-    attention: bool = Field(True, description="self-attention at the lowest level")
+    A latent position spans stem * 2 ** (number of multipliers - 1) pixels along each side.
+    """
+
+    retired: ClassVar[Mapping[str, object]] = {"code_space": "plane", "equivariance": 0.0}
+
+    stem: Literal[1, 2, 4] = Field(
+        1, description="side of the square of pixels that is folded into channels first, px; above 1 saves work"
+    )
+    channels: PositiveInt = Field(128, description="width of the first level, times its multiplier")
+    multipliers: tuple[PositiveInt, ...] = Field(
+        (1, 1, 2, 4), min_length=1, description="width of each level, in units of channels; each level halves the map"
+    )
+    blocks: PositiveInt = Field(2, description="residual blocks per level")
+    attention: bool = Field(True, description="use self-attention at the lowest level")
     norm_groups: PositiveInt = Field(
-        32, description="groups of a normalisation, at most; a group of one channel forgets that channel's mean"
+        32,
+        description="largest number of groups of a group normalisation; with one channel per group the network loses "
+        "the mean of each channel, and with it the colour of a patch",
     )
-    codes: int = Field(128, ge=2)
-    code_dim: PositiveInt = 16
-    code_space: Literal["plane", "sphere"] = Field("plane", description="sphere: codes and latents have length 1")
+    codes: int = Field(128, ge=2, description="number of vectors in the codebook")
+    code_dim: PositiveInt = Field(16, description="length of a codebook vector: the number of latent channels")
     gradient: Literal["straight-through", "rotation"] = Field(
-        "straight-through", description="how it passes the quantizer; rotation: turned as the latent was onto its code"
+        "straight-through",
+        description="how gradients pass the quantizer: unchanged (van den Oord et al. 2017), or by the rotation trick "
+        "(Fifty et al. 2024)",
     )
-    equivariance: float = Field(
-        0.0, ge=0, le=1, description="share of steps in which latents are turned and shrunk with their images"
-    )
-    commitment: PositiveFloat = 0.25
-    codebook_decay: float = Field(0.99, gt=0, lt=1, description="of the codebook's moving averages")
+    commitment: PositiveFloat = Field(0.25, description="weight of the commitment loss")
+    codebook_decay: float = Field(0.99, gt=0, lt=1, description="decay per step of the codebook's moving averages")
     restart_below: float = Field(
-        0.05, ge=0, description="codes used less than this share of the mean use are restarted"
+        0.05, ge=0, description="a code used less often than this share of the mean use is restarted; 0: never"
     )
     perceptual: Literal["auto", "lpips", "pyramid", "none"] = Field(
-        "lpips", description="auto: lpips where its weights are at hand, else pyramid; settled by init"
+        "lpips",
+        description="perceptual loss; auto: lpips where its weights are on this machine and patches have at least 32 "
+        "px, else pyramid; init replaces auto by its choice",
     )
-    perceptual_trunk: Literal["alex", "squeeze", "vgg"] = "vgg"
-    perceptual_weight: float = Field(1.0, ge=0)
-    l1_weight: float = Field(0.0, ge=0)
-    mse_weight: float = Field(1.0, ge=0)
-    adversarial: AdversarialConfig = AdversarialConfig()
-    augment: bool = Field(False, description="train on the eight dihedral copies of the patches")
-    training: TrainingConfig
+    perceptual_trunk: Literal["alex", "squeeze", "vgg"] = Field("vgg", description="ImageNet network behind lpips")
+    perceptual_weight: float = Field(1.0, ge=0, description="weight of the perceptual loss; 0 with perceptual: none")
+    l1_weight: float = Field(0.0, ge=0, description="weight of the mean absolute error")
+    mse_weight: float = Field(1.0, ge=0, description="weight of the mean squared error")
+    adversarial: AdversarialConfig = Field(AdversarialConfig(), description="the discriminator")
+    augment: bool = Field(False, description="train on random rotations and flips of the patches")
+    training: TrainingConfig = Field(description="how the autoencoder is trained")
 
     @property
     def factor(self) -> int:
         """Pixels a latent position spans, along one side."""
         return int(self.stem * 2 ** (len(self.multipliers) - 1))
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(self.channels * multiplier for multiplier in self.multipliers)
+
+    @property
+    def groups(self) -> int:
+        """Groups of each normalisation: norm_groups or less, so that they divide the channels of every level."""
+        return math.gcd(self.norm_groups, *self.widths)
+
     @model_validator(mode="after")
-    def _effective(self) -> AutoencoderConfig:
+    def _losses_have_weights(self) -> AutoencoderConfig:
         if self.l1_weight == 0 and self.mse_weight == 0:
             raise ValueError("one of l1_weight and mse_weight must be above 0")
         if (self.perceptual == "none") != (self.perceptual_weight == 0):
@@ -82,82 +130,115 @@ class AutoencoderConfig(Section):
 
 
 class LatentsConfig(Section):
-    """How patches are encoded."""
+    """How patches are encoded, once, for all later stages."""
 
-    dtype: Literal["float32", "float16"] = Field("float32", description="of the stored latents")
+    dtype: Literal["float32", "float16"] = Field("float32", description="number format of the stored latents")
     stain_views: int = Field(
-        2, ge=0, description="copies of each patch in other stains, encoded too: what the clusters learn to ignore"
+        2,
+        ge=0,
+        description="copies of each patch in other stains that are encoded too; the clusters learn to ignore "
+        "the difference",
     )
-    stain_jitter: PositiveFloat = Field(0.25, description="deviation of the logarithm of each stain's gain")
+    stain_jitter: PositiveFloat = Field(
+        0.25, description="strength of these stains: standard deviation of the logarithm of each stain's gain"
+    )
     copies: Literal[1, 8] = Field(
-        1,
-        description="8: also encode the seven other rotations and flips of each patch, for the diffusion model",
+        1, description="8: also encode the seven other rotations and flips of each patch, for the diffusion model"
     )
 
 
 class ClustersConfig(Section):
-    """Information-maximisation clusters (RIM: Krause et al. 2010; IMSAT: Hu et al. 2017) for a sweep of k."""
+    """Clusters that maximise mutual information, for each k of a sweep (RIM: Krause et al. 2010; IMSAT: Hu et al.
+    2017)."""
 
     features: Literal["latents", "pooled", "codes", "selfsup", "encoder"] = Field(
         "latents",
-        description="what is clustered: latents place by place, their moments, histograms of codes, what an encoder "
-        "trained on the run's patches sees, or a Hugging Face or timm encoder (docs/explanation/features.md)",
+        description="what is clustered: latent maps; their means and deviations over positions (pooled); histograms "
+        "of codes; features of an encoder that is trained on the run's patches (selfsup); features of a Hugging Face "
+        "or timm encoder (docs/explanation/features.md)",
     )
     encoder: str | None = Field(
         None,
         pattern=r"^(hf|timm):\S.*$",
-        description="with features: encoder; hf:NAME or timm:NAME: an absolute folder, or a repository in the cache",
+        description="with features: encoder, hf:NAME or timm:NAME; NAME is an absolute folder or a cached repository",
     )
-    selfsup: SelfsupConfig | None = Field(None, description="with features: selfsup; none: off")
-    k: tuple[int, ...] = Field(tuple(range(10, 17)), min_length=1, description="the sweep")
-    channels: PositiveInt = Field(64, description="width of the convolutional features")
-    marginal_weight: PositiveFloat = Field(2.0, description="of the marginal entropy against the conditional, at first")
-    marginal_end: PositiveFloat = Field(1.0, description="the same at the end; at 1 the two are the mutual information")
-    consistency: Literal["augment", "vat", "both"] = "augment"
-    consistency_weight: PositiveFloat = 1.0
+    selfsup: SelfsupConfig | None = Field(None, description="the encoder of features: selfsup; null: none")
+    k: tuple[int, ...] = Field(
+        tuple(range(10, 17)), min_length=1, description="numbers of clusters to try: rising, from 2 up"
+    )
+    channels: PositiveInt = Field(
+        64, description="width of the clustering network; a multiple of 8 with features: latents"
+    )
+    marginal_weight: PositiveFloat = Field(
+        2.0, description="weight of the marginal entropy against the conditional entropy at the start of the training"
+    )
+    marginal_end: PositiveFloat = Field(
+        1.0, description="the same weight at the end of the training; at 1 the objective is the mutual information"
+    )
+    consistency: Literal["augment", "vat", "both"] = Field(
+        "augment", description="views that must get the same clusters: augmented, adversarial (VAT), or both"
+    )
+    consistency_weight: PositiveFloat = Field(1.0, description="weight of the consistency loss")
     independence: float = Field(
-        0.0, ge=0, description="weight of the information that clusters share with the slide, as a cost; 0: none"
+        0.0, ge=0, description="weight of the mutual information of cluster and slide, as a cost; 0: none"
     )
-    restarts: PositiveInt = Field(1, description="trainings; the best by the objective is kept")
+    restarts: PositiveInt = Field(1, description="trainings, of which the one with the best objective is kept")
     validity_features: Literal["pooled", "codes", "flat", "same"] = Field(
-        "pooled", description="where the five indices and k-means are computed; same: on what is clustered"
+        "pooled",
+        description="features for the validity indices and for k-means; same: those that are clustered",
     )
-    validity_points: PositiveInt = Field(10_000, description="at most so many patches, drawn at random")
+    validity_points: PositiveInt = Field(
+        10_000, description="largest number of patches for the validity indices, drawn at random"
+    )
     chooser: Literal["nulls", "plain"] = Field(
-        "nulls", description="which rule chooses k: against data without clusters, or the paper's vote of five indices"
+        "nulls", description="rule that chooses k: comparison with data without clusters, or the vote of five indices"
     )
-    null_draws: int = Field(16, ge=2, description="sets drawn of the data, and of each kind of data without clusters")
-    null_points: PositiveInt = Field(1500, description="at most so many patches a set; half of them in each part")
-    training: TrainingConfig
+    null_draws: int = Field(
+        16, ge=2, description="random subsets of the data, and of each kind of data without clusters"
+    )
+    null_points: PositiveInt = Field(
+        1500, description="largest number of patches in such a subset, which is split in two halves"
+    )
+    training: TrainingConfig = Field(description="how the clustering network is trained")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_selfsup(cls, values: Any) -> Any:
+        """Write out the encoder's defaults where it is used, and drop them, unchanged, where it no longer is."""
+        if not isinstance(values, dict):
+            return values
+        used, selfsup = values.get("features") == "selfsup", values.get("selfsup")
+        if used and selfsup is None:
+            return {**values, "selfsup": {}}
+        if not used and selfsup in ({}, SelfsupConfig(), SelfsupConfig().model_dump(mode="json")):
+            return {**values, "selfsup": None}
+        return values
 
     @model_validator(mode="after")
-    def _sweep(self) -> ClustersConfig:
+    def _sweep_rises(self) -> ClustersConfig:
         if any(k < 2 for k in self.k) or list(self.k) != sorted(set(self.k)):
             raise ValueError(f"k must be a rising list of whole numbers from 2 up, got {list(self.k)}")
         return self
 
     @model_validator(mode="after")
-    def _weights_are_not_averaged(self) -> ClustersConfig:
+    def _network_can_train(self) -> ClustersConfig:
+        if self.features == "latents" and self.channels % 8:
+            raise ValueError(f"channels must be a multiple of 8 with features: latents, got {self.channels}")
         if self.training.averages:
             raise ValueError("training: ema and ema_width have no effect on clusters; set ema=0 and ema_width=null")
         return self
 
-    @model_validator(mode="before")
-    @classmethod
-    def _selfsup_is_written_out(cls, values: Any) -> Any:
-        asked = isinstance(values, dict) and values.get("features") == "selfsup" and values.get("selfsup") is None
-        return {**values, "selfsup": {}} if asked else values
-
     @model_validator(mode="after")
-    def _features_are_used(self) -> ClustersConfig:
+    def _features_fit(self) -> ClustersConfig:
         if (self.features == "encoder") != (self.encoder is not None):
             raise ValueError(
-                "features: encoder and a name in encoder (hf:NAME, timm:NAME) go together; give both or none"
+                "features: encoder and a name in encoder (hf:NAME, timm:NAME) go together; give both, or another kind "
+                "of features and clusters.encoder=null"
             )
         if self.selfsup is not None and self.features != "selfsup":
             raise ValueError("selfsup needs features: selfsup; or set clusters.selfsup=null")
         if self.validity_features == "same" and self.features == "latents":
-            raise ValueError("validity_features: same is for features that are vectors; of latents it would be flat")
+            raise ValueError("validity_features: same needs features that are vectors; latents are maps: take flat")
         return self
 
 
@@ -223,6 +304,11 @@ class DiffusionConfig(Section):
                 "to train on the eight rotations and flips of the patches"
             )
         return {key: value for key, value in values.items() if key != "augment"}
+
+    @property
+    def groups(self) -> int:
+        """Groups of each normalisation: norm_groups or less, so that they divide the channels of every level."""
+        return math.gcd(self.norm_groups, *self.channels)
 
     @model_validator(mode="after")
     def _levels(self) -> DiffusionConfig:

@@ -1,9 +1,10 @@
-"""What all sections of a configuration are."""
+"""The base class of all sections of a configuration, and the spellings of a value that it accepts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -23,7 +24,8 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_earlier_versions(cls, values: Any) -> Any:
+    def _read_other_spellings(cls, values: Any) -> Any:
+        """Settings of earlier versions, and values that YAML turned into something else than the user typed."""
         if not isinstance(values, dict):
             return values
         for key in values.keys() & cls.retired.keys():
@@ -35,4 +37,43 @@ class Section(BaseModel):
         for key in values.keys() & cls.renamed.keys():
             if cls.renamed[key] in values:
                 raise ValueError(f"{key} is the earlier name of {cls.renamed[key]}; give one of them")
-        return {cls.renamed.get(key, key): value for key, value in values.items() if key not in cls.retired}
+        values = {cls.renamed.get(key, key): value for key, value in values.items() if key not in cls.retired}
+        fields = cls.model_fields
+        return {
+            key: _as_typed(value, fields[key].annotation) if key in fields else value for key, value in values.items()
+        }
+
+
+def _as_typed(value: Any, annotation: Any) -> Any:
+    """``value`` as its setting spells it.
+
+    YAML 1.1 reads a bare ``on``, ``off``, ``yes`` or ``no`` as a boolean, and ``null`` as no value. A setting that
+    takes one of these words, or ``none``, gets the word; a setting that can be null also understands ``off``, ``no``
+    and ``none``.
+    """
+    options = list(_options(annotation))
+    words = [option for option in options if isinstance(option, str)]
+    takes_bool = any(option is bool or isinstance(option, bool) for option in options)
+    if isinstance(value, bool) and not takes_bool:
+        spellings = ("on", "yes") if value else ("off", "no", "none")
+        word = next((word for word in spellings if word in words), None)
+        return None if word is None and not value and NoneType in options else value if word is None else word
+    if value is None and NoneType not in options:
+        return next((word for word in ("none", "off", "no") if word in words), None)
+    if value == "none" and NoneType in options and "none" not in words:
+        return None
+    return value
+
+
+def _options(annotation: Any) -> Iterator[Any]:
+    """The types and the literal values that an annotation allows."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        yield from get_args(annotation)
+    elif origin in (Union, UnionType):
+        for argument in get_args(annotation):
+            yield from _options(argument)
+    elif origin is Annotated:
+        yield from _options(get_args(annotation)[0])
+    else:
+        yield annotation

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from histoloom.config.networks import AutoencoderConfig, ClustersConfig, DiffusionConfig, LatentsConfig
+from histoloom.config.networks import LPIPS_MIN_SIZE, AutoencoderConfig, ClustersConfig, DiffusionConfig, LatentsConfig
 from histoloom.config.sampler import SamplerConfig
 from histoloom.config.section import Section
 from histoloom.config.trainings import ClusterClassifierConfig
@@ -192,11 +192,6 @@ class EvaluationConfig(Section):
             )
         return self
 
-    @field_validator("originality", mode="before")
-    @classmethod
-    def _off_is_no_boolean(cls, value: Any) -> Any:
-        return "off" if value is False else value  # YAML reads a bare off as false
-
 
 class ReportConfig(Section):
     """What the report shows."""
@@ -255,13 +250,38 @@ class Config(Section):
     runtime: RuntimeConfig = RuntimeConfig()
 
     @model_validator(mode="after")
-    def _sizes_fit(self) -> Config:
-        deepest = self.autoencoder.factor * 2 ** (len(self.diffusion.channels) - 1)
-        if self.patches.size % deepest:
+    def _networks_fit_the_patches(self) -> Config:
+        auto, diffusion, size = self.autoencoder, self.diffusion, self.patches.size
+        step = auto.factor * 2 ** (len(diffusion.channels) - 1)
+        if size % step:
             raise ValueError(
-                f"patches.size must be a multiple of {deepest} for these autoencoder.multipliers "
-                f"and diffusion.channels, got {self.patches.size}"
+                f"patches.size must be a multiple of {step} for these autoencoder.multipliers and diffusion.channels, "
+                f"got {size}"
             )
+        if auto.perceptual == "lpips" and size < LPIPS_MIN_SIZE:
+            raise ValueError(
+                f"patches.size must be at least {LPIPS_MIN_SIZE} for autoencoder.perceptual: lpips, got {size}; "
+                "pyramid takes smaller ones"
+            )
+        if auto.adversarial.weight > 0 and size < auto.adversarial.min_size:
+            raise ValueError(
+                f"patches.size must be at least {auto.adversarial.min_size} for a discriminator of "
+                f"{auto.adversarial.layers} layers, got {size}; set fewer autoencoder.adversarial.layers"
+            )
+        # PyTorch refuses to normalise a single value: one channel at one position.
+        for name, side, channels in (
+            ("autoencoder", size // auto.factor, auto.widths[-1] // auto.groups),
+            ("diffusion", size // step, diffusion.channels[-1] // diffusion.groups),
+        ):
+            if side == 1 and channels == 1:
+                raise ValueError(
+                    f"the lowest level of {name} has one position and normalises each channel alone; "
+                    f"set fewer {name}.norm_groups, or larger patches"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _reported_k_is_tried(self) -> Config:
         if self.report.k is not None and self.report.k not in self.clusters.k:
             raise ValueError(f"report.k must be one of clusters.k = {list(self.clusters.k)}, got {self.report.k}")
         return self

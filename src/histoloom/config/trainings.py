@@ -78,6 +78,12 @@ class SelfsupConfig(Section):
         phases=(Phase(optimizer="adamw", lr=2e-3, images=64_000),),
     )
 
+    @model_validator(mode="after")
+    def _batches_have_a_spread(self) -> SelfsupConfig:
+        if self.training.batch_size < 2:
+            raise ValueError("training.batch_size must be at least 2: the loss compares the patches of a batch")
+        return self
+
 
 class ClusterClassifierConfig(Section):
     """The network that tells a run's clusters apart from pixels, for faithfulness and usefulness."""

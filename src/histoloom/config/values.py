@@ -87,9 +87,7 @@ def load_config(path: Path) -> Config:
 UNAVERAGED: Mapping[str, Any] = {"ema_width": None}
 LATER: Mapping[str, Any] = {
     "autoencoder": {
-        "code_space": "plane",
         "gradient": "straight-through",
-        "equivariance": 0.0,
         "norm_groups": 32,
         "adversarial": {"betas": [0.9, 0.999]},
         "training": UNAVERAGED,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from histoloom.autoencoder.weights import Trunk
+from histoloom.autoencoder.lpips import Trunk
 from histoloom.errors import UserError
 from histoloom.evaluation.folder_distribution import folder_entries, metrics_by_name
 from histoloom.evaluation.folder_report import write_evaluation

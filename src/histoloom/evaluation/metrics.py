@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from histoloom.autoencoder.lpips import LPIPS, MIN_SIZE
-from histoloom.autoencoder.weights import Trunk
+from histoloom.autoencoder.lpips import Trunk
 from histoloom.errors import UserError
 from histoloom.evaluation.pairing import Pairs
 from histoloom.evaluation.similarity import (

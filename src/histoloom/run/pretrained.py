@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from histoloom.config import Config, DiffusionConfig
+from histoloom.config import AutoencoderConfig, Config, DiffusionConfig, Section
 from histoloom.errors import UserError
 from histoloom.run.directory import read_json
 
@@ -26,7 +26,7 @@ FILES = (
 FREE: Mapping[str, frozenset[str]] = {
     "autoencoder": frozenset(
         {"training", "perceptual", "perceptual_trunk", "perceptual_weight", "l1_weight", "mse_weight", "commitment"}
-        | {"adversarial", "augment", "codebook_decay", "restart_below", "equivariance"}
+        | {"adversarial", "augment", "codebook_decay", "restart_below"}
     ),
     "diffusion": frozenset({"training", "dropout", "condition_dropout", "condition_rate"}),
 }
@@ -47,16 +47,14 @@ def is_start(folder: Path) -> bool:
 
 
 def fixed_settings(folder: Path) -> dict[str, dict[str, Any]]:
-    """The generator's settings that the run shares with it, by section."""
-    values = {
-        "autoencoder": read_json(folder / "autoencoder" / "autoencoder.json"),
-        "diffusion": DiffusionConfig.model_validate(read_json(folder / "generator.json")["diffusion"]).model_dump(
-            mode="json"
-        ),  # in the settings of this version
+    """The generator's settings that the run shares with it, by section; those of earlier versions as they are now."""
+    sections: dict[str, Section] = {
+        "autoencoder": AutoencoderConfig.model_validate(read_json(folder / "autoencoder" / "autoencoder.json")),
+        "diffusion": DiffusionConfig.model_validate(read_json(folder / "generator.json")["diffusion"]),
     }
     return {
-        section: {key: value for key, value in said.items() if key not in FREE[section]}
-        for section, said in values.items()
+        name: {key: value for key, value in section.model_dump(mode="json").items() if key not in FREE[name]}
+        for name, section in sections.items()
     }
 
 

@@ -59,7 +59,7 @@ class LatentBank:
         return self.latents.normalised(rows_N)
 
     def versions(self, rows_N: np.ndarray) -> Tensor:
-        return self.latents.versions(rows_N)
+        return self.latents.with_stain_views(rows_N)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from histoloom.autoencoder.latents import LatentSet, normalise
+from histoloom.autoencoder.latents import LatentSet
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.clustering.features.kinds.base import Features, Kind, Sources, blockwise
 from histoloom.run.stage import StageContext
@@ -64,11 +64,10 @@ class Latents(Features):
         return self.latents.normalised(rows_N)
 
     def views_of_rows(self, rows_N: np.ndarray) -> Tensor:
-        return self.latents.versions(rows_N)[:, 1:]
+        return self.latents.with_stain_views(rows_N)[:, 1:]
 
     def of_images(self, images_NHW3: np.ndarray) -> Tensor:
-        mean_C, std_C = (torch.from_numpy(values) for values in (self.latents.mean, self.latents.std))
-        return normalise(self.encoder.latents(images_NHW3), mean=mean_C, std=std_C)
+        return self.latents.moments.normalise(self.encoder.latents(images_NHW3))
 
     def save(self, folder: Path) -> dict[str, Any]:  # noqa: ARG002 - other kinds have something to write
         return {}

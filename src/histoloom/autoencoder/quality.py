@@ -1,0 +1,154 @@
+"""How well the autoencoder reconstructs held-out patches: what the stage ``autoencoder`` publishes beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from histoloom.autoencoder.quantizer import perplexity
+from histoloom.autoencoder.vqgan import Autoencoder, Discriminator, to_float, to_uint8
+from histoloom.config import RuntimeConfig
+from histoloom.run.directory import read_json, replacing, write_json
+from histoloom.run.stage import StageContext
+from histoloom.seeding import numpy_generator
+from histoloom.slides.patch_set import PatchSet
+from histoloom.training.devices import accelerator, autocast
+
+QUALITY_PATCHES = 256
+SHOWN_PATCHES = 16
+CHUNK = 32
+MIN_ACCURACY = 0.6
+"""Below it the discriminator has lost: 0.5 is chance."""
+
+
+@dataclass(frozen=True)
+class ReconstructionQuality:
+    """``quality.json``: reconstructions of ``n`` patches of ``split`` (holdout, or train where none is held out).
+
+    ``psnr``: mean peak signal-to-noise ratio, dB. ``perplexity``: effective number of ``codes`` in use;
+    ``codes_used``: those used at all. ``discriminator_accuracy``: share of pairs of a patch and its reconstruction in
+    which the discriminator scores the patch higher, 0..1; None without a discriminator.
+    """
+
+    psnr: float
+    perplexity: float
+    codes: int
+    codes_used: int
+    n: int
+    split: str
+    discriminator_accuracy: float | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write ``quality.json``."""
+        values = asdict(self)
+        accuracy = values.pop("discriminator_accuracy")
+        write_json(folder / "quality.json", values if accuracy is None else values | {"told_apart": accuracy})
+
+    @staticmethod
+    def load(folder: Path) -> ReconstructionQuality:
+        """Read what ``save`` wrote into the stage's folder."""
+        values = read_json(folder / "quality.json")
+        accuracy = values.pop("told_apart", None)
+        return ReconstructionQuality(**values, discriminator_accuracy=accuracy)
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """``reconstructions.npz``: some patches, uint8 (n, H, W, 3), beside their reconstructions, and their ids (n,)."""
+
+    patch_id: np.ndarray
+    original: np.ndarray
+    reconstruction: np.ndarray
+
+    def save(self, folder: Path) -> None:
+        """Write ``reconstructions.npz``."""
+        with replacing(folder / "reconstructions.npz") as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **vars(self), allow_pickle=False)
+
+    @staticmethod
+    def load(folder: Path) -> Reconstructions:
+        """Read what ``save`` wrote into the stage's folder."""
+        with np.load(folder / "reconstructions.npz") as file:
+            return Reconstructions(file["patch_id"], file["original"], file["reconstruction"])
+
+
+def measure(context: StageContext, *, modules: Mapping[str, nn.Module], patches: PatchSet) -> ReconstructionQuality:
+    """Reconstruct held-out patches, write both records into the stage's folder, and log what they show."""
+    model, discriminator, runtime = modules["autoencoder"], modules.get("discriminator"), context.config.runtime
+    assert isinstance(model, Autoencoder), "the task's module keeps its kind"
+    held_out = patches.rows(split="holdout")
+    split = "holdout" if len(held_out) else "train"
+    generator = numpy_generator(context.config.seed, "autoencoder", "quality")
+    rows = np.sort(generator.permutation(patches.rows(split=split))[:QUALITY_PATCHES])
+    originals_NHWC = patches.images(rows)
+    reconstructions_NHWC, counts_K = reconstruct(model, originals_NHWC, runtime=runtime)
+
+    accuracy = None
+    if isinstance(discriminator, Discriminator):
+        accuracy = discriminator_accuracy(discriminator, originals_NHWC, reconstructions_NHWC, runtime=runtime)
+        if accuracy < MIN_ACCURACY:
+            context.say(
+                f"the discriminator recognises the real image in only {accuracy:.0%} of pairs of image and "
+                "reconstruction (50% is chance): it has lost, and sharpens nothing; raise autoencoder.adversarial.lr, "
+                "or train without it: autoencoder.adversarial.weight=0"
+            )
+
+    mse_N = np.square(originals_NHWC.astype(np.float64) - reconstructions_NHWC).mean(axis=(1, 2, 3))
+    quality = ReconstructionQuality(
+        psnr=float(np.mean(10 * np.log10(255.0**2 / np.maximum(mse_N, 1e-10)))),
+        perplexity=float(perplexity(counts_K)),
+        codes=len(counts_K),
+        codes_used=int((counts_K > 0).sum()),
+        n=len(rows),
+        split=split,
+        discriminator_accuracy=accuracy,
+    )
+    quality.save(context.out)
+    context.say(
+        f"reconstruction of {split} patches: PSNR {quality.psnr:.1f} dB, "
+        f"perplexity {quality.perplexity:.0f} of {quality.codes} codes"
+    )
+
+    shown = generator.permutation(len(rows))[:SHOWN_PATCHES]
+    ids = patches.columns("patch_id")["patch_id"].iloc[rows[shown]].to_numpy(dtype=str)
+    Reconstructions(ids, originals_NHWC[shown], reconstructions_NHWC[shown]).save(context.out)
+    return quality
+
+
+@torch.no_grad()
+def reconstruct(
+    model: Autoencoder, images_NHWC: np.ndarray, *, runtime: RuntimeConfig
+) -> tuple[np.ndarray, torch.Tensor]:
+    """Reconstructions, uint8 as ``images_NHWC``, and how often each code was used, (K,)."""
+    device = accelerator(runtime).device
+    counts_K = torch.zeros(model.config.codes)
+    parts = []
+    for start in range(0, len(images_NHWC), CHUNK):
+        x_NCHW = to_float(torch.from_numpy(images_NHWC[start : start + CHUNK]).to(device))
+        with autocast(runtime):
+            quantized = model.quantize(model.encode(x_NCHW))
+            parts.append(to_uint8(model.decode_codes(quantized.z_NCHW)).cpu().numpy())
+        counts_K += torch.bincount(quantized.indices_NHW.flatten().cpu(), minlength=len(counts_K))
+    return np.concatenate(parts), counts_K
+
+
+@torch.no_grad()
+def discriminator_accuracy(
+    discriminator: Discriminator, real_NHWC: np.ndarray, fake_NHWC: np.ndarray, *, runtime: RuntimeConfig
+) -> float:
+    """Share of pairs of uint8 images in which the real one has the higher mean score; about 1: it leads; 0.5: chance."""
+    device = accelerator(runtime).device
+
+    def scores(images_NHWC: np.ndarray) -> Tensor:
+        x_NCHW = to_float(torch.from_numpy(images_NHWC).to(device))
+        with autocast(runtime):
+            return discriminator(x_NCHW).float().mean(dim=(1, 2, 3))
+
+    starts = range(0, len(real_NHWC), CHUNK)
+    right = [scores(real_NHWC[s : s + CHUNK]) > scores(fake_NHWC[s : s + CHUNK]) for s in starts]
+    return float(torch.cat(right).float().mean())
