@@ -99,7 +99,9 @@ def our_vqgan(config: Config, *, images_NHWC: np.ndarray) -> Turn:
     autoencoder = task.modules["autoencoder"]
     assert isinstance(autoencoder, Autoencoder), "made by make_task"
     losses = VQGANLosses(settings, autoencoder=autoencoder, discriminator=None, perceptual=None)
-    ready = replace(task, objectives=make_objectives(losses, n=N), batch=lambda rows: torch.from_numpy(images_NHWC[rows]))
+    ready = replace(
+        task, objectives=make_objectives(losses, n=N), batch=lambda rows: torch.from_numpy(images_NHWC[rows])
+    )
     return lambda steps: rehearsed(ready, config=config, training="autoencoder", steps=steps)
 
 

@@ -16,9 +16,19 @@ from torch import Tensor
 from torchmetrics.functional.image import lpips as reference
 
 from histoloom.autoencoder import lpips
-from histoloom.autoencoder.lpips import LPIPS, MIN_SIZE, FeatureTrunk, lpips_available
+from histoloom.autoencoder.lpips import (
+    FILES,
+    LPIPS,
+    MIN_SIZE,
+    FeatureTrunk,
+    Trunk,
+    WeightsFile,
+    fetch,
+    find_weights,
+    hub_hash,
+    read_heads,
+)
 from histoloom.autoencoder.vqgan import to_float
-from histoloom.autoencoder.lpips import FILES, Trunk, WeightsFile, fetch, find_weights, hub_hash, read_heads
 from histoloom.errors import UserError
 
 TRUNKS: tuple[Trunk, ...] = ("alex", "squeeze", "vgg")
@@ -53,7 +63,7 @@ def global_stream_kept() -> Iterator[None]:
 
 
 def load(trunk: Trunk) -> LPIPS:
-    if not lpips_available(trunk):
+    if find_weights(trunk, download=False) is None:
         pytest.skip(f"{FILES[trunk].npz} is not at hand")
     return LPIPS.load(trunk, download=False)
 
@@ -171,7 +181,7 @@ def test_smallest_image(trunk: Trunk) -> None:
 @pytest.mark.usefixtures("nowhere")
 @pytest.mark.parametrize("trunk", TRUNKS)
 def test_absent_weights_say_where_it_looked_and_what_to_do(trunk: Trunk) -> None:
-    assert not lpips_available(trunk)
+    assert find_weights(trunk, download=False) is None
     with pytest.raises(UserError) as caught:
         LPIPS.load(trunk, download=False)
     message = str(caught.value)
@@ -183,7 +193,7 @@ def test_absent_weights_say_where_it_looked_and_what_to_do(trunk: Trunk) -> None
 def test_folder_that_is_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HISTOLOOM_WEIGHTS", str(tmp_path / "typo"))
     with pytest.raises(UserError, match="is no folder"):
-        lpips_available("alex")
+        find_weights("alex", download=False)
 
 
 def test_tampered_archive_is_refused(published: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,12 +242,12 @@ def test_cache_comes_after_the_folder(nowhere: Path, tmp_path: Path) -> None:
     cache = tmp_path / "torch" / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     (cache / FILES["alex"].pth).touch()
-    found = find_weights("alex", download=False)
-    assert found == WeightsFile(cache / FILES["alex"].pth, "alex", "7be5be79")
+    file = find_weights("alex", download=False)
+    assert file == WeightsFile(cache / FILES["alex"].pth, "alex", "7be5be79")
     (nowhere / FILES["alex"].npz).touch()
-    found = find_weights("alex", download=False)
-    assert found is not None
-    assert found.path.parent == nowhere
+    file = find_weights("alex", download=False)
+    assert file is not None
+    assert file.path.parent == nowhere
 
 
 @pytest.mark.usefixtures("nowhere")
@@ -247,14 +257,14 @@ def test_download_lands_in_the_cache_checked_and_whole(tmp_path: Path, monkeypat
     digest = hashlib.sha256(b"weights").hexdigest()
     name = f"net-{digest[:8]}.pth"
     shutil.copy(source, tmp_path / name)
-    monkeypatch.setattr(weights, "_ADDRESS", tmp_path.as_uri())
-    monkeypatch.setitem(FILES, "vgg", weights.TrunkFiles("absent.npz", None, name))
-    found = find_weights("vgg", download=True)
-    assert found is not None
-    assert found.sha256 == digest[:8]
-    assert found.path.read_bytes() == b"weights"
-    assert found.path.is_relative_to(tmp_path / "torch")
-    assert [p.name for p in found.path.parent.iterdir()] == [name]
+    monkeypatch.setattr(lpips, "_ADDRESS", tmp_path.as_uri())
+    monkeypatch.setitem(FILES, "vgg", lpips.TrunkFiles("absent.npz", None, name))
+    file = find_weights("vgg", download=True)
+    assert file is not None
+    assert file.sha256 == digest[:8]
+    assert file.path.read_bytes() == b"weights"
+    assert file.path.is_relative_to(tmp_path / "torch")
+    assert [p.name for p in file.path.parent.iterdir()] == [name]
 
 
 def test_download_of_something_else_leaves_nothing(tmp_path: Path) -> None:
@@ -267,6 +277,6 @@ def test_download_of_something_else_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("nowhere")
 def test_failed_download_says_so_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "_ADDRESS", (tmp_path / "nothing here").as_uri())
+    monkeypatch.setattr(lpips, "_ADDRESS", (tmp_path / "nothing here").as_uri())
     with pytest.raises(UserError, match="could not be downloaded; set HISTOLOOM_WEIGHTS"):
         LPIPS.load("alex", download=True)

@@ -1,15 +1,17 @@
-"""The stage ``autoencoder`` with a discriminator: it says whether that one still tells images from reconstructions."""
+"""The stage ``autoencoder`` with a discriminator: it measures whether the discriminator still does its work."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from histoloom.autoencoder.discriminator import Discriminator, told_apart
+from histoloom.autoencoder.quality import ReconstructionQuality, discriminator_accuracy
+from histoloom.autoencoder.vqgan import Discriminator
+from histoloom.config import AdversarialConfig, RuntimeConfig
 from histoloom.pipeline import execute
-from histoloom.run.directory import read_json
 from histoloom.setup import init_run
 
 
@@ -17,40 +19,42 @@ class Brightness(Discriminator):
     """Scores an image by its mean."""
 
     def __init__(self, sign: float) -> None:
-        super().__init__(4, layers=1)
+        super().__init__(AdversarialConfig(channels=4, layers=1))
         self.sign = sign
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         return self.sign * x_NCHW.mean(dim=1, keepdim=True)
 
 
-def test_an_image_is_told_from_its_reconstruction_where_it_scores_higher() -> None:
-    real = torch.tensor([0.5, 0.2, -0.1]).view(3, 1, 1, 1).expand(3, 3, 4, 4)
-    fake = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1, 1).expand(3, 3, 4, 4)
-    assert told_apart(Brightness(1.0), real, fake).tolist() == [True, False, False]
-    assert told_apart(Brightness(-1.0), real, fake).tolist() == [False, False, True]
+def test_the_discriminator_is_right_where_an_image_scores_higher_than_its_reconstruction() -> None:
+    cpu = RuntimeConfig(device="cpu", precision="fp32")
+    real, fake = (
+        np.full((3, 4, 4, 3), 1, np.uint8) * np.array(grey, np.uint8)[:, None, None, None]
+        for grey in ((190, 150, 110), (140, 150, 160))
+    )
+    assert discriminator_accuracy(Brightness(1.0), real, fake, runtime=cpu) == pytest.approx(1 / 3)
+    assert discriminator_accuracy(Brightness(-1.0), real, fake, runtime=cpu) == pytest.approx(1 / 3)
+    assert discriminator_accuracy(Brightness(1.0), real, fake - 20, runtime=cpu) == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize(("share", "said"), [(1.0, False), (0.0, True)])
-def test_a_discriminator_that_lost_is_said(
-    share: float,
-    said: bool,
+@pytest.mark.parametrize(("accuracy", "lost"), [(1.0, False), (0.0, True)])
+def test_the_log_reports_a_discriminator_that_lost(
+    accuracy: float,
+    lost: bool,
     tiny_slides: Path,
     tiny_settings: tuple[str, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def scored(_discriminator: Discriminator, real_NCHW: torch.Tensor, _fake: torch.Tensor) -> torch.Tensor:
-        return torch.full((len(real_NCHW),), bool(share))
-
-    monkeypatch.setattr("histoloom.autoencoder.stage.told_apart", scored)
+    monkeypatch.setattr("histoloom.autoencoder.quality.discriminator_accuracy", lambda *_, **__: accuracy)
     settings = [*tiny_settings, "autoencoder.adversarial.weight=0.8", "autoencoder.adversarial.channels=4"]
     run = init_run(tmp_path / "run", slides=[tiny_slides], preset="demo", settings=settings)
     execute(run, until="autoencoder")
-    assert read_json(run.path / "autoencoder" / "quality.json")["told_apart"] == share
+    assert ReconstructionQuality.load(run.path / "autoencoder").discriminator_accuracy == accuracy
     log = (run.path / "autoencoder" / "log.jsonl").read_text()
-    assert ("it has lost" in log) == said
+    assert ("it has lost" in log) == lost
 
 
-def test_without_a_discriminator_nothing_is_said_of_it(tiny_run: Path) -> None:
-    assert "told_apart" not in read_json(tiny_run / "autoencoder" / "quality.json")
+def test_without_a_discriminator_there_is_no_accuracy(tiny_run: Path) -> None:
+    assert ReconstructionQuality.load(tiny_run / "autoencoder").discriminator_accuracy is None
+    assert "told_apart" not in (tiny_run / "autoencoder" / "quality.json").read_text()

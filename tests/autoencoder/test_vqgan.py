@@ -8,16 +8,16 @@ import torch
 from torch.nn import functional as F
 
 from histoloom.autoencoder.augment import dihedral
-from histoloom.autoencoder.discriminator import (
-    Discriminator,
+from histoloom.autoencoder.losses import (
+    VQGANLosses,
     adaptive_weight,
-    discriminator_loss,
     generator_loss,
+    hinge_loss,
+    last_layer_gradients,
 )
-from histoloom.autoencoder.losses import VQGANLosses
-from histoloom.autoencoder.stage import averaged, make_objectives, make_task
-from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
-from histoloom.config import AutoencoderConfig, RuntimeConfig
+from histoloom.autoencoder.stage import make_objectives, make_task
+from histoloom.autoencoder.vqgan import Autoencoder, Discriminator, to_float, to_uint8
+from histoloom.config import AdversarialConfig, AutoencoderConfig, RuntimeConfig
 from histoloom.run.stage import EventLog
 from histoloom.training.loop import StepContext, train
 
@@ -37,7 +37,7 @@ def a_config(**changes: object) -> AutoencoderConfig:
     return AutoencoderConfig.model_validate(values | changes)
 
 
-def a_tick(progress: float = 0.0, *, batch: int = 4) -> StepContext:
+def a_step(progress: float = 0.0, *, batch: int = 4) -> StepContext:
     return StepContext(
         images=0,
         step=0,
@@ -91,23 +91,24 @@ def test_saved_weights_come_back(tmp_path: Path) -> None:
 
 def test_hinge_losses_have_their_values() -> None:
     real, fake = torch.tensor([2.0, 0.0]), torch.tensor([-2.0, 1.0])
-    assert discriminator_loss(real, fake).item() == pytest.approx(0.5 * (0.5 + 1.0))
+    assert hinge_loss(real, fake).item() == pytest.approx(0.5 * (0.5 + 1.0))
     assert generator_loss(fake).item() == pytest.approx(0.5)
 
 
 def test_adaptive_weight_balances_gradients_and_is_bounded() -> None:
     w = torch.tensor([1.0, 2.0], requires_grad=True)
-    assert adaptive_weight(3 * w.sum(), w.sum(), last_layer=w, bound=10).item() == pytest.approx(3, rel=1e-3)
-    assert adaptive_weight(300 * w.sum(), w.sum(), last_layer=w, bound=10).item() == 10
+    gradients = last_layer_gradients(3 * w.sum(), w.sum(), last_layer=w)
+    assert adaptive_weight(gradients, bound=10).item() == pytest.approx(3, rel=1e-3)
+    assert adaptive_weight(gradients, bound=2).item() == 2
 
 
 def test_the_discriminator_joins_late_and_slowly() -> None:
     torch.manual_seed(0)
     config = a_config()
-    model, judge = Autoencoder(config), Discriminator(8, layers=1)
-    losses = VQGANLosses(config, autoencoder=model, discriminator=judge, perceptual=None)
-    before, metrics_before = losses.autoencoder_loss(images(), a_tick(0.4))
-    _, metrics_after = losses.autoencoder_loss(images(), a_tick(0.625))
+    model, discriminator = Autoencoder(config), Discriminator(config.adversarial)
+    losses = VQGANLosses(config, autoencoder=model, discriminator=discriminator, perceptual=None)
+    before, metrics_before = losses.autoencoder_loss(images(), a_step(0.4))
+    _, metrics_after = losses.autoencoder_loss(images(), a_step(0.625))
     assert "adversarial" not in metrics_before
     assert metrics_after["adaptive"] > 0
     assert losses._adversarial_weight(0.625) == pytest.approx(0.4)
@@ -119,23 +120,26 @@ def test_the_discriminator_joins_late_and_slowly() -> None:
 def test_the_discriminator_learns_from_the_reconstruction_of_the_same_step() -> None:
     torch.manual_seed(0)
     config = a_config()
-    model, judge = Autoencoder(config), Discriminator(8, layers=1)
-    losses = VQGANLosses(config, autoencoder=model, discriminator=judge, perceptual=None)
-    context = a_tick(0.9)
+    model, discriminator = Autoencoder(config), Discriminator(config.adversarial)
+    losses = VQGANLosses(config, autoencoder=model, discriminator=discriminator, perceptual=None)
+    context = a_step(0.9)
     losses.autoencoder_loss(images(), context)
     loss, _ = losses.discriminator_loss(images(), context)
     loss.backward()
-    assert all(p.grad is not None for p in judge.parameters())
+    assert all(p.grad is not None for p in discriminator.parameters())
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_the_discriminator_moves_by_its_own_settings() -> None:
+def test_the_discriminator_has_its_own_optimizer_settings() -> None:
     config = a_config(adversarial={"lr": 4e-4, "betas": [0.5, 0.9], "start": 0.25})
     model = Autoencoder(config)
-    losses = VQGANLosses(config, autoencoder=model, discriminator=Discriminator(4, layers=1), perceptual=None)
-    learner, judge = make_objectives(losses, n=8)
-    assert (judge.phases[0].lr, judge.betas, judge.starts_at) == (4e-4, (0.5, 0.9), config.training.images(n=8) / 4)
-    assert learner.betas == (0.9, 0.999)
+    losses = VQGANLosses(
+        config, autoencoder=model, discriminator=Discriminator(AdversarialConfig(channels=4, layers=1)), perceptual=None
+    )
+    autoencoder, discriminator = make_objectives(losses, n=8)
+    assert (discriminator.phases[0].lr, discriminator.betas) == (4e-4, (0.5, 0.9))
+    assert discriminator.starts_at == config.training.images(n=8) / 4
+    assert autoencoder.betas == (0.9, 0.999)
 
 
 def test_dihedral_copies_are_the_eight() -> None:
@@ -146,7 +150,7 @@ def test_dihedral_copies_are_the_eight() -> None:
     assert all(torch.equal(copy.flatten().sort().values, x.flatten()) for copy in copies)
 
 
-def test_averaged_weights_are_what_a_training_gives(tmp_path: Path) -> None:
+def test_a_training_returns_averaged_weights(tmp_path: Path) -> None:
     """The codebook, an average of its own, is the latest one."""
     average = {"ema": 0.0, "ema_width": 0.2, "batch_size": 4}
     config = a_config(adversarial={"weight": 0.0})
@@ -157,16 +161,14 @@ def test_averaged_weights_are_what_a_training_gives(tmp_path: Path) -> None:
     assert isinstance(model, Autoencoder)
     losses = VQGANLosses(model.config, autoencoder=model, discriminator=None, perceptual=None)
     data = images(8)
-    task = replace(
-        task, objectives=make_objectives(losses, n=8), batch=lambda rows: data[rows], ema=averaged(model.config)
-    )
+    task = replace(task, objectives=make_objectives(losses, n=8), batch=lambda rows: data[rows])
     runtime = RuntimeConfig(device="cpu", precision="fp32")
     log = EventLog(tmp_path / "log.jsonl")
-    given = train(task, config=training, runtime=runtime, seed=0, out=tmp_path, log=log).modules["autoencoder"]
-    assert given is not model
-    same = {name for name, value in given.state_dict().items() if torch.equal(value, model.state_dict()[name])}
+    averaged = train(task, config=training, runtime=runtime, seed=0, out=tmp_path, log=log).modules["autoencoder"]
+    assert averaged is not model
+    same = {name for name, value in averaged.state_dict().items() if torch.equal(value, model.state_dict()[name])}
     assert same == {name for name, _ in model.named_buffers()}
-    assert averaged(config) == ()
+    assert make_task(config, seed=0, n=8).ema == ()
 
 
 def test_a_few_steps_reduce_the_error() -> None:
@@ -179,7 +181,7 @@ def test_a_few_steps_reduce_the_error() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     values = []
     for _ in range(40):
-        loss, metrics = losses.autoencoder_loss(batch, a_tick(batch=8))
+        loss, metrics = losses.autoencoder_loss(batch, a_step(batch=8))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

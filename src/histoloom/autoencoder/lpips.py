@@ -279,11 +279,6 @@ class WeightsFile:
         return trunk, heads or read_heads(self.trunk)
 
 
-def lpips_available(trunk: Trunk) -> bool:
-    """Whether ``trunk``'s weights are on this machine; uses no network."""
-    return find_weights(trunk, download=False) is not None
-
-
 def search_folders() -> list[Path]:
     """Where weights are looked for, first place first; ``UserError`` where the environment names no folder."""
     cache = Path(torch.hub.get_dir()) / "checkpoints"

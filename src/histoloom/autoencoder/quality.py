@@ -1,10 +1,11 @@
-"""How well the autoencoder reconstructs held-out patches: what the stage ``autoencoder`` publishes beside its weights."""
+"""How well the autoencoder reconstructs held-out patches; published beside its weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -81,8 +82,7 @@ def measure(context: StageContext, *, modules: Mapping[str, nn.Module], patches:
     """Reconstruct held-out patches, write both records into the stage's folder, and log what they show."""
     model, discriminator, runtime = modules["autoencoder"], modules.get("discriminator"), context.config.runtime
     assert isinstance(model, Autoencoder), "the task's module keeps its kind"
-    held_out = patches.rows(split="holdout")
-    split = "holdout" if len(held_out) else "train"
+    split: Literal["holdout", "train"] = "holdout" if len(patches.rows(split="holdout")) else "train"
     generator = numpy_generator(context.config.seed, "autoencoder", "quality")
     rows = np.sort(generator.permutation(patches.rows(split=split))[:QUALITY_PATCHES])
     originals_NHWC = patches.images(rows)
@@ -141,7 +141,7 @@ def reconstruct(
 def discriminator_accuracy(
     discriminator: Discriminator, real_NHWC: np.ndarray, fake_NHWC: np.ndarray, *, runtime: RuntimeConfig
 ) -> float:
-    """Share of pairs of uint8 images in which the real one has the higher mean score; about 1: it leads; 0.5: chance."""
+    """Share of pairs of uint8 images in which the real one has the higher mean score, 0..1; 0.5 is chance."""
     device = accelerator(runtime).device
 
     def scores(images_NHWC: np.ndarray) -> Tensor:

@@ -91,7 +91,9 @@ def make_objectives(losses: VQGANLosses, *, n: int) -> tuple[Objective, ...]:
     """What is minimised on ``n`` patches: the autoencoder's loss, and the discriminator's from where it joins."""
     config = losses.config
     objectives = [
-        Objective("autoencoder", ("autoencoder",), losses.autoencoder_loss, config.training.phases, survey=losses.survey)
+        Objective(
+            "autoencoder", ("autoencoder",), losses.autoencoder_loss, config.training.phases, survey=losses.survey
+        )
     ]
     if losses.discriminator is not None:
         total = config.training.images(n=n)

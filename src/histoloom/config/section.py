@@ -60,7 +60,7 @@ def _as_typed(value: Any, annotation: Any) -> Any:
         return None if word is None and not value and NoneType in options else value if word is None else word
     if value is None and NoneType not in options:
         return next((word for word in ("none", "off", "no") if word in words), None)
-    if value == "none" and NoneType in options and "none" not in words:
+    if isinstance(value, str) and value == "none" and NoneType in options and "none" not in words:
         return None
     return value
 

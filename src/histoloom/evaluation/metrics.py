@@ -13,8 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from histoloom.autoencoder.lpips import LPIPS, MIN_SIZE
-from histoloom.autoencoder.lpips import Trunk
+from histoloom.autoencoder.lpips import LPIPS, MIN_SIZE, Trunk
 from histoloom.errors import UserError
 from histoloom.evaluation.pairing import Pairs
 from histoloom.evaluation.similarity import (

@@ -10,8 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from histoloom.autoencoder.lpips import LPIPS, MIN_SIZE, unit_length
-from histoloom.autoencoder.lpips import Trunk
+from histoloom.autoencoder.lpips import LPIPS, MIN_SIZE, Trunk, unit_length
 from histoloom.errors import UserError
 from histoloom.evaluation.extractors.base import Extractor, Maker, Sources
 from histoloom.run.directory import fingerprint
