@@ -1,12 +1,12 @@
-"""Choices of the VQ-GAN, one run each: what they do to patches of slides (or patients) that are held out.
+"""Settings of the VQ-GAN, one run each: what they do to patches of held-out slides (or patients).
 
-For each variant, a few settings on top of the preset: PSNR, SSIM and LPIPS (where its weights are at hand) of
-reconstructions, codes in use (perplexity over held-out positions), how many principal components keep 99 % of the
-latents' variance, bits that the codes can say a patch, training images a second. Patches are cut once; finished
-variants are not trained again.
+Each variant is a few settings on top of the preset. The table shows PSNR, SSIM and LPIPS (where its weights are on this
+machine) of reconstructions, codes in use (perplexity over held-out positions), the number of principal components that
+keep 99 % of the latents' variance, the bits per patch that the codes can hold, and training images per second. Patches
+are cut once; finished variants are not trained again.
 
     python benchmarks/autoencoders.py --slides FOLDER --out FOLDER [--preset cpu] [--set key=value ...]
-        --variant base --variant sphere autoencoder.code_space=sphere ...
+        --variant base --variant rotation autoencoder.gradient=rotation ...
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ PATCHES, CHUNK, KEPT = 400, 16, 0.99
 
 
 @torch.no_grad()
-def measured(run: Run) -> dict[str, float]:
-    """The trained autoencoder of ``run`` on held-out patches."""
+def measure_run(run: Run) -> dict[str, float]:
+    """Measure the trained autoencoder of ``run`` on held-out patches."""
     patches, model = PatchSet.open(run.path / "patches"), Autoencoder.load(run.path / "autoencoder")
     rows = patches.rows(split="holdout")
     assert len(rows), "the benchmark needs held-out patches: patches.split.holdout"
     real = patches.images(np.sort(numpy_generator(0, "benchmark", "autoencoders").permutation(rows)[:PATCHES]))
-    made, latents, counts_K = [], [], torch.zeros(model.config.codes)
+    reconstructions, latents, counts_K = [], [], torch.zeros(model.config.codes)
     for start in range(0, len(real), CHUNK):
         z_NCHW = model.encode(to_float(torch.from_numpy(real[start : start + CHUNK])))
         quantized = model.quantize(z_NCHW)
-        made.append(to_uint8(model.decode_codes(quantized.z_NCHW)).numpy())
+        reconstructions.append(to_uint8(model.decode_codes(quantized.z_NCHW)).numpy())
         latents.append(positions(z_NCHW))
         counts_K += torch.bincount(quantized.indices_NHW.flatten(), minlength=len(counts_K))
-    fake = np.concatenate(made)
+    fake = np.concatenate(reconstructions)
     mse_N = np.square(real.astype(np.float64) - fake).mean(axis=(1, 2, 3))
     settings = MetricSettings(size=real.shape[1], trunk="alex", device=torch.device("cpu"), download=False)
     metrics, _ = make_metrics(settings)
-    same = np.stack([np.arange(len(real))] * 2, axis=1)
-    values = measure(metrics, left=lambda rows: real[rows], right=lambda rows: fake[rows], pairs=same)
+    pairs = np.stack([np.arange(len(real))] * 2, axis=1)
+    values = measure(metrics, left=lambda rows: real[rows], right=lambda rows: fake[rows], pairs=pairs)
     variance_C = torch.linalg.eigvalsh(torch.cov(torch.cat(latents).T.double())).flip(0)
     side = real.shape[1] // model.config.factor
     return {
         "PSNR": float(np.mean(10 * np.log10(255.0**2 / mse_N))),
-        **{name: float(found.mean()) for name, found in values.items() if name != "ms_ssim"},
+        **{name: float(scores.mean()) for name, scores in values.items() if name != "ms_ssim"},
         "perplexity": float(perplexity(counts_K)),
         "codes": model.config.codes,
         "components": int((variance_C.cumsum(0) / variance_C.sum() < KEPT).sum()) + 1,
@@ -64,15 +64,15 @@ def measured(run: Run) -> dict[str, float]:
     }
 
 
-def trained(run: Run, settings: list[str], *, out: Path) -> dict[str, float]:
-    """The scores of one variant; kept in ``out``."""
+def train_variant(run: Run, settings: list[str], *, out: Path) -> dict[str, float]:
+    """Train and measure one variant; its scores are kept in ``out``."""
     if out.is_file():
         return json.loads(out.read_text())
     changed = change_settings(run, settings, save=False)
     pipeline.execute(changed, until="autoencoder")
     images = changed.config.autoencoder.training.images(n=len(PatchSet.open(run.path / "patches").rows("train")))
     seconds = read_json(run.path / "autoencoder" / "artifact.json")["seconds"]
-    write_json(out, measured(changed) | {"images/s": images / seconds})
+    write_json(out, measure_run(changed) | {"images/s": images / seconds})
     return json.loads(out.read_text())
 
 
@@ -84,13 +84,17 @@ def main() -> None:
     parser.add_argument("--preset", default="cpu")
     parser.add_argument("--set", dest="settings", nargs="+", default=[])
     parser.add_argument("--variant", dest="variants", nargs="+", action="append", default=[])
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     run = init_run(
-        given.out / "run", slides=[given.slides], table=given.table, preset=given.preset, settings=given.settings
+        arguments.out / "run",
+        slides=[arguments.slides],
+        table=arguments.table,
+        preset=arguments.preset,
+        settings=arguments.settings,
     )
     rows = {}
-    for name, *settings in given.variants or [["base"]]:
-        rows[name] = trained(run, settings, out=given.out / f"{name}.json")
+    for name, *settings in arguments.variants or [["base"]]:
+        rows[name] = train_variant(run, settings, out=arguments.out / f"{name}.json")
         print(pd.DataFrame(rows).T.round(3).to_string(), flush=True)
 
 

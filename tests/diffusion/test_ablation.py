@@ -43,13 +43,20 @@ def test_a_variant_is_trained_and_looked_at_and_the_run_has_its_own_stages_again
     shutil.copytree(tiny_run, path)
     before = (path / "diffusion" / "artifact.json").read_bytes()
     words = [str(path), "--out", str(out), "--images", "16", "-n", "12", "--pictures", "pixels"]
-    words += ["--variant", "data", "diffusion.prediction=data", "--variant", "turns", "autoencoder.equivariance=0.5"]
+    words += [
+        "--variant",
+        "data",
+        "diffusion.prediction=data",
+        "--variant",
+        "rotation",
+        "autoencoder.gradient=rotation",
+    ]
     monkeypatch.setattr("sys.argv", ["ablation.py", *words])
     ablation.main()
     rows = {file.name.split("-")[0]: json.loads(file.read_text()) for file in out.glob("*.json")}
-    assert set(rows) == {"base", "data", "turns"}
+    assert set(rows) == {"base", "data", "rotation"}
     assert rows["base"]["pooled"] != rows["data"]["pooled"]
-    assert "pooled" not in rows["turns"], "latents of another VQ-GAN"
+    assert "pooled" not in rows["rotation"], "latents of another VQ-GAN"
     kinds = {"pixels", "pixels turned", "pixels held out"}
     assert all(np.isfinite(list(row.values())).all() and kinds <= row.keys() for row in rows.values())
     assert (path / "diffusion" / "artifact.json").read_bytes() == before

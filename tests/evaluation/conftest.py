@@ -32,7 +32,7 @@ def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LPIPS's weights are nowhere, and cannot be downloaded."""
     monkeypatch.delenv("HISTOLOOM_WEIGHTS", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no-torch-home"))
-    monkeypatch.setattr("histoloom.autoencoder.weights._ADDRESS", (tmp_path / "no-network").as_uri())
+    monkeypatch.setattr("histoloom.autoencoder.lpips._ADDRESS", (tmp_path / "no-network").as_uri())
 
 
 @pytest.fixture

@@ -228,7 +228,7 @@ def test_features_of_a_killed_stage_are_taken_over(
         evaluate(tmp_path / "b" / "out", many_samples, config)
     monkeypatch.undo()
     monkeypatch.setattr(Pixels, "block", _stopped)
-    monkeypatch.setattr("histoloom.autoencoder.weights._ADDRESS", (tmp_path / "no-network").as_uri())
+    monkeypatch.setattr("histoloom.autoencoder.lpips._ADDRESS", (tmp_path / "no-network").as_uri())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no-torch-home"))
     monkeypatch.delenv("HISTOLOOM_WEIGHTS", raising=False)
     assert evaluate(tmp_path / "b" / "out", many_samples, config) == whole
