@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import NoneType
+from typing import Literal, get_args, get_origin
 
 import pytest
 import yaml
 
 from histoloom.config import (
     Config,
+    Section,
     SelfsupConfig,
     dump_config,
     identity,
@@ -55,10 +58,10 @@ def test_paper_preset_is_the_published_recipe() -> None:
 
 def test_filters_are_off_where_everything_is_taken_and_on_with_detect() -> None:
     plain, detect = config_of("paper").patches, config_of("paper", "patches.tissue=detect").patches
-    assert (plain.least_sharpness, plain.most_pen) == (None, None)
-    assert (detect.least_sharpness, detect.most_pen) == (0.012, 0.05)
+    assert (plain.min_sharpness, plain.max_pen) == (None, None)
+    assert (detect.min_sharpness, detect.max_pen) == (0.012, 0.05)
     chosen = config_of("paper", "patches.filters.pen=0.3", "patches.filters.blur=null", "patches.tissue=detect").patches
-    assert (chosen.least_sharpness, chosen.most_pen) == (None, 0.3)
+    assert (chosen.min_sharpness, chosen.max_pen) == (None, 0.3)
 
 
 def test_scientific_notation_is_a_number() -> None:
@@ -89,6 +92,11 @@ def test_scientific_notation_is_a_number() -> None:
         ("clusters.selfsup.channels=16", ["clusters", "features: selfsup", "clusters.selfsup=null"]),
         ("clusters.selfsup.chanels=16", ["clusters.selfsup.chanels", "did you mean 'channels'"]),
         ("clusters.validity_features=same", ["clusters", "vectors", "flat"]),
+        ("clusters.channels=20", ["clusters", "multiple of 8 with features: latents", "20"]),
+        ("autoencoder.adversarial.channels=12", ["adversarial.channels", "multiple of 8, or 1, 2 or 4", "12"]),
+        ("runtime.fast=maybe", ["runtime.fast", "'auto', 'on' or 'off'", "maybe"]),
+        ("patches.tissue=no", ["patches.tissue", "'all' or 'detect'"]),
+        ("autoencoder.code_space=sphere", ["code_space was removed", "only 'plane' is left"]),
         ("report.k=99", ["report.k", "clusters.k"]),
         ("diffusion.zero_terminal_snr=true", ["diffusion", "zero_terminal_snr was removed"]),
         ("diffusion.weighting=sigmoid", ["diffusion", "weighting was removed"]),
@@ -122,7 +130,7 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(setting: str, words: list
         assert word in message
 
 
-def test_an_own_encoder_is_written_out_and_its_settings_count() -> None:
+def test_the_settings_of_an_own_encoder_are_written_out_and_used() -> None:
     assert config_of("cpu").clusters.selfsup is None
     plain = config_of("cpu", "clusters.features=selfsup")
     assert plain.clusters.selfsup == SelfsupConfig()
@@ -133,6 +141,71 @@ def test_an_own_encoder_is_written_out_and_its_settings_count() -> None:
     from_off = with_settings(config_of("cpu").model_dump(mode="json"), ["clusters.selfsup.channels=16"])
     turned_on = make_config(with_settings(from_off, ["clusters.features=selfsup"]))
     assert turned_on.clusters.selfsup == SelfsupConfig(channels=16)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("on", "on"), ("off", "off"), ("yes", "on"), ("no", "off"), ("auto", "auto"), ('"on"', "on")]
+)
+def test_words_that_yaml_reads_as_booleans_are_read_as_typed(text: str, value: str, tmp_path: Path) -> None:
+    assert config_of("cpu", f"runtime.fast={text}").runtime.fast == value
+    written = dump_config(config_of("cpu")).replace("fast: auto", f"fast: {text}")
+    (tmp_path / "config.yaml").write_text(written)
+    assert load_config(tmp_path / "config.yaml").runtime.fast == value
+
+
+def test_every_setting_understands_its_own_words() -> None:
+    """Each word of each choice, as it is typed; and off, no, none and null where a setting can be off."""
+    tried = set()
+
+    def check(section: type[Section], path: str) -> None:
+        for name, field in section.model_fields.items():
+            for option in (field.annotation, *get_args(field.annotation)):
+                if isinstance(option, type) and issubclass(option, Section):
+                    check(option, f"{path}{name}.")
+                for word in get_args(option) if get_origin(option) is Literal else ():
+                    values = yaml.safe_load(f"{name}: {word}")
+                    assert section._read_plain_values(values) == {name: word}, f"{path}{name}={word}"
+                    tried.add(f"{path}{name}={word}")
+            if NoneType in get_args(field.annotation):
+                for word in ("off", "no", "none", "null"):
+                    assert section._read_plain_values(yaml.safe_load(f"{name}: {word}")) == {name: None}
+
+    check(Config, "")
+    assert {"runtime.fast=on", "evaluation.originality=off", "patches.stain=none"} <= tried
+
+
+def test_what_the_program_filled_in_does_not_block_the_user() -> None:
+    own = config_of("cpu", "clusters.features=selfsup").model_dump(mode="json")
+    codes = make_config(with_settings(own, ["clusters.features=codes"]))
+    assert codes == config_of("cpu", "clusters.features=codes")
+    changed = make_config(with_settings(own, ["clusters.selfsup.channels=16"])).model_dump(mode="json")
+    with pytest.raises(UserError, match=r"clusters\.selfsup=null"):
+        make_config(with_settings(changed, ["clusters.features=codes"]))
+
+
+def test_one_setting_of_a_training_leaves_its_others_at_their_defaults() -> None:
+    changed = config_of("cpu", "evaluation.cluster_classifier.training.grad_clip=1", "clusters.features=selfsup")
+    changed = make_config(with_settings(changed.model_dump(mode="json"), ["clusters.selfsup.training.batch_size=32"]))
+    at_init = config_of(
+        "cpu",
+        "evaluation.cluster_classifier.training.grad_clip=1",
+        "clusters.features=selfsup",
+        "clusters.selfsup.training.batch_size=32",
+    )
+    assert at_init == changed
+    assert at_init.clusters.selfsup is not None
+    assert at_init.clusters.selfsup.training.warmup_images == 6400
+
+
+def test_every_setting_has_a_description() -> None:
+    def check(section: type[Section]) -> None:
+        for name, field in section.model_fields.items():
+            assert field.description, f"{section.__name__}.{name}"
+            for option in (field.annotation, *get_args(field.annotation)):
+                if isinstance(option, type) and issubclass(option, Section):
+                    check(option)
+
+    check(Config)
 
 
 def test_settings_that_came_later_leave_the_identity_of_runs_made_before() -> None:

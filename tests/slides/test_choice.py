@@ -110,7 +110,7 @@ def tissue_patches(real_data):
 
 def test_the_default_tells_sharp_tissue_from_blurred(tissue_patches):
     """A blur of 3 px hides nuclei; one of 0.5 px is what scanners do."""
-    least = PatchesConfig(tissue="detect").least_sharpness
+    least = PatchesConfig(tissue="detect").min_sharpness
     sharp = [sharpness(patch) for patch in tissue_patches]
     blurred = [sharpness(ndimage.gaussian_filter(patch, (3, 3, 0))) for patch in tissue_patches]
     judged = [pair for pair in zip(sharp, blurred, strict=True) if None not in pair]

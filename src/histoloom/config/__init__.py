@@ -8,11 +8,14 @@ from histoloom.config.networks import (
     LPIPS_MIN_SIZE,
     AdversarialConfig,
     AutoencoderConfig,
+    ClusterClassifierConfig,
     ClustersConfig,
     DiffusionConfig,
     LatentsConfig,
+    Phase,
+    SelfsupConfig,
+    TrainingConfig,
 )
-from histoloom.config.sampler import SamplerConfig, SamplerMethod
 from histoloom.config.section import Section
 from histoloom.config.sections import (
     AUTO_PEN,
@@ -25,13 +28,15 @@ from histoloom.config.sections import (
     PatchesConfig,
     ReportConfig,
     RuntimeConfig,
+    SamplerConfig,
+    SamplerMethod,
     SamplesConfig,
     SlidesConfig,
     SplitConfig,
     StartConfig,
 )
-from histoloom.config.trainings import ClusterClassifierConfig, Phase, SelfsupConfig, TrainingConfig
 from histoloom.config.values import (
+    Values,
     dump_config,
     identity,
     load_config,
@@ -70,6 +75,7 @@ __all__ = [
     "SplitConfig",
     "StartConfig",
     "TrainingConfig",
+    "Values",
     "dump_config",
     "identity",
     "load_config",

@@ -1,6 +1,7 @@
-"""The sections of the three networks: autoencoder (and its latents), clusters, diffusion.
+"""How networks are trained, and the sections of the networks: autoencoder (and its latents), clusters, diffusion.
 
-As in ``sections``: every field says its unit and what it means, and settings that contradict each other are errors.
+Every field says what it means, its unit and its range. Settings that contradict each other, or that a network cannot
+take, are errors.
 """
 
 from __future__ import annotations
@@ -12,15 +13,69 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from histoloom.config.section import Section
-from histoloom.config.trainings import SelfsupConfig, TrainingConfig
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+LPIPS_MIN_SIZE = 32
+"""Shortest side of an image for LPIPS, px: below it a trunk has no position left at its last layer."""
 
 DISCRIMINATOR_GROUPS = 16
 """Largest number of groups of the discriminator's normalisations."""
 
-LPIPS_MIN_SIZE = 32
-"""Shortest side of an image for LPIPS, px: below it a trunk has no position left at its last layer."""
+MAX_AVERAGE_WIDTH = 12**-0.5
+"""sigma_rel of the plain mean of all weights so far (gamma = 0; Karras et al. 2024)."""
+
+
+class Phase(Section):
+    """A stretch of a training with one optimizer."""
+
+    optimizer: Literal["adam", "adamw", "adadelta"] = Field(description="the optimizer")
+    lr: PositiveFloat = Field(description="learning rate")
+    epochs: PositiveInt | None = Field(None, description="length in passes over the training patches")
+    images: PositiveInt | None = Field(None, description="length in images seen, instead of epochs")
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Phase:
+        if (self.epochs is None) == (self.images is None):
+            raise ValueError("give exactly one of epochs and images")
+        return self
+
+    def length(self, *, n: int) -> int:
+        """The phase's length in images seen, for a data set of ``n`` images."""
+        return self.images if self.images is not None else (self.epochs or 0) * n
+
+
+class TrainingConfig(Section):
+    """How a network is trained."""
+
+    batch_size: PositiveInt = Field(16, description="images per step, over all processes")
+    phases: tuple[Phase, ...] = Field(min_length=1, description="the phases, in their order")
+    lr_decay: Literal["none", "cosine"] = Field("none", description="learning-rate decay over the last phase")
+    warmup_images: int = Field(0, ge=0, description="images over which the learning rate rises linearly at the start")
+    grad_clip: PositiveFloat | None = Field(None, description="upper bound of the gradient's norm; null: none")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay per step of the weights' moving average; 0: no average")
+    ema_width: float | None = Field(
+        None,
+        gt=0,
+        lt=MAX_AVERAGE_WIDTH,
+        description="instead of ema: width of a power-function average of the weights, as a share of the training so "
+        "far, below 0.289 (sigma_rel of Karras et al. 2024); null: none",
+    )
+
+    @model_validator(mode="after")
+    def _has_one_average(self) -> TrainingConfig:
+        if self.ema > 0 and self.ema_width is not None:
+            raise ValueError("ema and ema_width exclude each other: set ema=0, or ema_width=null")
+        return self
+
+    @property
+    def averages(self) -> bool:
+        """Whether a training returns averaged weights."""
+        return self.ema > 0 or self.ema_width is not None
+
+    def images(self, *, n: int) -> int:
+        """Images seen in the whole training, for a data set of ``n`` images."""
+        return sum(phase.length(n=n) for phase in self.phases)
 
 
 class AdversarialConfig(Section):
@@ -147,6 +202,31 @@ class LatentsConfig(Section):
     )
 
 
+class SelfsupConfig(Section):
+    """The clusters' own encoder of patches, trained without labels (VICReg: Bardes et al. 2022)."""
+
+    channels: PositiveInt = Field(
+        32, multiple_of=8, description="width of the first level, a multiple of 8; features are 4 times as many"
+    )
+    invariance: PositiveFloat = Field(25.0, description="weight of the invariance loss; the covariance loss has 1")
+    variance: PositiveFloat = Field(25.0, description="weight of the variance loss; the covariance loss has 1")
+    training: TrainingConfig = Field(
+        TrainingConfig(
+            batch_size=64,
+            warmup_images=6400,
+            lr_decay="cosine",
+            phases=(Phase(optimizer="adamw", lr=2e-3, images=64_000),),
+        ),
+        description="how the encoder is trained; its batches have at least 2 patches",
+    )
+
+    @model_validator(mode="after")
+    def _compares_patches(self) -> SelfsupConfig:
+        if self.training.batch_size < 2:
+            raise ValueError("training.batch_size must be at least 2: the loss compares the patches of a batch")
+        return self
+
+
 class ClustersConfig(Section):
     """Clusters that maximise mutual information, for each k of a sweep (RIM: Krause et al. 2010; IMSAT: Hu et al.
     2017)."""
@@ -254,43 +334,57 @@ class DiffusionConfig(Section):
         "stain_augment": False,
     }
 
-    steps: PositiveInt = 1000
-    schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
-    beta_start: PositiveFloat = 1e-4
-    beta_end: PositiveFloat = 0.02
+    steps: PositiveInt = Field(1000, description="steps of the diffusion process")
+    schedule: Literal["linear", "scaled_linear", "cosine"] = Field(
+        "linear",
+        description="noise schedule: beta linear, its square root linear, or cosine (Nichol and Dhariwal 2021)",
+    )
+    beta_start: PositiveFloat = Field(1e-4, description="beta at the first step, below beta_end; not used by cosine")
+    beta_end: PositiveFloat = Field(0.02, description="beta at the last step; not used by cosine")
     shift: float = Field(
         1.0,
         ge=0.1,
         le=10,
-        description="factor of sigma, noise over signal, at each step of the schedule; above 1: more steps where only "
-        "the large of a patch is left to tell (Hoogeboom et al. 2023)",
+        description="factor on sigma, the ratio of noise to signal, at each step; above 1, more steps train the coarse "
+        "structure of a patch (Hoogeboom et al. 2023)",
     )
-    prediction: Literal["epsilon", "v", "data"] = Field("epsilon", description="what the network predicts")
+    prediction: Literal["epsilon", "v", "data"] = Field(
+        "epsilon", description="what the network predicts: the noise, the velocity v, or the data"
+    )
     whiten: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="work in the principal components of the latents that keep this share of their variance, each "
-        "scaled to deviation 1; none: in the channels, each scaled by itself",
+        description="diffuse principal components of the latents, scaled to standard deviation 1: as many as keep this "
+        "share of the variance; null: diffuse the latent channels, each scaled by itself",
     )
-    channels: tuple[PositiveInt, ...] = Field((128, 256, 512), min_length=1, description="U-Net widths a level")
-    blocks: PositiveInt = 2
-    attention: tuple[bool, ...] = Field((False, True, True), description="self-attention a level")
+    channels: tuple[PositiveInt, ...] = Field(
+        (128, 256, 512), min_length=1, description="width of each level of the U-Net; each level halves the map"
+    )
+    blocks: PositiveInt = Field(2, description="residual blocks per level")
+    attention: tuple[bool, ...] = Field(
+        (False, True, True), description="whether each level uses self-attention: one entry for each of channels"
+    )
     norm_groups: PositiveInt = Field(
-        32, description="groups of a normalisation, at most; a group of one channel forgets what embedding: add told it"
+        32,
+        description="largest number of groups of a group normalisation; with one channel per group, embedding: add "
+        "has little effect",
     )
     embedding: Literal["add", "scale-shift"] = Field(
         "add",
-        description="how a layer is told step and condition: added before it is normalised (Ho et al. 2020), or as "
-        "scale and shift after it (Dhariwal and Nichol 2021)",
+        description="how a layer gets step and condition: added before its normalisation (Ho et al. 2020), or as scale "
+        "and shift after it (Dhariwal and Nichol 2021)",
     )
-    dropout: float = Field(0.0, ge=0, lt=1)
-    condition_dropout: float = Field(0.1, ge=0, lt=1, description="share trained without condition")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout rate of the residual blocks")
+    condition_dropout: float = Field(
+        0.1, ge=0, lt=1, description="share of the patches that are trained without condition, for guidance"
+    )
     condition_rate: PositiveFloat = Field(
         1.0,
-        description="learning rate of the conditions' vectors, in learning rates of the network; each is seen seldom",
+        description="learning rate of the condition embeddings, in units of the network's; above 1 helps where there "
+        "are few patches per condition",
     )
-    training: TrainingConfig
+    training: TrainingConfig = Field(description="how the U-Net is trained")
 
     @model_validator(mode="before")
     @classmethod
@@ -311,9 +405,24 @@ class DiffusionConfig(Section):
         return math.gcd(self.norm_groups, *self.channels)
 
     @model_validator(mode="after")
-    def _levels(self) -> DiffusionConfig:
+    def _levels_and_betas_fit(self) -> DiffusionConfig:
         if len(self.attention) != len(self.channels):
             raise ValueError("attention needs one entry for each of channels")
         if self.beta_start >= self.beta_end:
             raise ValueError("beta_start must be below beta_end")
         return self
+
+
+class ClusterClassifierConfig(Section):
+    """A network that learns to tell the clusters apart from pixels, to measure faithfulness and usefulness."""
+
+    channels: PositiveInt = Field(32, multiple_of=8, description="width of the first level, a multiple of 8")
+    training: TrainingConfig = Field(
+        TrainingConfig(
+            batch_size=32,
+            warmup_images=640,
+            lr_decay="cosine",
+            phases=(Phase(optimizer="adamw", lr=2e-3, images=9_600),),
+        ),
+        description="how the classifier is trained",
+    )

@@ -24,8 +24,8 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_other_spellings(cls, values: Any) -> Any:
-        """Settings of earlier versions, and values that YAML turned into something else than the user typed."""
+    def _read_plain_values(cls, values: Any) -> Any:
+        """Read settings of earlier versions, values that YAML turned into something else, and parts of a section."""
         if not isinstance(values, dict):
             return values
         for key in values.keys() & cls.retired.keys():
@@ -38,10 +38,13 @@ class Section(BaseModel):
             if cls.renamed[key] in values:
                 raise ValueError(f"{key} is the earlier name of {cls.renamed[key]}; give one of them")
         values = {cls.renamed.get(key, key): value for key, value in values.items() if key not in cls.retired}
-        fields = cls.model_fields
-        return {
-            key: _as_typed(value, fields[key].annotation) if key in fields else value for key, value in values.items()
-        }
+        for key, field in cls.model_fields.items():
+            if key in values:
+                values[key] = _as_typed(values[key], field.annotation)
+                if isinstance(values[key], dict) and isinstance(field.default, Section):
+                    # Some settings of a section leave the others at what they are by default here.
+                    values[key] = field.default.model_dump(mode="json", exclude_unset=True) | values[key]
+        return values
 
 
 def _as_typed(value: Any, annotation: Any) -> Any:

@@ -1,7 +1,7 @@
-"""The sections of a run's configuration: pydantic models.
+"""The configuration of a run and its sections, less those of the networks: pydantic models.
 
-Every field says its unit and what it means. Settings that contradict each other are errors. The paper's values are
-those of Rumman et al., Bioengineering 2025, 12(7), 764, quoted in docs/explanation/design.md.
+Every field says what it means, its unit and its range. Settings that contradict each other are errors. The paper's
+values are those of Rumman et al., Bioengineering 2025, 12(7), 764, quoted in docs/explanation/design.md.
 """
 
 from __future__ import annotations
@@ -10,38 +10,43 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationInfo,
-    field_validator,
-    model_validator,
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
+
+from histoloom.config.networks import (
+    LPIPS_MIN_SIZE,
+    AutoencoderConfig,
+    ClusterClassifierConfig,
+    ClustersConfig,
+    DiffusionConfig,
+    LatentsConfig,
 )
-
-from histoloom.config.networks import LPIPS_MIN_SIZE, AutoencoderConfig, ClustersConfig, DiffusionConfig, LatentsConfig
-from histoloom.config.sampler import SamplerConfig
 from histoloom.config.section import Section
-from histoloom.config.trainings import ClusterClassifierConfig
 
-MPP_LIMITS = (0.01, 100.0)  # um/px that a user may say a slide has
-PRIVATE = "private:"  # stands before what has its name in the private folder alone
+MPP_LIMITS = (0.01, 100.0)
+"""Smallest and largest um/px that a user may give for a slide."""
+
+PRIVATE = "private:"
+"""Prefix of a path whose name only the private folder holds."""
 
 
 class SlidesConfig(Section):
-    """Which slides."""
+    """The slides of the run."""
 
-    paths: tuple[str, ...] = Field(min_length=1, description="files and folders, absolute")
+    paths: tuple[str, ...] = Field(min_length=1, description="slides and folders of slides, as absolute paths")
     table: str | None = Field(None, description="CSV with column file, any of patient, slide, mpp, split, and more")
-    columns: tuple[str, ...] | None = Field(None, description="further columns to keep; none: all (pseudonyms: no)")
-    mpp: float | None = Field(
-        None, ge=MPP_LIMITS[0], le=MPP_LIMITS[1], description="um/px of slides that do not say it themselves"
+    columns: tuple[str, ...] | None = Field(
+        None, description="further columns of the table to keep; null: all, or none in a pseudonymised run"
     )
-    follow_links: bool = Field(False, description="read links in folders that lead out of the given paths")
-    pseudonyms: str | None = Field(None, description="the key that names are hashed with; set by init --pseudonymise")
+    mpp: float | None = Field(
+        None, ge=MPP_LIMITS[0], le=MPP_LIMITS[1], description="um/px of slides whose files do not contain it"
+    )
+    follow_links: bool = Field(False, description="follow links in folders that lead out of the given paths")
+    pseudonyms: str | None = Field(
+        None, description="key with which names of slides and patients are hashed; init --pseudonymise sets it"
+    )
 
     @model_validator(mode="after")
-    def _names_are_private(self) -> SlidesConfig:
+    def _keeps_names_private(self) -> SlidesConfig:
         private = [text.startswith(PRIVATE) for text in (*self.paths, self.table) if text is not None]
         if not all(private) if self.pseudonyms else any(private):
             raise ValueError("a pseudonymised run takes no names of files; make a new one: histoloom init")
@@ -51,27 +56,32 @@ class SlidesConfig(Section):
 class SplitConfig(Section):
     """What is held out of every training."""
 
-    by: Literal["patient", "slide"] = "patient"
-    holdout: float = Field(0.15, ge=0, lt=1, description="share of the patches, whole slides or patients")
+    by: Literal["patient", "slide"] = Field("patient", description="hold out whole patients or whole slides")
+    holdout: float = Field(0.15, ge=0, lt=1, description="share of the patches that is held out; 0: none")
 
 
 AUTO_SHARPNESS, AUTO_PEN = 0.012, 0.05
-"""What patches.filters' auto stands for with ``tissue: detect`` (docs/explanation/patches.md)."""
+"""What ``auto`` means in patches.filters with ``tissue: detect`` (docs/explanation/patches.md)."""
 
 
 class FiltersConfig(Section):
     """Which patches are rejected, and replaced by others of the same slide."""
 
     blur: Literal["auto"] | PositiveFloat | None = Field(
-        "auto", description="least sharpness (slides/focus.py); none: not filtered; auto: 0.012 with detect, else none"
+        "auto",
+        description="smallest sharpness of a patch, above 0; null: blur is not filtered; auto: 0.012 with tissue: "
+        "detect, else null",
     )
     pen: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        "auto", description="most share of pen; none: not filtered; auto: 0.05 with detect, else none"
+        "auto",
+        description="largest share of a patch that is pen, from 0 to below 1; null: pen is not filtered; auto: 0.05 "
+        "with tissue: detect, else null",
     )
 
     @field_validator("blur", "pen", mode="before")
     @classmethod
-    def _said_plainly(cls, value: Any, info: ValidationInfo) -> Any:
+    def _is_auto_null_or_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """One error message, instead of pydantic's one for each of the three kinds of value."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
         fits = number and (0 < value < math.inf if info.field_name == "blur" else 0 <= value < 1)
         if value is not None and value != "auto" and not fits:
@@ -83,66 +93,93 @@ class FiltersConfig(Section):
 class PatchesConfig(Section):
     """Patches of slides, at random places or on a grid."""
 
-    size: PositiveInt = Field(256, multiple_of=8, description="side of a patch, px")
+    size: PositiveInt = Field(256, multiple_of=8, description="side of a patch, px, a multiple of 8")
     mpp: PositiveFloat = Field(0.5, description="um/px of the patches")
     count: PositiveInt | None = Field(
-        10_000, description="most patches in all, shared out by the slides' area (of tissue); none: no limit in all"
+        10_000,
+        description="largest number of patches in all, shared among slides by their area (of tissue); null: no limit",
     )
-    per_slide: PositiveInt | None = Field(None, description="most patches of a slide; none: no limit a slide")
-    sampling: Literal["random", "grid"] = Field("random", description="where: at random, or on a centred grid")
-    overlap: float = Field(0.0, ge=0, lt=1, description="with grid: share of a side that neighbours share")
+    per_slide: PositiveInt | None = Field(None, description="largest number of patches per slide; null: no limit")
+    sampling: Literal["random", "grid"] = Field("random", description="at random places, or on a centred grid")
+    overlap: float = Field(
+        0.0, ge=0, lt=1, description="with sampling: grid, share of its side that a patch shares with its neighbour"
+    )
     tissue: Literal["all", "detect"] = Field(
-        "all", description="all: anywhere, as in the paper; detect: where tissue is found"
+        "all", description="all: anywhere on the slide, as in the paper; detect: where tissue is detected"
     )
-    min_tissue: float = Field(0.5, gt=0, le=1, description="with detect: least tissue share of a patch")
+    min_tissue: float = Field(
+        0.5, gt=0, le=1, description="with tissue: detect, smallest share of a patch that is tissue"
+    )
     background_share: float = Field(
-        0.1, ge=0, lt=1, description="with detect: share of patches drawn with less tissue than min_tissue"
+        0.1, ge=0, lt=1, description="with tissue: detect, share of the patches that have less tissue than min_tissue"
     )
-    filters: FiltersConfig = FiltersConfig()
+    filters: FiltersConfig = Field(FiltersConfig(), description="which patches are rejected")
     stain: Literal["none", "macenko", "reinhard"] = Field(
-        "none", description="how each slide's colours are brought to those of a reference"
+        "none", description="method that brings each slide's colours to those of a reference; none: colours stay"
     )
     stain_reference: str | None = Field(
-        None, description="the slide whose stain the others get; none: the package's own reference"
+        None, description="slide whose colours are the reference; null: the reference of the package"
     )
-    split: SplitConfig = SplitConfig()
+    split: SplitConfig = Field(SplitConfig(), description="what is held out")
 
     @property
-    def least_sharpness(self) -> float | None:
-        """``filters.blur`` with ``auto`` settled; None: blur is not filtered."""
-        automatic = AUTO_SHARPNESS if self.tissue == "detect" else None
-        return automatic if self.filters.blur == "auto" else self.filters.blur
+    def min_sharpness(self) -> float | None:
+        """``filters.blur`` with ``auto`` resolved; None: blur is not filtered."""
+        auto = AUTO_SHARPNESS if self.tissue == "detect" else None
+        return auto if self.filters.blur == "auto" else self.filters.blur
 
     @property
-    def most_pen(self) -> float | None:
-        """``filters.pen`` with ``auto`` settled; None: pen is not filtered."""
-        automatic = AUTO_PEN if self.tissue == "detect" else None
-        return automatic if self.filters.pen == "auto" else self.filters.pen
+    def max_pen(self) -> float | None:
+        """``filters.pen`` with ``auto`` resolved; None: pen is not filtered."""
+        auto = AUTO_PEN if self.tissue == "detect" else None
+        return auto if self.filters.pen == "auto" else self.filters.pen
 
     @model_validator(mode="after")
-    def _numbers(self) -> PatchesConfig:
+    def _settings_have_an_effect(self) -> PatchesConfig:
         if self.sampling == "random" and self.overlap > 0:
             raise ValueError("overlap is for sampling: grid; set patches.sampling=grid, or patches.overlap=0")
         if self.sampling == "random" and self.count is None and self.per_slide is None:
             raise ValueError("random patches need a number: set patches.count or patches.per_slide")
-        return self
-
-    @model_validator(mode="after")
-    def _reference_is_used(self) -> PatchesConfig:
         if self.stain == "none" and self.stain_reference is not None:
             raise ValueError("stain_reference needs stain: macenko or reinhard")
+        return self
+
+
+SamplerMethod = Literal["ddpm", "ddim", "dpm-solver++", "heun", "unipc", "student"]
+
+
+class SamplerConfig(Section):
+    """How a generator draws."""
+
+    retired: ClassVar[Mapping[str, object]] = {"spacing": 1.0, "guidance_interval": None}
+
+    method: SamplerMethod = Field("unipc", description="sampler; student: a distilled student, for single draws")
+    steps: PositiveInt = Field(
+        20, description="evaluations of the network, or pairs of evaluations with guidance; an odd number for heun"
+    )
+    guidance: float = Field(
+        1.5, ge=0, description="strength of classifier-free guidance; 1: no guidance; 0: without condition"
+    )
+
+    @model_validator(mode="after")
+    def _heun_has_odd_steps(self) -> SamplerConfig:
+        if self.method == "heun" and self.steps % 2 == 0:
+            raise ValueError(
+                f"heun makes two evaluations a step and one for the last: set steps to {self.steps - 1} or "
+                f"{self.steps + 1}, not {self.steps}"
+            )
         return self
 
 
 class SamplesConfig(Section):
     """Synthetic patches, drawn for each cluster of each k."""
 
-    per_cluster: PositiveInt = 64
-    k: Literal["all", "chosen"] = Field("all", description="for every k of the sweep, or for the chosen alone")
-    sampler: SamplerConfig = SamplerConfig()
+    per_cluster: PositiveInt = Field(64, description="synthetic patches per cluster")
+    k: Literal["all", "chosen"] = Field("all", description="draw for every k of the sweep, or for the chosen k alone")
+    sampler: SamplerConfig = Field(SamplerConfig(), description="how they are drawn")
 
     @model_validator(mode="after")
-    def _drawn_by_the_generator(self) -> SamplesConfig:
+    def _draws_with_the_generator(self) -> SamplesConfig:
         if self.sampler.method == "student":
             raise ValueError(
                 "the stage samples draws with the generator itself; with its student: histoloom sample --method student"
@@ -158,32 +195,36 @@ class EvaluationConfig(Section):
 
     renamed: ClassVar[Mapping[str, str]] = {"judge": "cluster_classifier"}
 
-    pairs: PositiveInt = Field(64, description="image pairs a cluster and comparison")
-    lpips_trunk: Literal["alex", "squeeze", "vgg"] = "alex"
-    bootstrap: PositiveInt = Field(1000, description="resamples for the intervals")
+    pairs: PositiveInt = Field(64, description="pairs of images per cluster and comparison")
+    lpips_trunk: Literal["alex", "squeeze", "vgg"] = Field("alex", description="ImageNet network behind LPIPS")
+    bootstrap: PositiveInt = Field(1000, description="bootstrap resamples for the confidence intervals")
     extractors: tuple[ExtractorName, ...] = Field(
         ("pixels", "lpips-alex", "encoder"),
-        description="whose features distributions are compared by (docs/explanation/evaluation.md); none of them: []",
+        description="feature extractors for the distribution metrics (docs/explanation/evaluation.md); []: none",
     )
     cluster_classifier: ClusterClassifierConfig | None = Field(
         ClusterClassifierConfig(),
-        description="a network trained on pixels to tell the clusters apart, which tests whether samples are faithful "
-        "and useful; none: off",
+        description="a network that learns to tell the clusters apart from pixels; it tests whether samples are "
+        "faithful and useful; null: off",
     )
-    distribution_patches: int = Field(2000, ge=20, description="most real patches on each side of a distribution")
+    distribution_patches: int = Field(
+        2000, ge=20, description="largest number of real patches on each side of a distribution metric, from 20 up"
+    )
     originality: Literal["report", "gate", "off"] = Field(
-        "report", description="look for copies of training patches; gate: also withhold them, and watch the training"
+        "report",
+        description="report: look for copies of training patches among the samples; gate: also withhold copies, and "
+        "check for them during the training",
     )
 
     @field_validator("extractors")
     @classmethod
-    def _once_each(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+    def _names_each_once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(values)) < len(values):
             raise ValueError("name each extractor once")
         return values
 
     @model_validator(mode="after")
-    def _patches_are_compared(self) -> EvaluationConfig:
+    def _compares_patches(self) -> EvaluationConfig:
         default = type(self).model_fields["distribution_patches"].default
         if not self.extractors and self.distribution_patches != default:
             raise ValueError(
@@ -196,61 +237,65 @@ class EvaluationConfig(Section):
 class ReportConfig(Section):
     """What the report shows."""
 
-    k: int | None = Field(None, description="the k shown in detail; none: the chosen one")
-    patches_per_cluster: PositiveInt = 8
+    k: int | None = Field(None, description="the k that is shown in detail, one of clusters.k; null: the chosen k")
+    patches_per_cluster: PositiveInt = Field(8, description="patches shown per cluster")
     map_slides: int = Field(6, ge=0, description="slides shown with their tissue map")
-    map_patches: PositiveInt = Field(4000, description="most patches classified a slide for its map")
+    map_patches: PositiveInt = Field(4000, description="largest number of patches classified for a slide's tissue map")
     embeddings: tuple[Literal["pca", "tsne", "umap"], ...] = Field(
-        ("pca", "tsne"), description="2-D maps of the patches; umap needs its extra; none of them: []"
+        ("pca", "tsne"), description="2-D embeddings of the patches; umap needs the extra umap; []: none"
     )
-    embedded_patches: PositiveInt = Field(1500, le=3000, description="patches on these maps, drawn at random")
+    embedded_patches: PositiveInt = Field(
+        1500, le=3000, description="patches in these embeddings, drawn at random, at most 3000"
+    )
 
 
 class StartConfig(Section):
-    """The generator that a run begins with; ``histoloom init --from`` writes it."""
+    """The generator whose weights the run starts from; ``histoloom init --from`` writes it."""
 
-    digest: str = Field(pattern=r"^[0-9a-f]{16}$", description="of the weights in RUN/start")
+    digest: str = Field(pattern=r"^[0-9a-f]{16}$", description="digest of the weights in RUN/start, 16 hex digits")
 
 
 class RuntimeConfig(Section):
     """Where and how to run: recorded, but not part of any result's fingerprint."""
 
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    threads: PositiveInt | None = Field(None, description="of the CPU; none: all cores")
-    workers: PositiveInt | None = Field(None, description="processes that read slides; none: one a core")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:NUMBER"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="number format of the trainings")
+    threads: PositiveInt | None = Field(None, description="CPU threads; null: one per core")
+    workers: PositiveInt | None = Field(None, description="processes that read slides; null: one per core")
     scheduler: str | None = Field(
         None,
         pattern=r"^(tcp|tls)://[^\s/]+:\d+$",
-        description="of a Dask cluster that reads slides; none: this machine",
+        description="address of a Dask cluster that reads the slides, tcp://HOST:PORT; null: this machine reads them",
     )
     fast: Literal["auto", "on", "off"] = Field(
-        "auto", description="training with channels-last, compiled networks; auto: on CUDA devices"
+        "auto", description="train with the channels-last layout and compiled networks; auto: on CUDA devices"
     )
-    accumulate: PositiveInt = Field(1, description="micro-batches a step")
-    checkpoint_seconds: float = Field(60, ge=0, description="least time between checkpoints; 0: every step")
-    tensorboard: bool = False
+    accumulate: PositiveInt = Field(1, description="micro-batches per step; more need less memory")
+    checkpoint_seconds: float = Field(60, ge=0, description="shortest time between checkpoints, s; 0: every step")
+    tensorboard: bool = Field(False, description="also write TensorBoard logs")
 
 
 class Config(Section):
-    """A whole run."""
+    """The configuration of a run."""
 
-    seed: int = Field(0, ge=0)
-    preset: str = Field("custom", description="where the defaults came from; for the record")
-    slides: SlidesConfig
-    start: StartConfig | None = Field(None, description="the generator whose weights are the start; none: from nothing")
-    patches: PatchesConfig
-    autoencoder: AutoencoderConfig
-    latents: LatentsConfig = LatentsConfig()
-    clusters: ClustersConfig
-    diffusion: DiffusionConfig
-    samples: SamplesConfig = SamplesConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    report: ReportConfig = ReportConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
+    seed: int = Field(0, ge=0, description="seed of every random stream")
+    preset: str = Field("custom", description="preset that the defaults came from; a record, without effect")
+    slides: SlidesConfig = Field(description="the slides")
+    start: StartConfig | None = Field(None, description="generator whose weights are the start; null: random weights")
+    patches: PatchesConfig = Field(description="how patches are taken")
+    autoencoder: AutoencoderConfig = Field(description="the VQ-GAN")
+    latents: LatentsConfig = Field(LatentsConfig(), description="how patches are encoded")
+    clusters: ClustersConfig = Field(description="how patches are clustered")
+    diffusion: DiffusionConfig = Field(description="the latent diffusion model")
+    samples: SamplesConfig = Field(SamplesConfig(), description="what is drawn")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="how samples are evaluated")
+    report: ReportConfig = Field(ReportConfig(), description="what the report shows")
+    runtime: RuntimeConfig = Field(RuntimeConfig(), description="where and how to run")
 
     @model_validator(mode="after")
-    def _networks_fit_the_patches(self) -> Config:
+    def _networks_take_the_patches(self) -> Config:
         auto, diffusion, size = self.autoencoder, self.diffusion, self.patches.size
         step = auto.factor * 2 ** (len(diffusion.channels) - 1)
         if size % step:
@@ -268,10 +313,11 @@ class Config(Section):
                 f"patches.size must be at least {auto.adversarial.min_size} for a discriminator of "
                 f"{auto.adversarial.layers} layers, got {size}; set fewer autoencoder.adversarial.layers"
             )
-        # PyTorch refuses to normalise a single value: one channel at one position.
+        # PyTorch refuses to normalise a single value, one channel at one position. The lowest level normalises its own
+        # channels and those that it gets from the level above.
         for name, side, channels in (
-            ("autoencoder", size // auto.factor, auto.widths[-1] // auto.groups),
-            ("diffusion", size // step, diffusion.channels[-1] // diffusion.groups),
+            ("autoencoder", size // auto.factor, min(auto.widths[-2:]) // auto.groups),
+            ("diffusion", size // step, min(diffusion.channels[-2:]) // diffusion.groups),
         ):
             if side == 1 and channels == 1:
                 raise ValueError(
@@ -281,7 +327,7 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _reported_k_is_tried(self) -> Config:
+    def _reported_k_is_in_the_sweep(self) -> Config:
         if self.report.k is not None and self.report.k not in self.clusters.k:
             raise ValueError(f"report.k must be one of clusters.k = {list(self.clusters.k)}, got {self.report.k}")
         return self

@@ -66,7 +66,7 @@ def drafts_of(
 def filters_of(entry: SlideEntry, *, config: PatchesConfig) -> Filters:
     """The filters for a usable slide's patches."""
     enlarged = max(1.0, mpp_of(entry) / config.mpp)
-    return Filters(blur=config.least_sharpness, pen=config.most_pen, enlarged=enlarged)
+    return Filters(blur=config.min_sharpness, pen=config.max_pen, enlarged=enlarged)
 
 
 def _area(entry: SlideEntry, *, field: Field, config: PatchesConfig) -> float:
