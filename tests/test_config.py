@@ -97,6 +97,7 @@ def test_scientific_notation_is_a_number() -> None:
         ("runtime.fast=maybe", ["runtime.fast", "'auto', 'on' or 'off'", "maybe"]),
         ("patches.tissue=no", ["patches.tissue", "'all' or 'detect'"]),
         ("autoencoder.code_space=sphere", ["code_space was removed", "only 'plane' is left"]),
+        ("samples.sampler.steps=1001", ["samples.sampler.steps", "at most diffusion.steps = 1000", "1001"]),
         ("report.k=99", ["report.k", "clusters.k"]),
         ("diffusion.zero_terminal_snr=true", ["diffusion", "zero_terminal_snr was removed"]),
         ("diffusion.weighting=sigmoid", ["diffusion", "weighting was removed"]),

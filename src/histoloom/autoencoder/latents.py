@@ -124,13 +124,6 @@ class LatentSet:
             z_nChw[copied_m] = torch.from_numpy(copies_mChw)
         return z_nChw
 
-    def raw_stains(self, rows_n: np.ndarray, *, views: np.ndarray) -> Tensor:
-        """As ``raw``, of each patch in the stain view (0, 1, ...) that ``views`` (n,) names."""
-        if not len(rows_n):
-            return self.raw(rows_n)
-        assert self.stain_views is not None, "made where the configuration asks for stain views"
-        return torch.from_numpy(np.asarray(self.stain_views[rows_n, views], dtype=np.float32))
-
     def normalised(self, rows_n: np.ndarray) -> Tensor:
         """Latents with mean 0 and deviation 1 in each channel, float32 (n, C, h, w)."""
         return self.moments.normalise(self.raw(rows_n))

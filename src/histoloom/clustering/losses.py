@@ -32,7 +32,7 @@ EVEN, SETTLED = 0.3, 0.7
 
 
 class InfoMaxLoss:
-    """Batches are normalised latents of each patch in V >= 1 stains, (B, V, C, h, w): ``LatentSet.versions``.
+    """Batches are normalised latents of each patch in V >= 1 stains, (B, V, C, h, w): ``LatentSet.with_stain_views``.
 
     Or vectors (B, V, D), V being whatever views there are of a patch.
     """

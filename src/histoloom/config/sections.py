@@ -327,6 +327,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _sampler_has_enough_steps(self) -> Config:
+        if self.samples.sampler.steps > self.diffusion.steps:
+            raise ValueError(
+                f"samples.sampler.steps must be at most diffusion.steps = {self.diffusion.steps}, "
+                f"got {self.samples.sampler.steps}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _reported_k_is_in_the_sweep(self) -> Config:
         if self.report.k is not None and self.report.k not in self.clusters.k:
             raise ValueError(f"report.k must be one of clusters.k = {list(self.clusters.k)}, got {self.report.k}")
