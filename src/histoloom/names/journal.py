@@ -8,7 +8,6 @@ by the fingerprint of the clustering, because the same number means another grou
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from filelock import FileLock, Timeout
 from histoloom.errors import UserError
 from histoloom.names.text import valid_colour, valid_flag
 from histoloom.run.directory import Artifact, disk_errors_explained, fingerprint
+from histoloom.run.json_lines import append_lines
 
 logger = logging.getLogger("histoloom")
 
@@ -176,32 +176,11 @@ def append(run: Path, events: Sequence[Event]) -> list[Event]:
 
 
 def _write(path: Path, events: Sequence[Event]) -> list[Event]:
-    """One ``write`` on a file opened for appending, and one ``fsync``."""
-    fresh = not path.exists()
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        named = [replace(e, id=_identity([size, place, e.as_json()])) for place, e in enumerate(events)]
-        lines = [json.dumps(event.as_json(), ensure_ascii=False) for event in named]
-        data = (("\n" if torn else "") + "".join(line + "\n" for line in lines)).encode()
-        if os.write(descriptor, data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if fresh:
-        _keep_entry(path.parent)
+    """Append events, on the disk when this returns; an id depends on the place in the file, so the lock is held."""
+    size = path.stat().st_size if path.exists() else 0
+    named = [replace(e, id=_identity([size, place, e.as_json()])) for place, e in enumerate(events)]
+    append_lines(path, [event.as_json() for event in named])
     return named
-
-
-def _keep_entry(folder: Path) -> None:
-    """Flush a folder, so that a new file in it survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _identity(value: Any) -> str:

@@ -15,41 +15,34 @@ from typing import Any
 import numpy as np
 
 from histoloom.config import Config
+from histoloom.run.directory import write_text
+from histoloom.run.json_lines import append_lines, read_lines
 
 logger = logging.getLogger("histoloom")
 
 
 class EventLog:
-    """A stage's ``log.jsonl``: one JSON object a line, appended."""
+    """A stage's ``log.jsonl``: messages and training curves, one JSON object a line, appended."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def write(self, event: Mapping[str, Any]) -> None:
+    def write(self, event: Mapping[str, object]) -> None:
         """Append one event."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(event), ensure_ascii=False) + "\n")
+        append_lines(self.path, [event], flush=False)
 
     def keep(self, events: int) -> None:
-        """Cut the log down to its first ``events`` lines: a resumed training rewrites what came after."""
+        """Cut the log down to its first ``events`` whole events: a resumed training writes the later ones again."""
         if self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)[:events]
-            self.path.write_text("".join(lines), encoding="utf-8")
+            lines = [json.dumps(event, ensure_ascii=False) + "\n" for event in self.read()[:events]]
+            write_text(self.path, "".join(lines))
 
     def __len__(self) -> int:
         return len(self.read())
 
     def read(self) -> list[dict[str, Any]]:
         """All whole events; a line torn by a crash is left out."""
-        if not self.path.is_file():
-            return []
-        events = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                events.append(json.loads(line))
-            except json.JSONDecodeError:
-                logger.warning("%s: a torn line is left out", self.path)
-        return events
+        return read_lines(self.path)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from histoloom.diffusion.generation.request import Request
 from histoloom.names.table import inert
+from histoloom.run.json_lines import append_lines, read_lines
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -98,20 +97,13 @@ class JobLog:
         """A new job, waiting."""
         home.mkdir(parents=True, exist_ok=True)
         job = JobLog(job_id, home, spec)
-        _append(job.file, {"ask": asdict(spec)})
+        append_lines(job.file, [{"ask": asdict(spec)}])
         return job
 
     @staticmethod
     def read(file: Path) -> JobLog | None:
         """The job in ``file``; None where its first line was not written whole, or another version wrote it."""
-        events = []
-        for line in file.read_bytes().split(b"\n"):
-            try:
-                event = json.loads(line) if line.strip() else None
-            except ValueError:  # a crash tore this line
-                continue
-            if isinstance(event, dict):
-                events.append(event)
+        events = read_lines(file)
         if not events or "ask" not in events[0]:
             return None
         try:
@@ -167,7 +159,7 @@ class JobLog:
         return sum(file.stat().st_size for file in self.folder.rglob("*.png")) if self.folder.is_dir() else 0
 
     def _record(self, event: Mapping[str, object]) -> None:
-        _append(self.file, event)
+        append_lines(self.file, [event])
         self._apply(event)
 
     def _apply(self, event: Mapping[str, object]) -> None:
@@ -184,19 +176,6 @@ class JobLog:
                 self.deleted = True
             case {"state": state}:
                 self.state, self.message = state, str(event.get("message", ""))  # type: ignore[assignment]
-
-
-def _append(path: Path, event: Mapping[str, object]) -> None:
-    """One line by one ``write``, on the disk when this returns."""
-    line = json.dumps(event, ensure_ascii=False) + "\n"
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        os.write(descriptor, (("\n" if torn else "") + line).encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _Buffer(io.RawIOBase):

@@ -6,19 +6,17 @@ each flushed to the disk before it counts. The first answer of a reader to a pic
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -26,6 +24,7 @@ from filelock import FileLock, Timeout
 from histoloom.errors import UserError
 from histoloom.evaluation.reading.plan import Plan
 from histoloom.run.directory import disk_errors_explained, read_json, write_bytes, write_json
+from histoloom.run.json_lines import append_lines, read_lines
 
 logger = logging.getLogger("histoloom")
 
@@ -116,12 +115,12 @@ class Reading:
                     return other
             if len(known) >= MOST_READERS:
                 raise UserError(f"{self.id} has {MOST_READERS} readers, which is the most; begin a new reading")
-            _append(self.folder / "readers.jsonl", asdict(Entry(time=now(), rater=name)))
+            append_lines(self.folder / "readers.jsonl", [asdict(Entry(time=now(), rater=name))])
         return name
 
     def append(self, answer: Answer) -> None:
         """Append an answer; the caller holds ``locked`` and knows that the picture has none yet."""
-        _append(self.folder / "answers.jsonl", asdict(answer))
+        append_lines(self.folder / "answers.jsonl", [asdict(answer)])
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -186,27 +185,10 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _append(path: Path, value: Mapping[str, Any]) -> None:
-    """One line in one ``write``, flushed to the disk; a line that a crash left torn is closed first."""
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        line = json.dumps(dict(value), ensure_ascii=False, allow_nan=False)
-        os.write(descriptor, (("\n" if torn else "") + line + "\n").encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _records(path: Path, *, kind: type[Record]) -> Iterator[Record]:
-    """The whole lines of a file; one torn by a crash is left out with a warning."""
-    if not path.is_file():
-        return
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    """The records of a file; a line of another shape is left out with a warning."""
+    for value in read_lines(path):
         try:
-            yield kind(**json.loads(line))
-        except (ValueError, TypeError):
-            logger.warning("%s: line %d is torn and left out", path, number)
+            yield kind(**value)
+        except TypeError:
+            logger.warning("%s: a line with other fields is left out", path)
