@@ -222,6 +222,7 @@ def _evaluation(run: Run) -> None:
             "interval": [value + 0.01 * (cluster or 0) + shift - 0.02, value + 0.01 * (cluster or 0) + shift + 0.02],
             "pairs": 64,
             "extractor": extractor,
+            "real_split": "holdout",
         }
         for k in KS
         for cluster in (*range(k), None)

@@ -1,4 +1,4 @@
-"""What the report says of copies."""
+"""The report's section on copies."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from histoloom.atlas.report.originality import originality_of
 from histoloom.atlas.report.page import render
-from histoloom.atlas.report.read_run import STAGES, RunReader
+from histoloom.atlas.report.read_run import STAGES, read_page
+from histoloom.evaluation.results import Originality
 from histoloom.run.directory import Run, write_json
 
-FOUND: dict[str, Any] = {
+AUDIT: dict[str, Any] = {
     "n": 24,
     "copies": 1,
     "copy_rate": 1 / 24,
@@ -31,19 +31,19 @@ FOUND: dict[str, Any] = {
 UNKNOWN = dict.fromkeys(("copies", "copy_rate", "interval", "false_alarm_rate", "false_alarm_interval", "threshold"))
 
 
-def write(folder: Path, found: dict[str, Any]) -> None:
-    write_json(folder / "originality.json", found)
+def write(folder: Path, content: dict[str, Any]) -> None:
+    write_json(folder / "originality.json", content)
     pictures = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3)).astype(np.uint8)
     np.savez(folder / "suspicious.npz", sample=pictures, nearest=pictures)
 
 
 def page(run: Run) -> str:
     inputs = {stage: run.folder(stage) for stage in STAGES}
-    return render(RunReader(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps").page())
+    return render(read_page(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps"))
 
 
 def test_rates_pairs_and_limits_are_shown(finished: Run) -> None:
-    write(finished.folder("evaluation"), FOUND)
+    write(finished.folder("evaluation"), AUDIT)
     html = page(finished)
     assert 'id="originality"' in html
     assert "1 of 24 samples look like copies of a training patch: 4.2% (0.1% to 21.1%)" in html
@@ -53,11 +53,11 @@ def test_rates_pairs_and_limits_are_shown(finished: Run) -> None:
     assert "<b>.png" not in html
 
 
-def test_what_could_not_be_calibrated_is_said(finished: Run) -> None:
-    write(finished.folder("evaluation"), FOUND | UNKNOWN | {"membership": None})
-    assert "Nothing could be calibrated, so that none of the 24 samples is called a copy or original." in page(finished)
+def test_a_missing_threshold_is_reported(finished: Run) -> None:
+    write(finished.folder("evaluation"), AUDIT | UNKNOWN | {"membership": None})
+    assert "No threshold could be set, so that none of the 24 samples is called a copy." in page(finished)
 
 
 def test_older_runs_have_no_such_section(finished: Run) -> None:
-    assert originality_of(finished.folder("evaluation")) is None
+    assert Originality.load(finished.folder("evaluation")) is None
     assert 'id="originality"' not in page(finished)

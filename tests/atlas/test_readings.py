@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from histoloom.atlas.report.page import render
-from histoloom.atlas.report.read_run import STAGES, RunReader
-from histoloom.atlas.report.readings import readings_of
+from histoloom.atlas.report.read_run import STAGES, read_page
+from histoloom.atlas.report.sample_checks import readings_of
 from histoloom.cli.app import app
 from histoloom.evaluation.reading.folder import Reading
 from histoloom.evaluation.reading.make import create_reading
@@ -37,7 +37,7 @@ def read(reading: Reading, *, run: Path, n: int | None = None, reader: str = REA
 
 def page(run: Run) -> str:
     inputs = {stage: run.folder(stage) for stage in STAGES}
-    return render(RunReader(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps").page())
+    return render(read_page(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps"))
 
 
 def test_a_report_without_readings_has_no_section(finished: Run) -> None:

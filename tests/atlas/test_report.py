@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from histoloom.atlas.report.numbers import number
 from histoloom.atlas.report.page import render
 from histoloom.atlas.report.paper import INDEX_TITLES, ROWS
-from histoloom.atlas.report.read_run import STAGES, RunReader
+from histoloom.atlas.report.read_run import STAGES, read_page
+from histoloom.atlas.report.text import number
 from histoloom.config import read_preset
 from histoloom.names import add_name
 from histoloom.run.directory import Run, read_json, write_json
@@ -79,8 +79,8 @@ def write_map(run: Run, slide_id: str) -> None:
 
 def report(run: Run) -> Document:
     inputs = {stage: run.folder(stage) for stage in STAGES}
-    source = RunReader(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps")
-    return Document(render(source.page()))
+    page = read_page(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps")
+    return Document(render(page))
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_the_papers_tables_stand_beside_ours(document: Document, published: Run)
     assert "they are not comparable as scores" in document.text
 
 
-def test_slides_that_were_left_out_are_told_and_inert(document: Document) -> None:
+def test_slides_that_were_left_out_are_listed_and_inert(document: Document) -> None:
     rows = document.table("Every file that was found")[1:]
     assert [row[-1] for row in rows] == ["used"] * 3 + ["left out: cannot be read: torn file"]
     assert rows[-1][1:3] == ["<b>bad</b>", "<img src=x onerror=alert(1)>.svs"]
@@ -250,5 +250,5 @@ def test_clusters_that_follow_slides_are_warned_of_and_others_are_not(finished: 
 def test_the_page_stays_small(finished: Run, tmp_path: Path) -> None:
     write_map(finished, "slide-0")
     inputs = {stage: finished.folder(stage) for stage in STAGES}
-    html = render(RunReader(finished.path, config=finished.config, inputs=inputs, maps=tmp_path).page())
+    html = render(read_page(finished.path, config=finished.config, inputs=inputs, maps=tmp_path))
     assert len(html) < 1_000_000

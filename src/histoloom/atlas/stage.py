@@ -21,7 +21,7 @@ from histoloom.atlas.maps.tissue_map import (
 )
 from histoloom.atlas.report.figures import read_image
 from histoloom.atlas.report.page import render
-from histoloom.atlas.report.read_run import RunReader
+from histoloom.atlas.report.read_run import read_page
 from histoloom.clustering.classifier import Classifier
 from histoloom.names import current_labels
 from histoloom.progress import meter
@@ -59,7 +59,7 @@ def run(context: StageContext) -> None:
         _recolour_map(context, slide_id, colours=colours)
 
     embedding = write_embedding(context) if config.report.embeddings else None
-    page = RunReader(context.run, config=config, inputs=context.inputs, maps=folder, embedding=embedding).page()
+    page = read_page(context.run, config=config, inputs=context.inputs, maps=folder, embedding=embedding)
     html = render(page)
     write_text(context.out / "report.html", html)
     context.say(f"report: {len(html) / 1e6:.1f} MB")

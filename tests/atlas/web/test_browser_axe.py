@@ -10,7 +10,7 @@ from playwright.sync_api import Page
 
 from histoloom.atlas.maps.patch_map import Embedding
 from histoloom.atlas.report.page import render
-from histoloom.atlas.report.read_run import STAGES, RunReader
+from histoloom.atlas.report.read_run import STAGES, read_page
 from histoloom.atlas.web.app import NAVIGATION
 from histoloom.run.directory import Run
 
@@ -39,14 +39,14 @@ def whole_address(published: Run, write_map: Any, serve_run: Callable[..., Any])
 def report(published: Run, whole_address: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The report of the same run."""
     assert whole_address, "its 2-D map is there"
-    source = RunReader(
+    page = read_page(
         published.path,
         config=published.config,
         inputs={stage: published.folder(stage) for stage in STAGES},
         maps=tmp_path_factory.mktemp("maps"),
         embedding=Embedding.load(published.folder("report") / "embedding.json"),
     )
-    return render(source.page())
+    return render(page)
 
 
 def problems(page: Page) -> list[str]:

@@ -37,8 +37,9 @@ class NoSlide(LookupError):
 class SlideInfo:
     """A row of ``slides.parquet``.
 
-    ``width`` and ``height`` are level-0 px (0 where unknown), ``mpp`` um/px there (None where unknown); ``status`` is
-    ``ok`` or why the slide was left out; ``file`` is its path, or a pseudonym where the run is private.
+    ``width`` and ``height`` are level-0 px (0 where unknown), ``mpp`` um/px there (None where unknown), from
+    ``mpp_source``; ``status`` is ``ok`` or why the slide was left out; ``file`` is its path, or a pseudonym where the
+    run is private.
     """
 
     slide_id: str
@@ -49,8 +50,14 @@ class SlideInfo:
     width: int
     height: int
     mpp: float | None
+    mpp_source: str
     status: str
     file: str
+
+    @property
+    def file_name(self) -> str:
+        """The last part of its path."""
+        return Path(self.file).name
 
     @property
     def private(self) -> bool:
@@ -96,6 +103,7 @@ class RunSlides:
                 width=int(number(row["width"])),
                 height=int(number(row["height"])),
                 mpp=number(row["source_mpp"]) if number(row["source_mpp"]) > 0 else None,
+                mpp_source="" if pd.isna(row["mpp_source"]) else str(row["mpp_source"]),
                 status=str(row["status"]),
                 file=str(row["file"]),
             )

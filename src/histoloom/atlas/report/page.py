@@ -1,28 +1,37 @@
-"""What the report shows, as plain data, and its rendering into one HTML file."""
+"""The content of the report as data, and its rendering into one HTML file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from histoloom.atlas.browse.cluster_table import Extent
+from histoloom.atlas.browse.run_slides import SlideInfo
 from histoloom.atlas.maps.patch_map import PatchMap
-from histoloom.atlas.report import numbers
-from histoloom.atlas.report.distribution_table import DistributionTable
+from histoloom.atlas.report.clustering_tables import NullRow, PaperComparison, ValidityRow
 from histoloom.atlas.report.figures import Picture
-from histoloom.atlas.report.null_table import NullRow
-from histoloom.atlas.report.numbers import PaperRows, SimilarityRow, ValidityRow
-from histoloom.atlas.report.originality import Originality
 from histoloom.atlas.report.paper import BETTER, CITATION, INDEX_TITLES, METRIC_TITLES
-from histoloom.atlas.report.readings import ReadingBlock
+from histoloom.atlas.report.sample_checks import OriginalitySection, ReadingBlock
+from histoloom.atlas.report.sample_quality import DistributionTable, RecognitionLine, SimilarityRow
+from histoloom.atlas.report.text import count, duration, number
+from histoloom.evaluation.results import Agreement
+from histoloom.run.directory import Artifact
+
+FACTOR_TITLES = {
+    "slide": "slide",
+    "patient": "patient",
+    "slide_stain": "stain of the slide",
+    "haematoxylin": "haematoxylin of the patch",
+    "eosin": "eosin of the patch",
+}
 
 
 @dataclass(frozen=True)
 class Header:
-    """Which run this is. ``size`` is a patch's side in px, ``mpp`` in um/px; ``split_by`` what is held out whole."""
+    """The run. ``size`` is a patch's side in px, ``mpp`` in um/px; ``split_by`` names what is held out whole."""
 
     run: str
     written: str
@@ -37,24 +46,8 @@ class Header:
 
 
 @dataclass(frozen=True)
-class SlideRow:
-    """A file that was found; ``status`` is ``ok`` or the reason why it was left out."""
-
-    patient: str
-    slide: str
-    file: str
-    width: int
-    height: int
-    mpp: float | None
-    mpp_source: str
-    patches: int
-    split: str
-    status: str
-
-
-@dataclass(frozen=True)
 class Reconstruction:
-    """A patch above what the autoencoder makes of it."""
+    """A patch and its reconstruction by the autoencoder."""
 
     original: Picture
     reconstruction: Picture
@@ -62,16 +55,20 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Training:
-    """The curves of one stage: an SVG element of our own drawing, and what it shows in words."""
+    """The training curves of one stage: an SVG element, and its content in words."""
 
     stage: str
-    drawing: Markup
+    svg: Markup
     text: str
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How well the autoencoder renders patches (dB, codes); ``told_apart``: by its discriminator, where it has one."""
+    """How well the autoencoder renders ``n`` patches of a split.
+
+    PSNR in dB, the codebook's perplexity and codes, and the share of patches (0..1) that its discriminator, where it
+    has one, tells from their reconstructions.
+    """
 
     psnr: float
     perplexity: float
@@ -83,31 +80,34 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The chosen k and why; ``plain``: the k of the paper's plain rule, None where that is the rule."""
+class Decision:
+    """The decision on k: the k that the report shows, the rule and its reasons.
+
+    ``plain`` is the k of the paper's plain rule, None where that is the rule.
+    """
 
     k: int
     rule: str
-    evidence: str
+    reasons: str
     plain: int | None = None
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """One cluster at the chosen k; ``named`` is False where ``name`` is only its number. ``flag`` may be empty."""
+    """One cluster at the shown k; ``named`` is False where ``name`` is only its number. ``flag`` may be empty."""
 
     number: int
     name: str
     named: bool
     colour: str
+    flag: str
     extent: Extent
     real: tuple[Picture, ...]
     samples: tuple[Picture, ...]
     verdict: str
-    similarity: tuple[SimilarityRow, ...]
+    similarity: Sequence[SimilarityRow]
     distribution: DistributionTable
-    faithful: str
-    flag: str = ""
+    recognition: RecognitionLine | None
 
 
 @dataclass(frozen=True)
@@ -121,20 +121,8 @@ class Map:
 
 
 @dataclass(frozen=True)
-class TruthRow:
-    """Agreement of clusters with a true tissue map."""
-
-    k: int
-    method: str
-    nmi: float
-    ari: float
-    n: int
-    classes: int
-
-
-@dataclass(frozen=True)
 class AssociationRow:
-    """What the clusters of one k know of one factor; shares are of their entropy, 0..1, information in nats."""
+    """The association of the clusters of one k with one factor; shares are of their entropy, 0..1, ``mi`` in nats."""
 
     k: int
     factor: str
@@ -151,61 +139,43 @@ class AssociationRow:
 
 @dataclass(frozen=True)
 class Confounding:
-    """``warnings``: what is wrong at the shown k, in sentences; empty where nothing is."""
+    """The associations for every k, and the ``warnings`` at the shown k in sentences."""
 
     warnings: tuple[str, ...]
     rows: tuple[AssociationRow, ...]
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a stage took: seconds, and MB at its peak."""
-
-    stage: str
-    seconds: float
-    peak_memory_mb: float
-
-
-@dataclass(frozen=True)
 class Page:
-    """The whole report."""
+    """The whole report, in the order of its sections. ``missing`` has the metrics without numbers, with the reason."""
 
     header: Header
-    verdict: tuple[str, ...]
-    slides: tuple[SlideRow, ...]
-    reconstructions: tuple[Reconstruction, ...]
-    quality: Quality
-    training: tuple[Training, ...]
-    choice: Choice
     confounding: Confounding
-    patch_map: PatchMap | None
-    validity: tuple[ValidityRow, ...]
-    nulls: tuple[NullRow, ...]
-    similarity: tuple[SimilarityRow, ...]
+    summary: Sequence[str]
+    similarity: Sequence[SimilarityRow]
     distribution: DistributionTable
-    faithful: tuple[str, ...]
-    clusters: tuple[Cluster, ...]
-    agreement: tuple[str, ...]
-    maps: tuple[Map, ...]
-    maps_missing: Mapping[str, str]
-    paper_validity: tuple[PaperRows, ...]
-    paper_similarity: tuple[PaperRows, ...]
-    originality: Originality | None
-    readings: tuple[ReadingBlock, ...]
-    truth: tuple[TruthRow, ...]
+    usefulness: Sequence[str]
     missing: Mapping[str, str]
-    config: str
+    agreement: Sequence[str]
+    clusters: Sequence[Cluster]
+    originality: OriginalitySection | None
+    readings: Sequence[ReadingBlock]
+    maps: Sequence[Map]
+    maps_missing: Mapping[str, str]
+    patch_map: PatchMap | None
+    decision: Decision
+    nulls: Sequence[NullRow]
+    validity: Sequence[ValidityRow]
+    quality: Quality
+    reconstructions: Sequence[Reconstruction]
+    training: Sequence[Training]
+    slides: Sequence[SlideInfo]
+    paper_validity: Sequence[PaperComparison]
+    paper_similarity: Sequence[PaperComparison]
+    truth: Sequence[Agreement]
+    costs: Sequence[Artifact]
     environment: Mapping[str, str]
-    costs: tuple[Cost, ...]
-
-
-FACTOR_TITLES = {
-    "slide": "slide",
-    "patient": "patient",
-    "slide_stain": "stain of the slide",
-    "haematoxylin": "haematoxylin of the patch",
-    "eosin": "eosin of the patch",
-}
+    config: str
 
 
 def render(page: Page) -> str:
@@ -217,7 +187,7 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": numbers.number, "duration": duration, "count": numbers.count}
+    environment.filters |= {"number": number, "duration": duration, "count": count}
     return environment.get_template("report.html").render(
         page=page,
         index_titles=INDEX_TITLES,
@@ -226,13 +196,3 @@ def render(page: Page) -> str:
         factor_titles=FACTOR_TITLES,
         citation=CITATION,
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds as ``42 s``, ``3 min 20 s`` or ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

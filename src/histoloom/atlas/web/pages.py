@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from histoloom.atlas.report.numbers import count
+from histoloom.atlas.report.text import count
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
-"""The report says whether there is evidence of clusters, with its numbers."""
+"""The report's tables over k."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from histoloom.atlas.report.null_table import null_rows
+from histoloom.atlas.report.clustering_tables import null_rows, paper_validity
 from histoloom.atlas.report.page import render
-from histoloom.atlas.report.read_run import STAGES, RunReader
+from histoloom.atlas.report.paper import BETTER, INDEX_TITLES, ROWS
+from histoloom.atlas.report.read_run import STAGES, read_page
 from histoloom.clustering.validity.decision import choose_with_nulls, with_evidence
 from histoloom.clustering.validity.index_vote import Choice
 from histoloom.run.directory import Run, read_json, write_json
@@ -27,10 +28,10 @@ def report(run: Run, *, apart: float) -> str:
     path = run.folder("clusters") / "choice.json"
     old = read_json(path)
     plain = Choice(**{name: old.get(name) for name in Choice.__dataclass_fields__})
-    evidence = choose_with_nulls(features(apart=apart), ks=KS, seed=0, draws=6, points=160)
-    write_json(path, with_evidence(plain, evidence=evidence) | {"restarts": {"2": [0.5, 0.75], "4": [0.25, 1.0]}})
+    decision = choose_with_nulls(features(apart=apart), ks=KS, seed=0, draws=6, points=160)
+    write_json(path, with_evidence(plain, evidence=decision) | {"restarts": {"2": [0.5, 0.75], "4": [0.25, 1.0]}})
     inputs = {stage: run.folder(stage) for stage in STAGES}
-    return render(RunReader(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps").page())
+    return render(read_page(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps"))
 
 
 def test_structureless_features_are_called_so(finished: Run) -> None:
@@ -53,12 +54,32 @@ def test_rows_hold_the_least_excess_and_mark_what_is_clear(finished: Run) -> Non
     choice = read_json(finished.folder("clusters") / "choice.json")
     rows = null_rows(choice)
     assert [(row.k, row.chosen) for row in rows] == [(2, False), (4, True)]
-    for row, found in zip(rows, choice["nulls"], strict=True):
-        for cell, compared in zip(row.excess, found["indices"].values(), strict=True):
+    for row, comparison in zip(rows, choice["nulls"], strict=True):
+        for cell, compared in zip(row.excess, comparison["indices"].values(), strict=True):
             assert cell.low == min(excess["low"] for excess in compared["excess"].values())
             assert cell.clear == (cell.low > 0)
-        assert row.weakest.real == pytest.approx(found["stability"]["weakest"]["real"])
+        assert row.weakest.real == pytest.approx(comparison["stability"]["weakest"]["real"])
 
 
 def test_a_choice_of_an_earlier_version_has_no_rows() -> None:
     assert null_rows({"k": 4}) == []
+
+
+def test_all_five_indices_of_the_paper_are_best_at_14() -> None:
+    for name in INDEX_TITLES:
+        best = max if BETTER[name] == "larger" else min
+        assert best(ROWS, key=lambda row: row.value(name)).k == 14
+
+
+def test_hartigan_and_calinski_harabasz_of_the_paper_belong_together() -> None:
+    for row in ROWS:
+        expected = np.exp(row.hartigan) * (10_000 - row.k) / (row.k - 1)
+        assert row.calinski_harabasz == pytest.approx(expected, rel=2e-5)
+
+
+def test_paper_tables_keep_every_k_and_leave_gaps() -> None:
+    ours = [{"k": 8, "method": "infomax", **dict.fromkeys(INDEX_TITLES, 0.5)}]
+    rows = paper_validity([*ours, {"k": 10, "method": "kmeans", **dict.fromkeys(INDEX_TITLES, 0.1)}])
+    assert [row.k for row in rows] == [8, *range(10, 17)]
+    assert rows[0].pairs == ((None, 0.5),) * 5
+    assert rows[1].pairs[0] == (2142.54026, None)

@@ -1,0 +1,31 @@
+"""Numbers in words, as the report and the atlas print them."""
+
+from __future__ import annotations
+
+
+def count(n: int, noun: str) -> str:
+    """``1 slide``, ``2 slides``, ``2 patches``."""
+    ending = "es" if noun.endswith("ch") else "s"
+    return f"{n:,} {noun}" + ("" if n == 1 else ending)
+
+
+def number(value: float) -> str:
+    """A number with about four significant digits."""
+    size = abs(value)
+    if size >= 100:
+        return f"{value:,.1f}"
+    if size >= 10:
+        return f"{value:.2f}"
+    if size >= 0.01 or size == 0:
+        return f"{value:.4f}"
+    return f"{value:.5f}" if size >= 0.0001 else f"{value:.2e}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``42 s``, ``3 min 20 s`` or ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
