@@ -17,7 +17,7 @@ from PIL import Image
 
 from histoloom.atlas.maps.overlay import geojson, overlay
 from histoloom.atlas.maps.palette import Rgb, colours
-from histoloom.atlas.maps.tissue_map import REFINED_CELLS, RunStains, boxes, classify_slide, refined
+from histoloom.atlas.maps.tissue_map import REFINED_CELLS, boxes, classify_slide, refined
 from histoloom.names import Label
 from histoloom.seeding import numpy_generator
 from histoloom.slides.entries import SlideError
@@ -190,7 +190,8 @@ def test_a_slide_is_classified_in_the_reference_stain(tmp_path: Path) -> None:
             seen[name] = float(patches.mean())
             return {2: np.zeros(len(patches), int)}
 
-        stains = RunStains(known, name)
-        classify_slide(tmp_path / "slide.png", classify=label, size=32, mpp=1.0, limit=4, source_mpp=1.0, stains=stains)
+        classify_slide(
+            tmp_path / "slide.png", classify=label, size=32, mpp=1.0, limit=4, source_mpp=1.0, stains=known, name=name
+        )
     assert seen["stranger"] == pytest.approx(180)
     assert seen["pale"] < 150

@@ -21,6 +21,7 @@ from histoloom.names import add_label, add_name
 from histoloom.run.directory import Run, read_json, write_json
 from histoloom.run.stage import EventLog, StageContext
 from histoloom.seeding import derive
+from histoloom.slides.entries import SlideError
 from histoloom.slides.readers.flat import FlatSlide
 
 STAGES = ("patches", "autoencoder", "latents", "clusters", "diffusion", "samples", "evaluation")
@@ -67,6 +68,20 @@ def test_a_slide_that_went_away_has_no_map_and_says_why(run: Run) -> None:
     stage.run(context(run))
     html = page(run)
     assert "Slide slide-1 has no map: the file does not exist" in html
+
+
+def test_maps_use_the_stain_that_the_run_knows_by_the_slides_name(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by its file, which a private run does not name."""
+    names = []
+
+    def classify(*_args: object, name: str, **_kwargs: object) -> None:
+        names.append(name)
+        raise SlideError("cannot be read")
+
+    monkeypatch.setattr(stage, "classify_slide", classify)
+    stage.run(context(run))
+    assert sorted(names) == ["slide-0", "slide-1", "slide-2"]
+    assert page(run).count("has no map: cannot be read") == 3
 
 
 def test_maps_of_the_last_report_are_taken_over_until_the_clusters_change(run: Run) -> None:

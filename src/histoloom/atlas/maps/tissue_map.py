@@ -83,21 +83,6 @@ class SlideMap:
             return SlideMap(arrays["boxes_N4"], {k: arrays["labels_N"]}, (width, height), thumbnail)
 
 
-@dataclass(frozen=True)
-class RunStains:
-    """A run's stains, and the name in that run of the slide that is mapped; None for one that the run did not use."""
-
-    stains: SlideStains
-    slide: str | None = None
-
-    @staticmethod
-    def load(patches: Path, *, config: Config, slide: str | None) -> RunStains | None:
-        """The stains of the run whose stage ``patches`` is in this folder; None where it did not normalise stain."""
-        if config.patches.stain == "none":
-            return None
-        return RunStains(SlideStains.read(patches / "stain.json"), slide)
-
-
 def classify_slide(
     path: Path,
     *,
@@ -106,18 +91,20 @@ def classify_slide(
     mpp: float,
     limit: int,
     source_mpp: float | None = None,
-    stains: RunStains | None = None,
+    stains: SlideStains | None = None,
+    name: str | None = None,
 ) -> SlideMap:
     """Classify at most ``limit`` patches of ``size`` px at ``mpp`` um/px on a grid over the slide at ``path``.
 
-    ``source_mpp`` is the slide's um/px at level 0 and replaces the value in the file. ``stains`` is how the run
-    normalised stain, None where it did not. Raises ``SlideError`` where the slide cannot be read, does not say its
+    ``source_mpp`` is the slide's um/px at level 0 and replaces the value in the file. ``stains`` are those of
+    the run, None where it did not normalise stain; ``name`` is the slide's name there, None for a slide that the run
+    did not use. Raises ``SlideError`` where the slide cannot be read, does not say its
     um/px, or is smaller than a patch.
     """
     entry = SlideEntry(path.stem, path, patient="", slide="", mpp=source_mpp, mpp_source="given")
     with open_slide(entry) as slide:
         cells = refined(grid(slide, size=size, mpp=mpp, limit=limit), dimensions=slide.dimensions, limit=limit)
-        recolour = None if stains is None else stains.stains.of_slide(slide, name=stains.slide)
+        recolour = None if stains is None else stains.of_slide(slide, name=name)
         parts: dict[int, list[np.ndarray]] = {}
         for patches in batches(slide, cells=cells, size=size, batch=_BATCH):
             for k, labels_n in classify(patches if recolour is None else recolour(patches)).items():
@@ -185,7 +172,8 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
             mpp=config.patches.mpp,
             limit=config.report.map_patches,
             source_mpp=mpp,
-            stains=RunStains.load(patches, config=config, slide=name),
+            stains=run_stains(patches, config=config),
+            name=name,
         )
     except SlideError as error:
         raise UserError(f"{slide}: {error}") from error
@@ -207,6 +195,11 @@ def load_classifier(config: Config, inputs: Mapping[str, Path]) -> Classifier:
         clusters=inputs["clusters"],
         device=accelerator(config.runtime).device,
     )
+
+
+def run_stains(patches: Path, *, config: Config) -> SlideStains | None:
+    """The stains of the run whose stage ``patches`` is in this folder; None where it did not normalise stain."""
+    return None if config.patches.stain == "none" else SlideStains.read(patches / "stain.json")
 
 
 def chosen_k(clusters: Path) -> int:

@@ -158,8 +158,7 @@ def _beside_paper(
     run: Mapping[int, Mapping[str, float | None]], *, columns: Mapping[str, str]
 ) -> list[PaperComparison]:
     """Every k of the paper and of this run."""
-    paper = {row.k: {name: row.value(name) for name in columns} for row in ROWS}
     return [
-        PaperComparison(k, tuple((paper.get(k, {}).get(name), run.get(k, {}).get(name)) for name in columns))
-        for k in sorted(paper.keys() | run.keys())
+        PaperComparison(k, tuple((ROWS.get(k, {}).get(name), run.get(k, {}).get(name)) for name in columns))
+        for k in sorted(ROWS.keys() | run.keys())
     ]

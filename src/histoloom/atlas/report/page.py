@@ -17,6 +17,7 @@ from histoloom.atlas.report.paper import BETTER, CITATION, INDEX_TITLES, METRIC_
 from histoloom.atlas.report.sample_checks import OriginalitySection, ReadingBlock
 from histoloom.atlas.report.sample_quality import DistributionTable, RecognitionLine, SimilarityRow
 from histoloom.atlas.report.text import count, duration, number
+from histoloom.autoencoder.quality import ReconstructionQuality
 from histoloom.evaluation.results import Agreement
 from histoloom.run.directory import Artifact
 
@@ -46,37 +47,12 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Reconstruction:
-    """A patch and its reconstruction by the autoencoder."""
-
-    original: Picture
-    reconstruction: Picture
-
-
-@dataclass(frozen=True)
 class Training:
     """The training curves of one stage: an SVG element, and its content in words."""
 
     stage: str
     svg: Markup
     text: str
-
-
-@dataclass(frozen=True)
-class Quality:
-    """How well the autoencoder renders ``n`` patches of a split.
-
-    PSNR in dB, the codebook's perplexity and codes, and the share of patches (0..1) that its discriminator, where it
-    has one, tells from their reconstructions.
-    """
-
-    psnr: float
-    perplexity: float
-    codes: int
-    codes_used: int
-    n: int
-    split: str
-    told_apart: float | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +123,11 @@ class Confounding:
 
 @dataclass(frozen=True)
 class Page:
-    """The whole report, in the order of its sections. ``missing`` has the metrics without numbers, with the reason."""
+    """The whole report, in the order of its sections.
+
+    ``missing`` has the metrics without numbers, with the reason; ``reconstructions`` are pairs of a patch and its
+    reconstruction.
+    """
 
     header: Header
     confounding: Confounding
@@ -166,8 +146,8 @@ class Page:
     decision: Decision
     nulls: Sequence[NullRow]
     validity: Sequence[ValidityRow]
-    quality: Quality
-    reconstructions: Sequence[Reconstruction]
+    quality: ReconstructionQuality
+    reconstructions: Sequence[tuple[Picture, Picture]]
     training: Sequence[Training]
     slides: Sequence[SlideInfo]
     paper_validity: Sequence[PaperComparison]

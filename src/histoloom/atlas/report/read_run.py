@@ -35,8 +35,6 @@ from histoloom.atlas.report.page import (
     Header,
     Map,
     Page,
-    Quality,
-    Reconstruction,
     Training,
 )
 from histoloom.atlas.report.paper import INDEX_TITLES
@@ -50,6 +48,7 @@ from histoloom.atlas.report.sample_quality import (
     usefulness_sentences,
 )
 from histoloom.atlas.report.text import count, number
+from histoloom.autoencoder.quality import ReconstructionQuality, Reconstructions
 from histoloom.config import Config
 from histoloom.evaluation.results import Distribution, Faithfulness, Originality, Similarity, Truth
 from histoloom.names import current_labels, default_name, read_book
@@ -102,6 +101,29 @@ def read_page(
         mpp=config.patches.mpp,
         split_by=config.patches.split.by,
     )
+    shown = Reconstructions.load(inputs["autoencoder"])
+    reconstructions = [
+        (
+            picture(original, text=f"Original patch {patch_id}"),
+            picture(reconstruction, text=f"Reconstruction of patch {patch_id}"),
+        )
+        for patch_id, original, reconstruction in zip(
+            shown.patch_id[:_RECONSTRUCTIONS], shown.original, shown.reconstruction, strict=False
+        )
+    ]
+    training = []
+    for stage in TRAINED:
+        metrics = curves(EventLog(inputs[stage] / "log.jsonl").read())
+        text = ", ".join(f"{curve.name} ends at {number(curve.last)}" for curve in metrics)
+        svg = Markup(curves_svg(metrics, salt=stage))  # safe: matplotlib escapes the text in it
+        training.append(Training(stage, svg, text))
+
+    environment = read_json(run / "environment.json") if (run / "environment.json").is_file() else {}
+    for key, value in environment.items():
+        if isinstance(value, dict):
+            environment[key] = ", ".join(f"{name} {version}" for name, version in value.items())
+        elif not isinstance(value, str):
+            environment[key] = json.dumps(value)
     records = [MapRecord.load(path) for path in sorted(maps.glob("*.json"))]
     artifacts = [Artifact.read(inputs[stage]) for stage in STAGES]
     return Page(
@@ -138,15 +160,15 @@ def read_page(
         ),
         nulls=null_rows(choice),
         validity=validity_rows(validity, choice=choice),
-        quality=_quality(inputs["autoencoder"]),
-        reconstructions=_reconstructions(inputs["autoencoder"]),
-        training=[_training(stage, log=EventLog(inputs[stage] / "log.jsonl")) for stage in TRAINED],
+        quality=ReconstructionQuality.load(inputs["autoencoder"]),
+        reconstructions=reconstructions,
+        training=training,
         slides=list(RunSlides(inputs["patches"]).by_id.values()),
         paper_validity=paper_validity(validity),
         paper_similarity=paper_similarity(similarity),
         truth=() if truth is None else truth.agreements,
         costs=[artifact for artifact in artifacts if artifact is not None],
-        environment=_environment(run / "environment.json"),
+        environment=environment,
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
     )
 
@@ -258,43 +280,9 @@ def _patch_map(embedding: Embedding, *, config: Config, table: PatchTable, clust
     )
 
 
-def _reconstructions(autoencoder: Path) -> list[Reconstruction]:
-    with np.load(autoencoder / "reconstructions.npz") as arrays:
-        pairs = list(zip(arrays["patch_id"], arrays["original"], arrays["reconstruction"], strict=True))
-    return [
-        Reconstruction(
-            picture(original, text=f"Original patch {patch_id}"),
-            picture(reconstruction, text=f"Reconstruction of patch {patch_id}"),
-        )
-        for patch_id, original, reconstruction in pairs[:_RECONSTRUCTIONS]
-    ]
-
-
-def _quality(autoencoder: Path) -> Quality:
-    values = read_json(autoencoder / "quality.json")
-    return Quality(**{field.name: values[field.name] for field in fields(Quality) if field.name in values})
-
-
-def _training(stage: str, *, log: EventLog) -> Training:
-    metrics = curves(log.read())
-    text = ", ".join(f"{curve.name} ends at {number(curve.last)}" for curve in metrics)
-    return Training(stage, Markup(curves_svg(metrics, salt=stage)), text)  # safe: matplotlib escapes the text in it
-
-
 def _confounding(clusters: Path, *, k: int) -> Confounding:
     path = clusters / "confounding.json"
     content = read_json(path) if path.is_file() else {"warnings": {}, "associations": []}
     names = [field.name for field in fields(AssociationRow)]
     rows = (AssociationRow(**{name: entry[name] for name in names}) for entry in content["associations"])
     return Confounding(tuple(content["warnings"].get(str(k), ())), tuple(rows))
-
-
-def _environment(path: Path) -> dict[str, str]:
-    """``environment.json`` with every value as a text."""
-    values = read_json(path) if path.is_file() else {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            values[key] = ", ".join(f"{name} {version}" for name, version in value.items())
-        elif not isinstance(value, str):
-            values[key] = json.dumps(value)
-    return dict(values)
