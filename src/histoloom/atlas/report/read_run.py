@@ -111,13 +111,6 @@ def read_page(
             shown.patch_id[:_RECONSTRUCTIONS], shown.original, shown.reconstruction, strict=False
         )
     ]
-    training = []
-    for stage in TRAINED:
-        metrics = curves(EventLog(inputs[stage] / "log.jsonl").read())
-        text = ", ".join(f"{curve.name} ends at {number(curve.last)}" for curve in metrics)
-        svg = Markup(curves_svg(metrics, salt=stage))  # safe: matplotlib escapes the text in it
-        training.append(Training(stage, svg, text))
-
     environment = read_json(run / "environment.json") if (run / "environment.json").is_file() else {}
     for key, value in environment.items():
         if isinstance(value, dict):
@@ -162,7 +155,7 @@ def read_page(
         validity=validity_rows(validity, choice=choice),
         quality=ReconstructionQuality.load(inputs["autoencoder"]),
         reconstructions=reconstructions,
-        training=training,
+        training=[_training(stage, log=EventLog(inputs[stage] / "log.jsonl")) for stage in TRAINED],
         slides=list(RunSlides(inputs["patches"]).by_id.values()),
         paper_validity=paper_validity(validity),
         paper_similarity=paper_similarity(similarity),
@@ -278,6 +271,12 @@ def _patch_map(embedding: Embedding, *, config: Config, table: PatchTable, clust
         texts=[f"slide {slide}" for slide in table.slides["slide"].iloc[table.slide_N[rows_N]]],
         features=FEATURE_TITLES[config.clusters.validity_features],
     )
+
+
+def _training(stage: str, *, log: EventLog) -> Training:
+    metrics = curves(log.read())
+    text = ", ".join(f"{curve.name} ends at {number(curve.last)}" for curve in metrics)
+    return Training(stage, Markup(curves_svg(metrics, salt=stage)), text)  # safe: matplotlib escapes the text in it
 
 
 def _confounding(clusters: Path, *, k: int) -> Confounding:
