@@ -1,9 +1,9 @@
 """The journal of namings, ``names.jsonl``: events by rater, appended, never rewritten.
 
-An event says one thing of one cluster (a name, a colour, a flag), gives several clusters one name (a merge), or points
-at earlier events (undo, redo). One lock, one ``write`` and one ``fsync`` for what is said at once: raters who work at
-the same time cannot mix their lines, and a kill loses the last line at most. A cluster is addressed by (k, cluster) and
-by the fingerprint of the clustering, because the same number means another group of patches in another.
+An event sets one property of one cluster (a name, a colour, a flag), gives several clusters one name (a merge), or
+refers to earlier events (undo, redo). What one call appends is one lock, one ``write`` and one ``fsync``: raters who
+work at the same time cannot mix their lines, and a kill loses the last line at most. A cluster is addressed by
+(k, cluster) and by the fingerprint of the clustering, because the same number means other patches in another one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
@@ -29,23 +29,27 @@ from histoloom.run.json_lines import append_lines
 logger = logging.getLogger("histoloom")
 
 Kind = Literal["name", "colour", "flag", "merge", "undo", "redo", "reference"]
-SAYS: dict[str, str] = {"name": "name", "merge": "name", "colour": "colour", "flag": "flag", "reference": "reference"}
-"""Under which key a kind of event has its value."""
+VALUE_KEYS: dict[str, str] = {
+    "name": "name",
+    "merge": "name",
+    "colour": "colour",
+    "flag": "flag",
+    "reference": "reference",
+}
+"""The JSON key of each kind's value; it is also the property that the event sets."""
 
 LOCK_SECONDS = 10.0
-
-_KINDS = {*SAYS, "undo", "redo"}
-_OF_ONE_CLUSTER = {"name", "colour", "flag"}
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """One line of ``names.jsonl``.
 
-    ``members`` are the clusters that it is about, ``value`` the name, the colour (``#rrggbb``), the flag, or the rater
-    who is the reference; empty takes it back. ``of`` are the ids of the events that an undo or a redo is about;
-    ``edit`` joins what was typed in one go, which undo takes back at once. ``time`` is ISO 8601 in UTC, ``given`` the
-    time that an imported table gave. ``clusters`` is the clustering's fingerprint; empty in an exported generator.
+    ``members``: the clusters that it is about. ``value``: the name, the colour (``#rrggbb``), the flag, or the
+    rater who is the reference; empty removes it. ``of``: the ids of the events that an undo or a redo is about.
+    ``edit`` joins events that were typed as one, which undo takes back together. ``time`` is ISO 8601 in UTC;
+    ``imported_time`` is the time in an imported table. ``clustering``: the fingerprint of the clustering; empty in an
+    exported generator.
     """
 
     kind: Kind
@@ -56,30 +60,70 @@ class Event:
     value: str = ""
     of: tuple[str, ...] = ()
     edit: str = ""
-    given: str = ""
-    clusters: str = ""
+    imported_time: str = ""
+    clustering: str = ""
     id: str = ""
 
     @property
-    def says(self) -> str:
+    def sets(self) -> str:
         """Which property of its clusters it sets: ``name``, ``colour`` or ``flag``; empty for other events."""
-        return "" if self.kind == "reference" else SAYS.get(self.kind, "")
+        return "" if self.kind == "reference" else VALUE_KEYS.get(self.kind, "")
 
-    def as_json(self) -> dict[str, Any]:
-        """The line's content; a naming reads as it did before there were other events."""
-        said: dict[str, Any] = {"id": self.id} if self.id else {}
-        said |= {} if self.kind == "name" else {"event": self.kind}
-        said |= {"time": self.time, "rater": self.rater}
+    def as_json(self) -> dict[str, object]:
+        """The content of its line. Names keep the form that they had before there were other events."""
+        values: dict[str, object] = {"id": self.id} if self.id else {}
+        if self.kind != "name":
+            values["event"] = self.kind
+        values |= {"time": self.time, "rater": self.rater}
         if self.kind != "reference":
-            said["k"] = self.k
+            values["k"] = self.k
         if self.kind == "merge":
-            said["members"] = list(self.members)
+            values["members"] = list(self.members)
         elif self.members:
-            said["cluster"] = self.members[0]
-        if self.kind in SAYS:
-            said[SAYS[self.kind]] = self.value
-        more = {"of": list(self.of), "edit": self.edit, "given": self.given}
-        return said | {key: value for key, value in more.items() if value} | {"clusters": self.clusters}
+            values["cluster"] = self.members[0]
+        if self.kind in VALUE_KEYS:
+            values[VALUE_KEYS[self.kind]] = self.value
+        further = {"of": list(self.of), "edit": self.edit, "given": self.imported_time}
+        return values | {key: value for key, value in further.items() if value} | {"clusters": self.clustering}
+
+    @staticmethod
+    def parse(line: bytes, *, number: int) -> Event:
+        """Read a line, the journal's ``number``-th; ``ValueError``, ``TypeError`` or ``KeyError`` where it is none."""
+        values = json.loads(line)
+        if not isinstance(values, dict):
+            raise ValueError("a line is one object")
+        kind: Kind = values.get("event", "name")
+        if kind not in {*VALUE_KEYS, "undo", "redo"}:
+            raise ValueError(f"no such event: {kind}")
+
+        value, rater = str(values[VALUE_KEYS[kind]]) if kind in VALUE_KEYS else "", str(values["rater"])
+        if kind == "colour":
+            value = valid_colour(value)  # colours are put into style sheets, whoever wrote the file
+        elif kind == "flag":
+            value = valid_flag(value)
+        f"{value}{rater}".encode()  # half of a surrogate pair can be read, but not written anywhere
+
+        if kind == "merge":
+            members = tuple(int(cluster) for cluster in values["members"])
+        else:
+            members = (int(values["cluster"]),) if kind in {"name", "colour", "flag"} else ()
+        return Event(
+            kind=kind,
+            rater=rater,
+            time=str(values["time"]),
+            k=0 if kind == "reference" else int(values["k"]),
+            members=members,
+            value=value,
+            of=tuple(str(identity) for identity in values.get("of", ())),
+            edit=str(values.get("edit", "")),
+            imported_time=str(values.get("given", "")),
+            clustering=str(values.get("clusters", "")),
+            id=str(values["id"]) if "id" in values else _event_id(number, line.decode("utf-8", "replace")),
+        )
+
+
+def _event_id(*parts: object) -> str:
+    return fingerprint(list(parts))[:12]
 
 
 def journal_file(run: Path) -> Path:
@@ -94,50 +138,47 @@ def clustering_of(run: Path) -> str:
 
 
 class Journal:
-    """Reads a journal, and again only what was appended since; safe for several threads."""
+    """Reads a journal, and later only what was appended since; safe for several threads."""
 
     def __init__(self, run: Path) -> None:
         self.path = journal_file(run)
         self._guard = threading.Lock()
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._read, self._lines, self._file = 0, 0, (0, 0)
         self._events: list[Event] = []
 
     def events(self) -> list[Event]:
         """All whole events in their order; a line torn by a crash is left out with a warning."""
         with self._guard:
-            new = self._unread()
+            if not self.path.is_file():
+                self._reset()
+                return []
+            with self.path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                if (status.st_dev, status.st_ino) != self._file or status.st_size < self._read:
+                    self._reset()  # another file took the journal's place
+                    self._file = (status.st_dev, status.st_ino)
+                file.seek(self._read)
+                new = file.read()
+
             whole = new.rfind(b"\n") + 1
-            self._events += self._parsed(new[:whole])
+            self._events += self._parse_lines(new[:whole])
             self._lines += new.count(b"\n")
             self._read += whole
-            return [*self._events, *self._parsed(new[whole:])]
+            return [*self._events, *self._parse_lines(new[whole:])]
 
-    def _unread(self) -> bytes:
-        """What was appended; all of it where another file took the journal's place."""
-        if not self.path.is_file():
-            self._forget()
-            return b""
-        with self.path.open("rb") as file:
-            about = os.fstat(file.fileno())
-            if (about.st_dev, about.st_ino) != self._file or about.st_size < self._read:
-                self._forget()
-                self._file = (about.st_dev, about.st_ino)
-            file.seek(self._read)
-            return file.read()
-
-    def _parsed(self, data: bytes) -> list[Event]:
-        found = []
+    def _parse_lines(self, data: bytes) -> list[Event]:
+        events = []
         for number, line in enumerate(data.split(b"\n"), start=self._lines + 1):
             if not line.strip():
                 continue
             try:
-                found.append(_parse(line, number=number))
+                events.append(Event.parse(line, number=number))
             except (ValueError, TypeError, KeyError, OverflowError, RecursionError, UserError):
                 logger.warning("%s: line %d is torn and left out", self.path, number)
-        return found
+        return events
 
 
 def read_events(run: Path) -> list[Event]:
@@ -147,7 +188,7 @@ def read_events(run: Path) -> list[Event]:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold the names of ``run`` for writing; ``UserError`` where another process does not let go of them."""
+    """Hold the names of ``run`` for writing; ``UserError`` where another process keeps holding them."""
     with disk_errors_explained(run):
         # Resolved: a run may be made of links, and a lock is not taken through one.
         lock = FileLock((run / ".names.lock").resolve(), timeout=LOCK_SECONDS, poll_interval=0.005)
@@ -164,62 +205,15 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def append(run: Path, events: Sequence[Event]) -> list[Event]:
-    """Append ``events`` as they are, with an id, the time and the clustering; the caller holds ``locked``.
+    """Append ``events``, with ids, the time and the clustering; the caller holds ``locked``.
 
     They are on the disk when this returns. Several are written at once: all of them count, or, after a crash, the
     first ones.
     """
-    now, clustering = datetime.now(UTC).isoformat(timespec="milliseconds"), clustering_of(run)
-    stamped = [replace(event, time=now, clusters=clustering) for event in events]
+    path, now, clustering = journal_file(run), datetime.now(UTC).isoformat(timespec="milliseconds"), clustering_of(run)
+    stamped = [replace(event, time=now, clustering=clustering) for event in events]
+    size = path.stat().st_size if path.exists() else 0  # an id depends on the place in the file
+    stamped = [replace(event, id=_event_id(size, place, event.as_json())) for place, event in enumerate(stamped)]
     with disk_errors_explained(run):
-        return _write(journal_file(run), stamped)
-
-
-def _write(path: Path, events: Sequence[Event]) -> list[Event]:
-    """Append events, on the disk when this returns; an id depends on the place in the file, so the lock is held."""
-    size = path.stat().st_size if path.exists() else 0
-    named = [replace(e, id=_identity([size, place, e.as_json()])) for place, e in enumerate(events)]
-    append_lines(path, [event.as_json() for event in named])
-    return named
-
-
-def _identity(value: Any) -> str:
-    return fingerprint(value)[:12]
-
-
-def _parse(line: bytes, *, number: int) -> Event:
-    value = json.loads(line)
-    if not isinstance(value, dict):
-        raise ValueError("a line is one object")
-    kind = value.get("event", "name")
-    if kind not in _KINDS:
-        raise ValueError(f"no such event: {kind}")
-    said = _checked(str(value[SAYS[kind]]), kind=kind) if kind in SAYS else ""
-    rater = str(value["rater"])
-    f"{said}{rater}".encode()  # half of a surrogate pair can be read, and written nowhere
-    return Event(
-        kind=kind,
-        rater=rater,
-        time=str(value["time"]),
-        k=0 if kind == "reference" else int(value["k"]),
-        members=_members(value, kind=kind),
-        value=said,
-        of=tuple(str(identity) for identity in value.get("of", ())),
-        edit=str(value.get("edit", "")),
-        given=str(value.get("given", "")),
-        clusters=str(value.get("clusters", "")),
-        id=str(value["id"]) if "id" in value else _identity([number, line.decode("utf-8", "replace")]),
-    )
-
-
-def _checked(said: str, *, kind: Kind) -> str:
-    """What an event says; colours are put into style sheets, where nothing else may stand, whoever wrote the file."""
-    if kind == "colour":
-        return valid_colour(said)
-    return valid_flag(said) if kind == "flag" else said
-
-
-def _members(value: dict[str, Any], *, kind: Kind) -> tuple[int, ...]:
-    if kind == "merge":
-        return tuple(int(cluster) for cluster in value["members"])
-    return (int(value["cluster"]),) if kind in _OF_ONE_CLUSTER else ()
+        append_lines(path, [event.as_json() for event in stamped])
+    return stamped

@@ -1,22 +1,25 @@
-"""What counts: the journal replayed. Each rater's names, colours and flags, and those that all others use.
+"""The labels that count: the journal replayed, and what the rest of the program asks of it.
 
-*One rule says whose count.* Of each cluster, the latest name by anyone counts, and the same of its colour and its flag;
-who takes back a name, or undoes it, no longer has one. Where a rater was chosen as the reference, only what that rater
-said counts.
+*One rule says whose labels count.* For each cluster, the latest name by anyone counts, and the same for its colour and
+its flag; a rater who removes a name, or undoes it, no longer has one. Where a rater was chosen as the reference, only
+that rater's labels count. Clusters with the same name are one tissue: whoever draws a tissue draws over all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from histoloom.names.journal import Event
-from histoloom.names.text import default_name, plain
+from histoloom.errors import UserError
+from histoloom.names.journal import Event, clustering_of, read_events
+from histoloom.names.text import NUMBER, default_name, normalised
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What is said of a cluster; empty where nothing is. ``colour`` is ``#rrggbb``, ``time`` ISO 8601 in UTC."""
+    """What a cluster is labelled with; empty where nothing is set. ``colour`` is ``#rrggbb``, ``time`` ISO 8601 in UTC."""
 
     name: str = ""
     colour: str = ""
@@ -25,62 +28,96 @@ class Label:
 
     @property
     def empty(self) -> bool:
-        """Whether it says nothing."""
+        """Whether nothing is set."""
         return not (self.name or self.colour or self.flag)
 
 
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """The latest value that a rater set for one property of a cluster; ``place`` is its event's place in the journal."""
+
+    rater: str
+    cluster: int
+    property: str
+    value: str
+    time: str
+    place: int
+
+
 class LabelState:
-    """What the raters said of the ``k`` clusters of one clustering."""
+    """The labels of the ``k`` clusters of one clustering, by rater."""
 
     def __init__(self, events: Sequence[Event], *, k: int, clustering: str) -> None:
-        """``events`` are all of a journal; only those of ``k`` and of ``clustering`` (a fingerprint) are taken."""
+        """``events`` are all of a journal; only those of ``k`` and of ``clustering`` (a fingerprint) are used."""
         self.k, self.clustering = k, clustering
         self.reference = reference_of(events)
-        self._events = [event for event in events if event.k == k and event.clusters in ("", clustering)]
-        undone = _undone(self._events)
-        self._last = _last_said([event for event in self._events if event.says and event.id not in undone], k=k)
+        self._events = [event for event in events if event.k == k and event.clustering in ("", clustering)]
+
+        # An undo takes back events of its own rater alone; a redo brings them back.
+        rater_of = {event.id: event.rater for event in self._events if event.sets}
+        undone: set[str] = set()
+        for event in self._events:
+            own = {identity for identity in event.of if rater_of.get(identity) == event.rater}
+            if event.kind == "undo":
+                undone |= own
+            elif event.kind == "redo":
+                undone -= own
+
+        # The latest value of each rater for each property of each cluster, in the order of their first ones.
+        latest: dict[tuple[str, int, str], _Setting] = {}
+        standing = [event for event in self._events if event.sets and event.id not in undone]
+        for place, event in enumerate(standing):
+            for cluster in event.members:
+                if 0 <= cluster < k:
+                    # A cluster's own default name is no name.
+                    is_default = event.sets == "name" and normalised(event.value) == default_name(cluster)
+                    value, time = "" if is_default else event.value, event.imported_time or event.time
+                    key = event.rater, cluster, event.sets
+                    latest[key] = _Setting(*key, value, time, place)
+        self._latest = list(latest.values())
 
     @property
     def raters(self) -> list[str]:
-        """Who said something that stands, in the order in which they began."""
-        return list(dict.fromkeys(said.rater for said in self._last if said.value))
+        """Everybody with a label that is set, in the order in which they began."""
+        return list(dict.fromkeys(setting.rater for setting in self._latest if setting.value))
 
     def labels(self, rater: str) -> dict[int, Label]:
-        """What one rater says of each cluster, in the clusters' order; an empty label where nothing."""
-        return self._joined(said for said in self._last if said.rater == rater)
+        """One rater's label of each cluster, in the clusters' order; an empty label where there is none."""
+        return self._joined(setting for setting in self._latest if setting.rater == rater)
 
-    def counting(self) -> dict[int, Label]:
-        """What counts of each cluster, in the clusters' order; an empty label where nothing does."""
+    def effective(self) -> dict[int, Label]:
+        """The label that counts for each cluster, in the clusters' order; an empty label where there is none."""
         if self.reference:
             return self.labels(self.reference)
-        return self._joined(said for said in self._last if said.value)
+        return self._joined(setting for setting in self._latest if setting.value)
 
-    def _joined(self, parts: Iterable[_Said]) -> dict[int, Label]:
+    def _joined(self, settings: Iterable[_Setting]) -> dict[int, Label]:
         labels = {cluster: Label() for cluster in range(self.k)}
-        for said in sorted(parts, key=lambda said: said.place):
-            labels[said.cluster] = replace(labels[said.cluster], time=said.time, **{said.what: said.value})
+        for setting in sorted(settings, key=lambda setting: setting.place):
+            values = {setting.property: setting.value}
+            labels[setting.cluster] = replace(labels[setting.cluster], time=setting.time, **values)
         return labels
 
     def undoable(self, rater: str) -> tuple[str, ...]:
-        """The ids of the events that the rater's next undo takes back: all that were typed in one go."""
-        return next(reversed(self._past(rater)[0].values()), ())
+        """The ids of the events that the rater's next undo takes back: all that were typed as one edit."""
+        return next(reversed(self._history(rater)[0].values()), ())
 
     def redoable(self, rater: str) -> tuple[str, ...]:
         """The ids of the events that the rater's next redo brings back; none after something new."""
-        return next(reversed(self._past(rater)[1].values()), ())
+        return next(reversed(self._history(rater)[1].values()), ())
 
-    def _past(self, rater: str) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
-        """What may be undone and what redone, the next one last.
+    def _history(self, rater: str) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+        """The steps that can be undone and those that can be redone, the next one last: event ids by step.
 
-        Events of one ``edit`` are one step, though others may stand between them: fields are kept side by side.
+        Events of one ``edit`` are one step, though others may lie between them: a rater types into several fields.
         """
         done: dict[str, tuple[str, ...]] = {}
         undone: dict[str, tuple[str, ...]] = {}
-        mine = [event for event in self._events if event.rater == rater]
-        step_of = {event.id: event.edit or event.id for event in mine}
-        for event in mine:
+        own = [event for event in self._events if event.rater == rater]
+        step_of = {event.id: event.edit or event.id for event in own}
+        for event in own:
             step = step_of.get(event.of[0], "") if event.of else step_of[event.id]
-            if event.says:
+            if event.sets:
                 undone.clear()
                 done[step] = (*done.get(step, ()), event.id)
             elif event.kind == "undo" and done.get(step) == event.of:
@@ -91,53 +128,67 @@ class LabelState:
 
 
 def reference_of(events: Sequence[Event]) -> str:
-    """The rater who was last chosen as the reference; empty where the latest by anyone counts."""
+    """The rater who was last chosen as the reference; empty where the latest label by anyone counts."""
     return next((event.value for event in reversed(events) if event.kind == "reference"), "")
 
 
 def raters_of(events: Sequence[Event]) -> list[str]:
-    """Everybody who ever said something of a cluster, in the order in which they began."""
-    return list(dict.fromkeys(event.rater for event in events if event.says))
+    """Everybody who ever labelled a cluster, in the order in which they began."""
+    return list(dict.fromkeys(event.rater for event in events if event.sets))
 
 
-def _undone(events: Sequence[Event]) -> set[str]:
-    """The ids of events that are taken back. An undo reaches its own rater's events alone."""
-    whose = {event.id: event.rater for event in events if event.says}
-    undone: set[str] = set()
-    for event in events:
-        own = {identity for identity in event.of if whose.get(identity) == event.rater}
-        if event.kind == "undo":
-            undone |= own
-        elif event.kind == "redo":
-            undone -= own
-    return undone
+def read_label_state(run: Path, *, k: int) -> LabelState:
+    """The labels of the ``k`` clusters of the run's present clustering."""
+    return LabelState(read_events(run), k=k, clustering=clustering_of(run))
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """The last word of a rater on one property (``what``) of a cluster; ``place`` is its own in the journal."""
+def display_labels(labels: Mapping[int, Label]) -> dict[int, Label]:
+    """Labels with a name for each cluster, ``cluster c`` where there is none, and with the colour of its tissue.
 
-    rater: str
-    cluster: int
-    what: str
-    value: str
-    time: str
-    place: int
-
-
-def _last_said(standing: Sequence[Event], *, k: int) -> list[_Said]:
-    """The last word of each rater on each property of each cluster, in the order of their first."""
-    last: dict[tuple[str, int, str], tuple[int, Event]] = {}
-    for place, event in enumerate(standing):
-        for cluster in event.members:
-            if 0 <= cluster < k:
-                last[event.rater, cluster, event.says] = place, event
-    return [
-        _Said(rater, cluster, what, _value(event, cluster=cluster), event.given or event.time, place)
-        for (rater, cluster, what), (place, event) in last.items()
-    ]
+    A cluster without a colour of its own takes that of the first cluster of the same name that has one.
+    """
+    tissue_colours: dict[str, str] = {}
+    for label in labels.values():
+        if label.name and label.colour:
+            tissue_colours.setdefault(normalised(label.name), label.colour)
+    return {
+        cluster: replace(
+            label,
+            name=label.name or default_name(cluster),
+            colour=label.colour or tissue_colours.get(normalised(label.name), ""),
+        )
+        for cluster, label in labels.items()
+    }
 
 
-def _value(event: Event, *, cluster: int) -> str:
-    """What the event sets; a cluster's own default name is no name."""
-    return "" if event.says == "name" and plain(event.value) == default_name(cluster) else event.value
+def current_labels(run: Path, *, k: int) -> dict[int, Label]:
+    """The label that counts for each cluster of ``k``, in the clusters' order, as ``display_labels`` completes it."""
+    return display_labels(read_label_state(run, k=k).effective())
+
+
+def current_names(run: Path, *, k: int) -> dict[int, str]:
+    """The name that counts for each cluster of ``k``, in the clusters' order; ``cluster c`` where there is none."""
+    return {cluster: label.name for cluster, label in current_labels(run, k=k).items()}
+
+
+def clusters_of_tissue(run_or_names: Path | Mapping[int, str], tissue: str, *, k: int) -> list[int]:
+    """The clusters of ``k`` that ``tissue`` means: a name, in any case, or a cluster's number.
+
+    Several clusters may share a name; all of them are returned, in rising order. ``UserError`` lists the names that
+    exist and suggests the closest.
+    """
+    names = current_names(run_or_names, k=k) if isinstance(run_or_names, Path) else dict(run_or_names)
+    wanted = normalised(tissue)
+    clusters = sorted(cluster for cluster, name in names.items() if normalised(name) == wanted)
+    if clusters:
+        return clusters
+    number = NUMBER.fullmatch(wanted)
+    if number and int(number[1]) in names:
+        return [int(number[1])]
+
+    choices = sorted(set(names.values()) - {default_name(cluster) for cluster in names})
+    by_normalised = {normalised(name): name for name in choices}
+    near = difflib.get_close_matches(wanted, list(by_normalised), n=1, cutoff=0.5)
+    hint = f"did you mean {by_normalised[near[0]]!r}? " if near else ""
+    named = f"the names {', '.join(map(repr, choices))} or " if choices else ""
+    raise UserError(f"no tissue {tissue!r} at k = {k}; {hint}allowed: {named}a cluster's number from 0 to {k - 1}")

@@ -12,7 +12,7 @@ MAX_LENGTH = 200
 """Characters of a name or a rater."""
 
 FLAGS = ("artefact", "mixed", "unsure")
-"""What may be said of a cluster beside its name: no tissue, several tissues, not certain."""
+"""What a cluster can be flagged with: no tissue, several tissues, not certain."""
 
 NUMBER = re.compile(r"(?:cluster\s+)?(\d+)", flags=re.IGNORECASE)
 
@@ -28,8 +28,8 @@ def default_name(cluster: int) -> str:
     return f"cluster {cluster}"
 
 
-def plain(text: str) -> str:
-    """The form in which names are compared: one Unicode form (NFC), lower case, single spaces."""
+def normalised(text: str) -> str:
+    """The form in which names are compared: Unicode NFC, lower case, single spaces."""
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
@@ -47,9 +47,9 @@ def valid(text: str, *, what: str) -> str:
 
 
 def valid_name(name: str, *, cluster: int) -> str:
-    """The trimmed name; one that would be taken for another cluster's number is a ``UserError``."""
+    """The trimmed name; ``UserError`` for one that reads as another cluster's number."""
     text = valid(name, what="name")
-    if NUMBER.fullmatch(text) and plain(text) != default_name(cluster):
+    if NUMBER.fullmatch(text) and normalised(text) != default_name(cluster):
         raise UserError(f"the name {text!r} reads as a cluster's number; describe the tissue in words")
     return text
 
@@ -71,9 +71,9 @@ def valid_flag(flag: str) -> str:
 
 
 def valid_edit(edit: str) -> str:
-    """The token that joins what was typed in one go; ``UserError`` where it is none."""
+    """The token that joins events of one edit; ``UserError`` where it is none."""
     if not _EDIT.fullmatch(edit):
-        raise UserError("an edit is called by at most 40 letters, digits and hyphens")
+        raise UserError("an edit's token has at most 40 letters, digits and hyphens")
     return edit
 
 
@@ -82,8 +82,9 @@ def valid_time(time: str) -> str:
     if not time.strip():
         return ""
     try:
-        found = datetime.fromisoformat(time.strip())
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC).isoformat(timespec="milliseconds")
+        parsed = datetime.fromisoformat(time.strip())
+        parsed = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+        return parsed.astimezone(UTC).isoformat(timespec="milliseconds")
     except (ValueError, OverflowError):
         raise UserError(
             f"the time {time.strip()[:40]!r} is not ISO 8601, such as 2026-01-31T09:30:00; correct it or leave it empty"
