@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from histoloom.atlas.browse.agreement import agreements, cohen, counts, disagreements, fleiss
-from histoloom.names import add_name, read_book
+from histoloom.names import add_name, read_label_state
 from histoloom.seeding import numpy_generator
 
 # Fleiss 1971, table 1: 30 patients, 6 psychiatrists, 5 diagnoses.
@@ -90,7 +90,7 @@ def test_raters_of_a_run(tmp_path: Path) -> None:
         for cluster, name in enumerate(names):
             if name:
                 add_name(tmp_path, cluster=cluster, name=name, k=5, rater=rater)
-    book, sizes = read_book(tmp_path, k=5), [50, 20, 15, 10, 5]
+    book, sizes = read_label_state(tmp_path, k=5), [50, 20, 15, 10, 5]
     found = {row.raters: row for row in agreements(book, sizes=sizes)}
     assert list(found) == [("A", "B"), ("A", "C"), ("B", "C"), ("A", "B", "C")]
     assert {raters: (row.clusters, row.patches) for raters, row in found.items()} == {
@@ -114,5 +114,5 @@ def test_raters_of_a_run(tmp_path: Path) -> None:
 def test_raters_without_a_cluster_in_common(tmp_path: Path) -> None:
     add_name(tmp_path, cluster=0, name="bone", k=3, rater="A")
     add_name(tmp_path, cluster=1, name="bone", k=3, rater="B")
-    (row,) = agreements(read_book(tmp_path, k=3), sizes=[1, 1, 1])
+    (row,) = agreements(read_label_state(tmp_path, k=3), sizes=[1, 1, 1])
     assert (row.clusters, row.equal, row.by_patches) == (0, None, None)

@@ -1,4 +1,4 @@
-"""The expert's names: kept, resolved, and harmless."""
+"""The expert's names: they are kept, resolved and checked."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from histoloom.names import (
     MAX_LENGTH,
     add_label,
     add_name,
-    clusters_of,
+    clusters_of_tissue,
     current_names,
     default_name,
-    read_names,
+    read_events,
     refresh_sample_names,
     undo,
 )
@@ -27,13 +27,13 @@ def test_names_come_back_in_order_and_the_latest_counts(tmp_path: Path) -> None:
     add_name(tmp_path, cluster=1, name="  voids within the tissue ", k=3, rater="A")
     add_name(tmp_path, cluster=1, name="Größere Hohlräume, “gross”", k=3, rater="B")
     add_name(tmp_path, cluster=1, name="another k", k=5, rater="B")
-    found = read_names(tmp_path)
-    assert [(n.rater, n.k, n.cluster, n.name) for n in found] == [
+    events = read_events(tmp_path)
+    assert [(e.rater, e.k, *e.members, e.value) for e in events] == [
         ("A", 3, 1, "voids within the tissue"),
         ("B", 3, 1, "Größere Hohlräume, “gross”"),
         ("B", 5, 1, "another k"),
     ]
-    assert found[0].time <= found[1].time
+    assert events[0].time <= events[1].time
     assert current_names(tmp_path, k=3) == {0: "cluster 0", 1: "Größere Hohlräume, “gross”", 2: "cluster 2"}
 
 
@@ -43,15 +43,15 @@ def test_a_torn_line_is_left_out_and_the_next_name_is_not(tmp_path: Path, caplog
     whole = path.read_bytes()
     path.write_bytes(whole + whole[:25])
     with caplog.at_level(logging.WARNING):
-        assert [n.name for n in read_names(tmp_path)] == ["bone"]
+        assert [e.value for e in read_events(tmp_path)] == ["bone"]
     assert "line 2 is torn" in caplog.text
     add_name(tmp_path, cluster=1, name="fat", k=2, rater="A")
-    assert [n.name for n in read_names(tmp_path)] == ["bone", "fat"]
+    assert [e.value for e in read_events(tmp_path)] == ["bone", "fat"]
     assert path.read_bytes().startswith(whole + whole[:25])
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("   ", "empty"),
         ("x" * (MAX_LENGTH + 1), "at most 200"),
@@ -65,8 +65,8 @@ def test_a_torn_line_is_left_out_and_the_next_name_is_not(tmp_path: Path, caplog
         ("Cluster 2", "cluster's number"),
     ],
 )
-def test_names_that_cannot_be_taken_write_nothing(tmp_path: Path, name: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_invalid_names_write_nothing(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         add_name(tmp_path, cluster=1, name=name, k=3, rater="A")
     assert not (tmp_path / "names.jsonl").exists()
 
@@ -98,26 +98,26 @@ NAMES = {0: "Voids within the tissue", 1: "cluster 1", 2: "normal liver", 3: "vo
     ],
 )
 def test_a_tissue_is_a_name_or_a_number(tissue: str, clusters: list[int]) -> None:
-    assert clusters_of(NAMES, tissue, k=5) == clusters
+    assert clusters_of_tissue(NAMES, tissue, k=5) == clusters
 
 
 def test_an_unknown_tissue_lists_what_there_is() -> None:
     with pytest.raises(UserError) as raised:
-        clusters_of(NAMES, "normal livver", k=5)
+        clusters_of_tissue(NAMES, "normal livver", k=5)
     message = str(raised.value)
     assert "did you mean 'normal liver'?" in message
     assert "'voids within the tissue'" in message
     assert "from 0 to 4" in message
     assert "\n" not in message
     with pytest.raises(UserError, match="no tissue '5' at k = 5"):
-        clusters_of(NAMES, "5", k=5)
+        clusters_of_tissue(NAMES, "5", k=5)
 
 
 def test_a_tissue_is_resolved_in_a_run(tmp_path: Path) -> None:
     add_name(tmp_path, cluster=2, name="bone", k=4, rater="A")
-    assert clusters_of(tmp_path, "Bone", k=4) == [2]
+    assert clusters_of_tissue(tmp_path, "Bone", k=4) == [2]
     with pytest.raises(UserError):
-        clusters_of(tmp_path, "bone", k=3)
+        clusters_of_tissue(tmp_path, "bone", k=3)
 
 
 def test_the_samples_table_follows_the_names(finished: Run) -> None:

@@ -12,13 +12,13 @@ from histoloom.names import (
     add_label,
     add_name,
     choose_reference,
-    clusters_of,
+    clusters_of_tissue,
     current_labels,
     current_names,
     merge,
     raters_of,
-    read_book,
     read_events,
+    read_label_state,
     redo,
     undo,
 )
@@ -29,24 +29,24 @@ def names(run: Path, *, k: int = 3) -> list[str]:
 
 
 def own(run: Path, rater: str, *, k: int = 3) -> list[str]:
-    return [label.name for label in read_book(run, k=k).labels(rater).values()]
+    return [label.name for label in read_label_state(run, k=k).labels(rater).values()]
 
 
 def test_merged_clusters_are_one_tissue(run: Path) -> None:
     add_name(run, cluster=2, name="voids within the tissue", k=5, rater="A")
     event = merge(run, clusters=[0, 2, 4], k=5, rater="A")
     assert (event.members, event.value) == ((0, 2, 4), "voids within the tissue")
-    assert clusters_of(run, "Voids within the  tissue", k=5) == [0, 2, 4]
+    assert clusters_of_tissue(run, "Voids within the  tissue", k=5) == [0, 2, 4]
     undo(run, k=5, rater="A")
-    assert clusters_of(run, "voids within the tissue", k=5) == [2]
+    assert clusters_of_tissue(run, "voids within the tissue", k=5) == [2]
     redo(run, k=5, rater="A")
-    assert clusters_of(run, "voids within the tissue", k=5) == [0, 2, 4]
+    assert clusters_of_tissue(run, "voids within the tissue", k=5) == [0, 2, 4]
     merge(run, clusters=[1, 3], k=5, rater="A", name="fat")
-    assert clusters_of(run, "fat", k=5) == [1, 3]
+    assert clusters_of_tissue(run, "fat", k=5) == [1, 3]
 
 
 @pytest.mark.parametrize(
-    ("clusters", "name", "said"),
+    ("clusters", "name", "message"),
     [
         ([1], "bone", "at least two"),
         ([1, 1], "bone", "at least two"),
@@ -56,8 +56,8 @@ def test_merged_clusters_are_one_tissue(run: Path) -> None:
         ([0, 1], "  ", "empty"),
     ],
 )
-def test_what_cannot_be_merged_writes_nothing(run: Path, clusters: list[int], name: str | None, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_an_invalid_merge_writes_nothing(run: Path, clusters: list[int], name: str | None, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         merge(run, clusters=clusters, k=3, rater="A", name=name)
     assert not (run / "names.jsonl").exists()
 
@@ -80,9 +80,9 @@ def test_undo_goes_back_step_by_step_and_redo_forward(run: Path) -> None:
     assert steps == [*expected, ("bone", "", ""), ("cluster 0", "", "")]
     with pytest.raises(UserError, match="nothing to undo"):
         undo(run, k=3, rater="A")
-    for wanted in reversed(steps[:-1]):
+    for expected_label in reversed(steps[:-1]):
         redo(run, k=3, rater="A")
-        assert now() == wanted
+        assert now() == expected_label
     with pytest.raises(UserError, match="nothing to redo"):
         redo(run, k=3, rater="A")
     undo(run, k=3, rater="A")
@@ -91,7 +91,7 @@ def test_undo_goes_back_step_by_step_and_redo_forward(run: Path) -> None:
         redo(run, k=3, rater="A")
 
 
-def test_what_was_typed_in_one_go_is_undone_in_one_go(run: Path) -> None:
+def test_one_edit_is_undone_as_one(run: Path) -> None:
     add_name(run, cluster=0, name="old", k=3, rater="A")
     for text in ("b", "bo", "bone"):
         add_label(run, cluster=0, k=3, rater="A", name=text, edit="e1")
@@ -103,7 +103,7 @@ def test_what_was_typed_in_one_go_is_undone_in_one_go(run: Path) -> None:
     assert names(run)[0] == "bone"
 
 
-def test_what_was_typed_into_two_fields_at_once_is_two_steps(run: Path) -> None:
+def test_edits_of_two_fields_are_two_steps(run: Path) -> None:
     for cluster, text, edit in ((0, "b", "e1"), (1, "f", "e2"), (0, "bone", "e1"), (1, "fat", "e2")):
         add_label(run, cluster=cluster, k=3, rater="A", name=text, edit=edit)
     undo(run, k=3, rater="A")
@@ -115,7 +115,7 @@ def test_what_was_typed_into_two_fields_at_once_is_two_steps(run: Path) -> None:
     assert own(run, "A") == ["bone", "fat", ""]
 
 
-def test_undo_is_of_ones_own_and_of_one_k(run: Path) -> None:
+def test_undo_is_limited_to_ones_own_events_at_one_k(run: Path) -> None:
     add_name(run, cluster=0, name="bone", k=3, rater="A")
     add_name(run, cluster=0, name="other k", k=5, rater="A")
     add_name(run, cluster=0, name="fat", k=3, rater="B")
@@ -125,7 +125,7 @@ def test_undo_is_of_ones_own_and_of_one_k(run: Path) -> None:
         undo(run, k=3, rater="A")
 
 
-def test_the_latest_by_anyone_counts_and_who_takes_back_has_none(run: Path) -> None:
+def test_the_latest_name_by_anyone_counts_and_a_removed_one_does_not(run: Path) -> None:
     add_label(run, cluster=0, k=3, rater="A", name="bone", flag="mixed")
     add_name(run, cluster=0, name="fat", k=3, rater="B")
     assert (own(run, "A")[0], own(run, "B")[0], names(run)[0]) == ("bone", "fat", "fat")
@@ -138,10 +138,10 @@ def test_the_latest_by_anyone_counts_and_who_takes_back_has_none(run: Path) -> N
     add_name(run, cluster=0, name="fat", k=3, rater="B")
     add_name(run, cluster=0, name="bone", k=3, rater="A")
     assert names(run)[0] == "bone"
-    assert read_book(run, k=3).raters == ["A", "B"]
+    assert read_label_state(run, k=3).raters == ["A", "B"]
 
 
-def test_a_reference_alone_counts(run: Path) -> None:
+def test_only_the_names_of_the_reference_count(run: Path) -> None:
     add_name(run, cluster=0, name="bone", k=3, rater="A")
     add_label(run, cluster=1, k=3, rater="B", name="fat", flag="unsure")
     with pytest.raises(UserError, match="no rater 'C'; there are 'A', 'B'"):
@@ -150,13 +150,13 @@ def test_a_reference_alone_counts(run: Path) -> None:
     assert names(run) == ["bone", "cluster 1", "cluster 2"]
     assert current_labels(run, k=3)[1].flag == ""
     with pytest.raises(UserError, match="no tissue 'fat'"):
-        clusters_of(run, "fat", k=3)
+        clusters_of_tissue(run, "fat", k=3)
     assert raters_of(read_events(run)) == ["A", "B"]
     choose_reference(run, reference="", by="B")
     assert names(run) == ["bone", "fat", "cluster 2"]
 
 
-def test_a_colour_is_the_tissues(run: Path) -> None:
+def test_clusters_of_one_tissue_share_a_colour(run: Path) -> None:
     merge(run, clusters=[1, 3], k=5, rater="A", name="bone")
     add_label(run, cluster=3, k=5, rater="A", colour="#0072b2")
     add_label(run, cluster=4, k=5, rater="A", colour="#ff0000")
@@ -178,7 +178,7 @@ def test_another_clustering_has_names_of_its_own(run: Path, recluster: Callable[
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("label", "message"),
     [
         ({"colour": "red"}, "#rrggbb"),
         ({"colour": "#12345"}, "#rrggbb"),
@@ -188,9 +188,9 @@ def test_another_clustering_has_names_of_its_own(run: Path, recluster: Callable[
         ({"name": "bone", "flag": "bad"}, "no flag"),
     ],
 )
-def test_what_cannot_be_said_writes_nothing(run: Path, said: dict[str, str], message: str) -> None:
+def test_an_invalid_label_writes_nothing(run: Path, label: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        add_label(run, cluster=0, k=3, **{"rater": "A"} | said)
+        add_label(run, cluster=0, k=3, **{"rater": "A"} | label)
     assert not (run / "names.jsonl").exists()
 
 

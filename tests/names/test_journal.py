@@ -1,4 +1,4 @@
-"""The journal: what several writers and a kill leave of it, and what old files say."""
+"""The journal: what several writers and a kill leave of it, and how old files are read."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def test_an_old_file_reads_as_before(run: Path) -> None:
 
 def test_a_naming_is_a_line_that_earlier_versions_read(run: Path) -> None:
     add_name(run, cluster=1, name="bone", k=3, rater="A")
-    said = json.loads((run / "names.jsonl").read_text(encoding="utf-8"))
-    assert said == {"rater": "A", "k": 3, "cluster": 1, "name": "bone", "clusters": "f1"} | {
-        key: said[key] for key in ("id", "time")
+    values = json.loads((run / "names.jsonl").read_text(encoding="utf-8"))
+    assert values == {"rater": "A", "k": 3, "cluster": 1, "name": "bone", "clusters": "f1"} | {
+        key: values[key] for key in ("id", "time")
     }
 
 
@@ -82,26 +82,26 @@ def test_processes_and_threads_that_write_at_once_lose_nothing(run: Path) -> Non
         assert process.returncode == 0
     for thread in threads:
         thread.join()
-    found = read_events(run)
-    assert {rater: sum(e.rater == rater for e in found) for rater in "ABCD"} == {"A": 40, "B": 40, "C": 20, "D": 20}
-    assert [e.value for e in found if e.rater == "A"] == [f"A says {number}" for number in range(40)]
-    assert len({event.id for event in found}) == 120
+    events = read_events(run)
+    assert {rater: sum(e.rater == rater for e in events) for rater in "ABCD"} == {"A": 40, "B": 40, "C": 20, "D": 20}
+    assert [e.value for e in events if e.rater == "A"] == [f"A says {number}" for number in range(40)]
+    assert len({event.id for event in events}) == 120
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_killed_writer_loses_at_most_the_last_line(run: Path) -> None:
     process = writer(run, "A", count=100_000)
     assert process.stdout is not None
-    told = -1
-    while told < 25:
-        told = int(process.stdout.readline())
+    printed = -1
+    while printed < 25:
+        printed = int(process.stdout.readline())
     os.kill(process.pid, signal.SIGKILL)
-    told = max([told, *(int(line) for line in process.stdout.read().splitlines() if line)])
+    printed = max([printed, *(int(line) for line in process.stdout.read().splitlines() if line)])
     process.wait()
     process.stdout.close()
     kept = [event.value for event in read_events(run)]
     assert kept == [f"A says {number}" for number in range(len(kept))]
-    assert len(kept) >= told + 1, "what was said to be kept is kept"
+    assert len(kept) >= printed + 1, "every name that was reported as written is kept"
     add_name(run, cluster=0, name="after the kill", k=3, rater="B")
     assert current_names(run, k=3)[0] == "after the kill"
 
@@ -129,7 +129,7 @@ def test_a_lock_that_is_held_says_so(run: Path, monkeypatch: pytest.MonkeyPatch)
     ],
     ids=range(10),
 )
-def test_lines_that_say_nothing_are_left_out(run: Path, line: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_lines_are_left_out(run: Path, line: bytes, caplog: pytest.LogCaptureFixture) -> None:
     add_name(run, cluster=0, name="bone", k=3, rater="A")
     with (run / "names.jsonl").open("ab") as file:
         file.write(line + b"\n")
@@ -138,7 +138,7 @@ def test_lines_that_say_nothing_are_left_out(run: Path, line: bytes, caplog: pyt
     assert "line 2 is torn" in caplog.text
 
 
-def test_what_points_at_nothing_changes_nothing(run: Path) -> None:
+def test_events_about_nothing_change_nothing(run: Path) -> None:
     add_name(run, cluster=0, name="bone", k=3, rater="A")
     identity = read_events(run)[0].id
     lines = [

@@ -1,4 +1,4 @@
-"""CSV out and in: the same names come back, nothing is computed by a spreadsheet, and nothing is written by half."""
+"""CSV out and in: the same names come back, nothing is computed by a spreadsheet, imports are all or nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from histoloom.names import add_label, add_name, merge, read_book, undo
+from histoloom.names import add_label, add_name, merge, read_label_state, undo
 from histoloom.names.table import COLUMNS, MAX_ROWS, TableError, export_table, import_table, inert, read_rows
 
 Sizes = dict[int, list[int]]
@@ -20,8 +20,8 @@ def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline="")))
 
 
-def said(run: Path, rater: str, *, k: int = 5) -> list[tuple[str, str, str]]:
-    return [(label.name, label.colour, label.flag) for label in read_book(run, k=k).labels(rater).values()]
+def labels_of(run: Path, rater: str, *, k: int = 5) -> list[tuple[str, str, str]]:
+    return [(label.name, label.colour, label.flag) for label in read_label_state(run, k=k).labels(rater).values()]
 
 
 def refused(run: Path, text: str | bytes, sizes: Sizes, **how: object) -> list[str]:
@@ -43,7 +43,7 @@ def test_hostile_cells_are_inert_and_come_back(make_run: Callable[..., Path], si
     assert not cell["name"].startswith(("=", "+", "-", "@", "\t", "\r"))
     assert not cell["rater"].startswith(("=", "+", "-", "@", "\t", "\r"))
     import_table(other, text.encode(), sizes=sizes)
-    assert said(other, name) == said(run, name)
+    assert labels_of(other, name) == labels_of(run, name)
     assert inert("\t=1") == "'\t=1"
 
 
@@ -64,13 +64,13 @@ def test_a_round_trip_gives_the_same_bytes(make_run: Callable[..., Path], sizes:
     ]
     assert [row["patches"] for row in table[:3]] == ["50", "30", "20"]
     assert {row["clustering"] for row in table} == {"f1"}
-    taken = import_table(other, text.encode(), sizes=sizes)
-    assert (taken.rows, taken.empty, taken.changes) == (4, 9, 6)
+    result = import_table(other, text.encode(), sizes=sizes)
+    assert (result.rows, result.empty, result.changes) == (4, 9, 6)
     assert export_table(other, sizes=sizes) == text
     assert import_table(other, text.encode(), sizes=sizes).changes == 0
     assert import_table(run, text.encode(), sizes=sizes).changes == 0
     undo(other, k=5, rater="Dr B")
-    assert said(other, "Dr B") == [("", "", "")] * 5, "an import is undone in one go"
+    assert labels_of(other, "Dr B") == [("", "", "")] * 5, "an import is undone as one"
 
 
 def test_a_run_without_names_gives_a_form(run: Path, sizes: Sizes) -> None:
@@ -79,7 +79,7 @@ def test_a_run_without_names_gives_a_form(run: Path, sizes: Sizes) -> None:
     assert [row["rater"] for row in rows(form)] == ["Dr A"] * 3
     filled = form.replace("3,1,,", "3,1,bone,")
     assert import_table(run, filled.encode(), sizes=sizes).changes == 1
-    assert [name for name, _, _ in said(run, "Dr A", k=3)] == ["", "bone", ""]
+    assert [name for name, _, _ in labels_of(run, "Dr A", k=3)] == ["", "bone", ""]
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_a_run_without_names_gives_a_form(run: Path, sizes: Sizes) -> None:
 def test_tables_of_other_programs(run: Path, sizes: Sizes, data: bytes) -> None:
     add_name(run, cluster=2, name="stays", k=5, rater="Dr A")
     import_table(run, data, sizes=sizes, rater="Dr A")
-    assert said(run, "Dr A")[1:3] == [("fat", "#abcdef", "unsure"), ("stays", "", "")]
+    assert labels_of(run, "Dr A")[1:3] == [("fat", "#abcdef", "unsure"), ("stays", "", "")]
 
 
-def test_all_errors_are_told_with_their_rows(run: Path, sizes: Sizes) -> None:
+def test_all_errors_are_listed_with_their_rows(run: Path, sizes: Sizes) -> None:
     table = (
         "k,cluster,name,colour,flag,rater,time,patches\n"
         "5,1,fat,,,A,,20\n"
@@ -130,23 +130,23 @@ def test_all_errors_are_told_with_their_rows(run: Path, sizes: Sizes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"", "empty"),
-        (b"a,b\n1,2\n", "columns wanted"),
-        (b"k,cluster\n5,1\n", "columns wanted"),
+        (b"a,b\n1,2\n", "expected the columns"),
+        (b"k,cluster\n5,1\n", "expected the columns"),
         (b"k,k,cluster,name\n", "twice"),
         (b"k,cluster,name\n5,1,Gr\xf6sse\n", "UTF-8"),
         (b'k,cluster,name\n5,1,"open\n', "not CSV"),
         (b"k,cluster,name\n5,1,a,b,c\n", "5 cells under 3 columns"),
         (b"\x00" * 5_000_000, "bytes"),
         (b"k,cluster,name\n" + b"5,1,x\n" * MAX_ROWS, "rows"),
-        (b"PK\x03\x04\x00\x01", "columns wanted"),
+        (b"PK\x03\x04\x00\x01", "expected the columns"),
     ],
     ids=range(10),
 )
-def test_what_is_no_table(run: Path, sizes: Sizes, data: bytes, said: str) -> None:
-    assert said in refused(run, data, sizes, rater="A", force=True)[0]
+def test_an_invalid_table_is_refused(run: Path, sizes: Sizes, data: bytes, message: str) -> None:
+    assert message in refused(run, data, sizes, rater="A", force=True)[0]
 
 
 def test_many_errors_are_cut_short(run: Path, sizes: Sizes) -> None:
@@ -166,14 +166,14 @@ def test_a_table_of_another_clustering_is_refused_unless_forced(
     other = "k,cluster,name,rater,patches\n5,1,fat,A,21\n"
     assert "21 patches in the table, 20 in the run" in refused(run, other, sizes)[0]
     assert import_table(run, text.encode(), sizes=sizes, force=True).changes == 1
-    assert said(run, "A")[1] == ("fat", "", "")
+    assert labels_of(run, "A")[1] == ("fat", "", "")
 
 
 def test_a_rater_may_be_given(run: Path, sizes: Sizes) -> None:
     import_table(run, b"k,cluster,flag,rater,patches\n5,1,mixed,A,20\n", sizes=sizes, rater="B")
-    assert (said(run, "A")[1], said(run, "B")[1]) == (("", "", ""), ("", "", "mixed"))
+    assert (labels_of(run, "A")[1], labels_of(run, "B")[1]) == (("", "", ""), ("", "", "mixed"))
 
 
 def test_rows_are_numbered_as_in_the_file() -> None:
-    found = list(read_rows(b'sep=,\nk,cluster,name\n\n1,2,"x"\n'))
-    assert [(row.number, row["name"], row["absent"]) for row in found] == [(4, "x", "")]
+    numbered = list(read_rows(b'sep=,\nk,cluster,name\n\n1,2,"x"\n'))
+    assert [(row.number, row["name"], row["absent"]) for row in numbered] == [(4, "x", "")]

@@ -31,7 +31,7 @@ def name(
 ) -> None:
     """Name a cluster; samples, report and `sample --tissue` use the name."""
     from histoloom.diffusion.model.conditions import Conditions
-    from histoloom.names import add_label, current_names, plain, refresh_sample_names
+    from histoloom.names import add_label, current_names, normalised, refresh_sample_names
     from histoloom.run.directory import Run
 
     opened = Run.open(run)
@@ -42,7 +42,7 @@ def name(
     add_label(opened.path, cluster=cluster, k=k, rater=who, name=name, colour=colour, flag=flag)
     refresh_sample_names(opened.path)
     counts = current_names(opened.path, k=k)[cluster]
-    if plain(counts) == plain(name):
+    if normalised(counts) == normalised(name):
         typer.echo(f"cluster {cluster} of k = {k} is {name.strip()!r}; new report: histoloom run {run}")
     else:
         typer.echo(f"kept for {who!r}, but {counts!r} counts for cluster {cluster} of k = {k}: histoloom names {run}")
@@ -60,7 +60,7 @@ def names(
     as_json: AsJson = False,
 ) -> None:
     """List what clusters are called, by whom, and how far raters agree; export and import names as CSV."""
-    from histoloom.names import choose_reference, read_book, refresh_sample_names
+    from histoloom.names import choose_reference, read_label_state, refresh_sample_names
     from histoloom.run.directory import Run
 
     opened = Run.open(run)
@@ -81,7 +81,7 @@ def names(
             choose_reference(opened.path, reference=reference or "", by=getpass.getuser())
             refresh_sample_names(opened.path)
         shown = clustering.chosen if k is None else k
-        _list(read_book(opened.path, k=shown), sizes=clustering.sizes[shown], as_json=as_json)
+        _list(read_label_state(opened.path, k=shown), sizes=clustering.sizes[shown], as_json=as_json)
 
 
 def _check_together(*, asked: list[bool]) -> None:
@@ -124,9 +124,9 @@ def _import(run: Path, file: Path, *, clustering: Clustering, rater: str | None,
 
 def _list(book: LabelState, *, sizes: list[int], as_json: bool) -> None:
     from histoloom.atlas.browse.agreement import agreements, sentence
-    from histoloom.names import shown_labels
+    from histoloom.names import display_labels
 
-    counting = shown_labels(book.counting())
+    counting = display_labels(book.effective())
     found = agreements(book, sizes=sizes)
     by_rater = {rater: book.labels(rater) for rater in book.raters}
     if as_json:

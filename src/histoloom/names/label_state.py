@@ -19,7 +19,7 @@ from histoloom.names.text import NUMBER, default_name, normalised
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What a cluster is labelled with; empty where nothing is set. ``colour`` is ``#rrggbb``, ``time`` ISO 8601 in UTC."""
+    """A cluster's label; empty where nothing is set. ``colour`` is ``#rrggbb``, ``time`` ISO 8601 in UTC."""
 
     name: str = ""
     colour: str = ""
@@ -34,7 +34,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class _Setting:
-    """The latest value that a rater set for one property of a cluster; ``place`` is its event's place in the journal."""
+    """The latest value that a rater set for a property of a cluster; ``place``: its event's place in the journal."""
 
     rater: str
     cluster: int

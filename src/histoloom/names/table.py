@@ -75,7 +75,9 @@ def export_table(run: Path, *, sizes: Sizes, rater: str | None = None, k: int | 
     return "\ufeff" + text.getvalue()
 
 
-def import_table(run: Path, data: bytes, *, sizes: Sizes, rater: str | None = None, force: bool = False) -> ImportResult:
+def import_table(
+    run: Path, data: bytes, *, sizes: Sizes, rater: str | None = None, force: bool = False
+) -> ImportResult:
     """Append the labels in a table that differ from the present ones; raters are those of its column, or ``rater``.
 
     The table must be of the run's present clustering, by its column ``clustering`` or else by the numbers of patches;
@@ -245,9 +247,7 @@ def _row_events(row: Row, *, sizes: Sizes, rater: str | None, edit: str) -> list
     who = rater if rater is not None else row["rater"]
     if not who:
         raise UserError("no rater; fill in the column 'rater', or name the rater with --rater")
-    return label_events(
-        cluster=cluster, k=k, rater=who, label=label, edit=edit, imported_time=valid_time(row["time"])
-    )
+    return label_events(cluster=cluster, k=k, rater=who, label=label, edit=edit, imported_time=valid_time(row["time"]))
 
 
 def _whole(cell: str) -> int | None:

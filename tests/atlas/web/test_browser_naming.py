@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from histoloom.names import clusters_of, current_labels, current_names, read_book, read_events
+from histoloom.names import clusters_of_tissue, current_labels, current_names, read_events, read_label_state
 from histoloom.run.directory import Run
 
 Visit = Callable[..., AbstractContextManager[Page]]
@@ -33,7 +33,7 @@ def kept(page: Page) -> None:
 
 
 def names(run: Path, rater: str, *, k: int = 4) -> list[str]:
-    return [label.name for label in read_book(run, k=k).labels(rater).values()]
+    return [label.name for label in read_label_state(run, k=k).labels(rater).values()]
 
 
 def field(page: Page, cluster: int) -> str:
@@ -65,12 +65,12 @@ def test_name_merge_flag_colour_and_undo_by_the_keyboard(page: Page, own_address
     page.keyboard.press("Enter")
     expect(page.get_by_text("One tissue with cluster 0")).to_be_visible()
     kept(page)
-    assert clusters_of(run, "Voids within the tissue", k=4) == [0, 3]
+    assert clusters_of_tissue(run, "Voids within the tissue", k=4) == [0, 3]
     label = current_labels(run, k=4)[1]
     assert (label.name, label.flag, label.colour) == ("bone", "mixed", "#009e73")
     page.keyboard.press("Control+z")
     expect(page.get_by_label("Name of cluster 3")).to_have_value("")
-    assert clusters_of(run, "voids within the tissue", k=4) == [0]
+    assert clusters_of_tissue(run, "voids within the tissue", k=4) == [0]
     for _ in range(4):
         page.keyboard.press("Control+z")
     expect(page.locator("#undo")).to_be_disabled()

@@ -21,7 +21,7 @@ from math import sqrt
 
 import numpy as np
 
-from histoloom.names import LabelState, plain
+from histoloom.names import LabelState, normalised
 
 Z = 1.959963984540054
 """The normal quantile of a 95 % interval."""
@@ -129,7 +129,7 @@ def _kappa_of(names_RN: Sequence[Sequence[str]], *, weights_N: Sequence[float]) 
 
 def compared_names(state: LabelState, *, rater: str) -> dict[int, str]:
     """The names that ``rater`` gave, by cluster, in the form in which they are compared."""
-    return {cluster: plain(label.name) for cluster, label in state.labels(rater).items() if label.name}
+    return {cluster: normalised(label.name) for cluster, label in state.labels(rater).items() if label.name}
 
 
 def disagreements(state: LabelState) -> list[Disagreement]:
@@ -138,7 +138,7 @@ def disagreements(state: LabelState) -> list[Disagreement]:
     for cluster in range(state.k):
         names = {rater: state.labels(rater)[cluster].name for rater in state.raters}
         names = {rater: name for rater, name in names.items() if name}
-        if len({plain(name) for name in names.values()}) > 1:
+        if len({normalised(name) for name in names.values()}) > 1:
             result.append(Disagreement(cluster, names))
     return result
 

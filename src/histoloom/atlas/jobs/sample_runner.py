@@ -23,7 +23,7 @@ from histoloom.diffusion.generation.source_images import Picture, patch_of, read
 from histoloom.diffusion.sampling import sampling_levels
 from histoloom.errors import UserError
 from histoloom.evaluation.originality.gate import Gate
-from histoloom.names import clusters_of, current_names
+from histoloom.names import clusters_of_tissue, current_names
 from histoloom.run.directory import Run
 
 DRAWN, SAMPLES = "drawn", "samples"
@@ -69,7 +69,7 @@ class SampleRunner:
         k = spec.chosen_k if request.k is None else request.k
         spec.conditions.offset(k)
         for tissue in request.tissues:
-            clusters_of(current_names(self._run, k=k), tissue, k=k)
+            clusters_of_tissue(current_names(self._run, k=k), tissue, k=k)
         if request.method != STUDENT:
             sampling_levels(requested_sampler(request, default=spec.sampler), config=spec.diffusion)
         elif not has_student(self._run):

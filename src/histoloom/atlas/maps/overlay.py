@@ -16,7 +16,7 @@ import numpy as np
 import shapely
 
 from histoloom.atlas.maps.palette import Rgb
-from histoloom.names import Label, plain
+from histoloom.names import Label, normalised
 from histoloom.run.directory import read_json, write_json
 
 _DIGITS = 2  # of a coordinate in level-0 px
@@ -99,7 +99,7 @@ def geojson(boxes_N4: np.ndarray, *, labels_N: np.ndarray, labels: Mapping[int, 
     """
     clusters_of_name = defaultdict(list)
     for cluster in sorted(labels):
-        clusters_of_name[plain(labels[cluster].name)].append(cluster)
+        clusters_of_name[normalised(labels[cluster].name)].append(cluster)
     features = []
     for clusters in clusters_of_name.values():
         inside_N = np.isin(labels_N, clusters)

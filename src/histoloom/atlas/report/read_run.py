@@ -51,7 +51,7 @@ from histoloom.atlas.report.text import count, number
 from histoloom.autoencoder.quality import ReconstructionQuality, Reconstructions
 from histoloom.config import Config
 from histoloom.evaluation.results import Distribution, Faithfulness, Originality, Similarity, Truth
-from histoloom.names import current_labels, default_name, read_book
+from histoloom.names import current_labels, default_name, read_label_state
 from histoloom.run.directory import Artifact, read_json
 from histoloom.run.stage import EventLog
 
@@ -127,7 +127,7 @@ def read_page(
         distribution=distribution_table(distribution, k=k),
         usefulness=usefulness_sentences(faithfulness, k=k),
         missing=similarity.missing,
-        agreement=sentences(read_book(run, k=k), sizes=[len(rows) for rows in clusters.members]),
+        agreement=sentences(read_label_state(run, k=k), sizes=[len(rows) for rows in clusters.members]),
         clusters=_clusters(
             run,
             config=config,

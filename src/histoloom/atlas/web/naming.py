@@ -43,11 +43,11 @@ from histoloom.names import (
     choose_reference,
     clustering_of,
     default_name,
+    display_labels,
     merge,
-    plain,
+    normalised,
     raters_of,
     redo,
-    shown_labels,
     undo,
 )
 from histoloom.names.journal import Journal
@@ -165,7 +165,7 @@ def compare(request: Request, k: K) -> Comparison:
             flags={rater: cast(Flag, of_rater[cluster].flag) for rater, of_rater in said.items()},
             differ=cluster in differing,
         )
-        for cluster, label in shown_labels(book.counting()).items()
+        for cluster, label in display_labels(book.effective()).items()
     ]
     found = [_agreement(one) for one in agreements(book, sizes=sizes)]
     return Comparison(k=k, reference=book.reference, raters=list(said), clusters=sides, agreement=found)
@@ -275,7 +275,7 @@ def _suggestions(view: RunView) -> list[str]:
     def make() -> list[str]:
         books = [_book(view, k=k) for k in view.ks]
         labels = [label for book in books for who in book.raters for label in book.labels(who).values()]
-        return sorted({plain(label.name): label.name for label in labels if label.name}.values(), key=plain)
+        return sorted({normalised(label.name): label.name for label in labels if label.name}.values(), key=normalised)
 
     return view.kept("suggestions", of=["clusters/artifact.json", "names.jsonl"], make=make)
 

@@ -26,7 +26,7 @@ from histoloom.diffusion.generation.sample_spec import (
 )
 from histoloom.diffusion.generation.source_images import EncodedPicture, Picture
 from histoloom.errors import UserError
-from histoloom.names import clusters_of
+from histoloom.names import clusters_of_tissue
 from histoloom.run.directory import disk_errors_explained, read_json, write_json
 from histoloom.training.distributed import rank, wait_for_all
 
@@ -140,7 +140,7 @@ def request_specs(
 
     # Where two of the tissues share a cluster (a name and its number, say), their samples take turns in the clusters'
     # random streams: they are different images, and the same ones for every n.
-    clusters = [cluster for tissue in request.tissues for cluster in clusters_of(names, tissue, k=k)]
+    clusters = [cluster for tissue in request.tissues for cluster in clusters_of_tissue(names, tissue, k=k)]
     turns = len(request.tissues) if len(set(clusters)) < len(clusters) else 1
     init = InitImage(sources[0].name, request.init_strength) if sources else None
     own_tissue = str(sources[0].cluster(k)) if sources and not request.tissues else None

@@ -14,7 +14,7 @@ from histoloom.diffusion.generation.source_images import EncodedPicture
 from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.diffusion.sampling import PartialNoise
 from histoloom.errors import UserError
-from histoloom.names import Label, clusters_of
+from histoloom.names import Label, clusters_of_tissue
 from histoloom.run.directory import fingerprint
 from histoloom.seeding import numpy_generator, torch_generator
 
@@ -96,7 +96,7 @@ def specs_of_tissue(
     ``UserError`` for an unknown tissue or k.
     """
     spec.conditions.offset(k)
-    clusters = list(range(k)) if tissue is None else clusters_of(names, tissue, k=k)
+    clusters = list(range(k)) if tissue is None else clusters_of_tissue(names, tissue, k=k)
     shares = np.array([spec.frequencies[k][cluster] for cluster in clusters], dtype=np.float64)
     shares = np.full(len(clusters), 1.0) if shares.sum() == 0 else shares
     specs = []
