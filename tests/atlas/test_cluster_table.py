@@ -1,4 +1,4 @@
-"""Patches by id, clusters by patch, and which clusters lie beside each other."""
+"""Patches by id, clusters by patch, and which clusters are neighbours."""
 
 from __future__ import annotations
 

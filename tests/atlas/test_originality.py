@@ -48,8 +48,8 @@ def test_rates_pairs_and_limits_are_shown(finished: Run) -> None:
     assert 'id="originality"' in html
     assert "1 of 24 samples look like copies of a training patch: 4.2% (0.1% to 21.1%)" in html
     assert "0.5% do (0.0% to 2.8%)" in html
-    assert "0.910, taken for a copy" in html
-    assert "promises nothing" in html
+    assert "0.910, counted as a copy" in html
+    assert "does not prove that patients cannot be recognised" in html
     assert "<b>.png" not in html
 
 

@@ -162,7 +162,7 @@ def test_the_summary_says_what_was_chosen_and_why(document: Document) -> None:
     assert document.text.count("Synthetic patches are research material, not for diagnosis") == 2
     assert "PSNR 24.6 dB" in document.text
     assert "87.3 of 128 codes" in document.text
-    assert "Its discriminator tells patches from their reconstructions in 92 % of pairs" in document.text
+    assert "Its discriminator distinguishes patches from their reconstructions in 92 % of pairs" in document.text
 
 
 def test_the_papers_tables_stand_beside_ours(document: Document, published: Run) -> None:
@@ -175,7 +175,7 @@ def test_the_papers_tables_stand_beside_ours(document: Document, published: Run)
 
 
 def test_slides_that_were_left_out_are_listed_and_inert(document: Document) -> None:
-    rows = document.table("Every file that was found")[1:]
+    rows = document.table("All files, with the reason")[1:]
     assert [row[-1] for row in rows] == ["used"] * 3 + ["left out: cannot be read: torn file"]
     assert rows[-1][1:3] == ["<b>bad</b>", "<img src=x onerror=alert(1)>.svs"]
     assert not document.of("b")
@@ -183,10 +183,10 @@ def test_slides_that_were_left_out_are_listed_and_inert(document: Document) -> N
 
 
 def test_truth_costs_and_settings_are_shown(document: Document) -> None:
-    assert document.table("These slides carry")[1] == ["2", "infomax", "0.6300", "0.5000", "72", "3"]
-    costs = document.table("What each stage took")
+    assert document.table("These slides have a true tissue map")[1] == ["2", "infomax", "0.6300", "0.5000", "72", "3"]
+    costs = document.table("Time and memory of each stage")
     assert costs[1] == ["patches", "10 s", "512 MB"]
-    assert costs[-1][0] == "all"
+    assert costs[-1][0] == "total"
     assert ["packages", "torch 2.13.0"] in document.table("Environment")
     assert f"per_cluster: {read_preset('cpu')['samples']['per_cluster']}" in document.text
 
@@ -241,7 +241,7 @@ def test_clusters_that_follow_slides_are_warned_of_and_others_are_not(finished: 
     assert "The clusters at k = 4 may follow slides rather than tissue." in document.text
     assert document.text.count(sentence) == 1
     rows = document.table("Mutual information of clusters")[1:]
-    expected = ["slide", "31.0 %", "29.8 %", "0.350", "0.300", "0.400", "0.020", "0.040", "0.005", "warned of"]
+    expected = ["slide", "31.0 %", "29.8 %", "0.350", "0.300", "0.400", "0.020", "0.040", "0.005", "warning"]
     assert rows == [["2", *expected], ["4", *expected]]
     write_json(path, found | {"warnings": {"2": [sentence]}})
     assert "may follow slides" not in report(finished).text
