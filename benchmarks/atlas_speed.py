@@ -2,9 +2,9 @@
 
 python benchmarks/atlas_speed.py --out FOLDER [--patches 100000] [--browser CHROMIUM]
 
-The run is made up, but for its pictures, which are cut from a procedural slide: every slide file holds the same ones,
-so that 100,000 patches of 256 px take 200 MB of disk. Seconds on the clock stand beside the server's seconds of the
-processor, which other work on the machine does not change. Shape suffixes: N patches, K clusters.
+The run is synthetic; its pictures are cut from a procedural slide. Every slide file holds the same ones, so that
+100,000 patches of 256 px take 200 MB of disk. Next to the seconds of the clock stand the processor seconds of the
+server, which other work on the machine does not change. Shape suffixes: N patches, K clusters.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import psutil
 from PIL import Image
 from safetensors.numpy import save_file
 
+from histoloom.atlas.maps.patch_map import Embedding
 from histoloom.config import make_config, read_preset, with_settings
 from histoloom.run.directory import Run, write_json
 from histoloom.seeding import numpy_generator
@@ -135,22 +136,22 @@ def _write_map(run: Run, *, ids: list[str], labels_N: np.ndarray) -> None:
     xy = (labels_N[rows, None] / CHOSEN + 0.1 * generator.random((len(rows), 2))).round(4)
     near = generator.integers(0, len(rows), (len(rows), 10))
     run.folder("report").mkdir(exist_ok=True)
-    found = {"patch_ids": [ids[row] for row in rows], "maps": {"tsne": xy.tolist()}, "neighbours": near.tolist()}
-    write_json(run.folder("report") / "embedding.json", found)
+    embedding = Embedding({}, [ids[row] for row in rows], {"tsne": xy}, near)
+    embedding.save(run.folder("report") / "embedding.json")
 
 
 class Server:
-    """A running `histoloom atlas`; ``started`` are seconds from its start until it says its address."""
+    """A running `histoloom atlas`; ``started`` are seconds from its start until it prints its address."""
 
     def __init__(self, run: Path) -> None:
         begin = time.perf_counter()
         command = [sys.executable, "-m", "histoloom", "atlas", str(run), "--port", "0", "--no-open"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self.process.stdout is not None, "it is piped"
-        found = re.search(r"http://([\d.]+):(\d+)/", self.process.stdout.readline())
-        assert found, "it says its address"
+        match = re.search(r"http://([\d.]+):(\d+)/", self.process.stdout.readline())
+        assert match, "it prints its address"
         self.started = time.perf_counter() - begin
-        self.host, self.port, self.begin = found[1], int(found[2]), begin
+        self.host, self.port, self.begin = match[1], int(match[2]), begin
         self._connections = local()
 
     @property
@@ -182,8 +183,8 @@ class Server:
 
     def _answer(self, path: str) -> HTTPResponse:
         self._connections.one.request("GET", path)
-        found: HTTPResponse = self._connections.one.getresponse()
-        return found
+        response: HTTPResponse = self._connections.one.getresponse()
+        return response
 
 
 @contextmanager
@@ -196,10 +197,10 @@ def serving(run: Path) -> Iterator[Server]:
         server.process.wait(timeout=60)
 
 
-def timed(server: Server, ask: Callable[[], None]) -> tuple[float, float]:
+def timed(server: Server, request: Callable[[], None]) -> tuple[float, float]:
     """Seconds on the clock and of the server's processor."""
     processor, begin = server.processor, time.perf_counter()
-    ask()
+    request()
     return time.perf_counter() - begin, server.processor - processor
 
 
@@ -213,11 +214,11 @@ def first_page(server: Server, pool: ThreadPoolExecutor) -> None:
 
 def gallery(server: Server, pool: ThreadPoolExecutor, *, cluster: int, order: str, page: int) -> None:
     """A page of 60 patches: what they are, and all their pictures."""
-    found: dict[str, Any] = json.loads(
+    gallery: dict[str, Any] = json.loads(
         server.get(f"/api/clusters/{CHOSEN}/{cluster}/patches?order={order}&page={page}")
     )
-    assert len(found["patches"]) == 60, "a full page"
-    list(pool.map(server.get, [patch["src"] for patch in found["patches"]]))
+    assert len(gallery["patches"]) == 60, "a full page"
+    list(pool.map(server.get, [patch["src"] for patch in gallery["patches"]]))
 
 
 def tour(server: Server, pool: ThreadPoolExecutor) -> None:
@@ -234,7 +235,7 @@ def in_browser(server: Server, chromium: str) -> dict[str, float]:
 
     loaded = """() => { const shown = [...document.images].filter((one) => one.loading !== "lazy");
                 return shown.length > COUNT && shown.every((one) => one.complete && one.naturalWidth); }"""
-    found = {}
+    seconds = {}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1440, "height": 900})
@@ -243,9 +244,9 @@ def in_browser(server: Server, chromium: str) -> dict[str, float]:
             begin = time.perf_counter()
             page.goto(f"http://{server.host}:{server.port}{path}")
             page.wait_for_function(loaded.replace("COUNT", str(count)), polling=10)
-            found[name] = time.perf_counter() - begin
+            seconds[name] = time.perf_counter() - begin
         browser.close()
-    return found
+    return seconds
 
 
 def measure(run: Path, *, chromium: str | None) -> dict[str, Any]:
@@ -283,13 +284,15 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--browser", metavar="CHROMIUM", help="also measure in this browser")
     parser.add_argument("--repeat", type=int, default=3)
-    given = parser.parse_args()
-    run = make_run(given.out, patches=given.patches, size=given.size)
-    found = [measure(run, chromium=given.browser) for _ in range(given.repeat)]
-    for name in found[0]:
-        best = {unit: min(one[name][unit] for one in found) for unit in found[0][name]}
+    arguments = parser.parse_args()
+    run = make_run(arguments.out, patches=arguments.patches, size=arguments.size)
+    measured = [measure(run, chromium=arguments.browser) for _ in range(arguments.repeat)]
+    for name in measured[0]:
+        best = {unit: min(one[name][unit] for one in measured) for unit in measured[0][name]}
         print(f"{name:28} " + "  ".join(f"{unit} {value:.2f}" for unit, value in best.items()))
-    print(f"best of {given.repeat}; aims: first page {AIMS['first page']} s, gallery {AIMS['gallery']} s, 1,024 MiB")
+    print(
+        f"best of {arguments.repeat}; aims: first page {AIMS['first page']} s, gallery {AIMS['gallery']} s, 1,024 MiB"
+    )
     print(f"load while it was measured: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
 
 

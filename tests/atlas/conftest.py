@@ -94,7 +94,7 @@ def _patches(run: Run, *, fields: Mapping[str, np.ndarray], size: int, slides: P
     out = run.folder("patches")
     for part in ("images", "thumbnails"):
         (out / part).mkdir(parents=True)
-    rows, found, images = [], [], []
+    rows, slide_rows, images = [], [], []
     for number, (name, image) in enumerate(fields.items()):
         generator = numpy_generator(SEED, "patches", name)
         x = generator.integers(0, image.shape[1] - size, PER_FIELD)
@@ -109,14 +109,14 @@ def _patches(run: Run, *, fields: Mapping[str, np.ndarray], size: int, slides: P
             whose | {"patch_id": f"{name}_x{a}_y{b}_{i}", "x": a, "y": b, "extent": float(size), "tissue": 1.0}
             for i, (a, b) in enumerate(zip(x, y, strict=True))
         ]
-        found.append(whose | _slide(slides / f"{name}.png", shape=image.shape, patches=PER_FIELD, status="ok"))
-    found.append(
+        slide_rows.append(whose | _slide(slides / f"{name}.png", shape=image.shape, patches=PER_FIELD, status="ok"))
+    slide_rows.append(
         {"slide_id": "bad", "slide": "<b>bad</b>", "patient": "patient 9", "split": None}
         | _slide(slides / BAD_SLIDE, shape=(0, 0), patches=0, status="cannot be read: torn file")
     )
     index = pd.DataFrame(rows)
     index.to_parquet(out / "index.parquet", index=False)
-    pd.DataFrame(found).to_parquet(out / "slides.parquet", index=False)
+    pd.DataFrame(slide_rows).to_parquet(out / "slides.parquet", index=False)
     write_json(out / "meta.json", {"size": size, "mpp": 1.0, "n": len(index)})
     return index, np.concatenate(images)
 

@@ -45,7 +45,7 @@ def queue(run: Path) -> Iterator[JobQueue]:
 
 
 class Slow(SampleRunner):
-    """Waits at the first step that it is told of until it is let go on."""
+    """Waits at the first step until ``go_on`` is set."""
 
     def __init__(self, run: Path) -> None:
         super().__init__(run)
@@ -100,7 +100,7 @@ def test_a_job_is_what_the_command_draws(run: Path, queue: JobQueue, tmp_path: P
     assert queue.file(job_id, 3).read_bytes() in pictures(same).values()
 
 
-def test_jobs_are_drawn_in_the_order_of_asking(slow: tuple[JobQueue, Slow]) -> None:
+def test_jobs_are_drawn_in_the_order_of_submission(slow: tuple[JobQueue, Slow]) -> None:
     queue, runner = slow
     first, second, third = (queue.submit(Request(n=1, steps=1, seed=seed)) for seed in range(3))
     assert runner.began.wait(60)
@@ -164,7 +164,7 @@ def test_what_was_drawn_before_a_cancel_stays_with_its_table(run: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("request_", "message"),
     [
         (Request(n=1, tissues=("nowhere",)), "no tissue 'nowhere'"),
         (Request(n=1, k=99), "no k = 99"),
@@ -178,8 +178,8 @@ def test_what_was_drawn_before_a_cancel_stays_with_its_table(run: Path, tmp_path
         (Request(n=1, strength=0.5), "no effect"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_at_once(queue: JobQueue, request_: Request, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_what_cannot_be_drawn_is_refused_at_once(queue: JobQueue, request_: Request, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         queue.submit(request_)
     assert queue.jobs() == []
 

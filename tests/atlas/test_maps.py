@@ -42,11 +42,11 @@ def drawn_areas(
 
 
 def areas(drawn: dict[str, Any]) -> dict[str, list[shapely.Polygon]]:
-    found: dict[str, list[shapely.Polygon]] = {}
+    by_name: dict[str, list[shapely.Polygon]] = {}
     for feature in drawn["features"]:
         name = feature["properties"]["classification"]["name"]
-        found.setdefault(name, []).append(shapely.geometry.shape(feature["geometry"]))
-    return found
+        by_name.setdefault(name, []).append(shapely.geometry.shape(feature["geometry"]))
+    return by_name
 
 
 def test_geojson_joins_cells_of_a_class_and_keeps_holes() -> None:
@@ -61,14 +61,14 @@ def test_geojson_joins_cells_of_a_class_and_keeps_holes() -> None:
     order = numpy_generator(0, "test-order").permutation(16)
     names = {0: "bone", 1: "fat", 2: "Fett"}
     drawn = drawn_areas(cells(4, 4)[order], labels_N=labels_HW.ravel()[order], names=names, colours=colours(3))
-    found = areas(drawn)
+    by_name = areas(drawn)
     assert drawn["type"] == "FeatureCollection"
-    assert {name: [area.area / 1e4 for area in parts] for name, parts in found.items()} == {
+    assert {name: [area.area / 1e4 for area in parts] for name, parts in by_name.items()} == {
         "bone": [8, 1],  # a corner joins nothing
         "fat": [3, 1, 2],
         "Fett": [1],
     }
-    ring = found["bone"][0]
+    ring = by_name["bone"][0]
     assert shapely.equals(ring, shapely.box(0, 0, 300, 300) - shapely.box(100, 100, 200, 200))
     assert [len(part) for part in drawn["features"][0]["geometry"]["coordinates"]] == [5, 5]
 
@@ -79,13 +79,13 @@ def test_geojson_is_valid_and_covers_every_cell_once(side: float) -> None:
     boxes_N4 = cells(20, 30, side=side)
     labels_N = generator.integers(0, 4, len(boxes_N4))
     drawn = drawn_areas(boxes_N4, labels_N=labels_N, names=dict(enumerate("abcd")), colours=colours(4))
-    found = areas(drawn)
-    by_class = [shapely.union_all(found[name]) for name in "abcd"]
+    by_name = areas(drawn)
+    by_class = [shapely.union_all(by_name[name]) for name in "abcd"]
     for label, (name, merged) in enumerate(zip("abcd", by_class, strict=True)):
-        wanted = shapely.union_all(shapely.box(*np.round(boxes_N4[labels_N == label], 2).T))
-        assert shapely.is_valid(found[name]).all()
-        assert shapely.symmetric_difference(merged, wanted).area == pytest.approx(0, abs=1e-6)
-        assert merged.area == pytest.approx(sum(part.area for part in found[name]))
+        expected = shapely.union_all(shapely.box(*np.round(boxes_N4[labels_N == label], 2).T))
+        assert shapely.is_valid(by_name[name]).all()
+        assert shapely.symmetric_difference(merged, expected).area == pytest.approx(0, abs=1e-6)
+        assert merged.area == pytest.approx(sum(part.area for part in by_name[name]))
     assert sum(part.area for part in by_class) == pytest.approx(20 * 30 * side**2, rel=0.01 / side)
     assert shapely.union_all(by_class).area == pytest.approx(sum(part.area for part in by_class))
     for feature in drawn["features"]:
@@ -161,11 +161,11 @@ def test_a_slide_is_classified_where_its_tissue_is(
     image_HW3 = np.full((256, 384, 3), 250, dtype=np.uint8)
     image_HW3[:, :192] = 20
     Image.fromarray(image_HW3).save(tmp_path / "half.png")
-    found = classify_slide(tmp_path / "half.png", classify=label, size=32, mpp=1.0, limit=4000, source_mpp=1.0)
-    middles = (found.boxes_N4[:, 0] + found.boxes_N4[:, 2]) / 2
-    np.testing.assert_array_equal(found.labels[2], (middles > 192).astype(int))
-    assert set(found.labels) == {2, 4}
-    assert found.thumbnail.shape == (256, 384, 3)
+    slide_map = classify_slide(tmp_path / "half.png", classify=label, size=32, mpp=1.0, limit=4000, source_mpp=1.0)
+    middles = (slide_map.boxes_N4[:, 0] + slide_map.boxes_N4[:, 2]) / 2
+    np.testing.assert_array_equal(slide_map.labels[2], (middles > 192).astype(int))
+    assert set(slide_map.labels) == {2, 4}
+    assert slide_map.thumbnail.shape == (256, 384, 3)
 
 
 def test_a_slide_without_scale_says_so(tmp_path: Path, label: Callable[[np.ndarray], dict[int, np.ndarray]]) -> None:

@@ -88,5 +88,5 @@ def test_the_command_prints_tables_and_json(finished: Run) -> None:
     assert "accuracy" in text
     assert "0.50 (0.22 to 0.78)" in text
     assert "Ben: 3 of 8 answered, not counted yet" in text
-    found = json.loads(runner.invoke(app, ["readings", str(finished.path), "--json"]).output)
-    assert found["readings"][0]["readers"][0]["accuracy"]["value"] == pytest.approx(0.5)
+    printed = json.loads(runner.invoke(app, ["readings", str(finished.path), "--json"]).output)
+    assert printed["readings"][0]["readers"][0]["accuracy"]["value"] == pytest.approx(0.5)

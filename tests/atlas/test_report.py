@@ -203,7 +203,7 @@ def test_names_are_shown_and_cannot_become_markup(finished: Run) -> None:
     assert any(evil in str(attributes["alt"]) for attributes in document.of("img"))
 
 
-def test_how_far_raters_agree_is_said_where_there_are_two(finished: Run) -> None:
+def test_the_agreement_of_raters_is_shown_where_there_are_two(finished: Run) -> None:
     for cluster, name in enumerate(("bone", "fat", "<b>fat</b>", "voids")):
         add_name(finished.path, cluster=cluster, name=name, k=4, rater="Dr A")
     assert "Several raters" not in report(finished).text
@@ -215,7 +215,7 @@ def test_how_far_raters_agree_is_said_where_there_are_two(finished: Run) -> None
     assert "Cluster 2: '<b>fat</b>' (Dr A), 'marrow' (Dr B)" in document.text
 
 
-def test_what_a_run_lacks_is_left_out_or_said(finished: Run) -> None:
+def test_what_a_run_lacks_is_left_out_with_the_reason(finished: Run) -> None:
     folder = finished.folder("evaluation")
     (folder / "truth.json").unlink()
     reasons: dict[str, Any] = dict.fromkeys(("ssim", "ms_ssim", "lpips"), "no second slide")
@@ -230,20 +230,20 @@ def test_what_a_run_lacks_is_left_out_or_said(finished: Run) -> None:
     assert "was not measured against a floor" in document.text
 
 
-def test_clusters_that_follow_slides_are_warned_of_and_others_are_not(finished: Run) -> None:
+def test_clusters_that_follow_slides_have_a_warning_and_others_have_none(finished: Run) -> None:
     entry = {"factor": "slide", "null": "patches", "n": 72, "levels": 3, "mi": 0.4, "nmi": 0.35, "ami": 0.3}
     entry |= {"share": 0.31, "excess": 0.298, "null_mean": 0.02, "null_high": 0.04, "z": 9.0, "p": 0.005, "warns": True}
     sentence = "Which slide a patch is from explains 30 % of the <clusters>."
-    found = {"associations": [entry | {"k": k} for k in (2, 4)], "warnings": {"4": [sentence]}}
+    content = {"associations": [entry | {"k": k} for k in (2, 4)], "warnings": {"4": [sentence]}}
     path = finished.folder("clusters") / "confounding.json"
-    write_json(path, found)
+    write_json(path, content)
     document = report(finished)
     assert "The clusters at k = 4 may follow slides rather than tissue." in document.text
     assert document.text.count(sentence) == 1
     rows = document.table("Mutual information of clusters")[1:]
     expected = ["slide", "31.0 %", "29.8 %", "0.350", "0.300", "0.400", "0.020", "0.040", "0.005", "warning"]
     assert rows == [["2", *expected], ["4", *expected]]
-    write_json(path, found | {"warnings": {"2": [sentence]}})
+    write_json(path, content | {"warnings": {"2": [sentence]}})
     assert "may follow slides" not in report(finished).text
 
 

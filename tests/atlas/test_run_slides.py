@@ -1,4 +1,4 @@
-"""The slides of a run to look at: tiles from their files, one line where that cannot be, nothing private told."""
+"""The slides of a run: tiles from their files, one line where there are none, no private name."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def shown(data: bytes) -> np.ndarray:
 
 @pytest.fixture
 def slides(finished):
-    found = RunSlides(finished.folder("patches"))
-    yield found
-    found.close()
+    run_slides = RunSlides(finished.folder("patches"))
+    yield run_slides
+    run_slides.close()
 
 
 def test_every_slide_of_the_table_is_known(slides):
@@ -49,9 +49,9 @@ def test_a_tile_is_the_slides_own_picture(slides, fields):
 
 @pytest.mark.parametrize("slide_id", ["nobody", "", "../slide-0", "/etc/passwd", "slide-0\0", "bad\n"])
 def test_no_slide_outside_of_the_table(slides, slide_id):
-    for ask in (slides.slide, slides.identity, slides.thumbnail, slides.problem):
+    for method in (slides.slide, slides.identity, slides.thumbnail, slides.problem):
         with pytest.raises(NoSlide) as caught:
-            ask(slide_id)
+            method(slide_id)
         assert "\n" not in str(caught.value)
 
 
@@ -121,7 +121,7 @@ def test_a_pseudonymised_run_shows_slides_and_tells_no_name(private_run, tiny_sl
         assert not any(name in trouble for name in (*files, str(tiny_slides)))
 
 
-def test_the_name_of_a_private_slide_that_moved_is_not_told(private_run):
+def test_the_name_of_a_private_slide_that_moved_is_not_shown(private_run):
     slides = RunSlides(private_run.folder("patches"))
     slide_id = next(iter(slides.by_id))
     info = slides.slide(slide_id)

@@ -29,7 +29,7 @@ STAGES = ("patches", "autoencoder", "latents", "clusters", "diffusion", "samples
 
 @pytest.fixture
 def run(finished: Run) -> Run:
-    """A finished run with networks (of random weights) beside its numbers."""
+    """A finished run with networks (of random weights) and with its numbers."""
     with torch.random.fork_rng():
         torch.manual_seed(derive(0, "test networks"))
         Autoencoder(finished.config.autoencoder).save(finished.folder("autoencoder"))
@@ -53,13 +53,13 @@ def page(run: Run) -> str:
 
 
 def test_the_stage_draws_maps_and_writes_the_page(run: Run) -> None:
-    given = context(run)
-    stage.run(given)
+    report_context = context(run)
+    stage.run(report_context)
     html = page(run)
     for name in ("slide-0", "slide-1", "slide-2"):
-        with Image.open(given.out / "maps" / f"{name}.png") as image:
+        with Image.open(report_context.out / "maps" / f"{name}.png") as image:
             assert image.size == (160, 128)
-        assert read_json(given.out / "maps" / f"{name}.json")["patches"] == 4 * 5 * 16
+        assert read_json(report_context.out / "maps" / f"{name}.json")["patches"] == 4 * 5 * 16
         assert f"{name}: 320 patches classified on a grid" in html
 
 
@@ -84,7 +84,7 @@ def test_maps_use_the_stain_that_the_run_knows_by_the_slides_name(run: Run, monk
     assert page(run).count("has no map: cannot be read") == 3
 
 
-def test_maps_of_the_last_report_are_taken_over_until_the_clusters_change(run: Run) -> None:
+def test_maps_of_the_last_report_are_reused_until_the_clusters_change(run: Run) -> None:
     stage.run(context(run))
     (run.path / ".building" / "report").rename(run.folder("report"))
     for path in (run.path.parent / "slides").iterdir():
@@ -122,11 +122,11 @@ def test_a_chosen_colour_is_drawn_without_the_slide(run: Run) -> None:
         np.testing.assert_allclose(drawn, expected, atol=0.51)
 
 
-def test_the_map_of_patches_is_taken_over_until_the_latents_change(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = context(run)
-    stage.run(given)
+def test_the_map_of_patches_is_reused_until_the_latents_change(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    report_context = context(run)
+    stage.run(report_context)
     assert 'id="patch-map"' in page(run)
-    first = read_json(given.out / "embedding.json")
+    first = read_json(report_context.out / "embedding.json")
     assert len(first["patch_ids"]) == len(first["maps"]["pca"]) == len(first["maps"]["tsne"]) == 72
     (run.path / ".building" / "report").rename(run.folder("report"))
     monkeypatch.setattr(embedding, "embed", lambda *_args, **_kwargs: pytest.fail("the map was made again"))
@@ -165,7 +165,7 @@ def test_a_map_counts_from_where_the_scan_begins(run: Run, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("slide", "out", "k", "mpp", "said"),
+    ("slide", "out", "k", "mpp", "message"),
     [
         ("slide-0.png", "map.geojson", 3, 1.0, "allowed: 2, 4"),
         ("slide-0.png", "map.txt", None, 1.0, "ends in .geojson"),
@@ -174,10 +174,10 @@ def test_a_map_counts_from_where_the_scan_begins(run: Run, tmp_path: Path, monke
         ("slide-0.png", "map.geojson", None, 0.01, "smaller than one patch"),
     ],
 )
-def test_what_cannot_be_mapped_is_said_in_one_line(
-    run: Run, tmp_path: Path, slide: str, out: str, k: int | None, mpp: float | None, said: str
+def test_a_slide_that_cannot_be_mapped_gives_one_line(
+    run: Run, tmp_path: Path, slide: str, out: str, k: int | None, mpp: float | None, message: str
 ) -> None:
-    with pytest.raises(UserError, match=said) as raised:
+    with pytest.raises(UserError, match=message) as raised:
         map_slide(run.path, tmp_path / "slides" / slide, out=tmp_path / out, k=k, mpp=mpp)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / out).exists()
