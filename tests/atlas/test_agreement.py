@@ -80,32 +80,32 @@ def test_limits() -> None:
 
 
 def test_raters_of_a_run(tmp_path: Path) -> None:
-    said = {
+    given_names = {
         "A": ["Bone", "fat", "voids", "edge", ""],
         "B": ["bone ", "fat", "empty  SPACE", "edge", "blood"],
         "C": ["bone", "fat", "empty space", "", "blood"],
         "D": ["", "", "", "", ""],
     }
-    for rater, names in said.items():
+    for rater, names in given_names.items():
         for cluster, name in enumerate(names):
             if name:
                 add_name(tmp_path, cluster=cluster, name=name, k=5, rater=rater)
     book, sizes = read_label_state(tmp_path, k=5), [50, 20, 15, 10, 5]
-    found = {row.raters: row for row in agreements(book, sizes=sizes)}
-    assert list(found) == [("A", "B"), ("A", "C"), ("B", "C"), ("A", "B", "C")]
-    assert {raters: (row.clusters, row.patches) for raters, row in found.items()} == {
+    by_raters = {row.raters: row for row in agreements(book, sizes=sizes)}
+    assert list(by_raters) == [("A", "B"), ("A", "C"), ("B", "C"), ("A", "B", "C")]
+    assert {raters: (row.clusters, row.patches) for raters, row in by_raters.items()} == {
         ("A", "B"): (4, 95),
         ("A", "C"): (3, 85),
         ("B", "C"): (4, 90),
         ("A", "B", "C"): (3, 85),
     }
-    pair = found["A", "B"]
+    pair = by_raters["A", "B"]
     assert pair.equal is not None
     assert pair.by_patches is not None
     assert pair.equal.observed == pytest.approx(3 / 4)
     assert pair.by_patches.observed == pytest.approx(80 / 95)
-    assert found["B", "C"].equal is not None
-    assert found["B", "C"].equal.value == 1
+    assert by_raters["B", "C"].equal is not None
+    assert by_raters["B", "C"].equal.value == 1
     assert [(entry.cluster, dict(entry.names)) for entry in disagreements(book)] == [
         (2, {"A": "voids", "B": "empty  SPACE", "C": "empty space"})
     ]
