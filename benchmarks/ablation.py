@@ -19,9 +19,6 @@ give the run ``diffusion.training.ema=0`` first: an average over most of one hid
       --variant groups-32 diffusion.norm_groups=32 diffusion.embedding=add \\
       --variant groups-8 diffusion.embedding=add \\
       --variant no-average diffusion.training.ema=0 \\
-      --variant power-0.05 diffusion.training.ema=0 diffusion.training.ema_width=0.05 \\
-      --variant power-0.10 diffusion.training.ema=0 diffusion.training.ema_width=0.1 \\
-      --variant power-0.20 diffusion.training.ema=0 diffusion.training.ema_width=0.2 \\
       --variant epsilon diffusion.prediction=epsilon \\
       --variant data diffusion.prediction=data \\
       --variant shift-1 diffusion.shift=1 \\

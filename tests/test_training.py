@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from histoloom.config import Phase, RuntimeConfig, TrainingConfig
+import histoloom
+from histoloom.config import Phase, RuntimeConfig, TrainingConfig, make_config, read_preset, with_settings
 from histoloom.errors import TrainingDiverged, TrainingStopped, UserError
 from histoloom.run.stage import CheckResult, EventLog
 from histoloom.training.loop import Objective, StepContext, Task, train
+from histoloom.training.schedules import average_decay
 from histoloom.training.tasks import Callback, Modules
 
 N = 50
@@ -181,12 +187,10 @@ def test_the_average_is_not_the_last_step(tmp_path: Path) -> None:
     assert not equal(averaged, plain)
 
 
-def test_a_power_average_is_given_and_resumes_to_the_same(tmp_path: Path) -> None:
-    whole = fit(linear_task(), tmp_path / "whole", ema=0.0, ema_width=0.2)
-    assert not equal(whole, fit(linear_task(), tmp_path / "constant"))
-    with pytest.raises(Interrupted):
-        fit(linear_task(stop_at=108), tmp_path / "parts", ema=0.0, ema_width=0.2)
-    assert equal(whole, fit(linear_task(), tmp_path / "parts", ema=0.0, ema_width=0.2))
+def test_the_first_weights_are_forgotten_at_once() -> None:
+    config = TrainingConfig.model_validate({"ema": 0.999, "phases": [{"optimizer": "adam", "lr": 0.1, "images": 100}]})
+    assert average_decay(config, step=0) == pytest.approx(0.1)
+    assert average_decay(config, step=10**6) == 0.999
 
 
 def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
@@ -229,45 +233,45 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
     assert all(value.isfinite().all() for value in state["modules"]["network"].values())
 
 
-def watched(task: Task, *, stop_after: int = 10**6, seen: list[int] | None = None) -> Task:
-    """The task with four looks, of which those after ``stop_after`` images ask to stop."""
+def checked(task: Task, *, stop_after: int = 10**6, seen: list[int] | None = None) -> Task:
+    """The task with four checks, of which those after ``stop_after`` images ask to stop."""
 
-    def look(modules: Modules, images: int) -> CheckResult:
+    def check(modules: Modules, images: int) -> CheckResult:
         assert set(modules) == {"network"}
         if seen is not None:
             seen.append(images)
         return CheckResult(f"{images} copies", stop=images > stop_after, advice="train less")
 
-    return Task(**{**vars(task), "watch": Callback(look, 4)})
+    return dataclasses.replace(task, callback=Callback(check, 4))
 
 
-def test_looks_change_nothing_and_come_at_equal_distances(tmp_path: Path) -> None:
+def test_checks_change_nothing_and_come_at_equal_distances(tmp_path: Path) -> None:
     seen: list[int] = []
-    whole = fit(watched(linear_task(), seen=seen), tmp_path / "watched")
+    whole = fit(checked(linear_task(), seen=seen), tmp_path / "checked")
     assert equal(whole, fit(linear_task(), tmp_path / "plain"))
     assert seen == [84, 156, 228, 300]
-    log = EventLog(tmp_path / "watched" / "log.jsonl").read()
+    log = EventLog(tmp_path / "checked" / "log.jsonl").read()
     assert [event["message"] for event in log if "message" in event] == [f"{images} copies" for images in seen]
 
 
-def test_a_killed_training_looks_again_at_the_same_points(tmp_path: Path) -> None:
-    whole = fit(watched(linear_task()), tmp_path / "whole")
+def test_a_killed_training_checks_again_at_the_same_points(tmp_path: Path) -> None:
+    whole = fit(checked(linear_task()), tmp_path / "whole")
     with pytest.raises(Interrupted):
-        fit(watched(linear_task(stop_at=180)), tmp_path / "parts")
+        fit(checked(linear_task(stop_at=180)), tmp_path / "parts")
     seen: list[int] = []
-    assert equal(whole, fit(watched(linear_task(), seen=seen), tmp_path / "parts"))
+    assert equal(whole, fit(checked(linear_task(), seen=seen), tmp_path / "parts"))
     assert seen == [228, 300]
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "parts")]
     assert logs[0] == logs[1]
 
 
-def test_a_look_stops_with_the_last_good_checkpoint_and_stops_again(tmp_path: Path) -> None:
+def test_a_check_stops_with_the_last_good_checkpoint_and_stops_again(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(TrainingStopped, match=r"tiny: 228 copies after 228 images; .*good\.pt; train less"):
-            fit(watched(linear_task(), stop_after=160), tmp_path)
+            fit(checked(linear_task(), stop_after=160), tmp_path)
     assert torch.load(tmp_path / "checkpoints/good.pt", weights_only=True)["images"] == 156
-    with pytest.raises(TrainingStopped, match="no look before this one was good"):
-        fit(watched(linear_task(), stop_after=0), tmp_path / "at-once")
+    with pytest.raises(TrainingStopped, match="no check before this one was good"):
+        fit(checked(linear_task(), stop_after=0), tmp_path / "at-once")
 
 
 def test_a_batch_that_does_not_divide_is_said(tmp_path: Path) -> None:
@@ -319,7 +323,7 @@ def test_lr_warms_up_and_decays(tmp_path: Path) -> None:
     assert rates[-1] == min(rates) < 0.05
 
 
-def test_each_player_has_its_own_momentum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_objective_has_its_own_momentum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used: set[tuple[float, float]] = set()
     original = torch.optim.Adam.step
 
@@ -328,18 +332,70 @@ def test_each_player_has_its_own_momentum(tmp_path: Path, monkeypatch: pytest.Mo
         return original(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(torch.optim.Adam, "step", spy)
-    task, judge = linear_task(), nn.Linear(1, 1)
+    task, critic = linear_task(), nn.Linear(1, 1)
     phases = (Phase(optimizer="adam", lr=0.1, images=24),)
     objective = Objective(
-        "judge", ("judge",), lambda *_: (judge(torch.ones(1, 1)).mean(), {}), phases, betas=(0.5, 0.9)
+        "critic", ("critic",), lambda *_: (critic(torch.ones(1, 1)).mean(), {}), phases, betas=(0.5, 0.9)
     )
-    fit(
-        Task(
-            **{**vars(task), "modules": {**task.modules, "judge": judge}, "objectives": (*task.objectives, objective)}
-        ),
-        tmp_path,
-    )
+    modules = {**task.modules, "critic": critic}
+    fit(dataclasses.replace(task, modules=modules, objectives=(*task.objectives, objective)), tmp_path)
     assert used == {(0.9, 0.999), (0.5, 0.9)}
+
+
+def test_each_phase_and_the_end_release_optimizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate keeps every optimizer that it prepared; networks and Adam's states would stay in memory with it."""
+    alive: list[int] = []
+    made: list[weakref.ref[torch.optim.Optimizer]] = []
+    for kind in (torch.optim.Adam, torch.optim.Adadelta):
+        original = kind.__init__
+
+        def spy(self: torch.optim.Optimizer, *args: object, original: Any = original, **options: object) -> None:
+            original(self, *args, **options)
+            made.append(weakref.ref(self))
+            gc.collect()
+            alive.append(sum(reference() is not None for reference in made))
+
+        monkeypatch.setattr(kind, "__init__", spy)
+    task = linear_task()
+    weight = weakref.ref(next(task.modules["network"].parameters()))
+    trained = train(task, config=settings(), runtime=CPU, seed=5, out=tmp_path, log=EventLog(tmp_path / "log.jsonl"))
+    assert alive == [1, 1], "the first phase's optimizer is gone when the second one's is made"
+    gc.collect()
+    assert [reference() for reference in made] == [None, None]
+    del task, trained
+    gc.collect()
+    assert weight() is None
+
+
+def test_a_diverged_training_advises_a_setting_that_exists(tmp_path: Path) -> None:
+    task = dataclasses.replace(linear_task(bad_at=60), setting="evaluation.cluster_classifier.training")
+    with pytest.raises(TrainingDiverged, match=r"lower evaluation\.cluster_classifier\.training\.phases\.0\.lr with"):
+        fit(task, tmp_path)
+
+
+def test_every_task_names_the_setting_of_its_training() -> None:
+    source = Path(histoloom.__file__).parent
+    named = set()
+    for path in source.rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Task":
+                values = {keyword.arg: keyword.value for keyword in call.keywords}
+                if "objectives" not in values or path.name == "distillation.py":  # a student's has no setting
+                    continue
+                setting = values.get("setting")
+                assert isinstance(setting, ast.Constant), f"{path.name}: a task without the setting of its training"
+                named.add(str(setting.value))
+    expected = {"autoencoder", "clusters", "clusters.selfsup", "diffusion", "evaluation.cluster_classifier"}
+    assert named == {f"{section}.training" for section in expected}
+    settings = [f"{name}.phases.0.lr=0.1" for name in sorted(named)]
+    values = {**read_preset("cpu"), "slides": {"paths": ["/slides"]}}
+    config = make_config(with_settings(values, ["clusters.features=selfsup", "clusters.selfsup={}"]))
+    changed = make_config(with_settings(config.model_dump(mode="json"), settings))
+    for name in named:
+        section: Any = changed
+        for part in name.split("."):
+            section = getattr(section, part)
+        assert section.phases[0].lr == 0.1
 
 
 TWO = """
@@ -350,7 +406,8 @@ import torch
 torch.set_num_threads(1)
 import test_training as t
 state = t.fit(t.linear_task(), Path(sys.argv[2]))
-from histoloom.training.devices import end_process, is_main_process
+from histoloom.training.devices import end_process
+from histoloom.training.distributed import is_main_process
 if is_main_process():
     Path(sys.argv[3]).write_text(json.dumps({k: v.tolist() for k, v in state.items()}))
 end_process(0)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from histoloom.config import Config, identity
+from histoloom.config import identity
 from histoloom.errors import UserError
 from histoloom.names import journal_file, refresh_sample_names
 from histoloom.run.directory import (
@@ -28,74 +26,126 @@ from histoloom.run.directory import (
     write_bytes,
     write_json,
 )
-from histoloom.run.stage import EventLog, StageContext
+from histoloom.run.stage import EventLog, ImageCheck, StageContext
 
 logger = logging.getLogger("histoloom")
 
 
+# The stages' functions are imported when a stage runs: the command line starts without torch.
+
+
+def _patches(context: StageContext) -> None:
+    from histoloom.slides.stage import run
+
+    run(context)
+
+
+def _autoencoder(context: StageContext) -> None:
+    from histoloom.autoencoder.stage import run
+
+    run(context)
+
+
+def _latents(context: StageContext) -> None:
+    from histoloom.autoencoder.latents_stage import run
+
+    run(context)
+
+
+def _clusters(context: StageContext) -> None:
+    from histoloom.clustering.stage import run
+
+    run(context)
+
+
+def _diffusion(context: StageContext) -> None:
+    from histoloom.diffusion.stage import run
+
+    run(context)
+
+
+def _samples(context: StageContext) -> None:
+    from histoloom.diffusion.samples_stage import run
+
+    run(context)
+
+
+def _evaluation(context: StageContext) -> None:
+    from histoloom.evaluation.stage import run
+
+    run(context)
+
+
+def _report(context: StageContext) -> None:
+    from histoloom.atlas.stage import run
+
+    run(context)
+
+
+def _copy_check(run: Run) -> ImageCheck | None:
+    from histoloom.evaluation.originality.watch import of_run
+
+    return of_run(run)
+
+
 @dataclass(frozen=True)
 class Stage:
-    """One step of the method; ``entry`` is ``module:function``, imported when the stage runs.
+    """One step of the method.
 
-    ``format`` rises when the stage's files change their meaning; several processes share what ``trains`` or ``draws``.
-    ``beside``: stages that it reads too, which its ``inputs`` were made from and so stand for. ``judge``,
-    ``module:function``, gives who looks at what it draws while it trains, or None.
+    ``run`` does it. ``sections`` of the configuration and the stages ``inputs`` are part of its fingerprint;
+    ``extra_inputs`` are stages that it reads too, and from which its inputs were made. ``format`` rises when the
+    stage's files change their meaning. ``on_all_processes``: all processes of torchrun share its work; every other
+    stage runs on the main process alone, while the others wait. ``image_check`` gives the check of what the stage
+    generates while it trains, or None where the run asks for none.
     """
 
     name: str
+    run: Callable[[StageContext], None]
     sections: tuple[str, ...]
-    inputs: tuple[str, ...]
-    entry: str
+    inputs: tuple[str, ...] = ()
+    extra_inputs: tuple[str, ...] = ()
     format: int = 1
-    trains: bool = False
-    draws: bool = False
-    beside: tuple[str, ...] = ()
-    judge: str = ""
+    on_all_processes: bool = False
+    image_check: Callable[[Run], ImageCheck | None] | None = None
 
 
 STAGES = (
-    Stage("patches", ("patches",), (), "histoloom.slides.stage:run", format=2),
-    Stage("autoencoder", ("autoencoder", "start"), ("patches",), "histoloom.autoencoder.stage:run", trains=True),
-    Stage("latents", ("latents",), ("patches", "autoencoder"), "histoloom.autoencoder.latents_stage:run", format=2),
+    Stage("patches", _patches, ("patches",), format=2),
+    Stage("autoencoder", _autoencoder, ("autoencoder", "start"), ("patches",), on_all_processes=True),
+    Stage("latents", _latents, ("latents",), ("patches", "autoencoder"), format=2),
     Stage(
         "clusters",
+        _clusters,
         ("clusters",),
         ("patches", "latents"),
-        "histoloom.clustering.stage:run",
+        extra_inputs=("autoencoder",),
         format=2,
-        trains=True,
-        beside=("autoencoder",),
+        on_all_processes=True,
     ),
     Stage(
         "diffusion",
+        _diffusion,
         ("diffusion", "start"),
         ("latents", "clusters"),
-        "histoloom.diffusion.stage:run",
+        extra_inputs=("patches", "autoencoder"),
         format=2,
-        trains=True,
-        beside=("patches", "autoencoder"),
-        judge="histoloom.evaluation.originality.watch:of_run",
+        on_all_processes=True,
+        image_check=_copy_check,
     ),
-    Stage(
-        "samples",
-        ("samples",),
-        ("autoencoder", "clusters", "diffusion"),
-        "histoloom.diffusion.samples_stage:run",
-        draws=True,
-    ),
+    Stage("samples", _samples, ("samples",), ("autoencoder", "clusters", "diffusion"), on_all_processes=True),
     Stage(
         "evaluation",
+        _evaluation,
         ("evaluation",),
         ("patches", "clusters", "samples"),
-        "histoloom.evaluation.stage:run",
+        extra_inputs=("autoencoder", "latents"),
         format=3,
-        beside=("autoencoder", "latents"),
     ),
     Stage(
         "report",
+        _report,
         ("report",),
         ("patches", "autoencoder", "latents", "clusters", "diffusion", "samples", "evaluation"),
-        "histoloom.atlas.stage:run",
     ),
 )
 MEMORY_SECONDS, NOTE_SECONDS = 0.25, 10.0
@@ -128,8 +178,12 @@ def wanted_fingerprints(run: Run) -> dict[str, str]:
         if stage.name == "patches":
             value["slides"] = inventory_fingerprint(run.config.slides)
         if stage.name == "report":
-            value["names"] = _names_digest(run)
-            value |= _readings_digest(run)
+            names = journal_file(run.path)
+            value["names"] = fingerprint(names.read_text(encoding="utf-8", errors="replace") if names.is_file() else "")
+            # Without a finished reading there is no key, as in runs made before there were any.
+            readings = sorted((run.path / "readings").glob("*/results.json"))
+            if readings:
+                value["readings"] = [fingerprint(path.read_text(encoding="utf-8")) for path in readings]
         wanted[stage.name] = fingerprint(value)
     return wanted
 
@@ -157,76 +211,75 @@ def execute(run: Run, *, until: str = STAGE_NAMES[-1]) -> None:
     """
     if until not in STAGE_NAMES:
         raise UserError(f"no stage {until!r}; there are: {', '.join(STAGE_NAMES)}")
-    from histoloom.training.devices import is_main_process
+    from histoloom.training.distributed import is_main_process
 
     with disk_errors_explained(run.path):
-        if is_main_process():
-            with run.locked():
-                write_json(run.path / "environment.json", environment())
-                _execute(run, until=until, main=True)
-                refresh_sample_names(run.path)
-                _surface_report(run)
-        else:
+        if not is_main_process():
             _execute(run, until=until, main=False)
+            return
+        with run.locked():
+            write_json(run.path / "environment.json", environment())
+            _execute(run, until=until, main=True)
+            refresh_sample_names(run.path)
+            # Also when the published report came back from superseded/.
+            page = run.folder("report") / "report.html"
+            if page.is_file():
+                write_bytes(run.path / "report.html", page.read_bytes())
 
 
 def _execute(run: Run, *, until: str, main: bool) -> None:
-    """The main process does the work and the writing; the others share trainings and sampling and wait else."""
+    """The main process decides, works and writes; the others share what is for all processes, and wait else."""
     wanted = wanted_fingerprints(run)
     for stage in STAGES[: STAGE_NAMES.index(until) + 1]:
-        if not _agreed(run, main and _is_needed(run, stage, wanted=wanted[stage.name])):
+        if not _shared(run, main and _is_needed(run, stage, wanted=wanted[stage.name])):
             continue
         if main:
             _build(run, stage, wanted=wanted)
-        elif stage.trains or stage.draws:
+        elif stage.on_all_processes:
             with tempfile.TemporaryDirectory(prefix="histoloom-") as scratch:
-                _named(stage.entry)(_context(run, stage, out=Path(scratch)))
-        _agreed(run, True)
-
-
-def _surface_report(run: Run) -> None:
-    """Put the published report at ``RUN/report.html``, also when it came back from ``superseded/``."""
-    page = run.folder("report") / "report.html"
-    if page.is_file():
-        write_bytes(run.path / "report.html", page.read_bytes())
+                stage.run(_context(run, stage, out=Path(scratch)))
+        _shared(run, True)
 
 
 def _is_needed(run: Run, stage: Stage, *, wanted: str) -> bool:
-    """Whether the stage has to be built: it is neither up to date nor among the superseded."""
+    """Whether the stage has to be built: it is not up to date, nor finished, nor among the superseded."""
+    if run.adopt(stage.name, wanted=wanted):
+        logger.info("%s: was finished before the run was stopped", stage.name)
     if run.state(stage.name, wanted=wanted) == "done":
         return False
     if run.restore(stage.name, wanted=wanted):
-        logger.info("%s: taken back from superseded/", stage.name)
+        logger.info("%s: restored from superseded/", stage.name)
         return False
     return True
 
 
-def _agreed(run: Run, value: bool) -> bool:  # noqa: FBT001 - the one thing that it is about
+def _shared(run: Run, value: bool) -> bool:  # noqa: FBT001 - the one thing that it is about
     """The main process's ``value``, on every process; all wait for it."""
-    from histoloom.training.devices import process_count
+    from histoloom.training import distributed
 
-    if process_count() == 1:
+    if distributed.process_count() == 1:
         return value
-    from accelerate.utils import broadcast_object_list
-
     from histoloom.training.devices import accelerator
 
-    accelerator(run.config.runtime).wait_for_everyone()
-    box = [value]
-    broadcast_object_list(box)
-    return box[0]
+    accelerator(run.config.runtime)  # joins the processes
+    distributed.wait_for_all()
+    return distributed.shared(value)
 
 
 def _build(run: Run, stage: Stage, *, wanted: Mapping[str, str]) -> None:
     out = run.begin(stage.name, wanted=wanted[stage.name])
     logger.info("%s: started", stage.name)
-    with _watched(run, stage.name) as usage:
-        _named(stage.entry)(_context(run, stage, out=out))
+    with _measured(run, stage.name) as usage:
+        if stage.on_all_processes:
+            stage.run(_context(run, stage, out=out))
+        else:
+            _run_alone(stage, _context(run, stage, out=out))
+    settings = run.config.model_dump(mode="json")
     artifact = Artifact(
         stage=stage.name,
         format=stage.format,
         fingerprint=wanted[stage.name],
-        config=_slice(run.config, stage),
+        config={"seed": run.config.seed} | {section: settings[section] for section in stage.sections},
         inputs={name: wanted[name] for name in stage.inputs},
         seconds=round(usage.seconds, 1),
         peak_memory_mb=round(usage.peak_mb, 1),
@@ -235,32 +288,26 @@ def _build(run: Run, stage: Stage, *, wanted: Mapping[str, str]) -> None:
     logger.info("%s: done in %.0f s, peak memory %.0f MB", stage.name, usage.seconds, usage.peak_mb)
 
 
-def _named(entry: str) -> Any:
-    module, _, function = entry.partition(":")
-    return getattr(importlib.import_module(module), function)
+def _run_alone(stage: Stage, context: StageContext) -> None:
+    """Run a stage on the main process alone: what trains in it must not wait for the other processes."""
+    from histoloom.training import distributed
+
+    if distributed.process_count() == 1:  # and torch need not be imported
+        stage.run(context)
+        return
+    with distributed.alone():
+        stage.run(context)
 
 
 def _context(run: Run, stage: Stage, *, out: Path) -> StageContext:
-    inputs = {name: run.require(name) for name in (*stage.inputs, *stage.beside)}
-    log = EventLog(out / "log.jsonl")
-    judge = _named(stage.judge)(run) if stage.judge else None
-    return StageContext(run=run.path, config=run.config, out=out, inputs=inputs, log=log, judge=judge)
-
-
-def _slice(config: Config, stage: Stage) -> dict[str, Any]:
-    values = config.model_dump(mode="json")
-    return {"seed": config.seed} | {section: values[section] for section in stage.sections}
-
-
-def _names_digest(run: Run) -> str:
-    path = journal_file(run.path)
-    return fingerprint(path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "")
-
-
-def _readings_digest(run: Run) -> dict[str, Any]:
-    """What blinded readings found so far; nothing where none was finished, as in runs from before there were any."""
-    paths = sorted((run.path / "readings").glob("*/results.json"))
-    return {"readings": [fingerprint(path.read_text(encoding="utf-8")) for path in paths]} if paths else {}
+    return StageContext(
+        run=run.path,
+        config=run.config,
+        out=out,
+        inputs={name: run.require(name) for name in (*stage.inputs, *stage.extra_inputs)},
+        log=EventLog(out / "log.jsonl"),
+        image_check=stage.image_check(run) if stage.image_check is not None else None,
+    )
 
 
 @dataclass
@@ -272,7 +319,7 @@ class Usage:
 
 
 @contextmanager
-def _watched(run: Run, stage: str) -> Iterator[Usage]:
+def _measured(run: Run, stage: str) -> Iterator[Usage]:
     """Measure the block; the time is noted as it passes, so that a kill loses little of it."""
     usage, stop, noted = Usage(), threading.Event(), time.monotonic()
 

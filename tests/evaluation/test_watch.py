@@ -52,7 +52,7 @@ def test_copies_are_reason_to_stop_and_other_pictures_are_not(gated: Run) -> Non
     rich = np.argsort(-train.std(axis=(1, 2, 3)))[:12]
     found = CopyWatch(gated)(train[rich])
     assert found.stop
-    assert "look like copies" in found.said
+    assert "look like copies" in found.message
     assert "patches.count" in found.advice
     empty = CopyWatch(gated)(np.full_like(train[:12], 240))
     assert not empty.stop

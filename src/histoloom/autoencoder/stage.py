@@ -16,7 +16,8 @@ from histoloom.run.pretrained import start_folder
 from histoloom.run.stage import StageContext
 from histoloom.seeding import derive
 from histoloom.slides.patch_set import PatchSet
-from histoloom.training.devices import accelerator, is_main_process
+from histoloom.training.devices import accelerator
+from histoloom.training.distributed import is_main_process
 from histoloom.training.loop import Objective, Task, train
 
 
@@ -83,6 +84,7 @@ def make_task(config: AutoencoderConfig, *, seed: int, n: int) -> Task:
         n=n,
         batch=lambda rows: rows,
         ema=("autoencoder",) if config.training.averages else (),
+        setting="autoencoder.training",
         compiled=(autoencoder.encoder,),  # the adaptive weight differentiates the decoder's last layer by itself
     )
 

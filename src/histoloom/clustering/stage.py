@@ -30,7 +30,8 @@ from histoloom.run.directory import read_json, write_bytes, write_json
 from histoloom.run.stage import EventLog, StageContext
 from histoloom.seeding import derive, numpy_generator
 from histoloom.slides.patch_set import PatchSet
-from histoloom.training.devices import accelerator, is_main_process
+from histoloom.training.devices import accelerator
+from histoloom.training.distributed import is_main_process
 from histoloom.training.loop import Objective, Task, train
 
 CHUNK = 256
@@ -83,6 +84,7 @@ def _train(context: StageContext, *, latents: LatentSet, bank: Bank, restart: in
     loss, batch = _objective(context, latents=latents, bank=bank, rows=rows, network=clusterer.network)
     task = Task(
         name="clusters",
+        setting="clusters.training",
         modules={"network": clusterer.network},
         objectives=(Objective("network", ("network",), loss, config.training.phases),),
         n=len(rows),

@@ -22,9 +22,6 @@ LPIPS_MIN_SIZE = 32
 DISCRIMINATOR_GROUPS = 16
 """Largest number of groups of the discriminator's normalisations."""
 
-MAX_AVERAGE_WIDTH = 12**-0.5
-"""sigma_rel of the plain mean of all weights so far (gamma = 0; Karras et al. 2024)."""
-
 
 class Phase(Section):
     """A stretch of a training with one optimizer."""
@@ -48,30 +45,19 @@ class Phase(Section):
 class TrainingConfig(Section):
     """How a network is trained."""
 
+    retired: ClassVar[Mapping[str, Any]] = {"ema_width": None}
+
     batch_size: PositiveInt = Field(16, description="images per step, over all processes")
     phases: tuple[Phase, ...] = Field(min_length=1, description="the phases, in their order")
     lr_decay: Literal["none", "cosine"] = Field("none", description="learning-rate decay over the last phase")
     warmup_images: int = Field(0, ge=0, description="images over which the learning rate rises linearly at the start")
     grad_clip: PositiveFloat | None = Field(None, description="upper bound of the gradient's norm; null: none")
     ema: float = Field(0.0, ge=0, lt=1, description="decay per step of the weights' moving average; 0: no average")
-    ema_width: float | None = Field(
-        None,
-        gt=0,
-        lt=MAX_AVERAGE_WIDTH,
-        description="instead of ema: width of a power-function average of the weights, as a share of the training so "
-        "far, below 0.289 (sigma_rel of Karras et al. 2024); null: none",
-    )
-
-    @model_validator(mode="after")
-    def _has_one_average(self) -> TrainingConfig:
-        if self.ema > 0 and self.ema_width is not None:
-            raise ValueError("ema and ema_width exclude each other: set ema=0, or ema_width=null")
-        return self
 
     @property
     def averages(self) -> bool:
         """Whether a training returns averaged weights."""
-        return self.ema > 0 or self.ema_width is not None
+        return self.ema > 0
 
     def images(self, *, n: int) -> int:
         """Images seen in the whole training, for a data set of ``n`` images."""
@@ -305,7 +291,7 @@ class ClustersConfig(Section):
         if self.features == "latents" and self.channels % 8:
             raise ValueError(f"channels must be a multiple of 8 with features: latents, got {self.channels}")
         if self.training.averages:
-            raise ValueError("training: ema and ema_width have no effect on clusters; set ema=0 and ema_width=null")
+            raise ValueError("training: ema has no effect on clusters; set ema=0")
         return self
 
     @model_validator(mode="after")

@@ -98,22 +98,15 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-NO_AVERAGE: Mapping[str, object] = {"ema_width": None}
 LATER: Mapping[str, Any] = {
     "autoencoder": {
         "gradient": "straight-through",
         "norm_groups": 32,
         "adversarial": {"betas": [0.9, 0.999]},
-        "training": NO_AVERAGE,
     },
     "latents": {"copies": 1},
-    "clusters": {
-        "features": "latents",
-        "encoder": None,
-        "selfsup": {"training": NO_AVERAGE},
-        "training": NO_AVERAGE,
-    },
-    "diffusion": {"shift": 1.0, "norm_groups": 32, "embedding": "add", "training": NO_AVERAGE},
+    "clusters": {"features": "latents", "encoder": None, "selfsup": {}},
+    "diffusion": {"shift": 1.0, "norm_groups": 32, "embedding": "add"},
     "evaluation": {"originality": "off"},
 }
 """Settings that were added after runs existed, with the value that changes nothing; a section may have been off."""
@@ -133,7 +126,10 @@ def identity(config: Config) -> Values:
     if values["evaluation"]["originality"] == "gate":
         values["evaluation"]["originality"] = "report"
     # Fingerprints of existing runs contain the earlier names of settings and the settings that were removed since.
-    values["evaluation"]["judge"] = values["evaluation"].pop("cluster_classifier")
+    classifier = values["evaluation"].pop("cluster_classifier")
+    values["evaluation"]["judge"] = classifier
+    if classifier is not None:
+        classifier["training"]["ema_width"] = None
     for section, removed in RETIRED.items():
         values[section] |= removed
     values["diffusion"]["augment"] = "copies" if config.latents.copies == 8 else False

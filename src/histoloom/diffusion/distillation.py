@@ -191,12 +191,14 @@ def distil(run: Run, config: DistillConfig) -> Path:
         warmup_images=min(teachers.warmup_images, config.images // 20),
         grad_clip=1.0,
         ema=teachers.ema,
-        ema_width=teachers.ema_width,
     )
 
     decided = record.model_dump(exclude={"images"})
-    wanted = fingerprint({"format": FORMAT, "seed": run.config.seed, "training": training.model_dump(), **decided})
+    # ema_width is a removed setting, which the fingerprints of existing students hold.
+    values = training.model_dump() | {"ema_width": None}
+    wanted = fingerprint({"format": FORMAT, "seed": run.config.seed, "training": values, **decided})
     with disk_errors_explained(run.path), run.locked():
+        run.adopt(STUDENT, wanted=wanted)
         if run.state(STUDENT, wanted=wanted) == "done" or run.restore(STUDENT, wanted=wanted):
             return run.folder(STUDENT)
         out, start = run.begin(STUDENT, wanted=wanted), time.monotonic()

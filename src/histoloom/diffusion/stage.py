@@ -26,7 +26,8 @@ from histoloom.run.pretrained import start_folder
 from histoloom.run.stage import CheckResult, StageContext
 from histoloom.seeding import derive, numpy_generator, torch_generator
 from histoloom.training import distributed
-from histoloom.training.devices import accelerator, autocast, is_main_process
+from histoloom.training.devices import accelerator, autocast
+from histoloom.training.distributed import is_main_process
 from histoloom.training.loop import Objective, Task, train
 from histoloom.training.tasks import Callback, Modules
 
@@ -124,7 +125,8 @@ def make_task(
         ema=("unet",) if config.training.averages else (),
         versions=DIHEDRAL if context.config.latents.copies == DIHEDRAL else 1,
         compiled=(unet,),
-        watch=sample_check(context, spec=spec),
+        callback=sample_check(context, spec=spec),
+        setting="diffusion.training",
     )
 
 
@@ -133,7 +135,7 @@ def sample_check(context: StageContext, *, spec: GeneratorSpec) -> Callback | No
 
     None where the run asks for no such check.
     """
-    check = context.judge
+    check = context.image_check
     if check is None:
         return None
     autoencoder = Autoencoder.load(context.inputs["autoencoder"])

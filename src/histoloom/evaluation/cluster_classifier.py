@@ -76,6 +76,7 @@ def learn(
         n=len(labels_N),
         batch=lambda rows: (torch.from_numpy(lesson.read(rows)), labels_N[rows]),
         ema=("judge",) if config.training.averages else (),
+        setting="evaluation.cluster_classifier.training",
     )
     out.mkdir(parents=True, exist_ok=True)
     log = EventLog(out / "log.jsonl")

@@ -199,10 +199,16 @@ class Run:
                 lock.release()
 
     def begin(self, stage: str, *, wanted: str) -> Path:
-        """The folder to build ``stage`` in; an unfinished build of the same fingerprint is continued."""
+        """The folder to build ``stage`` in; an unfinished build of the same fingerprint is continued.
+
+        A finished build of another fingerprint, which a crash left unpublished, moves to ``superseded/``.
+        """
         folder = self.building(stage)
         marker = folder / "building.json"
-        if folder.exists() and (not marker.is_file() or read_json(marker)["fingerprint"] != wanted):
+        finished = Artifact.read(folder)
+        if finished is not None:
+            self._move_aside(folder, stage=stage, digest=finished.fingerprint)
+        elif folder.exists() and (not marker.is_file() or read_json(marker)["fingerprint"] != wanted):
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not marker.is_file():
@@ -218,24 +224,42 @@ class Run:
         return float(value["seconds"])
 
     def publish(self, stage: str, artifact: Artifact) -> None:
-        """Give the finished build its place by a rename; what stood there moves to ``superseded/``."""
-        building = self.building(stage)
-        for checkpoints in sorted(building.rglob("checkpoints")):
-            shutil.rmtree(checkpoints)
-        (building / "building.json").unlink(missing_ok=True)
-        write_json(building / "artifact.json", vars(artifact) | {"config": dict(artifact.config)})
-        self.supersede(stage)
-        building.rename(self.folder(stage))
+        """Give the finished build its place by a rename; what stood there moves to ``superseded/``.
+
+        The build counts as finished once its ``artifact.json`` is written. Nothing of it is removed before the rename,
+        so a crash at any point leaves a build that ``adopt`` publishes, or a published stage that ``adopt`` tidies.
+        """
+        write_json(self.building(stage) / "artifact.json", vars(artifact) | {"config": dict(artifact.config)})
+        self.adopt(stage, wanted=artifact.fingerprint)
+
+    def adopt(self, stage: str, *, wanted: str) -> bool:
+        """Publish a finished build of fingerprint ``wanted``; False where there is none. May be called again."""
+        building, folder = self.building(stage), self.folder(stage)
+        finished = Artifact.read(building)
+        is_wanted = finished is not None and finished.fingerprint == wanted
+        if is_wanted:
+            self.supersede(stage)
+            building.rename(folder)
+
+        # Checkpoints need pickle, and have no use any more. The marker goes last: it says that tidying is not done.
+        marker = folder / "building.json"
+        if marker.is_file():
+            for checkpoints in sorted(folder.rglob("checkpoints")):
+                shutil.rmtree(checkpoints)
+            marker.unlink()
+        return is_wanted
 
     def supersede(self, stage: str) -> None:
         """Move a published stage aside, under its fingerprint."""
         artifact = self.artifact(stage)
-        if artifact is None:
-            return
-        target = self._superseded(stage, artifact.fingerprint)
+        if artifact is not None:
+            self._move_aside(self.folder(stage), stage=stage, digest=artifact.fingerprint)
+
+    def _move_aside(self, folder: Path, *, stage: str, digest: str) -> None:
+        target = self._superseded(stage, digest)
         target.parent.mkdir(exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)
-        self.folder(stage).rename(target)
+        folder.rename(target)
 
     def restore(self, stage: str, *, wanted: str) -> bool:
         """Bring a superseded stage of fingerprint ``wanted`` back to its place; False where there is none."""
@@ -250,26 +274,35 @@ class Run:
         return self.path / "superseded" / f"{stage}-{digest}"
 
 
-def environment() -> dict[str, Any]:
-    """What a result was made with: versions, platform, git revision of the package where it is a checkout."""
+def environment() -> dict[str, object]:
+    """What a result was made with: versions, platform, and git revision where the package is a checkout of its own."""
     packages = ("histoloom", "torch", "diffusers", "accelerate", "numpy", "scikit-learn", "openslide-python")
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "packages": {name: metadata.version(name) for name in packages},
-        "git": _git_revision(Path(__file__).parent),
+        "git": git_revision(Path(__file__)),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
 
-def _git_revision(folder: Path) -> str | None:
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+def git_revision(file: Path) -> str | None:
+    """The revision of the checkout that tracks ``file``; None where git does not track it.
+
+    A package that is installed below somebody's own repository lies in that checkout too, but is not tracked by it.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(file.parent), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        git("ls-files", "--error-unmatch", file.name)
+        return git("describe", "--always", "--dirty", "--abbrev=12") or None
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
 
 
 def _results(config: Config) -> dict[str, Any]:

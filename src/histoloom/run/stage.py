@@ -47,15 +47,15 @@ class EventLog:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a look at drawn images found, in words; ``stop``: it is reason to stop a training, ``advice`` what to do."""
+    """What a check found, as a ``message``; ``stop``: the training shall stop; ``advice``: what to do then."""
 
-    said: str
+    message: str
     stop: bool = False
     advice: str = ""
 
 
-ImageJudge = Callable[[np.ndarray], CheckResult]
-"""Judges drawn images, uint8 (N, H, W, 3)."""
+ImageCheck = Callable[[np.ndarray], CheckResult]
+"""Checks generated images, uint8 (N, H, W, 3)."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class StageContext:
 
     ``out`` may hold what an interrupted call of the same stage, with the same fingerprint, left there. ``inputs``
     are the published folders of the stages before, by name. ``run`` is the run directory, for what is not a stage
-    (the expert's names). ``judge`` looks at what a stage that trains draws on the way, where the run asks for that.
+    (the expert's names). ``image_check`` checks images that a stage generates while it trains, where the run asks for
+    that.
     """
 
     run: Path
@@ -72,7 +73,7 @@ class StageContext:
     out: Path
     inputs: Mapping[str, Path]
     log: EventLog
-    judge: ImageJudge | None = None
+    image_check: ImageCheck | None = None
 
     def say(self, message: str) -> None:
         """Tell the user, and the stage's log, one line."""

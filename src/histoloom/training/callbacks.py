@@ -1,6 +1,6 @@
-"""A look at a network while it trains, which may stop the training: when it is due, and what every process hears of it.
+"""Checks of a network while it trains, which may stop the training: when one is due, and what all processes hear of it.
 
-A look changes nothing of the training: it draws its own random numbers and sees the networks as they are.
+A check changes nothing of the training: it draws its own random numbers and sees the networks as they are.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from histoloom.training.tasks import Callback, Modules, Task
 logger = logging.getLogger("histoloom")
 
 GOOD = "good.pt"
-"""beside last.pt: the checkpoint of the last look that found nothing wrong"""
+"""beside last.pt: the checkpoint of the last check that found nothing wrong"""
 
 
-def is_due(watch: Callback | None, *, step: int, steps: int) -> bool:
-    """Whether a look follows step ``step`` of ``steps``: at equal distances, the last one at the end."""
-    return watch is not None and step * watch.times // steps > (step - 1) * watch.times // steps
+def is_due(callback: Callback | None, *, step: int, steps: int) -> bool:
+    """Whether a check follows step ``step`` of ``steps``: at equal distances, the last one at the end."""
+    return callback is not None and step * callback.times // steps > (step - 1) * callback.times // steps
 
 
-def look(task: Task, modules: Modules, *, images: int, checkpoint: Path, log: EventLog) -> None:
-    """The main process looks; ``TrainingStopped``, on all processes, where what it sees is reason to."""
-    assert task.watch is not None, "a look is due"
-    found = distributed.shared(task.watch.look(modules, images) if distributed.rank() == 0 else None)
-    assert found is not None, "the main process looked"
+def run_check(task: Task, modules: Modules, *, images: int, checkpoint: Path, log: EventLog) -> None:
+    """The main process checks; ``TrainingStopped``, on all processes, where the result asks for it."""
+    assert task.callback is not None, "a check is due"
+    result = distributed.shared(task.callback.check(modules, images) if distributed.rank() == 0 else None)
+    assert result is not None, "the main process has checked"
     if distributed.rank() == 0:
-        logger.info("%s: %s", task.name, found.said)
-        log.write({"message": found.said})
-    if found.stop:
+        logger.info("%s: %s", task.name, result.message)
+        log.write({"message": result.message})
+    if result.stop:
         good = checkpoint.with_name(GOOD)
-        kept = f"the last good checkpoint is {good}" if good.exists() else "no look before this one was good"
-        raise TrainingStopped(f"{task.name}: {found.said} after {images:,} images; {kept}; {found.advice}")
+        kept = f"the last good checkpoint is {good}" if good.exists() else "no check before this one was good"
+        raise TrainingStopped(f"{task.name}: {result.message} after {images:,} images; {kept}; {result.advice}")
 
 
 def keep_good(checkpoint: Path) -> None:

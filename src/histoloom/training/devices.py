@@ -91,16 +91,6 @@ def end_process(status: int) -> NoReturn:
     os._exit(status)
 
 
-def process_count() -> int:
-    """Processes started together (torchrun's WORLD_SIZE)."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_main_process() -> bool:
-    """Whether this is the process that writes."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def autocast(runtime: RuntimeConfig) -> AbstractContextManager[Any]:
     """Mixed precision for inference on the run's device, where it uses one."""
     device = resolve_device(runtime.device)

@@ -1,4 +1,6 @@
-"""What several processes of one training do together; with one process, each of these gives back what it was given.
+"""What several processes of one run do together, and the only place that knows rank and number of processes.
+
+With one process, each function returns what it was given.
 
 A loss that is a statistic of the whole batch (an entropy of its mean, a batch normalisation) is computed on the whole
 batch by every process, from features that each computed of its own part. Shapes: B rows of this process, P processes.
@@ -6,6 +8,9 @@ batch by every process, from features that each computed of its own part. Shapes
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,8 +75,35 @@ def summed(x: Tensor) -> Tensor:
     return total
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it, this process works by itself: it is the only one, and nothing waits for the others.
+
+    For work of the main process in which networks are trained, while the other processes wait for it to end.
+    """
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+def process_count() -> int:
+    """Processes that were started together (torchrun's WORLD_SIZE), also before they have joined."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes (torchrun's RANK 0), also before the processes have joined."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+_alone = False
+
+
 def _joined() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
+    return not _alone and distributed.is_available() and distributed.is_initialized()
 
 
 class _Gathered(torch.autograd.Function):

@@ -1,13 +1,14 @@
-"""The only training loop: three networks, one way to train, stop and continue.
+"""The only training loop: every network is trained, stopped and continued here.
 
-What a step does depends on the seed, the step's number and the weights alone (see ``seeding``), so a training that
-was killed anywhere continues from its checkpoint to the same weights, to the byte on a CPU. The clock is images seen.
-Several processes (torchrun) split each batch; gradients are averaged once a step. Shapes: B is the batch of one
+What a step does depends on the seed, the step's number and the weights alone (see ``seeding``). So a training that was
+killed anywhere continues from its checkpoint to the same weights, to the byte on a CPU. Progress is counted in images
+seen. Several processes (torchrun) split each batch; gradients are averaged once a step. Shapes: B is the batch of one
 micro-batch of one process.
 
-Both ways of splitting a batch end with the weights of the undivided one, to rounding: draws are made for the whole
-batch; a task whose loss is a statistic of it is not split into micro-batches, and over processes gathers what it needs
-(``processes``); a objective may survey all micro-batches first. Dropout alone draws other masks for other splits.
+Both ways of splitting a batch end with the weights of the undivided one, to rounding. Draws are made for the whole
+batch. A task whose loss is a statistic of the batch is not split into micro-batches, and gathers what it needs over
+processes (``distributed``). An objective may survey all micro-batches first. Only dropout draws other masks for other
+splits.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from histoloom.run.directory import write_bytes
 from histoloom.run.stage import EventLog
 from histoloom.seeding import derive, numpy_generator, permutation, torch_generator
 from histoloom.training import distributed
-from histoloom.training.callbacks import is_due, keep_good, look
+from histoloom.training.callbacks import is_due, keep_good, run_check
 from histoloom.training.compiling import compiled, lay_out, lay_out_as_usual, lay_out_states
 from histoloom.training.devices import accelerator as make_accelerator
 from histoloom.training.divergence import trouble
@@ -55,9 +56,9 @@ def train(
 ) -> Trained:
     """Train ``task``, continuing from ``out/checkpoints`` where there is one; returns its modules.
 
-    Raises ``TrainingStopped`` where the task's watch asks for it, and ``TrainingDiverged`` when a loss or weight is no
-    longer finite or a loss exploded, both on all processes; ``UserError`` when the batch does not divide over processes
-    and micro-batches.
+    Raises ``TrainingStopped`` where the task's callback asks for it, and ``TrainingDiverged`` when a loss or weight is
+    no longer finite or a loss exploded, both on all processes; ``UserError`` when the batch does not divide over
+    processes and micro-batches.
     """
     loop = _Loop(task, config=config, runtime=runtime, seed=seed, out=out, log=log)
     loop.resume()
@@ -84,9 +85,12 @@ class _Loop:
         self.accumulate = 1 if task.whole else runtime.accumulate
         if task.whole and runtime.accumulate > 1:
             logger.info("%s: runtime.accumulate does not split its batch, whose statistics the loss needs", task.name)
-        self.micro = _micro_batch(
-            config.batch_size, processes=self.accelerator.num_processes, accumulate=self.accumulate
-        )
+        self.micro, rest = divmod(config.batch_size, distributed.size() * self.accumulate)
+        if rest or not self.micro:
+            raise UserError(
+                f"a batch of {config.batch_size} does not divide over {distributed.size()} processes x "
+                f"{self.accumulate} micro-batches; change runtime.accumulate or the number of processes"
+            )
         for module in task.modules.values():
             module.to(self.accelerator.device).train()
         lay_out(task.modules.values(), runtime=runtime)
@@ -95,7 +99,8 @@ class _Loop:
         self.sums: dict[str, Any] = {}
         self.counted = 0
         self.first: dict[str, float] = {}
-        self.drops_out = any(_drops_out(module) for module in task.modules.values())
+        parts = [part for module in task.modules.values() for part in module.modules()]
+        self.has_dropout = any(isinstance(part, nn.Dropout) and part.p > 0 for part in parts)
         self.events = len(log)
         self.saved = time.monotonic()
 
@@ -117,6 +122,7 @@ class _Loop:
             self._save()
 
     def _step(self, batches: list[Batch]) -> None:
+        """One step of every objective: zero_grad, loss, backward, clip, step; then the averages."""
         batches = send_to_device(batches, self.accelerator.device)
         scratches: list[dict[str, Any]] = [{} for _ in batches]
         for objective in self.task.objectives:
@@ -124,51 +130,52 @@ class _Loop:
                 continue
             optimizer = self._optimizer(objective)
             optimizer.zero_grad(set_to_none=True)
+
             with _only_trains(self.task, objective):
-                self._survey(objective, batches, scratches=scratches)
-                for batch, context in zip(batches, self._ticks(objective, scratches), strict=True):
-                    self._backward(objective, batch, context=context)
-            self._average_gradients(objective)
+                # What a loss takes from the whole batch is surveyed first, where the batch comes in parts.
+                if objective.survey is not None and self.accumulate > 1:
+                    with self.accelerator.autocast():
+                        objective.survey(batches, self._contexts(objective, scratches))
+                for batch, context in zip(batches, self._contexts(objective, scratches), strict=True):
+                    if self.has_dropout:  # of torch's global stream, which a resumed training would not continue
+                        seed = (self.seed, self.task.name, objective.name, "dropout", context.step, context.rows.start)
+                        torch.manual_seed(derive(*seed))
+                    with self.accelerator.autocast():
+                        loss, metrics = objective.loss(batch, context)
+                    self.accelerator.backward(loss / self.accumulate)
+                    for name, value in {"loss": loss, **metrics}.items():
+                        key = f"{objective.name}.{name}"
+                        self.sums[key] = self.sums.get(key, 0.0) + value.detach().float() / self.accumulate
+
+            parameters = _parameters(self.task, objective)
+            if distributed.size() > 1:
+                gradients = [p.grad for p in parameters if p.grad is not None]
+                mean = distributed.averaged(torch.cat([g.flatten() for g in gradients]))
+                for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+                    gradient.copy_(part.view_as(gradient))
             if self.config.grad_clip is not None:
                 self.accelerator.unscale_gradients(optimizer)
-                nn.utils.clip_grad_norm_(_parameters(self.task, objective), self.config.grad_clip)
+                nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
             optimizer.step()
         self._average_weights()
 
-    def _survey(self, objective: Objective, batches: list[Batch], *, scratches: list[dict[str, Any]]) -> None:
-        if objective.survey is not None and self.accumulate > 1:
-            with self.accelerator.autocast():
-                objective.survey(batches, self._ticks(objective, scratches))
-
-    def _backward(self, objective: Objective, batch: Batch, *, context: StepContext) -> None:
-        if self.drops_out:  # torch's own stream, which would go on from somewhere else after a resume
-            torch.manual_seed(
-                derive(self.seed, self.task.name, objective.name, "dropout", context.step, context.rows.start)
-            )
-        with self.accelerator.autocast():
-            loss, metrics = objective.loss(batch, context)
-        self.accelerator.backward(loss / self.accumulate)
-        for name, value in {"loss": loss, **metrics}.items():
-            key = f"{objective.name}.{name}"
-            self.sums[key] = self.sums.get(key, 0.0) + value.detach().float() / self.accumulate
-
-    def _ticks(self, objective: Objective, scratches: list[dict[str, Any]]) -> list[StepContext]:
-        """Fresh ones of this step's micro-batches: what draws from them twice draws the same."""
-        return [self._tick(objective.name, index=i, scratch=scratch) for i, scratch in enumerate(scratches)]
-
-    def _tick(self, objective: str, *, index: int, scratch: dict[str, Any]) -> StepContext:
-        start = (self.accelerator.process_index * self.accumulate + index) * self.micro
+    def _contexts(self, objective: Objective, scratches: list[dict[str, Any]]) -> list[StepContext]:
+        """New contexts of this step's micro-batches: what draws from them twice draws the same."""
         step = self.images // self.config.batch_size
-        return StepContext(
-            images=self.images,
-            step=step,
-            progress=self.images / self.total,
-            device=self.accelerator.device,
-            generator=torch_generator(self.seed, self.task.name, objective, step),
-            rows=slice(start, start + self.micro),
-            batch_size=self.config.batch_size,
-            scratch=scratch,
-        )
+        first = distributed.rank() * self.accumulate * self.micro
+        return [
+            StepContext(
+                images=self.images,
+                step=step,
+                progress=self.images / self.total,
+                device=self.accelerator.device,
+                generator=torch_generator(self.seed, self.task.name, objective.name, step),
+                rows=slice(first + i * self.micro, first + (i + 1) * self.micro),
+                batch_size=self.config.batch_size,
+                scratch=scratch,
+            )
+            for i, scratch in enumerate(scratches)
+        ]
 
     def _after_step(self) -> None:
         self.counted += 1
@@ -176,23 +183,20 @@ class _Loop:
         step = self.images // self.config.batch_size
         if step % max(1, steps // LOG_EVENTS) == 0 or step == steps:
             self._write_log()
-        if is_due(self.task.watch, step=step, steps=steps):
-            self._look()
+        if is_due(self.task.callback, step=step, steps=steps):
+            modules = dict(self.task.modules) | self.averages
+            run_check(self.task, modules, images=self.images, checkpoint=self.checkpoint, log=self.log)
+            self.events = len(self.log)
+            self._save()
+            keep_good(self.checkpoint)
         elif self._due_to_save(at_end=False):
             self._save()
-
-    def _look(self) -> None:
-        modules = dict(self.task.modules) | self.averages
-        look(self.task, modules, images=self.images, checkpoint=self.checkpoint, log=self.log)
-        self.events = len(self.log)
-        self._save()
-        keep_good(self.checkpoint)
 
     # -- data ----------------------------------------------------------------------------------------------------
     def _read(self, images: int) -> list[Batch]:
         """This process's micro-batches of the step that starts at ``images``."""
         rows = self._order(images)
-        start = self.accelerator.process_index * self.accumulate * self.micro
+        start = distributed.rank() * self.accumulate * self.micro
         parts = range(start, start + self.accumulate * self.micro, self.micro)
         return [self.task.batch(rows[part : part + self.micro]) for part in parts]
 
@@ -211,15 +215,15 @@ class _Loop:
 
     # -- optimizers and averages -----------------------------------------------------------------------------------
     def _optimizer(self, objective: Objective) -> Any:
+        """The optimizer of the objective's phase, with the learning rate of this step."""
         index, inside, length = phase_at(objective.phases, images=self.images - objective.starts_at, n=self.task.n)
-        phase = objective.phases[index]
         if objective.name not in self.optimizers or self.optimizers[objective.name][0] != index:
             self._make_optimizer(objective, index=index)
         optimizer = self.optimizers[objective.name][1]
         last = index == len(objective.phases) - 1
         factor = lr_factor(self.config, images=self.images, inside=inside, length=length, last=last)
         for group, rate in zip(optimizer.param_groups, (1.0, *objective.rates.values()), strict=True):
-            group["lr"] = phase.lr * factor * rate
+            group["lr"] = objective.phases[index].lr * factor * rate
         return optimizer
 
     def _make_optimizer(self, objective: Objective, *, index: int) -> None:
@@ -227,16 +231,10 @@ class _Loop:
         phase = objective.phases[index]
         # A step in one kernel: a third more training steps a second of a small network on a CPU.
         options = {} if phase.optimizer == "adadelta" else {"fused": True, "betas": objective.betas}
+        self.optimizers.pop(objective.name, None)
+        self.accelerator.free_memory()  # it would keep the optimizer of the phase before, and its state
         plain = kinds[phase.optimizer](_parameter_groups(self.task, objective), lr=phase.lr, **options)
         self.optimizers[objective.name] = (index, self.accelerator.prepare_optimizer(plain))
-
-    def _average_gradients(self, objective: Objective) -> None:
-        if self.accelerator.num_processes == 1:
-            return
-        gradients = [p.grad for p in _parameters(self.task, objective) if p.grad is not None]
-        flat = self.accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
 
     @torch.no_grad()
     def _average_weights(self) -> None:
@@ -253,7 +251,7 @@ class _Loop:
         self.sums, self.counted = {}, 0
         losses = {name: value for name, value in means.items() if name.endswith(".loss")}
         self.first = losses | self.first
-        if self.accelerator.is_main_process:
+        if distributed.rank() == 0:
             self.log.write({"images": self.images, **means})
             self.events = len(self.log)
             if self.runtime.tensorboard:
@@ -273,8 +271,8 @@ class _Loop:
         if wrong is not None:
             kept = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint.exists() else "no checkpoint yet"
             raise TrainingDiverged(
-                f"{self.task.name}: {wrong} after {self.images:,} images; {kept}; "
-                f"lower {self.task.name}.training.phases.0.lr with --set"
+                f"{self.task.name}: {wrong} after {self.images:,} images; {kept}"
+                + (f"; lower {self.task.setting}.phases.0.lr with --set" if self.task.setting else "")
             )
         return sums
 
@@ -285,7 +283,7 @@ class _Loop:
     def _save(self) -> None:
         sums = self._checked_sums()
         self.saved = time.monotonic()
-        if not self.accelerator.is_main_process:
+        if distributed.rank() != 0:
             return
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         state = {
@@ -323,29 +321,18 @@ class _Loop:
                 lay_out_states(self.optimizers[objective.name][1])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        if self.accelerator.is_main_process:
+        if distributed.rank() == 0:
             self.log.keep(state["events"])
         self.events = state["events"]
         logger.info("%s: continuing after %s of %s images", self.task.name, f"{self.images:,}", f"{self.total:,}")
 
     def result(self) -> Trained:
+        """What was trained; optimizers and their states are released."""
+        self.optimizers.clear()
+        self.accelerator.free_memory()
         modules = dict(self.task.modules) | self.averages
         lay_out_as_usual(modules.values())
         return Trained(modules={name: module.eval() for name, module in modules.items()}, images=self.images)
-
-
-def _micro_batch(batch_size: int, *, processes: int, accumulate: int) -> int:
-    micro, rest = divmod(batch_size, processes * accumulate)
-    if rest or not micro:
-        raise UserError(
-            f"a batch of {batch_size} does not divide over {processes} processes x {accumulate} micro-batches; "
-            "change runtime.accumulate or the number of processes"
-        )
-    return micro
-
-
-def _drops_out(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.Dropout) and part.p > 0 for part in module.modules())
 
 
 def _parameters(task: Task, objective: Objective) -> list[nn.Parameter]:
@@ -353,18 +340,18 @@ def _parameters(task: Task, objective: Objective) -> list[nn.Parameter]:
 
 
 def _parameter_groups(task: Task, objective: Objective) -> list[dict[str, Any]]:
-    """What has the phase's own learning rate, then a group for each of the objective's ``rates``."""
+    """The parameters with the phase's learning rate, then a group for each of the objective's ``rates``."""
     named = {f"{name}.{key}": p for name in objective.modules for key, p in task.modules[name].named_parameters()}
-    apart = [[name for name in named if name.endswith(ending)] for ending in objective.rates]
-    assert all(apart), f"each of {', '.join(objective.rates)} names a parameter"
-    taken = {name for names in apart for name in names}
-    own: dict[str, Any] = {"params": [p for name, p in named.items() if name not in taken]}
-    return [own, *({"params": [named[name] for name in names], "weight_decay": 0.0} for names in apart)]
+    special = [[name for name in named if name.endswith(ending)] for ending in objective.rates]
+    assert all(special), f"each of {', '.join(objective.rates)} names a parameter"
+    selected = {name for names in special for name in names}
+    own: dict[str, Any] = {"params": [p for name, p in named.items() if name not in selected]}
+    return [own, *({"params": [named[name] for name in names], "weight_decay": 0.0} for names in special)]
 
 
 @contextmanager
 def _only_trains(task: Task, objective: Objective) -> Iterator[None]:
-    """Spare the gradients of what other objectives train."""
+    """Within it, parameters that only other objectives train get no gradient."""
     others = [p for other in task.objectives if other is not objective for p in _parameters(task, other)]
     mine = {id(p) for p in _parameters(task, objective)}
     frozen = [p for p in others if p.requires_grad and id(p) not in mine]

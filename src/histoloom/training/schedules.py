@@ -5,10 +5,7 @@ The clock is images seen.
 
 from __future__ import annotations
 
-import functools
 import math
-
-import numpy as np
 
 from histoloom.config import Phase, TrainingConfig
 
@@ -36,19 +33,6 @@ def lr_factor(config: TrainingConfig, *, images: int, inside: int, length: int, 
 def average_decay(config: TrainingConfig, *, step: int) -> float:
     """How much of the averaged weights is kept after ``step``, counted from 0; the new weights are the rest.
 
-    A constant, reached from below so that the first weights are soon forgotten; or, with ``ema_width``, that of
-    Karras et al. 2024 (equation 3), which weighs the steps so far by a power of their number.
+    A constant, reached from below so that the first weights are soon forgotten.
     """
-    if config.ema_width is None:
-        return min(config.ema, (1 + step) / (FIRST_EMA_STEPS + step))
-    return float((1 - 1 / (step + 1)) ** (average_power(config.ema_width) + 1))
-
-
-@functools.cache
-def average_power(width: float) -> float:
-    """Gamma, above 0, of the power-function average of relative width ``width`` (sigma_rel), 0 < width < 12 ** -0.5.
-
-    Karras et al. 2024, section 3.1: width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), solved for gamma.
-    """
-    inverse = width**-2
-    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+    return min(config.ema, (1 + step) / (FIRST_EMA_STEPS + step))

@@ -1,4 +1,4 @@
-"""What a training is made of: tasks, objectives, and one micro-batch's place in time."""
+"""What a training is made of: tasks, objectives, and the context of one micro-batch."""
 
 from __future__ import annotations
 
@@ -77,12 +77,13 @@ class Objective:
 
 @dataclass(frozen=True)
 class Callback:
-    """A look at the networks (averaged ones where there are such), at ``times`` equally distant points of a training.
+    """A check of the networks at ``times`` equally distant points of a training, which may stop it.
 
-    ``look`` is given them and the images seen; it must not change them, nor draw from streams that are not its own.
+    ``check`` gets the modules (averaged ones where there are such) and the images seen. It must not change them, nor
+    draw from random streams that are not its own.
     """
 
-    look: Callable[[Modules, int], CheckResult]
+    check: Callable[[Modules, int], CheckResult]
     times: int
 
 
@@ -94,6 +95,7 @@ class Task:
     row ``item + n * version``, and 0 is the item as it is.
     ``compiled``: networks that may be compiled while they train: each is differentiated once a step, as a whole.
     ``whole``: the loss is a statistic of the whole batch, which micro-batches must not split (several processes may).
+    ``setting``: where the training is in a run's configuration, such as ``diffusion.training``; empty: nowhere.
     """
 
     name: str
@@ -105,7 +107,8 @@ class Task:
     whole: bool = False
     versions: int = 1
     compiled: tuple[nn.Module, ...] = ()
-    watch: Callback | None = None
+    callback: Callback | None = None
+    setting: str = ""
 
 
 @dataclass(frozen=True)

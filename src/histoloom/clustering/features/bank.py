@@ -24,8 +24,8 @@ from histoloom.clustering.features.kinds.base import BLOCK
 from histoloom.progress import meter
 from histoloom.run.directory import read_json, replacing, write_json
 from histoloom.run.stage import StageContext
-from histoloom.training.devices import accelerator, is_main_process
-from histoloom.training.distributed import shared_path
+from histoloom.training.devices import accelerator
+from histoloom.training.distributed import is_main_process, shared_path
 
 CHUNK = 4 * BLOCK
 OWN, SAID = "features.npy", "features.json"

@@ -36,7 +36,7 @@ class CopyWatch:
     run: Run
 
     def __call__(self, images_NHW3: np.ndarray) -> CheckResult:
-        """See ``stages.ImageJudge``."""
+        """See ``histoloom.run.stage.ImageCheck``."""
         if self._calibration is None:
             return CheckResult(
                 f"copies are not looked for while training: that needs {2 * LEAST_A_PART} held-out patches of at least "

@@ -73,6 +73,7 @@ def _trained(context: StageContext, *, config: SelfsupConfig, pictures: Pictures
         n=len(rows),
         batch=lambda places: torch.from_numpy(patches.images(rows[places])),
         ema=("encoder",) if config.training.averages else (),
+        setting="clusters.selfsup.training",
     )
     out = context.out / "selfsup"
     out.mkdir(exist_ok=True)

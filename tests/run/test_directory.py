@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import itertools
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +20,7 @@ from histoloom.run.directory import (
     disk_errors_explained,
     file_digest,
     fingerprint,
+    git_revision,
     replacing,
     write_json,
     write_text,
@@ -97,6 +102,103 @@ def test_an_unfinished_build_continues_only_for_its_own_fingerprint(tmp_path: Pa
     (run.begin("patches", wanted="one") / "half").write_text("x")
     assert (run.begin("patches", wanted="one") / "half").exists()
     assert not (run.begin("patches", wanted="two") / "half").exists()
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing after it runs."""
+
+
+OPERATIONS = (
+    (Path, "rename"),
+    (Path, "replace"),
+    (Path, "unlink"),
+    (Path, "mkdir"),
+    (Path, "write_bytes"),
+    (os, "fsync"),
+    (shutil, "rmtree"),
+)
+"""What publishing does to the disk."""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_at_any_point_of_publishing_loses_nothing(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = 0
+    for kill_at in itertools.count(1):
+        run = Run.create(tmp_path / str(kill_at), a_config())
+        publish(run, wanted="one", text="first")
+        folder = run.begin("patches", wanted="two")
+        (folder / "payload.txt").write_text("second")
+        (folder / "inner" / "checkpoints").mkdir(parents=True)
+        (folder / "inner" / "checkpoints" / "last.pt").write_text("pickle")
+
+        count = 0
+        with monkeypatch.context() as patched:
+            for owner, name in OPERATIONS:
+                original = getattr(owner, name)
+
+                def killing(*args: Any, original: Any = original, kill_at: int = kill_at, **options: Any) -> Any:
+                    nonlocal count
+                    count += 1
+                    if when == "before" and count == kill_at:
+                        raise Killed
+                    result = original(*args, **options)
+                    if count == kill_at:
+                        raise Killed
+                    return result
+
+                patched.setattr(owner, name, killing)
+            try:
+                run.publish("patches", Artifact("patches", 1, "two", {}, {}, 1.0, 1.0))
+                finished = True
+            except Killed:
+                finished = False
+        if finished:
+            break
+        points = kill_at
+
+        # What the next call of the pipeline does: adopt, then build where the stage is not there.
+        run.adopt("patches", wanted="two")
+        if run.state("patches", wanted="two") != "done":
+            again = run.begin("patches", wanted="two")
+            assert (again / "payload.txt").read_text() == "second", f"point {kill_at}: work was lost"
+            assert (again / "inner" / "checkpoints" / "last.pt").exists(), f"point {kill_at}: the checkpoint was lost"
+            run.publish("patches", Artifact("patches", 1, "two", {}, {}, 1.0, 1.0))
+        assert run.state("patches", wanted="two") == "done"
+        assert (run.folder("patches") / "payload.txt").read_text() == "second"
+        assert not list(run.folder("patches").rglob("checkpoints"))
+        assert not (run.folder("patches") / "building.json").exists()
+        assert run.restore("patches", wanted="one")
+        assert (run.folder("patches") / "payload.txt").read_text() == "first"
+    assert points >= 6
+
+
+def test_a_finished_build_of_other_settings_is_kept(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", a_config())
+    folder = run.begin("patches", wanted="one")
+    (folder / "payload.txt").write_text("first")
+    values = vars(Artifact("patches", 1, "one", {}, {}, 1.0, 1.0))
+    write_json(folder / "artifact.json", values)  # and a crash
+    assert not run.adopt("patches", wanted="two")
+    assert not (run.begin("patches", wanted="two") / "payload.txt").exists()
+    assert run.restore("patches", wanted="one")
+    assert (run.folder("patches") / "payload.txt").read_text() == "first"
+
+
+def test_the_git_revision_is_that_of_the_package_alone(tmp_path: Path) -> None:
+    """A package installed below somebody's repository is in that checkout, but not tracked by it."""
+    module = tmp_path / "site-packages" / "package.py"
+    module.parent.mkdir()
+    module.write_text("")
+    assert git_revision(module) is None
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for command in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    assert git_revision(module) is None
+    for command in (["add", "."], [*identity, "commit", "-q", "-m", "ours"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    assert git_revision(module) is not None
 
 
 def test_a_missing_stage_says_how_to_make_it(tmp_path: Path) -> None:
