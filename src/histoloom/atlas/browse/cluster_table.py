@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +18,6 @@ from safetensors import safe_open
 from histoloom.atlas.browse.patch_table import PatchTable
 
 SortOrder = Literal["typical", "random", "borderline"]
-SORT_ORDERS: tuple[SortOrder, ...] = get_args(SortOrder)
 
 UNSURE_BELOW = 0.9
 """A patch whose own cluster has less probability than this is unsure."""

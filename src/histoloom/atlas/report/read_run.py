@@ -75,19 +75,23 @@ def read_page(
 
     ``embedding`` holds the 2-D maps of patches, where they were made.
     """
+    # The records of the stages
     table = PatchTable(inputs["patches"])
     choice = read_json(inputs["clusters"] / "choice.json")
     validity = read_json(inputs["clusters"] / "validity.json")
     k = config.report.k or int(choice["k"])
     clusters = read_clusters(inputs["clusters"], table=table, k=k)
-
     evaluation = inputs["evaluation"]
     similarity = Similarity.load(evaluation) or Similarity(entries=())
     distribution = Distribution.load(evaluation)
     faithfulness = Faithfulness.load(evaluation)
     originality, truth = Originality.load(evaluation), Truth.load(evaluation)
-    overall = similarity_rows(similarity, k=k, cluster=None)
+    shown = Reconstructions.load(inputs["autoencoder"])
+    map_records = [MapRecord.load(path) for path in sorted(maps.glob("*.json"))]
+    artifacts = [Artifact.read(inputs[stage]) for stage in STAGES]
 
+    # What the page needs in another form
+    overall = similarity_rows(similarity, k=k, cluster=None)
     used = table.patches.slides[table.patches.slides["status"] == "ok"]
     header = Header(
         run=run.resolve().name,
@@ -101,7 +105,6 @@ def read_page(
         mpp=config.patches.mpp,
         split_by=config.patches.split.by,
     )
-    shown = Reconstructions.load(inputs["autoencoder"])
     reconstructions = [
         (
             picture(original, text=f"Original patch {patch_id}"),
@@ -117,8 +120,7 @@ def read_page(
             environment[key] = ", ".join(f"{name} {version}" for name, version in value.items())
         elif not isinstance(value, str):
             environment[key] = json.dumps(value)
-    records = [MapRecord.load(path) for path in sorted(maps.glob("*.json"))]
-    artifacts = [Artifact.read(inputs[stage]) for stage in STAGES]
+
     return Page(
         header=header,
         confounding=_confounding(inputs["clusters"], k=k),
@@ -143,10 +145,10 @@ def read_page(
         readings=readings_of(run),
         maps=[
             _map(record, thumbnails=inputs["patches"] / "thumbnails", maps=maps)
-            for record in records
+            for record in map_records
             if record is not None and not record.missing
         ],
-        maps_missing={record.title: record.missing for record in records if record is not None and record.missing},
+        maps_missing={record.title: record.missing for record in map_records if record is not None and record.missing},
         patch_map=None if embedding is None else _patch_map(embedding, config=config, table=table, clusters=clusters),
         decision=Decision(
             k, str(choice["rule"]), str(choice.get("evidence", "")), choice["plain"]["k"] if "plain" in choice else None
