@@ -64,12 +64,7 @@ _CHUNK = 256
 
 
 def read_page(
-    run: Path,
-    *,
-    config: Config,
-    inputs: Mapping[str, Path],
-    maps: Path,
-    embedding: Embedding | None = None,
+    run: Path, *, config: Config, inputs: Mapping[str, Path], maps: Path, embedding: Embedding | None = None
 ) -> Page:
     """The report of a run. ``inputs`` are the folders of ``STAGES``, ``maps`` the folder with the drawn tissue maps.
 
@@ -87,8 +82,8 @@ def read_page(
     faithfulness = Faithfulness.load(evaluation)
     originality, truth = Originality.load(evaluation), Truth.load(evaluation)
     shown = Reconstructions.load(inputs["autoencoder"])
-    map_records = [MapRecord.load(path) for path in sorted(maps.glob("*.json"))]
-    artifacts = [Artifact.read(inputs[stage]) for stage in STAGES]
+    map_records = [record for path in sorted(maps.glob("*.json")) if (record := MapRecord.load(path))]
+    artifacts = [artifact for stage in STAGES if (artifact := Artifact.read(inputs[stage]))]
 
     # What the page needs in another form
     overall = similarity_rows(similarity, k=k, cluster=None)
@@ -146,9 +141,9 @@ def read_page(
         maps=[
             _map(record, thumbnails=inputs["patches"] / "thumbnails", maps=maps)
             for record in map_records
-            if record is not None and not record.missing
+            if not record.missing
         ],
-        maps_missing={record.title: record.missing for record in map_records if record is not None and record.missing},
+        maps_missing={record.title: record.missing for record in map_records if record.missing},
         patch_map=None if embedding is None else _patch_map(embedding, config=config, table=table, clusters=clusters),
         decision=Decision(
             k, str(choice["rule"]), str(choice.get("evidence", "")), choice["plain"]["k"] if "plain" in choice else None
@@ -162,7 +157,7 @@ def read_page(
         paper_validity=paper_validity(validity),
         paper_similarity=paper_similarity(similarity),
         truth=() if truth is None else truth.agreements,
-        costs=[artifact for artifact in artifacts if artifact is not None],
+        costs=artifacts,
         environment=environment,
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
     )
