@@ -42,8 +42,8 @@ def test_status(tiny_run: Path) -> None:
 
 def test_a_dry_run_does_nothing(run: Path) -> None:
     before = (run / "config.yaml").read_text()
-    said = histoloom("run", run, "--dry-run", "--set", "diffusion.dropout=0.1")
-    assert [line.split()[1] for line in said.splitlines()] == ["done"] * 4 + ["stale"] * 4
+    printed = histoloom("run", run, "--dry-run", "--set", "diffusion.dropout=0.1")
+    assert [line.split()[1] for line in printed.splitlines()] == ["done"] * 4 + ["stale"] * 4
     assert (run / "config.yaml").read_text() == before
 
 
@@ -151,8 +151,8 @@ def test_doctor_answers() -> None:
 
 
 def test_names_are_listed_exchanged_and_compared(run: Path, tmp_path: Path) -> None:
-    for rater, said in (("Dr A", ("bone", "voids within the tissue")), ("Dr B", ("Bone", "fat"))):
-        for cluster, name in enumerate(said):
+    for rater, texts in (("Dr A", ("bone", "voids within the tissue")), ("Dr B", ("Bone", "fat"))):
+        for cluster, name in enumerate(texts):
             histoloom("name", run, str(cluster), name, "--k", "2", "--rater", rater, "--flag", "unsure")
     listed = histoloom("names", run, "--k", "2")
     assert "'Dr A' and 'Dr B': Cohen's kappa" in listed
@@ -163,10 +163,10 @@ def test_names_are_listed_exchanged_and_compared(run: Path, tmp_path: Path) -> N
     histoloom("names", run, "--export", table, "--rater", "Dr B")
     histoloom("names", run, "--import", table, "--rater", "Dr C")
     histoloom("names", run, "--reference", "Dr A")
-    found = json.loads(histoloom("names", run, "--k", "2", "--json"))
-    assert found["reference"] == "Dr A"
-    assert [cluster["name"] for cluster in found["clusters"]] == ["bone", "voids within the tissue"]
-    assert [entry["raters"] for entry in found["agreement"]][-1] == ["Dr A", "Dr B", "Dr C"]
+    listing = json.loads(histoloom("names", run, "--k", "2", "--json"))
+    assert listing["reference"] == "Dr A"
+    assert [cluster["name"] for cluster in listing["clusters"]] == ["bone", "voids within the tissue"]
+    assert [entry["raters"] for entry in listing["agreement"]][-1] == ["Dr A", "Dr B", "Dr C"]
     metadata = pd.read_csv(run / "samples" / "metadata.csv", keep_default_na=False)
     assert set(metadata[metadata["k"] == 2]["tissue"]) == {"bone", "voids within the tissue"}
     assert "'bone' counts" in histoloom("name", run, "0", "other", "--k", "2", "--rater", "Dr B")
@@ -178,7 +178,7 @@ def test_names_are_listed_exchanged_and_compared(run: Path, tmp_path: Path) -> N
     assert set(drawn["flag"]) == {"unsure"}
 
 
-def test_a_wrong_table_says_a_line_an_error(run: Path, tmp_path: Path) -> None:
+def test_a_wrong_table_gives_one_line_per_error(run: Path, tmp_path: Path) -> None:
     table = tmp_path / "names.csv"
     table.write_text("k,cluster,name,patches\n2,0,bone,1\n9,9,bone,1\n", encoding="utf-8")
     before = (run / "names.jsonl").exists()

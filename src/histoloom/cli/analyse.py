@@ -1,27 +1,26 @@
-"""Commands that measure: anyone's clustering, any two folders of images, this machine."""
+"""Commands that measure: any clustering, any two folders of images, this machine."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from histoloom.cli.runs import AsJson
+from histoloom.cli.runs import AsJson, Seed, print_json
 
 
 def validity(
-    features: Annotated[Path, typer.Argument(metavar="FEATURES", help=".npy, .csv or .parquet, a row a point.")],
-    labels: Annotated[Path, typer.Argument(metavar="LABELS", help=".npy, .csv or .parquet, a label a point.")],
+    features: Annotated[Path, typer.Argument(metavar="FEATURES", help=".npy, .csv or .parquet with a row per point.")],
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help=".npy, .csv or .parquet with a label per point.")],
     as_json: AsJson = False,
 ) -> None:
-    """Five internal validity indices of a clustering."""
+    """Compute five internal validity indices of a clustering."""
     from histoloom.clustering.validity.validity_file import MEANING, validity_of_files
 
     result = validity_of_files(features, labels)
     if as_json:
-        typer.echo(json.dumps(result, allow_nan=False))
+        print_json(result)
         return
     typer.echo(f"{result['n']} points, {result['k']} clusters")
     for index, meaning in MEANING.items():
@@ -33,25 +32,26 @@ def validity(
 def evaluate(
     real: Annotated[Path, typer.Argument(metavar="REAL", help="A folder of real images.")],
     synthetic: Annotated[Path, typer.Argument(metavar="SYNTHETIC", help="A folder of synthetic images.")],
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Seed = 0,
     extractor: Annotated[
         list[str] | None,
-        typer.Option(help="Whose features distributions are compared by; may be repeated. [pixels, lpips-alex]"),
+        typer.Option(help="Feature extractor for the distribution metrics; may be repeated. [pixels, lpips-alex]"),
     ] = None,
     floor: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Other real images, best of other slides: the floor.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Other real images, best of other slides, to compare real with real."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write evaluate.json, .csv and .html there.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for evaluate.json, .csv and .html.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two folders of images; every number stands beside its real-against-real floor."""
+    """Compare two folders of images; beside every number stands the same number for real against real images."""
     from histoloom.evaluation.folders import EXTRACTORS, evaluate_folders
 
     result = evaluate_folders(
         real, synthetic, seed=seed, extractors=tuple(extractor or EXTRACTORS), floor=floor, out=out
     )
     if as_json:
-        typer.echo(json.dumps(result, allow_nan=False))
+        print_json(result)
         return
     typer.echo(f"{result['n_real']} real, {result['n_synthetic']} synthetic images")
     for metric, row in result["metrics"].items():
@@ -71,14 +71,15 @@ def audit(
     synthetic: Annotated[Path, typer.Argument(metavar="SYNTHETIC", help="A folder of synthetic images.")],
     train: Annotated[Path, typer.Option(metavar="DIR", help="The images that the generator was trained on.")],
     holdout: Annotated[
-        Path, typer.Option(metavar="DIR", help="Real images of other slides, a subfolder a slide; they calibrate.")
+        Path,
+        typer.Option(metavar="DIR", help="Real images of other slides, a subfolder per slide; for calibration."),
     ],
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Seed = 0,
     extractor: Annotated[
-        list[str] | None, typer.Option(help="Whose features give a second opinion; may be repeated. [lpips-alex]")
+        list[str] | None, typer.Option(help="Feature extractor for a second test; may be repeated. [lpips-alex]")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write audit.json, .csv, .html and suspicious.png there.")
+        Path | None, typer.Option(metavar="DIR", help="Folder for audit.json, .csv, .html and suspicious.png.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -89,7 +90,7 @@ def audit(
     names = tuple(extractor or EXTRACTORS)
     result = audit_folders(synthetic, train=train, holdout=holdout, seed=seed, extractors=names, out=out)
     if as_json:
-        typer.echo(json.dumps(result, allow_nan=False))
+        print_json(result)
         return
     low, high = result["interval"]
     typer.echo(f"{result['copies']} of {result['n']} images look like copies: {low:.1%} to {high:.1%}")
@@ -105,12 +106,12 @@ def audit(
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine can do, what is missing, and what to type."""
+    """Print what this machine can do, what is missing, and what to type."""
     from histoloom.doctor import examine
 
     findings = examine()
     if as_json:
-        typer.echo(json.dumps({"findings": [vars(finding) for finding in findings]}))
+        print_json({"findings": [vars(finding) for finding in findings]})
         return
     for finding in findings:
         typer.echo(f"{'ok ' if finding.ok else 'no '} {finding.subject:24} {finding.detail}")

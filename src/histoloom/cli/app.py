@@ -1,4 +1,4 @@
-"""The application: commands by name, and what an error becomes (one line, exit status 2)."""
+"""The application: commands by name, and the one place where an error becomes a line and exit status 2."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import typer
 
-from histoloom.cli import analyse, generate, naming, readings, runs, web
+from histoloom.cli import analyse, expert, generate, runs
 from histoloom.errors import UserError
+from histoloom.names.table import TableError
 from histoloom.run.directory import disk_errors_explained
 
-# Threads that wait for each other otherwise burn a core each: beside other work, a step once took 7 times longer.
-# Read by OpenMP when torch is imported, which no module here does at import.
+# Without it, threads that wait for each other use a core each: beside other work, a step took up to 7 times longer.
+# OpenMP reads it when torch is imported, which no module here does at import.
 SPIN_COUNT = "3000"
 
 app = typer.Typer(
@@ -33,17 +33,16 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("run", runs.run),
     ("status", runs.status),
     ("sample", generate.sample),
-    ("name", naming.name),
-    ("names", naming.names),
+    ("name", expert.name),
+    ("names", expert.names),
     ("map", generate.map_slide),
-    ("atlas", web.atlas),
+    ("atlas", expert.atlas),
     ("validity", analyse.validity),
     ("evaluate", analyse.evaluate),
     ("audit", analyse.audit),
     ("distil", generate.distil),
     ("export", generate.export),
-    ("readings", readings.readings),
-    ("readings", readings.readings),
+    ("readings", expert.readings),
     ("doctor", analyse.doctor),
 )
 for _name, _command in COMMANDS:
@@ -58,16 +57,15 @@ def main() -> None:
     try:
         with disk_errors_explained(Path.cwd()):
             app()
+        status = 0
     except UserError as error:
-        typer.echo(f"histoloom: {' '.join(str(error).split())}", err=True)
-        _exit(2)
-    except SystemExit as asked:
-        _exit(asked.code if isinstance(asked.code, int) else int(asked.code is not None))
-
-
-def _exit(status: int) -> NoReturn:
+        for line in error.lines if isinstance(error, TableError) else [str(error)]:
+            typer.echo(f"histoloom: {' '.join(line.split())}", err=True)
+        status = 2
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from histoloom.training.devices import end_process
 
         end_process(status)
-    raise SystemExit(status) from None
+    raise SystemExit(status)

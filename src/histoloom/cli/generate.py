@@ -1,14 +1,13 @@
-"""Commands that name tissues and draw, map and export with a trained run."""
+"""Commands that draw, map and export with a trained run."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from histoloom.cli.runs import RunArgument
+from histoloom.cli.runs import OtherK, RunArgument, Seed
 from histoloom.config import SamplerMethod
 
 
@@ -16,14 +15,17 @@ def sample(
     generator: Annotated[
         Path, typer.Argument(metavar="RUN_OR_GENERATOR", help="A run, an exported generator, or `starter`.")
     ],
-    n: Annotated[int, typer.Option("-n", min=1, help="Images a named tissue, or in all when none is named.")],
-    out: Annotated[Path, typer.Option(help="The folder to write to.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="Images per named tissue, or in all where none is named.")],
+    out: Annotated[Path, typer.Option(help="Folder for the images.")],
     tissue: Annotated[list[str] | None, typer.Option(help="A name or a cluster's number; may be repeated.")] = None,
-    k: Annotated[int | None, typer.Option(help="Another k than the chosen one.")] = None,
-    method: Annotated[SamplerMethod | None, typer.Option(help="The sampler.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Evaluations of the network; odd with heun.")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance strength; 1: none.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    k: OtherK = None,
+    method: Annotated[SamplerMethod | None, typer.Option(help="Sampler.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Evaluations of the network; odd for heun."),
+    ] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Strength of guidance; 1: none.")] = None,
+    seed: Seed = 0,
     like: Annotated[str | None, typer.Option(metavar="PATCH_OR_FILE", help="Start from a patch or picture.")] = None,
     between: Annotated[
         tuple[str, str] | None, typer.Option(metavar="PATCH_OR_FILE...", help="Draw between two pictures.")
@@ -38,6 +40,7 @@ def sample(
     """Draw synthetic patches into a labelled folder of PNG files."""
     from histoloom.diffusion.generation.run_request import Request, draw_request
     from histoloom.evaluation.originality.gate import Gate
+    from histoloom.training.devices import is_main_process
 
     request = Request(
         n=n,
@@ -53,32 +56,32 @@ def sample(
     )
     gate = Gate.of_home(generator)
     gate = gate and gate.besides(generator, names=request.init_images)
-    drawn = draw_request(generator, request, out=out, gate=gate)
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo(drawn)
+    folder = draw_request(generator, request, out=out, gate=gate)
+    if is_main_process():
+        typer.echo(folder)
 
 
 def distil(
     run: RunArgument,
-    steps: Annotated[int, typer.Option(help="Evaluations of the network that the student needs, 1 to 8.")] = 4,
+    steps: Annotated[int, typer.Option(help="Evaluations of the network per image, 1 to 8.")] = 4,
     images: Annotated[int, typer.Option(min=1, help="Length of the training, in images seen.")] = 20_000,
-    guidance: Annotated[float | None, typer.Option(min=0, help="What it learns; the run's if not given.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Strength of guidance; the run's if not given.")] = None,
 ) -> None:
     """Train a student that draws in a few steps: `sample --method student`."""
     from histoloom.diffusion.distillation import DistillConfig
     from histoloom.diffusion.distillation import distil as make
     from histoloom.run.directory import Run
 
-    made = make(Run.open(run), DistillConfig(steps=steps, images=images, guidance=guidance))
-    typer.echo(f"{made}; draw with it: histoloom sample {run} --method student")
+    student = make(Run.open(run), DistillConfig(steps=steps, images=images, guidance=guidance))
+    typer.echo(f"{student}; draw with it: histoloom sample {run} --method student")
 
 
 def map_slide(
     run: RunArgument,
-    slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="A slide, known to the run or not.")],
-    out: Annotated[Path, typer.Option(metavar="FILE.geojson", help="The map; a PNG is written beside it.")],
-    k: Annotated[int | None, typer.Option(help="Another k than the chosen one.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="um/px of the slide, where it does not say.")] = None,
+    slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="A slide, of the run or any other.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.geojson", help="File for the map; a PNG is written beside it.")],
+    k: OtherK = None,
+    mpp: Annotated[float | None, typer.Option(help="um/px of a slide whose file does not contain it.")] = None,
 ) -> None:
     """Map the tissues of a slide as a GeoJSON that QuPath opens."""
     from histoloom.atlas.maps.tissue_map import map_slide as make_map
@@ -91,7 +94,7 @@ def export(
     run: RunArgument,
     out: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     half: Annotated[bool, typer.Option("--half", help="Weights in half precision: half the size.")] = False,
-    licence: Annotated[str | None, typer.Option(metavar="ID", help="Of the folder, such as cc-by-4.0.")] = None,
+    licence: Annotated[str | None, typer.Option(metavar="ID", help="Licence of the folder, such as cc-by-4.0.")] = None,
     data: Annotated[str | None, typer.Option(metavar="TEXT", help="Source and licence of the slides.")] = None,
 ) -> None:
     """Export the generator: weights, configuration, names and model card, without the run."""

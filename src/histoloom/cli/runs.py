@@ -1,29 +1,39 @@
-"""Commands that make a run and bring it forward."""
+"""Commands that make a run and bring it up to date, and the options that commands share."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from histoloom.errors import UserError
 
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as patches.size=128.")
-]
+if TYPE_CHECKING:
+    from histoloom.run.directory import Run
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+OtherK = Annotated[int | None, typer.Option(help="Another number of clusters than the chosen one.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as patches.size=128; may be repeated."),
+]
+
+
+def print_json(value: object) -> None:
+    """Print one JSON object; NaN is an error rather than invalid JSON."""
+    typer.echo(json.dumps(value, allow_nan=False, ensure_ascii=False))
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where slides and run go.")] = Path("histoloom-demo"),
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the slides and the run.")] = Path("histoloom-demo"),
+    seed: Seed = 0,
     set_: Settings = None,
 ) -> None:
-    """The whole pipeline, small, on slides that it makes itself; minutes on a CPU."""
+    """Run the whole pipeline on small slides that the program makes itself; minutes on a CPU."""
     from histoloom.demo import run_demo
 
     typer.echo(run_demo(out, seed=seed, settings=set_ or []))
@@ -31,19 +41,19 @@ def demo(
 
 def init(
     run: RunArgument,
-    more_slides: Annotated[list[Path] | None, typer.Argument(hidden=True)] = None,
+    more_slides: Annotated[list[Path] | None, typer.Argument(hidden=True, help="More slides.")] = None,
     slides: Annotated[
-        list[Path] | None, typer.Option(metavar="PATH...", help="Slides: files and folders, one or more.")
+        list[Path] | None, typer.Option(metavar="PATH...", help="Slides and folders of slides, one or more.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="paper, modern, cpu or starter.")] = "modern",
+    preset: Annotated[str, typer.Option(help="paper, modern, cpu, starter or tune.")] = "modern",
     table: Annotated[Path | None, typer.Option(help="CSV with columns file, patient, slide, mpp, split.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="um/px of slides that do not say it themselves.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="um/px of slides whose files do not contain it.")] = None,
     pseudonymise: Annotated[
-        bool, typer.Option("--pseudonymise", help="Keep names of slides and patients out of the run; see docs.")
+        bool, typer.Option("--pseudonymise", help="Keep the names of slides and patients out of the run.")
     ] = False,
     from_: Annotated[
         Path | None,
-        typer.Option("--from", metavar="GENERATOR", help="A run, an export or `starter` to begin with: fine-tuning."),
+        typer.Option("--from", metavar="GENERATOR", help="Fine-tune: a run, an export or `starter` to start from."),
     ] = None,
     set_: Settings = None,
 ) -> None:
@@ -52,7 +62,7 @@ def init(
 
     if not slides:
         raise UserError("no slides given; type: histoloom init RUN --slides PATH...")
-    made = init_run(
+    created = init_run(
         run,
         slides=[*slides, *(more_slides or [])],
         preset=preset,
@@ -62,7 +72,7 @@ def init(
         pseudonymise=pseudonymise,
         start=from_,
     )
-    typer.echo(f"{made.path} is ready; next: histoloom run {made.path}")
+    typer.echo(f"{created.path} is ready; next: histoloom run {created.path}")
 
 
 def run(
@@ -71,13 +81,13 @@ def run(
     scheduler: Annotated[
         str | None,
         typer.Option(
-            metavar="tcp://HOST:PORT", help="A Dask cluster reads the slides (docs/how-to/several-machines.md)."
+            metavar="tcp://HOST:PORT", help="Let a Dask cluster read the slides (docs/how-to/several-machines.md)."
         ),
     ] = None,
     set_: Settings = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")] = False,
 ) -> None:
-    """Bring every stage of a run up to date; a run that was stopped continues by itself."""
+    """Bring every stage of a run up to date; a run that was stopped continues where it was."""
     from histoloom import pipeline
     from histoloom.run.directory import Run
     from histoloom.setup import change_settings
@@ -90,27 +100,28 @@ def run(
         _print_status(opened)
         return
     pipeline.execute(opened, until=until)
-    if until == pipeline.STAGE_NAMES[-1] and int(os.environ.get("RANK", "0")) == 0:
+
+    from histoloom.training.devices import is_main_process
+
+    if until == pipeline.STAGE_NAMES[-1] and is_main_process():
         typer.echo((opened.path / "report.html").resolve())
 
 
 def status(run: RunArgument, as_json: AsJson = False) -> None:
-    """Say which stages of a run are done, stale, partial or missing."""
+    """Print which stages of a run are done, stale, partial or missing."""
     from histoloom import pipeline
     from histoloom.run.directory import Run
 
     opened = Run.open(run)
     if as_json:
-        typer.echo(json.dumps({"stages": [vars(entry) for entry in pipeline.status(opened)]}))
+        print_json({"stages": [vars(entry) for entry in pipeline.status(opened)]})
     else:
         _print_status(opened)
 
 
-def _print_status(run: object) -> None:
+def _print_status(run: Run) -> None:
     from histoloom import pipeline
-    from histoloom.run.directory import Run
 
-    assert isinstance(run, Run), "opened by the command"
     for entry in pipeline.status(run):
         seconds = "" if entry.seconds is None else f"{entry.seconds:,.0f} s"
         typer.echo(f"{entry.stage:12} {entry.state:8} {seconds}")
