@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,55 +34,55 @@ logger = logging.getLogger("histoloom")
 # The stages' functions are imported when a stage runs: the command line starts without torch.
 
 
-def _patches(context: StageContext) -> None:
+def run_patches(context: StageContext) -> None:
     from histoloom.slides.stage import run
 
     run(context)
 
 
-def _autoencoder(context: StageContext) -> None:
+def run_autoencoder(context: StageContext) -> None:
     from histoloom.autoencoder.stage import run
 
     run(context)
 
 
-def _latents(context: StageContext) -> None:
+def run_latents(context: StageContext) -> None:
     from histoloom.autoencoder.latents_stage import run
 
     run(context)
 
 
-def _clusters(context: StageContext) -> None:
+def run_clusters(context: StageContext) -> None:
     from histoloom.clustering.stage import run
 
     run(context)
 
 
-def _diffusion(context: StageContext) -> None:
+def run_diffusion(context: StageContext) -> None:
     from histoloom.diffusion.stage import run
 
     run(context)
 
 
-def _samples(context: StageContext) -> None:
+def run_samples(context: StageContext) -> None:
     from histoloom.diffusion.samples_stage import run
 
     run(context)
 
 
-def _evaluation(context: StageContext) -> None:
+def run_evaluation(context: StageContext) -> None:
     from histoloom.evaluation.stage import run
 
     run(context)
 
 
-def _report(context: StageContext) -> None:
+def run_report(context: StageContext) -> None:
     from histoloom.atlas.stage import run
 
     run(context)
 
 
-def _copy_check(run: Run) -> ImageCheck | None:
+def copy_check(run: Run) -> ImageCheck | None:
     from histoloom.evaluation.originality.watch import of_run
 
     return of_run(run)
@@ -110,12 +110,12 @@ class Stage:
 
 
 STAGES = (
-    Stage("patches", _patches, ("patches",), format=2),
-    Stage("autoencoder", _autoencoder, ("autoencoder", "start"), ("patches",), on_all_processes=True),
-    Stage("latents", _latents, ("latents",), ("patches", "autoencoder"), format=2),
+    Stage("patches", run_patches, ("patches",), format=2),
+    Stage("autoencoder", run_autoencoder, ("autoencoder", "start"), ("patches",), on_all_processes=True),
+    Stage("latents", run_latents, ("latents",), ("patches", "autoencoder"), format=2),
     Stage(
         "clusters",
-        _clusters,
+        run_clusters,
         ("clusters",),
         ("patches", "latents"),
         extra_inputs=("autoencoder",),
@@ -124,18 +124,18 @@ STAGES = (
     ),
     Stage(
         "diffusion",
-        _diffusion,
+        run_diffusion,
         ("diffusion", "start"),
         ("latents", "clusters"),
         extra_inputs=("patches", "autoencoder"),
         format=2,
         on_all_processes=True,
-        image_check=_copy_check,
+        image_check=copy_check,
     ),
-    Stage("samples", _samples, ("samples",), ("autoencoder", "clusters", "diffusion"), on_all_processes=True),
+    Stage("samples", run_samples, ("samples",), ("autoencoder", "clusters", "diffusion"), on_all_processes=True),
     Stage(
         "evaluation",
-        _evaluation,
+        run_evaluation,
         ("evaluation",),
         ("patches", "clusters", "samples"),
         extra_inputs=("autoencoder", "latents"),
@@ -143,7 +143,7 @@ STAGES = (
     ),
     Stage(
         "report",
-        _report,
+        run_report,
         ("report",),
         ("patches", "autoencoder", "latents", "clusters", "diffusion", "samples", "evaluation"),
     ),
@@ -267,13 +267,14 @@ def _shared(run: Run, value: bool) -> bool:  # noqa: FBT001 - the one thing that
 
 
 def _build(run: Run, stage: Stage, *, wanted: Mapping[str, str]) -> None:
+    from histoloom.training import distributed
+
     out = run.begin(stage.name, wanted=wanted[stage.name])
     logger.info("%s: started", stage.name)
-    with _measured(run, stage.name) as usage:
-        if stage.on_all_processes:
-            stage.run(_context(run, stage, out=out))
-        else:
-            _run_alone(stage, _context(run, stage, out=out))
+    # What trains in a stage of the main process alone must not wait for the other processes.
+    together = stage.on_all_processes or distributed.process_count() == 1
+    with _measured(run, stage.name) as usage, nullcontext() if together else distributed.alone():
+        stage.run(_context(run, stage, out=out))
     settings = run.config.model_dump(mode="json")
     artifact = Artifact(
         stage=stage.name,
@@ -286,17 +287,6 @@ def _build(run: Run, stage: Stage, *, wanted: Mapping[str, str]) -> None:
     )
     run.publish(stage.name, artifact)
     logger.info("%s: done in %.0f s, peak memory %.0f MB", stage.name, usage.seconds, usage.peak_mb)
-
-
-def _run_alone(stage: Stage, context: StageContext) -> None:
-    """Run a stage on the main process alone: what trains in it must not wait for the other processes."""
-    from histoloom.training import distributed
-
-    if distributed.process_count() == 1:  # and torch need not be imported
-        stage.run(context)
-        return
-    with distributed.alone():
-        stage.run(context)
 
 
 def _context(run: Run, stage: Stage, *, out: Path) -> StageContext:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from histoloom.config import LPIPS_MIN_SIZE, Config, load_config, make_config, read_preset, with_settings
 from histoloom.errors import UserError
@@ -31,18 +30,21 @@ def init_run(
     pseudonymise: bool = False,
     start: Path | None = None,
 ) -> Run:
-    """Make ``path`` a run over ``slides``; the slides are looked at, so that what is wrong with them shows now.
+    """Make ``path`` a run over ``slides``. The slides are opened, so that a problem with them shows now.
 
-    ``pseudonymise`` keeps every name of a slide or patient out of the run. ``start``, a
-    run or an exported generator, is copied into the run, which begins with its weights.
+    ``pseudonymise`` keeps every name of a slide or patient out of the run. ``start``, a run or an exported generator,
+    is copied into the run, which begins with its weights.
     Raises ``UserError`` for a wrong preset or setting, slides that cannot be used, or a directory in other use.
     """
+    from histoloom.slides.inventory.find import find_slides
+    from histoloom.slides.inventory.pseudonyms import conceal
+
     if preset == TUNE and start is None:
         raise UserError("the preset tune begins with a generator's weights: add --from starter, or an export or a run")
     absent = [place for place in slides if not place.exists()]
     if absent:
         raise UserError(f"no such file or folder: {absent[0]}; give slides or folders of slides after --slides")
-    values: dict[str, Any] = read_preset(preset)
+    values = read_preset(preset)
     values["slides"] = {
         "paths": [str(place.resolve()) for place in slides],
         "table": None if table is None else str(table.resolve()),
@@ -55,28 +57,17 @@ def init_run(
         config = resolve_auto(make_config(with_settings(values, settings)), previous=previous)
         if copy is not None:
             require_fit(config, copy)
-        run = _create(path, config, pseudonymise=pseudonymise)
-        if copy is not None:
-            _place(copy, path / FOLDER)
+        if pseudonymise:
+            config = config.model_copy(update={"slides": conceal(config.slides, run=path)})
+        find_slides(config.slides)
+        run = Run.create(path, config)
+
+        # The generator goes where the run looks for it, unless it is there, whole.
+        target = path / FOLDER
+        if copy is not None and not (is_start(target) and generator_digest(target) == generator_digest(copy)):
+            shutil.rmtree(target, ignore_errors=True)
+            copy.rename(target)
     return run
-
-
-def _place(copy: Path, target: Path) -> None:
-    """Put the generator where the run looks for it, unless it is there, whole."""
-    if is_start(target) and generator_digest(target) == generator_digest(copy):
-        return
-    shutil.rmtree(target, ignore_errors=True)
-    copy.rename(target)
-
-
-def _create(path: Path, config: Config, *, pseudonymise: bool) -> Run:
-    from histoloom.slides.inventory.find import find_slides
-    from histoloom.slides.inventory.pseudonyms import conceal
-
-    if pseudonymise:
-        config = config.model_copy(update={"slides": conceal(config.slides, run=path)})
-    find_slides(config.slides)
-    return Run.create(path, config)
 
 
 @contextmanager
@@ -87,15 +78,13 @@ def _copied_start(source: Path | None, *, near: Path) -> Iterator[Path | None]:
         return
     from histoloom.sharing.export import copy_generator
 
-    with disk_errors_explained(near), TemporaryDirectory(prefix=f".{near.name}.", dir=_parent(near)) as folder:
+    parent = near.resolve().parent
+    with disk_errors_explained(near):
+        parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors_explained(near), TemporaryDirectory(prefix=f".{near.name}.", dir=parent) as folder:
         copy = Path(folder) / FOLDER
         copy_generator(source, copy)
         yield copy
-
-
-def _parent(path: Path) -> Path:
-    path.resolve().parent.mkdir(parents=True, exist_ok=True)
-    return path.resolve().parent
 
 
 def resolve_auto(config: Config, *, previous: Config | None = None) -> Config:

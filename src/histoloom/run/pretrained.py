@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from histoloom.config import AutoencoderConfig, Config, DiffusionConfig, Section
+from histoloom.config.values import Values
 from histoloom.errors import UserError
 from histoloom.run.directory import read_json
 
@@ -46,7 +46,7 @@ def is_start(folder: Path) -> bool:
     return all((folder / name).is_file() for name in FILES)
 
 
-def fixed_settings(folder: Path) -> dict[str, dict[str, Any]]:
+def fixed_settings(folder: Path) -> dict[str, Values]:
     """The generator's settings that the run shares with it, by section; those of earlier versions as they are now."""
     sections: dict[str, Section] = {
         "autoencoder": AutoencoderConfig.model_validate(read_json(folder / "autoencoder" / "autoencoder.json")),
@@ -58,11 +58,11 @@ def fixed_settings(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def with_start(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def with_start(values: Values, folder: Path) -> Values:
     """A preset's values with the networks, the size and the um/px of the generator in ``folder``."""
-    said = read_json(folder / "generator.json")
+    spec = read_json(folder / "generator.json")
     result = dict(values) | {"start": {"digest": generator_digest(folder)}}
-    result["patches"] = {**values["patches"], "size": said["size"], "mpp": said["mpp"]}
+    result["patches"] = {**values["patches"], "size": spec["size"], "mpp": spec["mpp"]}
     for section, fixed in fixed_settings(folder).items():
         result[section] = {**values[section], **fixed}
     return result
