@@ -20,6 +20,7 @@ from histoloom.config import (
     with_settings,
 )
 from histoloom.errors import UserError
+from histoloom.setup import resolve_auto
 
 
 def config_of(preset: str, *settings: str) -> Config:
@@ -183,6 +184,19 @@ def test_what_the_program_filled_in_does_not_block_the_user() -> None:
         make_config(with_settings(changed, ["clusters.features=codes"]))
 
 
+def test_the_perceptual_loss_stays_as_it_was_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that appear later must not make the same init ask for another run."""
+    config = config_of("demo")
+    assert config.autoencoder.perceptual == "auto"
+    monkeypatch.setattr("histoloom.autoencoder.lpips.find_weights", lambda *_, **__: None)
+    first = resolve_auto(config)
+    assert first.autoencoder.perceptual == "pyramid"
+    monkeypatch.setattr("histoloom.autoencoder.lpips.find_weights", lambda *_, **__: object())
+    assert resolve_auto(config, previous=first) == first
+    assert resolve_auto(config).autoencoder.perceptual == "lpips"
+    assert resolve_auto(config_of("demo", "patches.size=16")).autoencoder.perceptual == "pyramid"
+
+
 def test_one_setting_of_a_training_leaves_its_others_at_their_defaults() -> None:
     changed = config_of("cpu", "evaluation.cluster_classifier.training.grad_clip=1", "clusters.features=selfsup")
     changed = make_config(with_settings(changed.model_dump(mode="json"), ["clusters.selfsup.training.batch_size=32"]))
@@ -222,8 +236,17 @@ def test_settings_that_came_later_leave_the_identity_of_runs_made_before() -> No
     assert set(selfsup["training"]) == set(before["diffusion"]["training"])
 
 
+def test_removed_settings_of_the_autoencoder_stay_readable() -> None:
+    config = config_of("cpu")
+    values = config.model_dump(mode="json")
+    values["autoencoder"] |= {"code_space": "plane", "equivariance": 0.0}
+    assert make_config(values) == config
+    with pytest.raises(UserError, match=r"equivariance was removed, only 0\.0 is left"):
+        make_config(values | {"autoencoder": values["autoencoder"] | {"equivariance": 0.5}})
+
+
 def test_removed_settings_of_the_diffusion_model_stay_readable_and_in_the_identity() -> None:
-    """Where they had no effect; ``augment`` is told by ``latents.copies``."""
+    """Where they had no effect; ``augment`` follows from ``latents.copies``."""
     earlier = {
         "zero_terminal_snr": False,
         "fold": 1,

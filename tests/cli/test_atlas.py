@@ -18,16 +18,16 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "histoloom", "atlas", *map(str, arguments), "--no-open"]
 
 
-def test_it_says_where_it_is_answers_and_closes(tiny_run: Path) -> None:
+def test_it_prints_its_address_answers_and_closes(tiny_run: Path) -> None:
     with subprocess.Popen(
         command(tiny_run, "--port", "0"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
         assert running.stdout is not None
-        said = running.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+/", said)
-        assert found, said
-        with urllib.request.urlopen(found[0], timeout=60) as answered:
-            assert b"clusters</h1>" in answered.read()
+        line = running.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+/", line)
+        assert address, line
+        with urllib.request.urlopen(address[0], timeout=60) as response:
+            assert b"clusters</h1>" in response.read()
         running.send_signal(signal.SIGINT)
         _, errors = running.communicate(timeout=60)
     assert running.returncode == 0

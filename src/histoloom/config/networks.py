@@ -375,7 +375,7 @@ class DiffusionConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _augment_was_removed(cls, values: Any) -> Any:
-        """``latents.copies`` alone says now what ``augment: false`` and ``augment: copies`` said."""
+        """``latents.copies`` replaced ``augment: false`` and ``augment: copies``."""
         if not isinstance(values, dict) or "augment" not in values:
             return values
         if values["augment"] not in (False, "copies"):

@@ -14,7 +14,7 @@ class Section(BaseModel):
 
     Settings of earlier versions stay readable: ``renamed`` maps an old key to the present one; ``retired`` maps a
     key that was removed to the value with which it had no effect. A retired key with that value is dropped; with
-    another value it is an error, because this version cannot do what was asked.
+    another value it is an error, because this version no longer has it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)

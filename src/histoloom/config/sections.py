@@ -284,7 +284,7 @@ class Config(Section):
     preset: str = Field("custom", description="preset that the defaults came from; a record, without effect")
     slides: SlidesConfig = Field(description="the slides")
     start: StartConfig | None = Field(None, description="generator whose weights are the start; null: random weights")
-    patches: PatchesConfig = Field(description="how patches are taken")
+    patches: PatchesConfig = Field(description="how patches are chosen and cut")
     autoencoder: AutoencoderConfig = Field(description="the VQ-GAN")
     latents: LatentsConfig = Field(LatentsConfig(), description="how patches are encoded")
     clusters: ClustersConfig = Field(description="how patches are clustered")

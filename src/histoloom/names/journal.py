@@ -190,7 +190,7 @@ def read_events(run: Path) -> list[Event]:
 def locked(run: Path) -> Iterator[None]:
     """Hold the names of ``run`` for writing; ``UserError`` where another process keeps holding them."""
     with disk_errors_explained(run):
-        # Resolved: a run may be made of links, and a lock is not taken through one.
+        # Resolved: a run may be made of links, and FileLock does not follow one.
         lock = FileLock((run / ".names.lock").resolve(), timeout=LOCK_SECONDS, poll_interval=0.005)
         try:
             lock.acquire()

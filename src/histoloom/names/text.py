@@ -78,7 +78,7 @@ def valid_edit(edit: str) -> str:
 
 
 def valid_time(time: str) -> str:
-    """ISO 8601 in UTC, or nothing; a time without a zone is taken as UTC. ``UserError`` for anything else."""
+    """ISO 8601 in UTC, or nothing; a time without a zone is read as UTC. ``UserError`` for anything else."""
     if not time.strip():
         return ""
     try:

@@ -10,8 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from histoloom.config import AutoencoderConfig, Config, DiffusionConfig, Section
-from histoloom.config.values import Values
+from histoloom.config import AutoencoderConfig, Config, DiffusionConfig, Section, Values
 from histoloom.errors import UserError
 from histoloom.run.directory import read_json
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
@@ -32,7 +31,7 @@ def make_unet(config: DiffusionConfig, *, shape: tuple[int, int, int], condition
         block_out_channels=config.channels,
         layers_per_block=config.blocks,
         attention_head_dim=min(HEAD_CHANNELS, *config.channels),
-        norm_num_groups=math.gcd(config.norm_groups, *config.channels),
+        norm_num_groups=config.groups,
         act_fn="silu",
         resnet_time_scale_shift="scale_shift" if config.embedding == "scale-shift" else "default",
         dropout=config.dropout,
