@@ -214,8 +214,7 @@ class SelfsupConfig(Section):
 
 
 class ClustersConfig(Section):
-    """Clusters that maximise mutual information, for each k of a sweep (RIM: Krause et al. 2010; IMSAT: Hu et al.
-    2017)."""
+    """Clusters by information maximisation, for a sweep of k (RIM: Krause et al. 2010; IMSAT: Hu et al. 2017)."""
 
     features: Literal["latents", "pooled", "codes", "selfsup", "encoder"] = Field(
         "latents",
