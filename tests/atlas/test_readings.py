@@ -18,7 +18,7 @@ from histoloom.evaluation.reading.plan import Request
 from histoloom.evaluation.reading.results import write_results
 from histoloom.evaluation.reading.session import Session
 from histoloom.names import add_name
-from histoloom.pipeline import _readings_digest
+from histoloom.pipeline import wanted_fingerprints
 from histoloom.run.directory import Run, read_json, write_json
 from histoloom.sharing.model_card import _readings
 
@@ -40,12 +40,23 @@ def page(run: Run) -> str:
     return render(read_page(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps"))
 
 
+@pytest.fixture(autouse=True)
+def _slides_are_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The finished run was made without slides."""
+    monkeypatch.setattr("histoloom.slides.inventory.find.inventory_fingerprint", lambda _config: "slides")
+
+
+def report_fingerprint(run: Run) -> str:
+    return wanted_fingerprints(run)["report"]
+
+
 def test_a_report_without_readings_has_no_section(finished: Run) -> None:
     assert 'id="readings"' not in page(finished)
+    before = report_fingerprint(finished)
     reading = create_reading(finished, Request("real-or-synthetic", 12))
     read(reading, run=finished.path, n=11)
     assert readings_of(finished.path) == ()
-    assert _readings_digest(finished) == {}
+    assert report_fingerprint(finished) == before
 
 
 def test_the_report_shows_what_readers_reached_and_their_names_are_inert(finished: Run) -> None:
@@ -56,9 +67,9 @@ def test_the_report_shows_what_readers_reached_and_their_names_are_inert(finishe
     assert READER not in html
     assert "&lt;b&gt;Ann&lt;/b&gt; was right in 6 of 12: 50%" in html
     assert html.count("that was taken for real") == 6
-    before = _readings_digest(finished)
+    before = report_fingerprint(finished)
     read(reading, run=finished.path, reader="Ben")
-    assert _readings_digest(finished) != before
+    assert report_fingerprint(finished) != before
 
 
 def test_the_card_has_readings_of_the_present_samples_only(finished: Run) -> None:
