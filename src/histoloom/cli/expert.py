@@ -189,12 +189,12 @@ def _print_reading(result: Result) -> None:
         widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
         for cells in (titles, *rows):
             lines.append("  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)).rstrip())
-    lines += [row["sentence"] for row in result.readers]
+    lines += [row.sentence for row in result.readers]
     if result.together is not None:
-        accuracy = spread(result.together["accuracy"])
-        lines.append(f"these {result.together['readers']} readers together: accuracy {accuracy}")
-    for row in result.unfinished:
-        lines.append(f"{row['reader']}: {row['answered']} of {row['trials']} answered, not counted yet")
+        accuracy = spread(result.together.accuracy)
+        lines.append(f"these {result.together.readers} readers together: accuracy {accuracy}")
+    for progress in result.unfinished:
+        lines.append(f"{progress.reader}: {progress.answered} of {progress.trials} answered, not counted yet")
     if not result.readers and not result.unfinished:
         lines.append("nobody has read it yet")
     for line in lines:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from histoloom.evaluation.reading.detection import Levels, Seconds
 from histoloom.evaluation.reading.folder import Reading
 from histoloom.evaluation.reading.make import create_reading
 from histoloom.evaluation.reading.plan import Request, Trial
-from histoloom.evaluation.reading.results import result, write_results
+from histoloom.evaluation.reading.results import ReadingProgress, result, write_results
 from histoloom.evaluation.reading.session import Session
 from histoloom.run.directory import Run, read_json, write_json
 from histoloom.seeding import numpy_generator
@@ -39,28 +40,28 @@ def unsure(_trial: Trial) -> int:
 def test_who_is_always_right_is_better_than_chance(run: Run, reading: Reading, read: Read) -> None:
     read(reading, "Ann", perfect)
     found = result(reading, run=run.path).readers[0]
-    assert (found["right"], found["accuracy"]["value"], found["auc"]["value"]) == (12, 1.0, 1.0)
-    assert found["accuracy"]["interval"] == pytest.approx([0.7575, 1.0], abs=1e-4)
-    assert found["auc"]["interval"][0] < 0.9
-    assert found["verdict"] == "better"
-    assert found["sentence"].startswith("Ann was right in 12 of 12: 100% (76% to 100%), better than chance")
-    assert found["levels"] == {"real": [6, 0, 0, 0, 0], "synthetic": [0, 0, 0, 0, 6]}
-    assert found["seconds"] == {"all": 2.5, "real": 2.5, "synthetic": 2.5}
+    assert (found.right, found.accuracy.value, found.auc.value) == (12, 1.0, 1.0)
+    assert found.accuracy.interval == pytest.approx((0.7575, 1.0), abs=1e-4)
+    assert found.auc.interval[0] < 0.9
+    assert found.verdict == "better"
+    assert found.sentence.startswith("Ann was right in 12 of 12: 100% (76% to 100%), better than chance")
+    assert found.levels == Levels(real=(6, 0, 0, 0, 0), synthetic=(0, 0, 0, 0, 6))
+    assert found.seconds == Seconds(all=2.5, real=2.5, synthetic=2.5)
 
 
 def test_who_takes_each_for_the_other_is_worse(run: Run, reading: Reading, read: Read) -> None:
     read(reading, "Ann", inverted)
     found = result(reading, run=run.path).readers[0]
-    assert (found["verdict"], found["auc"]["value"], found["sensitivity"]["value"]) == ("worse", 0.0, 0.0)
+    assert (found.verdict, found.auc.value, found.sensitivity.value) == ("worse", 0.0, 0.0)
 
 
 def test_who_cannot_tell_is_half_right(run: Run, reading: Reading, read: Read) -> None:
     read(reading, "Ann", unsure)
     found = result(reading, run=run.path).readers[0]
-    assert (found["right"], found["unsure"], found["accuracy"]["value"]) == (0, 12, 0.5)
-    assert (found["auc"]["value"], found["p"], found["verdict"]) == (0.5, None, "open")
-    assert "could not tell 12, which count half" in found["sentence"]
-    assert "not shown to be better than chance by 12 pictures" in found["sentence"]
+    assert (found.right, found.unsure, found.accuracy.value) == (0, 12, 0.5)
+    assert (found.auc.value, found.p, found.verdict) == (0.5, None, "open")
+    assert "could not tell 12, which count half" in found.sentence
+    assert "not shown to be better than chance by 12 pictures" in found.sentence
 
 
 def test_numbers_are_those_of_the_answers(run: Run, reading: Reading, read: Read) -> None:
@@ -70,13 +71,13 @@ def test_numbers_are_those_of_the_answers(run: Run, reading: Reading, read: Read
     truth = np.array([trial.synthetic for trial in reading.plan.trials])
     level = np.array([given[trial].answer for trial in range(12)])
     found = result(reading, run=run.path).readers[0]
-    assert found["auc"]["value"] == pytest.approx(roc_auc_score(truth, level))
-    assert found["sensitivity"]["value"] == pytest.approx(np.mean(np.where(level == 2, 0.5, level > 2)[truth]))
-    assert found["specificity"]["value"] == pytest.approx(np.mean(np.where(level == 2, 0.5, level < 2)[~truth]))
-    both = (found["sensitivity"]["value"] + found["specificity"]["value"]) / 2
-    assert found["accuracy"]["value"] == pytest.approx(both)
-    told = sum(row[kind]["told"] for row in found["tissues"] for kind in ("real", "synthetic"))
-    assert told / 12 == pytest.approx(found["accuracy"]["value"])
+    assert found.auc.value == pytest.approx(roc_auc_score(truth, level))
+    assert found.sensitivity.value == pytest.approx(np.mean(np.where(level == 2, 0.5, level > 2)[truth]))
+    assert found.specificity.value == pytest.approx(np.mean(np.where(level == 2, 0.5, level < 2)[~truth]))
+    both = (found.sensitivity.value + found.specificity.value) / 2
+    assert found.accuracy.value == pytest.approx(both)
+    told = sum(getattr(row, kind).told for row in found.tissues for kind in ("real", "synthetic"))
+    assert told / 12 == pytest.approx(found.accuracy.value)
 
 
 def test_readers_side_by_side(run: Run, reading: Reading, read: Read) -> None:
@@ -85,15 +86,15 @@ def test_readers_side_by_side(run: Run, reading: Reading, read: Read) -> None:
     read(reading, "Ben", inverted)
     read(reading, "Cleo", perfect, n=5)
     found = result(reading, run=run.path)
-    assert [row["reader"] for row in found.readers] == ["Ann", "Ben"]
+    assert [row.reader for row in found.readers] == ["Ann", "Ben"]
     assert found.together is not None
-    assert found.together["accuracy"]["value"] == 0.5
-    assert found.unfinished == ({"reader": "Cleo", "answered": 5, "trials": 12},)
-    assert found.together["mistaken"] == []
+    assert found.together.accuracy.value == 0.5
+    assert found.unfinished == (ReadingProgress("Cleo", answered=5, trials=12),)
+    assert found.together.mistaken == ()
     read(reading, "Dan", inverted)
     again = result(reading, run=run.path).together
     assert again is not None
-    assert len(again["mistaken"]) == 12
+    assert len(again.mistaken) == 12
 
 
 def test_naming_by_the_truth_and_by_guessing(run: Run, read: Read) -> None:
@@ -102,13 +103,13 @@ def test_naming_by_the_truth_and_by_guessing(run: Run, read: Read) -> None:
     read(reading, "Ann", lambda trial: trial.tissue)
     read(reading, "Ben", lambda trial: tissues if trial.synthetic else trial.tissue)
     ann, ben = result(reading, run=run.path).readers
-    assert ann["samples"]["accuracy"]["value"] == ann["real"]["kappa"]["value"] == 1.0
-    assert np.trace(np.array(ann["samples"]["confusion"])) == 6
-    assert (ann["verdict"], ben["verdict"]) == ("open", "fewer")
-    assert ben["samples"]["accuracy"]["value"] == 0.0
-    assert np.array(ben["samples"]["confusion"])[:, tissues].sum() == 6
-    assert "0% (0% to 39%) of the samples as what they were drawn for" in ben["sentence"]
-    assert ben["samples"]["kappa"]["value"] == 0.0
+    assert ann.samples.accuracy.value == ann.real.kappa.value == 1.0
+    assert np.trace(np.array(ann.samples.confusion)) == 6
+    assert (ann.verdict, ben.verdict) == ("open", "fewer")
+    assert ben.samples.accuracy.value == 0.0
+    assert np.array(ben.samples.confusion)[:, tissues].sum() == 6
+    assert "0% (0% to 39%) of the samples as what they were drawn for" in ben.sentence
+    assert ben.samples.kappa.value == 0.0
 
 
 def test_a_reading_of_earlier_samples_is_said_to_be_so(run: Run, reading: Reading, read: Read) -> None:

@@ -101,15 +101,15 @@ def readings_of(run: Path) -> tuple[ReadingBlock, ...]:
         if not outcome.readers:
             continue
         titles, rows = table(outcome)
-        sentences = [str(reader["sentence"]) for reader in outcome.readers]
+        sentences = [reader.sentence for reader in outcome.readers]
         if outcome.together is not None:
-            accuracy = spread(outcome.together["accuracy"])
-            sentences.append(f"These {outcome.together['readers']} readers together: accuracy {accuracy}.")
+            accuracy = spread(outcome.together.accuracy)
+            sentences.append(f"These {outcome.together.readers} readers together: accuracy {accuracy}.")
 
         mistaken: list[Picture] = []
         if outcome.kind != "naming":
-            plan, mistakes = reading.plan, (outcome.together or outcome.readers[0])["mistaken"]
-            for trial in [mistake["trial"] for mistake in mistakes if mistake["synthetic"]][:_PICTURES]:
+            plan, mistakes = reading.plan, (outcome.together or outcome.readers[0]).mistaken
+            for trial in [mistake.trial for mistake in mistakes if mistake.synthetic][:_PICTURES]:
                 name = plan.names[plan.trials[trial].tissue]
                 mistaken.append(picture(reading.picture(trial), text=f"Sample of {name} that was taken for real"))
         half = outcome.trials // 2

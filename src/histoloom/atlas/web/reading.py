@@ -11,7 +11,7 @@ import io
 import threading
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import HTMLResponse, Response
@@ -321,23 +321,23 @@ def _outcome(view: RunView, session: Session) -> Outcome:
 
     plan = session.reading.plan
     found = result_of(session.reading, run=view.path)
-    own: dict[str, Any] = next(dict(row) for row in found.readers if row["reader"] == session.reader)
+    own = next(row for row in found.readers if row.reader == session.reader)
     titles, rows = table(found)
     given = session.reading.answers()[session.reader]
     return Outcome(
-        sentence=own["sentence"],
+        sentence=own.sentence,
         notes=list(found.notes),
         titles=list(titles),
         rows=[list(row) for row in rows],
-        together=None if found.together is None else spread(found.together["accuracy"]),
+        together=None if found.together is None else spread(found.together.accuracy),
         answers=list(plan.choices),
         counts=[CountTable(title=c.title, truths=list(c.truths), numbers=list(c.numbers)) for c in counts(plan, own)],
         mistaken=[
             Mistaken(
-                address=_address(session, mistake["trial"]),
-                truth=truth_in_words(plan, mistake["trial"]),
-                answer=plan.choices[given[mistake["trial"]].answer],
+                address=_address(session, mistake.trial),
+                truth=truth_in_words(plan, mistake.trial),
+                answer=plan.choices[given[mistake.trial].answer],
             )
-            for mistake in own["mistaken"]
+            for mistake in own.mistaken
         ],
     )

@@ -6,103 +6,121 @@ Legend of shapes: N pictures.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from histoloom.evaluation.intervals import wilson_interval
+from histoloom.evaluation.reading.detection import Mistake
 from histoloom.evaluation.reading.folder import Answer
 from histoloom.evaluation.reading.plan import Plan
-from histoloom.evaluation.reading.statistics import difference_interval, kappa, kappa_interval
+from histoloom.evaluation.reading.statistics import Estimate, difference_interval, kappa, kappa_interval
 from histoloom.seeding import numpy_generator
 
+SENTENCES = {
+    "fewer": "samples show it less clearly than real patches do",
+    "more": "samples show it more clearly than real patches do",
+    "open": "no difference is shown by so many pictures",
+}
 
-def naming(plan: Plan, given: Mapping[int, Answer], *, reader: str) -> dict[str, Any]:
-    """The numbers of one reader who answered every picture: of samples, and of real patches as their measure.
 
-    ``cannot tell`` counts as another name than the right one. The truth of a sample is the tissue that it was drawn
-    for, of a real patch the name of its cluster. ``difference``: samples less real patches, Newcombe's interval.
+@dataclass(frozen=True)
+class NamedPictures:
+    """The answers to one kind of pictures, samples or real patches.
+
+    ``confusion``: rows are the true tissues, columns the answers, the last one ``cannot tell``. ``recalls``: for each
+    tissue, None where none was shown. ``kappa``: None where it is not defined. ``seconds``: the median.
+    """
+
+    n: int
+    right: int
+    accuracy: Estimate
+    kappa: Estimate | None
+    confusion: tuple[tuple[int, ...], ...]
+    recalls: tuple[Estimate | None, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class NamingResult:
+    """The numbers of one reader: of samples, and of real patches as their measure.
+
+    ``difference``: accuracy of samples less that of real patches, with Newcombe's interval. ``verdict``: ``fewer``,
+    ``more`` or ``open``: whether samples are named as meant less often than real patches.
+    """
+
+    reader: str
+    n: int
+    tissues: tuple[str, ...]
+    samples: NamedPictures
+    real: NamedPictures
+    difference: Estimate
+    chance: float
+    seconds: float
+    mistaken: tuple[Mistake, ...]
+    finished: str
+    verdict: str = ""
+    sentence: str = ""
+
+
+def naming(plan: Plan, answers: Mapping[int, Answer], *, reader: str) -> NamingResult:
+    """The numbers of one reader who answered every picture.
+
+    ``cannot tell`` counts as another name than the right one. The truth of a sample is the tissue for which it was
+    generated, of a real patch the name of its cluster.
     """
     synthetic_N = np.array([trial.synthetic for trial in plan.trials])
     truth_N = np.array([trial.tissue for trial in plan.trials])
-    said_N = np.array([given[trial].answer for trial in range(len(plan.trials))])
-    seconds_N = np.array([given[trial].seconds for trial in range(len(plan.trials))])
-    parts = {
-        name: _part(plan, truth_N[which], said_N[which], what=[reader, name]) | {"seconds": _median(seconds_N[which])}
-        for name, which in (("samples", synthetic_N), ("real", ~synthetic_N))
-    }
-    pairs = [(parts[name]["accuracy"]["value"], parts[name]["n"]) for name in ("samples", "real")]
-    low, high = difference_interval(*pairs)
-    found = {
-        "reader": reader,
-        "n": len(truth_N),
-        "tissues": list(plan.names),
-        **parts,
-        "difference": {"value": pairs[0][0] - pairs[1][0], "interval": [low, high]},
-        "chance": 1 / len(plan.names),
-        "seconds": _median(seconds_N),
-        "mistaken": [
-            {"trial": int(i), "name": plan.trials[i].name, "synthetic": plan.trials[i].synthetic}
-            for i in np.flatnonzero(truth_N != said_N)
-        ],
-        "finished": max(answer.time for answer in given.values()),
-    }
-    return found | {"verdict": verdict(found), "sentence": sentence(found)}
+    answer_N = np.array([answers[trial].answer for trial in range(len(plan.trials))])
+    seconds_N = np.array([answers[trial].seconds for trial in range(len(plan.trials))])
 
+    def pictures(which_N: np.ndarray, kind: str) -> NamedPictures:
+        truth, answer = truth_N[which_N], answer_N[which_N]
+        right, n = int(np.sum(truth == answer)), len(truth)
+        confusion = confusion_matrix(truth, answer, labels=np.arange(len(plan.choices)))[: len(plan.names)]
+        rng = numpy_generator(plan.seed, "reading", "kappa", plan.id, reader, kind)
+        interval, agreement = kappa_interval(truth, answer, rng=rng), kappa(truth, answer)
+        recalls: list[Estimate | None] = []
+        for tissue, row in enumerate(confusion):
+            shown, named = int(row.sum()), int(row[tissue])
+            recalls.append(Estimate(named / shown, wilson_interval(named, shown)) if shown else None)
+        return NamedPictures(
+            n=n,
+            right=right,
+            accuracy=Estimate(right / n, wilson_interval(right, n)),
+            kappa=None if agreement is None or interval is None else Estimate(agreement, interval),
+            confusion=tuple(tuple(row) for row in confusion.tolist()),
+            recalls=tuple(recalls),
+            seconds=float(np.median(seconds_N[which_N])),
+        )
 
-def verdict(found: Mapping[str, Any]) -> str:
-    """``fewer``, ``more`` or ``open``: whether samples are named as meant less often than real patches."""
-    low, high = found["difference"]["interval"]
-    return "fewer" if high < 0 else "more" if low > 0 else "open"
-
-
-def sentence(found: Mapping[str, Any]) -> str:
-    """Whether samples show what they were drawn for, in words."""
-    words = {
-        "fewer": "samples show it less clearly than real patches do",
-        "more": "samples show it more clearly than real patches do",
-        "open": "no difference is shown by so many pictures",
-    }
-    low, high = found["difference"]["interval"]
-    return (
-        f"{found['reader']} named {_percent(found['samples'])} of the samples as what they were drawn for, and "
-        f"{_percent(found['real'])} of the real patches as their cluster: {words[verdict(found)]} "
-        f"(difference {_points(found['difference']['value'])}, {_points(low)} to {_points(high)}; by chance "
-        f"{found['chance']:.0%})."
+    samples, real = pictures(synthetic_N, "samples"), pictures(~synthetic_N, "real")
+    low, high = difference_interval((samples.accuracy.value, samples.n), (real.accuracy.value, real.n))
+    result = NamingResult(
+        reader=reader,
+        n=len(truth_N),
+        tissues=tuple(plan.names),
+        samples=samples,
+        real=real,
+        difference=Estimate(samples.accuracy.value - real.accuracy.value, (low, high)),
+        chance=1 / len(plan.names),
+        seconds=float(np.median(seconds_N)),
+        mistaken=tuple(
+            Mistake(int(i), plan.trials[i].name, plan.trials[i].synthetic) for i in np.flatnonzero(truth_N != answer_N)
+        ),
+        finished=max(answer.time for answer in answers.values()),
     )
 
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:+.0f} points"
-
-
-def _part(plan: Plan, truth_N: np.ndarray, said_N: np.ndarray, *, what: list[str]) -> dict[str, Any]:
-    """Accuracy, kappa, confusion (rows: what it is, columns: the answers, the last ``cannot tell``) and recalls."""
-    right, n = int(np.sum(truth_N == said_N)), len(truth_N)
-    confusion = confusion_matrix(truth_N, said_N, labels=np.arange(len(plan.choices)))[: len(plan.names)]
-    rng = numpy_generator(plan.seed, "reading", "kappa", plan.id, *what)
-    interval = kappa_interval(truth_N, said_N, rng=rng)
-    value = kappa(truth_N, said_N)
-    return {
-        "n": n,
-        "right": right,
-        "accuracy": {"value": right / n, "interval": list(wilson_interval(right, n))},
-        "kappa": None if value is None or interval is None else {"value": value, "interval": list(interval)},
-        "confusion": confusion.tolist(),
-        "recalls": [_recall(row, tissue=tissue) for tissue, row in enumerate(confusion)],
-    }
-
-
-def _recall(row: np.ndarray, *, tissue: int) -> dict[str, Any] | None:
-    n = int(row.sum())
-    return None if not n else {"value": int(row[tissue]) / n, "interval": list(wilson_interval(int(row[tissue]), n))}
-
-
-def _percent(part: Mapping[str, Any]) -> str:
-    low, high = part["accuracy"]["interval"]
-    return f"{part['accuracy']['value']:.0%} ({low:.0%} to {high:.0%})"
-
-
-def _median(seconds: np.ndarray) -> float:
-    return float(np.median(seconds))
+    verdict = "fewer" if high < 0 else "more" if low > 0 else "open"
+    shares = [
+        f"{part.accuracy.value:.0%} ({part.accuracy.interval[0]:.0%} to {part.accuracy.interval[1]:.0%})"
+        for part in (samples, real)
+    ]
+    points = [f"{100 * number:+.0f} points" for number in (result.difference.value, low, high)]
+    sentence = (
+        f"{reader} named {shares[0]} of the samples as what they were drawn for, and {shares[1]} of the real patches "
+        f"as their cluster: {SENTENCES[verdict]} "
+        f"(difference {points[0]}, {points[1]} to {points[2]}; by chance {result.chance:.0%})."
+    )
+    return replace(result, verdict=verdict, sentence=sentence)

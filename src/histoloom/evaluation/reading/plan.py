@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+from histoloom.config import Values
 from histoloom.errors import UserError
 
 Kind = Literal["real-or-synthetic", "reconstruction-or-synthetic", "naming"]
@@ -75,12 +76,12 @@ class Plan:
     notes: tuple[str, ...]
     trials: tuple[Trial, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Values:
         """Plain data, as in ``plan.json``."""
         return {"format": FORMAT} | asdict(self) | {"fingerprints": dict(self.fingerprints)}
 
     @staticmethod
-    def of_json(value: Mapping[str, Any]) -> Plan:
+    def of_json(value: Values) -> Plan:
         """Read what ``as_json`` wrote; ``UserError`` where a later version wrote it."""
         if value.get("format") != FORMAT:
             raise UserError(

@@ -6,14 +6,20 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from histoloom.evaluation.reading.detection import MIDDLE, detection, detection_together
-from histoloom.evaluation.reading.folder import Answer, Reading, readings
-from histoloom.evaluation.reading.naming import naming
+from histoloom.config import Values
+from histoloom.evaluation.reading.detection import (
+    MIDDLE,
+    DetectionResult,
+    TogetherResult,
+    detection,
+    detection_together,
+)
+from histoloom.evaluation.reading.folder import Reading, readings
+from histoloom.evaluation.reading.naming import NamingResult, naming
 from histoloom.evaluation.reading.plan import Plan
 from histoloom.run.directory import Artifact, read_json, write_json
 
@@ -22,6 +28,15 @@ QUESTIONS = {
     "reconstruction-or-synthetic": "real patches after the VQ-GAN, or samples?",
     "naming": "which of the named tissues is it?",
 }
+
+
+@dataclass(frozen=True)
+class ReadingProgress:
+    """How far a reader is who has not answered every picture."""
+
+    reader: str
+    answered: int
+    trials: int
 
 
 @dataclass(frozen=True)
@@ -41,11 +56,11 @@ class Result:
     choices: tuple[str, ...]
     notes: tuple[str, ...]
     current: bool
-    readers: tuple[Mapping[str, Any], ...]
-    together: Mapping[str, Any] | None
-    unfinished: tuple[Mapping[str, Any], ...]
+    readers: tuple[DetectionResult | NamingResult, ...]
+    together: TogetherResult | None
+    unfinished: tuple[ReadingProgress, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Values:
         """Plain data."""
         return asdict(self)
 
@@ -54,12 +69,21 @@ def result(reading: Reading, *, run: Path) -> Result:
     """The reading's result as its answers stand."""
     plan = reading.plan
     answers = reading.answers()
-    finished = {reader: given for reader, given in answers.items() if len(given) == len(plan.trials)}
+    finished = {reader: of_reader for reader, of_reader in answers.items() if len(of_reader) == len(plan.trials)}
+    readers: tuple[DetectionResult | NamingResult, ...]
+    together = None
     if plan.kind == "naming":
-        readers, together = [naming(plan, given, reader=reader) for reader, given in finished.items()], None
+        readers = tuple(naming(plan, of_reader, reader=reader) for reader, of_reader in finished.items())
     else:
-        readers = [detection(plan, given, reader=reader) for reader, given in finished.items()]
+        readers = tuple(detection(plan, of_reader, reader=reader) for reader, of_reader in finished.items())
         together = detection_together(plan, finished) if len(finished) > 1 else None
+
+    current = is_current(reading, run=run)
+    notes = list(plan.notes)
+    if not current:
+        notes.append("This reading is of earlier samples, which the run has replaced since.")
+    if plan.feedback:
+        notes.append("Readers were told after each answer whether it was right: this was training, and is no evidence.")
     return Result(
         id=plan.id,
         kind=plan.kind,
@@ -69,11 +93,15 @@ def result(reading: Reading, *, run: Path) -> Result:
         trials=len(plan.trials),
         question=QUESTIONS[plan.kind],
         choices=plan.choices,
-        notes=(*plan.notes, *_remarks(reading, run=run)),
-        current=is_current(reading, run=run),
-        readers=tuple(readers),
+        notes=tuple(notes),
+        current=current,
+        readers=readers,
         together=together,
-        unfinished=tuple(_progress(answers, finished, trials=len(plan.trials))),
+        unfinished=tuple(
+            ReadingProgress(reader, answered=len(of_reader), trials=len(plan.trials))
+            for reader, of_reader in answers.items()
+            if reader not in finished
+        ),
     )
 
 
@@ -88,21 +116,22 @@ def write_results(reading: Reading, *, run: Path) -> None:
     The model card reads it, and the report knows by it that there is something new to show.
     """
     with reading.locked():
-        found = result(reading, run=run)
-        if not found.readers:
+        present = result(reading, run=run)
+        if not present.readers:
             return
-        value = {key: item for key, item in found.as_json().items() if key not in ("unfinished", "current", "notes")}
+        value = {key: item for key, item in present.as_json().items() if key not in ("unfinished", "current", "notes")}
         value |= {"notes": list(reading.plan.notes), "fingerprints": dict(reading.plan.fingerprints)}
         path = reading.folder / "results.json"
-        text = _plain(value)
-        if not path.is_file() or read_json(path) != text:
-            write_json(path, text)
+        plain = json.loads(json.dumps(value))  # lists for tuples, as JSON reads them back
+        if not path.is_file() or read_json(path) != plain:
+            write_json(path, plain)
 
 
 def is_current(reading: Reading, *, run: Path) -> bool:
     """Whether the run's samples and clusters are still those that the reading was made from."""
-    shown = reading.plan.fingerprints
-    return all(_fingerprint(run, stage) == shown.get(stage) for stage in ("clusters", "samples"))
+    artifacts = {stage: Artifact.read(run / stage) for stage in ("clusters", "samples")}
+    present = {stage: artifact.fingerprint if artifact else None for stage, artifact in artifacts.items()}
+    return all(reading.plan.fingerprints.get(stage) == fingerprint for stage, fingerprint in present.items())
 
 
 def truth_in_words(plan: Plan, trial: int) -> str:
@@ -118,38 +147,3 @@ def is_right(plan: Plan, trial: int, *, answer: int) -> bool | None:
     if plan.kind == "naming":
         return None if answer == len(plan.names) else answer == shown.tissue
     return None if answer == MIDDLE else (answer > MIDDLE) == shown.synthetic
-
-
-def _remarks(reading: Reading, *, run: Path) -> list[str]:
-    remarks = []
-    if not is_current(reading, run=run):
-        remarks.append("This reading is of earlier samples, which the run has replaced since.")
-    if reading.plan.feedback:
-        remarks.append(
-            "Readers were told after each answer whether it was right: this was training, and is no evidence."
-        )
-    return remarks
-
-
-def _progress(
-    answers: Mapping[str, Mapping[int, Answer]], finished: Mapping[str, object], *, trials: int
-) -> list[dict[str, Any]]:
-    return [
-        {"reader": reader, "answered": len(given), "trials": trials}
-        for reader, given in answers.items()
-        if reader not in finished
-    ]
-
-
-def _fingerprint(run: Path, stage: str) -> str | None:
-    artifact = Artifact.read(run / stage)
-    return None if artifact is None else artifact.fingerprint
-
-
-def _plain(value: Any) -> Any:
-    """Lists for tuples, as JSON reads them back."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return value

@@ -6,6 +6,7 @@ Legend of shapes: N answers.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
@@ -15,6 +16,14 @@ from sklearn.metrics import roc_auc_score
 from histoloom.evaluation.intervals import wilson_interval
 
 Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval."""
+
+    value: float
+    interval: Interval
 
 
 def area(synthetic_N: np.ndarray, scores_N: np.ndarray) -> float:

@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from histoloom.evaluation.reading.detection import DetectionResult
+from histoloom.evaluation.reading.naming import NamingResult
 from histoloom.evaluation.reading.plan import Plan
 from histoloom.evaluation.reading.results import Result
+from histoloom.evaluation.reading.statistics import Estimate
 
 NAMING_TITLES = ("reader", "samples named as meant", "real patches", "kappa, samples", "kappa, real", "seconds")
 DETECTION_TITLES = (
     *("reader", "accuracy", "sensitivity", "specificity", "AUC"),
     *("p", "seconds", "seconds, real", "seconds, synthetic"),
 )
-DETECTION = ("accuracy", "sensitivity", "specificity", "auc")
 
 
 def table(result: Result) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Titles of columns, and a row for each finished reader; an interval stands behind its number."""
-    if result.kind == "naming":
-        return NAMING_TITLES, [_named(row) for row in result.readers]
-    return DETECTION_TITLES, [_detected(row) for row in result.readers]
+    rows: list[tuple[str, ...]] = []
+    for row in result.readers:
+        if isinstance(row, NamingResult):
+            named = (row.samples.accuracy, row.real.accuracy, row.samples.kappa, row.real.kappa)
+            rows.append((row.reader, *map(spread, named), f"{row.seconds:.1f}"))
+        else:
+            told = (row.accuracy, row.sensitivity, row.specificity, row.auc)
+            p = "–" if row.p is None else "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
+            seconds = (row.seconds.all, row.seconds.real, row.seconds.synthetic)
+            rows.append((row.reader, *map(spread, told), p, *(f"{value:.1f}" for value in seconds)))
+    return (NAMING_TITLES if result.kind == "naming" else DETECTION_TITLES), rows
 
 
-def spread(value: Mapping[str, Any] | None) -> str:
+def spread(estimate: Estimate | None) -> str:
     """``0.62 (0.47 to 0.76)``; a dash where there is none."""
-    if value is None:
+    if estimate is None:
         return "–"
-    low, high = value["interval"]
+    low, high = estimate.interval
     # 0.975 is a little less in binary, and is called 98 % in the sentence beside.
-    return f"{value['value'] + 1e-9:.2f} ({low:.2f} to {high:.2f})"
-
-
-def _detected(row: Mapping[str, Any]) -> tuple[str, ...]:
-    p = "–" if row["p"] is None else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
-    seconds = [f"{row['seconds'][of]:.1f}" for of in ("all", "real", "synthetic")]
-    return (row["reader"], *(spread(row[name]) for name in DETECTION), p, *seconds)
-
-
-def _named(row: Mapping[str, Any]) -> tuple[str, ...]:
-    parts = [row["samples"], row["real"]]
-    return (
-        row["reader"],
-        *(spread(part["accuracy"]) for part in parts),
-        *(spread(part["kappa"]) for part in parts),
-        f"{row['seconds']:.1f}",
-    )
+    return f"{estimate.value + 1e-9:.2f} ({low:.2f} to {high:.2f})"
 
 
 @dataclass(frozen=True)
@@ -58,13 +50,12 @@ class Counts:
     numbers: tuple[tuple[int, ...], ...]
 
 
-def counts(plan: Plan, row: Mapping[str, Any]) -> list[Counts]:
+def counts(plan: Plan, row: DetectionResult | NamingResult) -> list[Counts]:
     """A reader's answers, counted; of a naming once for samples and once for real patches, where these were shown."""
-    if plan.kind != "naming":
-        truths = ("real", "synthetic")
-        return [Counts("Answers", truths, tuple(tuple(row["levels"][truth]) for truth in truths))]
-    found = []
-    for part, title in (("samples", "Samples"), ("real", "Real patches")):
-        shown = [(name, line) for name, line in zip(plan.names, row[part]["confusion"], strict=True) if sum(line)]
-        found.append(Counts(title, tuple(name for name, _ in shown), tuple(tuple(line) for _, line in shown)))
-    return found
+    if isinstance(row, DetectionResult):
+        return [Counts("Answers", ("real", "synthetic"), (row.levels.real, row.levels.synthetic))]
+    result = []
+    for part, title in ((row.samples, "Samples"), (row.real, "Real patches")):
+        shown = [(name, line) for name, line in zip(plan.names, part.confusion, strict=True) if sum(line)]
+        result.append(Counts(title, tuple(name for name, _ in shown), tuple(line for _, line in shown)))
+    return result
