@@ -73,7 +73,8 @@ def _parameters(command: Any) -> Iterator[str]:
         if names == "--help":
             continue
         default = parameter.default
-        shown = "" if default in (None, False, (), []) or callable(default) else f"`{default}`"
+        is_shown = default is not None and default is not False and default not in ((), []) and not callable(default)
+        shown = f"`{default}`" if is_shown else ""
         yield f"| `{names}` | {_cell(getattr(parameter, 'help', None) or '')} | {shown} |"
 
 
