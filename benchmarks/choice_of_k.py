@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from histoloom.clustering.validity.decision import Evidence, choose_with_nulls
+from histoloom.clustering.validity.decision import NullDecision, decide_by_nulls
 from histoloom.seeding import numpy_generator
 
 FEW, MANY = (4, 7, 10, 13), tuple(range(4, 19))
@@ -82,7 +82,7 @@ def mixture(rng: np.random.Generator, n: int, *, k: int, d: int, separation: flo
 
 @dataclass(frozen=True)
 class Size:
-    """Points of the data, and draws of points as ``choose_with_nulls`` takes them."""
+    """Points of the data, and draws of points as ``decide_by_nulls`` takes them."""
 
     n: int = 400
     draws: int = 5
@@ -92,9 +92,9 @@ class Size:
 SMALL = Size()
 
 
-def chosen(x_ND: np.ndarray, *, ks: Sequence[int], seed: int, size: Size = SMALL) -> Evidence:
+def chosen(x_ND: np.ndarray, *, ks: Sequence[int], seed: int, size: Size = SMALL) -> NullDecision:
     """The choice among ``ks``."""
-    return choose_with_nulls(x_ND, ks=ks, seed=seed, draws=size.draws, points=size.points)
+    return decide_by_nulls(x_ND, ks=ks, seed=seed, draws=size.draws, points=size.points)
 
 
 def false_alarms(kind: str, *, seeds: Sequence[int], size: Size = SMALL) -> int:

@@ -34,7 +34,7 @@ PARTS = {
     "features": stage.features_of,
     "k-means": stage.kmeans_labels,
     "five indices": stage.validity_indices,
-    "null models": stage.choose_with_nulls,
+    "null models": stage.decide_by_nulls,
     "confounding": stage.examine,
 }
 

@@ -23,12 +23,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from histoloom.clustering.clustering_set import Clustering
 from histoloom.evaluation.extractors import Extractor, Sources, make_extractor
 from histoloom.evaluation.proportions import Pools, Quotas, draw, pools, quotas, shares_of
 from histoloom.evaluation.sample_folder import SampleFolder
 from histoloom.evaluation.set_metrics.frechet import frechet_distance
 from histoloom.evaluation.set_metrics.kid import kernel_distance
-from histoloom.run.directory import read_json
 from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
 
@@ -66,7 +66,7 @@ def material(argument: str) -> Material:
     run, _, folder = argument.partition("=")
     path = Path(run)
     samples = SampleFolder(Path(folder) if folder else path / "samples")
-    chosen = int(read_json(path / "clusters" / "choice.json")["k"])
+    chosen = Clustering.open(path / "clusters").chosen
     k = chosen if chosen in samples.ks else samples.ks[0]
     patches = PatchSet.open(path / "patches")
     clusters = pd.read_parquet(path / "clusters" / "index.parquet").set_index("patch_id")

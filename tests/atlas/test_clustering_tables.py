@@ -9,9 +9,10 @@ from histoloom.atlas.report.clustering_tables import null_rows, paper_validity
 from histoloom.atlas.report.page import render
 from histoloom.atlas.report.paper import BETTER, INDEX_TITLES, ROWS
 from histoloom.atlas.report.read_run import STAGES, read_page
-from histoloom.clustering.validity.decision import choose_with_nulls, with_evidence
-from histoloom.clustering.validity.index_vote import Choice
-from histoloom.run.directory import Run, read_json, write_json
+from histoloom.clustering.results import Decision
+from histoloom.clustering.validity.decision import decide, decide_by_nulls
+from histoloom.clustering.validity.index_vote import IndexVote
+from histoloom.run.directory import Run, read_json
 from histoloom.seeding import numpy_generator
 
 KS = (2, 4)
@@ -25,11 +26,10 @@ def features(*, apart: float) -> np.ndarray:
 
 def report(run: Run, *, apart: float) -> str:
     """The page of a run whose choice of k is made on these features."""
-    path = run.folder("clusters") / "choice.json"
-    old = read_json(path)
-    plain = Choice(**{name: old.get(name) for name in Choice.__dataclass_fields__})
-    decision = choose_with_nulls(features(apart=apart), ks=KS, seed=0, draws=6, points=160)
-    write_json(path, with_evidence(plain, evidence=decision) | {"restarts": {"2": [0.5, 0.75], "4": [0.25, 1.0]}})
+    old = Decision.load(run.folder("clusters"))
+    vote = IndexVote(old.k, old.rule, list(old.passed_over), dict(old.votes), dict(old.by_index), old.text)
+    by_nulls = decide_by_nulls(features(apart=apart), ks=KS, seed=0, draws=6, points=160)
+    decide(vote, by_nulls=by_nulls, restarts={2: [0.5, 0.75], 4: [0.25, 1.0]}).save(run.folder("clusters"))
     inputs = {stage: run.folder(stage) for stage in STAGES}
     return render(read_page(run.path, config=run.config, inputs=inputs, maps=run.folder("report") / "maps"))
 

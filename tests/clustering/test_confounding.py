@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from histoloom.clustering.confounding.association import (
 )
 from histoloom.clustering.confounding.report import examine
 from histoloom.clustering.confounding.stain import patch_stains, slide_stains
+from histoloom.clustering.results import Confounding
 from histoloom.run.directory import write_json
 from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
@@ -128,24 +128,25 @@ def labels_of(patches: PatchSet, labels_N: np.ndarray) -> pd.DataFrame:
 
 def test_nothing_is_said_where_nothing_is_wrong(patches: PatchSet) -> None:
     found = examine(labels_of(patches, tissues()), patches=patches, seed=0)
-    assert found["warnings"] == {}
-    assert found["one_slide"] == []
-    assert found["patches"] == found["stain_patches"] == SLIDES * PER
-    factors = [entry["factor"] for entry in found["associations"]]
+    assert found.warnings == {}
+    assert found.one_slide == ()
+    assert found.patches == found.stain_patches == SLIDES * PER
+    factors = [entry.factor for entry in found.associations]
     assert factors == ["slide", "patient", "slide_stain", "haematoxylin", "eosin"]
-    assert max(entry["excess"] for entry in found["associations"]) < 0.05
+    assert max(entry.excess for entry in found.associations) < 0.05
 
 
-def test_clusters_of_the_stain_are_told_from_clusters_of_the_patient(patches: PatchSet) -> None:
+def test_clusters_of_the_stain_are_told_from_clusters_of_the_patient(patches: PatchSet, tmp_path: Path) -> None:
     stain_N = SLIDES_N % 2
     found = examine(labels_of(patches, 2 * stain_N + tissues() % 2), patches=patches, seed=0)
-    by = {entry["factor"]: entry for entry in found["associations"]}
-    assert by["slide_stain"]["warns"]
-    assert not by["patient"]["warns"]
-    assert by["slide_stain"]["excess"] > 0.3 > by["patient"]["excess"]
-    assert len(found["warnings"]["4"]) == 3
+    by = {entry.factor: entry for entry in found.associations}
+    assert by["slide_stain"].warns
+    assert not by["patient"].warns
+    assert by["slide_stain"].excess > 0.3 > by["patient"].excess
+    assert len(found.warnings[4]) == 3
     assert found == examine(labels_of(patches, 2 * stain_N + tissues() % 2), patches=patches, seed=0)
-    json.dumps(found, allow_nan=False)
+    found.save(tmp_path)
+    assert Confounding.load(tmp_path) == found
 
 
 def test_one_slide_alone_has_nothing_to_be_compared_with(tmp_path: Path, patches: PatchSet) -> None:
@@ -156,5 +157,5 @@ def test_one_slide_alone_has_nothing_to_be_compared_with(tmp_path: Path, patches
     write_json(tmp_path / "meta.json", {"size": 8, "mpp": 1.0, "n": len(table)})
     labels = pd.DataFrame({"patch_id": table["patch_id"], "k2": np.arange(PER) % 2})
     found = examine(labels, patches=PatchSet.open(tmp_path), seed=0)
-    assert {entry["factor"] for entry in found["associations"]} <= {"haematoxylin", "eosin"}
-    assert found["warnings"] == {}
+    assert {entry.factor for entry in found.associations} <= {"haematoxylin", "eosin"}
+    assert found.warnings == {}

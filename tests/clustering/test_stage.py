@@ -15,10 +15,11 @@ from histoloom.clustering import stage
 from histoloom.clustering.clusterer import Clusterer
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.clustering.features.bank import Bank
+from histoloom.clustering.results import Confounding
 from histoloom.clustering.stage import run
 from histoloom.config import Config, make_config, read_preset, with_settings
 from histoloom.errors import UserError
-from histoloom.run.directory import read_json, write_json
+from histoloom.run.directory import write_json
 from histoloom.run.stage import EventLog, StageContext
 from histoloom.seeding import numpy_generator
 
@@ -121,10 +122,10 @@ def test_finds_the_kinds_also_in_the_holdout(clusters: Path, latents: Path) -> N
 
 
 def test_validity_is_there_for_both_methods_and_every_k(clusters: Path) -> None:
-    entries = Clustering.open(clusters).validity
-    assert sorted((e["k"], e["method"]) for e in entries) == [(k, m) for k in (3, 4) for m in ("infomax", "kmeans")]
-    assert all(e["n"] == 100 and sum(e["sizes"]) == 100 and len(e["sizes"]) == e["k"] for e in entries)
-    best = {e["k"]: e["calinski_harabasz"] for e in entries if e["method"] == "kmeans"}
+    entries = Clustering.open(clusters).validity.entries
+    assert sorted((e.k, e.method) for e in entries) == [(k, m) for k in (3, 4) for m in ("infomax", "kmeans")]
+    assert all(e.n == 100 and sum(e.sizes) == 100 and len(e.sizes) == e.k for e in entries)
+    best = {e.k: e.calinski_harabasz or 0.0 for e in entries if e.method == "kmeans"}
     assert best[4] > best[3]
     assert Clustering.open(clusters).chosen in (3, 4)
 
@@ -148,11 +149,11 @@ def test_a_k_that_fell_into_one_cluster_is_passed_over(fallen: list[int], latent
     fallen += [4]
     clustering = Clustering.open(finished(tmp_path / "clusters", latents=latents))
     assert clustering.chosen == 3
-    assert read_json(clustering.folder / "choice.json")["passed_over"] == [4]
-    values = {(e["k"], e["method"]): (e["dunn"], e["sizes"]) for e in clustering.validity}
-    assert values[4, "infomax"] == (None, [100, 0, 0, 0])
-    assert values[4, "kmeans"][0] > 0
-    assert values[3, "infomax"][0] > 0
+    assert clustering.decision.passed_over == (4,)
+    values = {(e.k, e.method): (e.dunn, e.sizes) for e in clustering.validity.entries}
+    assert values[4, "infomax"] == (None, (100, 0, 0, 0))
+    assert (values[4, "kmeans"][0] or 0) > 0
+    assert (values[3, "infomax"][0] or 0) > 0
 
 
 def test_a_sweep_that_fell_into_one_cluster_throughout_is_refused(
@@ -171,9 +172,10 @@ def test_the_same_settings_give_the_same_bytes(clusters: Path, latents: Path, tm
 
 
 def test_nothing_is_said_of_slides_that_clusters_do_not_follow(clusters: Path) -> None:
-    found = read_json(clusters / "confounding.json")
-    assert found["warnings"] == {}
-    assert {(entry["k"], entry["factor"]) for entry in found["associations"]} >= {(3, "slide"), (4, "patient")}
+    confounding = Confounding.load(clusters)
+    assert confounding is not None
+    assert confounding.warnings == {}
+    assert {(entry.k, entry.factor) for entry in confounding.associations} >= {(3, "slide"), (4, "patient")}
     messages = [str(event.get("message", "")) for event in EventLog(clusters / "log.jsonl").read()]
     assert not any(message.startswith("warning") for message in messages)
 

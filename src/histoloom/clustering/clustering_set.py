@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
-from histoloom.run.directory import read_json
+from histoloom.clustering.results import Decision, ValidityTable
 
 
 class Clustering:
@@ -30,14 +29,14 @@ class Clustering:
         return pd.read_parquet(self.folder / "index.parquet")
 
     @cached_property
-    def choice(self) -> dict[str, Any]:
-        """Which k, by what rule, on what evidence."""
-        return read_json(self.folder / "choice.json")
+    def decision(self) -> Decision:
+        """Which k, by what rule, and why."""
+        return Decision.load(self.folder)
 
     @property
     def chosen(self) -> int:
         """The chosen k."""
-        return int(self.choice["k"])
+        return self.decision.k
 
     @property
     def ks(self) -> list[int]:
@@ -58,6 +57,6 @@ class Clustering:
         return load_file(self.folder / "probabilities.safetensors")[f"k{k}"]
 
     @cached_property
-    def validity(self) -> list[dict[str, Any]]:
+    def validity(self) -> ValidityTable:
         """The five indices for each k and method."""
-        return read_json(self.folder / "validity.json")
+        return ValidityTable.load(self.folder)

@@ -1,9 +1,12 @@
-"""The stage ``clusters``: latents or other features in; for every k of a sweep, clusters, indices, a choice out."""
+"""The stage ``clusters``: latents or other features in; for every k of a sweep, clusters and indices, and one k, out.
+
+Shapes: N patches, D features, K clusters; h x w positions of a latent.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -20,13 +23,14 @@ from histoloom.clustering.independence import IndependentLoss, slide_share
 from histoloom.clustering.infomax import Network, mutual_information
 from histoloom.clustering.kmeans import kmeans_labels
 from histoloom.clustering.losses import InfoMaxLoss
-from histoloom.clustering.validity.decision import choose_with_nulls, with_evidence
-from histoloom.clustering.validity.index_vote import Choice, choose_k
+from histoloom.clustering.results import Decision, Method, ValidityEntry, ValidityTable
+from histoloom.clustering.validity.decision import decide, decide_by_nulls
+from histoloom.clustering.validity.index_vote import vote_by_indices
 from histoloom.clustering.validity.indices import INDICES, validity_indices
 from histoloom.clustering.validity.sweep import agreement_of_restarts
 from histoloom.errors import UserError
 from histoloom.progress import meter
-from histoloom.run.directory import read_json, write_bytes, write_json
+from histoloom.run.directory import write_bytes
 from histoloom.run.stage import EventLog, StageContext
 from histoloom.seeding import derive, numpy_generator
 from histoloom.slides.patch_set import PatchSet
@@ -34,54 +38,91 @@ from histoloom.training.devices import accelerator
 from histoloom.training.distributed import is_main_process
 from histoloom.training.loop import Objective, Task, train
 
-CHUNK = 256
-RENEWAL = 1024  # patches that decide which outputs start again
+BATCH_SIZE = 256
+REINIT_PATCHES = 1024  # patches that decide which outputs are initialised again
 
 Probabilities = dict[int, np.ndarray]
 
 
 def run(context: StageContext) -> None:
-    """Train on the training split, keep the best restart, predict every patch, choose k."""
+    """Train on the training split, keep the best restart, predict every patch, decide on k."""
+    config, seed = context.config.clusters, context.config.seed
+    patches = PatchSet.open(context.inputs["patches"])
     latents = LatentSet.open(context.inputs["latents"])
-    _check_enough(context, n=len(latents.rows(split="train")))
+    train_rows = latents.rows(split="train")
+    if len(train_rows) <= max(config.k):
+        raise UserError(
+            f"{len(train_rows)} training patches cannot make {max(config.k)} clusters; "
+            "raise patches.count, lower clusters.k, or lower patches.split.holdout"
+        )
+
+    # Train each restart for all k at once
     bank = make_bank(context, latents=latents)
-    restarts = range(context.config.clusters.restarts)
-    trained = [_train(context, latents=latents, bank=bank, restart=restart) for restart in restarts]
+    slides_N = _slide_numbers(patches, latents=latents)[train_rows] if config.independence else None
+    trained = [
+        _train(context, bank=bank, rows=train_rows, slides_N=slides_N, restart=restart)
+        for restart in range(config.restarts)
+    ]
     if not is_main_process():
         return
-    train_rows = latents.rows(split="train")
+
+    # Keep the one whose objective is best on the training split
     predicted = [predict(clusterer, bank, rows=train_rows) for clusterer in trained]
-    objectives = [_worth(context, probabilities, latents=latents, rows=train_rows) for probabilities in predicted]
+    objectives = [objective(probabilities) for probabilities in predicted]
+    if slides_N is not None:
+        shares = [slide_share(probabilities, slides_N=slides_N) for probabilities in predicted]
+        objectives = [value - config.independence * share for value, share in zip(objectives, shares, strict=True)]
     best = int(np.argmax(objectives))
     for event in EventLog(context.out / f"restart-{best}" / "log.jsonl").read():
         context.log.write(event)
     context.say(f"restart {best} of {len(trained)} kept: information {objectives[best]:.3f} of 1")
     clusterer = trained[best]
-    sizes = {k: torch.from_numpy(_sizes(p_NK, k=k)) for k, p_NK in predicted[best].items()}
-    clusterer.sort_by_size(sizes)
-    clusterer.save(context.out)
-    _write_predictions(context, latents=latents, bank=bank, clusterer=clusterer)
     labels = [{k: p_NK.argmax(axis=1) for k, p_NK in probabilities.items()} for probabilities in predicted]
-    _write_validity(context, latents=latents, restarts=agreement_of_restarts(labels))
-    _write_confounding(context)
+    clusterer.sort_by_size({k: torch.from_numpy(np.bincount(x_N, minlength=k)) for k, x_N in labels[best].items()})
+    clusterer.save(context.out)
+
+    # Predict every patch: probabilities.safetensors, index.parquet
+    predicted_all = predict(clusterer, bank, rows=np.arange(len(latents)))
+    stored = save({f"k{k}": np.ascontiguousarray(p_NK) for k, p_NK in predicted_all.items()})
+    write_bytes(context.out / "probabilities.safetensors", stored)
+    table = pd.DataFrame(
+        {"patch_id": latents.table["patch_id"]}
+        | {f"k{k}": p_NK.argmax(axis=1).astype(np.int32) for k, p_NK in predicted_all.items()}
+    )
+    table.to_parquet(context.out / "index.parquet", index=False)
+
+    # Compare the k on some training patches: validity.json, choice.json
+    shuffled = numpy_generator(seed, "clusters", "validity").permutation(train_rows)
+    rows = np.sort(shuffled[: config.validity_points])
+    x_ND = features_of(latents, rows, kind=config.validity_features, clusters=context.out)
+    validity = _validity(context, x_ND, labels={k: table[f"k{k}"].to_numpy()[rows] for k in config.k})
+    validity.save(context.out)
+    decision = _decide(context, x_ND, validity=validity, restarts=agreement_of_restarts(labels))
+    decision.save(context.out)
+    context.say(f"k = {decision.k}: {decision.text}")
+
+    # What the clusters share with slide, patient and stain: confounding.json
+    confounding = examine(table, patches=patches, seed=seed)
+    confounding.save(context.out)
+    for sentence in confounding.warnings.get(decision.k, ()):
+        context.say(f"warning, clusters at k = {decision.k}: {sentence}")
 
 
-def _check_enough(context: StageContext, *, n: int) -> None:
-    largest = max(context.config.clusters.k)
-    if n <= largest:
-        raise UserError(
-            f"{n} training patches cannot make {largest} clusters; "
-            "raise patches.count, lower clusters.k, or lower patches.split.holdout"
-        )
+def _slide_numbers(patches: PatchSet, *, latents: LatentSet) -> np.ndarray:
+    """Each latent's slide as a number from 0, int64 (N,). Several files may be fields of one slide."""
+    slide_by_id = patches.columns("patch_id", "slide").set_index("patch_id")["slide"]
+    return pd.factorize(slide_by_id.loc[latents.table["patch_id"]], sort=True)[0].astype(np.int64)
 
 
-def _train(context: StageContext, *, latents: LatentSet, bank: Bank, restart: int) -> Clusterer:
+def _train(
+    context: StageContext, *, bank: Bank, rows: np.ndarray, slides_N: np.ndarray | None, restart: int
+) -> Clusterer:
+    """One restart on the training split; ``slides_N``: make the clusters independent of these slides."""
     config = context.config.clusters
     seed = derive(context.config.seed, "clusters", "restart", restart)
-    rows = latents.rows(split="train")
     torch.manual_seed(derive(seed, "weights"))
     clusterer = build(Architecture(bank.shape[0], config.channels, config.k, vectors=len(bank.shape) == 1))
-    loss, batch = _objective(context, latents=latents, bank=bank, rows=rows, network=clusterer.network)
+    loss, batch = _loss(context, bank=bank, rows=rows, slides_N=slides_N, network=clusterer.network)
     task = Task(
         name="clusters",
         setting="clusters.training",
@@ -98,43 +139,29 @@ def _train(context: StageContext, *, latents: LatentSet, bank: Bank, restart: in
     return clusterer.eval()
 
 
-def _objective(
-    context: StageContext, *, latents: LatentSet, bank: Bank, rows: np.ndarray, network: Network
-) -> tuple[Any, Any]:
-    """What is minimised, and the reader of its batches: of features, and of slides where these are to be ignored."""
+def _loss(
+    context: StageContext, *, bank: Bank, rows: np.ndarray, slides_N: np.ndarray | None, network: Network
+) -> tuple[InfoMaxLoss | IndependentLoss, Callable[[np.ndarray], Tensor | tuple[Tensor, Tensor]]]:
+    """The loss, and the function that reads its batches: features, and slides where ``slides_N`` are given."""
     config = context.config.clusters
-    looked_at = np.sort(numpy_generator(context.config.seed, "clusters", "renewal").permutation(len(rows))[:RENEWAL])
+    shuffled = numpy_generator(context.config.seed, "clusters", "renewal").permutation(len(rows))
+    sample_N = np.sort(shuffled[:REINIT_PATCHES])
 
-    def read(places: np.ndarray) -> Tensor:
-        return bank.versions(rows[places])
+    def read(indices: np.ndarray) -> Tensor:
+        return bank.versions(rows[indices])
 
     def sample() -> Iterator[Tensor]:
-        return (read(looked_at[start : start + CHUNK]) for start in range(0, len(looked_at), CHUNK))
+        return (read(sample_N[start : start + BATCH_SIZE]) for start in range(0, len(sample_N), BATCH_SIZE))
 
-    inner = InfoMaxLoss(config, network=network, sample=sample)
+    infomax = InfoMaxLoss(config, network=network, sample=sample)
+    if slides_N is None:
+        return infomax, read
 
-    if not config.independence:
-        return inner, read
-    slides_N = _slides(context, latents=latents)[rows]
+    def read_with_slides(indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        return read(indices), torch.from_numpy(slides_N[indices])
 
-    def read_with_slides(places: np.ndarray) -> tuple[Tensor, Tensor]:
-        return read(places), torch.from_numpy(slides_N[places])
-
-    return IndependentLoss(inner, weight=config.independence, slides=int(slides_N.max()) + 1), read_with_slides
-
-
-def _slides(context: StageContext, *, latents: LatentSet) -> np.ndarray:
-    """Each latent's slide as a number from 0, int64 (n,): the table's slide, of which several files may be fields."""
-    named = PatchSet.open(context.inputs["patches"]).columns("patch_id", "slide").set_index("patch_id")["slide"]
-    return pd.factorize(named.loc[latents.table["patch_id"]], sort=True)[0].astype(np.int64)
-
-
-def _worth(context: StageContext, predicted: Probabilities, *, latents: LatentSet, rows: np.ndarray) -> float:
-    """The objective, less what the clusters share with the slide where that is a cost."""
-    weight = context.config.clusters.independence
-    if not weight:
-        return objective(predicted)
-    return objective(predicted) - weight * slide_share(predicted, slides_N=_slides(context, latents=latents)[rows])
+    loss = IndependentLoss(infomax, weight=config.independence, slides=int(slides_N.max()) + 1)
+    return loss, read_with_slides
 
 
 def objective(predicted: Probabilities) -> float:
@@ -148,80 +175,52 @@ def predict(clusterer: Clusterer, bank: Bank, *, rows: np.ndarray) -> Probabilit
     """Probabilities of ``rows`` for every k, float32 (len(rows), k)."""
     device = next(clusterer.network.parameters()).device
     parts: dict[int, list[np.ndarray]] = {k: [] for k in clusterer.architecture.ks}
-    for start in range(0, len(rows), CHUNK):
-        z_NChw = bank.own(rows[start : start + CHUNK]).to(device)
+    for start in range(0, len(rows), BATCH_SIZE):
+        z_NChw = bank.own(rows[start : start + BATCH_SIZE]).to(device)
         for k, p_NK in clusterer.to(device).probabilities(z_NChw).items():
             parts[k].append(p_NK.cpu().numpy())
     return {k: np.concatenate(chunks) for k, chunks in parts.items()}
 
 
-def _sizes(p_NK: np.ndarray, *, k: int) -> np.ndarray:
-    return np.bincount(p_NK.argmax(axis=1), minlength=k)
-
-
-def _write_predictions(context: StageContext, *, latents: LatentSet, bank: Bank, clusterer: Clusterer) -> None:
-    """``probabilities.safetensors`` and ``index.parquet``."""
-    predicted = predict(clusterer, bank, rows=np.arange(len(latents)))
-    stored = save({f"k{k}": np.ascontiguousarray(p_NK) for k, p_NK in predicted.items()})
-    write_bytes(context.out / "probabilities.safetensors", stored)
-    labels = {f"k{k}": p_NK.argmax(axis=1).astype(np.int32) for k, p_NK in predicted.items()}
-    table = pd.DataFrame({"patch_id": latents.table["patch_id"], **labels})
-    table.to_parquet(context.out / "index.parquet", index=False)
-
-
-def _write_validity(context: StageContext, *, latents: LatentSet, restarts: dict[int, list[float]]) -> None:
-    """``validity.json`` and ``choice.json``, on the training split. ``restarts``: how far they agree, by k."""
-    config, seed = context.config.clusters, context.config.seed
-    rows = latents.rows(split="train")
-    chosen = np.sort(numpy_generator(seed, "clusters", "validity").permutation(rows)[: config.validity_points])
-    x_ND = features_of(latents, chosen, kind=config.validity_features, clusters=context.out)
-    table = pd.read_parquet(context.out / "index.parquet")
+def _validity(context: StageContext, x_ND: np.ndarray, *, labels: dict[int, np.ndarray]) -> ValidityTable:
+    """The five indices of the clusters ``labels``, (N,) by k, and of k-means on the same features (N, D)."""
     device = accelerator(context.config.runtime).device
-    entries: list[dict[str, Any]] = []
-    with meter("validity indices", total=2 * len(config.k)) as progress:
-        for k in config.k:
-            methods = {
-                "infomax": table[f"k{k}"].to_numpy()[chosen],
-                "kmeans": kmeans_labels(x_ND, k=k, seed=seed),
+    entries: list[ValidityEntry] = []
+    with meter("validity indices", total=len(get_args(Method)) * len(labels)) as progress:
+        for k, infomax_N in labels.items():
+            methods: dict[Method, np.ndarray] = {
+                "infomax": infomax_N,
+                "kmeans": kmeans_labels(x_ND, k=k, seed=context.config.seed),
             }
             for method, labels_N in methods.items():
-                entries.append(_entry(x_ND, labels_N, k=k, method=method, device=device))
+                sizes = np.bincount(labels_N, minlength=k)
+                values: dict[str, float] = {}
+                if np.count_nonzero(sizes) > 1:  # the indices of a single cluster are not defined
+                    codes_N = torch.from_numpy(np.asarray(labels_N, np.int64))
+                    result = validity_indices(torch.from_numpy(x_ND).to(device), codes_N)
+                    values = {index: getattr(result, index) for index in INDICES}
+                entries.append(ValidityEntry(k=k, method=method, n=len(x_ND), sizes=tuple(sizes.tolist()), **values))
                 progress.advance(1)
-    write_json(context.out / "validity.json", entries)
-    plain = _plain_choice([entry for entry in entries if entry["method"] == "infomax"])
-    evidence = choose_with_nulls(
+    return ValidityTable(entries=tuple(entries))
+
+
+def _decide(
+    context: StageContext, x_ND: np.ndarray, *, validity: ValidityTable, restarts: dict[int, list[float]]
+) -> Decision:
+    """Which k: by the comparison with data without clusters, or by the vote of the five indices."""
+    config = context.config.clusters
+    values: dict[int, dict[str, float] | None] = {}
+    for k, entry in validity.of("infomax").items():
+        indices = {name: value for name in INDICES if (value := entry.index(name)) is not None}
+        values[k] = indices or None
+    empty = {k: entry.sizes.count(0) for k, entry in validity.of("infomax").items()}
+    vote = vote_by_indices(values, empty=empty)
+    by_nulls = decide_by_nulls(
         x_ND,
         ks=config.k,
-        seed=seed,
+        seed=context.config.seed,
         draws=config.null_draws,
         points=config.null_points,
-        passed_over=plain.passed_over,
+        passed_over=vote.passed_over,
     )
-    choice = with_evidence(plain, evidence=evidence, chooser=config.chooser) | {"restarts": restarts}
-    write_json(context.out / "choice.json", choice)
-    context.say(f"k = {choice['k']}: {choice['evidence']}")
-
-
-def _plain_choice(entries: list[dict[str, Any]]) -> Choice:
-    found = {e["k"]: None if e[INDICES[0]] is None else {index: e[index] for index in INDICES} for e in entries}
-    return choose_k(found, empty={entry["k"]: entry["sizes"].count(0) for entry in entries})
-
-
-def _entry(x_ND: np.ndarray, labels_N: np.ndarray, *, k: int, method: str, device: torch.device) -> dict[str, Any]:
-    """A row of ``validity.json``; its indices are None where all patches are in one cluster."""
-    sizes = np.bincount(labels_N, minlength=k)
-    values: dict[str, float | None] = dict.fromkeys(INDICES)
-    if np.count_nonzero(sizes) > 1:
-        result = validity_indices(torch.from_numpy(x_ND).to(device), torch.from_numpy(np.asarray(labels_N, np.int64)))
-        values = {index: getattr(result, index) for index in INDICES}
-    return {"k": k, "method": method, **values, "n": len(x_ND), "sizes": sizes.tolist()}
-
-
-def _write_confounding(context: StageContext) -> None:
-    """``confounding.json``, over all patches; says what is wrong at the chosen k, and nothing where nothing is."""
-    table = pd.read_parquet(context.out / "index.parquet")
-    found = examine(table, patches=PatchSet.open(context.inputs["patches"]), seed=context.config.seed)
-    write_json(context.out / "confounding.json", found)
-    k = read_json(context.out / "choice.json")["k"]
-    for sentence in found["warnings"].get(str(k), []):
-        context.say(f"warning, clusters at k = {k}: {sentence}")
+    return decide(vote, by_nulls=by_nulls, chooser=config.chooser, restarts=restarts)

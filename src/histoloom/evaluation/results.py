@@ -11,20 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from histoloom.run.directory import read_json, write_json
+from histoloom.run.record import Record
 
 Interval = tuple[float, float]
 Comparison = Literal["synthetic_real", "real_real", "synthetic_other"]
 Better = Literal["smaller", "larger"]
-
-
-class Record(BaseModel):
-    """Values as they stand in a JSON file; unknown keys of files of other versions are ignored."""
-
-    # NaN stays NaN, so that ``write_json`` refuses it.
-    model_config = ConfigDict(frozen=True, populate_by_name=True, extra="ignore", ser_json_inf_nan="constants")
 
 
 def _read(folder: Path, name: str) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from histoloom.clustering.confounding.stain import SlideStain
+from histoloom.clustering.results import Association, OneSlide
 
 PERMUTATIONS = 200
 SIGNIFICANT = 0.05
@@ -40,43 +41,6 @@ class Factor:
     name: str
     codes_N: np.ndarray
     null: Null
-
-
-@dataclass(frozen=True)
-class Association:
-    """Clusters of one k against one factor of ``levels`` levels, over ``n`` patches.
-
-    ``mi`` in nats; ``nmi`` and ``ami`` with the arithmetic mean (Vinh et al. 2010); ``share`` of the clusters' entropy
-    that the factor explains, 0..1; ``excess``: the same beyond the null's mean, (mi - mean) / (entropy - mean), not
-    below 0. ``z`` is None where the null does not vary; ``p`` is at least 1 / (permutations + 1).
-    """
-
-    k: int
-    factor: str
-    null: Null
-    n: int
-    levels: int
-    mi: float
-    nmi: float
-    ami: float
-    share: float
-    excess: float
-    null_mean: float
-    null_high: float
-    z: float | None
-    p: float
-    warns: bool
-
-
-@dataclass(frozen=True)
-class OneSlide:
-    """A cluster whose patches come (almost) from one slide: their number, and the share of that slide."""
-
-    k: int
-    cluster: int
-    slide: str
-    share: float
-    patches: int
 
 
 def association(
@@ -148,7 +112,9 @@ def one_slide_clusters(labels_N: np.ndarray, *, k: int, slides_N: Sequence[str] 
         counts_S = np.bincount(codes_N[labels_N == cluster], minlength=len(names))
         n, most = int(counts_S.sum()), int(counts_S.argmax())
         if n >= ONE_SLIDE_PATCHES and counts_S[most] >= ONE_SLIDE * n:
-            found.append(OneSlide(k, cluster, str(names[most]), float(counts_S[most] / n), n))
+            found.append(
+                OneSlide(k=k, cluster=cluster, slide=str(names[most]), share=float(counts_S[most] / n), patches=n)
+            )
     return found
 
 

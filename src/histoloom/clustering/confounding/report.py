@@ -6,8 +6,6 @@ Shapes: N patches, M patches whose stain is measured.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +16,7 @@ from histoloom.clustering.confounding.association import (
     PERMUTATIONS,
     SIGNIFICANT,
     WARN_ABOVE,
-    Association,
     Factor,
-    OneSlide,
     association,
     by_quantile,
     one_slide_clusters,
@@ -28,6 +24,7 @@ from histoloom.clustering.confounding.association import (
     warnings_of,
 )
 from histoloom.clustering.confounding.stain import PatchStains, patch_stains, slide_stains
+from histoloom.clustering.results import Association, Confounding, WarningRule
 from histoloom.progress import meter
 from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
@@ -40,7 +37,7 @@ STAIN_BINS, CHUNK = 8, 64
 Labels = Mapping[int, np.ndarray]
 
 
-def examine(labels: pd.DataFrame, *, patches: PatchSet, seed: int) -> dict[str, Any]:
+def examine(labels: pd.DataFrame, *, patches: PatchSet, seed: int) -> Confounding:
     """All of ``confounding.json``; ``labels`` has ``patch_id`` and a column ``k{k}`` for each k, of any split."""
     drawn = numpy_generator(seed, "clusters", "confounding").permutation(len(labels))[:MOST_PATCHES]
     table = labels.iloc[np.sort(drawn)].merge(
@@ -54,7 +51,16 @@ def examine(labels: pd.DataFrame, *, patches: PatchSet, seed: int) -> dict[str, 
     one_slide = [
         o for k, labels_N in by_k.items() for o in one_slide_clusters(labels_N, k=k, slides_N=table["slide"].to_numpy())
     ]
-    return _as_json(found, one_slide=one_slide, ks=list(by_k), patches=len(table), stains=len(some))
+    warnings = {k: tuple(warnings_of(k, associations=found, one_slide=one_slide)) for k in by_k}
+    return Confounding(
+        patches=len(table),
+        stain_patches=len(some),
+        permutations=PERMUTATIONS,
+        rule=WarningRule(p=SIGNIFICANT, excess=WARN_ABOVE, one_slide=ONE_SLIDE, null_high=HIGH),
+        associations=tuple(sorted(found, key=lambda entry: entry.k)),
+        one_slide=tuple(one_slide),
+        warnings={k: sentences for k, sentences in warnings.items() if sentences},
+    )
 
 
 def _measured(patches: PatchSet, *, patch_ids: np.ndarray) -> PatchStains:
@@ -114,18 +120,3 @@ def _tells(factor: Factor, *, slides_N: np.ndarray) -> bool:
 
 def _codes(column: pd.Series) -> np.ndarray:
     return pd.factorize(column.astype(str), sort=True)[0].astype(np.int64)
-
-
-def _as_json(
-    found: list[Association], *, one_slide: list[OneSlide], ks: list[int], patches: int, stains: int
-) -> dict[str, Any]:
-    warnings = {str(k): warnings_of(k, associations=found, one_slide=one_slide) for k in ks}
-    return {
-        "patches": patches,
-        "stain_patches": stains,
-        "permutations": PERMUTATIONS,
-        "rule": {"p": SIGNIFICANT, "excess": dict(WARN_ABOVE), "one_slide": ONE_SLIDE, "null_high": HIGH},
-        "associations": [asdict(entry) for entry in sorted(found, key=lambda entry: entry.k)],
-        "one_slide": [asdict(entry) for entry in one_slide],
-        "warnings": {k: said for k, said in warnings.items() if said},
-    }

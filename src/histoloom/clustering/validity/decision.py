@@ -6,14 +6,15 @@ Shapes: N points, D features.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from histoloom.clustering.validity.index_vote import Choice
+from histoloom.clustering.results import Decision, NullComparison, PlainVote
+from histoloom.clustering.validity.index_vote import IndexVote
 from histoloom.clustering.validity.indices import INDICES
-from histoloom.clustering.validity.null_comparison import Findings, compare
+from histoloom.clustering.validity.null_comparison import compare
 from histoloom.errors import UserError
 
 MAJORITY = 3  # of the five indices
@@ -38,8 +39,8 @@ NONE = "No evidence of clusters"
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """``k`` is None where there is no evidence of clusters. ``findings``: empty where there were too few points.
+class NullDecision:
+    """``k`` is None where there is no evidence of clusters. ``comparisons``: empty where there were too few points.
 
     ``standing``: the k that stand by the rule, ``partly``: those that stand in part only. ``text`` says what was found
     in plain words.
@@ -50,10 +51,10 @@ class Evidence:
     partly: tuple[int, ...]
     rule: str
     text: str
-    findings: Mapping[int, Findings]
+    comparisons: Mapping[int, NullComparison]
 
 
-def choose_with_nulls(
+def decide_by_nulls(
     x_ND: np.ndarray,
     *,
     ks: Sequence[int],
@@ -61,7 +62,7 @@ def choose_with_nulls(
     draws: int = 8,
     points: int = 1500,
     passed_over: Collection[int] = (),
-) -> Evidence:
+) -> NullDecision:
     """Choose among ``ks`` for features (N, D) of any type, or find no evidence of clusters.
 
     ``draws`` (at least 2) sets of at most ``points`` points are clustered, of the data and of each null; equal points
@@ -73,39 +74,39 @@ def choose_with_nulls(
     needed = POINTS_A_CLUSTER * max(ks)
     if min(len(distinct_ND), points) < needed:
         few = f"too few different patches were looked at: {min(len(distinct_ND), points)}, at least {needed} are needed"
-        return Evidence(None, (), (), RULE, f"{NONE}: {few} for k = {max(ks)}.", {})
-    findings = compare(distinct_ND, ks=ks, seed=seed, draws=draws, points=points)
-    open_ones = {k: found for k, found in findings.items() if k not in passed_over}
-    standing = tuple(k for k, found in open_ones.items() if not objections(found))
-    partly = tuple(k for k, found in open_ones.items() if objections(found) and _stands_in_part(found))
+        return NullDecision(None, (), (), RULE, f"{NONE}: {few} for k = {max(ks)}.", {})
+    comparisons = compare(distinct_ND, ks=ks, seed=seed, draws=draws, points=points)
+    allowed = {k: found for k, found in comparisons.items() if k not in passed_over}
+    standing = tuple(k for k, found in allowed.items() if not objections(found))
+    partly = tuple(k for k, found in allowed.items() if objections(found) and _stands_in_part(found))
     k = max(standing, default=None)
     if k is None and partly:
-        k = as_stable_as_any(partly, findings=findings)
-    return Evidence(k, standing, partly, RULE, _text(findings, k=k, standing=standing), findings)
+        k = as_stable_as_any(partly, comparisons=comparisons)
+    return NullDecision(k, standing, partly, RULE, _text(comparisons, k=k, standing=standing), comparisons)
 
 
-def _better(found: Findings) -> int:
+def _better(found: NullComparison) -> int:
     """How many indices are better than on every null."""
     return sum(found.indices[name].least.low > 0 for name in INDICES)
 
 
-def _stands_in_part(found: Findings) -> bool:
+def _stands_in_part(found: NullComparison) -> bool:
     agreed = found.stability["agreement"]
     is_stable = agreed.real >= GOOD_AGREEMENT and agreed.least.low > 0
     return is_stable and _better(found) >= MAJORITY and found.smallest >= LEAST_SHARE
 
 
-def as_stable_as_any(ks: Sequence[int], *, findings: Mapping[int, Findings]) -> int:
+def as_stable_as_any(ks: Sequence[int], *, comparisons: Mapping[int, NullComparison]) -> int:
     """The largest k whose agreement is at most a deviation among draws below the best one's.
 
     Agreement falls with the number of clusters also where they are all there, so the best one alone would favour few.
     """
-    agreed = {k: findings[k].stability["agreement"] for k in ks}
+    agreed = {k: comparisons[k].stability["agreement"] for k in ks}
     best = max(agreed.values(), key=lambda compared: compared.real)
     return max(k for k, compared in agreed.items() if compared.real >= best.real - best.deviation)
 
 
-def objections(found: Findings) -> list[str]:
+def objections(found: NullComparison) -> list[str]:
     """What speaks against a k by the rule, in plain words; empty where it stands."""
     weakest, reasons = found.stability["weakest"], []
     better = _better(found)
@@ -120,10 +121,10 @@ def objections(found: Findings) -> list[str]:
     return reasons
 
 
-def _text(findings: Mapping[int, Findings], *, k: int | None, standing: Sequence[int]) -> str:
+def _text(comparisons: Mapping[int, NullComparison], *, k: int | None, standing: Sequence[int]) -> str:
     if k is None:
-        return f"{NONE}: no k of the sweep stands by the rule.{_unusual(findings)}"
-    found = findings[k]
+        return f"{NONE}: no k of the sweep stands by the rule.{_unusual(comparisons)}"
+    found = comparisons[k]
     least, agreed = (found.stability[name].real for name in ("weakest", "agreement"))
     again = (
         f"the clusters are found again in other patches (the least reproducible one shares {least:.2f} of its patches)"
@@ -138,9 +139,9 @@ def _text(findings: Mapping[int, Findings], *, k: int | None, standing: Sequence
     )
 
 
-def _unusual(findings: Mapping[int, Findings]) -> str:
+def _unusual(comparisons: Mapping[int, NullComparison]) -> str:
     """What keeps indices that look good from being evidence."""
-    unusual = [k for k, found in findings.items() if _better(found) >= MAJORITY]
+    unusual = [k for k, found in comparisons.items() if _better(found) >= MAJORITY]
     if not unusual:
         return " The indices are no better than on data without clusters."
     return (
@@ -149,21 +150,36 @@ def _unusual(findings: Mapping[int, Findings]) -> str:
     )
 
 
-def with_evidence(plain: Choice, *, evidence: Evidence, chooser: Literal["nulls", "plain"] = "nulls") -> dict[str, Any]:
-    """What ``choice.json`` holds: the chosen k and why; the plain rule's k where ``chooser`` says so or none stands."""
-    found = evidence.k is not None
-    k, rule, reason = evidence.k, evidence.rule, ""
+def decide(
+    vote: IndexVote,
+    *,
+    by_nulls: NullDecision,
+    chooser: Literal["nulls", "plain"] = "nulls",
+    restarts: Mapping[int, Sequence[float]] | None = None,
+) -> Decision:
+    """The k that ``by_nulls`` chose; the vote's k where ``chooser`` is plain or there is no evidence of clusters.
+
+    ``restarts``: adjusted Rand index of every two restarts, by k.
+    """
+    k, rule, reason = by_nulls.k, by_nulls.rule, ""
     if chooser == "plain":
-        k, rule, reason = plain.k, plain.rule, f" k = {plain.k} is taken by the plain rule, as clusters.chooser says."
-    elif not found:
-        k, reason = plain.k, f" k = {plain.k} is taken by the plain rule because a number is needed."
-    return vars(plain) | {
-        "k": k,
-        "rule": rule,
-        "evidence": evidence.text + reason,
-        "found": found,
-        "standing": list(evidence.standing),
-        "partly": list(evidence.partly),
-        "plain": {"k": plain.k, "rule": plain.rule, "evidence": plain.evidence},
-        "nulls": [asdict(found) | {"objections": objections(found)} for found in evidence.findings.values()],
-    }
+        k, rule, reason = vote.k, vote.rule, f" k = {vote.k} is taken by the plain rule, as clusters.chooser says."
+    elif k is None:
+        k, reason = vote.k, f" k = {vote.k} is taken by the plain rule because a number is needed."
+    return Decision(
+        k=k,
+        rule=rule,
+        passed_over=tuple(vote.passed_over),
+        votes=vote.votes,
+        by_index=vote.by_index,
+        text=by_nulls.text + reason,
+        has_clusters=by_nulls.k is not None,
+        standing=by_nulls.standing,
+        partly=by_nulls.partly,
+        plain=PlainVote(k=vote.k, rule=vote.rule, text=vote.text),
+        nulls=tuple(
+            compared.model_copy(update={"objections": tuple(objections(compared))})
+            for compared in by_nulls.comparisons.values()
+        ),
+        restarts={k: tuple(values) for k, values in (restarts or {}).items()},
+    )

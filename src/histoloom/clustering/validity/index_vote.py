@@ -17,7 +17,7 @@ RULE = (
 
 
 @dataclass(frozen=True)
-class Choice:
+class IndexVote:
     """The chosen ``k``, the k that were not in question, each k's votes, each index's k, and how to read that."""
 
     k: int
@@ -25,10 +25,12 @@ class Choice:
     passed_over: list[int]
     votes: dict[int, int]
     by_index: dict[str, int]
-    evidence: str
+    text: str
 
 
-def choose_k(table: Mapping[int, Mapping[str, float] | None], *, empty: Mapping[int, int] | None = None) -> Choice:
+def vote_by_indices(
+    table: Mapping[int, Mapping[str, float] | None], *, empty: Mapping[int, int] | None = None
+) -> IndexVote:
     """Choose among the k of ``table``, which holds the five indices of each; ``empty``: each one's empty clusters.
 
     A k whose patches all fell into one cluster has no indices, None, and cannot be chosen. ``UserError`` where no other
@@ -48,13 +50,13 @@ def choose_k(table: Mapping[int, Mapping[str, float] | None], *, empty: Mapping[
     votes = Counter(by_index.values())
     mean_rank = {k: mean(ranking.index(k) for ranking in ranks.values()) for k in open_ones}
     k = min(open_ones, key=lambda k: (-votes[k], mean_rank[k], k))
-    return Choice(
+    return IndexVote(
         k=k,
         rule=RULE,
         passed_over=passed_over,
         votes={k: votes[k] for k in sorted(open_ones)},
         by_index=by_index,
-        evidence=_evidence(votes[k], k=k, passed_over=passed_over),
+        text=_text(votes[k], k=k, passed_over=passed_over),
     )
 
 
@@ -64,7 +66,7 @@ def _ranking(table: Mapping[int, Mapping[str, float]], *, index: str) -> list[in
     return sorted(table, key=lambda k: (sign * table[k][index], k))
 
 
-def _evidence(votes: int, *, k: int, passed_over: list[int]) -> str:
+def _text(votes: int, *, k: int, passed_over: list[int]) -> str:
     empty = f"k = {', '.join(map(str, passed_over))} left clusters empty and were passed over. " if passed_over else ""
     return empty + (
         f"{votes} of {len(INDICES)} indices prefer k = {k}. Internal indices rank clusterings of the same data; they "

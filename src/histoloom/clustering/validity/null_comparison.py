@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
 
+from histoloom.clustering.results import Comparison, Excess, NullComparison
 from histoloom.clustering.validity.indices import INDICES, LARGER_IS_BETTER
 from histoloom.clustering.validity.nulls import NULLS
 from histoloom.clustering.validity.sweep import agreement, nearest, sweep
@@ -28,50 +28,8 @@ STABILITY = ("agreement", "weakest")
 _MOST_FEATURES = 1000  # with more, the nulls are fitted to as many points as are drawn, to bound memory and time
 
 
-@dataclass(frozen=True)
-class Excess:
-    """By how much the data are better than a null (larger is always better), with an interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A mean over the data's draws with the deviation among them, a mean over each null's, the excess over each null.
-
-    The unit of the excess of an index is the deviation among the null's draws; of stability, its own unit.
-    """
-
-    real: float
-    deviation: float
-    null: Mapping[str, float]
-    excess: Mapping[str, Excess]
-
-    @property
-    def least(self) -> Excess:
-        """The excess over the null that comes closer to the data."""
-        return min(self.excess.values(), key=lambda excess: excess.low)
-
-
-@dataclass(frozen=True)
-class Findings:
-    """One k. ``smallest`` and ``largest``: shares of the points in these clusters of k-means, means over the draws.
-
-    ``stability`` holds ``agreement`` (adjusted Rand index) and ``weakest`` (Jaccard index of the cluster that the two
-    parts agree least about, 0..1).
-    """
-
-    k: int
-    indices: Mapping[str, Compared]
-    stability: Mapping[str, Compared]
-    smallest: float
-    largest: float
-
-
-def compare(x_ND: np.ndarray, *, ks: Sequence[int], seed: int, draws: int, points: int) -> dict[int, Findings]:
-    """Findings for each k, from ``draws`` sets of at most ``points`` points of the data and of each null."""
+def compare(x_ND: np.ndarray, *, ks: Sequence[int], seed: int, draws: int, points: int) -> dict[int, NullComparison]:
+    """The comparison for each k, from ``draws`` sets of at most ``points`` points of the data and of each null."""
     rng = numpy_generator(seed, "clusters", "nulls", "data")
     part = min(points, len(x_ND)) // 2
     if x_ND.shape[1] > _MOST_FEATURES:
@@ -118,22 +76,22 @@ def _measure(
 
 def _findings(
     k: int, *, real: Sequence[Mapping[str, Any]], nulls: Mapping[str, Sequence[Mapping[str, Any]]], share: float
-) -> Findings:
+) -> NullComparison:
     def values(draws: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
         return np.array([draw[name] for draw in draws])
 
-    def compared(name: str) -> Compared:
+    def compared(name: str) -> Comparison:
         ours, draws = values(real, name), len(real)
         theirs = {null: values(draws, name) for null, draws in nulls.items()}
         excess = _index_excess if name in INDICES else _stability_excess
-        return Compared(
+        return Comparison(
             real=float(ours.mean()),
             deviation=float(ours.reshape(draws, -1).mean(axis=1).std(ddof=1)),
             null={null: float(drawn.mean()) for null, drawn in theirs.items()},
             excess={null: excess(ours, drawn, share=share, name=name) for null, drawn in theirs.items()},
         )
 
-    return Findings(
+    return NullComparison(
         k=k,
         indices={name: compared(name) for name in INDICES},
         stability={name: compared(name) for name in STABILITY},
@@ -163,4 +121,4 @@ def _interval(real_S: np.ndarray, null_S: np.ndarray, *, chance: float, scale: f
     variance = chance + (float(real_S.var(ddof=1)) + float(null_S.var(ddof=1))) / draws
     half = float(student.ppf((1 + LEVEL) / 2, draws - 1)) * math.sqrt(variance)
     difference = float(real_S.mean() - null_S.mean())
-    return Excess(difference / scale, (difference - half) / scale, (difference + half) / scale)
+    return Excess(value=difference / scale, low=(difference - half) / scale, high=(difference + half) / scale)

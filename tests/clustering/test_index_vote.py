@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from histoloom.clustering.validity.index_vote import choose_k
+from histoloom.clustering.validity.index_vote import vote_by_indices
 from histoloom.clustering.validity.indices import INDICES
 from histoloom.errors import UserError
 
@@ -27,45 +27,45 @@ def table(rows: dict[int, Sequence[float]]) -> dict[int, dict[str, float]]:
 
 
 def test_the_papers_table_gives_the_papers_k() -> None:
-    choice = choose_k(table(PAPER))
-    assert choice.k == 14
-    assert choice.by_index == dict.fromkeys(INDICES, 14)
-    assert choice.votes == {10: 0, 11: 0, 12: 0, 13: 0, 14: 5, 15: 0, 16: 0}
-    assert "no evidence that there are clusters" in choice.evidence
+    vote = vote_by_indices(table(PAPER))
+    assert vote.k == 14
+    assert vote.by_index == dict.fromkeys(INDICES, 14)
+    assert vote.votes == {10: 0, 11: 0, 12: 0, 13: 0, 14: 5, 15: 0, 16: 0}
+    assert "no evidence that there are clusters" in vote.text
 
 
 def test_most_votes_win_though_another_k_ranks_better_on_average() -> None:
     rows = {2: (9, 0.1, 0.9, 0, 0.9), 3: (8, 0.2, 0.8, 8, 0.2), 4: (1, 0.9, 0.1, 9, 0.1)}
-    choice = choose_k(table(rows))
-    assert choice.votes == {2: 3, 3: 0, 4: 2}
-    assert choice.k == 2
+    vote = vote_by_indices(table(rows))
+    assert vote.votes == {2: 3, 3: 0, 4: 2}
+    assert vote.k == 2
 
 
 def test_equal_votes_go_to_the_better_mean_rank() -> None:
     rows = {2: (9, 0.1, 0.1, 0, 0.9), 3: (8, 0.2, 0.2, 9, 0.1), 4: (1, 0.9, 0.9, 8, 0.2)}
-    choice = choose_k(table(rows))
-    assert choice.votes == {2: 2, 3: 2, 4: 1}
-    assert choice.k == 3
+    vote = vote_by_indices(table(rows))
+    assert vote.votes == {2: 2, 3: 2, 4: 1}
+    assert vote.k == 3
 
 
 @pytest.mark.parametrize("order", [(5, 3), (3, 5)])
 def test_equal_in_everything_goes_to_the_smaller_k(order: tuple[int, int]) -> None:
-    assert choose_k(table(dict.fromkeys(order, (1, 1, 1, 1, 1)))).k == 3
+    assert vote_by_indices(table(dict.fromkeys(order, (1, 1, 1, 1, 1)))).k == 3
 
 
 def test_a_k_with_an_empty_cluster_is_passed_over_while_another_is_there() -> None:
-    choice = choose_k(table(PAPER), empty={14: 1, 13: 0, 16: 2})
-    assert choice.passed_over == [14, 16]
-    assert choice.k in PAPER
-    assert choice.k not in (14, 16)
-    assert "k = 14, 16 left clusters empty" in choice.evidence
-    assert choose_k(table(PAPER), empty=dict.fromkeys(PAPER, 1)).k == 14
+    vote = vote_by_indices(table(PAPER), empty={14: 1, 13: 0, 16: 2})
+    assert vote.passed_over == [14, 16]
+    assert vote.k in PAPER
+    assert vote.k not in (14, 16)
+    assert "k = 14, 16 left clusters empty" in vote.text
+    assert vote_by_indices(table(PAPER), empty=dict.fromkeys(PAPER, 1)).k == 14
 
 
 def test_a_k_without_indices_is_never_chosen() -> None:
-    choice = choose_k(table(PAPER) | {14: None}, empty=dict.fromkeys(PAPER, 1))
-    assert choice.passed_over == [14]
-    assert choice.k in set(PAPER) - {14}
-    assert choice.votes.keys() == PAPER.keys() - {14}
+    vote = vote_by_indices(table(PAPER) | {14: None}, empty=dict.fromkeys(PAPER, 1))
+    assert vote.passed_over == [14]
+    assert vote.k in set(PAPER) - {14}
+    assert vote.votes.keys() == PAPER.keys() - {14}
     with pytest.raises(UserError, match=r"one cluster at every k \(10, 14\)"):
-        choose_k({10: None, 14: None})
+        vote_by_indices({10: None, 14: None})

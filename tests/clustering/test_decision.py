@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from choice_of_k import STRUCTURELESS, Size, chosen, false_alarms, misses, mixture
 
+from histoloom.clustering.results import Decision
 from histoloom.clustering.validity.decision import (
-    Evidence,
+    NullDecision,
     as_stable_as_any,
-    choose_with_nulls,
+    decide,
+    decide_by_nulls,
     objections,
-    with_evidence,
 )
-from histoloom.clustering.validity.index_vote import choose_k
+from histoloom.clustering.validity.index_vote import vote_by_indices
 from histoloom.clustering.validity.indices import INDICES
 from histoloom.clustering.validity.null_comparison import compare
 from histoloom.errors import UserError
 from histoloom.seeding import numpy_generator
 
-PLAIN = choose_k({k: dict.fromkeys(INDICES, float(k)) for k in (3, 4, 5)})
+VOTE = vote_by_indices({k: dict.fromkeys(INDICES, float(k)) for k in (3, 4, 5)})
 KINDS = list(STRUCTURELESS)
 TINY = Size(n=200, draws=8, points=200)
 
@@ -32,12 +32,12 @@ def separated(seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def found() -> Evidence:
+def found() -> NullDecision:
     return chosen(separated(), ks=(3, 4, 5), seed=0, size=TINY)
 
 
 @pytest.fixture(scope="module")
-def none() -> Evidence:
+def none() -> NullDecision:
     return chosen(numpy_generator(0, "none").standard_normal((200, 8)), ks=(3, 4, 5), seed=0, size=TINY)
 
 
@@ -51,62 +51,66 @@ def test_k_is_found_within_one_on_at_least_18_of_20_separated_mixtures() -> None
     assert len(wrong) <= 2, wrong
 
 
-def test_says_what_it_found_and_what_not(found: Evidence, none: Evidence) -> None:
+def test_says_what_it_found_and_what_not(found: NullDecision, none: NullDecision) -> None:
     assert (found.k, found.standing[-1]) == (4, 4)
     assert found.text.startswith("Evidence of clusters: at k = 4, ")
     assert (none.k, none.standing) == (None, ())
     assert none.text.startswith("No evidence of clusters: ")
-    assert all(objections(findings) for findings in none.findings.values())
-    assert not objections(found.findings[4])
-    assert any("not found again" in reason for reason in objections(found.findings[5]))
+    assert all(objections(findings) for findings in none.comparisons.values())
+    assert not objections(found.comparisons[4])
+    assert any("not found again" in reason for reason in objections(found.comparisons[5]))
 
 
-def test_without_evidence_the_plain_rule_gives_the_k(found: Evidence, none: Evidence) -> None:
-    without, with_it = with_evidence(PLAIN, evidence=none), with_evidence(PLAIN, evidence=found)
-    assert (without["k"], without["found"]) == (PLAIN.k, False)
-    assert "No evidence of clusters" in without["evidence"]
-    assert f"k = {PLAIN.k} is taken by the plain rule" in without["evidence"]
-    assert (with_it["k"], with_it["found"], with_it["standing"][-1]) == (4, True, 4)
-    for choice in (without, with_it):
-        assert choice["plain"]["k"] == PLAIN.k
-        assert choice["votes"] == PLAIN.votes
-        assert [entry["k"] for entry in json.loads(json.dumps(choice))["nulls"]] == [3, 4, 5]
+def test_without_evidence_the_plain_rule_gives_the_k(found: NullDecision, none: NullDecision, tmp_path: Path) -> None:
+    without, with_it = decide(VOTE, by_nulls=none), decide(VOTE, by_nulls=found)
+    assert (without.k, without.has_clusters) == (VOTE.k, False)
+    assert "No evidence of clusters" in without.text
+    assert f"k = {VOTE.k} is taken by the plain rule" in without.text
+    assert (with_it.k, with_it.has_clusters, with_it.standing[-1]) == (4, True, 4)
+    for decision in (without, with_it):
+        assert decision.plain is not None
+        assert decision.plain.k == VOTE.k
+        assert decision.votes == VOTE.votes
+        assert [compared.k for compared in decision.nulls] == [3, 4, 5]
+        decision.save(tmp_path)
+        assert Decision.load(tmp_path) == decision
 
 
-def test_the_plain_rule_can_be_asked_for(found: Evidence) -> None:
-    choice = with_evidence(PLAIN, evidence=found, chooser="plain")
-    assert (choice["k"], choice["rule"], choice["found"]) == (PLAIN.k, PLAIN.rule, True)
-    assert choice["evidence"].startswith(found.text)
-    assert "as clusters.chooser says" in choice["evidence"]
+def test_the_plain_rule_can_be_requested(found: NullDecision) -> None:
+    decision = decide(VOTE, by_nulls=found, chooser="plain")
+    assert (decision.k, decision.rule, decision.has_clusters) == (VOTE.k, VOTE.rule, True)
+    assert decision.text.startswith(found.text)
+    assert "as clusters.chooser says" in decision.text
 
 
 def test_a_k_at_which_most_but_not_all_clusters_are_found_again_stands_in_part() -> None:
     x_ND = mixture(numpy_generator(0, "part"), 300, k=9, d=8, separation=8.0)
-    evidence = chosen(x_ND, ks=(10,), seed=0, size=Size(n=300, draws=8, points=300))
-    assert (evidence.k, evidence.standing, evidence.partly) == (10, (), (10,))
-    assert "k itself is uncertain" in evidence.text
+    result = chosen(x_ND, ks=(10,), seed=0, size=Size(n=300, draws=8, points=300))
+    assert (result.k, result.standing, result.partly) == (10, (), (10,))
+    assert "k itself is uncertain" in result.text
 
 
 @pytest.mark.parametrize(
     ("agreements", "chosen_k"), [((0.9, 0.86, 0.84), 4), ((0.8, 0.9, 0.84), 4), ((0.8, 0.84, 0.9), 5)]
 )
 def test_of_those_that_stand_in_part_the_largest_is_chosen_that_is_as_stable_as_any(
-    found: Evidence, agreements: tuple[float, ...], chosen_k: int
+    found: NullDecision, agreements: tuple[float, ...], chosen_k: int
 ) -> None:
-    findings = {}
-    for (k, given), agreement in zip(found.findings.items(), agreements, strict=True):
-        compared = replace(given.stability["agreement"], real=agreement, deviation=0.05)
-        findings[k] = replace(given, stability=given.stability | {"agreement": compared})
-    assert as_stable_as_any((3, 4, 5), findings=findings) == chosen_k
+    comparisons = {}
+    for (k, measured), agreement in zip(found.comparisons.items(), agreements, strict=True):
+        changed = measured.stability["agreement"].model_copy(update={"real": agreement, "deviation": 0.05})
+        stability = {**measured.stability, "agreement": changed}
+        comparisons[k] = measured.model_copy(update={"stability": stability})
+    assert as_stable_as_any((3, 4, 5), comparisons=comparisons) == chosen_k
 
 
 def test_a_k_that_is_passed_over_is_not_chosen() -> None:
-    evidence = choose_with_nulls(separated(), ks=(3, 4, 5), seed=0, draws=8, points=200, passed_over=[4])
-    assert evidence.k != 4
+    result = decide_by_nulls(separated(), ks=(3, 4, 5), seed=0, draws=8, points=200, passed_over=[4])
+    assert result.k != 4
 
 
-def test_intervals_hold_their_value_and_the_closer_null_decides(found: Evidence) -> None:
-    for findings in found.findings.values():
+def test_intervals_hold_their_value_and_the_closer_null_decides(found: NullDecision) -> None:
+    for findings in found.comparisons.values():
         for compared in (*findings.indices.values(), *findings.stability.values()):
             assert all(excess.low <= excess.value <= excess.high for excess in compared.excess.values())
             assert compared.least.low == min(excess.low for excess in compared.excess.values())
@@ -124,20 +128,20 @@ def test_on_gaussian_data_the_gaussian_excess_is_chance() -> None:
     assert np.all(np.abs(mean_I) < 3 * deviation_I)
 
 
-def test_neither_the_order_nor_copies_of_points_matter(found: Evidence) -> None:
+def test_neither_the_order_nor_copies_of_points_matter(found: NullDecision) -> None:
     x_ND = separated()
     shuffled_ND = numpy_generator(0, "order").permutation(np.concatenate([x_ND, x_ND[:50]]))
-    again = choose_with_nulls(shuffled_ND.astype(np.float64), ks=(3, 4, 5), seed=0, draws=8, points=200)
-    assert {k: asdict(f) for k, f in again.findings.items()} == {k: asdict(f) for k, f in found.findings.items()}
+    again = decide_by_nulls(shuffled_ND.astype(np.float64), ks=(3, 4, 5), seed=0, draws=8, points=200)
+    assert again.comparisons == found.comparisons
 
 
 def test_too_few_points_are_no_evidence() -> None:
-    evidence = choose_with_nulls(np.repeat(separated()[:10], 20, axis=0), ks=(3, 4, 5), seed=0)
-    assert evidence.k is None
-    assert "too few different patches were looked at: 10, at least 20 are needed" in evidence.text
-    assert with_evidence(PLAIN, evidence=evidence)["k"] == PLAIN.k
+    result = decide_by_nulls(np.repeat(separated()[:10], 20, axis=0), ks=(3, 4, 5), seed=0)
+    assert result.k is None
+    assert "too few different patches were looked at: 10, at least 20 are needed" in result.text
+    assert decide(VOTE, by_nulls=result).k == VOTE.k
 
 
 def test_values_that_are_not_finite_are_refused() -> None:
     with pytest.raises(UserError, match="finite numbers"):
-        choose_with_nulls(np.full((50, 2), np.nan), ks=(2,), seed=0)
+        decide_by_nulls(np.full((50, 2), np.nan), ks=(2,), seed=0)
