@@ -19,6 +19,7 @@ from histoloom.atlas.web.naming_models import (
     Change,
     Comparison,
     Flag,
+    ImportOutcome,
     KappaModel,
     Merge,
     Named,
@@ -27,7 +28,6 @@ from histoloom.atlas.web.naming_models import (
     Side,
     Step,
     Table,
-    Taken,
 )
 from histoloom.atlas.web.pages import k_links, render
 from histoloom.atlas.web.params import ClusterNumber, K, OptionalK, view_of
@@ -110,19 +110,19 @@ def table(request: Request, rater: OptionalRater = "", k: OptionalK = None) -> R
 
 
 @api.post("/import")
-def take(request: Request, table: Table) -> Taken:
-    """Take over a table of names; where it has errors, nothing is taken and ``problems`` lists them."""
+def import_names(request: Request, table: Table) -> ImportOutcome:
+    """Import a table of names; where it has errors, nothing is imported and ``problems`` lists them."""
     view = view_of(request)
     try:
         data = base64.b64decode(table.data, validate=True)
     except (binascii.Error, ValueError):
         raise UserError("data: not base64") from None
     try:
-        taken = import_table(view.path, data, sizes=_sizes(view), rater=table.rater, force=table.force)
+        result = import_table(view.path, data, sizes=_sizes(view), rater=table.rater, force=table.force)
     except TableError as error:
-        return Taken(rows=0, empty=0, changes=0, problems=error.lines)
+        return ImportOutcome(rows=0, empty=0, changes=0, problems=error.lines)
     _changed(request)
-    return Taken(rows=taken.rows, empty=taken.empty, changes=taken.changes, problems=[])
+    return ImportOutcome(rows=result.rows, empty=result.empty, changes=result.changes, problems=[])
 
 
 @api.post("/reference")
@@ -152,23 +152,23 @@ def compare(request: Request, k: K) -> Comparison:
     """All raters side by side, and how far they agree."""
     view = view_of(request)
     k = view.k_or_chosen(k)
-    book, sizes = _book(view, k=k), _sizes(view)[k]
-    said = {rater: book.labels(rater) for rater in book.raters}
-    differing = {one.cluster for one in disagreements(book)}
+    state, sizes = _label_state(view, k=k), _sizes(view)[k]
+    labels = {rater: state.labels(rater) for rater in state.raters}
+    differing = {one.cluster for one in disagreements(state)}
     sides = [
         Side(
             cluster=cluster,
             patches=sizes[cluster],
             counts=label.name if label.name != default_name(cluster) else "",
             flag=cast(Flag, label.flag),
-            names={rater: of_rater[cluster].name for rater, of_rater in said.items()},
-            flags={rater: cast(Flag, of_rater[cluster].flag) for rater, of_rater in said.items()},
+            names={rater: of_rater[cluster].name for rater, of_rater in labels.items()},
+            flags={rater: cast(Flag, of_rater[cluster].flag) for rater, of_rater in labels.items()},
             differ=cluster in differing,
         )
-        for cluster, label in display_labels(book.effective()).items()
+        for cluster, label in display_labels(state.effective()).items()
     ]
-    found = [_agreement(one) for one in agreements(book, sizes=sizes)]
-    return Comparison(k=k, reference=book.reference, raters=list(said), clusters=sides, agreement=found)
+    agreement = [_agreement(one) for one in agreements(state, sizes=sizes)]
+    return Comparison(k=k, reference=state.reference, raters=list(labels), clusters=sides, agreement=agreement)
 
 
 @api.post("/{k}/merge")
@@ -187,7 +187,7 @@ def step_back(request: Request, k: K, step: Step) -> Names:
     """Take back the rater's last step."""
     view = view_of(request)
     k = view.k_or_chosen(k)
-    if not _book(view, k=k).undoable(step.rater.strip()):
+    if not _label_state(view, k=k).undoable(step.rater.strip()):
         raise Conflict("there is nothing to undo")
     undo(view.path, k=k, rater=step.rater)
     return _answer(request, k=k, rater=step.rater)
@@ -198,7 +198,7 @@ def step_forward(request: Request, k: K, step: Step) -> Names:
     """Bring back the rater's last step that was taken back."""
     view = view_of(request)
     k = view.k_or_chosen(k)
-    if not _book(view, k=k).redoable(step.rater.strip()):
+    if not _label_state(view, k=k).redoable(step.rater.strip()):
         raise Conflict("there is nothing to redo")
     redo(view.path, k=k, rater=step.rater)
     return _answer(request, k=k, rater=step.rater)
@@ -236,12 +236,12 @@ def _changed(request: Request) -> None:
 
 
 def _names(view: RunView, *, k: int, rater: str) -> Names:
-    book, events, who = _book(view, k=k), _events(view), rater.strip()
+    state, events, who = _label_state(view, k=k), _events(view), rater.strip()
     return Names(
         k=k,
-        version=fingerprint([len(events), events[-1].id if events else "", book.clustering, who]),
-        clustering=book.clustering,
-        reference=book.reference,
+        version=fingerprint([len(events), events[-1].id if events else "", state.clustering, who]),
+        clustering=state.clustering,
+        reference=state.reference,
         raters=raters_of(events),
         clusters=[
             Named(
@@ -251,10 +251,10 @@ def _names(view: RunView, *, k: int, rater: str) -> Names:
                 flag=cast(Flag, label.flag),
                 shown=view.colours(k)[cluster],
             )
-            for cluster, label in book.labels(who).items()
+            for cluster, label in state.labels(who).items()
         ],
-        undo=bool(book.undoable(who)),
-        redo=bool(book.redoable(who)),
+        undo=bool(state.undoable(who)),
+        redo=bool(state.redoable(who)),
         suggestions=_suggestions(view),
     )
 
@@ -264,7 +264,7 @@ def _events(view: RunView) -> list[Event]:
     return view.kept("names' events", of=["names.jsonl"], make=journal.events)
 
 
-def _book(view: RunView, *, k: int) -> LabelState:
+def _label_state(view: RunView, *, k: int) -> LabelState:
     make = lambda: LabelState(_events(view), k=k, clustering=clustering_of(view.path))  # noqa: E731
     return view.kept(("book", k), of=["clusters/artifact.json", "names.jsonl"], make=make)
 
@@ -273,8 +273,8 @@ def _suggestions(view: RunView) -> list[str]:
     """The names that stand anywhere in the run, each once: so that raters use the same words."""
 
     def make() -> list[str]:
-        books = [_book(view, k=k) for k in view.ks]
-        labels = [label for book in books for who in book.raters for label in book.labels(who).values()]
+        states = [_label_state(view, k=k) for k in view.ks]
+        labels = [label for state in states for who in state.raters for label in state.labels(who).values()]
         return sorted({normalised(label.name): label.name for label in labels if label.name}.values(), key=normalised)
 
     return view.kept("suggestions", of=["clusters/artifact.json", "names.jsonl"], make=make)

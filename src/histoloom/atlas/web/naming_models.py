@@ -61,7 +61,7 @@ class Table(BaseModel):
     force: bool = False
 
 
-class Taken(BaseModel):
+class ImportOutcome(BaseModel):
     """What an import did; ``problems`` are the errors, a line a row, where it took nothing."""
 
     rows: int
