@@ -168,7 +168,14 @@ def _clusters(run: Run, *, index: pd.DataFrame, images: np.ndarray) -> dict[int,
     rule = "the k that most indices vote for"
     write_json(
         out / "choice.json",
-        {"k": CHOSEN, "rule": rule, "votes": {"2": 2, "4": 3}, "by_index": by_index, "evidence": "three of five"},
+        {
+            "k": CHOSEN,
+            "rule": rule,
+            "passed_over": [],
+            "votes": {"2": 2, "4": 3},
+            "by_index": by_index,
+            "evidence": "three of five",
+        },
     )
     return labels
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histoloom.atlas.report.clustering_tables import null_rows, paper_validity
+from histoloom.atlas.report.clustering_tables import paper_validity
 from histoloom.atlas.report.page import render
 from histoloom.atlas.report.paper import BETTER, INDEX_TITLES, ROWS
 from histoloom.atlas.report.read_run import STAGES, read_page
-from histoloom.clustering.results import Decision
+from histoloom.clustering.results import Decision, ValidityEntry, ValidityTable
 from histoloom.clustering.validity.decision import decide, decide_by_nulls
 from histoloom.clustering.validity.index_vote import IndexVote
-from histoloom.run.directory import Run, read_json
+from histoloom.run.directory import Run
 from histoloom.seeding import numpy_generator
 
 KS = (2, 4)
@@ -49,20 +49,27 @@ def test_separated_features_are_called_clusters(finished: Run) -> None:
     assert "0.25 to 1.00" in page
 
 
-def test_rows_hold_the_least_excess_and_mark_what_is_clear(finished: Run) -> None:
-    report(finished, apart=12.0)
-    choice = read_json(finished.folder("clusters") / "choice.json")
-    rows = null_rows(choice)
-    assert [(row.k, row.chosen) for row in rows] == [(2, False), (4, True)]
-    for row, comparison in zip(rows, choice["nulls"], strict=True):
-        for cell, compared in zip(row.excess, comparison["indices"].values(), strict=True):
-            assert cell.low == min(excess["low"] for excess in compared["excess"].values())
-            assert cell.clear == (cell.low > 0)
-        assert row.weakest.real == pytest.approx(comparison["stability"]["weakest"]["real"])
+def test_cells_hold_the_least_excess_and_mark_what_is_clear(finished: Run) -> None:
+    page = report(finished, apart=12.0)
+    decision = Decision.load(finished.folder("clusters"))
+    assert [row.k for row in decision.nulls] == [2, 4]
+    for row in decision.nulls:
+        cells = []
+        for index in INDEX_TITLES:
+            least = min(row.indices[index].excess.values(), key=lambda excess: excess.low)
+            clear = ' class="best"' if least.low > 0 else ""
+            spread = f'<span class="soft">({least.low:.1f} to {least.high:.1f})</span>'
+            cells.append(f"<td{clear}>{least.value:.1f} {spread}</td>")
+        assert "".join(cells) in page
+        assert f"<td>{row.stability['weakest'].null['gaussian']:.2f}</td>" in page
+    assert page.count('<tr class="chosen"><th scope="row">4<span class="hidden"> (chosen)</span></th><td') == 2
 
 
-def test_a_choice_of_an_earlier_version_has_no_rows() -> None:
-    assert null_rows({"k": 4}) == []
+def test_a_decision_of_an_earlier_version_has_no_such_table(finished: Run) -> None:
+    inputs = {stage: finished.folder(stage) for stage in STAGES}
+    page = read_page(finished.path, config=finished.config, inputs=inputs, maps=finished.folder("report") / "maps")
+    assert page.decision.nulls == ()
+    assert "data without clusters:" not in render(page)
 
 
 def test_all_five_indices_of_the_paper_are_best_at_14() -> None:
@@ -78,8 +85,11 @@ def test_hartigan_and_calinski_harabasz_of_the_paper_belong_together() -> None:
 
 
 def test_paper_tables_keep_every_k_and_leave_gaps() -> None:
-    ours = [{"k": 8, "method": "infomax", **dict.fromkeys(INDEX_TITLES, 0.5)}]
-    rows = paper_validity([*ours, {"k": 10, "method": "kmeans", **dict.fromkeys(INDEX_TITLES, 0.1)}])
+    entries = [
+        ValidityEntry(k=k, method=method, n=100, sizes=(), **dict.fromkeys(INDEX_TITLES, value))
+        for k, method, value in ((8, "infomax", 0.5), (10, "kmeans", 0.1))
+    ]
+    rows = paper_validity(ValidityTable(entries=tuple(entries)))
     assert [row.k for row in rows] == [8, *range(10, 17)]
     assert rows[0].pairs == ((None, 0.5),) * 5
     assert rows[1].pairs[0] == (2142.54026, None)

@@ -13,7 +13,6 @@ from histoloom.atlas.maps.overlay import MapRecord
 from histoloom.atlas.maps.palette import Rgb, cluster_colours, hexadecimal
 from histoloom.atlas.maps.tissue_map import (
     SlideMap,
-    chosen_k,
     classify_slide,
     load_classifier,
     run_stains,
@@ -23,6 +22,7 @@ from histoloom.atlas.report.figures import read_image
 from histoloom.atlas.report.page import render
 from histoloom.atlas.report.read_run import read_page
 from histoloom.clustering.classifier import Classifier
+from histoloom.clustering.results import Decision
 from histoloom.names import current_labels
 from histoloom.progress import meter
 from histoloom.run.directory import Artifact, replacing, write_text
@@ -38,7 +38,7 @@ def run(context: StageContext) -> None:
     folder.mkdir(exist_ok=True)
     clustering = Artifact.read(context.inputs["clusters"])
     assert clustering is not None, "clusters are published before the report is made"
-    k = config.report.k or chosen_k(context.inputs["clusters"])
+    k = config.report.k or Decision.load(context.inputs["clusters"]).k
 
     # Maps of a few slides, from as many patients as possible. Unchanged maps of the last report are kept.
     slides = PatchSet.open(context.inputs["patches"]).slides

@@ -16,10 +16,11 @@ from PIL import Image
 from histoloom.atlas.maps.overlay import geojson, overlay
 from histoloom.atlas.maps.palette import Rgb, cluster_colours
 from histoloom.clustering.classifier import Classifier
+from histoloom.clustering.results import Decision
 from histoloom.config import Config
 from histoloom.errors import UserError
 from histoloom.names import current_labels
-from histoloom.run.directory import Run, disk_errors_explained, read_json, replacing, write_text
+from histoloom.run.directory import Run, disk_errors_explained, replacing, write_text
 from histoloom.slides.entries import OK, SlideEntry, SlideError
 from histoloom.slides.patches.grid import Grid, batches, grid
 from histoloom.slides.readers.open import open_slide
@@ -158,7 +159,7 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
     if out.suffix not in {".geojson", ".json"}:
         raise UserError(f"--out wants a name that ends in .geojson, got {out.name}")
     classifier = load_classifier(config, {stage: opened.require(stage) for stage in CLASSIFIER_STAGES})
-    k = k or chosen_k(opened.folder("clusters"))
+    k = k or Decision.load(opened.folder("clusters")).k
 
     patches = opened.folder("patches")
     slides = pd.read_parquet(patches / "slides.parquet", columns=["file", "slide", "status"])
@@ -200,11 +201,6 @@ def load_classifier(config: Config, inputs: Mapping[str, Path]) -> Classifier:
 def run_stains(patches: Path, *, config: Config) -> SlideStains | None:
     """The stains of the run whose stage ``patches`` is in this folder; None where it did not normalise stain."""
     return None if config.patches.stain == "none" else SlideStains.read(patches / "stain.json")
-
-
-def chosen_k(clusters: Path) -> int:
-    """The k that the stage ``clusters`` chose."""
-    return int(read_json(clusters / "choice.json")["k"])
 
 
 def write_png(path: Path, image: Image.Image) -> None:

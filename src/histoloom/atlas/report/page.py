@@ -11,13 +11,14 @@ from markupsafe import Markup
 from histoloom.atlas.browse.cluster_table import Extent
 from histoloom.atlas.browse.run_slides import SlideInfo
 from histoloom.atlas.maps.patch_map import PatchMap
-from histoloom.atlas.report.clustering_tables import NullRow, PaperComparison, ValidityRow
+from histoloom.atlas.report.clustering_tables import PaperComparison, ValidityRow
 from histoloom.atlas.report.figures import Picture
 from histoloom.atlas.report.paper import BETTER, CITATION, INDEX_TITLES, METRIC_TITLES
 from histoloom.atlas.report.sample_checks import OriginalitySection, ReadingBlock
 from histoloom.atlas.report.sample_quality import DistributionTable, RecognitionLine, SimilarityRow
 from histoloom.atlas.report.text import count, duration, number
 from histoloom.autoencoder.quality import ReconstructionQuality
+from histoloom.clustering.results import Confounding, Decision
 from histoloom.evaluation.results import Agreement
 from histoloom.run.directory import Artifact
 
@@ -56,19 +57,6 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Decision:
-    """The decision on k: the k that the report shows, the rule and its reasons.
-
-    ``plain`` is the k of the paper's plain rule, None where that is the rule.
-    """
-
-    k: int
-    rule: str
-    reasons: str
-    plain: int | None = None
-
-
-@dataclass(frozen=True)
 class Cluster:
     """One cluster at the shown k; ``named`` is False where ``name`` is only its number. ``flag`` may be empty."""
 
@@ -97,38 +85,14 @@ class Map:
 
 
 @dataclass(frozen=True)
-class AssociationRow:
-    """The association of the clusters of one k with one factor; shares are of their entropy, 0..1, ``mi`` in nats."""
-
-    k: int
-    factor: str
-    share: float
-    excess: float
-    nmi: float
-    ami: float
-    mi: float
-    null_mean: float
-    null_high: float
-    p: float
-    warns: bool
-
-
-@dataclass(frozen=True)
-class Confounding:
-    """The associations for every k, and the ``warnings`` at the shown k in sentences."""
-
-    warnings: tuple[str, ...]
-    rows: tuple[AssociationRow, ...]
-
-
-@dataclass(frozen=True)
 class Page:
     """The whole report, in the order of its sections.
 
-    ``missing`` has the metrics without numbers, with the reason; ``reconstructions`` are pairs of a patch and its
-    reconstruction.
+    ``k`` is the number of clusters that is shown: the decision's, or ``report.k``. ``missing`` has the metrics without
+    numbers, with the reason; ``reconstructions`` are pairs of a patch and its reconstruction.
     """
 
+    k: int
     header: Header
     confounding: Confounding
     summary: Sequence[str]
@@ -144,7 +108,6 @@ class Page:
     maps_missing: Mapping[str, str]
     patch_map: PatchMap | None
     decision: Decision
-    nulls: Sequence[NullRow]
     validity: Sequence[ValidityRow]
     quality: ReconstructionQuality
     reconstructions: Sequence[tuple[Picture, Picture]]

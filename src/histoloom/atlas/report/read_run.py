@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +24,10 @@ from histoloom.atlas.maps.embedding import neighbours
 from histoloom.atlas.maps.overlay import MapRecord
 from histoloom.atlas.maps.palette import cluster_colours, hexadecimal
 from histoloom.atlas.maps.patch_map import FEATURE_TITLES, Embedding, PatchMap, patch_map, thumbnail
-from histoloom.atlas.report.clustering_tables import null_rows, paper_similarity, paper_validity, validity_rows
+from histoloom.atlas.report.clustering_tables import paper_similarity, paper_validity, validity_rows
 from histoloom.atlas.report.figures import curves, curves_svg, picture, read_image
 from histoloom.atlas.report.page import (
-    AssociationRow,
     Cluster,
-    Confounding,
-    Decision,
     Header,
     Map,
     Page,
@@ -49,6 +45,7 @@ from histoloom.atlas.report.sample_quality import (
 )
 from histoloom.atlas.report.text import count, number
 from histoloom.autoencoder.quality import ReconstructionQuality, Reconstructions
+from histoloom.clustering.results import Confounding, Decision, ValidityTable
 from histoloom.config import Config
 from histoloom.evaluation.results import Distribution, Faithfulness, Originality, Similarity, Truth
 from histoloom.names import current_labels, default_name, read_label_state
@@ -72,9 +69,8 @@ def read_page(
     """
     # The records of the stages
     table = PatchTable(inputs["patches"])
-    choice = read_json(inputs["clusters"] / "choice.json")
-    validity = read_json(inputs["clusters"] / "validity.json")
-    k = config.report.k or int(choice["k"])
+    decision, validity = Decision.load(inputs["clusters"]), ValidityTable.load(inputs["clusters"])
+    k = config.report.k or decision.k
     clusters = read_clusters(inputs["clusters"], table=table, k=k)
     evaluation = inputs["evaluation"]
     similarity = Similarity.load(evaluation) or Similarity(entries=())
@@ -117,9 +113,10 @@ def read_page(
             environment[key] = json.dumps(value)
 
     return Page(
+        k=k,
         header=header,
-        confounding=_confounding(inputs["clusters"], k=k),
-        summary=_summary(choice, similarity=overall, header=header),
+        confounding=Confounding.load(inputs["clusters"]) or Confounding(),
+        summary=_summary(decision, similarity=overall, header=header),
         similarity=overall,
         distribution=distribution_table(distribution, k=k),
         usefulness=usefulness_sentences(faithfulness, k=k),
@@ -145,11 +142,8 @@ def read_page(
         ],
         maps_missing={record.title: record.missing for record in map_records if record.missing},
         patch_map=None if embedding is None else _patch_map(embedding, config=config, table=table, clusters=clusters),
-        decision=Decision(
-            k, str(choice["rule"]), str(choice.get("evidence", "")), choice["plain"]["k"] if "plain" in choice else None
-        ),
-        nulls=null_rows(choice),
-        validity=validity_rows(validity, choice=choice),
+        decision=decision,
+        validity=validity_rows(validity, decision=decision),
         quality=ReconstructionQuality.load(inputs["autoencoder"]),
         reconstructions=reconstructions,
         training=[_training(stage, log=EventLog(inputs[stage] / "log.jsonl")) for stage in TRAINED],
@@ -163,18 +157,16 @@ def read_page(
     )
 
 
-def _summary(choice: Mapping[str, object], *, similarity: Sequence[SimilarityRow], header: Header) -> list[str]:
+def _summary(decision: Decision, *, similarity: Sequence[SimilarityRow], header: Header) -> list[str]:
     """The run in a few plain sentences."""
-    k, by_index = choice["k"], choice["by_index"]
-    assert isinstance(by_index, dict), "the k that each index prefers"
-    if "found" in choice:
-        decision = str(choice["evidence"])
-    else:
-        best = [INDEX_TITLES.get(name, str(name)) for name, index_k in by_index.items() if index_k == k]
+    k = decision.k
+    reason = decision.text
+    if decision.has_clusters is None:
+        best = [INDEX_TITLES.get(name, name) for name, best_k in decision.by_index.items() if best_k == k]
         names = f" ({', '.join(best)})" if best else ""
-        decision = (
-            f"That number was chosen by this rule: {str(choice['rule']).rstrip('.')}. {len(best)} of {len(by_index)} "
-            f"validity indices are best at k = {k}{names}."
+        reason = (
+            f"That number was chosen by this rule: {decision.rule.rstrip('.')}. {len(best)} of "
+            f"{len(decision.by_index)} validity indices are best at k = {k}{names}."
         )
     metrics_by_reading: dict[str, list[str]] = {}
     for row in similarity:
@@ -184,7 +176,7 @@ def _summary(choice: Mapping[str, object], *, similarity: Sequence[SimilarityRow
     return [
         f"The {header.patches:,} patches of {count(header.slides, 'slide')} were sorted, without labels, into {k} "
         "clusters.",
-        decision,
+        reason,
         "Synthetic patches against real ones of the same cluster: " + "; ".join(parts) + "."
         if parts
         else "The similarity of synthetic and real patches was not measured against a floor in this run.",
@@ -274,11 +266,3 @@ def _training(stage: str, *, log: EventLog) -> Training:
     metrics = curves(log.read())
     text = ", ".join(f"{curve.name} ends at {number(curve.last)}" for curve in metrics)
     return Training(stage, Markup(curves_svg(metrics, salt=stage)), text)  # safe: matplotlib escapes the text in it
-
-
-def _confounding(clusters: Path, *, k: int) -> Confounding:
-    path = clusters / "confounding.json"
-    content = read_json(path) if path.is_file() else {"warnings": {}, "associations": []}
-    names = [field.name for field in fields(AssociationRow)]
-    rows = (AssociationRow(**{name: entry[name] for name in names}) for entry in content["associations"])
-    return Confounding(tuple(content["warnings"].get(str(k), ())), tuple(rows))

@@ -15,9 +15,10 @@ from histoloom.atlas.browse.cluster_table import ClusterTable, overlap, read_clu
 from histoloom.atlas.browse.patch_table import PatchTable
 from histoloom.atlas.maps.palette import cluster_colours, hexadecimal
 from histoloom.atlas.web.http_errors import Conflict, NotFound
+from histoloom.clustering.results import Decision
 from histoloom.config import Config, load_config
 from histoloom.names import Label, current_labels
-from histoloom.run.directory import Run, fingerprint, read_json
+from histoloom.run.directory import Run, fingerprint
 
 if TYPE_CHECKING:
     from histoloom.autoencoder.latents import LatentSet
@@ -197,7 +198,7 @@ class RunView:
         return tuple(sorted(int(name[1:]) for name in names if name != "patch_id"))
 
     def _choice(self) -> int:
-        return int(read_json(self.run.require("clusters") / "choice.json")["k"])
+        return Decision.load(self.run.require("clusters")).k
 
     def _samples(self) -> dict[str, Sample]:
         path = self.run.folder("samples") / "metadata.csv"
