@@ -15,6 +15,7 @@ import json
 import secrets
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -75,7 +76,13 @@ class Access:
         """Whether a request's Host names this place. Numbers cannot be rebound by a name server; names can."""
         if name in _LOOPBACK or name == self.host.lower():
             return True
-        return self.host in _ANY and (_is_number(name) or name == socket.gethostname().lower())
+        if self.host not in _ANY:
+            return False
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name == socket.gethostname().lower()
+        return True
 
     @property
     def cookie(self) -> str:
@@ -89,10 +96,15 @@ class Access:
 
     def proven(self, headers: Headers) -> bool:
         """Whether a request carries the token, as a cookie or as ``Authorization: Bearer``."""
-        assert self.token is not None, "asked only where there is one"
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        bearer = scheme.lower() == "bearer" and _equal(given.strip(), self.token)
-        return bearer or _equal(_cookies(headers).get(self.cookie, ""), self.secret)
+        assert self.token is not None, "called only where there is one"
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and _equal(credentials.strip(), self.token):
+            return True
+        cookies: dict[str, str] = {}
+        for line in headers.getlist("cookie"):
+            with suppress(CookieError):
+                cookies |= {name: morsel.value for name, morsel in SimpleCookie(line).items()}
+        return _equal(cookies.get(self.cookie, ""), self.secret)
 
 
 class Guard:
@@ -112,30 +124,45 @@ class Guard:
         if scope["type"] != "http":  # a web socket: nothing here uses them
             await send({"type": "websocket.close", "code": 1008})
             return
-        sending = _with_headers(send)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    answer[name] = value
+                answer.setdefault("Cache-Control", "no-store")
+            await send(message)
+
         headers = Headers(scope=scope)
-        entered = self._entered(scope)
-        refused = self._refused(scope, headers=headers, entered=entered)
-        if refused is not None:
-            await _refuse(sending, *refused)
-        elif entered is not None:
-            await _redirect(sending, entered, cookie=f"{self.access.cookie}={self.access.secret}")
+        location = self._location_without_token(scope)
+        refusal = self._refusal(scope, headers=headers, has_token=location is not None)
+        if refusal is not None:
+            await _refuse(send_with_headers, *refusal)
+        elif location is not None:
+            await _redirect(send_with_headers, location, cookie=f"{self.access.cookie}={self.access.secret}")
         else:
-            await self._pass_on(scope, receive, sending, headers=headers)
+            await self._pass_on(scope, receive, send_with_headers, headers=headers)
 
-    def _refused(self, scope: Scope, *, headers: Headers, entered: str | None) -> tuple[int, str] | None:
-        """The status and the line with which a request is turned away, None where it may go on."""
+    def _refusal(self, scope: Scope, *, headers: Headers, has_token: bool) -> tuple[int, str] | None:
+        """The status and the line with which a request is refused, None where it is allowed."""
         hosts = headers.getlist("host")
-        if len(hosts) != 1 or not self.access.addressed(_name(hosts[0])):
+        if len(hosts) != 1 or not self.access.addressed(_host_name(hosts[0])):
             return 421, "this address is not the atlas's; open the one that the terminal shows"
-        if self.access.token is not None and entered is None and not self.access.proven(headers):
+        if self.access.token is not None and not has_token and not self.access.proven(headers):
             return 401, "a token is needed: open the whole address that the terminal shows"
-        if scope["method"] not in _READING and not _own_origin(headers, host=hosts[0]):
-            return 403, "another page asked for this; only the atlas itself may"
-        return None
+        if scope["method"] in _READING:
+            return None
 
-    def _entered(self, scope: Scope) -> str | None:
-        """Where to go on to, where a page is opened with the right token in its address."""
+        # Changes come from the atlas's own pages, or from no page at all (a program).
+        origin = headers.get("origin")
+        if origin is None:
+            is_own = headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
+        else:
+            is_own = origin.lower() in (f"http://{hosts[0].lower()}", f"https://{hosts[0].lower()}")
+        return None if is_own else (403, "another page asked for this; only the atlas itself may")
+
+    def _location_without_token(self, scope: Scope) -> str | None:
+        """Where a page that is opened with the right token in its address is redirected to; None for other requests."""
         if self.access.token is None or scope["method"] != "GET":
             return None
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
@@ -158,12 +185,23 @@ class Guard:
             return
         if body is None:
             await _refuse(send, 413, f"the request is too large; at most {MAX_BODY:,} bytes are taken")
-        elif body and scope["method"] not in _READING and not _is_json(headers):
+            return
+        content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if body and scope["method"] not in _READING and content_type != "application/json":
             await _refuse(send, 415, "only application/json is taken")
-        elif body and not _is_text(body):
+            return
+        if body and not _is_text(body):
             await _refuse(send, 422, "the request is not text in UTF-8")
-        else:
-            await self._answer(scope, _replayed(body, receive), send)
+            return
+
+        waiting = [body]
+
+        async def receive_again() -> Message:
+            if waiting:
+                return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+            return await receive()
+
+        await self._answer(scope, receive_again, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -196,29 +234,6 @@ async def _body(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    waiting = [body]
-
-    async def replay() -> Message:
-        if waiting:
-            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
-        return await receive()
-
-    return replay
-
-
-def _with_headers(send: Send) -> Send:
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in HEADERS.items():
-                headers[name] = value
-            headers.setdefault("Cache-Control", "no-store")
-        await send(message)
-
-    return sending
-
-
 async def _refuse(send: Send, status: int, line: str) -> None:
     body = json.dumps({"detail": line}).encode()
     headers: list[tuple[bytes, bytes]] = [
@@ -242,18 +257,6 @@ async def _redirect(send: Send, location: str, *, cookie: str) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-def _own_origin(headers: Headers, *, host: str) -> bool:
-    """Whether a request comes from the atlas's own pages, or from no page at all (a program)."""
-    origin = headers.get("origin")
-    if origin is None:
-        return headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
-    return origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
-
-
-def _is_json(headers: Headers) -> bool:
-    return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
-
-
 def _is_text(body: bytes) -> bool:
     """Whether JSON holds only text that can be written again: half a surrogate pair cannot, escaped or not."""
     try:
@@ -269,31 +272,13 @@ def _is_text(body: bytes) -> bool:
     return True
 
 
-def _name(host: str) -> str:
+def _host_name(host: str) -> str:
     """The name in a Host header, without its port and without brackets; empty where it makes no sense."""
     try:
         parts = urlsplit(f"//{host}")
         return "" if "@" in host or parts.path or parts.query or parts.fragment else (parts.hostname or "")
     except ValueError:
         return ""
-
-
-def _is_number(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _cookies(headers: Headers) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for line in headers.getlist("cookie"):
-        try:
-            found |= {name: morsel.value for name, morsel in SimpleCookie(line).items()}
-        except CookieError:
-            continue
-    return found
 
 
 def _digest(*parts: str) -> str:
@@ -305,20 +290,15 @@ def _equal(given: str, wanted: str) -> bool:
 
 
 def address(access: Access, *, port: int) -> str:
-    """What to type into a browser; of one that listens everywhere, the number under which others find it."""
-    host = _own_number(access.host) if access.host in _ANY else access.host
+    """What to type into a browser; of an atlas that listens everywhere, the number under which others find it."""
+    host = access.host
+    if host in _ANY:
+        # This computer's number in its network; nothing is sent to find it. Loopback where there is no network.
+        family, remote, host = socket.AF_INET, "192.0.2.1", "127.0.0.1"
+        if ":" in access.host:
+            family, remote, host = socket.AF_INET6, "2001:db8::1", "::1"
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((remote, 9))
+            host = str(probe.getsockname()[0])
     token = "" if access.token is None else "?" + urlencode({"token": access.token})
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/{token}"
-
-
-def _own_number(host: str) -> str:
-    """This computer's number in its network; nothing is sent to find it. 127.0.0.1 where there is no network."""
-    family, somewhere, alone = socket.AF_INET, "192.0.2.1", "127.0.0.1"
-    if ":" in host:
-        family, somewhere, alone = socket.AF_INET6, "2001:db8::1", "::1"
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as asked:
-            asked.connect((somewhere, 9))
-            return str(asked.getsockname()[0])
-    except OSError:
-        return alone
