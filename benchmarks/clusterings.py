@@ -25,7 +25,7 @@ from sklearn.metrics.cluster import contingency_matrix
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.baselines import BASELINES
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.clustering.features.kinds import KINDS
+from histoloom.clustering.features.bank import KINDS
 from histoloom.clustering.features.validity import features_of, pooled
 from histoloom.demo import run_demo
 from histoloom.diffusion.model.latent_space import LatentSpace

@@ -10,8 +10,7 @@ from histoloom.atlas.report.page import render
 from histoloom.atlas.report.paper import BETTER, INDEX_TITLES, ROWS
 from histoloom.atlas.report.read_run import STAGES, read_page
 from histoloom.clustering.results import Decision, ValidityEntry, ValidityTable
-from histoloom.clustering.validity.decision import decide, decide_by_nulls
-from histoloom.clustering.validity.index_vote import IndexVote
+from histoloom.clustering.validity.decision import IndexVote, decide, decide_by_nulls
 from histoloom.run.directory import Run
 from histoloom.seeding import numpy_generator
 

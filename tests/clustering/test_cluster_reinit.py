@@ -1,4 +1,4 @@
-"""Outputs without patches of their own: copies and dead ones are found and renewed, all others stay as they are.
+"""Outputs without patches of their own: copies and dead ones are initialised again, the others stay.
 
 Shapes: M patches, F features, K outputs.
 """
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from histoloom.clustering.cluster_reinit import CHECKS, FIRST, LAST, direction, due, renew
+from histoloom.clustering.cluster_reinit import CHECKS, FIRST, LAST, direction, due, reinitialise
 from histoloom.seeding import torch_generator
 from histoloom.training.tasks import StepContext
 
@@ -34,7 +34,7 @@ def a_head(*rows: Tensor, bias: tuple[float, ...]) -> nn.Linear:
     return head
 
 
-def answers(head: nn.Linear) -> Tensor:
+def probabilities(head: nn.Linear) -> Tensor:
     """(M, K) of both views' mean."""
     first_MF, second_MF = views()
     with torch.no_grad():
@@ -49,9 +49,9 @@ DEAD = a_head(CENTRES_3F[0], CENTRES_3F[1], CENTRES_3F[2], torch.zeros(5), bias=
 def test_a_free_output_takes_one_side_of_the_cluster_that_differs_most(start: nn.Linear) -> None:
     first_MF, second_MF = views()
     head = a_head(*start.weight.detach(), bias=tuple(start.bias.tolist()))
-    before_MK = answers(head)
-    assert renew(head, first_MF=first_MF, second_MF=second_MF) == 1
-    after_MK = answers(head)
+    before_MK = probabilities(head)
+    assert reinitialise(head, first_MF=first_MF, second_MF=second_MF) == 1
+    after_MK = probabilities(head)
     sides = after_MK[::3, 0] > after_MK[::3, 3]
     along_3 = ((first_MF + second_MF) / 2)[::3, 3] > 0
     assert float((sides == along_3).float().mean()) in (0.0, 1.0), "the two kinds of patches come apart"
@@ -64,7 +64,7 @@ def test_a_free_output_takes_one_side_of_the_cluster_that_differs_most(start: nn
 def test_outputs_with_patches_of_their_own_stay_as_they_are() -> None:
     head = a_head(*CENTRES_3F, bias=(0, 0, 0))
     weight, bias = head.weight.detach().clone(), head.bias.detach().clone()
-    assert renew(head, first_MF=views()[0], second_MF=views()[1]) == 0
+    assert reinitialise(head, first_MF=views()[0], second_MF=views()[1]) == 0
     assert torch.equal(head.weight, weight)
     assert torch.equal(head.bias, bias)
 
@@ -84,14 +84,14 @@ def test_the_direction_is_that_of_patches_and_not_of_views() -> None:
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_checks_are_spread_over_the_training_whatever_the_batch(batch_size: int) -> None:
     total = 3000
-    checks = [images / total for images in range(0, total, batch_size) if due(a_tick(images, total, batch_size))]
+    checks = [images / total for images in range(0, total, batch_size) if due(step_context(images, total, batch_size))]
     expected = int(CHECKS * LAST) - int(CHECKS * FIRST)
     assert abs(len(checks) - expected) <= 1, "a check at either end may fall outside"
     assert min(checks) >= FIRST
     assert max(checks) < LAST
 
 
-def a_tick(images: int, total: int, batch_size: int) -> StepContext:
+def step_context(images: int, total: int, batch_size: int) -> StepContext:
     return StepContext(
         images=images,
         step=images // batch_size,

@@ -15,11 +15,12 @@ from histoloom.clustering.confounding.association import (
     association,
     mutual_information,
     one_slide_clusters,
+    patch_stains,
     permuted,
+    slide_stains,
     warnings_of,
 )
 from histoloom.clustering.confounding.report import examine
-from histoloom.clustering.confounding.stain import patch_stains, slide_stains
 from histoloom.clustering.results import Confounding
 from histoloom.run.directory import write_json
 from histoloom.seeding import numpy_generator

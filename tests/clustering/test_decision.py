@@ -15,8 +15,8 @@ from histoloom.clustering.validity.decision import (
     decide,
     decide_by_nulls,
     objections,
+    vote_by_indices,
 )
-from histoloom.clustering.validity.index_vote import vote_by_indices
 from histoloom.clustering.validity.indices import INDICES
 from histoloom.clustering.validity.null_comparison import compare
 from histoloom.errors import UserError

@@ -15,8 +15,8 @@ from histoloom import pipeline
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.clustering.features.bank import CHUNK, OWN, load_features, make_bank
-from histoloom.clustering.features.kinds import KINDS, Features, Sources
+from histoloom.clustering.features.bank import CHUNK, KINDS, OWN, load_features, make_bank
+from histoloom.clustering.features.base import Features, Sources
 from histoloom.clustering.stage import run
 from histoloom.config import load_config, make_config, with_settings
 from histoloom.errors import UserError

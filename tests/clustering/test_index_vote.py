@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from histoloom.clustering.validity.index_vote import vote_by_indices
+from histoloom.clustering.validity.decision import vote_by_indices
 from histoloom.clustering.validity.indices import INDICES
 from histoloom.errors import UserError
 

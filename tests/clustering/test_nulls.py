@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histoloom.clustering.validity.nulls import NULLS, components_null, gaussian_null, permuted_null
+from histoloom.clustering.validity.null_comparison import NULLS, components_null, gaussian_null, permuted_null
 from histoloom.seeding import numpy_generator
 
 

@@ -1,10 +1,10 @@
 """Outputs of the clusterer that have no patches of their own are given a part of another cluster.
 
-Information maximisation can end with swallowed clusters. Either an output dies, or two outputs become copies, each
-with half of the probability of the same patches: a saddle that the marginal entropy holds in place, because sharing a
-large cluster evens out the sizes. Such an output is renewed now and then during the training: it and the cluster that
-most deserves it start again as the two sides of one direction in the shared features, the one along which that
-cluster's patches differ most beside how far two views of a patch differ (Fisher 1936). The step is small: the
+Information maximisation can end with fewer clusters than outputs. Either an output dies, or two outputs become copies,
+each with half of the probability of the same patches: a saddle that the marginal entropy holds in place, because
+sharing a large cluster evens out the sizes. Checks during the training find such outputs. The output and the cluster
+that is most worth a split then become the two sides of one direction in the shared features: the direction along which
+the cluster's patches differ most in proportion to two views of one patch (Fisher 1936). The step is small: the
 training decides what becomes of it.
 
 Shapes: M patches of a sample, F features, K outputs, L of them that are in use.
@@ -23,7 +23,7 @@ from histoloom.clustering.infomax import Network
 from histoloom.training.tasks import StepContext
 
 CHECKS = 12  # in a whole training
-FIRST, LAST = 0.1, 0.85  # shares of the training between which outputs are renewed: the rest settles them
+FIRST, LAST = 0.1, 0.85  # shares of the training between which outputs are initialised again: then they converge
 COPIES = 0.9  # correlation of two outputs' probabilities
 DEAD = 0.1  # of the mean share of an output
 NUDGE = 0.3  # logits at a deviation of the cluster's patches along the direction
@@ -45,15 +45,15 @@ class Direction:
     ratio: float
 
 
-class Renewal:
-    """Renews outputs of ``network``; ``sample`` gives the same training patches each time, in chunks."""
+class ClusterReinit:
+    """Initialises outputs of ``network`` again; ``sample`` gives the same training patches each time, in chunks."""
 
     def __init__(self, network: Network, *, sample: Callable[[], Iterable[Tensor]], views: Views) -> None:
         self.network, self.sample, self.views = network, sample, views
 
     @torch.no_grad()
     def __call__(self, context: StepContext) -> int:
-        """Renew what has no patches of its own, if it is time; how many outputs that were."""
+        """Initialise the outputs without patches of their own again, if a check is due; how many."""
         if not due(context):
             return 0
         self.network.eval()
@@ -61,7 +61,7 @@ class Renewal:
         self.network.train()
         if found is None:
             return 0
-        return sum(renew(self._head(k), first_MF=found[0], second_MF=found[1]) for k in self.network.ks)
+        return sum(reinitialise(self._head(k), first_MF=found[0], second_MF=found[1]) for k in self.network.ks)
 
     def _head(self, k: int) -> nn.Linear:
         head = self.network.heads[str(k)]
@@ -90,8 +90,8 @@ def due(context: StepContext) -> bool:
 
 
 @torch.no_grad()
-def renew(head: nn.Linear, *, first_MF: Tensor, second_MF: Tensor) -> int:
-    """Renew the outputs of one head in place, by the features of two views of each patch; how many were renewed."""
+def reinitialise(head: nn.Linear, *, first_MF: Tensor, second_MF: Tensor) -> int:
+    """Initialise outputs of one head again, in place, by the features of two views of each patch; how many."""
     with torch.autocast(first_MF.device.type, enabled=False):
         p_MK = (head(first_MF).softmax(1) + head(second_MF).softmax(1)) / 2
     K = p_MK.shape[1]
@@ -101,10 +101,10 @@ def renew(head: nn.Linear, *, first_MF: Tensor, second_MF: Tensor) -> int:
     if not free:
         return 0
     found = {c: direction(p_MK[:, c], first_MF=first_MF, second_MF=second_MF) for c in range(K) if c not in free}
-    deserving = sorted(found, key=lambda c: -float(share_K[c]) * math.log1p(found[c].ratio))
-    for output, cluster in zip(free, deserving, strict=False):
+    candidates = sorted(found, key=lambda c: -float(share_K[c]) * math.log1p(found[c].ratio))
+    for output, cluster in zip(free, candidates, strict=False):
         _split(head, cluster=cluster, output=output, by=found[cluster])
-    return min(len(free), len(deserving))
+    return min(len(free), len(candidates))
 
 
 def _joined(head: nn.Linear, *, p_MK: Tensor, among: list[int]) -> list[int]:

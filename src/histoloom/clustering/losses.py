@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from histoloom.clustering.cluster_reinit import Renewal
+from histoloom.clustering.cluster_reinit import ClusterReinit
 from histoloom.clustering.infomax import (
     Heads,
     Network,
@@ -28,7 +28,7 @@ from histoloom.training.distributed import gathered
 from histoloom.training.loop import StepContext
 
 ADVERSARY_RADIUS = 0.2
-EVEN, SETTLED = 0.3, 0.7
+FALL_START, FALL_END = 0.3, 0.7  # shares of the training
 
 
 class InfoMaxLoss:
@@ -40,11 +40,11 @@ class InfoMaxLoss:
     def __init__(
         self, config: ClustersConfig, *, network: Network, sample: Callable[[], Iterable[Tensor]] | None = None
     ) -> None:
-        """``sample``: the same training patches each time, in chunks like batches; without it nothing is renewed."""
+        """``sample``: the same training patches each time, in batches; without it no output is initialised again."""
         self.config = config
         self.network = network
         self.strength = ViewStrength()
-        self.renewal = Renewal(network, sample=sample or tuple, views=self._any_view)
+        self.reinit = ClusterReinit(network, sample=sample or tuple, views=self._any_view)
 
     def __call__(self, z_BVChw: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """RIM on each view and the consistency between them, averaged over the heads."""
@@ -56,7 +56,7 @@ class InfoMaxLoss:
 
         With several processes B is the whole batch, of which ``z`` is this process's part.
         """
-        renewed = self.renewal(context)
+        reinitialised = self.reinit(context)
         first_BChw = self._any_view(z_BVChw, context)
         second_BChw = self._second(any_stain(z_BVChw, context=context), context=context)
         pooled_BF = self.network.pooled(torch.cat([first_BChw, second_BChw])).chunk(2)
@@ -75,7 +75,7 @@ class InfoMaxLoss:
             "agreement": torch.stack(agreements).mean(),
             "marginal_entropy": marginal_entropy(last_BK),
             "conditional_entropy": conditional_entropy(last_BK),
-            "renewed": torch.tensor(float(renewed)),
+            "renewed": torch.tensor(float(reinitialised)),
         }
         return torch.stack(losses).mean(), metrics, both
 
@@ -102,10 +102,10 @@ class InfoMaxLoss:
 
 
 def marginal_weight(config: ClustersConfig, *, progress: float) -> float:
-    """Of the marginal entropy: ``marginal_weight``, falling to ``marginal_end`` from ``EVEN`` to ``SETTLED``.
+    """Of the marginal entropy: ``marginal_weight``, falling to ``marginal_end`` from ``FALL_START`` to ``FALL_END``.
 
     Above 1, sharing one large cluster between two unsure outputs pays; at 1 the sum is the mutual
     information, and it does not.
     """
-    way = (progress - EVEN) / (SETTLED - EVEN)
-    return config.marginal_weight + (config.marginal_end - config.marginal_weight) * min(1.0, max(0.0, way))
+    share = (progress - FALL_START) / (FALL_END - FALL_START)
+    return config.marginal_weight + (config.marginal_end - config.marginal_weight) * min(1.0, max(0.0, share))

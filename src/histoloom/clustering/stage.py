@@ -15,17 +15,16 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from histoloom.autoencoder.latents import LatentSet
+from histoloom.clustering.baselines import kmeans_labels
 from histoloom.clustering.clusterer import Architecture, Clusterer, build
 from histoloom.clustering.confounding.report import examine
 from histoloom.clustering.features.bank import Bank, make_bank
 from histoloom.clustering.features.validity import features_of
 from histoloom.clustering.independence import IndependentLoss, slide_share
 from histoloom.clustering.infomax import Network, mutual_information
-from histoloom.clustering.kmeans import kmeans_labels
 from histoloom.clustering.losses import InfoMaxLoss
 from histoloom.clustering.results import Decision, Method, ValidityEntry, ValidityTable
-from histoloom.clustering.validity.decision import decide, decide_by_nulls
-from histoloom.clustering.validity.index_vote import vote_by_indices
+from histoloom.clustering.validity.decision import decide, decide_by_nulls, vote_by_indices
 from histoloom.clustering.validity.indices import INDICES, validity_indices
 from histoloom.clustering.validity.sweep import agreement_of_restarts
 from histoloom.errors import UserError

@@ -17,13 +17,15 @@ from histoloom.clustering.confounding.association import (
     SIGNIFICANT,
     WARN_ABOVE,
     Factor,
+    PatchStains,
     association,
     by_quantile,
     one_slide_clusters,
+    patch_stains,
     slide_stain_groups,
+    slide_stains,
     warnings_of,
 )
-from histoloom.clustering.confounding.stain import PatchStains, patch_stains, slide_stains
 from histoloom.clustering.results import Association, Confounding, WarningRule
 from histoloom.progress import meter
 from histoloom.seeding import numpy_generator

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from histoloom.autoencoder.latents import LatentSet
-from histoloom.clustering.features.kinds import KINDS, Features, Sources
-from histoloom.clustering.features.kinds.base import BLOCK
+from histoloom.clustering.features import codes, encoder, pooled, selfsup
+from histoloom.clustering.features import latents as latent_maps
+from histoloom.clustering.features.base import BLOCK, Features, Kind, Sources
 from histoloom.progress import meter
 from histoloom.run.directory import read_json, replacing, write_json
 from histoloom.run.stage import StageContext
@@ -29,6 +30,15 @@ from histoloom.training.distributed import is_main_process, shared_path
 
 CHUNK = 4 * BLOCK
 OWN, SAID = "features.npy", "features.json"
+
+KINDS: Mapping[str, Kind] = {
+    "latents": latent_maps.KIND,
+    "pooled": pooled.KIND,
+    "codes": codes.KIND,
+    "selfsup": selfsup.KIND,
+    "encoder": encoder.KIND,
+}
+"""Every kind of features that patches can be clustered by; each has a file in this folder."""
 
 
 class Bank(Protocol):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from histoloom.autoencoder.vqgan import to_float
-from histoloom.clustering.features.picture_views import random_view
+from histoloom.clustering.features.pictures import random_view
 from histoloom.config import SelfsupConfig
 from histoloom.training.loop import StepContext
 

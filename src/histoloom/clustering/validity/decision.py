@@ -1,19 +1,22 @@
-"""Which k, and whether there are clusters at all: the rule over what ``comparison`` measured.
+"""Which k, and whether there are clusters at all: by comparison with data without clusters, or by a vote.
+
+The vote takes the k that is best in most of the five internal indices: the plain rule behind the paper's k = 14.
 
 Shapes: N points, D features.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Literal
 
 import numpy as np
 
 from histoloom.clustering.results import Decision, NullComparison, PlainVote
-from histoloom.clustering.validity.index_vote import IndexVote
-from histoloom.clustering.validity.indices import INDICES
+from histoloom.clustering.validity.indices import INDICES, LARGER_IS_BETTER
 from histoloom.clustering.validity.null_comparison import compare
 from histoloom.errors import UserError
 
@@ -24,7 +27,7 @@ POINTS_A_CLUSTER = 4
 
 GOOD_AGREEMENT = 0.75  # adjusted Rand index
 
-RULE = (
+NULL_RULE = (
     "a k stands if, for k-means on the features, (1) at least 3 of the five indices are better, each by its 95 % "
     "interval, than on Gaussian data of the same covariance, than on the features permuted one by one, and than on "
     "their principal components permuted one by one; (2) the clusters of two parts of the data without a common patch "
@@ -36,6 +39,69 @@ RULE = (
     "there is none either, there is no evidence of clusters"
 )
 NONE = "No evidence of clusters"
+
+VOTE_RULE = (
+    "the k that is best in most of the five internal indices; a tie goes to the better mean rank over the indices, "
+    "then to the smaller k; a k that leaves a cluster empty is passed over while another does not"
+)
+
+
+@dataclass(frozen=True)
+class IndexVote:
+    """The chosen ``k``, the k that were not in question, each k's votes, each index's k, and how to read that."""
+
+    k: int
+    rule: str
+    passed_over: list[int]
+    votes: dict[int, int]
+    by_index: dict[str, int]
+    text: str
+
+
+def vote_by_indices(
+    table: Mapping[int, Mapping[str, float] | None], *, empty: Mapping[int, int] | None = None
+) -> IndexVote:
+    """Choose among the k of ``table``, which holds the five indices of each; ``empty``: each one's empty clusters.
+
+    A k whose patches all fell into one cluster has no indices, None, and cannot be chosen. ``UserError`` where no other
+    is left.
+    """
+    known = {k: values for k, values in table.items() if values is not None}
+    if not known:
+        raise UserError(
+            f"all patches fell into one cluster at every k ({', '.join(map(str, table))}); cut more patches "
+            "(patches.count) or train longer (clusters.training.phases.0.images)"
+        )
+    with_empty = {k for k, count in (empty or {}).items() if count}
+    allowed = {k: values for k, values in known.items() if k not in with_empty} or known
+    passed_over = sorted(table.keys() - allowed.keys())
+    ranks = {index: _ranking(allowed, index=index) for index in INDICES}
+    by_index = {index: ranking[0] for index, ranking in ranks.items()}
+    votes = Counter(by_index.values())
+    mean_rank = {k: mean(ranking.index(k) for ranking in ranks.values()) for k in allowed}
+    k = min(allowed, key=lambda k: (-votes[k], mean_rank[k], k))
+    return IndexVote(
+        k=k,
+        rule=VOTE_RULE,
+        passed_over=passed_over,
+        votes={k: votes[k] for k in sorted(allowed)},
+        by_index=by_index,
+        text=_vote_text(votes[k], k=k, passed_over=passed_over),
+    )
+
+
+def _ranking(table: Mapping[int, Mapping[str, float]], *, index: str) -> list[int]:
+    """The k of the table from best to worst; equal values in rising k."""
+    sign = -1 if LARGER_IS_BETTER[index] else 1
+    return sorted(table, key=lambda k: (sign * table[k][index], k))
+
+
+def _vote_text(votes: int, *, k: int, passed_over: list[int]) -> str:
+    empty = f"k = {', '.join(map(str, passed_over))} left clusters empty and were passed over. " if passed_over else ""
+    return empty + (
+        f"{votes} of {len(INDICES)} indices prefer k = {k}. Internal indices rank clusterings of the same data; they "
+        "take values that look good on data without any clusters too, so this is no evidence that there are clusters."
+    )
 
 
 @dataclass(frozen=True)
@@ -74,7 +140,7 @@ def decide_by_nulls(
     needed = POINTS_A_CLUSTER * max(ks)
     if min(len(distinct_ND), points) < needed:
         few = f"too few different patches were looked at: {min(len(distinct_ND), points)}, at least {needed} are needed"
-        return NullDecision(None, (), (), RULE, f"{NONE}: {few} for k = {max(ks)}.", {})
+        return NullDecision(None, (), (), NULL_RULE, f"{NONE}: {few} for k = {max(ks)}.", {})
     comparisons = compare(distinct_ND, ks=ks, seed=seed, draws=draws, points=points)
     allowed = {k: found for k, found in comparisons.items() if k not in passed_over}
     standing = tuple(k for k, found in allowed.items() if not objections(found))
@@ -82,7 +148,7 @@ def decide_by_nulls(
     k = max(standing, default=None)
     if k is None and partly:
         k = as_stable_as_any(partly, comparisons=comparisons)
-    return NullDecision(k, standing, partly, RULE, _text(comparisons, k=k, standing=standing), comparisons)
+    return NullDecision(k, standing, partly, NULL_RULE, _text(comparisons, k=k, standing=standing), comparisons)
 
 
 def _better(found: NullComparison) -> int:

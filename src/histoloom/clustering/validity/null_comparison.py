@@ -4,13 +4,15 @@ Each draw is a set of points split into two parts; each part is clustered by its
 in both parts; stability is how far the two clusterings agree about all points of the draw. The draws are random
 subsets of the real data, and sets of the same size from each null.
 
-Legend of shapes: N points, D features, S draws.
+The nulls are data without clusters that otherwise resemble the data at hand.
+
+Legend of shapes: N points, D features, S draws; M points drawn from a null, R directions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,6 @@ from scipy.stats import t as student
 
 from histoloom.clustering.results import Comparison, Excess, NullComparison
 from histoloom.clustering.validity.indices import INDICES, LARGER_IS_BETTER
-from histoloom.clustering.validity.nulls import NULLS
 from histoloom.clustering.validity.sweep import agreement, nearest, sweep
 from histoloom.progress import meter
 from histoloom.seeding import numpy_generator
@@ -26,6 +27,55 @@ from histoloom.seeding import numpy_generator
 LEVEL = 0.95
 STABILITY = ("agreement", "weakest")
 _MOST_FEATURES = 1000  # with more, the nulls are fitted to as many points as are drawn, to bound memory and time
+
+
+Draw = Callable[[int, np.random.Generator], np.ndarray]
+"""``m`` points, (M, D)."""
+
+
+def gaussian_null(x_ND: np.ndarray) -> Draw:
+    """Gaussian points whose own mean and covariance are those of ``x_ND``, not only in expectation.
+
+    Of Gaussian data, mean and covariance are all that there is to know: given these two, data drawn here have the very
+    distribution of the given ones (where m = N), so that the comparison is fair however many the features. Beyond
+    m - 1 directions only the widest are kept.
+    """
+    mean_D = x_ND.mean(0)
+    _, scale_R, axes_RD = np.linalg.svd(x_ND - mean_D, full_matrices=False)
+    scale_R = scale_R / np.sqrt(len(x_ND))
+
+    def draw(m: int, rng: np.random.Generator) -> np.ndarray:
+        r = min(len(scale_R), m - 1)
+        noise_MR = rng.standard_normal((m, r))
+        frame_MR = np.linalg.qr(noise_MR - noise_MR.mean(0))[0]
+        drawn_MD: np.ndarray = (frame_MR * (scale_R[:r] * np.sqrt(m))) @ axes_RD[:r] + mean_D
+        return drawn_MD
+
+    return draw
+
+
+def permuted_null(x_ND: np.ndarray) -> Draw:
+    """Each feature of ``x_ND`` permuted by itself: the same values in every feature, and nothing in common; m <= N."""
+
+    def draw(m: int, rng: np.random.Generator) -> np.ndarray:
+        return np.stack([rng.permutation(column_N)[:m] for column_N in x_ND.T], axis=1)
+
+    return draw
+
+
+def components_null(x_ND: np.ndarray) -> Draw:
+    """Each principal component of ``x_ND`` permuted by itself: the covariance, and the skew along its axes; m <= N."""
+    mean_D = x_ND.mean(0)
+    axes_RD = np.linalg.svd(x_ND - mean_D, full_matrices=False)[2]
+    permuted = permuted_null((x_ND - mean_D) @ axes_RD.T)
+    return lambda m, rng: permuted(m, rng) @ axes_RD + mean_D
+
+
+NULLS: Mapping[str, Callable[[np.ndarray], Draw]] = {
+    "gaussian": gaussian_null,
+    "permuted": permuted_null,
+    "components": components_null,
+}
 
 
 def compare(x_ND: np.ndarray, *, ks: Sequence[int], seed: int, draws: int, points: int) -> dict[int, NullComparison]:

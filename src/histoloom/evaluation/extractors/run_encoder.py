@@ -11,7 +11,7 @@ import hashlib
 import numpy as np
 import torch
 
-from histoloom.clustering.features.kinds.latents import Encoder
+from histoloom.clustering.features.latents import Encoder
 from histoloom.clustering.features.validity import pooled
 from histoloom.errors import UserError
 from histoloom.evaluation.extractors.base import Extractor, Sources

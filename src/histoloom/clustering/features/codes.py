@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from histoloom.autoencoder.latents import LatentSet
-from histoloom.clustering.features.kinds.base import Features, Kind, Sources, blockwise
-from histoloom.clustering.features.kinds.latents import Encoder
-from histoloom.clustering.features.kinds.pooled import cropped_views, with_corners
+from histoloom.clustering.features.base import Features, Kind, Sources, blockwise
+from histoloom.clustering.features.latents import Encoder
+from histoloom.clustering.features.pooled import cropped_views, with_corners
 from histoloom.clustering.features.validity import hellinger
 from histoloom.run.stage import StageContext
 from histoloom.training.devices import accelerator

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
-from histoloom.clustering.features.kinds.base import Features, Kind, Sources, blockwise
+from histoloom.clustering.features.base import Features, Kind, Sources, blockwise
 from histoloom.run.stage import StageContext
 from histoloom.training.devices import accelerator
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from histoloom.clustering.features.kinds import latents as latents_kind
-from histoloom.clustering.features.kinds.base import Features, Kind, Sources, blockwise
+from histoloom.clustering.features import latents as latents_kind
+from histoloom.clustering.features.base import Features, Kind, Sources, blockwise
 from histoloom.clustering.features.validity import pooled
 from histoloom.clustering.views import LEAST_CROP
 from histoloom.run.stage import StageContext

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from histoloom.autoencoder.vqgan import to_float
-from histoloom.clustering.features.kinds.base import Features, Kind, Sources
-from histoloom.clustering.features.kinds.pictures import PictureFeatures, Pictures
+from histoloom.clustering.features.base import Features, Kind, Sources
+from histoloom.clustering.features.pictures import PictureFeatures, Pictures
 from histoloom.clustering.features.vicreg import Expander, PatchEncoder, VicregLoss
 from histoloom.config import SelfsupConfig
 from histoloom.run.directory import write_bytes

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from histoloom.clustering.features.kinds.base import BLOCK, Features, Kind, Sources
-from histoloom.clustering.features.kinds.pictures import PictureFeatures, Pictures
+from histoloom.clustering.features.base import BLOCK, Features, Kind, Sources
+from histoloom.clustering.features.pictures import PictureFeatures, Pictures
 from histoloom.clustering.features.pretrained import PretrainedEncoder, load_encoder
 from histoloom.errors import UserError
 from histoloom.run.stage import StageContext
