@@ -25,8 +25,7 @@ from openslide.deepzoom import DeepZoomGenerator
 
 from histoloom import seeding
 from histoloom.atlas.browse.run_slides import jpeg
-from histoloom.slides.readers.open_slides import OpenSlides
-from histoloom.slides.readers.zoom import TILE, Zoom, tile_pixels
+from histoloom.slides.readers.viewer import TILE, SlideCache, Zoom, tile_pixels
 
 ACROSS, DOWN = 7, 5
 
@@ -35,7 +34,7 @@ Place = tuple[Path, int, int, int]
 
 
 def dimensions(file: Path) -> tuple[int, int]:
-    slides = OpenSlides()
+    slides = SlideCache()
     with slides.use(file) as slide:
         size = slide.dimensions
     slides.close()
@@ -66,7 +65,7 @@ def windows(files: Sequence[Path], *, count: int, number: int) -> list[Place]:
 
 
 def by_histoloom() -> tuple[Callable[[Place], int], Callable[[], None]]:
-    slides = OpenSlides()
+    slides = SlideCache()
 
     def tile(place: Place) -> int:
         file, level, column, row = place

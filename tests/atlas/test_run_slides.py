@@ -14,8 +14,8 @@ from histoloom import pipeline
 from histoloom.atlas.browse.run_slides import NoSlide, RunSlides, jpeg
 from histoloom.setup import init_run
 from histoloom.slides.entries import SlideError
-from histoloom.slides.readers import zoom
-from histoloom.slides.readers.zoom import NoTile
+from histoloom.slides.readers import viewer
+from histoloom.slides.readers.viewer import NoTile
 
 
 def shown(data: bytes) -> np.ndarray:
@@ -93,7 +93,7 @@ def test_identity_changes_with_the_file(slides):
 
 
 def test_a_slide_without_coarse_levels_is_shown_from_its_thumbnail(slides, monkeypatch):
-    monkeypatch.setattr("histoloom.atlas.browse.run_slides.MOST_PIXELS", 100)
+    monkeypatch.setattr("histoloom.atlas.browse.run_slides.MAX_TILE_PIXELS", 100)
     with Image.open(slides.thumbnail("slide-0")) as image:
         expected = shown(jpeg(np.asarray(image)))
     np.testing.assert_array_equal(shown(slides.tile("slide-0", level=0, column=0, row=0)), expected)
@@ -112,7 +112,7 @@ def test_a_pseudonymised_run_shows_slides_and_tells_no_name(private_run, tiny_sl
     files = {file.stem for file in tiny_slides.glob("*.tif")}
     for slide_id, info in slides.by_id.items():
         assert info.private
-        assert shown(slides.tile(slide_id, level=0, column=0, row=0)).shape == (zoom.TILE, zoom.TILE, 3)
+        assert shown(slides.tile(slide_id, level=0, column=0, row=0)).shape == (viewer.TILE, viewer.TILE, 3)
     slides.close()
     monkeypatch.setenv("HISTOLOOM_PRIVATE", str(tmp_path / "elsewhere"))
     for slide_id in RunSlides(private_run.folder("patches")).by_id:

@@ -22,7 +22,7 @@ from histoloom.run.directory import Run, read_json, write_json
 from histoloom.run.stage import EventLog, StageContext
 from histoloom.seeding import derive
 from histoloom.slides.entries import SlideError
-from histoloom.slides.readers.flat import FlatSlide
+from histoloom.slides.readers.open import FlatSlide
 
 STAGES = ("patches", "autoencoder", "latents", "clusters", "diffusion", "samples", "evaluation")
 

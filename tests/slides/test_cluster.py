@@ -25,9 +25,10 @@ from histoloom import pipeline
 from histoloom.config import make_config, read_preset
 from histoloom.errors import UserError
 from histoloom.setup import change_settings, init_run
-from histoloom.slides import PatchSet, stage
+from histoloom.slides import stage
 from histoloom.slides.entries import SlideEntry
 from histoloom.slides.inventory.find import find_slides
+from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.patches.extract import Extracted, Extraction, Survey, extract, survey
 from histoloom.slides.patches.filters import AcceptedPatches, Candidates, Filters
 from histoloom.slides.workers import dask_cluster

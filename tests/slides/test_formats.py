@@ -13,7 +13,8 @@ from histoloom.config import SlidesConfig
 from histoloom.errors import UserError
 from histoloom.slides.inventory import dicom
 from histoloom.slides.inventory.find import find_slides
-from histoloom.slides.readers.open import PyramidSlide, open_slide
+from histoloom.slides.readers.open import open_slide
+from histoloom.slides.readers.pyramid import PyramidSlide
 from histoloom.slides.readers.tiff import TiffSlide
 
 LANCZOS = Image.Resampling.LANCZOS
@@ -41,7 +42,7 @@ def test_ome_pyramids_are_read_at_their_levels(tmp_path, picture):
         assert (slide.mpp, slide.mpp_source) == (0.5, "OME-XML")
         np.testing.assert_array_equal(slide.read(37, 91, extent=64, size=64), image[91:155, 37:101])
         patch = slide.read(101, 83, extent=256, size=64).astype(float)
-        assert {key[0] for key in slide._cache._pieces} == {0, 2}
+        assert {key[0] for key in slide._cache._tiles} == {0, 2}
     reference = np.asarray(Image.fromarray(image).resize((64, 64), LANCZOS, box=(101, 83, 357, 339))).astype(float)
     assert np.abs(patch - reference).mean() < 3
     assert np.abs(np.roll(patch, 1, axis=1) - reference).mean() > 3 * np.abs(patch - reference).mean()

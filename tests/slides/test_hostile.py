@@ -16,10 +16,11 @@ import tifffile
 
 from histoloom.config import SlidesConfig
 from histoloom.errors import UserError
-from histoloom.slides import PatchSet, stage
+from histoloom.slides import stage
 from histoloom.slides.entries import SlideError
 from histoloom.slides.inventory.find import find_slides, inventory_fingerprint
 from histoloom.slides.inventory.table import read_table
+from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.readers.open import open_slide
 
 _SPEC = importlib.util.spec_from_file_location("hostile", Path(__file__).with_name("hostile.py"))
@@ -51,7 +52,7 @@ def outcome(tmp_path_factory):
         "runtime": {"workers": 1},
     }
     values["clusters"]["k"] = [2, 3]
-    values["diffusion"] |= {"channels": [8, 8], "attention": [False, False]}
+    values["diffusion"] |= {"channels": [16, 16], "attention": [False, False]}
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     context = StageContext(root, make_config(values), out, {}, EventLog(out / "log.jsonl"))
     stage.run(context)

@@ -16,7 +16,7 @@ import pytest
 
 from histoloom.errors import UserError
 from histoloom.run.directory import write_json
-from histoloom.slides import PatchSet
+from histoloom.slides.patch_set import PatchSet
 
 SLIDES, EACH, SIZE = 40, 25_000, 16
 BYTES = SIZE * SIZE * 3

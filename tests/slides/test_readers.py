@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
+
 import numpy as np
 import pytest
 import tifffile
@@ -9,8 +12,9 @@ from PIL import Image
 
 from histoloom.slides.entries import SlideError
 from histoloom.slides.patches.grid import batches, grid
-from histoloom.slides.readers.flat import FlatSlide
-from histoloom.slides.readers.open import PyramidSlide, open_slide, scanned_origin
+from histoloom.slides.readers.decoding import quiet
+from histoloom.slides.readers.open import FlatSlide, open_slide
+from histoloom.slides.readers.pyramid import PyramidSlide, scanned_origin
 from histoloom.slides.readers.tiff import TiffSlide
 
 
@@ -129,7 +133,7 @@ def test_alpha_and_grey_become_rgb_on_white(tmp_path):
 
 def test_thumbnail_is_the_slide_made_small(tmp_path, picture, pyramid, monkeypatch):
     image = picture(300, 200)
-    monkeypatch.setattr("histoloom.slides.readers.open._BLOCK_SIDE", 70)
+    monkeypatch.setattr("histoloom.slides.readers.base._BLOCK_SIDE", 70)
     with open_slide(pyramid(tmp_path / "a.tif", image, mpp=0.5, levels=1)) as slide:
         small = slide.thumbnail(90)
     reference = np.asarray(Image.fromarray(image).resize((90, 60), Image.Resampling.LANCZOS))
@@ -213,3 +217,46 @@ def test_real_aperio_slide(real_data):
 def test_the_scanned_part_begins_where_openslide_says():
     assert scanned_origin({"openslide.bounds-x": "1536", "openslide.bounds-y": "40"}) == (1536, 40)
     assert scanned_origin({}) == (0, 0)
+
+
+def test_overlapping_threads_leave_log_and_warnings_as_they_were():
+    """One thread enters first and leaves first: saved and restored by each, the logger would stay disabled."""
+    logger, filters = tifffile.logger(), list(warnings.filters)
+    first_is_in, second_is_in, first_is_out = threading.Event(), threading.Event(), threading.Event()
+    inside = []
+
+    def first():
+        with quiet:
+            first_is_in.set()
+            second_is_in.wait(10)
+        inside.append(logger.disabled)  # the second thread still decodes
+        first_is_out.set()
+
+    def second():
+        first_is_in.wait(10)
+        with quiet:
+            second_is_in.set()
+            first_is_out.wait(10)
+
+    threads = [threading.Thread(target=target) for target in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert inside == [True]
+    assert not logger.disabled
+    assert warnings.filters == filters
+
+
+def test_many_threads_leave_the_log_as_it_was():
+    def work():
+        for _ in range(200):
+            with quiet:
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not tifffile.logger().disabled

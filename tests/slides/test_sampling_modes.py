@@ -14,7 +14,8 @@ from scipy import ndimage
 from histoloom import seeding
 from histoloom.config import PatchesConfig
 from histoloom.errors import UserError
-from histoloom.slides import PatchSet, stage
+from histoloom.slides import stage
+from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.patches.overview import COLOURS, TISSUE
 from histoloom.slides.patches.sampling import Field, capacity, draw, numbers
 from histoloom.slides.readers.open import open_slide

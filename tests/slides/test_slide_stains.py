@@ -12,7 +12,8 @@ from PIL import Image
 
 from histoloom.config import PatchesConfig
 from histoloom.errors import UserError
-from histoloom.slides import PatchSet, stage
+from histoloom.slides import stage
+from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.readers.open import open_slide
 from histoloom.slides.stain.normalise import REFERENCES, Macenko
 from histoloom.slides.stain.per_slide import FIELDS, SlideStains, spread

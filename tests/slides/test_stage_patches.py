@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from histoloom.errors import UserError
-from histoloom.slides import PatchSet, stage
+from histoloom.slides import stage
+from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.patches import extract
 from histoloom.slides.readers.open import open_slide
 

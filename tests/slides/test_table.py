@@ -6,8 +6,9 @@ import pytest
 
 from histoloom.config import SlidesConfig
 from histoloom.errors import UserError
-from histoloom.slides import PatchSet, stage
+from histoloom.slides import stage
 from histoloom.slides.inventory.find import find_slides
+from histoloom.slides.patch_set import PatchSet
 
 
 def test_further_columns_come_through(slide_folder, configured, context):

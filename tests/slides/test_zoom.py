@@ -7,8 +7,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histoloom.slides.readers.open import Slide, open_slide
-from histoloom.slides.readers.zoom import TILE, NoTile, Tile, Zoom, pixels_needed, tile_of_picture, tile_pixels
+from histoloom.slides.readers.base import Slide
+from histoloom.slides.readers.open import open_slide
+from histoloom.slides.readers.viewer import TILE, NoTile, Tile, Zoom, pixels_needed, tile_of_picture, tile_pixels
 
 
 def stitched(slide: Slide, *, level: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is known of a slide that was found."""
+"""A slide of the inventory, and the error of a slide that cannot be used."""
 
 from __future__ import annotations
 
@@ -6,32 +6,39 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 OK = "ok"
+"""The status of a slide that is used."""
 
 
 class SlideError(ValueError):
     """A slide cannot be read or used.
 
-    ``reason`` is in this project's words, one line; ``detail`` is what a decoder said, which may quote the file.
+    ``reason`` is this project's own text, one line; ``detail`` is a decoder's message, which may quote the file.
     """
 
     def __init__(self, reason: str, *, detail: str = "") -> None:
-        self.reason, self.detail = one_line(reason, most=400), one_line(detail, most=200)
+        self.reason, self.detail = one_line(reason, max_length=400), one_line(detail, max_length=200)
         super().__init__(f"{self.reason}: {self.detail}" if self.detail else self.reason)
 
 
-def one_line(text: str, *, most: int = 200) -> str:
-    """``text`` without line breaks, control characters and broken Unicode, and not longer than ``most``."""
+def one_line(text: str, *, max_length: int = 200) -> str:
+    """``text`` without line breaks, control characters and broken Unicode, cut to ``max_length`` characters."""
     plain = "".join(c if c.isprintable() else " " for c in text.encode("utf-8", "replace").decode())
     words = " ".join(plain.split())
-    return words if len(words) <= most else f"{words[: most - 1]}…"
+    return words if len(words) <= max_length else f"{words[: max_length - 1]}…"
+
+
+def is_unicode(name: str) -> bool:
+    """Whether a file's name can be written as UTF-8; names in other encodings hold surrogates."""
+    return name.encode("utf-8", "replace").decode() == name
 
 
 @dataclass(frozen=True)
 class SlideEntry:
-    """A slide that was found, usable or not.
+    """A slide of the inventory, usable or not.
 
     ``width`` and ``height`` are level-0 pixels (0 where unknown); ``mpp`` is um/px at level 0; ``mpp_source`` says
-    where it came from; ``status`` is ``"ok"`` or the reason why the slide is left out.
+    where it comes from; ``status`` is ``"ok"`` or the reason why the slide is left out. ``extra`` are the table's
+    further columns. ``alias`` stands for the file in a pseudonymised run.
     """
 
     slide_id: str
@@ -53,8 +60,14 @@ class SlideEntry:
         return self.status == OK
 
     @property
-    def shown(self) -> str:
-        """What to call it in messages and logs: its file's name, or its id where that is private."""
+    def source_mpp(self) -> float:
+        """A usable slide's um/px at level 0."""
+        assert self.mpp is not None, "a usable slide has a scale"
+        return self.mpp
+
+    @property
+    def display_name(self) -> str:
+        """Its name in messages and logs: the file's name, or the slide's id where the file's name is private."""
         return self.slide_id if self.alias else one_line(self.file.name)
 
     @property
@@ -62,8 +75,8 @@ class SlideEntry:
         """Its file as tables keep it; ``histoloom.slides.inventory.pseudonyms.real_file`` gives the path back."""
         return self.alias or str(self.file).encode("utf-8", "replace").decode()
 
-    def why(self, error: SlideError) -> str:
-        """What ``error`` says, without what a decoder may have quoted where the file's name is private."""
+    def public_reason(self, error: SlideError) -> str:
+        """The text of ``error``, without the decoder's detail where the file's name is private."""
         return error.reason if self.alias else str(error)
 
     def left_out(self, reason: str) -> SlideEntry:

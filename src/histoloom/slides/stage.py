@@ -98,7 +98,7 @@ def _found(context: StageContext) -> list[SlideEntry]:
     entries = find_slides(context.config.slides)
     for entry in entries:
         if not entry.usable:
-            context.say(f"left out {entry.shown}: {entry.status}")
+            context.say(f"left out {entry.display_name}: {entry.status}")
     return entries
 
 
@@ -106,7 +106,7 @@ def _leave_out(entries: Entries, *, reasons: Reasons, say: Callable[[str], None]
     """The entries, those with a reason left out; raises ``UserError`` where none remains."""
     for entry in entries:
         if entry.slide_id in reasons:
-            say(f"left out {entry.shown}: {reasons[entry.slide_id]}")
+            say(f"left out {entry.display_name}: {reasons[entry.slide_id]}")
     result = [entry.left_out(reasons[entry.slide_id]) if entry.slide_id in reasons else entry for entry in entries]
     if not any(entry.usable for entry in result):
         raise UserError(none_usable(result))

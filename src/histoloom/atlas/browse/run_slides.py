@@ -22,9 +22,15 @@ from histoloom.config import PRIVATE
 from histoloom.run.directory import file_digest
 from histoloom.slides.entries import OK, SlideError, one_line
 from histoloom.slides.inventory.pseudonyms import real_file
-from histoloom.slides.readers.open import Slide
-from histoloom.slides.readers.open_slides import OpenSlides
-from histoloom.slides.readers.zoom import MOST_PIXELS, Zoom, pixels_needed, tile_of_picture, tile_pixels
+from histoloom.slides.readers.base import Slide
+from histoloom.slides.readers.viewer import (
+    MAX_TILE_PIXELS,
+    SlideCache,
+    Zoom,
+    pixels_needed,
+    tile_of_picture,
+    tile_pixels,
+)
 
 _QUALITY = 85
 
@@ -78,9 +84,9 @@ class SlideInfo:
 class RunSlides:
     """The slides in the folder of a published stage ``patches``. Threads may share it."""
 
-    def __init__(self, folder: Path, *, open_slides: OpenSlides | None = None) -> None:
+    def __init__(self, folder: Path, *, slide_cache: SlideCache | None = None) -> None:
         self.folder = folder
-        self._open_slides = open_slides or OpenSlides()
+        self._slide_cache = slide_cache or SlideCache()
         self._files: dict[str, Path] = {}
         self._digests: dict[tuple[Path, int, int], str] = {}
         self._lock = threading.Lock()
@@ -140,7 +146,7 @@ class RunSlides:
         return self._digests[key]
 
     def tile(self, slide_id: str, *, level: int, column: int, row: int) -> bytes:
-        """A tile of a slide (``histoloom.slides.readers.zoom``) as a JPEG.
+        """A tile of a slide (``histoloom.slides.readers.viewer``) as a JPEG.
 
         Raises ``NoSlide``, ``NoTile``, or ``SlideError`` where the file is gone, damaged, or another slide.
         """
@@ -149,7 +155,7 @@ class RunSlides:
             raise SlideError(f"it was left out of this run ({info.status})")
         tile = info.zoom.tile(level, column=column, row=row)
         with self._open(info) as slide:
-            if pixels_needed(slide, tile) > MOST_PIXELS and (thumbnail := self.thumbnail(slide_id)) is not None:
+            if pixels_needed(slide, tile) > MAX_TILE_PIXELS and (thumbnail := self.thumbnail(slide_id)) is not None:
                 # The file has no level that is coarse enough
                 with Image.open(thumbnail) as picture:
                     thumbnail_HW3 = np.asarray(picture.convert("RGB"))
@@ -182,12 +188,12 @@ class RunSlides:
 
     def close(self) -> None:
         """Close every file."""
-        self._open_slides.close()
+        self._slide_cache.close()
 
     @contextmanager
     def _open(self, info: SlideInfo) -> Iterator[Slide]:
         """The open slide; ``SlideError`` where its size is not that of the run's slide."""
-        with self._open_slides.use(self._file(info)) as slide:
+        with self._slide_cache.use(self._file(info)) as slide:
             if slide.dimensions != (info.width, info.height):
                 raise SlideError("is not the slide that this run was made from, its size is another")
             yield slide

@@ -24,8 +24,7 @@ from histoloom.atlas.web.params import OptionalK, PageNumber, SlideId, view_of
 from histoloom.atlas.web.run_view import RunView
 from histoloom.atlas.web.slide_cards import PER_PAGE, cards
 from histoloom.slides.entries import SlideError
-from histoloom.slides.readers.open_slides import OpenSlides
-from histoloom.slides.readers.zoom import TILE, NoTile
+from histoloom.slides.readers.viewer import TILE, NoTile, SlideCache
 
 router = APIRouter()
 
@@ -225,8 +224,8 @@ def patches(
 
 def slides_of(view: RunView) -> RunSlides:
     """The run's slides; their open files outlive a change of the stage."""
-    kept = view.kept("open slides", of=(), make=OpenSlides)
-    return view.kept("slides", of=[_PATCHES], make=lambda: RunSlides(view.run.require("patches"), open_slides=kept))
+    kept = view.kept("open slides", of=(), make=SlideCache)
+    return view.kept("slides", of=[_PATCHES], make=lambda: RunSlides(view.run.require("patches"), slide_cache=kept))
 
 
 def slide_of(view: RunView, slide_id: str) -> SlideInfo:

@@ -57,7 +57,7 @@ def _remark(entries: Sequence[SlideEntry], *, unlisted: int) -> None:
     """Say what the user must know before the slides are used."""
     if unlisted:
         logger.warning("%d of %d slides are in no table: each counts as a patient of its own", unlisted, len(entries))
-    silent = [entry.shown for entry in entries if entry.status == NO_MPP]
+    silent = [entry.display_name for entry in entries if entry.status == NO_MPP]
     if silent and any(entry.usable for entry in entries):
         more = f" and {len(silent) - _SHOWN_NAMES} more" if len(silent) > _SHOWN_NAMES else ""
         logger.warning(
@@ -81,7 +81,7 @@ def _check_columns(config: SlidesConfig, *, rows: Rows) -> None:
 
 def none_usable(entries: Sequence[SlideEntry]) -> str:
     """One line: why each of the first slides was left out."""
-    reasons = [f"{entry.shown} {entry.status}" for entry in entries[:_SHOWN_REASONS]]
+    reasons = [f"{entry.display_name} {entry.status}" for entry in entries[:_SHOWN_REASONS]]
     more = f"; and {len(entries) - _SHOWN_REASONS} more" if len(entries) > _SHOWN_REASONS else ""
     return f"none of the {len(entries)} slides found can be used: {'; '.join(reasons)}{more}"
 
@@ -153,7 +153,7 @@ def _examined(entry: SlideEntry, *, row: TableRow | None, config: SlidesConfig) 
         with open_slide(entry.file) as slide:
             (width, height), mpp, source = slide.dimensions, slide.mpp, slide.mpp_source
     except SlideError as error:
-        return entry.left_out(entry.why(error))
+        return entry.left_out(entry.public_reason(error))
     if row is not None and row.mpp is not None:
         mpp, source = row.mpp, "table"
     elif mpp is None and config.mpp is not None:

@@ -15,7 +15,8 @@ from PIL import Image
 from histoloom.run.directory import read_json, replacing, write_json
 from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.patches.filters import AcceptedPatches, Candidates, Filters, choose, moves
-from histoloom.slides.readers.open import Slide, open_slide
+from histoloom.slides.readers.base import Slide
+from histoloom.slides.readers.open import open_slide
 from histoloom.slides.stain.normalise import Recolouring
 from histoloom.slides.tissue.mask import examine
 
@@ -76,7 +77,7 @@ def survey(job: Survey) -> Surveyed:
             with open_slide(job.entry) as slide:
                 pixels = slide.thumbnail(THUMBNAIL_SIDE)
         except SlideError as error:
-            return Surveyed(None, job.entry.why(error))
+            return Surveyed(None, job.entry.public_reason(error))
         with replacing(job.thumbnail) as temporary:
             Image.fromarray(pixels).save(temporary, format="JPEG", quality=_JPEG_QUALITY)
     with Image.open(job.thumbnail) as image:
@@ -95,7 +96,7 @@ def extract(job: Extraction) -> Extracted:
                 job.notes.parent.mkdir(parents=True, exist_ok=True)
                 write_json(job.notes, {"rows": taken.rows, "rejected": taken.rejected})
     except SlideError as error:
-        return Extracted(None, job.entry.why(error))
+        return Extracted(None, job.entry.public_reason(error))
     return Extracted(taken)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from histoloom.slides.entries import SlideError
 from histoloom.slides.patches.sampling import patch_extent
-from histoloom.slides.readers.open import Slide
+from histoloom.slides.readers.base import Slide
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,24 @@
-"""What the readers of slides share: errors in one line, limits on what a file may claim, quiet TIFFs."""
+"""What the slide readers share: decoder errors in one line, limits on what a file may claim, and a slide's scale."""
 
 from __future__ import annotations
 
+import re
 import struct
+import threading
 import warnings
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
 import openslide
 import tifffile
 from PIL import Image
 
 from histoloom.slides.entries import SlideError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NO_SLIDE = "is not a slide or image that OpenSlide, tifffile or Pillow can open"
 
@@ -23,7 +26,7 @@ MAX_SIDE = 4_000_000
 """px; a metre of tissue at 0.25 um/px"""
 
 MAX_PIECE_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
-"""What is decoded in one piece: a tile, a strip, a whole PNG or JPEG; where Pillow itself refuses."""
+"""Most px that are decoded in one piece (a tile, a strip, a whole PNG or JPEG): the limit at which Pillow refuses."""
 
 CACHE_BYTES = 256 * 2**20
 
@@ -50,7 +53,7 @@ _DECODER_ERRORS = (
 
 
 @contextmanager
-def reasons(path: Path) -> Iterator[None]:
+def slide_errors(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises on a damaged file into a ``SlideError`` of one line."""
     try:
         yield
@@ -67,9 +70,9 @@ def reasons(path: Path) -> Iterator[None]:
 
 def too_large(pixels: int | None = None) -> str:
     """The reason why an image that can only be decoded whole is refused."""
-    shown = f"{pixels / 1e6:.0f} megapixels, " if pixels else ""
+    size = f"{pixels / 1e6:.0f} megapixels, " if pixels else ""
     limit = MAX_PIECE_PIXELS / 1e6
-    return f"is too large to decode in one piece ({shown}at most {limit:.0f}); convert it to a tiled pyramidal TIFF"
+    return f"is too large to decode in one piece ({size}at most {limit:.0f}); convert it to a tiled pyramidal TIFF"
 
 
 def check_size(dimensions: tuple[int, int], *, stored: int | None) -> None:
@@ -83,13 +86,46 @@ def check_size(dimensions: tuple[int, int], *, stored: int | None) -> None:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """An RGBA image as RGB, what is transparent white."""
+    """An RGBA image as RGB; transparent pixels become white."""
     alpha = image.getchannel("A")
     if alpha.getextrema() == (255, 255):
         return image.convert("RGB")
     canvas = Image.new("RGB", image.size, "white")
     canvas.paste(image, mask=alpha)
     return canvas
+
+
+class _Quiet:
+    """Silences tifffile's logger and Pillow's warning of large images while any thread is inside.
+
+    Both switches are global to the process, so they are counted: the first thread in silences them, the last one out
+    restores them. Saved and restored by each thread, overlapping uses would leave the logger disabled for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._restore = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                logger = tifffile.logger()
+                self._restore.callback(setattr, logger, "disabled", logger.disabled)
+                logger.disabled = True
+                self._restore.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+    def __exit__(self, *_error: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._restore.close()
+
+
+quiet = _Quiet()
+"""``with quiet:`` decodes without log lines and warnings: the readers check what matters themselves."""
 
 
 def is_tiff(path: Path) -> bool:
@@ -99,20 +135,123 @@ def is_tiff(path: Path) -> bool:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """tifffile logs what it finds wrong, Pillow warns; what matters of that, the readers check themselves."""
-    logger = tifffile.logger()
-    disabled, logger.disabled = logger.disabled, True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            yield
-    finally:
-        logger.disabled = disabled
-
-
-@contextmanager
-def opened_tiff(path: Path) -> Iterator[Any]:
+def open_tiff(path: Path) -> Iterator[Any]:
     """A ``tifffile.TiffFile``, closed afterwards."""
-    with quiet(), tifffile.TiffFile(path) as tiff:
+    with quiet, tifffile.TiffFile(path) as tiff:
         yield tiff
+
+
+class TileCache:
+    """The decoded tiles or strips that were used last, up to ``max_bytes``, and always the last one. Thread-safe."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._bytes = max_bytes, 0
+        self._tiles: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> np.ndarray | None:
+        """The tile under ``key``; None where it is not kept."""
+        with self._lock:
+            if key in self._tiles:
+                self._tiles.move_to_end(key)
+            return self._tiles.get(key)
+
+    def put(self, key: Hashable, tile: np.ndarray) -> None:
+        """Keep a tile, and drop the longest unused ones where there is no room."""
+        with self._lock:
+            if key not in self._tiles:
+                self._tiles[key] = tile
+                self._bytes += tile.nbytes
+            while self._bytes > self._max_bytes and len(self._tiles) > 1:
+                self._bytes -= self._tiles.popitem(last=False)[1].nbytes
+
+    def clear(self) -> None:
+        """Drop all tiles."""
+        with self._lock:
+            self._tiles.clear()
+            self._bytes = 0
+
+
+# --- the scale of a slide, um/px, from what its file says ---
+
+PLAUSIBLE_MPP = (0.02, 20.0)
+"""Files from cameras and drawing programs carry print resolutions (72 to 1200 dots an inch, 353 to 21 um/px). No
+microscope image is that coarse, so values outside count as absent."""
+
+_MAX_SIDE_RATIO = 1.05  # of a pixel's two sides; above it the pixels are not square
+_UM_PER_TIFF_UNIT = {2: 25_400.0, 3: 10_000.0}  # TIFF's ResolutionUnit: inch, centimetre
+_UM_PER_OME_UNIT = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "mm": 1e3}
+_IMAGEJ_MICRONS = {"micron", "microns", "um", "µm", "\\u00B5m"}
+
+Scale = tuple[float, str]
+"""um/px, and where it comes from."""
+
+
+def plausible(mpp: float | None) -> float | None:
+    """``mpp`` (um/px) where a microscope could have made it, else None."""
+    return mpp if mpp is not None and PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] else None
+
+
+def scale_from_openslide(properties: Mapping[str, str]) -> Scale | None:
+    """The scale in OpenSlide's properties: its mpp, else 10 um / objective power (0.5 um/px at 20x, the usual
+    camera pitch), else None.
+    """
+    mpp = plausible(_leading_number(properties.get("openslide.mpp-x")))
+    if mpp is not None:
+        _check_square(mpp, _leading_number(properties.get("openslide.mpp-y")))
+        return mpp, "openslide.mpp-x"
+    power = _leading_number(properties.get("openslide.objective-power"))
+    mpp = plausible(10 / power) if power else None
+    return (mpp, f"objective power {power:g}x") if mpp is not None else None
+
+
+def scale_from_dpi(dpi: object) -> Scale | None:
+    """The scale in an image's dots per inch (Pillow's ``info["dpi"]``: a number or a pair)."""
+    value = _leading_number(dpi[0] if isinstance(dpi, tuple) else dpi)
+    mpp = plausible(25_400 / value) if value else None
+    return (mpp, "image resolution") if mpp is not None else None
+
+
+def scale_from_tiff(tiff: Any) -> Scale | None:
+    """The scale in an open ``tifffile.TiffFile``: OME-XML, ImageJ's calibration, or the resolution tags."""
+    if (mpp := _ome_mpp(tiff.ome_metadata)) is not None:
+        return mpp, "OME-XML"
+    tags = tiff.pages[0].tags
+    ratio = tags["XResolution"].value if "XResolution" in tags else None
+    if not ratio or not ratio[0] or not ratio[1]:
+        return None
+    um_per_px = ratio[1] / ratio[0]
+    if (tiff.imagej_metadata or {}).get("unit") in _IMAGEJ_MICRONS and (mpp := plausible(um_per_px)) is not None:
+        return mpp, "ImageJ calibration"
+    unit = int(tags["ResolutionUnit"].value) if "ResolutionUnit" in tags else 0
+    mpp = plausible(_UM_PER_TIFF_UNIT.get(unit, 0.0) * um_per_px)
+    return (mpp, "TIFF resolution") if mpp is not None else None
+
+
+def _ome_mpp(xml: str | None) -> float | None:
+    try:
+        pixels = ElementTree.fromstring(xml).find(".//{*}Pixels") if xml else None
+    except ElementTree.ParseError:
+        return None
+    if pixels is None:
+        return None
+    sides = []
+    for axis in "XY":
+        size = _leading_number(pixels.get(f"PhysicalSize{axis}"))
+        factor = _UM_PER_OME_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        sides.append(plausible(size * factor) if size and factor else None)
+    if sides[0] is not None:
+        _check_square(sides[0], sides[1])
+    return sides[0]
+
+
+def _check_square(across: float, down: float | None) -> None:
+    down = plausible(down)
+    if down is not None and max(across, down) > _MAX_SIDE_RATIO * min(across, down):
+        raise SlideError(f"says that its pixels are not square ({across:g} x {down:g} um); resample it")
+
+
+def _leading_number(value: object) -> float | None:
+    """The number at the start of ``value``; vendors append units ("20x")."""
+    match = re.match(r"\s*[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?", str(value)) if value is not None else None
+    return float(match.group()) if match else None

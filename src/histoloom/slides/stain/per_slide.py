@@ -17,7 +17,8 @@ from histoloom.config import PatchesConfig
 from histoloom.errors import UserError
 from histoloom.run.directory import read_json, write_json
 from histoloom.slides.entries import SlideEntry, SlideError
-from histoloom.slides.readers.open import Slide, open_slide
+from histoloom.slides.readers.base import Slide
+from histoloom.slides.readers.open import open_slide
 from histoloom.slides.stain.normalise import (
     REFERENCES,
     Method,

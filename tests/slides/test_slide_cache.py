@@ -13,8 +13,7 @@ import tifffile
 from PIL import Image
 
 from histoloom.slides.entries import SlideError
-from histoloom.slides.readers.open_slides import OpenSlides
-from histoloom.slides.readers.zoom import Zoom, tile_pixels
+from histoloom.slides.readers.viewer import SlideCache, Zoom, tile_pixels
 
 MIB = 2**20
 
@@ -33,7 +32,7 @@ def is_open(slide) -> bool:
 
 
 def test_a_slide_stays_open_between_uses(slides):
-    kept = OpenSlides()
+    kept = SlideCache()
     with kept.use(slides[0]) as first:
         pass
     with kept.use(slides[0]) as second:
@@ -44,7 +43,7 @@ def test_a_slide_stays_open_between_uses(slides):
 
 
 def test_the_longest_unused_is_closed_first(slides):
-    kept = OpenSlides(most_bytes=2 * MIB, cache_bytes=MIB)
+    kept = SlideCache(max_bytes=2 * MIB, cache_bytes=MIB)
     seen = {}
     for path in (slides[0], slides[1], slides[0], slides[2]):
         with kept.use(path) as seen[path]:
@@ -54,7 +53,7 @@ def test_the_longest_unused_is_closed_first(slides):
 
 
 def test_a_slide_in_use_is_never_closed(slides):
-    kept = OpenSlides(most_bytes=MIB, cache_bytes=MIB)
+    kept = SlideCache(max_bytes=MIB, cache_bytes=MIB)
     with kept.use(slides[0]) as first:
         with kept.use(slides[1]) as second:
             kept.close()
@@ -66,7 +65,7 @@ def test_a_slide_in_use_is_never_closed(slides):
 
 
 def test_a_replaced_file_is_opened_anew(slides):
-    kept = OpenSlides()
+    kept = SlideCache()
     with kept.use(slides[0]) as old:
         before = old.pixels(0, 0, level=0, width=300, height=280)
         shutil.copyfile(slides[1], slides[0])
@@ -79,7 +78,7 @@ def test_a_replaced_file_is_opened_anew(slides):
 
 
 def test_a_slide_that_is_gone_is_one_line(slides):
-    kept = OpenSlides()
+    kept = SlideCache()
     with kept.use(slides[0]):
         pass
     slides[0].unlink()
@@ -90,7 +89,7 @@ def test_a_slide_that_is_gone_is_one_line(slides):
 
 def test_a_flat_image_counts_by_its_pixels(tmp_path, picture):
     Image.fromarray(picture(600, 600)).save(tmp_path / "a.png")
-    kept = OpenSlides(most_bytes=2 * MIB)
+    kept = SlideCache(max_bytes=2 * MIB)
     with kept.use(tmp_path / "a.png"):
         assert kept.bytes == 600 * 600 * 4
     Image.fromarray(picture(800, 800)).save(tmp_path / "b.png")
@@ -115,7 +114,7 @@ def test_threads_at_once_read_what_one_reads(tmp_path, picture, pyramid, kind):
     grids = {level: zoom.grid(level) for level in range(zoom.levels)}
     places = [(level, c, r) for level, (columns, rows) in grids.items() for c in range(columns) for r in range(rows)]
     # A cache of a few tiles, so that threads throw out what others have just decoded.
-    kept = OpenSlides(cache_bytes=4 * 64 * 64 * 3)
+    kept = SlideCache(cache_bytes=4 * 64 * 64 * 3)
 
     def read(place):
         with kept.use(path) as slide:

@@ -12,9 +12,9 @@ from PIL import Image
 
 from histoloom import seeding
 from histoloom.slides.entries import SlideError
-from histoloom.slides.readers import jpeg_tiles
-from histoloom.slides.readers.jpeg_tiles import JpegTiles
-from histoloom.slides.readers.open import PyramidSlide, open_slide
+from histoloom.slides.readers import pyramid
+from histoloom.slides.readers.open import open_slide
+from histoloom.slides.readers.pyramid import JpegTiles, PyramidSlide
 
 
 def write_jpeg_pyramid(path: Path, picture: np.ndarray, *, levels: int = 3, tile: int = 64) -> Path:
@@ -79,22 +79,22 @@ def test_reads_agree_with_openslides_on_a_level_of_odd_size(real_data, monkeypat
     with open_slide(path) as slide:
         fast = slide.read(**place).astype(float)
         moved = slide.read(**(place | {"x": 5009})).astype(float)
-    monkeypatch.setattr("histoloom.slides.readers.open.VENDORS", frozenset())
+    monkeypatch.setattr("histoloom.slides.readers.pyramid.PLAIN_VENDORS", frozenset())
     with open_slide(path) as slide:
         slow = slide.read(**place).astype(float)
     assert np.abs(fast - slow).mean() < 2
     assert np.abs(fast - slow).mean() < np.abs(moved - slow).mean() / 5
 
 
-def test_no_more_is_kept_than_the_bound(jpeg_slide, monkeypatch):
-    monkeypatch.setattr(jpeg_tiles, "CACHE_BYTES", 3 * 64 * 64 * 3)
+def test_no_more_is_kept_than_the_bound(jpeg_slide):
+    bound = 3 * 64 * 64 * 3
     with tifffile.TiffFile(jpeg_slide) as tiff:
-        grid = jpeg_tiles._grid(tiff.pages[:1], size=(512, 256), file_size=jpeg_slide.stat().st_size)
+        grid = pyramid._tile_grid(tiff.pages[:1], size=(512, 256), file_size=jpeg_slide.stat().st_size)
     with jpeg_slide.open("rb") as file:
-        reader = JpegTiles(file, grids=[grid], cache_bytes=jpeg_tiles.CACHE_BYTES)
+        reader = JpegTiles(file, grids=[grid], cache_bytes=bound)
         first = reader.read(0, 0, level=0, width=512, height=256)
         np.testing.assert_array_equal(reader.read(0, 0, level=0, width=512, height=256), first)
-        assert sum(tile.nbytes for tile in reader._cache.values()) == reader._cached <= jpeg_tiles.CACHE_BYTES
+        assert sum(tile.nbytes for tile in reader._cache._tiles.values()) == reader._cache._bytes <= bound
 
 
 def test_damaged_tiles_raise_reasons(jpeg_slide):
