@@ -88,7 +88,10 @@ def configured() -> Callable[..., Config]:
         values["slides"] = {"paths": [str(path) for path in paths], **(slides or {})}
         values["patches"] = {"size": 16, "mpp": 1.0, "count": 60, "tissue": "all", **(patches or {})}
         values["clusters"]["k"] = [2, 3]
-        values["diffusion"] |= {"channels": [16, 16], "attention": [False, False]}  # fewer levels, as the patches are small
+        values["diffusion"] |= {
+            "channels": [16, 16],
+            "attention": [False, False],
+        }  # fewer levels, as the patches are small
         values["runtime"] = {"workers": workers}
         return make_config(values)
 
