@@ -47,8 +47,8 @@ def _parquet(path: Path, values: np.ndarray) -> Path:
 def test_every_kind_of_file_says_the_same(
     tmp_path: Path, write: Callable[[Path, np.ndarray], Path], labels_N: np.ndarray
 ) -> None:
-    expected = validity_of_files(_npy(tmp_path / "e", X_ND), _npy(tmp_path / "f", LABELS_N))
-    result = validity_of_files(write(tmp_path / "x", X_ND), write(tmp_path / "labels", labels_N))
+    expected = validity_of_files(_npy(tmp_path / "e", X_ND), _npy(tmp_path / "f", LABELS_N)).as_json()
+    result = validity_of_files(write(tmp_path / "x", X_ND), write(tmp_path / "labels", labels_N)).as_json()
     assert list(result) == ["n", "k", *INDICES, "notes"]
     assert result.pop("notes") == expected.pop("notes") == [CAUTION]
     assert result == pytest.approx(expected, rel=1e-9)
@@ -63,7 +63,7 @@ def test_says_of_every_index_which_way_is_better() -> None:
 def test_notes_say_what_singletons_and_equal_points_do(tmp_path: Path) -> None:
     x = _npy(tmp_path / "x", np.where(np.arange(30)[:, None] == 1, X_ND[0], X_ND))
     labels_N = np.where(np.arange(30) == 5, 9, LABELS_N)
-    single, equal, caution = validity_of_files(x, _npy(tmp_path / "labels", labels_N))["notes"]
+    single, equal, caution = validity_of_files(x, _npy(tmp_path / "labels", labels_N)).notes
     assert single == "1 of 4 clusters hold a single point, which has no pair within its cluster"
     assert equal == "Dunn is 0 because equal points lie in different clusters"
     assert caution == CAUTION

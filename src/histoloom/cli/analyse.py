@@ -20,12 +20,12 @@ def validity(
 
     result = validity_of_files(features, labels)
     if as_json:
-        print_json(result)
+        print_json(result.as_json())
         return
-    typer.echo(f"{result['n']} points, {result['k']} clusters")
+    typer.echo(f"{result.validity.n} points, {result.validity.k} clusters")
     for index, meaning in MEANING.items():
-        typer.echo(f"{index:18} {result[index]:<14.6g} {meaning}")
-    for note in result["notes"]:
+        typer.echo(f"{index:18} {getattr(result.validity, index):<14.6g} {meaning}")
+    for note in result.notes:
         typer.echo(f"note: {note}")
 
 

@@ -44,23 +44,31 @@ def validity_indices(x_ND: Tensor, labels_N: Tensor, *, block: int = 512, watch:
     """
     codes_N, sizes_K = _checked(x_ND, labels_N)
     order_N = torch.argsort(codes_N, stable=True)
-    x_ND = _double(x_ND)[order_N.to(x_ND.device)]
+    x_ND = x_ND.cpu() if x_ND.device.type == "mps" else x_ND  # Apple GPUs have no double precision
+    x_ND = x_ND.to(torch.float64)[order_N.to(x_ND.device)]
     x_ND = x_ND - x_ND.mean(0)
     codes_N = codes_N[order_N].to(x_ND.device)
     within, between = _scatter(x_ND, codes_N, sizes_K.to(x_ND.device))
     n, k = len(x_ND), len(sizes_K)
     pairs = pair_sums(x_ND, codes_N, block=block, watch=watch)
-    c_index = _c_index(pairs)
-    return Validity(
-        n=n,
-        k=k,
-        calinski_harabasz=(between / (k - 1)) / (within / (n - k)),
-        c_index=c_index,
-        dunn=pairs.nearest_between / pairs.farthest_within,
-        hartigan=math.log(between / within),
-        mcclain_rao=(pairs.within / pairs.n_within) / (pairs.between / pairs.n_between),
-        sizes=tuple(int(size) for size in sizes_K),
-    )
+    if pairs.largest - pairs.smallest <= 1e-12 * pairs.largest:
+        raise UserError("all distances between points are equal; the C index is not defined")
+    indices = five_indices(pairs, n=n, k=k, within=within, between=between)
+    return Validity(n=n, k=k, **indices, sizes=tuple(int(size) for size in sizes_K))
+
+
+def five_indices(pairs: PairSums, *, n: int, k: int, within: float, between: float) -> dict[str, float]:
+    """The indices by name for ``n`` points in ``k`` clusters (docs/explanation/design.md, section 4).
+
+    ``within`` and ``between``: sums of squares within (WGSS) and between (BGSS) clusters.
+    """
+    return {
+        "calinski_harabasz": (between / (k - 1)) / (within / (n - k)),
+        "c_index": (pairs.within - pairs.smallest) / (pairs.largest - pairs.smallest),
+        "dunn": pairs.nearest_between / pairs.farthest_within,
+        "hartigan": math.log(between / within),
+        "mcclain_rao": (pairs.within / pairs.n_within) / (pairs.between / pairs.n_between),
+    }
 
 
 def _checked(x_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,10 +93,6 @@ def _checked(x_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
     return codes_N, sizes_K
 
 
-def _double(x: Tensor) -> Tensor:
-    return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)  # Apple GPUs have no double precision
-
-
 def _scatter(x_ND: Tensor, codes_N: Tensor, sizes_K: Tensor) -> tuple[float, float]:
     """WGSS and BGSS of centred points."""
     zeros_KD = x_ND.new_zeros(len(sizes_K), x_ND.shape[1])
@@ -101,10 +105,3 @@ def _scatter(x_ND: Tensor, codes_N: Tensor, sizes_K: Tensor) -> tuple[float, flo
     if between <= floor:
         raise UserError("the means of all clusters coincide; the logarithm in Hartigan's index is not defined")
     return within, between
-
-
-def _c_index(pairs: PairSums) -> float:
-    spread = pairs.largest - pairs.smallest
-    if spread <= 1e-12 * pairs.largest:
-        raise UserError("all distances between points are equal; the C index is not defined")
-    return (pairs.within - pairs.smallest) / spread

@@ -8,7 +8,6 @@ Legend of shapes: N points, D features, K clusters, P pairs of points.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,6 +16,9 @@ import numpy as np
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
 from sklearn.cluster import KMeans
+
+from histoloom.clustering.validity.indices import five_indices
+from histoloom.clustering.validity.pair_distances import PairSums
 
 
 class Pairs:
@@ -32,25 +34,25 @@ class Pairs:
         """The five indices by name, as ``validity_indices`` defines them; for labels 0..k-1 without empty clusters."""
         same_P = labels_N[self.first_P] == labels_N[self.second_P]
         inside_P, across_P = self.distances_P[same_P], self.distances_P[~same_P]
-        s_within, n_within = float(inside_P.sum()), len(inside_P)
-        smallest = self.sums_P[n_within]
-        largest = self.sums_P[-1] - self.sums_P[-1 - n_within]
-        within, between = self._scatter(labels_N)
-        n, k = len(labels_N), int(labels_N.max()) + 1
-        return {
-            "calinski_harabasz": (between / (k - 1)) / (within / (n - k)),
-            "c_index": (s_within - smallest) / (largest - smallest),
-            "dunn": float(across_P.min() / inside_P.max()),
-            "hartigan": math.log(between / within),
-            "mcclain_rao": float((s_within / n_within) / across_P.mean()),
-        }
-
-    def _scatter(self, labels_N: np.ndarray) -> tuple[float, float]:
+        n_within = len(inside_P)
+        pairs = PairSums(
+            within=float(inside_P.sum()),
+            between=float(across_P.sum()),
+            n_within=n_within,
+            n_between=len(across_P),
+            smallest=self.sums_P[n_within],
+            largest=self.sums_P[-1] - self.sums_P[-1 - n_within],
+            nearest_between=across_P.min(),
+            farthest_within=inside_P.max(),
+        )
+        # Sums of squares of centred points: the one between clusters from their means, the one within as the rest
         sizes_K = np.bincount(labels_N)
         sums_KD = np.zeros((len(sizes_K), self.x_ND.shape[1]))
         np.add.at(sums_KD, labels_N, self.x_ND)
         between = float(((sums_KD**2).sum(1) / sizes_K).sum())
-        return float((self.x_ND**2).sum()) - between, between
+        within = float((self.x_ND**2).sum()) - between
+        indices = five_indices(pairs, n=len(labels_N), k=len(sizes_K), within=within, between=between)
+        return {name: float(value) for name, value in indices.items()}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,15 @@ def sweep(x_ND: np.ndarray, *, ks: Sequence[int]) -> dict[int, Part]:
     """k-means for every k, started from Ward's tree (Ward 1963); needs no seed."""
     pairs = Pairs(x_ND)
     tree = linkage(pairs.distances_P, method="ward")
-    return {k: _part(x_ND, pairs=pairs, start_N=cut(tree, k=k), k=k) for k in ks}
+    parts = {}
+    for k in ks:
+        start_N = cut(tree, k=k)
+        starts_KD = np.stack([x_ND[start_N == cluster].mean(0) for cluster in range(k)])
+        model = KMeans(n_clusters=k, init=starts_KD, n_init=1, max_iter=50).fit(x_ND)
+        labels_N = np.unique(model.labels_, return_inverse=True)[1]
+        sizes_K = np.bincount(model.labels_, minlength=k)
+        parts[k] = Part(model.cluster_centers_, pairs.indices(labels_N), sizes_K)
+    return parts
 
 
 def cut(tree: np.ndarray, *, k: int) -> np.ndarray:
@@ -78,13 +88,6 @@ def cut(tree: np.ndarray, *, k: int) -> np.ndarray:
     while not np.array_equal(root, higher := root[root]):
         root = higher
     return np.unique(root[:n], return_inverse=True)[1]
-
-
-def _part(x_ND: np.ndarray, *, pairs: Pairs, start_N: np.ndarray, k: int) -> Part:
-    starts_KD = np.stack([x_ND[start_N == cluster].mean(0) for cluster in range(k)])
-    model = KMeans(n_clusters=k, init=starts_KD, n_init=1, max_iter=50).fit(x_ND)
-    labels_N = np.unique(model.labels_, return_inverse=True)[1]
-    return Part(model.cluster_centers_, pairs.indices(labels_N), np.bincount(model.labels_, minlength=k))
 
 
 def nearest(x_ND: np.ndarray, *, centres_KD: np.ndarray) -> np.ndarray:
@@ -107,20 +110,18 @@ def agreement(first_N: np.ndarray, second_N: np.ndarray, *, k: int) -> Agreement
     union_KK = rows_K[:, None] + columns_K[None, :] - shared_KK
     jaccard_KK = shared_KK / np.maximum(union_KK, 1)
     weakest = min(jaccard_KK.max(1).min(), jaccard_KK.max(0).min())
-    return Agreement(_adjusted_rand(shared_KK, rows_K, columns_K), float(weakest))
+
+    # The adjusted Rand index (Hubert and Arabie 1985), from the numbers of pairs that the clusterings share
+    together, first, second, n_pairs = (
+        float((n * (n - 1.0) / 2).sum()) for n in (shared_KK, rows_K, columns_K, shared_KK.sum())
+    )
+    expected = first * second / n_pairs
+    possible = (first + second) / 2 - expected
+    ari = 1.0 if possible == 0 else (together - expected) / possible
+    return Agreement(ari, float(weakest))
 
 
 def agreement_of_restarts(restarts: Sequence[Mapping[int, np.ndarray]]) -> dict[int, list[float]]:
     """For each k, the adjusted Rand index of every two of ``restarts``, which hold labels (N,) by k."""
     pairs = list(combinations(restarts, 2))
     return {k: [agreement(a[k], b[k], k=k).ari for a, b in pairs] for k in restarts[0]} if pairs else {}
-
-
-def _adjusted_rand(shared_KK: np.ndarray, rows_K: np.ndarray, columns_K: np.ndarray) -> float:
-    """Hubert and Arabie 1985, from the numbers of pairs that the clusterings share."""
-    together, first, second, n_pairs = (
-        float((n * (n - 1.0) / 2).sum()) for n in (shared_KK, rows_K, columns_K, shared_KK.sum())
-    )
-    expected = first * second / n_pairs
-    possible = (first + second) / 2 - expected
-    return 1.0 if possible == 0 else (together - expected) / possible

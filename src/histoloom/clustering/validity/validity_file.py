@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from histoloom.clustering.validity.indices import INDICES, Validity, validity_indices
 from histoloom.errors import UserError
-from histoloom.progress import Meter, meter
+from histoloom.progress import meter
 
 MEANING = {
     "calinski_harabasz": "spread between clusters over spread within, per degree of freedom; larger is better",
@@ -28,64 +28,68 @@ CAUTION = (
 )
 
 
-def validity_of_files(features: Path, labels: Path) -> dict[str, Any]:
-    """The indices of the points in ``features`` (a row a point) under ``labels`` (one a point), with ``notes``.
+@dataclass(frozen=True)
+class FileValidity:
+    """The indices of a clustering, and ``notes``: what to know when reading them, in whole sentences."""
+
+    validity: Validity
+    notes: tuple[str, ...]
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values: ``n``, ``k``, the five indices, ``notes``."""
+        values = {name: getattr(self.validity, name) for name in ("n", "k", *INDICES)}
+        return values | {"notes": list(self.notes)}
+
+
+def validity_of_files(features: Path, labels: Path) -> FileValidity:
+    """The indices of the points in ``features`` (a row a point) under ``labels`` (one a point).
 
     Files are .npy, .csv (with or without a header) or .parquet. Labels may be numbers or words. Raises ``UserError``
     where a file cannot be read, the lengths differ, or an index is not defined.
     """
-    x_ND = _points(features)
-    codes_N = _codes(labels)
+    points = read_table(features)
+    if points.ndim == 1:
+        points = points[:, None]
+    try:
+        x_ND = np.ascontiguousarray(points, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{features} holds something that is not a number; features are numbers only") from error
+
+    names = read_table(labels)
+    if names.ndim == 2 and names.shape[1] == 1:
+        names = names[:, 0]
+    if names.ndim != 1:
+        raise UserError(f"{labels} has {names.shape[1]} columns; labels are one column")
+    if pd.isna(names).any():
+        raise UserError(f"{labels} has missing labels; give every point one")
+    codes_N = np.unique(names.astype(str), return_inverse=True)[1].astype(np.int64)
     if len(x_ND) != len(codes_N):
         raise UserError(f"{features} has {len(x_ND)} rows, {labels} has {len(codes_N)}; they must be as many")
-    result = validity_indices(torch.from_numpy(x_ND), torch.from_numpy(codes_N), watch=_watch)
-    values = {index: getattr(result, index) for index in INDICES}
-    return {"n": result.n, "k": result.k, **values, "notes": notes(result)}
 
-
-def notes(result: Validity) -> list[str]:
-    """What to know when reading these numbers: about this clustering, and at the end about the indices as such."""
-    singletons = result.sizes.count(1)
-    found = []
-    if singletons:
-        found.append(f"{singletons} of {result.k} clusters hold a single point, which has no pair within its cluster")
+    result = validity_indices(
+        torch.from_numpy(x_ND), torch.from_numpy(codes_N), watch=lambda text, total: meter(text, total=total)
+    )
+    notes = []
+    if singletons := result.sizes.count(1):
+        notes.append(f"{singletons} of {result.k} clusters hold a single point, which has no pair within its cluster")
     if result.dunn == 0:
-        found.append("Dunn is 0 because equal points lie in different clusters")
-    return [*found, CAUTION]
+        notes.append("Dunn is 0 because equal points lie in different clusters")
+    return FileValidity(result, (*notes, CAUTION))
 
 
-def _watch(description: str, total: int) -> AbstractContextManager[Meter]:
-    return meter(description, total=total)
-
-
-def _points(path: Path) -> np.ndarray:
-    values = _table(path)
-    if values.ndim == 1:
-        values = values[:, None]
+def read_table(path: Path) -> np.ndarray:
+    """The values of a .npy, .csv or .parquet file, one or two dimensions; ``UserError`` where it cannot be read."""
     try:
-        return np.ascontiguousarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} holds something that is not a number; features are numbers only") from error
-
-
-def _codes(path: Path) -> np.ndarray:
-    values = _table(path)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1:
-        raise UserError(f"{path} has {values.shape[1]} columns; labels are one column")
-    if pd.isna(values).any():
-        raise UserError(f"{path} has missing labels; give every point one")
-    return np.unique(values.astype(str), return_inverse=True)[1].astype(np.int64)
-
-
-def _table(path: Path) -> np.ndarray:
-    """A file's values, one or two dimensions."""
-    readers = {".npy": _read_npy, ".csv": _read_csv, ".parquet": _read_parquet}
-    if path.suffix.lower() not in readers:
-        raise UserError(f"{path} is none of {', '.join(readers)}")
-    try:
-        values = readers[path.suffix.lower()](path)
+        match path.suffix.lower():
+            case ".npy":
+                values = np.load(path, allow_pickle=False)
+            case ".parquet":
+                values = pd.read_parquet(path).to_numpy()
+            case ".csv":
+                plain = pd.read_csv(path, header=None)
+                values = (pd.read_csv(path) if _has_header(plain) else plain).to_numpy()
+            case _:
+                raise UserError(f"{path} is none of .npy, .csv, .parquet")
     except FileNotFoundError as error:
         raise UserError(f"no file {path}") from error
     except (ValueError, OSError) as error:
@@ -95,21 +99,13 @@ def _table(path: Path) -> np.ndarray:
     return values
 
 
-def _read_npy(path: Path) -> np.ndarray:
-    return np.load(path, allow_pickle=False)
-
-
-def _read_parquet(path: Path) -> np.ndarray:
-    return pd.read_parquet(path).to_numpy()
-
-
-def _read_csv(path: Path) -> np.ndarray:
-    """A first row with any word in it, over columns that are otherwise numbers, is a header."""
-    plain = pd.read_csv(path, header=None)
-    first = [_is_number(cell) for cell in plain.iloc[0]]
-    below = all(_is_number(cell) for cell in plain.iloc[1:].to_numpy().flatten())
-    has_header = not all(first) and (below or (plain.shape[1] == 1 and _named(plain.iloc[0, 0])))
-    return (pd.read_csv(path) if has_header else plain).to_numpy()
+def _has_header(table: pd.DataFrame) -> bool:
+    """Whether the first row holds a word, over columns that are otherwise numbers, or names a column of labels."""
+    if all(_is_number(cell) for cell in table.iloc[0]):
+        return False
+    names_labels = str(table.iloc[0, 0]).strip().casefold() in {"label", "labels", "cluster", "clusters", "class", "y"}
+    is_numeric_below = all(_is_number(cell) for cell in table.iloc[1:].to_numpy().flatten())
+    return is_numeric_below or (table.shape[1] == 1 and names_labels)
 
 
 def _is_number(cell: Any) -> bool:
@@ -118,7 +114,3 @@ def _is_number(cell: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _named(cell: Any) -> bool:
-    return str(cell).strip().casefold() in {"label", "labels", "cluster", "clusters", "class", "y"}
