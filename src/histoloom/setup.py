@@ -37,7 +37,7 @@ def init_run(
     Raises ``UserError`` for a wrong preset or setting, slides that cannot be used, or a directory in other use.
     """
     from histoloom.slides.inventory.find import find_slides
-    from histoloom.slides.inventory.pseudonyms import conceal
+    from histoloom.slides.inventory.pseudonyms import pseudonymised
 
     if preset == TUNE and start is None:
         raise UserError("the preset tune begins with a generator's weights: add --from starter, or an export or a run")
@@ -58,7 +58,7 @@ def init_run(
         if copy is not None:
             require_fit(config, copy)
         if pseudonymise:
-            config = config.model_copy(update={"slides": conceal(config.slides, run=path)})
+            config = config.model_copy(update={"slides": pseudonymised(config.slides, run=path)})
         find_slides(config.slides)
         run = Run.create(path, config)
 

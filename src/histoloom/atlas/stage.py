@@ -28,7 +28,7 @@ from histoloom.progress import meter
 from histoloom.run.directory import Artifact, replacing, write_text
 from histoloom.run.stage import StageContext
 from histoloom.slides.entries import OK, SlideError
-from histoloom.slides.inventory.pseudonyms import real_file, told
+from histoloom.slides.inventory.pseudonyms import public_reason, real_file
 from histoloom.slides.patch_set import PatchSet
 
 
@@ -111,7 +111,7 @@ def _draw_map(
             name=slide,
         )
     except SlideError as error:
-        reason = told(error, stored=file)
+        reason = public_reason(error, stored=file)
         context.say(f"{slide_id}: no tissue map, {reason}")
         replace(record, missing=reason).save(path)
         return

@@ -1,8 +1,8 @@
 """Runs that hold no name of a slide or patient: names become keyed hashes (HMAC-SHA256, RFC 2104).
 
-The key and what each hash stands for lie in the private folder, outside of every run: ``HISTOLOOM_PRIVATE``, by default
-``~/.histoloom``. The key is its file ``key``, or the environment variable ``HISTOLOOM_KEY``. Without them nobody gets
-from a hash to a name, or tells by trying names which one it is.
+The key and the names behind the hashes lie in the private folder, outside of every run: ``HISTOLOOM_PRIVATE``, by
+default ``~/.histoloom``. The key is its file ``key``, or the environment variable ``HISTOLOOM_KEY``. Without the key
+nobody can compute the name behind a hash, or check a guess of it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from histoloom.config import PRIVATE, SlidesConfig
 from histoloom.errors import UserError
 from histoloom.run.directory import disk_errors_explained, read_json, write_json
-from histoloom.slides.entries import SlideEntry, SlideError
+from histoloom.run.record import Record
+from histoloom.slides.entries import SlideEntry, SlideError, is_unicode
 
 FOLDER_VARIABLE, KEY_VARIABLE = "HISTOLOOM_PRIVATE", "HISTOLOOM_KEY"
 SHORTEST_KEY = 32
@@ -28,37 +28,60 @@ SHORTEST_KEY = 32
 _DIGITS = 16
 
 
+class SlideNames(Record):
+    """The names behind one hashed slide id."""
+
+    file: str
+    slide: str
+    patient: str
+    patient_id: str
+
+
+class PrivateRecord(Record):
+    """``TOKEN.json`` in the private folder: the paths and table of a run as the user gave them, and its slides' names
+    by hashed slide id.
+    """
+
+    paths: tuple[str, ...]
+    table: str | None
+    slides: Mapping[str, SlideNames]
+
+    @staticmethod
+    def load(path: Path) -> PrivateRecord:
+        """Read a record."""
+        return PrivateRecord.model_validate(read_json(path))
+
+    def save(self, path: Path) -> None:
+        """Write the record; raises ``UserError`` where the folder cannot be written."""
+        with disk_errors_explained(path):
+            write_json(path, self.model_dump(mode="json"))
+
+
 @dataclass(frozen=True)
 class Pseudonyms:
-    """The names of one run: ``key`` hashes them, ``record`` is the file that gives them back."""
+    """The pseudonyms of one run: ``key`` hashes its names, ``record`` is the private file that gives them back."""
 
     key: bytes
     record: Path
 
     @property
     def key_id(self) -> str:
-        """What tells keys apart and gives nothing of them away."""
+        """A hash that tells keys apart and reveals nothing of them."""
         return _digest(self.key, "key", "")
 
     @property
     def token(self) -> str:
-        """What the run calls its slides by."""
+        """What stands for the run's slides in its configuration and tables."""
         return f"{PRIVATE}{self.record.stem}"
 
-    def revealed(self, config: SlidesConfig) -> SlidesConfig:
-        """``config`` with the paths and the table that the user gave; of further columns none unless they are named."""
-        given = self._read()
-        return config.model_copy(
-            update={
-                "paths": tuple(given["paths"]),
-                "table": given["table"],
-                "columns": config.columns or (),
-                "pseudonyms": None,
-            }
-        )
+    def reveal(self, config: SlidesConfig) -> SlidesConfig:
+        """``config`` with the user's paths and table; further columns of the table only where they are named."""
+        known = self._load()
+        update = {"paths": known.paths, "table": known.table, "columns": config.columns or (), "pseudonyms": None}
+        return config.model_copy(update=update)
 
     def hide(self, entries: Sequence[SlideEntry]) -> list[SlideEntry]:
-        """The entries under hashed ids, slides and patients; writes down whose they are."""
+        """The entries under hashed ids, slides and patients; their names are added to the private record."""
         hidden = [
             replace(
                 entry,
@@ -69,27 +92,26 @@ class Pseudonyms:
             )
             for entry in entries
         ]
-        known = self._read()
+        known = self._load()
         names = {
-            new.slide_id: {"file": str(old.file), "slide": old.slide, "patient": old.patient, "patient_id": new.patient}
+            new.slide_id: SlideNames(file=str(old.file), slide=old.slide, patient=old.patient, patient_id=new.patient)
             for old, new in zip(entries, hidden, strict=True)
-            if _is_text(str(old.file))
+            if is_unicode(str(old.file))
         }
-        if not names.items() <= known["slides"].items():
-            with disk_errors_explained(self.record):
-                write_json(self.record, known | {"slides": known["slides"] | names})
+        if not names.items() <= known.slides.items():
+            known.model_copy(update={"slides": {**known.slides, **names}}).save(self.record)
         return hidden
 
-    def _read(self) -> dict[str, Any]:
+    def _load(self) -> PrivateRecord:
         if not self.record.is_file():
             raise UserError(
                 f"the names of this run's slides are not in {self.record.parent}; set {FOLDER_VARIABLE} to the private "
                 "folder that it was made with"
             )
-        return dict(read_json(self.record))
+        return PrivateRecord.load(self.record)
 
 
-def conceal(config: SlidesConfig, *, run: Path) -> SlidesConfig:
+def pseudonymised(config: SlidesConfig, *, run: Path) -> SlidesConfig:
     """``config`` without names, for a run at ``run``; they go to the private folder, which is made where missing.
 
     Raises ``UserError`` where that folder lies in the run or cannot be written, or the key is too short.
@@ -97,32 +119,33 @@ def conceal(config: SlidesConfig, *, run: Path) -> SlidesConfig:
     folder = private_folder()
     if folder.resolve().is_relative_to(run.resolve()):
         raise UserError(f"the private folder {folder} lies in the run; set {FOLDER_VARIABLE} to a place outside of it")
-    given: dict[str, Any] = {"paths": list(config.paths), "table": config.table}
     with disk_errors_explained(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        key = _key(folder, make=True)
-        names = Pseudonyms(key, folder / f"{_digest(key, 'run', json.dumps(given))}.json")
-        if not names.record.exists():
-            write_json(names.record, given | {"slides": {}})
-    values = {"paths": (names.token,), "table": None, "pseudonyms": names.key_id}
+        key = _load_key(folder, create=True)
+    given = {"paths": list(config.paths), "table": config.table}
+    pseudonyms = Pseudonyms(key, folder / f"{_digest(key, 'run', json.dumps(given))}.json")
+    if not pseudonyms.record.exists():
+        PrivateRecord(paths=config.paths, table=config.table, slides={}).save(pseudonyms.record)
+    values = {"paths": (pseudonyms.token,), "table": None, "pseudonyms": pseudonyms.key_id}
     return SlidesConfig.model_validate(config.model_dump() | values)
 
 
-def pseudonyms(config: SlidesConfig) -> Pseudonyms | None:
-    """What hides the names of a pseudonymised run; None where it is not one. ``UserError`` where the key is another."""
+def open_pseudonyms(config: SlidesConfig) -> Pseudonyms | None:
+    """The pseudonyms of a run; None where it has none. ``UserError`` where it was made with another key."""
     if config.pseudonyms is None:
         return None
     folder = private_folder()
-    names = Pseudonyms(_key(folder, make=False), folder / f"{config.paths[0].removeprefix(PRIVATE)}.json")
-    if not hmac.compare_digest(names.key_id, config.pseudonyms):
+    key = _load_key(folder, create=False)
+    pseudonyms = Pseudonyms(key, folder / f"{config.paths[0].removeprefix(PRIVATE)}.json")
+    if not hmac.compare_digest(pseudonyms.key_id, config.pseudonyms):
         raise UserError(
             f"this run was made with another key than the one here; set {FOLDER_VARIABLE} or {KEY_VARIABLE} as then"
         )
-    return names
+    return pseudonyms
 
 
 def real_file(stored: str) -> Path:
-    """The file that ``slides.parquet`` names, by the private folder where it names a pseudonym.
+    """The file behind a ``file`` of ``slides.parquet``; for a pseudonym, the private folder knows it.
 
     Raises ``SlideError`` where the private folder does not know it.
     """
@@ -130,56 +153,46 @@ def real_file(stored: str) -> Path:
         return Path(stored)
     token, _, slide_id = stored.removeprefix(PRIVATE).partition("/")
     record = private_folder() / f"{token}.json"
-    known = read_json(record)["slides"] if record.is_file() else {}
-    if slide_id not in known:
+    names = PrivateRecord.load(record).slides.get(slide_id) if record.is_file() else None
+    if names is None:
         raise SlideError(f"its file is not known here; set {FOLDER_VARIABLE} to the run's private folder")
-    return Path(known[slide_id]["file"])
+    return Path(names.file)
 
 
-def told(error: SlideError, *, stored: str) -> str:
-    """What may be kept of ``error`` about the file that ``slides.parquet`` names ``stored``."""
+def public_reason(error: SlideError, *, stored: str) -> str:
+    """The text of ``error`` that may be shown for a ``file`` of ``slides.parquet``, as ``SlideEntry.public_reason``."""
     return error.reason if stored.startswith(PRIVATE) else str(error)
 
 
 def private_folder() -> Path:
-    """Where keys and names lie."""
-    given = os.environ.get(FOLDER_VARIABLE)
-    return Path(given).expanduser() if given else Path.home() / ".histoloom"
+    """The folder of keys and names."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return Path(folder).expanduser() if folder else Path.home() / ".histoloom"
 
 
-def _key(folder: Path, *, make: bool) -> bytes:
+def _load_key(folder: Path, *, create: bool) -> bytes:
     text = os.environ.get(KEY_VARIABLE)
     path = folder / "key"
-    if text is None:
-        if make and not path.exists():
-            _write_key(path)
-        if not path.is_file():
-            raise UserError(
-                f"the key of this run's names is not in {folder}; set {FOLDER_VARIABLE} to its private folder"
-            )
-        text = path.read_text(encoding="utf-8")
-    if len(text.strip()) < SHORTEST_KEY:
+    if text is None and create and not path.exists():
+        # Only its owner may read it, and of two processes that create one the first wins.
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            pass
+        else:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(secrets.token_hex(32) + "\n")
+    if text is None and not path.is_file():
+        raise UserError(f"the key of this run's names is not in {folder}; set {FOLDER_VARIABLE} to its private folder")
+    key = (path.read_text(encoding="utf-8") if text is None else text).strip()
+    if len(key) < SHORTEST_KEY:
         raise UserError(
-            f"the key of pseudonyms has {len(text.strip())} characters; give at least {SHORTEST_KEY} random ones: "
+            f"the key of pseudonyms has {len(key)} characters; give at least {SHORTEST_KEY} random ones: "
             "openssl rand -hex 32"
         )
-    return text.strip().encode()
-
-
-def _write_key(path: Path) -> None:
-    """Only its owner may read it, and of two processes that make one the first wins."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(secrets.token_hex(32) + "\n")
+    return key.encode()
 
 
 def _digest(key: bytes, kind: str, name: str) -> str:
     """Hexadecimal; ``kind`` keeps a patient and a slide of one name apart."""
     return hmac.new(key, f"{kind}\0{name}".encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:_DIGITS]
-
-
-def _is_text(name: str) -> bool:
-    return name.encode("utf-8", "replace").decode() == name
