@@ -220,7 +220,7 @@ def test_a_killed_run_leaves_nothing_that_the_next_one_publishes(slide_folder, c
 
 
 def test_no_scheduler_is_one_line_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(dask, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(dask_cluster, "CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as free:
         nowhere = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(UserError, match=rf"no Dask scheduler answers at {nowhere}; .*runtime\.scheduler=null"):
@@ -229,7 +229,7 @@ def test_no_scheduler_is_one_line_at_once(tmp_path, monkeypatch):
 
 
 def test_a_scheduler_without_workers_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(dask, "WORKERS_SECONDS", 0.2)
+    monkeypatch.setattr(dask_cluster, "WORKERS_SECONDS", 0.2)
     with (
         LocalCluster(n_workers=0, processes=False, protocol="tcp", dashboard_address=":0") as idle,
         Workers(None, scheduler=idle.scheduler_address, place=tmp_path) as workers,
