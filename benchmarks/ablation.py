@@ -48,7 +48,7 @@ from histoloom.autoencoder.latents import LatentSet
 from histoloom.config import SamplerConfig, with_settings
 from histoloom.diffusion.generation.generator import BATCH_SIZE, Generator
 from histoloom.diffusion.model.latent_space import LatentSpace
-from histoloom.evaluation.set_metrics.frechet import frechet_distance
+from histoloom.evaluation.set_metrics import frechet_distance
 from histoloom.run.directory import Run, fingerprint, read_json, write_json
 from histoloom.setup import change_settings
 from histoloom.slides.patch_set import PatchSet

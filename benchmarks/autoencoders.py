@@ -23,7 +23,7 @@ import torch
 from histoloom import pipeline
 from histoloom.autoencoder.quantizer import perplexity, positions
 from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
-from histoloom.evaluation.metrics import MetricSettings, make_metrics, measure
+from histoloom.evaluation.pair_metrics import PairMetricSettings, make_metrics, measure
 from histoloom.run.directory import Run, read_json, write_json
 from histoloom.seeding import numpy_generator
 from histoloom.setup import change_settings, init_run
@@ -48,7 +48,7 @@ def measure_run(run: Run) -> dict[str, float]:
         counts_K += torch.bincount(quantized.indices_NHW.flatten(), minlength=len(counts_K))
     fake = np.concatenate(reconstructions)
     mse_N = np.square(real.astype(np.float64) - fake).mean(axis=(1, 2, 3))
-    settings = MetricSettings(size=real.shape[1], trunk="alex", device=torch.device("cpu"), download=False)
+    settings = PairMetricSettings(size=real.shape[1], trunk="alex", device=torch.device("cpu"), download=False)
     metrics, _ = make_metrics(settings)
     pairs = np.stack([np.arange(len(real))] * 2, axis=1)
     values = measure(metrics, left=lambda rows: real[rows], right=lambda rows: fake[rows], pairs=pairs)

@@ -24,11 +24,10 @@ import pandas as pd
 import torch
 
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.evaluation.extractors import Extractor, Sources, make_extractor
-from histoloom.evaluation.proportions import Pools, Quotas, draw, pools, quotas, shares_of
-from histoloom.evaluation.sample_folder import SampleFolder
-from histoloom.evaluation.set_metrics.frechet import frechet_distance
-from histoloom.evaluation.set_metrics.kid import kernel_distance
+from histoloom.evaluation.distribution import ClusterRows, cluster_quotas, cluster_shares, draw_rows, rows_by_cluster
+from histoloom.evaluation.extractors import Extractor, ExtractorSources, make_extractor
+from histoloom.evaluation.images import SampleFolder
+from histoloom.evaluation.set_metrics import frechet_distance, kernel_distance
 from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
 
@@ -49,16 +48,16 @@ class Material:
     k: int
     patches: PatchSet
     samples: SampleFolder
-    real: dict[str, Pools]
-    synthetic: Pools
+    real: dict[str, ClusterRows]
+    synthetic: ClusterRows
 
     def shares(self, split: str) -> dict[int, float]:
         """Of each cluster that has samples, among the split's patches."""
-        return shares_of(self.real[split], clusters=sorted(self.synthetic))
+        return cluster_shares(self.real[split], clusters=sorted(self.synthetic))
 
     def most(self) -> int:
         """The largest set of samples that has the shares of either split."""
-        return min(quotas(self.shares(split), available=self.synthetic).n for split in self.real)
+        return min(sum(cluster_quotas(self.shares(split), available=self.synthetic).values()) for split in self.real)
 
 
 def material(argument: str) -> Material:
@@ -74,11 +73,13 @@ def material(argument: str) -> Material:
     rng = numpy_generator(0, "distances", "real")
     rows = {split: patches.rows(split) for split in ("holdout", "train")}
     rows = {split: np.sort(rng.permutation(found)[:MOST_REAL]) for split, found in rows.items()}
-    real = {split: pools(labels, rows=found) for split, found in rows.items()}
+    real = {split: rows_by_cluster(labels, rows=found) for split, found in rows.items()}
     return Material(path.name, k, patches, samples, real, samples.rows(k))
 
 
-def features(read: Callable[[np.ndarray], np.ndarray], found: Pools, *, extractor: Extractor) -> dict[int, np.ndarray]:
+def features(
+    read: Callable[[np.ndarray], np.ndarray], found: ClusterRows, *, extractor: Extractor
+) -> dict[int, np.ndarray]:
     """Features of each row."""
     rows = np.concatenate(list(found.values()))
     parts = [extractor.features(read(rows[start : start + BATCH])) for start in range(0, len(rows), BATCH)]
@@ -108,7 +109,7 @@ def compare(run: Material, *, extractor: Extractor, n: int, draws: int) -> Itera
     synthetic = features(run.samples.images, run.synthetic, extractor=extractor)
     for split, other in (("holdout", "train"), ("train", "holdout")):
         shares = run.shares(split)
-        wanted = quotas(shares, available=run.synthetic, most=n)
+        wanted = cluster_quotas(shares, available=run.synthetic, most=n)
         target = {cluster: rows for cluster, rows in run.real[split].items() if cluster in shares}
         all_real = taken(real[split], np.concatenate(list(target.values())))
         sets = _sets(run.synthetic, synthetic, wanted=wanted, draws=draws)
@@ -123,9 +124,9 @@ def compare(run: Material, *, extractor: Extractor, n: int, draws: int) -> Itera
             }  # fmt: skip
 
 
-def _sets(found: Pools, of: dict[int, np.ndarray], *, wanted: Quotas, draws: int) -> list[np.ndarray]:
+def _sets(found: ClusterRows, of: dict[int, np.ndarray], *, wanted: dict[int, int], draws: int) -> list[np.ndarray]:
     rngs = (numpy_generator(0, "distances", "draw", number) for number in range(draws))
-    return [taken(of, draw(found, quotas=wanted, rng=rng)) for rng in rngs]
+    return [taken(of, draw_rows(found, quotas=wanted, rng=rng)) for rng in rngs]
 
 
 def main() -> None:
@@ -141,7 +142,7 @@ def main() -> None:
     n = min([run.most() for run in runs] + ([arguments.n] if arguments.n else []))
     entries = []
     for name in arguments.extractors:
-        extractor = make_extractor(name, sources=Sources(torch.device("cpu")))
+        extractor = make_extractor(name, sources=ExtractorSources(torch.device("cpu")))
         for run in runs:
             for entry in compare(run, extractor=extractor, n=n, draws=arguments.draws):
                 entries.append(entry)

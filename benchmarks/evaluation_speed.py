@@ -29,10 +29,10 @@ import torch
 from PIL import Image
 from skimage.data import immunohistochemistry
 
-from histoloom.evaluation.extractors import Sources, make_extractor
+from histoloom.evaluation.extractors import ExtractorSources, make_extractor
 from histoloom.evaluation.feature_cache import cached_features
 from histoloom.evaluation.folders import evaluate_folders
-from histoloom.evaluation.image_folder import ImageFolder
+from histoloom.evaluation.images import ImageFolder
 from histoloom.evaluation.set_metrics import SET_METRICS
 from histoloom.seeding import numpy_generator
 
@@ -98,7 +98,7 @@ def whole(folder: Path, *, n: int, size: int, extractors: tuple[str, ...]) -> No
     def features(part: str) -> object:
         name, side = part.split(", ")
         shutil.rmtree(caches[part], ignore_errors=True)
-        extractor = make_extractor(name, sources=Sources(torch.device("cpu")))
+        extractor = make_extractor(name, sources=ExtractorSources(torch.device("cpu")))
         return cached_features(ImageFolder(folder / side), extractor=extractor, cache=caches[part], what=side)
 
     def command() -> object:
@@ -126,7 +126,7 @@ def measure(parts: dict[str, dict[str, float]], part: str, function: Callable[[]
 
 def of_extractor(name: str, *, image: np.ndarray) -> None:
     """Time an extractor on 64 images in memory."""
-    extractor = make_extractor(name, sources=Sources(torch.device("cpu")))
+    extractor = make_extractor(name, sources=ExtractorSources(torch.device("cpu")))
     images = np.repeat(image[None], 64, axis=0)
     extractor.features(images[:8])
     clock, cpu = (seconds / 64 for seconds in timed(lambda: extractor.features(images)))

@@ -32,9 +32,8 @@ from histoloom.autoencoder.lpips import LPIPS
 from histoloom.autoencoder.vqgan import to_float
 from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.evaluation.faithfulness_stage import reconstructed
-from histoloom.evaluation.recognition import recognition
-from histoloom.evaluation.set_metrics.frechet import frechet_distance
+from histoloom.evaluation.faithfulness import recognition, reconstruct
+from histoloom.evaluation.set_metrics import frechet_distance
 
 CHUNK = 32
 COMPONENTS = 24
@@ -68,7 +67,7 @@ def faithfulness(run: Path, *, generator: Generator, each: int) -> dict[str, flo
     patches, labels = PatchSet.open(run / "patches"), Clustering.open(run / "clusters").labels(k)
     rows = patches.rows(split="holdout")
     own_N = labels.loc[patches.columns("patch_id")["patch_id"].to_numpy()[rows]].to_numpy()
-    held = [reconstructed(generator.autoencoder, patches.images(part), device=device) for part in chunks(rows)]
+    held = [reconstruct(generator.autoencoder, patches.images(part), device=device) for part in chunks(rows)]
     labelled = {
         "recognised": ([spec.cluster for spec in specs], drawn),
         "recognised_real": (own_N, np.concatenate(held)),

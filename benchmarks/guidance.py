@@ -1,10 +1,10 @@
 """Guidance strength against faithfulness and diversity, on a finished run.
 
 For each guidance the same images (seeds, clusters of the chosen k, equally many of each) are drawn. Faithfulness: how
-often an independent judge, trained on the run's real training patches, sees the cluster that was asked for (balanced
+often a cluster classifier, trained on the run's real training patches, predicts the requested cluster (balanced
 accuracy). Realism and diversity: precision and recall by ``--extractor`` against held-out real patches, and the mean
 distance of the features of two samples of a cluster over that of two real patches of the cluster (1: as various as real
-tissue). With ``--out`` the judge and what was drawn are kept, and a later call goes on.
+tissue). With ``--out`` the classifier and the samples are kept, and a later call goes on.
 
     python benchmarks/guidance.py RUN --out FOLDER [--guidance 1 1.5 2 3 5] [--each 40] [--extractor lpips-alex]
 """
@@ -24,11 +24,11 @@ from histoloom.config import ClusterClassifierConfig, RuntimeConfig
 from histoloom.diffusion.generation.generator import Generator
 from histoloom.diffusion.generation.sample_folder import SampleJob, cluster_file, write_samples
 from histoloom.diffusion.generation.sample_spec import SampleSpec
-from histoloom.evaluation.cluster_classifier import ClusterClassifier, LabelledSet, judged, learn
-from histoloom.evaluation.extractors import Sources, make_extractor
-from histoloom.evaluation.recognition import recognition
-from histoloom.evaluation.sample_folder import SampleFolder
-from histoloom.evaluation.set_metrics.precision_recall import precision, recall
+from histoloom.evaluation.cluster_classifier import ClusterClassifier, LabelledSet, predict_clusters, train_classifier
+from histoloom.evaluation.extractors import ExtractorSources, make_extractor
+from histoloom.evaluation.faithfulness import recognition
+from histoloom.evaluation.images import SampleFolder
+from histoloom.evaluation.set_metrics import precision, recall
 from histoloom.run.directory import Run
 from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
@@ -37,7 +37,7 @@ RUNTIME = RuntimeConfig()
 
 
 class Material:
-    """The run's real patches at the chosen k: the judge that learnt from them, and features of held-out ones."""
+    """The run's real patches at the chosen k: the classifier trained on them, and features of held-out ones."""
 
     def __init__(self, run: Run, *, out: Path, extractor: str) -> None:
         clustering = Clustering.open(run.require("clusters"))
@@ -46,18 +46,23 @@ class Material:
         ids = self.patches.columns("patch_id", "split")
         labels = clustering.table.set_index("patch_id").loc[ids["patch_id"], f"k{self.k}"].to_numpy(np.int64)
         train, held_out = (np.flatnonzero((ids["split"] == split).to_numpy()) for split in ("train", "holdout"))
-        self.judge = self._learnt(labels[train], rows=train, out=out)
-        sources = Sources(torch.device("cpu"), autoencoder=run.require("autoencoder"), download=True)
+        self.classifier = self._trained(labels[train], rows=train, out=out)
+        sources = ExtractorSources(torch.device("cpu"), autoencoder=run.require("autoencoder"), download=True)
         self.extractor = make_extractor(extractor, sources=sources)
         self.labels = labels[held_out]
         images = self.patches.images(held_out)
         self.features = self.extractor.features(images)
-        self.seen = judged(self.judge, lambda numbers: images[numbers], n=len(images), runtime=RUNTIME)
+        self.predicted = predict_clusters(self.classifier, lambda rows: images[rows], n=len(images), runtime=RUNTIME)
 
-    def _learnt(self, labels_N: np.ndarray, *, rows: np.ndarray, out: Path) -> ClusterClassifier:
-        lesson = LabelledSet("real", labels_N, lambda numbers: self.patches.images(rows[numbers]))
-        return learn(
-            lesson, config=ClusterClassifierConfig(), clusters=self.k, runtime=RUNTIME, seed=0, out=out / "judge"
+    def _trained(self, labels_N: np.ndarray, *, rows: np.ndarray, out: Path) -> ClusterClassifier:
+        return train_classifier(
+            LabelledSet(labels_N, lambda indices: self.patches.images(rows[indices])),
+            name="real",
+            config=ClusterClassifierConfig(),
+            clusters=self.k,
+            runtime=RUNTIME,
+            seed=0,
+            out=out / "classifier",
         )
 
 
@@ -76,13 +81,13 @@ def row(material: Material, generator: Generator, *, guidance: float, out: Path,
     samples = SampleFolder(folder)
     labels = samples.table["cluster"].to_numpy(np.int64)
     images = samples.images(np.arange(len(labels)))
-    seen = judged(material.judge, lambda numbers: images[numbers], n=len(images), runtime=RUNTIME)
+    predicted = predict_clusters(material.classifier, lambda rows: images[rows], n=len(images), runtime=RUNTIME)
     features = material.extractor.features(images)
     mine, real = variety(features, labels), variety(material.features, material.labels)
     rng = numpy_generator(0, "benchmark", "guidance")
     return {
         "guidance": guidance,
-        "recognised": recognition(labels, seen, clusters=material.k, rng=rng).accuracy,
+        "recognised": recognition(labels, predicted, clusters=material.k, rng=rng).accuracy,
         "precision": precision(material.features, features),
         "recall": recall(material.features, features),
         "variety": float(np.mean([mine[c] / real[c] for c in mine if c in real])),
@@ -99,8 +104,12 @@ def main() -> None:
     given = parser.parse_args()
     run = Run.open(given.run)
     material = Material(run, out=given.out, extractor=given.extractor)
-    reference = recognition(material.labels, material.seen, clusters=material.k, rng=numpy_generator(0, "reference"))
-    print(f"k = {material.k}; of {reference.n} held-out real patches the judge recognises {reference.accuracy:.3f}")
+    reference = recognition(
+        material.labels, material.predicted, clusters=material.k, rng=numpy_generator(0, "reference")
+    )
+    print(
+        f"k = {material.k}; of {reference.n} held-out real patches the classifier recognises {reference.accuracy:.3f}"
+    )
     generator = Generator.load(given.run)
     how = {"out": given.out, "each": given.each}
     rows = [row(material, generator, guidance=guidance, **how) for guidance in given.guidance]

@@ -37,8 +37,8 @@ from histoloom.diffusion.generation.sample_spec import SampleSpec
 from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.diffusion.samplers import SAMPLERS
 from histoloom.diffusion.sampling import draw_latents
-from histoloom.evaluation.extractors import Sources, make_extractor
-from histoloom.evaluation.set_metrics.frechet import frechet_distance
+from histoloom.evaluation.extractors import ExtractorSources, make_extractor
+from histoloom.evaluation.set_metrics import frechet_distance
 from histoloom.run.directory import Run, fingerprint, write_bytes
 from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
@@ -75,7 +75,7 @@ class FeatureExtraction:
 
     def __init__(self, run: Run, *, space: LatentSpace, device: torch.device, pictures: str | None) -> None:
         self.run, self.space = run, space
-        sources = Sources(device, autoencoder=run.require("autoencoder"))
+        sources = ExtractorSources(device, autoencoder=run.require("autoencoder"))
         self.extractor = make_extractor(pictures, sources=sources) if pictures else None
 
     def of_drawn(self, x_NChw: Tensor, *, generator: Generator, latents: bool = True) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.evaluation.sample_folder import SampleFolder
+from histoloom.evaluation.images import SampleFolder
 from histoloom.names import current_names, default_name
 from histoloom.run.directory import Run
 from histoloom.sharing.export import Terms, export_generator

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from histoloom.diffusion.generation.generator import Generator
     from histoloom.errors import UserError
     from histoloom.evaluation.folders import evaluate_folders
-    from histoloom.evaluation.originality.folders import audit_folders
+    from histoloom.evaluation.originality.report import audit_folders
     from histoloom.pipeline import execute, status
     from histoloom.run.directory import Run
     from histoloom.setup import init_run
@@ -34,7 +34,7 @@ _HOMES = {
     "PatchSet": "histoloom.slides.patch_set",
     "Run": "histoloom.run.directory",
     "UserError": "histoloom.errors",
-    "audit_folders": "histoloom.evaluation.originality.folders",
+    "audit_folders": "histoloom.evaluation.originality.report",
     "evaluate_folders": "histoloom.evaluation.folders",
     "execute": "histoloom.pipeline",
     "init_run": "histoloom.setup",

@@ -83,9 +83,9 @@ def run_report(context: StageContext) -> None:
 
 
 def copy_check(run: Run) -> ImageCheck | None:
-    from histoloom.evaluation.originality.watch import of_run
+    from histoloom.evaluation.originality.gate import CopyCheck
 
-    return of_run(run)
+    return CopyCheck.of_run(run)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,15 @@ import pytest
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 
-from histoloom.evaluation.set_metrics import SET_METRICS, SetMetric, mmd, neighbours
-from histoloom.evaluation.set_metrics.frechet import effective_dimension, frechet_distance
-from histoloom.evaluation.set_metrics.kid import kernel_distance
-from histoloom.evaluation.set_metrics.neighbours import blocks, radii
+from histoloom.evaluation import set_metrics
+from histoloom.evaluation.set_metrics import (
+    SET_METRICS,
+    SetMetric,
+    distance_blocks,
+    frechet_distance,
+    kernel_distance,
+    squared_radii,
+)
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "set_metrics.json").read_text(encoding="utf-8"))
 SETS = {"many": (300, 260, 24), "few": (40, 30, 64)}
@@ -74,8 +78,7 @@ def test_order_changes_nothing() -> None:
 def test_the_size_of_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     real, synthetic = features("many")
     whole = values(real, synthetic)
-    for module in {sys.modules[kernel_distance.__module__], mmd, neighbours}:
-        monkeypatch.setattr(module, "BLOCK", 37)
+    monkeypatch.setattr(set_metrics, "BLOCK", 37)
     assert values(real, synthetic) == pytest.approx(whole, rel=1e-9)
 
 
@@ -118,13 +121,6 @@ def test_frechet_of_gaussians_of_one_shape_is_the_gap_of_their_means() -> None:
     assert frechet_distance(real, real + 2) == pytest.approx(4 * real.shape[1], rel=1e-9)
 
 
-def test_effective_dimension_counts_directions() -> None:
-    rng = np.random.default_rng(0)
-    flat = rng.standard_normal((4000, 3))
-    assert effective_dimension(flat) == pytest.approx(3, abs=0.05)
-    assert effective_dimension(np.outer(rng.standard_normal(50), np.ones(80))) == pytest.approx(1)
-
-
 def test_kid_is_around_zero_for_one_distribution_whatever_the_number() -> None:
     rng = np.random.default_rng(3)
     for n in (20, 100):
@@ -155,9 +151,9 @@ def test_no_image_of_few_is_not_certainly_none_of_all() -> None:
 
 def test_distances_and_radii_agree_with_scipy() -> None:
     real, synthetic = features("many")
-    found = np.concatenate([distances for _, distances in blocks(synthetic, real)])
+    found = np.concatenate([distances for _, distances in distance_blocks(synthetic, real)])
     assert np.allclose(found, cdist(synthetic, real, "sqeuclidean"))
-    assert np.allclose(radii(real, neighbours=4), np.sort(cdist(real, real, "sqeuclidean"), axis=1)[:, 4])
+    assert np.allclose(squared_radii(real, neighbours=4), np.sort(cdist(real, real, "sqeuclidean"), axis=1)[:, 4])
 
 
 def test_too_few_images_are_an_error() -> None:
@@ -166,7 +162,7 @@ def test_too_few_images_are_an_error() -> None:
         with pytest.raises(ValueError, match="at least two images, got 40 and 1"):
             function(real, synthetic[:1])
     with pytest.raises(ValueError, match="5 neighbours need more than 5 images, got 5"):
-        radii(real[:5], neighbours=5)
+        squared_radii(real[:5], neighbours=5)
 
 
 def _true_kid(draws: int = 4_000) -> float:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sampler_curve import attainable, features_of, measure, parsed
 
-from histoloom.evaluation.set_metrics.frechet import frechet_distance
+from histoloom.evaluation.set_metrics import frechet_distance
 
 
 def test_frechet_of_gaussians_that_are_known() -> None:

@@ -9,23 +9,20 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from histoloom.evaluation.extractors import Sources as ExtractorSources
-from histoloom.evaluation.extractors import make_extractor
+from histoloom.evaluation.extractors import ExtractorSources, make_extractor
 from histoloom.evaluation.originality import by_features
+from histoloom.evaluation.originality.audit import AuditSets
 from histoloom.evaluation.originality.by_features import (
     COPIES,
-    Dihedral,
-    Sources,
-    authentic,
-    features_said,
-    features_summary,
-    look,
+    DihedralCopies,
+    audit_features,
+    authentic_share,
     nearest_features,
 )
 
 
 class InMemory:
-    """Images that are at hand."""
+    """Images in memory."""
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
@@ -73,12 +70,12 @@ def test_authenticity_by_hand() -> None:
     train_MD = np.array([[0.0], [1.0], [10.0]], np.float32)
     pictures_ND = np.array([[0.4], [3.0], [9.5], [20.0]], np.float32)
     # 0.4 lies 0.4 from 0, whose own neighbour is 1 away; 3 lies 2 from 1 (1); 9.5 lies 0.5 from 10 (9); 20, 10 (9).
-    assert authentic(*nearest_features(pictures_ND, train_MD), train_MD=train_MD).count == 2
+    assert authentic_share(*nearest_features(pictures_ND, train_MD), train_MD=train_MD).count == 2
 
 
 def test_the_eight_copies_are_all_different_and_begin_with_the_picture(crops) -> None:
     images = crops(2, 32)
-    copies = Dihedral(InMemory(images), numbers=np.array([1]))
+    copies = DihedralCopies(InMemory(images), rows=np.array([1]))
     read = copies.read(np.arange(COPIES))
     assert len({copy.tobytes() for copy in read}) == len({copies.key(number) for number in range(COPIES)}) == COPIES
     np.testing.assert_array_equal(read[0], images[1])
@@ -86,18 +83,17 @@ def test_the_eight_copies_are_all_different_and_begin_with_the_picture(crops) ->
 
 
 def test_turned_copies_are_the_least_authentic(crops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("histoloom.evaluation.originality.audit.RATE", 0.1)
-    monkeypatch.setattr("histoloom.evaluation.originality.audit.LEAST_A_PART", 9)
+    monkeypatch.setattr("histoloom.evaluation.originality.calibration.RATE", 0.1)
+    monkeypatch.setattr("histoloom.evaluation.originality.calibration.MIN_PER_HALF", 9)
     train, holdout = crops(30, 48, seed=0), crops(24, 48, seed=1)
     samples = np.concatenate([np.rot90(train[:3], axes=(1, 2)), crops(3, 48, seed=2)])
     slides = [f"slide {number % 4}" for number in range(24)]
-    sources = Sources(InMemory(samples), InMemory(train), InMemory(holdout), slides)
+    sets = AuditSets(InMemory(samples), InMemory(train), InMemory(holdout), slides)
     extractor = make_extractor("pixels", sources=ExtractorSources(torch.device("cpu")))
-    found = look(sources, extractor=extractor, cache=tmp_path, seed=0)
+    found = audit_features(sets, extractor=extractor, cache=tmp_path, seed=0)
     assert found.number_N[:3].tolist() == [0, 1, 2]
     np.testing.assert_allclose(found.distance_N[:3], 0, atol=1e-5)
     assert found.alarm_N[:3].all()
-    summary = features_summary(found)
-    assert summary["copies"] == found.copies.count >= 3
-    assert "By pixels: " in features_said(summary)
-    assert "authentic" in features_said(summary)
+    assert found.record.copies == found.copies.count >= 3
+    assert "By pixels: " in found.record.sentence
+    assert "authentic" in found.record.sentence

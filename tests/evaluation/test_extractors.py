@@ -13,10 +13,15 @@ from histoloom.autoencoder.lpips import LPIPS
 from histoloom.autoencoder.vqgan import Autoencoder
 from histoloom.config import make_config, read_preset, with_settings
 from histoloom.errors import UserError
-from histoloom.evaluation.extractors import Extractor, Sources, make_extractor, make_extractors
-from histoloom.evaluation.extractors.lpips_trunk import LpipsTrunk
+from histoloom.evaluation.extractors import (
+    Extractor,
+    ExtractorSources,
+    LpipsTrunk,
+    make_extractor,
+    make_extractors,
+)
 
-CPU = Sources(torch.device("cpu"))
+CPU = ExtractorSources(torch.device("cpu"))
 
 
 class Resizing(nn.Module):
@@ -47,7 +52,7 @@ def extractor(request: pytest.FixtureRequest, autoencoder: Path, tmp_path: Path)
         request.getfixturevalue("squeeze_weights")
     if name == "inception":
         name = f"inception:{scripted(tmp_path / 'inception.pt', width=2048)}"
-    return make_extractor(name, sources=Sources(torch.device("cpu"), autoencoder=autoencoder))
+    return make_extractor(name, sources=ExtractorSources(torch.device("cpu"), autoencoder=autoencoder))
 
 
 def scripted(path: Path, *, width: int) -> Path:
@@ -88,13 +93,16 @@ def test_the_trunk_is_that_of_lpips(crops) -> None:
 
 
 def test_digests_tell_weights_apart(autoencoder: Path) -> None:
-    first = make_extractor("encoder", sources=Sources(torch.device("cpu"), autoencoder=autoencoder)).digest
+    first = make_extractor("encoder", sources=ExtractorSources(torch.device("cpu"), autoencoder=autoencoder)).digest
     assert first != make_extractor("pixels", sources=CPU).digest
     model = Autoencoder.load(autoencoder)
     with torch.no_grad():
         next(model.encoder.parameters()).add_(1)
     model.save(autoencoder)
-    assert make_extractor("encoder", sources=Sources(torch.device("cpu"), autoencoder=autoencoder)).digest != first
+    assert (
+        make_extractor("encoder", sources=ExtractorSources(torch.device("cpu"), autoencoder=autoencoder)).digest
+        != first
+    )
 
 
 @pytest.mark.usefixtures("no_weights")

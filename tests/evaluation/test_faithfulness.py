@@ -1,4 +1,4 @@
-"""What a finished run says of its samples' faithfulness and usefulness."""
+"""The faithfulness and usefulness of a finished run's samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from histoloom.run.directory import read_json
 
 
-def test_a_run_says_what_is_recognised_and_beside_what(tiny_run: Path) -> None:
+def test_a_run_measures_what_is_recognised_and_its_reference(tiny_run: Path) -> None:
     found = read_json(tiny_run / "evaluation" / "faithfulness.json")
     k = found["k"]
     for who, reference in (("clusterer", "reconstructions"), ("judge", "held_out")):

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from histoloom.evaluation import feature_cache
-from histoloom.evaluation.extractors import Sources, make_extractor
-from histoloom.evaluation.extractors.pixels import Pixels
+from histoloom.evaluation.extractors import ExtractorSources, Pixels, make_extractor
 from histoloom.evaluation.feature_cache import cached_features, prune, user_cache
 
 
@@ -22,17 +21,17 @@ class Pictures:
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
-        self.asked = 0
+        self.n_read = 0
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def key(self, number: int) -> bytes:
-        return hashlib.sha256(self.images[number].tobytes()).digest()
+    def key(self, index: int) -> bytes:
+        return hashlib.sha256(self.images[index].tobytes()).digest()
 
-    def read(self, numbers: np.ndarray) -> np.ndarray:
-        self.asked += len(numbers)
-        return self.images[numbers]
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        self.n_read += len(indices)
+        return self.images[indices]
 
 
 @pytest.fixture
@@ -42,25 +41,60 @@ def pictures(crops, monkeypatch: pytest.MonkeyPatch) -> Pictures:
 
 
 def compute(pictures: Pictures, cache: Path) -> np.ndarray:
-    extractor = make_extractor("pixels", sources=Sources(torch.device("cpu")))
+    extractor = make_extractor("pixels", sources=ExtractorSources(torch.device("cpu")))
     return cached_features(pictures, extractor=extractor, cache=cache, what="pictures")
 
 
 def test_what_is_known_is_not_computed_again(pictures: Pictures, tmp_path: Path) -> None:
     first = compute(pictures, tmp_path)
-    assert pictures.asked == 12
+    assert pictures.n_read == 12
     assert np.array_equal(first, Pixels().features(pictures.images))
     assert np.array_equal(compute(Pictures(pictures.images), tmp_path), first)
     turned = Pictures(np.concatenate([pictures.images[::-1], pictures.images[:2], 255 - pictures.images[:1]]))
     again = compute(turned, tmp_path)
-    assert turned.asked == 1
+    assert turned.n_read == 1
     assert np.array_equal(again[:14], np.concatenate([first[::-1], first[:2]]))
 
 
 def test_equal_images_are_computed_once(pictures: Pictures, tmp_path: Path) -> None:
     twice = Pictures(np.repeat(pictures.images, 2, axis=0))
     assert np.array_equal(compute(twice, tmp_path)[::2], Pixels().features(pictures.images))
-    assert twice.asked == 12
+    assert twice.n_read == 12
+
+
+def test_a_lookup_reads_the_features_of_its_own_files_alone(
+    pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute(pictures, tmp_path)
+    files = sorted(tmp_path.glob("*/*.npz"))
+    assert len(files) == 3  # of 5, 5 and 2 images
+    opened: list[Path] = []
+    open_archive = feature_cache._archive
+
+    def counting(path: Path):
+        opened.append(path)
+        return open_archive(path)
+
+    monkeypatch.setattr(feature_cache, "_archive", counting)
+    monkeypatch.setattr(feature_cache, "_known_keys", {})
+    compute(Pictures(pictures.images[5:7]), tmp_path)
+    assert len(opened) == 3 + 1  # the keys of every file, once; the features of one
+    opened.clear()
+    compute(Pictures(pictures.images[5:7]), tmp_path)
+    compute(Pictures(pictures.images[10:]), tmp_path)
+    assert len(opened) == len(set(opened)) == 2  # the features of one file each
+
+
+def test_a_file_that_another_process_removed_is_no_damage(
+    pictures: Pictures, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = compute(pictures, tmp_path)
+    for path in tmp_path.glob("*/*.npz"):
+        path.unlink()
+    again = Pictures(pictures.images)
+    assert np.array_equal(compute(again, tmp_path), first)
+    assert again.n_read == 12
+    assert "damaged" not in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "other"])
@@ -74,7 +108,7 @@ def test_a_damaged_file_is_computed_again(
     path.write_bytes({"cut": bytes(data[:-200]), "flip": bytes(data), "empty": b"", "other": b"PK no archive"}[damage])
     again = Pictures(pictures.images)
     assert np.array_equal(compute(again, tmp_path), first)
-    assert 0 < again.asked <= 5
+    assert 0 < again.n_read <= 5
     assert "computed again" in caplog.text
 
 
@@ -88,7 +122,7 @@ def test_a_killed_computation_keeps_what_it_had(
             compute(pictures, tmp_path / "cut")
     again = Pictures(pictures.images)
     assert np.array_equal(compute(again, tmp_path / "cut"), whole)
-    assert again.asked == 7
+    assert again.n_read == 7
 
 
 def _second_read_fails():
@@ -118,7 +152,7 @@ def test_several_processes_write_at_once(pictures: Pictures, tmp_path: Path) -> 
         assert writer.exitcode == 0
     again = Pictures(pictures.images)
     assert np.array_equal(compute(again, tmp_path), Pixels().features(pictures.images))
-    assert again.asked == 0
+    assert again.n_read == 0
     assert not list(tmp_path.rglob("*.part"))
 
 

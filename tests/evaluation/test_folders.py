@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from histoloom.cli.app import app
 from histoloom.errors import UserError
 from histoloom.evaluation.folders import evaluate_folders
-from histoloom.evaluation.image_folder import ImageFolder
+from histoloom.evaluation.images import ImageFolder
+from histoloom.evaluation.results import FolderSetComparison
 
 
 def write(folder: Path, images: np.ndarray, *, suffix: str = ".png") -> Path:
@@ -43,47 +44,47 @@ def synthetic(tmp_path: Path, crops) -> Path:
 @pytest.mark.usefixtures("no_weights")
 def test_layout_and_floor(real: Path, synthetic: Path) -> None:
     result = evaluate_folders(real, synthetic, pairs=20)
-    assert (result["n_real"], result["n_synthetic"]) == (8, 5)
-    assert (result["pairs"], result["floor_pairs"]) == (20, 4)
-    assert set(result["metrics"]) == {"ssim", "ms_ssim"}
-    assert "HISTOLOOM_WEIGHTS" in result["missing"]["lpips"]
-    for entry in result["metrics"].values():
-        low, high = entry["interval"]
-        assert low <= entry["value"] <= high
-        assert entry["extractor"].startswith("RGB pixels")
-    assert result["metrics"]["ssim"]["value"] < result["metrics"]["ssim"]["floor"]
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert (result.n_real, result.n_synthetic) == (8, 5)
+    assert (result.pairs, result.floor_pairs) == (20, 4)
+    assert set(result.metrics) == {"ssim", "ms_ssim"}
+    assert "HISTOLOOM_WEIGHTS" in result.missing["lpips"]
+    for entry in result.metrics.values():
+        low, high = entry.interval
+        assert low <= entry.value <= high
+        assert entry.extractor.startswith("RGB pixels")
+    assert result.metrics["ssim"].value < result.metrics["ssim"].floor
+    assert json.loads(json.dumps(result.as_json(), allow_nan=False)) == result.as_json()
 
 
 @pytest.mark.usefixtures("squeeze_weights")
 def test_lpips_sees_the_noise(real: Path, synthetic: Path) -> None:
     result = evaluate_folders(real, synthetic, pairs=10, trunk="squeeze", download=False)
-    assert set(result["missing"]) == {"distribution"}
-    entry = result["metrics"]["lpips"]
-    assert entry["extractor"] == "LPIPS v0.1, squeeze trunk"
-    assert entry["value"] > entry["floor"] > 0
+    assert set(result.missing) == {"distribution"}
+    entry = result.metrics["lpips"]
+    assert entry.extractor == "LPIPS v0.1, squeeze trunk"
+    assert entry.value > entry.floor > 0
 
 
 @pytest.mark.usefixtures("no_weights")
 def test_same_seed_same_numbers(real: Path, synthetic: Path) -> None:
     first, again, other = (evaluate_folders(real, synthetic, pairs=10, seed=seed) for seed in (4, 4, 5))
     assert first == again
-    assert first["metrics"]["ssim"]["value"] != other["metrics"]["ssim"]["value"]
+    assert first.metrics["ssim"].value != other.metrics["ssim"].value
 
 
 @pytest.mark.usefixtures("no_weights")
 def test_copies_have_the_value_of_identical_images(tmp_path: Path, crops) -> None:
     flat = np.repeat(crops(1, 48), 3, axis=0)
     result = evaluate_folders(write(tmp_path / "r", flat), write(tmp_path / "s", flat), pairs=9)
-    for entry in result["metrics"].values():
-        assert entry["value"] == pytest.approx(1.0, abs=1e-6)
-        assert entry["floor"] == pytest.approx(1.0, abs=1e-6)
+    for entry in result.metrics.values():
+        assert entry.value == pytest.approx(1.0, abs=1e-6)
+        assert entry.floor == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.usefixtures("no_weights")
 def test_lossy_against_lossless_is_noted(real: Path, tmp_path: Path, crops) -> None:
     jpeg = write(tmp_path / "jpeg", crops(3, 48), suffix=".jpg")
-    (note,) = evaluate_folders(real, jpeg, pairs=4)["notes"]
+    (note,) = evaluate_folders(real, jpeg, pairs=4).notes
     assert note.startswith("the synthetic images hold lossily compressed files")
 
 
@@ -163,14 +164,14 @@ def test_distributions_have_their_floor_and_see_the_noise(many: tuple[Path, Path
         )
 
     result = evaluated()
-    assert result["missing"] == {}
-    entry = result["metrics"]["frechet/lpips-squeeze"]
-    assert {"value", "interval", "floor", "extractor"} <= set(entry)
-    assert (entry["n_real"], entry["n_synthetic"], entry["n_floor"]) == (20, 14, [10, 10])
-    assert entry["interval"][0] > entry["floor_interval"][1]
-    assert "too few for 2,240 features" in " ".join(entry["notes"])
-    assert entry["floor_from"] == "random halves of the real images"
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result.missing == {}
+    entry = result.metrics["frechet/lpips-squeeze"]
+    assert isinstance(entry, FolderSetComparison)
+    assert (entry.n_real, entry.n_synthetic, entry.n_floor) == (20, 14, (10, 10))
+    assert entry.interval[0] > entry.floor_interval[1]
+    assert "too few for 2,240 features" in " ".join(entry.notes)
+    assert entry.floor_from == "random halves of the real images"
+    assert json.loads(json.dumps(result.as_json(), allow_nan=False)) == result.as_json()
     assert evaluated() == result  # from the cache
 
 
@@ -178,10 +179,11 @@ def test_distributions_have_their_floor_and_see_the_noise(many: tuple[Path, Path
 def test_other_real_images_are_the_floor(many: tuple[Path, Path], tmp_path: Path, crops) -> None:
     others = write(tmp_path / "others", crops(30, 48, seed=5))
     result = evaluate_folders(*many, floor=others, pairs=8, extractors=("pixels",), cache=tmp_path / "cache")
-    entry = result["metrics"]["kid/pixels"]
-    assert (entry["n_floor"], entry["floor_from"]) == ([20, 14], "other real images")
-    assert result["floor_pairs"] == 8
-    assert result["metrics"]["ssim"]["floor"] > result["metrics"]["ssim"]["value"]
+    entry = result.metrics["kid/pixels"]
+    assert isinstance(entry, FolderSetComparison)
+    assert (entry.n_floor, entry.floor_from) == ((20, 14), "other real images")
+    assert result.floor_pairs == 8
+    assert result.metrics["ssim"].floor > result.metrics["ssim"].value
     with pytest.raises(UserError, match="both folders are"):
         evaluate_folders(*many, floor=many[1])
 
@@ -189,8 +191,8 @@ def test_other_real_images_are_the_floor(many: tuple[Path, Path], tmp_path: Path
 @pytest.mark.usefixtures("no_weights")
 def test_json_a_table_and_a_page_are_written(many: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    asked = ["evaluate", *map(str, many), "--extractor", "pixels", "--out", str(out), "--json"]
-    done = CliRunner().invoke(app, asked)
+    arguments = ["evaluate", *map(str, many), "--extractor", "pixels", "--out", str(out), "--json"]
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert json.loads((out / "evaluate.json").read_text()) == json.loads(done.stdout)
     table = pd.read_csv(out / "evaluate.csv").set_index(["metric", "extractor"])
@@ -201,7 +203,7 @@ def test_json_a_table_and_a_page_are_written(many: tuple[Path, Path], tmp_path: 
     assert "frechet" in page
     assert "lpips was not measured" in page
     (tmp_path / "a file").write_text("")
-    assert CliRunner().invoke(app, [*asked[:3], "--out", str(tmp_path / "a file")]).exit_code != 0
+    assert CliRunner().invoke(app, [*arguments[:3], "--out", str(tmp_path / "a file")]).exit_code != 0
 
 
 @pytest.mark.usefixtures("no_weights")
@@ -211,9 +213,9 @@ def test_names_and_order_of_files_change_no_distribution(many: tuple[Path, Path]
         for number, path in enumerate(sorted(folder.iterdir())):
             path.rename(folder / f"{97 * (number + 1) % 89:03d}-turned.png")
     again = evaluate_folders(*many, pairs=2, extractors=("pixels",), cache=tmp_path / "other")
-    names = [name for name in first["metrics"] if "/" in name]
+    names = [name for name in first.metrics if "/" in name]
     assert len(names) == 7
-    assert {name: again["metrics"][name] for name in names} == {name: first["metrics"][name] for name in names}
+    assert {name: again.metrics[name] for name in names} == {name: first.metrics[name] for name in names}
 
 
 @pytest.mark.usefixtures("no_weights")

@@ -16,7 +16,7 @@ from histoloom.cli.app import app
 from histoloom.diffusion.generation.run_request import Request, draw_request
 from histoloom.errors import UserError
 from histoloom.evaluation.originality.gate import Gate
-from histoloom.evaluation.originality.greys import shrunk
+from histoloom.evaluation.originality.greys import to_greys
 from histoloom.run.directory import Run, read_json, write_json
 from histoloom.setup import change_settings
 from histoloom.slides.patch_set import PatchSet
@@ -41,7 +41,7 @@ def test_a_turned_copy_is_withheld_and_tissue_of_another_slide_is_not() -> None:
         for slide in slides
     )
     busiest = int(np.argmax(train.std(axis=(1, 2, 3))))
-    gate = Gate(shrunk(train), 0.8, CPU)
+    gate = Gate(to_greys(train), 0.8, CPU)
     assert gate(np.rot90(train[busiest]).copy())
     assert not any(gate(patch) for patch in other)
 
@@ -49,22 +49,22 @@ def test_a_turned_copy_is_withheld_and_tissue_of_another_slide_is_not() -> None:
 def test_what_the_gate_withholds_never_lies_among_the_images(tiny_run: Path, tmp_path: Path) -> None:
     request = Request(n=6)
     free = files(draw_request(tiny_run, request, out=tmp_path / "free"))
-    judged: list[bool] = []
+    withheld_so_far: list[bool] = []
 
     def every_third(_image: np.ndarray) -> bool:
-        judged.append(len(judged) % 3 == 0)
-        return judged[-1]
+        withheld_so_far.append(len(withheld_so_far) % 3 == 0)
+        return withheld_so_far[-1]
 
     out = draw_request(tiny_run, request, out=tmp_path / "gated", gate=every_third)
-    assert len(judged) == 6
+    assert len(withheld_so_far) == 6
     gated = files(out)
     withheld = {name.removeprefix("withheld/") for name in gated if name.startswith("withheld/")}
     assert len(withheld) == 2
     assert {name.removeprefix("withheld/"): content for name, content in gated.items()} == free
     assert table(out / "withheld" / "metadata.csv") == withheld
     assert table(out / "metadata.csv") == set(free) - withheld
-    draw_request(tiny_run, request, out=out, gate=every_third)  # again: nothing is drawn or judged anew
-    assert len(judged) == 6
+    draw_request(tiny_run, request, out=out, gate=every_third)  # again: nothing is drawn or checked anew
+    assert len(withheld_so_far) == 6
     assert files(out) == gated
     with pytest.raises(UserError, match="another request"):
         draw_request(tiny_run, request, out=out)
@@ -81,8 +81,8 @@ def test_a_run_without_a_threshold_lets_nothing_through(gated_run: Run, tmp_path
     assert read_json(gated_run.path / "evaluation" / "originality.json")["threshold"] is None
     with pytest.raises(UserError, match="has no threshold: it needs enough patches of held-out slides"):
         Gate.of_run(gated_run, device=CPU)
-    asked = ["sample", str(gated_run.path), "-n", "1", "--out", str(tmp_path / "out")]
-    assert CliRunner().invoke(app, asked).exit_code != 0
+    arguments = ["sample", str(gated_run.path), "-n", "1", "--out", str(tmp_path / "out")]
+    assert CliRunner().invoke(app, arguments).exit_code != 0
     assert not (tmp_path / "out").exists()
 
 
@@ -108,8 +108,8 @@ def test_what_is_like_a_held_out_patch_is_withheld_too(gated_run: Run) -> None:
     busiest = int(np.argmax([0.0 if gate(image) else image.std() for image in images]))
     patch_id = str(patches.columns("patch_id")["patch_id"][held[busiest]])
     assert not gate(images[busiest])
-    assert gate.besides(gated_run.path, names=[patch_id])(images[busiest])
-    assert gate.besides(gated_run.path, names=["samples/none"]) is gate
+    assert gate.with_patches(gated_run.path, names=[patch_id])(images[busiest])
+    assert gate.with_patches(gated_run.path, names=["samples/none"]) is gate
     assert Gate.of_home(gated_run.path / "patches") is None
 
 

@@ -15,11 +15,10 @@ from histoloom.cli.app import app
 from histoloom.errors import UserError
 from histoloom.evaluation.originality import nearest as search
 from histoloom.evaluation.originality import shortlist
-from histoloom.evaluation.originality.calibration import Share, auc, halves, least_images, threshold
-from histoloom.evaluation.originality.close import best_score
-from histoloom.evaluation.originality.folders import audit_folders
-from histoloom.evaluation.originality.greys import shrunk, turned
-from histoloom.evaluation.originality.nearest import nearest
+from histoloom.evaluation.originality.calibration import Share, auc, conformal_threshold, halves, min_scores
+from histoloom.evaluation.originality.greys import dihedral_copies, to_greys
+from histoloom.evaluation.originality.nearest import best_score, nearest
+from histoloom.evaluation.originality.report import audit_folders
 from histoloom.slides.procedural.procedural import draw_slide
 
 SIZE, STEP, SIDE = 64, 40, 512
@@ -33,7 +32,7 @@ def patches(slide: np.ndarray, *, n: int, seed: int) -> np.ndarray:
     while len(found) < n:
         y, x = rng.integers(0, SIDE - SIZE, 2)
         cut = slide[y : y + SIZE, x : x + SIZE]
-        if best_score(shrunk(cut[None]))[0] > 0.9:
+        if best_score(to_greys(cut[None]))[0] > 0.9:
             found.append(cut)
     return np.stack(found)
 
@@ -47,7 +46,7 @@ def slides() -> list[np.ndarray]:
 def train(slides: list[np.ndarray]) -> np.ndarray:
     grid = range(0, SIDE - SIZE - 16, STEP)
     cut = [slide[y : y + SIZE, x : x + SIZE] for slide in slides[:2] for y in grid for x in grid]
-    rich = best_score(shrunk(np.stack(cut))) > 0.9
+    rich = best_score(to_greys(np.stack(cut))) > 0.9
     return np.stack(cut)[rich]
 
 
@@ -55,7 +54,7 @@ def train(slides: list[np.ndarray]) -> np.ndarray:
 def limit(slides: list[np.ndarray], train: np.ndarray) -> float:
     """What no patch of another slide exceeds."""
     others = patches(slides[2], n=25, seed=1)
-    return float(nearest(shrunk(others), shrunk(train)).score_N.max())
+    return float(nearest(to_greys(others), to_greys(train)).score_N.max())
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:
@@ -81,7 +80,7 @@ def shifted(image: np.ndarray, other: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["exact", "turned", "mirrored", "shifted", "stained", "enlarged", "collage"])
 def test_a_planted_copy_is_found(kind: str, slides: list[np.ndarray], train: np.ndarray, limit: float) -> None:
     upper = np.concatenate([train[:, : SIZE // 2], np.full_like(train[:, : SIZE // 2], 200)], axis=1)
-    rich = np.flatnonzero(best_score(shrunk(upper)) > 0.9)
+    rich = np.flatnonzero(best_score(to_greys(upper)) > 0.9)
     sources = rich[:: max(1, len(rich) // 4)][:4]
     others = patches(slides[3], n=len(sources), seed=2)
     change = {
@@ -94,14 +93,14 @@ def test_a_planted_copy_is_found(kind: str, slides: list[np.ndarray], train: np.
         "collage": half_of,
     }[kind]
     copies = np.stack([change(train[source], other) for source, other in zip(sources, others, strict=True)])
-    found = nearest(shrunk(copies), shrunk(train))
+    found = nearest(to_greys(copies), to_greys(train))
     assert (found.score_N > limit).all()
     if kind not in ("shifted", "collage"):  # there neighbours hold as much of the picture
         assert (found.number_N == sources).all()
 
 
 def test_the_edge_between_two_halves_hides_neither(train: np.ndarray) -> None:
-    greys = shrunk(train)
+    greys = to_greys(train)
     right = greys.copy()
     right[:, :, :32] = right[:, :, 32:].mean(axis=(1, 2), keepdims=True)
     source = int(np.argmax(best_score(right)))
@@ -114,27 +113,27 @@ def test_the_edge_between_two_halves_hides_neither(train: np.ndarray) -> None:
 
 
 def test_an_exact_copy_scores_what_the_picture_can(train: np.ndarray) -> None:
-    greys = shrunk(train[:5])
-    np.testing.assert_allclose(nearest(greys, shrunk(train)).score_N, best_score(greys), atol=1e-3)
+    greys = to_greys(train[:5])
+    np.testing.assert_allclose(nearest(greys, to_greys(train)).score_N, best_score(greys), atol=1e-3)
 
 
 def test_other_slides_give_no_more_alarms_than_stated(
     slides: list[np.ndarray], train: np.ndarray, limit: float
 ) -> None:
     others = patches(slides[3], n=20, seed=5)
-    assert (nearest(shrunk(others), shrunk(train)).score_N > limit).mean() <= 0.05
+    assert (nearest(to_greys(others), to_greys(train)).score_N > limit).mean() <= 0.05
 
 
 def test_neither_order_nor_batches_change_a_score(
     slides: list[np.ndarray], train: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    samples, gallery = shrunk(patches(slides[2], n=9, seed=7)), shrunk(train)
+    samples, gallery = to_greys(patches(slides[2], n=9, seed=7)), to_greys(train)
     whole = nearest(samples, gallery)
     order, other = np.random.default_rng(0).permutation(9), np.random.default_rng(1).permutation(len(gallery))
     turned_round = nearest(samples[order], gallery[other])
     np.testing.assert_array_equal(turned_round.score_N, whole.score_N[order])
     np.testing.assert_array_equal(other[turned_round.number_N], whole.number_N[order])
-    monkeypatch.setattr(shortlist, "PICTURES", 2)
+    monkeypatch.setattr(search, "IMAGES", 2)
     monkeypatch.setattr(shortlist, "PATCHES", 7)
     in_parts = search.nearest(samples, gallery)
     np.testing.assert_array_equal(in_parts.score_N, whole.score_N)
@@ -142,7 +141,7 @@ def test_neither_order_nor_batches_change_a_score(
 
 
 def test_patches_of_the_own_group_do_not_count(train: np.ndarray) -> None:
-    greys = shrunk(train[:12])
+    greys = to_greys(train[:12])
     groups = np.arange(12) // 6
     found = nearest(greys, greys, groups=(groups, groups))
     assert (groups[found.number_N] != groups).all()
@@ -153,21 +152,21 @@ def test_patches_of_the_own_group_do_not_count(train: np.ndarray) -> None:
 
 def test_empty_pictures_are_no_copies_of_one_another() -> None:
     empty = np.full((4, SIZE, SIZE, 3), 240, np.uint8)
-    found = nearest(shrunk(empty), shrunk(empty))
+    found = nearest(to_greys(empty), to_greys(empty))
     assert found.score_N.max() == 0
-    assert best_score(shrunk(empty)).max() == 0
+    assert best_score(to_greys(empty)).max() == 0
 
 
 def test_the_eight_copies_are_all_different() -> None:
     images = np.arange(9).reshape(1, 3, 3)
-    assert len({copy.tobytes() for copy in turned(images)[0]}) == 8
+    assert len({copy.tobytes() for copy in dihedral_copies(images)[0]}) == 8
 
 
 def test_the_threshold_is_the_conformal_one() -> None:
     scores = np.arange(199) / 199
-    assert threshold(scores, rate=0.01) == scores[-2]
-    assert threshold(scores, rate=0.005) == scores[-1]
-    assert (least_images(0.01), least_images(0.005)) == (99, 199)
+    assert conformal_threshold(scores, rate=0.01) == scores[-2]
+    assert conformal_threshold(scores, rate=0.005) == scores[-1]
+    assert (min_scores(0.01), min_scores(0.005)) == (99, 199)
 
 
 def test_shares_have_exact_intervals() -> None:
@@ -212,9 +211,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory, slides: list[np.ndarray], 
 @pytest.fixture
 def alarms_of_five_percent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer patches suffice for a threshold."""
-    monkeypatch.setattr("histoloom.evaluation.originality.audit.RATE", 0.05)
-    for module in ("audit", "folders"):
-        monkeypatch.setattr(f"histoloom.evaluation.originality.{module}.LEAST_A_PART", 19)
+    monkeypatch.setattr("histoloom.evaluation.originality.calibration.RATE", 0.05)
+    monkeypatch.setattr("histoloom.evaluation.originality.calibration.MIN_PER_HALF", 19)
 
 
 @pytest.mark.usefixtures("alarms_of_five_percent")
@@ -280,10 +278,10 @@ def test_hostile_folders_get_one_line(folders: Path, tmp_path: Path, change, wor
 def test_one_training_picture_is_enough(folders: Path, tmp_path: Path) -> None:
     one = write(tmp_path / "one", np.asarray(Image.open(folders / "train" / "005.png"))[None])
     found = audit_folders(folders / "synthetic", train=one, holdout=folders / "holdout", extractors=("pixels",))
-    assert found["samples"][0]["copy"]
-    assert found["by_features"][0]["authenticity"] is None
+    assert found.samples[0].is_copy
+    assert found.by_features[0].authenticity is None
 
 
 def test_oblong_pictures_are_refused() -> None:
     with pytest.raises(UserError, match="square"):
-        shrunk(np.zeros((1, 48, 64, 3), np.uint8))
+        to_greys(np.zeros((1, 48, 64, 3), np.uint8))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import recall_score
 
-from histoloom.evaluation.recognition import recognition
+from histoloom.evaluation.faithfulness import recognition
 
 
 def test_agrees_with_scikit_learn_and_says_which_cluster_has_no_image() -> None:

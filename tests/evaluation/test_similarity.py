@@ -12,7 +12,7 @@ from torchmetrics.functional.image import (
 )
 
 from histoloom.errors import UserError
-from histoloom.evaluation.similarity import BETAS, ms_ssim, ms_ssim_betas, ms_ssim_scales, ssim
+from histoloom.evaluation.pair_metrics import BETAS, ms_ssim, ms_ssim_betas, ms_ssim_scales, ssim
 
 CPU = torch.device("cpu")
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from histoloom.config import Config, make_config, read_preset, with_settings
-from histoloom.evaluation import distribution_stage, stage
-from histoloom.evaluation.extractors.pixels import Pixels
+from histoloom.evaluation import distribution, similarity, stage
+from histoloom.evaluation.extractors import Pixels
 from histoloom.run.stage import EventLog, StageContext
 
 SIZE = 32
@@ -160,24 +160,24 @@ def test_slides_without_truth_give_no_file(tmp_path: Path, crops) -> None:
 def test_continued_equals_uninterrupted(run: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make(pairs=4, bootstrap=20)
     whole = evaluate(tmp_path / "whole", run, config)
-    real_of_k = stage._of_k
-    asked: list[int] = []
+    entries_of_k = similarity.entries_of_k
+    computed: list[int] = []
 
-    def of_k(*args, k: int, **kwargs):
-        asked.append(k)
-        if k == 3 and len(asked) == 2:
+    def killed_at_3(*args, k: int, **kwargs):
+        computed.append(k)
+        if k == 3 and len(computed) == 2:
             raise KeyboardInterrupt
-        return real_of_k(*args, k=k, **kwargs)
+        return entries_of_k(*args, k=k, **kwargs)
 
-    monkeypatch.setattr(stage, "_of_k", of_k)
+    monkeypatch.setattr(similarity, "entries_of_k", killed_at_3)
     with pytest.raises(KeyboardInterrupt):
         evaluate(tmp_path / "cut", run, config)
     assert evaluate(tmp_path / "cut", run, config) == whole
-    assert asked == [2, 3, 3]
+    assert computed == [2, 3, 3]
 
 
 @pytest.mark.usefixtures("squeeze_weights")
-def test_partial_result_of_fewer_metrics_is_not_taken_over(run: dict[str, Path], tmp_path: Path) -> None:
+def test_partial_result_of_fewer_metrics_is_not_used(run: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out" / "partial"
     out.mkdir(parents=True)
     stale = {"extractors": {"ssim": "RGB pixels"}, "entries": [{"stale": True}]}
@@ -197,7 +197,7 @@ def many_samples(tmp_path_factory: pytest.TempPathFactory, crops) -> dict[str, P
 
 
 @pytest.mark.usefixtures("no_weights")
-def test_distributions_of_every_k_beside_their_floor(many_samples: dict[str, Path], tmp_path: Path) -> None:
+def test_distributions_of_every_k_with_their_floor(many_samples: dict[str, Path], tmp_path: Path) -> None:
     found = load(evaluate(tmp_path / "out", many_samples, make(pairs=2, bootstrap=10)), "distribution.json")
     assert set(found["missing"]) == {"lpips-alex", "encoder"}
     entries = found["entries"]
@@ -211,23 +211,23 @@ def test_distributions_of_every_k_beside_their_floor(many_samples: dict[str, Pat
 
 
 @pytest.mark.usefixtures("no_weights")
-def test_too_few_samples_are_said_and_no_number_is_given(run: dict[str, Path], tmp_path: Path) -> None:
+def test_too_few_samples_are_reported_and_no_number_is_given(run: dict[str, Path], tmp_path: Path) -> None:
     found = load(evaluate(tmp_path / "out", run, make(pairs=2, bootstrap=10)), "distribution.json")
     assert found["entries"] == []
     assert "too few samples or real patches" in (tmp_path / "out" / "log.jsonl").read_text()
 
 
 @pytest.mark.usefixtures("no_weights")
-def test_features_of_a_killed_stage_are_taken_over(
+def test_features_of_a_killed_stage_are_used(
     many_samples: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make(pairs=2, bootstrap=10)
     whole = evaluate(tmp_path / "a" / "out", many_samples, config)
-    monkeypatch.setattr(distribution_stage, "run_entries", _stopped)
+    monkeypatch.setattr(distribution, "distribution_entries", _stopped)
     with pytest.raises(KeyboardInterrupt):
         evaluate(tmp_path / "b" / "out", many_samples, config)
     monkeypatch.undo()
-    monkeypatch.setattr(Pixels, "block", _stopped)
+    monkeypatch.setattr(Pixels, "block_features", _stopped)
     monkeypatch.setattr("histoloom.autoencoder.lpips._ADDRESS", (tmp_path / "no-network").as_uri())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no-torch-home"))
     monkeypatch.delenv("HISTOLOOM_WEIGHTS", raising=False)

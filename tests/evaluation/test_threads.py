@@ -10,9 +10,9 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from histoloom.evaluation.extractors import Sources, make_extractor
+from histoloom.evaluation.extractors import ExtractorSources, make_extractor
 from histoloom.evaluation.originality.by_features import nearest_features
-from histoloom.evaluation.originality.greys import shrunk
+from histoloom.evaluation.originality.greys import to_greys
 from histoloom.evaluation.originality.nearest import nearest
 from histoloom.evaluation.set_metrics import SET_METRICS
 
@@ -37,7 +37,7 @@ def both(compute: Callable[[], object]) -> tuple[object, object]:
 
 
 def test_scores_of_copies(crops) -> None:
-    samples, train = shrunk(crops(6, 64, seed=0)), shrunk(crops(40, 64, seed=1))
+    samples, train = to_greys(crops(6, 64, seed=0)), to_greys(crops(40, 64, seed=1))
     one, two = both(lambda: nearest(samples, train))
     np.testing.assert_array_equal(one.score_N, two.score_N)
     np.testing.assert_array_equal(one.number_N, two.number_N)
@@ -54,7 +54,7 @@ def test_nearest_features() -> None:
 @pytest.mark.parametrize("name", ["pixels", "lpips-squeeze"])
 def test_features(name: str, crops) -> None:
     images = crops(11, 64)
-    extractor = make_extractor(name, sources=Sources(torch.device("cpu")))
+    extractor = make_extractor(name, sources=ExtractorSources(torch.device("cpu")))
     one, two = both(lambda: extractor.features(images))
     np.testing.assert_array_equal(one, two)
 

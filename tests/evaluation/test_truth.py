@@ -10,19 +10,19 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from histoloom.evaluation.truth import agreement, true_classes, truth_entries
+from histoloom.evaluation.truth import agreement, true_classes
 
 
 def test_renamed_clusters_agree_wholly() -> None:
     truth = np.array([0, 0, 1, 1, 2, 2])
-    found = agreement(np.array([5, 5, 3, 3, 9, 9]), truth_N=truth)
+    found = agreement(np.array([5, 5, 3, 3, 9, 9]), truth_N=truth, k=3)
     assert found is not None
     assert (found.nmi, found.ari, found.n, found.classes) == (pytest.approx(1.0), pytest.approx(1.0), 6, 3)
 
 
 def test_independent_clusters_agree_by_chance_alone() -> None:
     rng = np.random.default_rng(0)
-    found = agreement(rng.integers(4, size=4000), truth_N=rng.integers(3, size=4000))
+    found = agreement(rng.integers(4, size=4000), truth_N=rng.integers(3, size=4000), k=3)
     assert found is not None
     assert found.nmi < 0.01
     assert abs(found.ari) < 0.01
@@ -30,16 +30,16 @@ def test_independent_clusters_agree_by_chance_alone() -> None:
 
 def test_nmi_by_hand() -> None:
     """I = ln 2, H(clusters) = ln 4, H(truth) = ln 2: NMI = 2 ln 2 / (ln 4 + ln 2) = 2/3."""
-    found = agreement(np.array([0, 1, 2, 3]), truth_N=np.array([0, 0, 1, 1]))
+    found = agreement(np.array([0, 1, 2, 3]), truth_N=np.array([0, 0, 1, 1]), k=3)
     assert found is not None
     assert found.nmi == pytest.approx(2 / 3)
 
 
 def test_unknown_patches_are_left_out() -> None:
-    found = agreement(np.array([0, 1, 0]), truth_N=np.array([0, 1, -1]))
+    found = agreement(np.array([0, 1, 0]), truth_N=np.array([0, 1, -1]), k=3)
     assert found is not None
     assert found.n == 2
-    assert agreement(np.array([0, 1]), truth_N=np.array([-1, -1])) is None
+    assert agreement(np.array([0, 1]), truth_N=np.array([-1, -1]), k=3) is None
 
 
 def write_truth(slide: Path, *, left: int, right: int, names: list[str]) -> None:
@@ -76,13 +76,15 @@ def test_classes_of_patches_are_joined_by_name_over_slides(tmp_path: Path) -> No
     assert classes[4] == -1
 
 
-def test_an_entry_for_each_k() -> None:
-    labels = pd.DataFrame({"k2": [0, 0, 1, 1], "k3": [0, 1, 2, 2]})
-    entries = truth_entries(labels, truth_N=np.array([0, 0, 1, 1]))
-    assert [(entry["k"], entry["method"], entry["n"], entry["classes"]) for entry in entries] == [
-        (2, "infomax", 4, 2),
-        (3, "infomax", 4, 2),
-    ]
-    assert entries[0]["nmi"] == pytest.approx(1.0)
-    assert entries[1]["nmi"] < 1.0
-    assert truth_entries(labels, truth_N=np.full(4, -1)) == []
+def test_the_entry_names_its_k_and_method() -> None:
+    truth_N = np.array([0, 0, 1, 1])
+    whole, split = (
+        agreement(np.array(labels), truth_N=truth_N, k=k) for k, labels in ((2, [0, 0, 1, 1]), (3, [0, 1, 2, 2]))
+    )
+    assert whole is not None
+    assert split is not None
+    assert (whole.k, whole.method, whole.n, whole.classes) == (2, "infomax", 4, 2)
+    assert (split.k, split.method, split.n, split.classes) == (3, "infomax", 4, 2)
+    assert whole.nmi == pytest.approx(1.0)
+    assert split.nmi < 1.0
+    assert agreement(truth_N, truth_N=np.full(4, -1), k=2) is None

@@ -51,19 +51,18 @@ def evaluate(
         real, synthetic, seed=seed, extractors=tuple(extractor or EXTRACTORS), floor=floor, out=out
     )
     if as_json:
-        print_json(result)
+        print_json(result.as_json())
         return
-    typer.echo(f"{result['n_real']} real, {result['n_synthetic']} synthetic images")
-    for metric, row in result["metrics"].items():
-        low, high = row["interval"]
-        name = metric.partition("/")[0]
+    typer.echo(f"{result.n_real} real, {result.n_synthetic} synthetic images")
+    for name, metric in result.metrics.items():
+        low, high = metric.interval
         typer.echo(
-            f"{name:10} {row['value']:<9.4g} [{low:.4g}, {high:.4g}]  real against real {row['floor']:.4g}"
-            f"  ({row['extractor']})"
+            f"{name.partition('/')[0]:10} {metric.value:<9.4g} [{low:.4g}, {high:.4g}]  real against real "
+            f"{metric.floor:.4g}  ({metric.extractor})"
         )
-    for metric, reason in result.get("missing", {}).items():
-        typer.echo(f"{metric:10} not measured: {reason}")
-    for note in dict.fromkeys(note for row in result["metrics"].values() for note in row.get("notes", ())):
+    for name, reason in result.missing.items():
+        typer.echo(f"{name:10} not measured: {reason}")
+    for note in result.metric_notes:
         typer.echo(f"note: {note}")
 
 
@@ -84,24 +83,22 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Look for copies of training images among synthetic ones, calibrated on held-out real images."""
-    from histoloom.evaluation.originality.by_features import features_said
-    from histoloom.evaluation.originality.folders import EXTRACTORS, audit_folders
+    from histoloom.evaluation.originality.report import EXTRACTORS, audit_folders
 
     names = tuple(extractor or EXTRACTORS)
     result = audit_folders(synthetic, train=train, holdout=holdout, seed=seed, extractors=names, out=out)
     if as_json:
-        print_json(result)
+        print_json(result.as_json())
         return
-    low, high = result["interval"]
-    typer.echo(f"{result['copies']} of {result['n']} images look like copies: {low:.1%} to {high:.1%}")
-    typer.echo(f"false alarms among held-out images: {result['false_alarm_rate']:.1%} of {result['n_test']}")
-    for other in result["by_features"]:
-        typer.echo(features_said(other))
-    for entry in result["samples"][:10]:
-        typer.echo(
-            f"{'COPY ' if entry['copy'] else ''}{entry['file']}  nearest {entry['nearest']}  {entry['score']:.3f}"
-        )
-    for note in result["notes"]:
+    assert result.interval is not None, "an audit of folders is calibrated"
+    low, high = result.interval
+    typer.echo(f"{result.copies} of {result.n} images look like copies: {low:.1%} to {high:.1%}")
+    typer.echo(f"false alarms among held-out images: {result.false_alarm_rate:.1%} of {result.n_test}")
+    for by_extractor in result.by_features:
+        typer.echo(by_extractor.sentence)
+    for sample in result.samples[:10]:
+        typer.echo(f"{'COPY ' if sample.is_copy else ''}{sample.file}  nearest {sample.nearest}  {sample.score:.3f}")
+    for note in result.notes:
         typer.echo(f"note: {note}")
 
 

@@ -55,7 +55,7 @@ def sample(
         strength=strength,
     )
     gate = Gate.of_home(generator)
-    gate = gate and gate.besides(generator, names=request.init_images)
+    gate = gate and gate.with_patches(generator, names=request.init_images)
     folder = draw_request(generator, request, out=out, gate=gate)
     if is_main_process():
         typer.echo(folder)

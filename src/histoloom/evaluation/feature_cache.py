@@ -13,35 +13,30 @@ import io
 import logging
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from histoloom.evaluation.extractors.base import Extractor
+from histoloom.evaluation.extractors import Extractor
+from histoloom.evaluation.images import ImageSource
 from histoloom.progress import meter
 from histoloom.run.directory import write_bytes
 
 logger = logging.getLogger("histoloom")
 
+RUN_CACHE = ".features"
+"""folder in a run directory; features are kept there when a stage is made again"""
 ENVIRONMENT = "HISTOLOOM_CACHE"
 CHUNK = 256
 """images that are read and computed at once, and written in one file"""
-MOST_BYTES = 4 << 30
-"""of all features in a cache; beyond, the files that are longest unused go"""
+MAX_BYTES = 4 << 30
+"""of all features in a cache; beyond, the files that are longest unused are removed"""
 
-
-class ImageSource(Protocol):
-    """Images by number."""
-
-    def __len__(self) -> int: ...
-
-    def key(self, number: int, /) -> bytes:
-        """SHA-256 of the image's content."""
-
-    def read(self, numbers: np.ndarray, /) -> np.ndarray:
-        """The images of these numbers, uint8 (n, H, W, 3)."""
+_DAMAGES = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+# The keys of every file that this process has seen. They never change: a file's name is the digest of its keys.
+_known_keys: dict[Path, np.ndarray] = {}
 
 
 def user_cache() -> Path:
@@ -58,16 +53,16 @@ def cached_features(images: ImageSource, *, extractor: Extractor, cache: Path, w
 
     They are the same to the bit whether they come from the cache or not. A cache that cannot be written is a warning.
     """
-    keys = [images.key(number) for number in range(len(images))]
+    keys = [images.key(index) for index in range(len(images))]
     folder = cache / extractor.digest
     known = _read(folder, wanted=set(keys))
-    first = {key: number for number, key in reversed(list(enumerate(keys))) if key not in known}
+    first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in known}
     missing = np.array(sorted(first.values()), np.int64)
     with meter(f"{extractor.name}: {what}", total=len(keys), done=len(keys) - len(missing)) as counter:
         for start in range(0, len(missing), CHUNK):
             some = missing[start : start + CHUNK]
             features_nD = extractor.features(images.read(some))
-            some_keys = [keys[number] for number in some]
+            some_keys = [keys[index] for index in some]
             known |= dict(zip(some_keys, features_nD, strict=True))
             _write(folder, keys=some_keys, features_nD=features_nD)
             counter.advance(len(some))
@@ -76,15 +71,13 @@ def cached_features(images: ImageSource, *, extractor: Extractor, cache: Path, w
     return np.stack([known[key] for key in keys])
 
 
-def prune(cache: Path, *, most: int = MOST_BYTES) -> None:
+def prune(cache: Path, *, most: int = MAX_BYTES) -> None:
     """Remove the files that are longest unused until the rest holds at most ``most`` bytes."""
     files = []
     for path in cache.glob("*/*.npz"):
-        try:
+        with suppress(FileNotFoundError):  # another process was quicker
             status = path.stat()
-        except FileNotFoundError:  # another process was quicker
-            continue
-        files.append((status.st_mtime, path, status.st_size))
+            files.append((status.st_mtime, path, status.st_size))
     total = sum(size for _, _, size in files)
     for _, path, size in sorted(files):
         if total <= most:
@@ -94,22 +87,40 @@ def prune(cache: Path, *, most: int = MOST_BYTES) -> None:
 
 
 def _read(folder: Path, *, wanted: set[bytes]) -> dict[bytes, np.ndarray]:
-    found: dict[bytes, np.ndarray] = {}
+    """The features of the wanted keys; of each file only the keys are read, and once, unless it holds one of them."""
+    features: dict[bytes, np.ndarray] = {}
     for path in sorted(folder.glob("*.npz")):
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                keys, features, digest = archive["keys"], archive["features"], archive["digest"].tobytes()
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            digest = b""
-        if not digest or digest != _digest(keys, features):
+            if path not in _known_keys:
+                with _archive(path) as archive:
+                    _known_keys[path] = archive["keys"]
+            keys_n32 = _known_keys[path]
+            hits = [(row, key) for row, key in enumerate(map(np.ndarray.tobytes, keys_n32)) if key in wanted]
+            if not hits:
+                continue
+            with _archive(path) as archive:
+                features_nD, digest = archive["features"], archive["digest"].tobytes()
+            if digest != _digest(keys_n32, features_nD):
+                raise ValueError(f"{path} has another digest")
+        except FileNotFoundError:  # another process has removed it
+            _known_keys.pop(path, None)
+            continue
+        except _DAMAGES:
             logger.warning("%s is damaged; its features are computed again", path)
+            _known_keys.pop(path, None)
             path.unlink(missing_ok=True)
             continue
-        new = {key.tobytes(): row for key, row in zip(keys, features, strict=True) if key.tobytes() in wanted}
-        if new:
-            _touch(path)
-        found |= new
-    return found
+        features |= {key: features_nD[row] for row, key in hits}
+        # The time says when it was last used; a cache that can only be read stays as it is.
+        with suppress(OSError):
+            path.touch()
+    return features
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        yield archive
 
 
 def _write(folder: Path, *, keys: Sequence[bytes], features_nD: np.ndarray) -> None:
@@ -126,11 +137,3 @@ def _write(folder: Path, *, keys: Sequence[bytes], features_nD: np.ndarray) -> N
 
 def _digest(keys: np.ndarray, features: np.ndarray) -> bytes:
     return hashlib.sha256(keys.tobytes() + features.tobytes()).digest()
-
-
-def _touch(path: Path) -> None:
-    """Say that it was used; a cache that can only be read stays as it is."""
-    try:
-        path.touch()
-    except OSError:
-        logger.debug("%s cannot be marked as used", path)

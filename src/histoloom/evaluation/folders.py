@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from histoloom.autoencoder.lpips import Trunk
 from histoloom.errors import UserError
-from histoloom.evaluation.folder_distribution import folder_entries, metrics_by_name
+from histoloom.evaluation.distribution import MIN_IMAGES, FeaturePair, compare_sets
+from histoloom.evaluation.extractors import Extractor, ExtractorSources, make_extractors
+from histoloom.evaluation.feature_cache import cached_features, user_cache
 from histoloom.evaluation.folder_report import write_evaluation
-from histoloom.evaluation.image_folder import LOSSY, ImageFolder, check_same_size
+from histoloom.evaluation.images import LOSSY, ImageFolder
 from histoloom.evaluation.intervals import bootstrap_interval
-from histoloom.evaluation.metrics import MetricSettings, PairMetric, make_metrics, measure
-from histoloom.evaluation.pairing import Pairs, all_pairs, disjoint_pairs
-from histoloom.evaluation.similarity import Values
+from histoloom.evaluation.pair_metrics import PairMetric, PairMetricSettings, make_metrics, measure
+from histoloom.evaluation.results import FolderEvaluation, FolderSetComparison, PairComparison
+from histoloom.evaluation.similarity import all_pairs, disjoint_pairs
 from histoloom.progress import meter
-from histoloom.seeding import numpy_generator
+from histoloom.seeding import numpy_generator, permutation
 
 EXTRACTORS = ("pixels", "lpips-alex")
-_STEP = 32
+FLOOR, FLOOR_OF_OTHERS = "random halves of the real images", "other real images"
 
 
 def evaluate_folders(
@@ -39,58 +39,70 @@ def evaluate_folders(
     download: bool = True,
     floor: Path | None = None,
     out: Path | None = None,
-) -> dict[str, Any]:
+) -> FolderEvaluation:
     """Compare random pairs of a real and a synthetic image, and of two real ones (the floor), then whole distributions.
 
     Folders are searched with their subfolders for 8-bit RGB images of one size. At most ``pairs`` pairs are drawn
     for each; those of the floor are disjoint, so that there are at most half as many as real images. Every header is
-    checked, and every image that is drawn is decoded; distributions (evaluation/folder_distribution.py) take them all,
-    by each of ``extractors``, whose features are kept in ``cache`` (by default the user's cache folder).
+    checked, and every image that is drawn is decoded; distributions use all images, by each of ``extractors``, whose
+    features are kept in ``cache`` (by default the user's cache folder).
 
     ``floor``: other real images, best of other slides, whose likeness to the real ones is the floor instead of that
     of the real ones among themselves. With ``out``, ``evaluate.json``, ``.csv`` and ``.html`` are written there.
-
-    Returns {n_real, n_synthetic, pairs, floor_pairs, metrics: {NAME: {value, interval, floor, floor_interval,
-    extractor}}, missing: {NAME: reason}, notes: [...]}. Raises ``UserError`` for folders and images that cannot be
-    compared.
+    Raises ``UserError`` for folders and images that cannot be compared.
     """
     reals, synthetics, others = _open(real, synthetic, floor)
-    settings = MetricSettings(min(reals.size), trunk, torch.device(device), download)
-    metrics, missing = make_metrics(settings)
-    across, floor_pairs = _pairs(reals, synthetics, others, count=pairs, seed=seed)
-    across_values = _measure(metrics, left=reals, right=synthetics, pairs=across, what="real against synthetic")
-    floor_values = _measure(metrics, left=reals, right=others or reals, pairs=floor_pairs, what="real against real")
-    result = {
-        metric.name: _entry(metric, across_values, floor_values, seed=seed, resamples=resamples) for metric in metrics
-    }
-    found, without = folder_entries(
-        reals, synthetics, others, extractors=extractors, seed=seed, settings=settings, cache=cache
+    metrics, missing = make_metrics(PairMetricSettings(min(reals.size), trunk, torch.device(device), download))
+    across = all_pairs(len(reals), len(synthetics), count=pairs, rng=numpy_generator(seed, "folders", "pairs"))
+    floor_rng = numpy_generator(seed, "folders", "floor")
+    floor_pairs = (
+        disjoint_pairs(len(reals), count=pairs, rng=floor_rng)
+        if others is None
+        else all_pairs(len(reals), len(others), count=pairs, rng=floor_rng)
     )
-    result |= metrics_by_name(found)
-    missing |= without
-    told = {
-        "n_real": len(reals),
-        "n_synthetic": len(synthetics),
-        "pairs": len(across),
-        "floor_pairs": len(floor_pairs),
-        "metrics": result,
-        "missing": missing,
-        "notes": _notes(reals, synthetics),
-    }
+    by_pairs = _compare_pairs(
+        metrics, reals, synthetics, others or reals, across=across, floor=floor_pairs, seed=seed, resamples=resamples
+    )
+
+    by_sets: list[FolderSetComparison] = []
+    without: dict[str, str] = {}
+    folders = [folder for folder in (reals, synthetics, others) if folder is not None]
+    if len(reals) < 2 * MIN_IMAGES or min(map(len, folders)) < MIN_IMAGES:
+        counts = " and ".join(str(len(folder)) for folder in folders)
+        reason = f"distributions need at least {2 * MIN_IMAGES} real and {MIN_IMAGES} of all other images"
+        without = {"distribution": f"{reason}, got {counts}"}
+    else:
+        by_sets, without = _compare_sets(
+            reals,
+            synthetics,
+            others,
+            extractors=extractors,
+            sources=ExtractorSources(torch.device(device), download=download),
+            cache=cache or user_cache(),
+            seed=seed,
+        )
+
+    # Compression moves every metric.
+    notes = []
+    is_lossy = [any(path.suffix.lower() in LOSSY for path in folder.paths) for folder in (reals, synthetics)]
+    if is_lossy[0] != is_lossy[1]:
+        which, other = ("real", "synthetic") if is_lossy[0] else ("synthetic", "real")
+        notes.append(
+            f"the {which} images hold lossily compressed files and the {other} ones do not: compression moves every "
+            "metric"
+        )
+    result = FolderEvaluation(
+        n_real=len(reals),
+        n_synthetic=len(synthetics),
+        pairs=len(across),
+        floor_pairs=len(floor_pairs),
+        metrics=by_pairs | {f"{one.metric}/{one.extractor}": one for one in by_sets},
+        missing=missing | without,
+        notes=tuple(notes),
+    )
     if out is not None:
-        write_evaluation(told, out)
-    return told
-
-
-def _pairs(
-    reals: ImageFolder, synthetics: ImageFolder, others: ImageFolder | None, *, count: int, seed: int
-) -> tuple[Pairs, Pairs]:
-    """Of a real and a synthetic image, and of two real ones (of a real and an other real one)."""
-    across = all_pairs(len(reals), len(synthetics), count=count, rng=numpy_generator(seed, "folders", "pairs"))
-    rng = numpy_generator(seed, "folders", "floor")
-    if others is None:
-        return across, disjoint_pairs(len(reals), count=count, rng=rng)
-    return across, all_pairs(len(reals), len(others), count=count, rng=rng)
+        write_evaluation(result, out)
+    return result
 
 
 def _open(real: Path, synthetic: Path, floor: Path | None) -> tuple[ImageFolder, ImageFolder, ImageFolder | None]:
@@ -104,49 +116,78 @@ def _open(real: Path, synthetic: Path, floor: Path | None) -> tuple[ImageFolder,
     reals, synthetics = ImageFolder(real), ImageFolder(synthetic)
     others = None if floor is None else ImageFolder(floor)
     for folder in (synthetics, *([others] if others else [])):
-        check_same_size(folder.paths[0], size=folder.size, other=reals.paths[0], other_size=reals.size)
+        folder.require_size_of(reals)
     if len(reals) < 2 and others is None:
         raise UserError(f"{real} holds one image; the floor of real against real needs at least two")
     return reals, synthetics, others
 
 
-def _measure(
-    metrics: list[PairMetric], *, left: ImageFolder, right: ImageFolder, pairs: np.ndarray, what: str
-) -> dict[str, Values]:
-    parts: dict[str, list[Values]] = {metric.name: [] for metric in metrics}
-    with meter(what, total=len(pairs)) as counter:
-        for start in range(0, len(pairs), _STEP):
-            some = pairs[start : start + _STEP]
-            for name, values in measure(metrics, left=left.read, right=right.read, pairs=some).items():
-                parts[name].append(values)
-            counter.advance(len(some))
-    return {name: np.concatenate(values) for name, values in parts.items()}
-
-
-def _entry(
-    metric: PairMetric,
-    across: Mapping[str, Values],
-    floor: Mapping[str, Values],
+def _compare_pairs(
+    metrics: list[PairMetric],
+    reals: ImageFolder,
+    synthetics: ImageFolder,
+    others: ImageFolder,
     *,
+    across: np.ndarray,
+    floor: np.ndarray,
     seed: int,
     resamples: int,
-) -> dict[str, Any]:
-    values_P, floor_P = across[metric.name], floor[metric.name]
-    rng = numpy_generator(seed, "folders", "bootstrap", metric.name)
-    return {
-        "value": float(values_P.mean()),
-        "interval": list(bootstrap_interval(values_P, rng=rng, resamples=resamples)),
-        "floor": float(floor_P.mean()),
-        "floor_interval": list(bootstrap_interval(floor_P, rng=rng, resamples=resamples)),
-        "extractor": metric.extractor,
-    }
+) -> dict[str, PairComparison | FolderSetComparison]:
+    """Each metric of pairs of a real and a synthetic image, and of a real and an other real one."""
+    with meter("real against synthetic", total=len(across)) as counter:
+        values = measure(metrics, left=reals.read, right=synthetics.read, pairs=across, advance=counter.advance)
+    with meter("real against real", total=len(floor)) as counter:
+        floor_values = measure(metrics, left=reals.read, right=others.read, pairs=floor, advance=counter.advance)
+    comparisons: dict[str, PairComparison | FolderSetComparison] = {}
+    for metric in metrics:
+        values_P, floor_P = values[metric.name], floor_values[metric.name]
+        rng = numpy_generator(seed, "folders", "bootstrap", metric.name)
+        comparisons[metric.name] = PairComparison(
+            value=float(values_P.mean()),
+            interval=bootstrap_interval(values_P, rng=rng, resamples=resamples),
+            floor=float(floor_P.mean()),
+            floor_interval=bootstrap_interval(floor_P, rng=rng, resamples=resamples),
+            extractor=metric.extractor,
+        )
+    return comparisons
 
 
-def _notes(reals: ImageFolder, synthetics: ImageFolder) -> list[str]:
-    lossy = [any(path.suffix.lower() in LOSSY for path in images.paths) for images in (reals, synthetics)]
-    if lossy[0] == lossy[1]:
-        return []
-    which, other = ("real", "synthetic") if lossy[0] else ("synthetic", "real")
-    return [
-        f"the {which} images hold lossily compressed files and the {other} ones do not: compression moves every metric"
-    ]
+def _compare_sets(
+    reals: ImageFolder,
+    synthetics: ImageFolder,
+    others: ImageFolder | None,
+    *,
+    extractors: tuple[str, ...],
+    sources: ExtractorSources,
+    cache: Path,
+    seed: int,
+) -> tuple[list[FolderSetComparison], dict[str, str]]:
+    """The folders as distributions, by each extractor; for each extractor that cannot be used, the reason.
+
+    The floor is a random half of the real images against the other, or ``others`` against the real ones: as many of
+    them as there are synthetic images, drawn at random, since distances fall with numbers.
+    """
+    usable, missing = make_extractors(extractors, sources=sources, size=min(reals.size))
+    comparisons = []
+    for extractor in usable:
+
+        def features(images: ImageFolder, what: str, extractor: Extractor = extractor) -> np.ndarray:
+            x_ND = cached_features(images, extractor=extractor, cache=cache, what=what)
+            # In an order that follows from the images alone, so that names and folders do not move the halves.
+            return x_ND[np.lexsort(x_ND.T[::-1])]
+
+        real_ND, synthetic_MD = features(reals, "real images"), features(synthetics, "synthetic images")
+        floor: FeaturePair
+        if others is None:
+            halves = np.array_split(permutation(seed, "folders", "halves", n=len(real_ND)), 2)
+            floor = real_ND[np.sort(halves[0])], real_ND[np.sort(halves[1])]
+        else:
+            other_ND = features(others, "other real images")
+            drawn = permutation(seed, "folders", "others", n=len(other_ND))[: len(synthetic_MD)]
+            floor = real_ND, other_ND[np.sort(drawn)]
+        compared = compare_sets(
+            [(real_ND, synthetic_MD)], [floor], extractor=extractor.name, seed=seed, path=["folders"]
+        )
+        floor_from = FLOOR if others is None else FLOOR_OF_OTHERS
+        comparisons += [FolderSetComparison(**dict(one), floor_from=floor_from) for one in compared]
+    return comparisons, missing

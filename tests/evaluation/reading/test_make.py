@@ -13,10 +13,10 @@ import pytest
 
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.errors import UserError
+from histoloom.evaluation.images import SampleFolder
 from histoloom.evaluation.reading.folder import readings
 from histoloom.evaluation.reading.make import create_reading
 from histoloom.evaluation.reading.plan import LEVELS, Plan, Request
-from histoloom.evaluation.sample_folder import SampleFolder
 from histoloom.names import add_name
 from histoloom.run.directory import Run, read_json
 from histoloom.slides.patch_set import PatchSet

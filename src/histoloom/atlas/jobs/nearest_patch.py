@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from histoloom.evaluation.originality.greys import shrunk, small_greys
+from histoloom.evaluation.images import ImageRows
+from histoloom.evaluation.originality.greys import read_greys, to_greys
 from histoloom.evaluation.originality.nearest import nearest
-from histoloom.evaluation.originality.of_run import FILE, Rows
-from histoloom.run.directory import Run, read_json
+from histoloom.evaluation.results import Originality
+from histoloom.run.directory import Run
 from histoloom.slides.patch_set import PatchSet
 
 MAX_PATCHES = 20_000
@@ -49,16 +50,14 @@ class TrainingPatches:
                 train = patches.rows("train")
                 train = train if len(train) <= MAX_PATCHES else train[:0]
                 ids_M = patches.columns("patch_id")["patch_id"].to_numpy(dtype=str)[train]
-                self._cached = (made_from, small_greys(Rows(patches, train)), ids_M)
+                self._cached = (made_from, read_greys(ImageRows(patches.images, train)), ids_M)
             _, greys_MGG, ids_M = self._cached
             if not len(greys_MGG):
                 return None
-            matches = nearest(shrunk(image_HW3[None]), greys_MGG)
+            matches = nearest(to_greys(image_HW3[None]), greys_MGG)
         number = int(matches.number_N[0])
         if number < 0:
             return None
-        file = run.folder("evaluation") / FILE
-        threshold = read_json(file)["threshold"] if file.is_file() else None
-        return NearestPatch(
-            str(ids_M[number]), float(matches.score_N[0]), None if threshold is None else float(threshold)
-        )
+        originality = Originality.load(run.folder("evaluation"))
+        threshold = None if originality is None else originality.threshold
+        return NearestPatch(str(ids_M[number]), float(matches.score_N[0]), threshold)

@@ -89,7 +89,7 @@ class SampleRunner:
         loaded = self._load()
         size = loaded.generator.spec.size
         pictures = {name: self.picture(name, size=size) for name in request.init_images}
-        gate = loaded.gate and loaded.gate.besides(self._run, names=request.init_images)
+        gate = loaded.gate and loaded.gate.with_patches(self._run, names=request.init_images)
         draw_into(loaded.generator, request, out=out, gate=gate, pictures=pictures, callbacks=callbacks)
 
     def picture(self, name: str, *, size: int) -> Picture:

@@ -1,6 +1,6 @@
-"""From scores to alarms: a threshold from held-out real patches, and shares with intervals.
+"""From scores to alarms: a threshold from held-out real patches, its test on others, and shares with intervals.
 
-Shape suffixes: N scores.
+Shape suffixes: N scores, H held-out patches.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ import numpy as np
 from scipy.stats import binomtest
 
 LEVEL = 0.95
+RATE = 0.01
+"""the false-alarm rate that thresholds are set for"""
+MARGIN = 2
+"""the threshold is set for ``RATE / MARGIN`` where there are patches enough: slides differ"""
 
 
 @dataclass(frozen=True)
@@ -28,30 +32,49 @@ class Share:
         return self.count / self.n
 
     @property
-    def interval(self) -> list[float]:
+    def interval(self) -> tuple[float, float]:
         """Low and high, 95 %; images are taken as independent, which patches of one slide are not."""
-        found = binomtest(self.count, self.n).proportion_ci(LEVEL, method="exact")
-        return [float(found.low), float(found.high)]
+        interval = binomtest(self.count, self.n).proportion_ci(LEVEL, method="exact")
+        return float(interval.low), float(interval.high)
 
 
-def least_images(rate: float) -> int:
+@dataclass(frozen=True)
+class Calibration:
+    """``threshold``: a score above it is an alarm. ``rate``: the false-alarm rate that it was set for.
+
+    ``n``: held-out patches that set it; ``tested``: alarms among held-out patches that did not. ``slides``: how many
+    set it, and how many others tested it.
+    """
+
+    threshold: float
+    rate: float
+    n: int
+    slides: tuple[int, int]
+    tested: Share
+
+
+def min_scores(rate: float) -> int:
     """How many scores a threshold for a false-alarm rate needs."""
     return math.ceil(1 / rate - 1e-9) - 1
 
 
-def threshold(score_N: np.ndarray, *, rate: float) -> float:
+MIN_PER_HALF = min_scores(RATE)
+"""held-out patches that set a threshold, and that test it"""
+
+
+def conformal_threshold(score_N: np.ndarray, *, rate: float) -> float:
     """What a real patch of another slide exceeds with a probability of at most ``rate``.
 
     The order statistic of conformal prediction (Vovk et al. 2005): one of n + 1 exchangeable scores is above the r-th
     largest of the others with a probability of at most r / (n + 1). A score above it is an alarm.
     """
     rank = math.floor(rate * (len(score_N) + 1) + 1e-9)
-    assert rank >= 1, f"{len(score_N)} scores are too few for a rate of {rate}; least_images says how many"
+    assert rank >= 1, f"{len(score_N)} scores are too few for a rate of {rate}; min_scores says how many"
     return float(np.sort(score_N)[::-1][rank - 1])
 
 
 def halves(groups_N: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of two parts of about equal size that share no group: for calibration, and to test it.
+    """Rows of two parts of about equal size that share no group: to set a threshold, and to test it.
 
     The largest groups are shared out first. One group alone is cut in two at its middle.
     """
@@ -70,6 +93,23 @@ def halves(groups_N: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(is_first_N), np.flatnonzero(~is_first_N)
 
 
+def can_calibrate(slide_H: Sequence[str]) -> bool:
+    """Whether there are held-out patches enough to set a threshold, and to test it; ``slide_H``: the slide of each."""
+    return min(len(part) for part in halves(slide_H)) >= MIN_PER_HALF
+
+
+def calibrate(slide_H: Sequence[str], score_H: np.ndarray) -> Calibration | None:
+    """A threshold from the scores of one half of the held-out slides, tested on the other; None for too few patches."""
+    if not can_calibrate(slide_H):
+        return None
+    first, second = halves(slide_H)
+    rate = RATE / MARGIN if len(first) >= min_scores(RATE / MARGIN) else RATE
+    threshold = conformal_threshold(score_H[first], rate=rate)
+    tested = Share(int((score_H[second] > threshold).sum()), len(second))
+    first_slides, second_slides = ({slide_H[row] for row in part} for part in (first, second))
+    return Calibration(threshold, rate, len(first), (len(first_slides), len(second_slides - first_slides)), tested)
+
+
 @dataclass(frozen=True)
 class Auc:
     """The area under the ROC curve of two sets of scores, 0.5: equally high, with its 95 % interval."""
@@ -85,14 +125,14 @@ def auc(high_N: np.ndarray, low_N: np.ndarray) -> Auc:
 
     The interval is DeLong's (1988, Biometrics 44, 837); images are taken as independent.
     """
-    over_high, over_low = _below(high_N, low_N), 1 - _below(low_N, high_N)
-    value = float(over_high.mean())
-    variance = sum(np.var(part, ddof=1) / len(part) for part in (over_high, over_low))
+    over_low, over_high = _share_below(high_N, low_N), 1 - _share_below(low_N, high_N)
+    value = float(over_low.mean())
+    variance = sum(np.var(part, ddof=1) / len(part) for part in (over_low, over_high))
     reach = 1.959964 * math.sqrt(float(variance))
     return Auc(value, max(0.0, value - reach), min(1.0, value + reach), (len(high_N), len(low_N)))
 
 
-def _below(of_N: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """For each of the first the share of the others that it exceeds, equal ones counted half."""
+def _share_below(score_N: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """For each score the share of the others that it exceeds, equal ones counted half."""
     ranked = np.sort(others)
-    return (np.searchsorted(ranked, of_N, "left") + np.searchsorted(ranked, of_N, "right")) / (2 * len(ranked))
+    return (np.searchsorted(ranked, score_N, "left") + np.searchsorted(ranked, score_N, "right")) / (2 * len(ranked))

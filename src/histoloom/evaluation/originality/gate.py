@@ -1,13 +1,15 @@
-"""The gate: a drawn picture that looks like a copy of a training patch is withheld.
+"""The gate: with ``evaluation.originality: gate`` generated images that look like training patches are withheld.
 
-Its threshold is the one that the run's stage ``evaluation`` calibrated on held-out slides, so that it lets through and
-withholds what that check would.
+``Gate`` withholds images of a finished run; its threshold is the one that the stage ``evaluation`` calibrated on
+held-out slides. ``CopyCheck`` looks for copies while the generator still trains; it calibrates itself, on fewer
+patches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +17,28 @@ import torch
 
 from histoloom.diffusion.generation.source_images import patch_of
 from histoloom.errors import UserError
-from histoloom.evaluation.originality.audit import VERSION
-from histoloom.evaluation.originality.greys import shrunk, small_greys
+from histoloom.evaluation.images import ImageRows
+from histoloom.evaluation.originality.audit import VERSION, draw_rows
+from histoloom.evaluation.originality.calibration import MIN_PER_HALF, Calibration, Share, calibrate
+from histoloom.evaluation.originality.greys import read_greys, to_greys
 from histoloom.evaluation.originality.nearest import nearest
-from histoloom.evaluation.originality.of_run import FILE, Rows
-from histoloom.run.directory import Run, read_json
+from histoloom.evaluation.results import Originality
+from histoloom.run.directory import Run
+from histoloom.run.stage import CheckResult
 from histoloom.slides.patch_set import PatchSet
 from histoloom.training.devices import resolve_device
+
+HELD_OUT = 600
+"""held-out patches that set the threshold of a check and test it, drawn at random where there are more"""
+ADVICE = (
+    "train for fewer images (diffusion.training.phases), on more patches (patches.count), or let it go on with "
+    "--set evaluation.originality=report"
+)
 
 
 @dataclass(frozen=True)
 class Gate:
-    """``train_MGG``: greys of the training patches; a score above ``threshold`` is withheld."""
+    """``train_MGG``: greys of the training patches; an image with a score above ``threshold`` is withheld."""
 
     train_MGG: np.ndarray
     threshold: float
@@ -47,33 +59,80 @@ class Gate:
     def of_run(run: Run, *, device: torch.device) -> Gate | None:
         """The gate of a run, None where its configuration asks for none.
 
-        Raises ``UserError`` where the run has calibrated no threshold: what cannot be judged is not let through.
+        Raises ``UserError`` where the run has calibrated no threshold: what cannot be checked is not let through.
         """
         if run.config.evaluation.originality != "gate":
             return None
-        evaluation = run.require("evaluation") / FILE
-        found = read_json(evaluation) if evaluation.is_file() else {"version": VERSION, "threshold": None}
-        if found.get("version") != VERSION:
+        originality = Originality.load(run.require("evaluation"))
+        if originality is not None and originality.version != VERSION:
             raise UserError(f"{run.path} was evaluated by an earlier version of Histoloom: histoloom run {run.path}")
-        threshold = found["threshold"]
-        if threshold is None:
+        if originality is None or originality.threshold is None:
             raise UserError(
                 f"evaluation.originality is gate, and {run.path} has no threshold: it needs enough patches of "
                 f"held-out slides (patches.split), then histoloom run {run.path}; or set evaluation.originality=report"
             )
         patches = PatchSet.open(run.require("patches"))
-        return Gate(small_greys(Rows(patches, patches.rows("train"))), float(threshold), device)
+        return Gate(read_greys(ImageRows(patches.images, patches.rows("train"))), originality.threshold, device)
 
-    def besides(self, home: Path, *, names: Sequence[str]) -> Gate:
-        """Also compares with those of ``names`` that are patches of the run: what is drawn like a held-out one."""
+    def with_patches(self, home: Path, *, names: Sequence[str]) -> Gate:
+        """Also compares with those of ``names`` that are patches of the run, such as a held-out initial image."""
         run = Run.open(home)
-        found = [picture for name in names if (picture := patch_of(run, patch_id=name)) is not None]
-        if not found:
+        pictures = [picture for name in names if (picture := patch_of(run, patch_id=name)) is not None]
+        if not pictures:
             return self
-        greys = shrunk(np.stack([picture.image_HW3 for picture in found]))
+        greys = to_greys(np.stack([picture.image_HW3 for picture in pictures]))
         return replace(self, train_MGG=np.concatenate([self.train_MGG, greys]))
 
     def __call__(self, image_HW3: np.ndarray) -> bool:
-        """Whether to withhold a picture, uint8 (H, W, 3)."""
-        found = nearest(shrunk(image_HW3[None]), self.train_MGG, device=self.device)
-        return bool(found.score_N[0] > self.threshold)
+        """Whether to withhold an image, uint8 (H, W, 3)."""
+        result = nearest(to_greys(image_HW3[None]), self.train_MGG, device=self.device)
+        return bool(result.score_N[0] > self.threshold)
+
+
+@dataclass(frozen=True)
+class CopyCheck:
+    """Counts generated images that look like copies; a reason to stop where they are more than false alarms explain."""
+
+    run: Run
+
+    @staticmethod
+    def of_run(run: Run) -> CopyCheck | None:
+        """The check of a run; None where its configuration asks for no gate."""
+        return CopyCheck(run) if run.config.evaluation.originality == "gate" else None
+
+    def __call__(self, images_NHW3: np.ndarray) -> CheckResult:
+        """See ``histoloom.run.stage.ImageCheck``."""
+        if self._calibration is None:
+            return CheckResult(
+                f"copies are not looked for while training: that needs {2 * MIN_PER_HALF} held-out patches of at least "
+                "two slides (patches.split)"
+            )
+        score_N = nearest(to_greys(images_NHW3), self._train_MGG, device=self._device).score_N
+        copies = Share(int((score_N > self._calibration.threshold).sum()), len(score_N))
+        tested = self._calibration.tested
+        message = f"{copies.count} of {copies.n} generated patches look like copies of training patches"
+        if copies.interval[0] <= tested.interval[1]:
+            return CheckResult(f"{message} (false alarms of held-out patches: {tested.count} of {tested.n})")
+        message += f" ({copies.interval[0]:.1%} at least; false alarms are {tested.interval[1]:.1%} at most)"
+        return CheckResult(message, stop=True, advice=ADVICE)
+
+    @cached_property
+    def _patches(self) -> PatchSet:
+        return PatchSet.open(self.run.require("patches"))
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return torch.device(resolve_device(self.run.config.runtime.device))
+
+    @cached_property
+    def _train_MGG(self) -> np.ndarray:
+        return read_greys(ImageRows(self._patches.images, self._patches.rows("train")))
+
+    @cached_property
+    def _calibration(self) -> Calibration | None:
+        holdout = self._patches.rows("holdout")
+        # "watch" names the random stream, as in earlier versions.
+        held_out = holdout[draw_rows(len(holdout), HELD_OUT, seed=self.run.config.seed, what="watch")]
+        slides = self._patches.columns("slide")["slide"].astype(str).to_numpy()[held_out]
+        greys_HGG = read_greys(ImageRows(self._patches.images, held_out))
+        return calibrate(slides.tolist(), nearest(greys_HGG, self._train_MGG, device=self._device).score_N)

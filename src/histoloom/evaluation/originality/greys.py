@@ -1,75 +1,78 @@
-"""Pictures as small greys: what all comparisons for originality begin with.
+"""Images as small grey images and their band-passed versions: what all comparisons for originality begin with.
 
-Shape suffixes: N pictures, S side of a picture in px, G = ``SIDE``. Every step is a product of matrices for one picture
-at a time, so that a picture's grey does not depend on what else is read with it.
+Shape suffixes: N images, S side of an image in px, G = ``SIDE``, B = ``BANDS``. Every step is a product of matrices for
+one image at a time, so that an image's grey does not depend on what else is read with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Protocol
 
 import numpy as np
+from scipy.linalg import block_diag
+from scipy.ndimage import gaussian_filter1d
 
 from histoloom.errors import UserError
-from histoloom.evaluation.similarity import Images
+from histoloom.evaluation.images import Images, ImageSource
 
 SIDE = 64
-"""px; the side of a grey"""
-LEAST, CHUNK = 16, 64
+"""px; the side of a grey image"""
+MIN_SIZE = 16
+"""px; the least side of an image that can be compared"""
+CHUNK = 64
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
-
-class Pictures(Protocol):
-    """Pictures that are read a few at a time."""
-
-    def __len__(self) -> int:
-        """How many."""
-
-    def read(self, numbers: np.ndarray) -> Images:
-        """The pictures of these numbers, uint8 (n, S, S, 3)."""
+FINEST, COARSEST = 0.6, 3.0
+"""px; Gaussians that bound the band"""
+BANDS = ((1, 1), (1, 2), (2, 1))
+"""pieces that rows and columns are filtered in: the whole; left and right half; upper and lower half"""
 
 
-def small_greys(
-    pictures: Pictures, *, numbers: np.ndarray | None = None, advance: Callable[[int], None] = lambda _: None
+def read_greys(
+    images: ImageSource, *, indices: np.ndarray | None = None, advance: Callable[[int], None] = lambda _: None
 ) -> np.ndarray:
-    """All pictures, or those of ``numbers``, as greys, uint8 (N, G, G): 4 KB a picture, read ``CHUNK`` at a time.
+    """All images, or those of ``indices``, as greys, uint8 (N, G, G): 4 KB an image, read ``CHUNK`` at a time.
 
-    Raises ``UserError`` for pictures that are not square or below ``LEAST`` px.
+    Raises ``UserError`` for images that are not square or below ``MIN_SIZE`` px.
     """
-    wanted = np.arange(len(pictures)) if numbers is None else numbers
-    result = np.empty((len(wanted), SIDE, SIDE), np.uint8)
+    wanted = np.arange(len(images)) if indices is None else indices
+    greys_NGG = np.empty((len(wanted), SIDE, SIDE), np.uint8)
     for start in range(0, len(wanted), CHUNK):
         part = wanted[start : start + CHUNK]
-        result[start : start + CHUNK] = shrunk(pictures.read(part))
+        greys_NGG[start : start + CHUNK] = to_greys(images.read(part))
         advance(len(part))
-    return result
+    return greys_NGG
 
 
-def shrunk(images_NSS3: Images) -> np.ndarray:
-    """Pictures as greys, uint8 (N, G, G); ``UserError`` where they are not square or too small."""
+def to_greys(images_NSS3: Images) -> np.ndarray:
+    """Images as greys, uint8 (N, G, G); ``UserError`` where they are not square or too small."""
     height, width = images_NSS3.shape[1:3]
-    if height != width or height < LEAST:
+    if height != width or height < MIN_SIZE:
         raise UserError(
-            f"the images are {width} x {height} px; originality compares square ones of at least {LEAST} px a side"
+            f"the images are {width} x {height} px; originality compares square ones of at least {MIN_SIZE} px a side"
         )
     grey_NSS = np.stack([image @ _LUMA for image in images_NSS3])
-    matrix_GS = _averaging(height)
+    matrix_GS = _to_side(height)
     return np.clip(np.rint(matrix_GS @ grey_NSS @ matrix_GS.T), 0, 255).astype(np.uint8)
 
 
 @cache
-def _averaging(side: int) -> np.ndarray:
-    """Takes ``side`` px to G: the mean over each new pixel's area, or between pixels where the picture is smaller."""
+def _to_side(side: int) -> np.ndarray:
+    """Takes ``side`` px to G: the mean over each new pixel's area, or between pixels where the image is smaller."""
     if side < SIDE:
-        return resampling(side, SIDE, (np.arange(SIDE) + 0.5) * side / SIDE - 0.5)
-    edges = np.arange(SIDE + 1) * side / SIDE
+        return interpolation(side, SIDE, (np.arange(SIDE) + 0.5) * side / SIDE - 0.5)
+    return area_means(side, SIDE)
+
+
+def area_means(side: int, wanted: int) -> np.ndarray:
+    """Takes ``side`` px to fewer, each the mean over its area, float32 (wanted, side)."""
+    edges = np.arange(wanted + 1) * side / wanted
     low, high = np.maximum(edges[:-1, None], np.arange(side)), np.minimum(edges[1:, None], np.arange(side) + 1)
-    return (np.clip(high - low, 0, None) * SIDE / side).astype(np.float32)
+    return (np.clip(high - low, 0, None) * wanted / side).astype(np.float32)
 
 
-def resampling(side: int, wanted: int, places: np.ndarray) -> np.ndarray:
+def interpolation(side: int, wanted: int, places: np.ndarray) -> np.ndarray:
     """Reads ``side`` pixels at fractional ``places`` (wanted,), linearly; the border's pixels go on outside."""
     places = np.clip(places, 0, side - 1)
     low = np.minimum(places.astype(int), side - 2)
@@ -80,14 +83,41 @@ def resampling(side: int, wanted: int, places: np.ndarray) -> np.ndarray:
 
 
 @cache
-def blurring(side: int, sigma: float) -> np.ndarray:
+def gaussian(side: int, sigma: float) -> np.ndarray:
     """A Gaussian of ``sigma`` px along one axis of ``side`` px, mirrored at the border, float32 (side, side)."""
-    from scipy.ndimage import gaussian_filter1d
-
     return gaussian_filter1d(np.eye(side), sigma, axis=0, mode="reflect").astype(np.float32)
 
 
-def turned(images_NSS: np.ndarray) -> np.ndarray:
+@cache
+def gaussian_in_pieces(sigma: float, pieces: int) -> np.ndarray:
+    """A Gaussian of ``sigma`` px along one axis that is cut into equal pieces, float32 (G, G)."""
+    return block_diag(*[gaussian(SIDE // pieces, sigma)] * pieces).astype(np.float32)
+
+
+def bands(greys: np.ndarray) -> np.ndarray:
+    """Greys (..., G, G) without their slow changes (shade, stain, light) and finest grain, float32 (..., B, G, G).
+
+    One for each of ``BANDS``, the first of the whole image. A half is filtered by itself, as if the image ended there:
+    in a collage the edge between two halves would else be the strongest structure of either, and hide what the half
+    shows.
+    """
+    return np.stack([_band(greys, rows=rows, columns=columns) for rows, columns in BANDS], axis=-3)
+
+
+def whole_band(greys: np.ndarray) -> np.ndarray:
+    """The band of whole images alone: greys (..., G, G) to float32 of that shape."""
+    return _band(greys, rows=1, columns=1)
+
+
+def _band(greys: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
+    values = greys.astype(np.float32)
+    fine, slow = (
+        gaussian_in_pieces(sigma, rows) @ values @ gaussian_in_pieces(sigma, columns).T for sigma in (FINEST, COARSEST)
+    )
+    return fine - slow
+
+
+def dihedral_copies(images_NSS: np.ndarray) -> np.ndarray:
     """The eight dihedral copies, (N, 8, S, S): four turns by 90 degrees, then those of the mirror image."""
     mirrored = images_NSS[:, :, ::-1]
     turns = [np.rot90(images, turn, axes=(1, 2)) for images in (images_NSS, mirrored) for turn in range(4)]

@@ -119,13 +119,12 @@ def _pictures(material: Material, chosen: Sequence[tuple[Pool, int]], *, kind: K
 
 def _reconstructed(run: Run, images_NHW3: np.ndarray) -> np.ndarray:
     from histoloom.autoencoder.vqgan import Autoencoder
-    from histoloom.evaluation.faithfulness_stage import BLOCK, reconstructed
+    from histoloom.evaluation.faithfulness import reconstruct
     from histoloom.training.devices import accelerator
 
     device = accelerator(run.config.runtime).device
     autoencoder = Autoencoder.load(run.require("autoencoder")).to(device)
-    blocks = (images_NHW3[start : start + BLOCK] for start in range(0, len(images_NHW3), BLOCK))
-    return np.concatenate([reconstructed(autoencoder, block, device=device) for block in blocks])
+    return reconstruct(autoencoder, images_NHW3, device=device)
 
 
 def _notes(trials: Sequence[Trial], *, names: Sequence[str]) -> tuple[str, ...]:

@@ -16,9 +16,9 @@ import pandas as pd
 
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.errors import UserError
+from histoloom.evaluation.images import SampleFolder
 from histoloom.evaluation.reading.balance import apart, spread_order
 from histoloom.evaluation.reading.plan import Kind
-from histoloom.evaluation.sample_folder import SampleFolder
 from histoloom.names import current_names, default_name
 from histoloom.run.directory import Run
 from histoloom.slides.patch_set import PatchSet

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from histoloom.evaluation.metrics import PAIR_METRICS, MetricSettings, PairMetric, make_metrics, measure
+from histoloom.evaluation.pair_metrics import PAIR_METRICS, PairMetric, PairMetricSettings, make_metrics, measure
 
-SETTINGS = MetricSettings(64, "squeeze", torch.device("cpu"), download=False)
+SETTINGS = PairMetricSettings(64, "squeeze", torch.device("cpu"), download=False)
 IDENTICAL = {"ssim": 1.0, "ms_ssim": 1.0, "lpips": 0.0}
 # Of scikit-image and of torchmetrics in double precision; LPIPS's after its own published values were met.
 GOLDEN = {"ssim": 0.15232, "ms_ssim": 0.1032, "lpips": 0.40546}
@@ -73,7 +73,7 @@ def test_missing_weights_are_a_reason_and_no_value() -> None:
 
 
 def test_too_small_images_are_a_reason() -> None:
-    metrics, missing = make_metrics(MetricSettings(8, "squeeze", torch.device("cpu"), download=False))
+    metrics, missing = make_metrics(PairMetricSettings(8, "squeeze", torch.device("cpu"), download=False))
     assert metrics == []
     assert set(missing) == set(PAIR_METRICS)
     assert all("too small" in reason for reason in missing.values())

@@ -10,7 +10,7 @@ import pytest
 
 from histoloom import pipeline
 from histoloom.errors import TrainingStopped
-from histoloom.evaluation.originality.watch import CopyWatch, of_run
+from histoloom.evaluation.originality.gate import CopyCheck
 from histoloom.run.directory import Run
 from histoloom.run.stage import EventLog
 from histoloom.setup import change_settings
@@ -29,18 +29,18 @@ def gated(tiny_run: Path, tmp_path: Path) -> Run:
 
 @pytest.fixture
 def few_patches_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("histoloom.evaluation.originality.audit.RATE", 0.2)
-    monkeypatch.setattr("histoloom.evaluation.originality.audit.LEAST_A_PART", 4)
+    monkeypatch.setattr("histoloom.evaluation.originality.calibration.RATE", 0.2)
+    monkeypatch.setattr("histoloom.evaluation.originality.calibration.MIN_PER_HALF", 4)
 
 
-def test_without_a_gate_nobody_looks(tiny_run: Path) -> None:
-    assert of_run(Run.open(tiny_run)) is None
+def test_without_a_gate_there_is_no_check(tiny_run: Path) -> None:
+    assert CopyCheck.of_run(Run.open(tiny_run)) is None
 
 
-def test_too_few_held_out_patches_are_said_and_stop_nothing(gated: Run, tiny_run: Path) -> None:
+def test_too_few_held_out_patches_are_reported_and_stop_nothing(gated: Run, tiny_run: Path) -> None:
     pipeline.execute(gated, until="diffusion")
-    said = [str(event.get("message")) for event in EventLog(gated.folder("diffusion") / "log.jsonl").read()]
-    assert sum("copies are not looked for while training" in message for message in said) == 4
+    messages = [str(event.get("message")) for event in EventLog(gated.folder("diffusion") / "log.jsonl").read()]
+    assert sum("copies are not looked for while training" in message for message in messages) == 4
     weights = "diffusion/unet/diffusion_pytorch_model.safetensors"
     assert (gated.path / weights).read_bytes() == (tiny_run / weights).read_bytes()
 
@@ -50,22 +50,22 @@ def test_copies_are_reason_to_stop_and_other_pictures_are_not(gated: Run) -> Non
     patches = PatchSet.open(gated.require("patches"))
     train = patches.images(patches.rows("train"))
     rich = np.argsort(-train.std(axis=(1, 2, 3)))[:12]
-    found = CopyWatch(gated)(train[rich])
-    assert found.stop
-    assert "look like copies" in found.message
-    assert "patches.count" in found.advice
-    empty = CopyWatch(gated)(np.full_like(train[:12], 240))
+    result = CopyCheck(gated)(train[rich])
+    assert result.stop
+    assert "look like copies" in result.message
+    assert "patches.count" in result.advice
+    empty = CopyCheck(gated)(np.full_like(train[:12], 240))
     assert not empty.stop
 
 
-def test_a_judge_that_sees_copies_stops_the_stage(gated: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_finds_copies_stops_the_stage(gated: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from histoloom.run.stage import CheckResult
 
-    def judge(_watch: CopyWatch, images: np.ndarray) -> CheckResult:
+    def check(_self: CopyCheck, images: np.ndarray) -> CheckResult:
         assert images.shape[1:] == (32, 32, 3)
         return CheckResult("all are copies", stop=True, advice="stop it")
 
-    monkeypatch.setattr(CopyWatch, "__call__", judge)
+    monkeypatch.setattr(CopyCheck, "__call__", check)
     with pytest.raises(TrainingStopped, match="diffusion: all are copies after 80 images"):
         pipeline.execute(gated, until="diffusion")
     assert gated.artifact("diffusion") is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histoloom.evaluation.pairing import all_pairs, disjoint_pairs, pairs_across, real_pairs
+from histoloom.evaluation.similarity import all_pairs, disjoint_pairs, pairs_across, real_pairs
 from histoloom.seeding import numpy_generator
 
 
@@ -30,8 +30,8 @@ def test_same_stream_same_pairs() -> None:
 def test_pairs_across_are_exactly_those_of_different_groups() -> None:
     left, right = ["a", "b", "b", "c"], ["b", "a", "d", "a", "b"]
     pairs = pairs_across(left, right, count=100, rng=numpy_generator(0, "t"))
-    wanted = {(i, j) for i, a in enumerate(left) for j, b in enumerate(right) if a != b}
-    assert {(int(i), int(j)) for i, j in pairs} == wanted
+    expected = {(i, j) for i, a in enumerate(left) for j, b in enumerate(right) if a != b}
+    assert {(int(i), int(j)) for i, j in pairs} == expected
     assert distinct(pairs)
 
 

@@ -1,0 +1,203 @@
+"""Metrics of pairs of images: SSIM, MS-SSIM and LPIPS.
+
+A new metric is a function of pairs and an entry of ``PAIR_METRICS``. Shapes: P pairs, images uint8 0..255 RGB (P, H, W,
+3). Values are float64 (P,). Inside, images are float32 in 0..1 with the data range fixed at 1.0 (the same as 255 for
+uint8), never taken from the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
+
+from histoloom.autoencoder.lpips import LPIPS, MIN_SIZE, Trunk
+from histoloom.errors import UserError
+from histoloom.evaluation.images import Images, Reader
+
+Values = NDArray[np.float64]
+
+WINDOW = 11
+"""px; the Gaussian window of SSIM has this side and a standard deviation of 1.5 px"""
+BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""weights of MS-SSIM's five scales, finest first (Wang et al. 2003, section 3.2)"""
+
+# Of torchmetrics: the least side of an image for 1, 2, ... scales is WINDOW times this.
+_MIN_WINDOWS = tuple(max(2**scale, scale**2) for scale in range(len(BETAS)))
+# px of one side of a chunk: what stays in a CPU's cache, where SSIM's filters run several times faster.
+_CHUNK_PIXELS = 2**16
+
+
+def ssim(a_PHWC: Images, b_PHWC: Images, *, device: torch.device) -> Values:
+    """Structural similarity (Wang et al. 2004, IEEE TIP 13(4), 600), mean over the three channels.
+
+    As in the authors' code and in scikit-image, only windows that lie whole in the image count; in single precision
+    the values are scikit-image's to 1e-4. Raises ``UserError`` for images smaller than the window.
+    """
+    _require_size(min(a_PHWC.shape[1:3]), least=WINDOW)
+    _, map_PCHW = structural_similarity_index_measure(
+        _to_unit(a_PHWC, device=device),
+        _to_unit(b_PHWC, device=device),
+        data_range=1.0,
+        reduction="none",
+        return_full_image=True,
+    )
+    margin = WINDOW // 2
+    return _to_values(map_PCHW[..., margin:-margin, margin:-margin].mean(dim=(1, 2, 3)))
+
+
+def ms_ssim_scales(size: int) -> int:
+    """How many of MS-SSIM's five scales an image whose shorter side is ``size`` px holds: 5 from 176 px up.
+
+    A scale counts where a whole window fits and where torchmetrics accepts it: 4 scales from 99 px, 3 from 44, 2
+    from 22, 1 from 11, none below.
+    """
+    return sum(size >= WINDOW * windows for windows in _MIN_WINDOWS)
+
+
+def ms_ssim_betas(size: int) -> tuple[float, ...]:
+    """The weights of the finest scales that fit into ``size`` px, with the same sum as all five."""
+    betas = BETAS[: ms_ssim_scales(size)]
+    return tuple(beta / sum(betas) * sum(BETAS) for beta in betas)
+
+
+def ms_ssim(a_PHWC: Images, b_PHWC: Images, *, device: torch.device) -> Values:
+    """Multi-scale structural similarity (Wang, Simoncelli & Bovik, Asilomar 2003, equation 7).
+
+    Images below 176 px use as many of the finest scales as fit (``ms_ssim_scales``), with the weights renormalised:
+    such values compare with one another, not with those of five scales. Negative terms count as 0.
+    """
+    side = min(a_PHWC.shape[1:3])
+    _require_size(side, least=WINDOW)
+    values_P = multiscale_structural_similarity_index_measure(
+        _to_unit(a_PHWC, device=device),
+        _to_unit(b_PHWC, device=device),
+        data_range=1.0,
+        reduction="none",
+        betas=ms_ssim_betas(side),
+        normalize="relu",
+    )
+    return _to_values(values_P)
+
+
+def lpips(a_PHWC: Images, b_PHWC: Images, *, network: LPIPS, device: torch.device) -> Values:
+    """Learned perceptual distance (Zhang et al. 2018), 0 for equal images; ``network`` lies on ``device``."""
+    with torch.inference_mode():
+        distance_P = network(_to_unit(a_PHWC, device=device) * 2 - 1, _to_unit(b_PHWC, device=device) * 2 - 1)
+    return _to_values(distance_P)
+
+
+def _require_size(side: int, *, least: int) -> None:
+    if side < least:
+        raise UserError(f"images of {side} px are too small for this metric; it needs at least {least} px")
+
+
+def _to_unit(images_NHWC: Images, *, device: torch.device) -> Tensor:
+    """uint8 (N, H, W, 3) to float32 (N, 3, H, W) in 0..1."""
+    return torch.from_numpy(images_NHWC.copy()).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+def _to_values(values_P: Tensor) -> Values:
+    return values_P.reshape(-1).cpu().double().numpy()
+
+
+# --- by name
+
+
+class PairFunction(Protocol):
+    """Values (P,) of P image pairs, uint8 (P, H, W, 3) each."""
+
+    def __call__(self, a_PHWC: Images, b_PHWC: Images, /) -> Values: ...
+
+
+@dataclass(frozen=True)
+class PairMetric:
+    """A metric ready to compute; ``extractor`` says in words what it compares."""
+
+    name: str
+    extractor: str
+    function: PairFunction
+
+
+@dataclass(frozen=True)
+class PairMetricSettings:
+    """What a metric may depend on."""
+
+    size: int
+    """shorter side of the images, px"""
+    trunk: Trunk
+    device: torch.device
+    download: bool
+
+
+def _make_ssim(settings: PairMetricSettings) -> PairMetric:
+    _require_size(settings.size, least=WINDOW)
+    return PairMetric("ssim", "RGB pixels", partial(ssim, device=settings.device))
+
+
+def _make_ms_ssim(settings: PairMetricSettings) -> PairMetric:
+    _require_size(settings.size, least=WINDOW)
+    extractor = f"RGB pixels, {ms_ssim_scales(settings.size)} of {len(BETAS)} scales"
+    return PairMetric("ms_ssim", extractor, partial(ms_ssim, device=settings.device))
+
+
+def _make_lpips(settings: PairMetricSettings) -> PairMetric:
+    _require_size(settings.size, least=MIN_SIZE)
+    network = LPIPS.load(settings.trunk, download=settings.download).to(settings.device)
+    extractor = f"LPIPS v0.1, {settings.trunk} trunk"
+    return PairMetric("lpips", extractor, partial(lpips, network=network, device=settings.device))
+
+
+PAIR_METRICS: Mapping[str, Callable[[PairMetricSettings], PairMetric]] = {
+    "ssim": _make_ssim,
+    "ms_ssim": _make_ms_ssim,
+    "lpips": _make_lpips,
+}
+
+
+def make_metrics(settings: PairMetricSettings) -> tuple[list[PairMetric], dict[str, str]]:
+    """All metrics that can be computed here, and for each other one the reason why not."""
+    metrics, missing = [], {}
+    for name, make in PAIR_METRICS.items():
+        try:
+            metrics.append(make(settings))
+        except UserError as error:
+            missing[name] = str(error)
+    return metrics, missing
+
+
+def measure(
+    metrics: Sequence[PairMetric],
+    *,
+    left: Reader,
+    right: Reader,
+    pairs: np.ndarray,
+    chunk: int | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> dict[str, Values]:
+    """Each metric's values (P,) of the ``pairs`` (P, 2) of indices that ``left`` and ``right`` read.
+
+    Memory is bounded by ``chunk`` pairs (chosen by the images' size where None); the values do not depend on it.
+    ``advance`` is called with the number of pairs after each chunk.
+    """
+    if chunk is None and len(pairs):
+        height, width = left(pairs[:1, 0]).shape[1:3]
+        chunk = max(1, _CHUNK_PIXELS // (height * width))
+    parts: dict[str, list[Values]] = {metric.name: [] for metric in metrics}
+    for start in range(0, len(pairs), chunk or 1):
+        some = pairs[start : start + (chunk or 1)]
+        a_PHWC, b_PHWC = left(some[:, 0]), right(some[:, 1])
+        for metric in metrics:
+            parts[metric.name].append(metric.function(a_PHWC, b_PHWC))
+        advance(len(some))
+    return {name: np.concatenate([np.empty(0), *values]) for name, values in parts.items()}
