@@ -144,7 +144,7 @@ def test_two_processes_bring_a_run_to_its_report(tiny_run: Path, tiny_slides: Pa
     assert done.returncode == 0, done.stderr[-3000:]
     assert states(run.path) == ["done"] * len(pipeline.STAGE_NAMES)
     assert (run.path / "report.html").is_file()
-    assert list((run.path / "evaluation" / "judges").glob("*/log.jsonl")), "classifiers were trained"
+    assert list((run.path / "evaluation" / "classifiers").glob("*/log.jsonl")), "classifiers were trained"
     one, two = (json.loads((path / "autoencoder" / "quality.json").read_text()) for path in (tiny_run, run.path))
     assert two["psnr"] == pytest.approx(one["psnr"], abs=0.5)
     assert len(pd.read_csv(run.path / "samples" / "metadata.csv")) == len(list((run.path / "samples").rglob("*.png")))
