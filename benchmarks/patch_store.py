@@ -28,7 +28,7 @@ import pandas as pd
 import pyarrow as pa
 
 from histoloom import seeding
-from histoloom.slides.patches.patch_files import PatchFiles
+from histoloom.slides.patch_set import PatchFile
 from histoloom.slides.patches.sampling import patch_extent
 from histoloom.slides.readers.open import open_slide
 from histoloom.slides.tissue.mask import tissue_mask, tissue_share
@@ -59,11 +59,11 @@ class Npy(Way):
             synced(file)
 
     def open(self, folder: Path) -> Callable[[int], np.ndarray]:
-        files = PatchFiles(folder, size=SIZE)
+        file = PatchFile(folder / "a.npy", size=SIZE)
 
         def read(i: int) -> np.ndarray:
             patch = np.empty((SIZE, SIZE, 3), np.uint8)
-            files.read_into(patch, slide_id="a", place=i)
+            file.read_into(patch, place=i)
             return patch
 
         return read

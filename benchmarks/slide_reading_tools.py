@@ -24,26 +24,25 @@ import numpy as np
 def histoloom(slide, *, size, mpp):
     """Its own stage function, which also writes the store's file."""
     from histoloom.slides.entries import SlideEntry
-    from histoloom.slides.patches.extract import Extraction, extract
-    from histoloom.slides.patches.filters import Candidates, Filters
+    from histoloom.slides.patches.extract import ExtractionJob, extract_patches
+    from histoloom.slides.patches.filters import Filters
+    from histoloom.slides.patches.sampling import CandidatePatches, Positions
 
     entry = SlideEntry("a", Path(slide["file"]), "p", "s", width=1, height=1, mpp=slide["mpp"], mpp_source="given")
     x, y = np.array(slide["x"]), np.array(slide["y"])
     with tempfile.TemporaryDirectory() as folder:
         none, all_tissue = np.zeros(len(x), dtype=bool), np.ones(len(x))
-        job = Extraction(
+        job = ExtractionJob(
             entry,
-            x=x,
-            y=y,
             extent=slide["extent"],
             size=size,
             target=Path(folder) / "a.npy",
-            notes=Path(folder) / "a.json",
-            candidates=Candidates(all_tissue, 1 - all_tissue, background=none, wanted=len(x)),
+            checkpoint=Path(folder) / "a.json",
+            candidates=CandidatePatches(Positions(x, y, all_tissue, 1 - all_tissue), none, wanted=len(x)),
             filters=Filters(blur=None, pen=None),
         )
-        extracted = extract(job)
-        assert extracted.taken is not None, extracted.reason
+        extracted = extract_patches(job)
+        assert extracted.accepted is not None, extracted.reason
     yield from ()
 
 

@@ -23,8 +23,7 @@ from histoloom.seeding import numpy_generator
 from histoloom.slides.entries import SlideError
 from histoloom.slides.patches.grid import grid
 from histoloom.slides.readers.open import open_slide
-from histoloom.slides.stain.normalise import GLASS, REFERENCES, Macenko
-from histoloom.slides.stain.per_slide import SlideStains
+from histoloom.slides.stain.normalise import GLASS, REFERENCES, Macenko, SlideStains
 
 
 def cells(rows: int, columns: int, *, side: float = 100.0) -> np.ndarray:

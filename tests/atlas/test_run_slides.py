@@ -35,8 +35,8 @@ def test_every_slide_of_the_table_is_known(slides):
     assert list(slides.by_id) == ["slide-0", "slide-1", "slide-2", "bad"]
     first, bad = slides.slide("slide-0"), slides.slide("bad")
     assert (first.width, first.height, first.mpp, first.patches, first.split) == (160, 128, 1.0, 24, "train")
-    assert first.used
-    assert not bad.used
+    assert first.usable
+    assert not bad.usable
     assert (bad.split, bad.mpp, bad.zoom) == ("", None, None)
 
 

@@ -9,20 +9,28 @@ from scipy import ndimage
 
 from histoloom import seeding
 from histoloom.config import PatchesConfig
-from histoloom.slides.patches.filters import Candidates, Filters, choose, moves
+from histoloom.slides.patches.extract import accept, compacting_moves
+from histoloom.slides.patches.filters import Filters, sharpness
+from histoloom.slides.patches.sampling import CandidatePatches, Positions
 from histoloom.slides.procedural.procedural import draw_slide
 from histoloom.slides.readers.open import open_slide
-from histoloom.slides.tissue.focus import sharpness
+
+
+def candidates(*, tissue=None, pen=None, background, wanted):
+    n = len(background)
+    nothing = np.zeros(n)
+    positions = Positions(nothing, nothing, np.ones(n) if tissue is None else tissue, nothing if pen is None else pen)
+    return CandidatePatches(positions, np.asarray(background), wanted)
 
 
 class Rejecting(Filters):
     """Rejects the patches that carry a 1, as blurred."""
 
-    def objection(self, patch_HW3):
+    def rejection(self, patch_HW3):
         return "blur" if patch_HW3.any() else None
 
 
-def chosen(bad, *, background, wanted, pen=None):
+def accepted_of(bad, *, background, wanted, pen=None):
     kept = {}
     order = []
 
@@ -30,22 +38,22 @@ def chosen(bad, *, background, wanted, pen=None):
         order.append(row)
         return np.full((1, 1, 3), bad[row])
 
-    taken = choose(
-        Candidates(np.ones(len(bad)), np.zeros(len(bad)) if pen is None else pen, np.asarray(background), wanted),
+    accepted = accept(
+        candidates(pen=pen, background=background, wanted=wanted),
         filters=Rejecting(blur=1.0, pen=0.5),
         read=read,
         keep=lambda slot, patch: kept.__setitem__(slot, patch),
-        in_order=lambda rows: rows[::-1],
+        reading_order=lambda rows: rows[::-1],
     )
     assert len(set(order)) == len(order), "no candidate is read twice"
-    return taken, kept
+    return accepted, kept
 
 
 def test_without_rejections_the_first_are_taken_in_their_order():
-    taken, kept = chosen([0] * 9, background=[False] * 9, wanted=5)
-    assert taken.rows == [0, 1, 2, 3, 4]
-    assert sorted(kept) == taken.rows
-    assert taken.rejected == {"blur": 0, "pen": 0}
+    accepted, kept = accepted_of([0] * 9, background=[False] * 9, wanted=5)
+    assert accepted.rows == [0, 1, 2, 3, 4]
+    assert sorted(kept) == accepted.rows
+    assert accepted.rejected == {"blur": 0, "pen": 0}
 
 
 def test_a_random_lot_is_filled_up_and_counted():
@@ -54,8 +62,8 @@ def test_a_random_lot_is_filled_up_and_counted():
         n, wanted = int(rng.integers(1, 60)), int(rng.integers(1, 30))
         bad, background = rng.random(n) < 0.4, rng.random(n) < 0.3
         pen = np.where(rng.random(n) < 0.2, 0.9, 0.1)
-        taken, kept = chosen(bad.astype(int), background=background, wanted=wanted, pen=pen)
-        full = [row for row in taken.rows if row >= 0]
+        accepted, kept = accepted_of(bad.astype(int), background=background, wanted=wanted, pen=pen)
+        full = [row for row in accepted.rows if row >= 0]
         good = ~bad & (pen < 0.5)
         assert good[full].all()
         assert len(set(full)) == len(full) == len(kept)
@@ -64,8 +72,8 @@ def test_a_random_lot_is_filled_up_and_counted():
             assert background[full].sum() <= background[first].sum()
         else:
             assert good[~background].sum() == (~background[full]).sum(), "every good place with tissue was used"
-        slots = list(taken.rows)
-        for source, target in moves(slots):
+        slots = list(accepted.rows)
+        for source, target in compacting_moves(slots):
             slots[target], slots[source] = slots[source], -1
         assert sorted(slots[: len(full)]) == sorted(full)
         assert set(slots[len(full) :]) <= {-1}
@@ -73,24 +81,24 @@ def test_a_random_lot_is_filled_up_and_counted():
 
 def test_background_is_replaced_by_background_while_there_is_some():
     background = [True, False, False, True, True, False]
-    taken, _ = chosen([1, 0, 0, 1, 0, 0], background=background, wanted=3)
-    assert taken.rows == [4, 1, 2]
-    assert taken.rejected == {"blur": 2, "pen": 0}
+    accepted, _ = accepted_of([1, 0, 0, 1, 0, 0], background=background, wanted=3)
+    assert accepted.rows == [4, 1, 2]
+    assert accepted.rejected == {"blur": 2, "pen": 0}
 
 
 def test_what_lies_under_pen_is_not_read():
-    taken, _ = chosen([1, 0, 0], background=[False] * 3, wanted=1, pen=np.array([0.9, 0.9, 0.0]))
-    assert taken.rows == [2]
-    assert taken.rejected == {"blur": 0, "pen": 2}
+    accepted, _ = accepted_of([1, 0, 0], background=[False] * 3, wanted=1, pen=np.array([0.9, 0.9, 0.0]))
+    assert accepted.rows == [2]
+    assert accepted.rejected == {"blur": 0, "pen": 2}
 
 
 def test_focus_is_judged_on_tissue_alone():
     flat = np.full((16, 16, 3), (200, 120, 170), np.uint8)
-    lot = Candidates(np.array([0.1, 0.9]), np.zeros(2), np.zeros(2, bool), wanted=2)
+    lot = candidates(tissue=np.array([0.1, 0.9]), background=np.zeros(2, bool), wanted=2)
     filters = Filters(blur=0.01, pen=None)
-    taken = choose(lot, filters=filters, read=lambda _: flat, keep=lambda *_: None, in_order=np.asarray)
-    assert taken.rows == [0, -1]
-    assert taken.rejected == {"blur": 1, "pen": 0}
+    accepted = accept(lot, filters=filters, read=lambda _: flat, keep=lambda *_: None, reading_order=np.asarray)
+    assert accepted.rows == [0, -1]
+    assert accepted.rejected == {"blur": 1, "pen": 0}
 
 
 @pytest.fixture(scope="module")
@@ -135,4 +143,4 @@ def test_glass_is_not_judged():
     noise = seeding.numpy_generator(0, "glass").normal(243, 1.5, (64, 64, 3))
     assert sharpness(noise.round().astype(np.uint8)) is None
     assert sharpness(np.zeros((16, 16, 3), np.uint8)) is None
-    assert Filters(blur=0.5, pen=None).objection(np.full((16, 16, 3), 240, np.uint8)) is None
+    assert Filters(blur=0.5, pen=None).rejection(np.full((16, 16, 3), 240, np.uint8)) is None

@@ -29,8 +29,16 @@ from histoloom.slides import stage
 from histoloom.slides.entries import SlideEntry
 from histoloom.slides.inventory.find import find_slides
 from histoloom.slides.patch_set import PatchSet
-from histoloom.slides.patches.extract import Extracted, Extraction, Survey, extract, survey
-from histoloom.slides.patches.filters import AcceptedPatches, Candidates, Filters
+from histoloom.slides.patches.extract import (
+    AcceptedPatches,
+    ExtractionJob,
+    ExtractionResult,
+    ThumbnailJob,
+    extract_patches,
+    make_thumbnail,
+)
+from histoloom.slides.patches.filters import Filters
+from histoloom.slides.patches.sampling import CandidatePatches, Positions
 from histoloom.slides.workers import dask_cluster
 from histoloom.slides.workers.workers import Workers
 
@@ -158,15 +166,17 @@ def test_errors_reach_the_caller(over):
 
 def test_two_workers_on_one_slide_leave_one_whole_file(over, entries, tmp_path):
     count = 2000
-    places = {"x": np.arange(count) % 200, "y": np.arange(count) % 190}
-    everything = Candidates(np.ones(count), np.zeros(count), np.zeros(count, bool), wanted=count)
+    positions = Positions(np.arange(count) % 200, np.arange(count) % 190, np.ones(count), np.zeros(count))
+    everything = CandidatePatches(positions, np.zeros(count, bool), wanted=count)
     whatever = Filters(blur=1e-9, pen=None)
     same = {"extent": 32.0, "size": 16, "candidates": everything, "filters": whatever}
     jobs = [
-        Extraction(entries[0], **places, **same, target=tmp_path / f"{name}.npy", notes=tmp_path / f"{name}.json")
+        ExtractionJob(entries[0], **same, target=tmp_path / f"{name}.npy", checkpoint=tmp_path / f"{name}.json")
         for name in ("alone", "both", "both", "both", "both")
     ]
-    assert over.run(extract, jobs=jobs, label="a") == [Extracted(AcceptedPatches(list(range(count))))] * 5
+    assert (
+        over.run(extract_patches, jobs=jobs, label="a") == [ExtractionResult(AcceptedPatches(list(range(count))))] * 5
+    )
     for kind in ("npy", "json"):
         assert (tmp_path / f"both.{kind}").read_bytes() == (tmp_path / f"alone.{kind}").read_bytes()
     assert not list(tmp_path.glob(".*.part"))
@@ -179,14 +189,14 @@ def test_a_slide_that_ends_its_workers_is_named(entries, tmp_path):
         Workers(None, scheduler=doomed.scheduler_address, place=tmp_path) as workers,
         pytest.raises(UserError, match=r"2 workers ended while they had a\.tif.*--memory-limit"),
     ):
-        workers.run(survey, jobs=[Fatal(entries[0])], label="a")
+        workers.run(make_thumbnail, jobs=[Fatal(entries[0])], label="a")
 
 
 def test_workers_that_do_not_see_the_slides_are_told_before_the_work(over, entries, tmp_path):
     unseen = replace(entries[1], file=tmp_path / "elsewhere" / "b.tif")
-    jobs = [Survey(entry, tmp_path / f"{entry.slide_id}.jpg") for entry in (entries[0], unseen)]
+    jobs = [ThumbnailJob(entry, tmp_path / f"{entry.slide_id}.jpg") for entry in (entries[0], unseen)]
     with pytest.raises(UserError, match=r"the Dask worker on .* cannot read .*b\.tif: every worker needs .* share"):
-        over.run(survey, jobs=jobs, label="a")
+        over.run(make_thumbnail, jobs=jobs, label="a")
     assert not list(tmp_path.glob("*.jpg"))
 
 
@@ -199,14 +209,14 @@ def test_workers_that_do_not_see_the_run_are_told_before_the_work(over, tmp_path
 def test_a_worker_that_comes_later_checks_for_itself(entries, tmp_path):
     (tmp_path / dask_cluster.BEACON).write_text("1")
     terms = dask_cluster.Terms(dask_cluster.versions(), tmp_path, "1")
-    job = Survey(entries[0], tmp_path / "a.jpg")
-    assert dask_cluster.perform(pickle.dumps((survey, job)), terms=terms).reason == ""
+    job = ThumbnailJob(entries[0], tmp_path / "a.jpg")
+    assert dask_cluster.perform(pickle.dumps((make_thumbnail, job)), terms=terms).reason == ""
     others = {**terms.versions, "pillow": "0.1"}
     with pytest.raises(UserError, match=r"has pillow .*, this process 0\.1: .*install the same there"):
         dask_cluster.perform(b"", terms=replace(terms, versions=others))
     hidden = replace(job, entry=replace(entries[0], file=tmp_path / "none.tif"))
     with pytest.raises(UserError, match=r"cannot read .*none\.tif"):
-        dask_cluster.perform(pickle.dumps((survey, hidden)), terms=terms)
+        dask_cluster.perform(pickle.dumps((make_thumbnail, hidden)), terms=terms)
     with pytest.raises(UserError, match="does not see this run"):
         dask_cluster.perform(b"", terms=replace(terms, token="of a run that is over"))
 

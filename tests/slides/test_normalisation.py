@@ -14,7 +14,7 @@ import pytest
 from histoloom.seeding import numpy_generator
 from histoloom.slides.procedural.procedural import draw_slide
 from histoloom.slides.stain import normalise
-from histoloom.slides.stain.normalise import GLASS, LEAST_PIXELS, REFERENCES, Macenko, Recolouring, Reinhard
+from histoloom.slides.stain.normalise import GLASS, MIN_PIXELS, REFERENCES, Macenko, Reinhard, StainNormaliser
 
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.29]) / np.linalg.norm([0.65, 0.70, 0.29])  # Ruifrok & Johnston 2001
 EOSIN = np.array([0.07, 0.99, 0.11]) / np.linalg.norm([0.07, 0.99, 0.11])
@@ -40,7 +40,7 @@ def section(number: int) -> np.ndarray:
 
 def stain_of(image: np.ndarray, method: normalise.Method) -> normalise.Stain:
     pixels_P3 = image.reshape(-1, 3)
-    found = normalise.estimate(method, pixels_P3=pixels_P3, glass=normalise.glass_colour(pixels_P3))
+    found = normalise.estimate(method, pixels_P3=pixels_P3, glass=normalise.scanned_glass(pixels_P3))
     assert found is not None
     return found
 
@@ -63,7 +63,7 @@ def test_macenko_by_hand() -> None:
     """Haematoxylin as strong as 99 % of the slide is becomes the reference's: 246 exp(-1.9705 v) - 1."""
     stain = Macenko((240.0,) * 3, tuple(HAEMATOXYLIN), tuple(EOSIN), (1.3, 0.9))
     strong_3 = 241 * np.exp(-1.3 * HAEMATOXYLIN) - 1
-    moved_P3 = normalise.recolour(strong_3[None], stain=stain, reference=REFERENCES["macenko"])
+    moved_P3 = normalise.normalise_pixels(strong_3[None], stain=stain, reference=REFERENCES["macenko"])
     np.testing.assert_allclose(moved_P3, [[80.2, 58.5, 109.5]], atol=0.1)
 
 
@@ -76,14 +76,14 @@ def test_ruderman_space_is_that_of_histomicstk() -> None:
             [7.992585171060989, -0.38591618716992176, 0.035726313768192096],
         ]
     )
-    np.testing.assert_allclose(normalise._to_lab(colours_P3), golden_P3, atol=1e-9)
-    np.testing.assert_allclose(normalise._from_lab(golden_P3), colours_P3, atol=1e-6)
+    np.testing.assert_allclose(normalise.rgb_to_lab(colours_P3), golden_P3, atol=1e-9)
+    np.testing.assert_allclose(normalise.lab_to_rgb(golden_P3), colours_P3, atol=1e-6)
 
 
 def test_reinhard_gives_the_mean_and_deviation_of_the_reference() -> None:
     image = section(1)
     reference = REFERENCES["reinhard"]
-    moved = Recolouring(stain_of(image, "reinhard"), reference)(image)
+    moved = StainNormaliser(stain_of(image, "reinhard"), reference)(image)
     found = stain_of(moved, "reinhard")
     assert isinstance(found, Reinhard)
     assert isinstance(reference, Reinhard)
@@ -96,9 +96,9 @@ def test_glass_stays_glass(method: normalise.Method) -> None:
     image = section(2)
     stain = stain_of(image, method)
     glass_13 = np.array([stain.glass])
-    moved_13 = normalise.recolour(glass_13, stain=stain, reference=REFERENCES[method])
+    moved_13 = normalise.normalise_pixels(glass_13, stain=stain, reference=REFERENCES[method])
     np.testing.assert_allclose(moved_13, GLASS, atol=1e-6)
-    moved = Recolouring(stain, REFERENCES[method])(image)
+    moved = StainNormaliser(stain, REFERENCES[method])(image)
     corner = (slice(0, 16), slice(0, 16))
     assert np.abs(moved[corner].mean(axis=(0, 1)) - GLASS).max() < 4
 
@@ -107,8 +107,8 @@ def test_glass_stays_glass(method: normalise.Method) -> None:
 def test_twice_is_once(method: normalise.Method) -> None:
     for number in (1, 2):
         image = section(number)
-        once = Recolouring(stain_of(image, method), REFERENCES[method])(image)
-        twice = Recolouring(stain_of(once, method), REFERENCES[method])(once)
+        once = StainNormaliser(stain_of(image, method), REFERENCES[method])(image)
+        twice = StainNormaliser(stain_of(once, method), REFERENCES[method])(once)
         assert np.abs(once.astype(int) - image).mean() > 5
         assert np.abs(twice.astype(int) - once).mean() < 2.5
 
@@ -119,7 +119,7 @@ def test_the_laboratory_is_taken_away_and_the_tissue_is_kept(method: normalise.M
     for number in range(1, 5):
         image = section(number)
         tissue = image.min(axis=2) < 200
-        moved = Recolouring(stain_of(image, method), REFERENCES[method])(image)
+        moved = StainNormaliser(stain_of(image, method), REFERENCES[method])(image)
         before.append(tissue_colour(image, tissue=tissue))
         after.append(tissue_colour(moved, tissue=tissue))
         grey, grey_moved = image.mean(axis=2)[tissue], moved.mean(axis=2)[tissue]
@@ -132,7 +132,7 @@ def test_its_own_reference_changes_nothing(method: normalise.Method) -> None:
     image = section(1)
     stain = stain_of(image, method)
     colours_P3 = image.reshape(-1, 3)[::50].astype(float)
-    moved_P3 = normalise.recolour(colours_P3, stain=stain, reference=stain)
+    moved_P3 = normalise.normalise_pixels(colours_P3, stain=stain, reference=stain)
     shift = np.abs(moved_P3 - colours_P3)
     assert shift.max() < 1e-6 if method == "macenko" else np.median(shift) < 4
 
@@ -141,10 +141,10 @@ def test_its_own_reference_changes_nothing(method: normalise.Method) -> None:
 def test_the_table_is_the_formula(method: normalise.Method) -> None:
     image = section(1)
     stain = stain_of(image, method)
-    by_table = Recolouring(stain, REFERENCES[method])(image[None])
+    by_table = StainNormaliser(stain, REFERENCES[method])(image[None])
     assert by_table.shape == (1, *image.shape)
     assert by_table.flags.writeable  # torch warns of others
-    by_formula = normalise.recolour(image.reshape(-1, 3), stain=stain, reference=REFERENCES[method])
+    by_formula = normalise.normalise_pixels(image.reshape(-1, 3), stain=stain, reference=REFERENCES[method])
     error = np.abs(by_table.reshape(-1, 3) - by_formula)
     assert error.mean() < 0.5
     assert np.quantile(error, 0.999) < 2.5
@@ -155,7 +155,7 @@ def test_what_shows_no_two_stains_has_no_estimate() -> None:
     generator = numpy_generator(0, "test-blank")
     blank_P3 = generator.integers(235, 245, (20_000, 3)).astype(np.uint8)
     grey_P3 = generator.integers(30, 240, (20_000, 1)).astype(np.uint8).repeat(3, axis=1)
-    few_P3, _ = mixture(n=LEAST_PIXELS - 1)
+    few_P3, _ = mixture(n=MIN_PIXELS - 1)
     for method in METHODS:
         for pixels_P3 in (blank_P3, grey_P3, few_P3, np.empty((0, 3), np.uint8)):
             assert normalise.estimate(method, pixels_P3=pixels_P3, glass=glass) is None
@@ -168,14 +168,14 @@ def test_glass_is_seen_beside_what_was_never_scanned() -> None:
     scanned = np.full((500, 3), (238, 236, 240), np.uint8)
     tissue = np.full((300, 3), (200, 120, 170), np.uint8)
     unscanned = np.full((400, 3), 255, np.uint8)
-    assert normalise.glass_colour(np.concatenate([tissue, unscanned, scanned])) == (238, 236, 240)
-    assert normalise.glass_colour(tissue) == (GLASS,) * 3
-    assert normalise.glass_colour(unscanned) == (GLASS,) * 3
+    assert normalise.scanned_glass(np.concatenate([tissue, unscanned, scanned])) == (238, 236, 240)
+    assert normalise.scanned_glass(tissue) == (GLASS,) * 3
+    assert normalise.scanned_glass(unscanned) == (GLASS,) * 3
 
 
-def test_estimates_survive_json() -> None:
+def test_stains_survive_their_file(tmp_path) -> None:
     for method in METHODS:
-        stain = stain_of(section(1), method)
-        text = json.dumps(normalise.to_json(stain))
-        assert normalise.from_json(method, values=json.loads(text)) == stain
-    assert normalise.from_json("macenko", values=normalise.to_json(None)) is None
+        known = normalise.SlideStains(method, REFERENCES[method], {"a": stain_of(section(1), method), "blank": None})
+        known.save(tmp_path)
+        assert normalise.SlideStains.load(tmp_path) == known
+        assert list(json.loads((tmp_path / "stain.json").read_text())) == ["method", "reference", "slides"]

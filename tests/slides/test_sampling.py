@@ -7,7 +7,7 @@ import pytest
 
 from histoloom import seeding
 from histoloom.config import PatchesConfig, SplitConfig
-from histoloom.slides.patches.sampling import Field, allocate, draw, held_out, patch_extent
+from histoloom.slides.patches.sampling import SlideGeometry, allocate, draw_positions, held_out, patch_extent
 from histoloom.slides.tissue.mask import tissue_mask, tissue_share
 
 
@@ -87,20 +87,20 @@ def test_no_weight_gets_nothing():
 
 def test_positions_lie_on_no_grid():
     """Seen modulo the pitch of a thumbnail (1024 px for 16384: 16), all residues occur alike."""
-    field = Field(16384, 16384, 372.09, np.ones((64, 64), bool))
+    geometry = SlideGeometry(16384, 16384, 372.09, np.ones((64, 64), bool))
     for mode in ("all", "detect"):
         config = PatchesConfig(tissue=mode, background_share=0.0)
-        drawn = draw(4000, field=field, config=config, generator=rng())
+        drawn = draw_positions(4000, geometry=geometry, config=config, generator=rng())
         for axis in (drawn.x, drawn.y):
             counts = np.bincount(axis % 16, minlength=16)
             assert ((counts - 250) ** 2 / 250).sum() < 45  # chi-square of 15 degrees: 1 in 10,000
             assert axis.min() >= 0
-            assert axis.max() + field.extent <= 16384
+            assert axis.max() + geometry.extent <= 16384
 
 
 def test_positions_differ_and_fill_a_small_slide():
-    field = Field(20, 18, 16.0, np.zeros((9, 10), bool))
-    drawn = draw(500, field=field, config=PatchesConfig(), generator=rng())
+    geometry = SlideGeometry(20, 18, 16.0, np.zeros((9, 10), bool))
+    drawn = draw_positions(500, geometry=geometry, config=PatchesConfig(), generator=rng())
     assert len(drawn) == 5 * 3
     assert len(set(zip(drawn.x.tolist(), drawn.y.tolist(), strict=True))) == 15
 
@@ -108,9 +108,9 @@ def test_positions_differ_and_fill_a_small_slide():
 def test_detect_keeps_to_tissue_and_its_background_share():
     tissue = np.zeros((100, 100), bool)
     tissue[:, :30] = True
-    field = Field(4000, 4000, 100.0, tissue)
+    geometry = SlideGeometry(4000, 4000, 100.0, tissue)
     config = PatchesConfig(tissue="detect", min_tissue=0.7, background_share=0.2)
-    drawn = draw(300, field=field, config=config, generator=rng())
+    drawn = draw_positions(300, geometry=geometry, config=config, generator=rng())
     assert len(drawn) == 300
     assert (drawn.tissue >= 0.7).sum() == 240
     assert (drawn.x[drawn.tissue >= 0.7] <= 1130).all()
@@ -120,12 +120,12 @@ def test_detect_finds_rare_tissue_and_fills_up_where_there_is_no_background():
     rare = np.zeros((500, 500), bool)
     rare[100:103, 200:203] = True
     config = PatchesConfig(tissue="detect", background_share=0.0)
-    found = draw(20, field=Field(50_000, 50_000, 200.0, rare), config=config, generator=rng())
+    found = draw_positions(20, geometry=SlideGeometry(50_000, 50_000, 200.0, rare), config=config, generator=rng())
     assert len(found) == 20
     assert (found.tissue >= 0.5).all()
-    full = Field(1000, 1000, 50.0, np.ones((50, 50), bool))
+    full = SlideGeometry(1000, 1000, 50.0, np.ones((50, 50), bool))
     config = PatchesConfig(tissue="detect", background_share=0.3)
-    assert len(draw(40, field=full, config=config, generator=rng())) == 40
+    assert len(draw_positions(40, geometry=full, config=config, generator=rng())) == 40
 
 
 def test_extent():

@@ -16,8 +16,8 @@ from histoloom.config import PatchesConfig
 from histoloom.errors import UserError
 from histoloom.slides import stage
 from histoloom.slides.patch_set import PatchSet
-from histoloom.slides.patches.overview import COLOURS, TISSUE
-from histoloom.slides.patches.sampling import Field, capacity, draw, numbers
+from histoloom.slides.patches.extract import SPLIT_COLOURS, TISSUE_COLOUR
+from histoloom.slides.patches.sampling import SlideGeometry, draw_positions, patches_per_slide, position_count
 from histoloom.slides.readers.open import open_slide
 
 
@@ -33,9 +33,9 @@ def ran(config, context, name="out"):
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
 def test_a_grid_is_regular_complete_and_centred(overlap):
-    field = Field(1003, 777, 100.0, np.zeros((10, 10), bool))
+    geometry = SlideGeometry(1003, 777, 100.0, np.zeros((10, 10), bool))
     config = PatchesConfig(sampling="grid", overlap=overlap, count=None)
-    drawn = draw(capacity(field, config=config), field=field, config=config, generator=rng())
+    drawn = draw_positions(position_count(geometry, config=config), geometry=geometry, config=config, generator=rng())
     pitch = 100 * (1 - overlap)
     for axis, length in ((drawn.x, 1003), (drawn.y, 777)):
         lines = np.unique(axis)
@@ -47,20 +47,22 @@ def test_a_grid_is_regular_complete_and_centred(overlap):
 
 
 def test_a_grid_of_fractional_pitch_does_not_drift_or_stand_over():
-    field = Field(1000, 200, 93.02325581395348, np.zeros((10, 10), bool))
+    geometry = SlideGeometry(1000, 200, 93.02325581395348, np.zeros((10, 10), bool))
     config = PatchesConfig(sampling="grid", count=None)
-    x = np.unique(draw(capacity(field, config=config), field=field, config=config, generator=rng()).x)
+    x = np.unique(
+        draw_positions(position_count(geometry, config=config), geometry=geometry, config=config, generator=rng()).x
+    )
     assert len(x) == 10
     assert set(np.diff(x)) <= {93, 94}
-    assert x[-1] + field.extent <= 1000
-    assert capacity(Field(50, 50, 93.0, field.tissue), config=config) == 0
+    assert x[-1] + geometry.extent <= 1000
+    assert position_count(SlideGeometry(50, 50, 93.0, geometry.tissue), config=config) == 0
 
 
 def test_numbers_of_count_and_per_slide():
     area, room = np.array([5.0, 3.0, 2.0]), np.array([900, 900, 30])
 
     def shared(**settings):
-        return numbers(area, capacity=room, config=PatchesConfig(sampling="grid", **settings)).tolist()
+        return patches_per_slide(area, capacity=room, config=PatchesConfig(sampling="grid", **settings)).tolist()
 
     assert shared(count=100) == [50, 30, 20]
     assert shared(count=None, per_slide=40) == [40, 40, 30]
@@ -72,19 +74,19 @@ def test_numbers_of_count_and_per_slide():
 def test_detect_on_a_grid_takes_every_place_with_tissue_and_its_share_of_background():
     tissue = np.zeros((100, 100), bool)
     tissue[:, :40] = True
-    field = Field(4000, 4000, 100.0, tissue)
+    geometry = SlideGeometry(4000, 4000, 100.0, tissue)
     config = PatchesConfig(tissue="detect", sampling="grid", count=None, background_share=0.2)
-    drawn = draw(capacity(field, config=config), field=field, config=config, generator=rng())
+    drawn = draw_positions(position_count(geometry, config=config), geometry=geometry, config=config, generator=rng())
     assert (drawn.tissue >= 0.5).sum() == 16 * 40
     assert (drawn.tissue < 0.5).sum() == 160
 
 
-def test_a_reserve_comes_after_what_is_wanted():
+def test_spares_come_after_what_is_wanted():
     tissue = np.zeros((100, 100), bool)
     tissue[:, :40] = True
-    field = Field(4000, 4000, 100.0, tissue)
+    geometry = SlideGeometry(4000, 4000, 100.0, tissue)
     config = PatchesConfig(tissue="detect", background_share=0.2)
-    drawn = draw(50, field=field, config=config, generator=rng(), reserve=200)
+    drawn = draw_positions(50, geometry=geometry, config=config, generator=rng(), spares=200)
     assert len(drawn) == 250
     assert (drawn.tissue[:50] < 0.5).sum() == 10
     assert (drawn.tissue < 0.5).sum() == 50
@@ -195,9 +197,9 @@ def test_overviews_show_tissue_and_patches(slide_folder, configured, context):
             pixels = np.asarray(image).astype(int)
         assert pixels.shape == (row.height, row.width, 3)
         places = patches.table[patches.table["slide_id"] == row.slide_id]
-        for split, colour in COLOURS.items():
+        for split, colour in SPLIT_COLOURS.items():
             near = np.abs(pixels - colour).max(axis=2) < 60
             on_frames = np.mean([near[place.y, place.x : place.x + 32].mean() for place in places.itertuples()])
             assert on_frames > 0.8 if split == row.split else on_frames < 0.2
-        assert (np.abs(pixels - TISSUE).max(axis=2) < 60).sum() > row.width / 4
+        assert (np.abs(pixels - TISSUE_COLOUR).max(axis=2) < 60).sum() > row.width / 4
     assert set(pd.unique(patches.slides["split"])) == {"train", "holdout"}

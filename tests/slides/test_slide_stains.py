@@ -15,8 +15,7 @@ from histoloom.errors import UserError
 from histoloom.slides import stage
 from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.readers.open import open_slide
-from histoloom.slides.stain.normalise import REFERENCES, Macenko
-from histoloom.slides.stain.per_slide import FIELDS, SlideStains, spread
+from histoloom.slides.stain.normalise import FIELDS, REFERENCES, Macenko, SlideStains, spread_fields
 
 MACENKO = {"stain": "macenko"}
 
@@ -40,9 +39,9 @@ def test_filters_judge_the_slides_own_pixels(tiny_slides, configured, context):
     assert before.slides["rejected_blur"].sum() > 0
     pd.testing.assert_frame_equal(before.slides, after.slides)
     pd.testing.assert_frame_equal(before.table, after.table)
-    stains = SlideStains.read(normal.out / "stain.json")
+    stains = SlideStains.load(normal.out)
     rows = np.flatnonzero(before.table["slide"] == "slide-01")
-    recolour = stains.recolouring(stains.slides["slide-01"])
+    recolour = stains.normaliser(stains.slides["slide-01"])
     np.testing.assert_array_equal(recolour(before.images(rows)), after.images(rows))
 
 
@@ -54,7 +53,7 @@ def test_patches_are_recoloured_by_their_slide(tiny_slides, configured, context)
     stage.run(plain)
     stage.run(normal)
     assert not (plain.out / "stain.json").exists()
-    stains = SlideStains.read(normal.out / "stain.json")
+    stains = SlideStains.load(normal.out)
     assert stains.method == "macenko"
     assert stains.reference == REFERENCES["macenko"]
     assert sorted(stains.slides) == ["slide-01", "slide-02", "slide-03"]
@@ -62,7 +61,7 @@ def test_patches_are_recoloured_by_their_slide(tiny_slides, configured, context)
     pd.testing.assert_frame_equal(before.table, after.table)
     for slide, stain in stains.slides.items():
         rows = np.flatnonzero(before.table["slide"] == slide)
-        np.testing.assert_array_equal(stains.recolouring(stain)(before.images(rows)), after.images(rows))
+        np.testing.assert_array_equal(stains.normaliser(stain)(before.images(rows)), after.images(rows))
     colours = {
         name: patches.images(patches.rows()).mean(axis=(1, 2))
         for name, patches in (("before", before), ("after", after))
@@ -101,7 +100,7 @@ def test_a_blank_slide_keeps_its_colours_and_the_log_says_so(
     blank = pyramid(tmp_path / "blank.tif", np.full((512, 512, 3), (240, 238, 242), np.uint8), mpp=1.0)
     job = context(configured(tiny_slides, blank, patches={"stain": method}))
     stage.run(job)
-    said = "blank: too little stained tissue to tell its stain; its patches keep their colours"
+    said = "blank: too little stained tissue to estimate its stain; its patches keep their colours"
     assert [text for text in messages(job) if "stain" in text] == [said]
     assert json.loads((job.out / "stain.json").read_text())["slides"]["blank"] is None
     patches = PatchSet.open(job.out)
@@ -140,13 +139,13 @@ def test_fields_of_a_slide_share_an_estimate(tiny_slides, tmp_path, configured, 
     (folder / "slides.csv").write_text("file,patient,slide,mpp\n" + rows, encoding="utf-8")
     job = context(configured(folder, patches=MACENKO, slides={"table": str(folder / "slides.csv")}))
     stage.run(job)
-    assert sorted(SlideStains.read(job.out / "stain.json").slides) == ["a", "b"]
+    assert sorted(SlideStains.load(job.out).slides) == ["a", "b"]
 
 
 def test_a_slide_seen_later_is_estimated_alike(tiny_slides, configured, context):
     job = context(configured(tiny_slides, patches=MACENKO))
     stage.run(job)
-    stains = SlideStains.read(job.out / "stain.json")
+    stains = SlideStains.load(job.out)
     with open_slide(tiny_slides / "slide-03.tif") as slide:
         known, later = stains.of_slide(slide, name="slide-03"), stains.of_slide(slide)
     assert known.stain == stains.slides["slide-03"]
@@ -160,10 +159,10 @@ def test_points_lie_on_tissue_and_are_shared_by_its_area():
     left, right = np.zeros((10, 20), bool), np.zeros((30, 30), bool)
     left[2:6, 5:10] = True
     right[10:20, 5:11] = True
-    found = spread([left, np.zeros((4, 4), bool), right], dimensions=[(200, 100), (8, 8), (60, 60)])
+    found = spread_fields([left, np.zeros((4, 4), bool), right], dimensions=[(200, 100), (8, 8), (60, 60)])
     assert [len(points) for points in found] == [FIELDS // 4, 0, FIELDS - FIELDS // 4]
     x, y = found[0].T
     assert ((x > 50) & (x < 100) & (y > 20) & (y < 60)).all()
     x, y = found[2].T
     assert ((x > 10) & (x < 22) & (y > 20) & (y < 40)).all()
-    assert [len(points) for points in spread([np.zeros((4, 4), bool)], dimensions=[(8, 8)])] == [0]
+    assert [len(points) for points in spread_fields([np.zeros((4, 4), bool)], dimensions=[(8, 8)])] == [0]

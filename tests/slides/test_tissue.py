@@ -11,8 +11,7 @@ from scipy import ndimage
 from histoloom.seeding import numpy_generator
 from histoloom.slides.procedural.procedural import CLASSES, EMPTY, draw_slide
 from histoloom.slides.readers.open import open_slide
-from histoloom.slides.tissue.mask import examine, tissue_mask
-from histoloom.slides.tissue.pen import pen_mask
+from histoloom.slides.tissue.mask import pen_mask, segment_thumbnail, tissue_mask
 
 SIDE = 1024
 REAL = ("CMU-1-Small-Region.svs", "her2-B1.tif", "tcga-cr-7395.svs")
@@ -53,7 +52,7 @@ def test_procedural_tissue_is_found_with_its_holes(number):
 def test_pen_is_no_tissue(section, colour):
     thumbnail, before = section
     marked, where = pen(thumbnail, colour=colour, rng=rng(colour))
-    seen = examine(marked)
+    seen = segment_thumbnail(marked)
     away = ~ndimage.binary_dilation(where, iterations=8)
     assert overlap(seen.tissue_hw & away, before & away) > 0.96
     on_glass = where & ~ndimage.binary_dilation(before, iterations=3)

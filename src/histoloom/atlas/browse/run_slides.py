@@ -8,20 +8,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from histoloom.atlas.maps.overlay import MapRecord
 from histoloom.config import PRIVATE
 from histoloom.run.directory import file_digest
-from histoloom.slides.entries import OK, SlideError, one_line
+from histoloom.slides.entries import SlideError, one_line
 from histoloom.slides.inventory.pseudonyms import real_file
+from histoloom.slides.patch_set import SlideRow
 from histoloom.slides.readers.base import Slide
 from histoloom.slides.readers.viewer import (
     MAX_TILE_PIXELS,
@@ -39,26 +38,8 @@ class NoSlide(LookupError):
     """The run has no such slide; the message is one line."""
 
 
-@dataclass(frozen=True)
-class SlideInfo:
-    """A row of ``slides.parquet``.
-
-    ``width`` and ``height`` are level-0 px (0 where unknown), ``mpp`` um/px there (None where unknown), from
-    ``mpp_source``; ``status`` is ``ok`` or why the slide was left out; ``file`` is its path, or a pseudonym where the
-    run is private.
-    """
-
-    slide_id: str
-    slide: str
-    patient: str
-    split: str
-    patches: int
-    width: int
-    height: int
-    mpp: float | None
-    mpp_source: str
-    status: str
-    file: str
+class SlideInfo(SlideRow):
+    """A row of ``slides.parquet``, as the viewer shows it."""
 
     @property
     def file_name(self) -> str:
@@ -69,11 +50,6 @@ class SlideInfo:
     def private(self) -> bool:
         """Whether its file must not be named."""
         return self.file.startswith(PRIVATE)
-
-    @property
-    def used(self) -> bool:
-        """Whether patches were taken from it."""
-        return self.status == OK
 
     @property
     def zoom(self) -> Zoom | None:
@@ -94,28 +70,7 @@ class RunSlides:
     @cached_property
     def by_id(self) -> Mapping[str, SlideInfo]:
         """Every slide of the table, by its id, in the table's order."""
-
-        def number(value: float | None) -> float:
-            return 0.0 if pd.isna(value) else float(value)
-
-        table = pd.read_parquet(self.folder / "slides.parquet")
-        slides = (
-            SlideInfo(
-                slide_id=str(row["slide_id"]),
-                slide=str(row["slide"]),
-                patient=str(row["patient"]),
-                split="" if pd.isna(row["split"]) else str(row["split"]),
-                patches=int(number(row["patches"])),
-                width=int(number(row["width"])),
-                height=int(number(row["height"])),
-                mpp=number(row["source_mpp"]) if number(row["source_mpp"]) > 0 else None,
-                mpp_source="" if pd.isna(row["mpp_source"]) else str(row["mpp_source"]),
-                status=str(row["status"]),
-                file=str(row["file"]),
-            )
-            for row in table.to_dict("records")
-        )
-        return {slide.slide_id: slide for slide in slides}
+        return {slide.slide_id: slide for slide in SlideInfo.load(self.folder)}
 
     def slide(self, slide_id: str) -> SlideInfo:
         """A slide by its id; raises ``NoSlide``."""
@@ -131,7 +86,7 @@ class RunSlides:
             for info in self.by_id.values()
             if any(wanted in value.casefold() for value in (info.slide_id, info.slide, info.patient, info.split))
         ]
-        return sorted(matches, key=lambda info: not info.used)
+        return sorted(matches, key=lambda info: not info.usable)
 
     def identity(self, slide_id: str) -> str:
         """A digest that changes with the slide's file. Raises ``NoSlide``, or ``SlideError`` where there is no file."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from histoloom.atlas.maps.overlay import geojson, overlay
@@ -21,10 +20,11 @@ from histoloom.config import Config
 from histoloom.errors import UserError
 from histoloom.names import current_labels
 from histoloom.run.directory import Run, disk_errors_explained, replacing, write_text
-from histoloom.slides.entries import OK, SlideEntry, SlideError
+from histoloom.slides.entries import SlideEntry, SlideError
+from histoloom.slides.patch_set import SlideRow
 from histoloom.slides.patches.grid import Grid, batches, grid
 from histoloom.slides.readers.open import open_slide
-from histoloom.slides.stain.per_slide import SlideStains
+from histoloom.slides.stain.normalise import SlideStains
 from histoloom.training.devices import accelerator
 
 Classify = Callable[[np.ndarray], Mapping[int, np.ndarray]]
@@ -162,9 +162,8 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
     k = k or Decision.load(opened.folder("clusters")).k
 
     patches = opened.folder("patches")
-    slides = pd.read_parquet(patches / "slides.parquet", columns=["file", "slide", "status"])
-    same = slides[(slides["file"] == str(slide.resolve())) & (slides["status"] == OK)]
-    name = None if same.empty else str(same["slide"].iloc[0])
+    file = str(slide.resolve())
+    name = next((row.slide for row in SlideRow.load(patches) if row.file == file and row.usable), None)
     try:
         slide_map = classify_slide(
             slide,
@@ -200,7 +199,7 @@ def load_classifier(config: Config, inputs: Mapping[str, Path]) -> Classifier:
 
 def run_stains(patches: Path, *, config: Config) -> SlideStains | None:
     """The stains of the run whose stage ``patches`` is in this folder; None where it did not normalise stain."""
-    return None if config.patches.stain == "none" else SlideStains.read(patches / "stain.json")
+    return None if config.patches.stain == "none" else SlideStains.load(patches)
 
 
 def write_png(path: Path, image: Image.Image) -> None:

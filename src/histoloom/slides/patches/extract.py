@@ -1,163 +1,273 @@
-"""What the patches stage does with one slide: its thumbnail, and its file of patches.
+"""What the patches stage does with one slide: its thumbnail, its file of patches, and a picture of both.
 
 These functions run in worker processes; each writes one file, whole or not at all.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from histoloom.run.directory import read_json, replacing, write_json
 from histoloom.slides.entries import SlideEntry, SlideError
-from histoloom.slides.patches.filters import AcceptedPatches, Candidates, Filters, choose, moves
+from histoloom.slides.patches.filters import MIN_TISSUE_FOR_FOCUS, REASONS, Filters
+from histoloom.slides.patches.sampling import CandidatePatches, Positions, SlideGeometry
 from histoloom.slides.readers.base import Slide
 from histoloom.slides.readers.open import open_slide
-from histoloom.slides.stain.normalise import Recolouring
-from histoloom.slides.tissue.mask import examine
+from histoloom.slides.stain.normalise import StainNormaliser
+from histoloom.slides.tissue.mask import ThumbnailMasks, segment_thumbnail
 
 THUMBNAIL_SIDE = 1024
+TISSUE_COLOUR = (0, 158, 115)
+SPLIT_COLOURS = {"train": (0, 84, 190), "holdout": (213, 94, 0)}
+"""On overviews: green for the outline of tissue; blue patches are for training, orange ones are held out."""
+
 _JPEG_QUALITY = 90
 _STRIP = 16  # patches side by side
+_OUTLINE = 2  # px of the thumbnail
+_MIN_FRAME = 3  # px of the thumbnail; a patch smaller than that would vanish
+
+
+# --- thumbnail and tissue ---
 
 
 @dataclass(frozen=True)
-class Survey:
-    """Look at ``entry`` and put its thumbnail at ``thumbnail``."""
+class ThumbnailJob:
+    """Write the thumbnail of ``entry`` to ``thumbnail``, and find tissue and pen on it."""
 
     entry: SlideEntry
     thumbnail: Path
 
 
 @dataclass(frozen=True)
-class Surveyed:
-    """A slide's tissue and pen, bool (h, w) of its thumbnail, or the reason why it cannot be read."""
+class ThumbnailResult:
+    """A slide's tissue and pen, or the ``reason`` why it cannot be read."""
 
-    tissue: np.ndarray | None
-    reason: str = ""
-    pen: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """Take patches among those at level-0 ``x``, ``y`` (n,) of side ``extent`` px, ``size`` px each, into ``target``.
-
-    ``target`` is a .npy file; ``notes`` a .json beside the stage's checkpoints, of what was taken where filters
-    choose. ``recolour`` normalises the stain of what is kept; filters judge the slide's own pixels.
-    """
-
-    entry: SlideEntry
-    x: np.ndarray
-    y: np.ndarray
-    extent: float
-    size: int
-    target: Path
-    notes: Path
-    candidates: Candidates
-    filters: Filters
-    recolour: Recolouring | None = None
-
-
-@dataclass(frozen=True)
-class Extracted:
-    """What was ``taken``, in the rows' order, or the ``reason`` why the slide is left out."""
-
-    taken: AcceptedPatches | None
+    masks: ThumbnailMasks | None
     reason: str = ""
 
 
-def survey(job: Survey) -> Surveyed:
+def make_thumbnail(job: ThumbnailJob) -> ThumbnailResult:
     """A slide's tissue, from its thumbnail as it was written, so that a resumed run sees the same."""
     if not job.thumbnail.is_file():
         try:
             with open_slide(job.entry) as slide:
                 pixels = slide.thumbnail(THUMBNAIL_SIDE)
         except SlideError as error:
-            return Surveyed(None, job.entry.public_reason(error))
+            return ThumbnailResult(None, job.entry.public_reason(error))
         with replacing(job.thumbnail) as temporary:
             Image.fromarray(pixels).save(temporary, format="JPEG", quality=_JPEG_QUALITY)
     with Image.open(job.thumbnail) as image:
-        seen = examine(np.asarray(image.convert("RGB")))
-    return Surveyed(seen.tissue_hw, pen=seen.pen_hw)
+        return ThumbnailResult(segment_thumbnail(np.asarray(image.convert("RGB"))))
 
 
-def extract(job: Extraction) -> Extracted:
+# --- patches ---
+
+
+@dataclass
+class AcceptedPatches:
+    """``rows`` of the candidates, in the order of the file of patches, and how many were ``rejected`` by reason."""
+
+    rows: list[int]
+    rejected: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+
+    @staticmethod
+    def load(path: Path) -> AcceptedPatches:
+        """Read what ``save`` wrote."""
+        values = read_json(path)
+        return AcceptedPatches(list(values["rows"]), dict(values["rejected"]))
+
+    def save(self, path: Path) -> None:
+        """Write a JSON file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"rows": self.rows, "rejected": self.rejected})
+
+
+def accept(
+    candidates: CandidatePatches,
+    *,
+    filters: Filters,
+    read: Callable[[int], np.ndarray],
+    keep: Callable[[int, np.ndarray], None],
+    reading_order: Callable[[np.ndarray], np.ndarray],
+) -> AcceptedPatches:
+    """Accept the first candidates, in their order, that no filter rejects.
+
+    A rejected patch is replaced by the next candidate of its kind (tissue or background), so that the number and the
+    share of background stay as far as the candidates reach. Which patches come out depends on the candidates and on
+    their pixels alone. Fills the slots 0, 1, ... and calls ``keep(slot, patch)`` for each; slots
+    that stay empty are -1 in ``rows``.
+
+    ``read(row)`` gives a candidate's patch; ``reading_order`` sorts rows so that reading them is fast. A candidate
+    under pen is rejected without being read.
+    """
+    first = candidates.first()
+    tissue, pen, background = candidates.positions.tissue, candidates.positions.pen, candidates.background
+    accepted = AcceptedPatches([-1] * len(first))
+    spare = {
+        kind: deque((np.flatnonzero(background[len(first) :] == kind) + len(first)).tolist()) for kind in (False, True)
+    }
+    slots = {int(row): slot for slot, row in enumerate(first)}  # of the rows that are to be tried
+    while slots:
+        replacements: dict[int, int] = {}
+        for row in reading_order(np.array(sorted(slots))).tolist():
+            rejection: str | None = None
+            if filters.pen is not None and pen[row] > filters.pen:
+                rejection = "pen"
+            else:
+                patch = read(row)
+                if tissue[row] >= MIN_TISSUE_FOR_FOCUS:
+                    rejection = filters.rejection(patch)
+            if rejection is None:
+                accepted.rows[slots[row]] = row
+                keep(slots[row], patch)
+                continue
+            accepted.rejected[rejection] += 1
+            queue = spare[bool(background[row])] or spare[False]
+            if queue:
+                replacements[queue.popleft()] = slots[row]
+        slots = replacements
+    return accepted
+
+
+def compacting_moves(rows: list[int]) -> list[tuple[int, int]]:
+    """Which slots' patches to move where, (from, to), so that the filled slots come first."""
+    full = [slot for slot, row in enumerate(rows) if row >= 0]
+    empty = [slot for slot, row in enumerate(rows) if row < 0 and slot < len(full)]
+    return list(zip(reversed(full[len(full) - len(empty) :]), empty, strict=True)) if empty else []
+
+
+@dataclass(frozen=True)
+class ExtractionJob:
+    """Take patches of level-0 side ``extent`` px among the ``candidates``, ``size`` px each, into ``target``.
+
+    ``target`` is a .npy file; ``checkpoint`` a .json that says which candidates it holds, where filters are active.
+    ``normaliser`` changes the stain of accepted patches; filters measure the slide's own pixels.
+    """
+
+    entry: SlideEntry
+    candidates: CandidatePatches
+    extent: float
+    size: int
+    target: Path
+    checkpoint: Path
+    filters: Filters
+    normaliser: StainNormaliser | None = None
+
+
+@dataclass(frozen=True)
+class ExtractionResult:
+    """The ``accepted`` patches, in the rows' order, or the ``reason`` why the slide is left out."""
+
+    accepted: AcceptedPatches | None
+    reason: str = ""
+
+
+def extract_patches(job: ExtractionJob) -> ExtractionResult:
     """Write a slide's patches, unless that is done; a slide that gives none, or cannot be read, is left out."""
-    if job.target.is_file() and (done := _noted(job)) is not None:
-        return Extracted(done)
+    if job.target.is_file():
+        if not job.filters.active:
+            return ExtractionResult(AcceptedPatches(job.candidates.first().tolist()))
+        if job.checkpoint.is_file():
+            return ExtractionResult(AcceptedPatches.load(job.checkpoint))
     try:
         with open_slide(job.entry) as slide, replacing(job.target) as temporary:
-            taken = _write(job, slide=slide, path=temporary)
+            accepted = _write_patches(job, slide=slide, path=temporary)
             if job.filters.active:
-                job.notes.parent.mkdir(parents=True, exist_ok=True)
-                write_json(job.notes, {"rows": taken.rows, "rejected": taken.rejected})
+                accepted.save(job.checkpoint)
     except SlideError as error:
-        return Extracted(None, job.entry.public_reason(error))
-    return Extracted(taken)
+        return ExtractionResult(None, job.entry.public_reason(error))
+    return ExtractionResult(accepted)
 
 
-def _noted(job: Extraction) -> AcceptedPatches | None:
-    """What a finished file holds; None where that is not known any more."""
-    if not job.filters.active:
-        return AcceptedPatches(job.candidates.first().tolist())
-    if not job.notes.is_file():
-        return None
-    notes = read_json(job.notes)
-    return AcceptedPatches(list(notes["rows"]), dict(notes["rejected"]))
-
-
-def _write(job: Extraction, *, slide: Slide, path: Path) -> AcceptedPatches:
+def _write_patches(job: ExtractionJob, *, slide: Slide, path: Path) -> AcceptedPatches:
     """Patch by patch with plain writes: a full disk under a memory map would kill the process instead of raising."""
     length = job.size * job.size * 3
+    positions = job.candidates.positions
+
+    def read(row: int) -> np.ndarray:
+        return slide.read(int(positions.x[row]), int(positions.y[row]), extent=job.extent, size=job.size)
+
+    def reading_order(rows: np.ndarray) -> np.ndarray:
+        # Strip by strip and there band by band, so that neighbours find the slide's tiles still decoded. A strip is so
+        # narrow that the tiles of two of its bands fit the cache, however wide the slide.
+        side = max(1, int(job.extent))
+        x, y = positions.x[rows], positions.y[rows]
+        return np.asarray(rows[np.lexsort((x, y // side, x // (_STRIP * side)))])
+
     with path.open("wb+") as file:
-        start = _write_header(file, job=job, n=job.candidates.wanted)
+        start = _write_npy_header(file, n=job.candidates.wanted, size=job.size)
 
         def keep(slot: int, patch: np.ndarray) -> None:
             file.seek(start + slot * length)
-            file.write((patch if job.recolour is None else job.recolour(patch)).tobytes())
+            file.write((patch if job.normaliser is None else job.normaliser(patch)).tobytes())
 
-        def read(row: int) -> np.ndarray:
-            return slide.read(int(job.x[row]), int(job.y[row]), extent=job.extent, size=job.size)
+        accepted = accept(job.candidates, filters=job.filters, read=read, keep=keep, reading_order=reading_order)
 
-        taken = choose(
-            job.candidates, filters=job.filters, read=read, keep=keep, in_order=lambda rows: _reading_order(job, rows)
-        )
-        for source, target in moves(taken.rows):
+        # Where slots stayed empty, the last patches are moved there and the file is cut.
+        for source, target in compacting_moves(accepted.rows):
             file.seek(start + source * length)
             patch = file.read(length)
             file.seek(start + target * length)
             file.write(patch)
-            taken.rows[target], taken.rows[source] = taken.rows[source], -1
-        taken.rows = [row for row in taken.rows if row >= 0]
-        if not taken.rows:
-            raise SlideError(_all_rejected(taken))
-        assert _write_header(file, job=job, n=len(taken.rows)) == start, "the header keeps room for any number"
-        file.truncate(start + len(taken.rows) * length)
-    return taken
+            accepted.rows[target], accepted.rows[source] = accepted.rows[source], -1
+        accepted.rows = [row for row in accepted.rows if row >= 0]
+        if not accepted.rows:
+            counts = ", ".join(f"{reason} {n}" for reason, n in accepted.rejected.items() if n)
+            raise SlideError(f"every patch tried was rejected ({counts}); loosen patches.filters")
+        end = _write_npy_header(file, n=len(accepted.rows), size=job.size)
+        assert end == start, "the header keeps room for any number"
+        file.truncate(start + len(accepted.rows) * length)
+    return accepted
 
 
-def _write_header(file: BinaryIO, *, job: Extraction, n: int) -> int:
+def _write_npy_header(file: BinaryIO, *, n: int, size: int) -> int:
     """The header of ``n`` patches; returns where the first of them starts."""
     file.seek(0)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (n, job.size, job.size, 3)}
+    header = {"descr": "|u1", "fortran_order": False, "shape": (n, size, size, 3)}
     np.lib.format.write_array_header_1_0(file, header)
     return file.tell()
 
 
-def _all_rejected(taken: AcceptedPatches) -> str:
-    counts = ", ".join(f"{reason} {n}" for reason, n in taken.rejected.items() if n)
-    return f"every patch tried was rejected ({counts}); loosen patches.filters"
+# --- overview ---
 
 
-def _reading_order(job: Extraction, rows: np.ndarray) -> np.ndarray:
-    """Rows strip by strip and there band by band, so that neighbours find the slide's tiles still decoded.
+@dataclass(frozen=True)
+class OverviewJob:
+    """Draw the tissue's outline and the patches of a slide over its thumbnail, into ``target``."""
 
-    A strip is so narrow that what two of its bands touch fits the cache of decoded tiles, however wide the slide.
-    """
-    side = max(1, int(job.extent))
-    x, y = job.x[rows], job.y[rows]
-    return np.asarray(rows[np.lexsort((x, y // side, x // (_STRIP * side)))])
+    thumbnail: Path
+    target: Path
+    geometry: SlideGeometry
+    positions: Positions
+    split: str
+
+
+def write_overview(job: OverviewJob) -> None:
+    """Write a slide's overview as JPEG, unless that is done."""
+    if job.target.is_file():
+        return
+    with Image.open(job.thumbnail) as image:
+        picture_hw3 = np.asarray(image.convert("RGB"))
+    tissue_hw = job.geometry.tissue
+    inner_hw = ndimage.binary_erosion(tissue_hw, iterations=_OUTLINE, border_value=1)
+    picture_hw3 = np.where((tissue_hw & ~inner_hw)[..., None], np.array(TISSUE_COLOUR, np.uint8), picture_hw3)
+    picture = Image.fromarray(picture_hw3)
+
+    # Frames of one pixel: patches that overlap stay apart.
+    draw = ImageDraw.Draw(picture)
+    across, down = picture.width / job.geometry.width, picture.height / job.geometry.height
+    width = max(_MIN_FRAME, round(job.geometry.extent * across)) - 1
+    height = max(_MIN_FRAME, round(job.geometry.extent * down)) - 1
+    for x, y in zip(job.positions.x, job.positions.y, strict=True):
+        left, top = round(x * across), round(y * down)
+        draw.rectangle((left, top, left + width, top + height), outline=SPLIT_COLOURS[job.split])
+    with replacing(job.target) as temporary:
+        picture.save(temporary, format="JPEG", quality=_JPEG_QUALITY, subsampling=0)

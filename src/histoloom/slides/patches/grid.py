@@ -35,7 +35,7 @@ def grid(slide: Slide, *, size: int, mpp: float, limit: int) -> Grid:
     """Patches of ``size`` px at ``mpp`` um/px from edge to edge of a slide, side by side (overlapping by less than one
     patch in all), or further apart so that there are at most ``limit``.
 
-    Raises ``SlideError`` where the slide says no mpp or is smaller than one patch.
+    Raises ``SlideError`` where the slide has no mpp or is smaller than one patch.
     """
     if slide.mpp is None:
         raise SlideError("does not say its mpp (um/px)")
@@ -43,8 +43,19 @@ def grid(slide: Slide, *, size: int, mpp: float, limit: int) -> Grid:
     width, height = slide.dimensions
     if extent > min(width, height) + 1e-6:
         raise SlideError(smaller_than_patch(slide.dimensions, source_mpp=slide.mpp, size=size, mpp=mpp))
-    columns, rows = _counts(width / extent, height / extent, limit=limit)
-    x, y = _along(width, extent=extent, count=columns), _along(height, extent=extent, count=rows)
+
+    # As many as fit side by side, or fewer in the slide's proportions.
+    across, down = width / extent, height / extent
+    columns, rows = math.ceil(across - 1e-9), math.ceil(down - 1e-9)
+    if columns * rows > limit:
+        columns = min(limit, max(1, math.floor(across / math.sqrt(across * down / limit))))
+        rows = max(1, min(rows, limit // columns))
+
+    # In the middles of equal cells, moved inward where they would reach over the slide.
+    x, y = (
+        np.clip((np.arange(count) + 0.5) * (length / count) - extent / 2, 0.0, max(0.0, length - extent))
+        for length, count in ((width, columns), (height, rows))
+    )
     return Grid(rows, columns, np.tile(x, rows), np.repeat(y, columns), extent)
 
 
@@ -62,19 +73,3 @@ def batches(slide: Slide, *, cells: Grid, size: int, batch: int) -> Iterator[np.
     for start in range(0, len(cells), batch):
         rows = range(start, min(start + batch, len(cells)))
         yield np.stack([slide.read(cells.x[i], cells.y[i], extent=cells.extent, size=size) for i in rows])
-
-
-def _counts(across: float, down: float, *, limit: int) -> tuple[int, int]:
-    """Columns and rows for a slide of so many patches' sides, in its proportions, at most ``limit`` cells."""
-    columns, rows = math.ceil(across - 1e-9), math.ceil(down - 1e-9)
-    if columns * rows <= limit:
-        return columns, rows
-    coarser = math.sqrt(across * down / limit)
-    columns = min(limit, max(1, math.floor(across / coarser)))
-    return columns, max(1, min(rows, limit // columns))
-
-
-def _along(length: int, *, extent: float, count: int) -> np.ndarray:
-    """Corners of ``count`` patches in the middles of as many equal cells, moved inward where they would stand over."""
-    cell = length / count
-    return np.clip((np.arange(count) + 0.5) * cell - extent / 2, 0.0, max(0.0, length - extent))

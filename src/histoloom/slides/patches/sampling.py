@@ -1,4 +1,4 @@
-"""Which patches to take: how many of each slide, where on it, and what is held out. Pure functions.
+"""Which patches are taken: how many of each slide, where on it, and which are held out.
 
 Random positions are whole level-0 pixels, drawn at full resolution: a position drawn on a thumbnail would lie on that
 thumbnail's grid. A grid is centred on its slide, so that what is left over is the same at opposite edges.
@@ -7,21 +7,25 @@ thumbnail's grid. A grid is centred on its slide, so that what is left over is t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from histoloom import seeding
-from histoloom.config import PatchesConfig, SplitConfig
+from histoloom.config import Config, PatchesConfig, SplitConfig
+from histoloom.errors import UserError
+from histoloom.slides.entries import SlideEntry
+from histoloom.slides.patches.filters import Filters
 from histoloom.slides.tissue.mask import tissue_share
 
 _MOST_CANDIDATES = 2_000_000
 _ROUNDING = 1e-6  # px; an extent of 256.0000001 fits 256
+_SPARES_PER_PATCH, _MIN_SPARES = 16, 256  # further candidates, where a filter may reject some
 
 
 @dataclass(frozen=True)
-class Field:
+class SlideGeometry:
     """A slide's width and height (level-0 px), the side of its patches there, its tissue and its pen, bool (h, w)."""
 
     width: int
@@ -32,12 +36,12 @@ class Field:
 
     @property
     def columns(self) -> int:
-        """Different x of a patch."""
+        """How many different x a patch may have."""
         return max(0, math.floor(self.width - self.extent + _ROUNDING) + 1)
 
     @property
     def rows(self) -> int:
-        """Different y of a patch."""
+        """How many different y a patch may have."""
         return max(0, math.floor(self.height - self.extent + _ROUNDING) + 1)
 
 
@@ -54,8 +58,24 @@ class Positions:
         return len(self.x)
 
     def take(self, rows: np.ndarray) -> Positions:
-        """Some of them."""
+        """The positions of some rows, in their order."""
         return Positions(self.x[rows], self.y[rows], self.tissue[rows], self.pen[rows])
+
+
+@dataclass(frozen=True)
+class CandidatePatches:
+    """A slide's candidates, in the order in which they are tried, and how many of them are wanted.
+
+    ``background``, bool (n,): which of them were drawn for having less tissue than ``patches.min_tissue``.
+    """
+
+    positions: Positions
+    background: np.ndarray
+    wanted: int
+
+    def first(self) -> np.ndarray:
+        """The rows that are taken where nothing is rejected: the first wanted ones, in their order."""
+        return np.arange(min(self.wanted, len(self.positions)))
 
 
 def patch_extent(size: int, *, mpp: float, source_mpp: float) -> float:
@@ -63,39 +83,58 @@ def patch_extent(size: int, *, mpp: float, source_mpp: float) -> float:
     return size * mpp / source_mpp
 
 
-def allocate(weights: np.ndarray, *, total: int, capacity: np.ndarray) -> np.ndarray:
-    """Share ``total`` out by ``weights`` (n,), largest remainder first; int64 (n,).
+def draw_candidates(
+    entries: Sequence[SlideEntry], *, geometries: Mapping[str, SlideGeometry], config: Config
+) -> tuple[dict[str, CandidatePatches], dict[str, str]]:
+    """Each usable slide's candidates, the wanted ones first, and why some slides have none.
 
-    Every weight above 0 gets at least one where ``total`` allows, and none more than its ``capacity`` (n,).
+    The patches are shared out by the slides' area of tissue, um^2; with ``tissue: all``, by their whole area.
     """
-    capacity = np.where(weights > 0, capacity, 0).astype(np.int64)
-    total = int(min(total, capacity.sum()))
-    least = np.minimum(capacity, 1 if total >= np.count_nonzero(capacity) else 0)
-    exact = _proportional(weights, total=total, least=least, most=capacity)
-    whole = np.minimum(np.floor(exact + _ROUNDING).astype(np.int64), capacity)
-    order = np.argsort(np.where(whole < capacity, whole - exact, np.inf), kind="stable")
-    whole[order[: total - int(whole.sum())]] += 1
-    return whole
+    patches = config.patches
+    usable = [entry for entry in entries if entry.usable]
+    limits, areas = [], []
+    for entry in usable:
+        geometry = geometries[entry.slide_id]
+        limits.append(position_count(geometry, config=patches))
+        share = float(geometry.tissue.mean()) if patches.tissue == "detect" else 1.0
+        areas.append(share * geometry.width * geometry.height * entry.source_mpp**2)
+    counts = patches_per_slide(np.array(areas), capacity=np.array(limits), config=patches)
+
+    candidates, reasons = {}, {}
+    for entry, count in zip(usable, counts.tolist(), strict=True):
+        spares = (
+            _SPARES_PER_PATCH * count + _MIN_SPARES if Filters.of(patches, source_mpp=entry.source_mpp).active else 0
+        )
+        positions = draw_positions(
+            count,
+            geometry=geometries[entry.slide_id],
+            config=patches,
+            generator=seeding.numpy_generator(config.seed, "patches", entry.slide_id),
+            spares=spares,
+        )
+        detect = patches.tissue == "detect"
+        background = positions.tissue < patches.min_tissue if detect else np.zeros(len(positions), bool)
+        candidates[entry.slide_id] = CandidatePatches(positions, background, count)
+        if count == 0:
+            reasons[entry.slide_id] = f"none of the {patches.count} patches fell to it; raise patches.count"
+        elif len(positions) == 0:
+            reasons[entry.slide_id] = (
+                f"no patch with a tissue share of {patches.min_tissue:g} was found; lower patches.min_tissue"
+            )
+    return candidates, reasons
 
 
-def _proportional(weights: np.ndarray, *, total: int, least: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """Multiples of ``weights``, held between ``least`` and ``most``, that sum up to ``total``: float (n,)."""
-    if total == 0:
-        return np.zeros(len(weights))
-    low, high = 0.0, float(most.max()) / float(weights[weights > 0].min())
-    for _ in range(100):
-        middle = (low + high) / 2
-        enough = np.clip(middle * weights, least, most).sum() >= total
-        low, high = (low, middle) if enough else (middle, high)
-    return np.asarray(np.clip(high * weights, least, most))
+# --- how many of each slide ---
 
 
-def capacity(field: Field, *, config: PatchesConfig) -> int:
-    """How many different places for a patch a slide has, whatever lies there."""
-    return len(_grid(field, overlap=config.overlap)[0]) if config.sampling == "grid" else field.columns * field.rows
+def position_count(geometry: SlideGeometry, *, config: PatchesConfig) -> int:
+    """How many different positions a slide has for a patch, with tissue or without."""
+    if config.sampling == "grid":
+        return len(_grid_corners(geometry, overlap=config.overlap)[0])
+    return geometry.columns * geometry.rows
 
 
-def numbers(weights: np.ndarray, *, capacity: np.ndarray, config: PatchesConfig) -> np.ndarray:
+def patches_per_slide(weights: np.ndarray, *, capacity: np.ndarray, config: PatchesConfig) -> np.ndarray:
     """How many patches each slide is to give, int64 (n,).
 
     ``count`` is shared out by ``weights`` (n,), and no slide gives more than ``per_slide`` or than its ``capacity``
@@ -106,75 +145,157 @@ def numbers(weights: np.ndarray, *, capacity: np.ndarray, config: PatchesConfig)
     return allocate(weights, total=total, capacity=most)
 
 
-def draw(
-    count: int, *, field: Field, config: PatchesConfig, generator: np.random.Generator, reserve: int = 0
+def allocate(weights: np.ndarray, *, total: int, capacity: np.ndarray) -> np.ndarray:
+    """Share ``total`` out by ``weights`` (n,), largest remainder first; int64 (n,).
+
+    Every weight above 0 gets at least one where ``total`` allows, and none more than its ``capacity`` (n,).
+    """
+    capacity = np.where(weights > 0, capacity, 0).astype(np.int64)
+    total = int(min(total, capacity.sum()))
+    least = np.minimum(capacity, 1 if total >= np.count_nonzero(capacity) else 0)
+    exact = np.zeros(len(weights))
+    if total > 0:
+        # The multiple of the weights whose parts, held between least and capacity, sum up to the total, by bisection.
+        low, high = 0.0, float(capacity.max()) / float(weights[weights > 0].min())
+        for _ in range(100):
+            middle = (low + high) / 2
+            enough = np.clip(middle * weights, least, capacity).sum() >= total
+            low, high = (low, middle) if enough else (middle, high)
+        exact = np.asarray(np.clip(high * weights, least, capacity))
+    whole = np.minimum(np.floor(exact + _ROUNDING).astype(np.int64), capacity)
+    order = np.argsort(np.where(whole < capacity, whole - exact, np.inf), kind="stable")
+    whole[order[: total - int(whole.sum())]] += 1
+    return whole
+
+
+# --- where on a slide ---
+
+
+def draw_positions(
+    count: int, *, geometry: SlideGeometry, config: PatchesConfig, generator: np.random.Generator, spares: int = 0
 ) -> Positions:
-    """``count`` different positions on a slide and ``reserve`` more; fewer where it has no more that qualify.
+    """``count`` different positions on a slide and ``spares`` more; fewer where it has no more that qualify.
 
     With ``tissue: detect``, ``background_share`` of the first ``count`` and of the others have less tissue than
     ``min_tissue`` (as far as the slide has such places) and the rest at least that much; where there is less tissue
     than wanted, fewer come out.
     """
-    wanted = count + reserve
-    lot = wanted if config.tissue == "all" else 16 * wanted + 4096
+    wanted = count + spares
+    batch = wanted if config.tissue == "all" else 16 * wanted + 4096
     while True:
-        found = _candidates(lot, field=field, config=config, generator=generator)
+        drawn = _random_positions(batch, geometry=geometry, config=config, generator=generator)
         if config.tissue == "all":
-            return found
-        chosen = _by_tissue(found.tissue, count=wanted, config=config)
-        if len(chosen) == wanted or len(found) < lot or lot >= _MOST_CANDIDATES:
-            found = found.take(chosen)
-            first = _by_tissue(found.tissue, count=count, config=config)
-            return found.take(np.concatenate([first, np.setdiff1d(np.arange(len(found)), first)]))
-        lot = min(8 * lot, _MOST_CANDIDATES)
+            return drawn
+        qualified = _qualified_rows(drawn.tissue, count=wanted, config=config)
+        if len(qualified) == wanted or len(drawn) < batch or batch >= _MOST_CANDIDATES:
+            drawn = drawn.take(qualified)
+            first = _qualified_rows(drawn.tissue, count=count, config=config)
+            return drawn.take(np.concatenate([first, np.setdiff1d(np.arange(len(drawn)), first)]))
+        batch = min(8 * batch, _MOST_CANDIDATES)
 
 
-def _candidates(count: int, *, field: Field, config: PatchesConfig, generator: np.random.Generator) -> Positions:
-    """Up to ``count`` different places, in random order, with what lies there."""
+def _random_positions(
+    count: int, *, geometry: SlideGeometry, config: PatchesConfig, generator: np.random.Generator
+) -> Positions:
+    """Up to ``count`` different positions, in random order, with their shares of tissue and pen."""
     if config.sampling == "grid":
-        x, y = _grid(field, overlap=config.overlap)
+        x, y = _grid_corners(geometry, overlap=config.overlap)
         chosen = generator.permutation(len(x))[:count]
         x, y = x[chosen], y[chosen]
     else:
-        places = field.columns * field.rows
+        places = geometry.columns * geometry.rows
         flat = generator.choice(places, size=min(count, places), replace=False)
-        x, y = flat % field.columns, flat // field.columns
-    tissue = tissue_share(field.tissue, x=x, y=y, extent=field.extent, width=field.width, height=field.height)
-    if field.pen is None or not field.pen.any():
-        return Positions(x, y, tissue, np.zeros(len(x)))
-    pen = tissue_share(field.pen, x=x, y=y, extent=field.extent, width=field.width, height=field.height)
+        x, y = flat % geometry.columns, flat // geometry.columns
+    tissue, pen = (
+        np.zeros(len(x))
+        if mask is None
+        else tissue_share(mask, x=x, y=y, extent=geometry.extent, width=geometry.width, height=geometry.height)
+        for mask in (geometry.tissue, geometry.pen if geometry.pen is not None and geometry.pen.any() else None)
+    )
     return Positions(x, y, tissue, pen)
 
 
-def _grid(field: Field, *, overlap: float) -> tuple[np.ndarray, np.ndarray]:
+def _grid_corners(geometry: SlideGeometry, *, overlap: float) -> tuple[np.ndarray, np.ndarray]:
     """Corners x, y, int64 (n,), row by row, of patches that each share ``overlap`` of their side with the next."""
-    x = _along(field.width, extent=field.extent, overlap=overlap)
-    y = _along(field.height, extent=field.extent, overlap=overlap)
+    axes = []
+    for length in (geometry.width, geometry.height):
+        room = length - geometry.extent
+        pitch = max(1.0, geometry.extent * (1 - overlap))
+        count = math.floor(room / pitch + _ROUNDING) + 1 if room >= -_ROUNDING else 0
+        start = max(0.0, (room - (count - 1) * pitch) / 2)
+        axes.append(np.floor(start + pitch * np.arange(count) + _ROUNDING).astype(np.int64))
+    x, y = axes
     return np.tile(x, len(y)), np.repeat(y, len(x))
 
 
-def _along(length: int, *, extent: float, overlap: float) -> np.ndarray:
-    room = length - extent
-    if room < -_ROUNDING:
-        return np.zeros(0, np.int64)
-    pitch = max(1.0, extent * (1 - overlap))
-    count = math.floor(room / pitch + _ROUNDING) + 1
-    start = max(0.0, (room - (count - 1) * pitch) / 2)
-    return np.floor(start + pitch * np.arange(count) + _ROUNDING).astype(np.int64)
-
-
-def _by_tissue(tissue: np.ndarray, *, count: int, config: PatchesConfig) -> np.ndarray:
+def _qualified_rows(tissue: np.ndarray, *, count: int, config: PatchesConfig) -> np.ndarray:
     """Rows of the first candidates that fit, in the order in which they were drawn.
 
     Where there is less tissue than wanted, background is scarce in proportion: its share stays.
     """
     enough = tissue >= config.min_tissue
-    background = round(config.background_share * count)
     share = config.background_share
+    background = round(share * count)
     most = round(share / (1 - share) * np.count_nonzero(enough)) if share else 0
     outside = np.flatnonzero(~enough)[: min(background, most)]
     inside = np.flatnonzero(enough)[: count - len(outside)]
     return np.sort(np.concatenate([inside, outside]))
+
+
+# --- which are held out ---
+
+
+def splits_of(
+    entries: Sequence[SlideEntry],
+    *,
+    counts: Mapping[str, int],
+    config: SplitConfig,
+    seed: int,
+    say: Callable[[str], None],
+) -> dict[str, str]:
+    """Each slide's split by slide id: "train", "holdout", or empty for slides that are left out.
+
+    A table's splits count more than drawn ones. ``counts`` are the slides' patches. Raises ``UserError`` where a table
+    puts a patient (or slide, with ``by: slide``) in both.
+    """
+    group = {entry.slide_id: entry.patient if config.by == "patient" else entry.slide for entry in entries}
+    usable = [entry for entry in entries if entry.usable]
+    result = dict.fromkeys(group, "")
+
+    # A slide without a split in a table shares that of its group, else it is trained on.
+    listed: dict[str, str] = {}
+    for entry in entries:
+        if entry.split and listed.setdefault(group[entry.slide_id], entry.split) != entry.split:
+            raise UserError(
+                f"the table puts {config.by} {group[entry.slide_id]} in both train and holdout; correct its column "
+                "split" + (", or use patches.split.by=slide" if config.by == "patient" else "")
+            )
+    if listed:
+        say("held out: what the table says; patches.split.holdout is not used")
+        return result | {entry.slide_id: listed.get(group[entry.slide_id], "train") for entry in usable}
+
+    sizes: dict[str, int] = {}
+    for entry in usable:
+        sizes[group[entry.slide_id]] = sizes.get(group[entry.slide_id], 0) + counts[entry.slide_id]
+    held = held_out(list(sizes), counts=sizes, config=config, seed=seed)
+    if held:
+        share = sum(sizes[name] for name in held) / sum(sizes.values())
+        say(f"held out: {config.by} {', '.join(sorted(held))} ({share:.0%} of the patches)")
+    elif config.holdout > 0:
+        say(f"nothing is held out: there is only one {config.by}; give more, or split.by: slide")
+
+    # Slides of one patient on both sides: serial sections there would leak.
+    result |= {entry.slide_id: "holdout" if group[entry.slide_id] in held else "train" for entry in usable}
+    held_patients, trained_patients = (
+        {entry.patient for entry in usable if result[entry.slide_id] == split} for split in ("holdout", "train")
+    )
+    both = held_patients & trained_patients
+    if both:
+        say(
+            f"slides of {len(both)} patients are both held out and trained on; where a patient's slides are serial "
+            "sections, use patches.split.by=patient"
+        )
+    return result
 
 
 def held_out(groups: Sequence[str], *, counts: Mapping[str, int], config: SplitConfig, seed: int) -> set[str]:

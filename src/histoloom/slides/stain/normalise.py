@@ -1,38 +1,60 @@
-"""Normalisation of stain: a slide's colours as another laboratory would have made them.
+"""Stain normalisation: a slide's colours as another laboratory would have made them.
 
-Both methods estimate a slide's look once, from a sample of its stained pixels, and move it to a reference: Macenko et
+Both methods estimate a slide's stain once, from a sample of its stained pixels, and map it to a reference: Macenko et
 al. 2009 (ISBI) by the two stains' directions and strengths in optical density, Reinhard et al. 2001 (IEEE CG&A) by the
 mean and deviation of each axis of Ruderman's colour space. Both keep glass as bright as it is.
 
-Shape letters: P pixels, 3 colours (red, green, blue), S nodes of a table along one colour. Optical densities are
-natural logarithms: -ln((value + 1) / (glass + 1)) for values 0..255.
+Each slide is estimated once, from fields spread over its tissue; the estimates are kept in ``stain.json``. Files that
+are fields of one slide share an estimate. An estimate depends on the slide alone, so that a slide that the run has
+never seen is normalised as its own slides are.
+
+Shape letters: P pixels, 3 colours (red, green, blue), S nodes of a table along one colour, N fields. Optical densities
+are natural logarithms: -ln((value + 1) / (glass + 1)) for values 0..255.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageFilter
+from pydantic import TypeAdapter
+
+from histoloom.config import PatchesConfig
+from histoloom.errors import UserError
+from histoloom.run.directory import read_json, write_json
+from histoloom.slides.entries import SlideEntry, SlideError
+from histoloom.slides.readers.base import Slide
+from histoloom.slides.readers.open import open_slide
+from histoloom.slides.tissue.mask import glass_colour, tissue_mask
 
 Method = Literal["macenko", "reinhard"]
 Triple = tuple[float, float, float]
 
 GLASS = 245.0
-"""What glass becomes, 0..255: below 255, so that its noise is not cut off."""
+"""The value that glass gets, 0..255: below 255, so that its noise is not cut off."""
 
-LEAST_PIXELS = 2000
+MIN_PIXELS = 2000
 """Stained pixels that an estimate needs."""
+
+FIELDS = 64
+"""Fields that are read of a slide."""
+
+FIELD_SIDE, FIELD_MPP = 64, 1.0
+"""Side of a field in px, and its um/px: fine enough to tell nuclei from what lies around them."""
 
 _STAINED = (0.15, 0.05)
 """Least mean optical density of a stained pixel, and least difference between its colours (grey is no stain)."""
 
 _EXTREMES = (1.0, 99.0)  # percentiles of Macenko et al.
-_LEAST_ANGLE = 5.0  # degrees between the stains; below this there is one stain, or none
+_MIN_ANGLE = 5.0  # degrees between the stains; below this there is one stain, or none
 _NODES = 33
+_GLASS_STEP = 4  # every fourth row and column of a thumbnail is enough for the colour of glass
+_THUMBNAIL_SIDE = 1024
 
 # Ruderman et al. 1998, as in Reinhard et al. 2001, equations 4 and 6.
 _LMS_33 = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]])
@@ -50,7 +72,7 @@ class Macenko:
 
     @property
     def basis_33(self) -> np.ndarray:
-        """Rows: the two stains and what is neither, as long as they are strong: that by the stains' geometric mean."""
+        """Rows: the two stains and the rest, as long as they are strong: the rest by the stains' geometric mean."""
         stains_23 = np.array([self.haematoxylin, self.eosin])
         rest_3 = np.cross(*stains_23)
         lengths_3 = np.array([*self.strengths, np.sqrt(np.prod(self.strengths))])
@@ -71,33 +93,31 @@ Stain = Macenko | Reinhard
 REFERENCES: Mapping[Method, Stain] = {
     # The reference of M. Ludwig's widely copied code, and so of torchstain and others.
     "macenko": Macenko((GLASS,) * 3, (0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581), (1.9705, 1.0308)),
-    # The mean look of seven H&E slides after Macenko's normalisation (docs/explanation/stain.md).
+    # The mean of seven H&E slides after Macenko's normalisation (docs/explanation/stain.md).
     "reinhard": Reinhard((GLASS,) * 3, (8.59, -0.093, 0.036), (0.54, 0.082, 0.0185)),
 }
 
 
-def glass_colour(thumbnail_P3: np.ndarray) -> Triple:
-    """The colour of empty glass, 0..255, among a thumbnail's pixels; ``GLASS`` in all where none is seen.
+def scanned_glass(pixels_P3: np.ndarray) -> Triple:
+    """The colour of empty glass, 0..255, among a thumbnail's pixels; ``GLASS`` in all colours where there is none.
 
-    It is the median of the brightest hundredth, where that is near white. Pixels of pure white were never scanned.
+    Pixels of pure white were never scanned.
     """
-    scanned_P3 = thumbnail_P3[(thumbnail_P3 < 255).any(axis=1)]
-    if len(scanned_P3) == 0:
-        return (GLASS,) * 3
-    lightness_P = scanned_P3.min(axis=1)
-    colour_3 = np.median(scanned_P3[lightness_P >= np.quantile(lightness_P, 0.99)], axis=0)
-    return _triple(colour_3) if colour_3.min() >= 200 and np.ptp(colour_3) <= 20 else (GLASS,) * 3
+    scanned_P3 = pixels_P3[(pixels_P3 < 255).any(axis=1)]
+    colour_3 = glass_colour(scanned_P3) if len(scanned_P3) else None
+    return (GLASS,) * 3 if colour_3 is None else _triple(colour_3)
 
 
 def estimate(method: Method, *, pixels_P3: np.ndarray, glass: Triple) -> Stain | None:
     """A slide's stain from a sample of its pixels, uint8; None where too few of them are stained, or by one stain."""
     density_P3 = optical_density(pixels_P3, glass=glass)
-    density_P3 = density_P3[_is_stained(density_P3)]
-    if len(density_P3) < LEAST_PIXELS:
+    stained_P = (density_P3.mean(axis=1) > _STAINED[0]) & (np.ptp(density_P3, axis=1) > _STAINED[1])
+    density_P3 = density_P3[stained_P]
+    if len(density_P3) < MIN_PIXELS:
         return None
     if method == "macenko":
         return _estimate_macenko(density_P3, glass=glass)
-    lab_P3 = _to_lab(_light(density_P3))
+    lab_P3 = rgb_to_lab(_light(density_P3))
     deviation_3 = lab_P3.std(axis=0)
     return Reinhard(glass, _triple(lab_P3.mean(axis=0)), _triple(deviation_3)) if deviation_3.min() > 1e-4 else None
 
@@ -107,29 +127,26 @@ def optical_density(pixels_P3: np.ndarray, *, glass: Triple) -> np.ndarray:
     return np.asarray(-np.log((pixels_P3 + 1.0) / (np.array(glass) + 1.0)))
 
 
-def _is_stained(density_P3: np.ndarray) -> np.ndarray:
-    return np.asarray((density_P3.mean(axis=1) > _STAINED[0]) & (np.ptp(density_P3, axis=1) > _STAINED[1]))
-
-
 def _estimate_macenko(density_P3: np.ndarray, *, glass: Triple) -> Macenko | None:
-    """The extreme directions in the plane through the origin that holds most of the densities."""
+    """The extreme directions in the plane through the origin that holds most of the densities (Macenko et al. 2009)."""
     _, vectors_33 = np.linalg.eigh(density_P3.T @ density_P3)
     plane_32 = vectors_33[:, :0:-1] * np.sign(vectors_33[:, :0:-1].sum(axis=0))
     along_P, across_P = (density_P3 @ plane_32).T
     angles_2 = np.percentile(np.arctan2(across_P, along_P), _EXTREMES)
-    if np.degrees(np.ptp(angles_2)) < _LEAST_ANGLE:
+    if np.degrees(np.ptp(angles_2)) < _MIN_ANGLE:
         return None
     first_3, second_3 = (plane_32 @ (np.cos(angle), np.sin(angle)) for angle in angles_2)
     haematoxylin_3, eosin_3 = (first_3, second_3) if first_3[0] > second_3[0] else (second_3, first_3)
     directions = Macenko(glass, _triple(haematoxylin_3), _triple(eosin_3), (1.0, 1.0))
     amounts_P3 = density_P3 @ np.linalg.inv(directions.basis_33)
-    strong, stronger = np.percentile(amounts_P3[:, :2], _EXTREMES[1], axis=0)
-    if min(strong, stronger) < _STAINED[0]:
+    strengths_2 = np.percentile(amounts_P3[:, :2], _EXTREMES[1], axis=0)
+    if strengths_2.min() < _STAINED[0]:
         return None
-    return Macenko(glass, directions.haematoxylin, directions.eosin, (float(strong), float(stronger)))
+    strengths = (float(strengths_2[0]), float(strengths_2[1]))
+    return Macenko(glass, directions.haematoxylin, directions.eosin, strengths)
 
 
-def recolour(pixels_P3: np.ndarray, *, stain: Stain, reference: Stain) -> np.ndarray:
+def normalise_pixels(pixels_P3: np.ndarray, *, stain: Stain, reference: Stain) -> np.ndarray:
     """Values 0..255 (P, 3, float) of a slide of ``stain`` as ``reference`` would have them.
 
     What is neither stain (ink, pigment) keeps its own colour under Macenko's method.
@@ -140,9 +157,10 @@ def recolour(pixels_P3: np.ndarray, *, stain: Stain, reference: Stain) -> np.nda
         moved_P3 = _light(density_P3 @ np.linalg.inv(stain.basis_33) @ reference.basis_33, glass=reference.glass)
         return np.clip(moved_P3, 0, 255)
     assert isinstance(reference, Reinhard), "stain and reference are of one method"
-    lab_P3 = _to_lab(_light(density_P3))
+    lab_P3 = rgb_to_lab(_light(density_P3))
     lab_P3 = (lab_P3 - stain.mean) * (np.array(reference.deviation) / stain.deviation) + reference.mean
-    moved_P3 = _from_lab(lab_P3)
+    moved_P3 = lab_to_rgb(lab_P3)
+    # Glass has no stain to move: the less dense a pixel, the more of its own colour it keeps.
     share_P1 = np.clip(density_P3.mean(axis=1, keepdims=True) / _STAINED[0], 0, 1)
     return np.clip(share_P1 * moved_P3 + (1 - share_P1) * _light(density_P3), 0, 255)
 
@@ -151,17 +169,19 @@ def _light(density_P3: np.ndarray, *, glass: Triple = (GLASS,) * 3) -> np.ndarra
     return np.asarray((np.array(glass) + 1) * np.exp(-density_P3) - 1)
 
 
-def _to_lab(rgb_P3: np.ndarray) -> np.ndarray:
+def rgb_to_lab(rgb_P3: np.ndarray) -> np.ndarray:
+    """Ruderman's l, alpha and beta (P, 3) of values 0..255."""
     return np.asarray(np.log(np.maximum(rgb_P3, 1) @ _LMS_33.T) @ _LAB_33.T)
 
 
-def _from_lab(lab_P3: np.ndarray) -> np.ndarray:
+def lab_to_rgb(lab_P3: np.ndarray) -> np.ndarray:
+    """The inverse of ``rgb_to_lab``."""
     return np.asarray(np.exp(lab_P3 @ np.linalg.inv(_LAB_33).T) @ np.linalg.inv(_LMS_33).T)
 
 
 @dataclass(frozen=True)
-class Recolouring:
-    """``recolour`` of whole images, through a table of the colour cube with linear interpolation."""
+class StainNormaliser:
+    """``normalise_pixels`` of whole images, through a table of the colour cube with linear interpolation."""
 
     stain: Stain
     reference: Stain
@@ -169,35 +189,142 @@ class Recolouring:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Images uint8 (..., width, 3) in the reference's stain, of the same shape."""
         rows = Image.fromarray(np.ascontiguousarray(images).reshape(-1, *images.shape[-2:]))
-        return np.array(rows.filter(_table(self))).reshape(images.shape)  # a copy, which torch may write to
+        table = _colour_table(self)
+        return np.array(rows.filter(table)).reshape(images.shape)  # a copy, which torch may write to
 
 
 @lru_cache(maxsize=4)
-def _table(job: Recolouring) -> ImageFilter.Color3DLUT:
+def _colour_table(normaliser: StainNormaliser) -> ImageFilter.Color3DLUT:
     nodes_S = np.linspace(0, 255, _NODES)
     blue, green, red = np.meshgrid(nodes_S, nodes_S, nodes_S, indexing="ij")  # red runs fastest
     cube_P3 = np.stack([red.ravel(), green.ravel(), blue.ravel()], axis=1)
-    moved_P3 = recolour(cube_P3, stain=job.stain, reference=job.reference) / 255
+    moved_P3 = normalise_pixels(cube_P3, stain=normaliser.stain, reference=normaliser.reference) / 255
     return ImageFilter.Color3DLUT(_NODES, moved_P3.astype(np.float32).ravel())
-
-
-def to_json(stain: Stain | None) -> dict[str, Any] | None:
-    """Plain data that ``from_json`` reads."""
-    return None if stain is None else asdict(stain)
-
-
-def from_json(method: Method, *, values: Mapping[str, Any] | None) -> Stain | None:
-    """What ``to_json`` made."""
-    if values is None:
-        return None
-    fields = {name: _nested(value) for name, value in values.items()}
-    return Macenko(**fields) if method == "macenko" else Reinhard(**fields)
-
-
-def _nested(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _triple(values_3: np.ndarray) -> Triple:
     first, second, third = (float(value) for value in values_3)
     return first, second, third
+
+
+# --- the stain of each slide ---
+
+
+@dataclass(frozen=True)
+class SlideStains:
+    """``stain.json``: the stain of each slide of a run, by the slide's name; None where it has too little of it."""
+
+    method: Method
+    reference: Stain
+    slides: Mapping[str, Stain | None]
+
+    @staticmethod
+    def load(folder: Path) -> SlideStains:
+        """Read ``stain.json`` of the patches stage."""
+        return TypeAdapter(SlideStains).validate_python(read_json(folder / "stain.json"))
+
+    def save(self, folder: Path) -> None:
+        """Write ``stain.json``."""
+        write_json(folder / "stain.json", asdict(self))
+
+    def normaliser(self, stain: Stain | None) -> StainNormaliser | None:
+        """The normaliser from ``stain`` to the reference; None for an unknown stain, which is left as it is."""
+        return None if stain is None else StainNormaliser(stain, self.reference)
+
+    def of_slide(self, slide: Slide, *, name: str | None = None) -> StainNormaliser | None:
+        """The normaliser of the run's slide ``name``, or else of an open slide, estimated now (``SlideError``)."""
+        if name is not None and name in self.slides:
+            return self.normaliser(self.slides[name])
+        thumbnail_HW3 = slide.thumbnail(_THUMBNAIL_SIDE)
+        (centres_N2,) = spread_fields([tissue_mask(thumbnail_HW3)], dimensions=[slide.dimensions])
+        pixels_P3 = read_fields(slide, centres=centres_N2)
+        return self.normaliser(estimate(self.method, pixels_P3=pixels_P3, glass=_thumbnail_glass([thumbnail_HW3])))
+
+
+@dataclass(frozen=True)
+class StainJob:
+    """Which fields to read of the files of one slide: their level-0 centres (N, 2) for each of ``entries``."""
+
+    method: Method
+    entries: tuple[SlideEntry, ...]
+    thumbnails: tuple[Path, ...]
+    centres: tuple[np.ndarray, ...]
+
+
+def stain_jobs(
+    entries: Iterable[SlideEntry], *, tissue: Mapping[str, np.ndarray], thumbnails: Path, method: Method
+) -> dict[str, StainJob]:
+    """A job for each slide of the usable ``entries``; ``tissue`` are their masks, bool (h, w), by slide_id."""
+    files: dict[str, list[SlideEntry]] = {}
+    for entry in entries:
+        if entry.usable:
+            files.setdefault(entry.slide, []).append(entry)
+    jobs = {}
+    for name, group in files.items():
+        masks = [tissue[entry.slide_id] for entry in group]
+        centres = spread_fields(masks, dimensions=[(entry.width, entry.height) for entry in group])
+        used = [number for number, centres_N2 in enumerate(centres) if len(centres_N2)]
+        jobs[name] = StainJob(
+            method=method,
+            entries=tuple(group[number] for number in used),
+            thumbnails=tuple(thumbnails / f"{group[number].slide_id}.jpg" for number in used),
+            centres=tuple(centres[number] for number in used),
+        )
+    return jobs
+
+
+def estimate_slide(job: StainJob) -> Stain | None:
+    """The stain of one slide. Files that cannot be read are skipped: the extraction of their patches reports them."""
+    pixels = [np.empty((0, 3), np.uint8)]
+    for entry, centres_N2 in zip(job.entries, job.centres, strict=True):
+        try:
+            with open_slide(entry) as slide:
+                pixels.append(read_fields(slide, centres=centres_N2))
+        except SlideError:
+            continue
+    thumbnails = [np.asarray(Image.open(path).convert("RGB")) for path in job.thumbnails]
+    return estimate(job.method, pixels_P3=np.concatenate(pixels), glass=_thumbnail_glass(thumbnails))
+
+
+def spread_fields(masks: Sequence[np.ndarray], *, dimensions: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """For each file's mask, level-0 (x, y) of its share of ``FIELDS`` points, evenly many pixels of tissue apart."""
+    tissue = [np.flatnonzero(mask) for mask in masks]
+    ends = np.cumsum([len(places) for places in tissue])
+    points = np.unique(((np.arange(FIELDS) + 0.5) * ends[-1] / FIELDS).astype(int)) if ends[-1] else np.empty(0, int)
+    files = np.searchsorted(ends, points, side="right")
+    result = []
+    for number, (mask, places, (width, height)) in enumerate(zip(masks, tissue, dimensions, strict=True)):
+        own = points[files == number] - (ends[number] - len(places))
+        y, x = np.unravel_index(places[own], mask.shape)
+        scale_2 = (width / mask.shape[1], height / mask.shape[0])
+        result.append((np.stack([x, y], axis=1) + 0.5) * scale_2)
+    return result
+
+
+def read_fields(slide: Slide, *, centres: np.ndarray) -> np.ndarray:
+    """The pixels (P, 3) of fields about level-0 ``centres`` (N, 2), moved inward at the slide's edges."""
+    assert slide.mpp is not None, "a usable slide has a scale"
+    extent = min(FIELD_SIDE * max(1.0, FIELD_MPP / slide.mpp), *slide.dimensions)
+    corners_N2 = np.clip(centres - extent / 2, 0, np.array(slide.dimensions) - extent)
+    size = max(1, min(FIELD_SIDE, round(extent)))
+    fields = [slide.read(x, y, extent=extent, size=size).reshape(-1, 3) for x, y in corners_N2]
+    return np.concatenate([np.empty((0, 3), np.uint8), *fields])
+
+
+def reference_of(config: PatchesConfig, *, method: Method, slides: Mapping[str, Stain | None]) -> Stain:
+    """The package's reference, or the stain of the slide that ``patches.stain_reference`` names (``UserError``)."""
+    name = config.stain_reference
+    if name is None:
+        return REFERENCES[method]
+    if name not in slides:
+        known = ", ".join(sorted(slides)[:5])
+        raise UserError(f"patches.stain_reference {name!r} is not a usable slide of this run; there are: {known}")
+    stain = slides[name]
+    if stain is None:
+        raise UserError(f"patches.stain_reference {name!r} has too little stained tissue; name another slide, or none")
+    return stain
+
+
+def _thumbnail_glass(thumbnails: Sequence[np.ndarray]) -> Triple:
+    sparse = [thumbnail[::_GLASS_STEP, ::_GLASS_STEP].reshape(-1, 3) for thumbnail in thumbnails]
+    return scanned_glass(np.concatenate([np.empty((0, 3), np.uint8), *sparse]))

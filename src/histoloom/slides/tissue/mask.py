@@ -1,4 +1,4 @@
-"""Where on a thumbnail there is tissue.
+"""Where on a thumbnail there is tissue, and where there is pen.
 
 Stained tissue absorbs green more than red or blue; glass, shadows, dust and black borders absorb all three alike. So
 the measure is *stain*, the spread of the three optical densities. Stain alone does not tell pale fat from a puddle of
@@ -7,9 +7,17 @@ eosin beside the section: tissue also has structure, and a puddle has none. A pi
 - its stain is above half of Otsu's threshold (1979), held inside ``THRESHOLDS`` so that a slide full of tissue does not
   lose its pale half, and lies in structure; or is as strong as ``STRONG``, whatever lies around;
 - or it lies in a gap narrower than ``2 * _GAP`` px between such pixels: the cells of fat. Wider holes stay holes;
-- and it is not pen or grey (``ink``), and not a speck.
+- and it is not pen or grey (``find_pen``), and not a speck.
 
-Lengths are px of the thumbnail, whose longer side is at most 1024 px.
+Pen is what cannot be stain by its colour. Haematoxylin and eosin both absorb green most, blue about half as much, and
+red between hardly (eosin) and as much as green (haematoxylin), so that optical densities of stained tissue lie inside a
+wedge. Blue and green ink absorb red most, red ink absorbs blue as much as green, and black, grey and shadow absorb all
+three alike. The bounds were put where sections of breast, skin and head and neck of three laboratories, smoothed over
+2 px of a thumbnail, have at most a thousandth of their stained pixels beyond. Brown stains (DAB) and pigments count as
+tissue; pink ink with the very colour of eosin cannot be told from it.
+
+Lengths are px of the thumbnail, whose longer side is at most 1024 px; optical densities are natural logarithms. Shape
+letters: h, w of a thumbnail; P pixels; 3 the channels red, green, blue.
 """
 
 from __future__ import annotations
@@ -22,11 +30,9 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.morphology import disk
 
-from histoloom.slides.tissue.pen import PenMask, find_ink, optical_density, smoothed, without_specks
-
-THRESHOLDS = (0.03, 0.08)  # natural-log optical density
-STRONG = 0.25  # natural-log optical density
-STRUCTURE = 0.01  # deviation of stain in its neighbourhood, natural-log optical density
+THRESHOLDS = (0.03, 0.08)  # of stain
+STRONG = 0.25  # stain that is tissue without structure too
+STRUCTURE = 0.01  # least deviation of stain in its neighbourhood
 _SMOOTHING = 1.0
 _NEIGHBOURHOOD = 3.0
 _GAP = 4
@@ -35,53 +41,102 @@ _THIN = 1  # what is no wider than twice this plus one is a scratch or an edge
 _SPECK_SHARE = 1e-4  # of the thumbnail's area
 _BLACK = 12.0  # below this the ratio of channels is noise, 0..255
 
+RED_OVER_GREEN = 1.3  # blue and green ink lie above
+DARK_RED_OVER_GREEN, DARK_RED = 1.05, 1.6  # navy ink lies above both; nuclei side by side stay below the second
+EOSIN_RED_OVER_GREEN, RED_INK_BLUE_OVER_GREEN = 0.4, 0.78  # red ink: below the first and above the second
+GREY = 0.72  # least over largest optical density
+FAINT = 0.2  # optical density under which the colour is not reliable
+BLACK_DENSITY = 1.0  # grey as dark as that is ink or border; what is lighter is dust or shadow
+_PEN_SMOOTHING = 2.0
+_FRINGE = 5  # px by which ink reaches on into its own thinner edge
+_RIM = 2  # px around ink that are ink too
+_SMALLEST_PEN = 2e-5  # of the thumbnail's area; ink lies in strokes
+_GLASS_STEP = 4  # every fourth row and column is enough for the colour of glass
+
 
 @dataclass(frozen=True)
-class Seen:
-    """What is on a thumbnail: ``tissue_hw`` and ``pen_hw``, bool."""
+class ThumbnailMasks:
+    """Tissue and pen of a thumbnail, bool (h, w)."""
 
     tissue_hw: np.ndarray
     pen_hw: np.ndarray
 
 
-def examine(thumbnail: np.ndarray) -> Seen:
+@dataclass(frozen=True)
+class PenMask:
+    """``pen_hw``: pen of any colour, or as black as one; ``grey_hw``: without stain's colour, dust and edges; bool."""
+
+    pen_hw: np.ndarray
+    grey_hw: np.ndarray
+
+
+def segment_thumbnail(thumbnail: np.ndarray) -> ThumbnailMasks:
     """Tissue and pen of a thumbnail, RGB uint8 (h, w, 3)."""
-    density_hw3 = optical_density(thumbnail)
-    ink = find_ink(density_hw3)
-    stain_hw = _stain(density_hw3, thumbnail=thumbnail, ink=ink)
+    density_hw3 = thumbnail_density(thumbnail)
+    pen = find_pen(density_hw3)
+
+    # Stain: largest minus smallest optical density, 0 for glass, grey, black and pen.
+    channels = np.moveaxis(_smoothed(density_hw3, sigma=_SMOOTHING), 2, 0)
+    spread_hw = reduce(np.maximum, channels) - reduce(np.minimum, channels)
+    black_hw = _smoothed(thumbnail.max(axis=2).astype(np.float32), sigma=_SMOOTHING) < _BLACK
+    stain_hw = np.where(pen.pen_hw | pen.grey_hw | black_hw, 0, spread_hw)
+
+    # Structure: how much stain varies around each pixel beyond its slow changes.
+    detail_hw = stain_hw - _smoothed(stain_hw, sigma=_NEIGHBOURHOOD)
+    structured_hw = np.sqrt(_smoothed(detail_hw**2, sigma=_NEIGHBOURHOOD)) > STRUCTURE
+
     otsu = threshold_otsu(stain_hw) if np.ptp(stain_hw) > 0 else 0.0
     threshold = np.clip(_OTSU_SHARE * otsu, *THRESHOLDS)
-    structured_hw = _deviation(stain_hw) > STRUCTURE
     mask_hw = (stain_hw > threshold) & structured_hw | (stain_hw > STRONG)
-    mask_hw = _closed(mask_hw) & ~ink.pen_hw
+
+    # Narrow gaps are filled (the thumbnail's edge counts as mirror), then pen, scratches and specks are removed.
+    padded_hw = np.pad(mask_hw, _GAP, mode="edge")
+    mask_hw = ndimage.binary_closing(padded_hw, structure=disk(_GAP))[_GAP:-_GAP, _GAP:-_GAP] & ~pen.pen_hw
     mask_hw = ndimage.binary_opening(mask_hw, structure=disk(_THIN))
-    return Seen(without_specks(mask_hw, smallest=_SPECK_SHARE * mask_hw.size), ink.pen_hw)
+    return ThumbnailMasks(_without_specks(mask_hw, smallest=_SPECK_SHARE * mask_hw.size), pen.pen_hw)
 
 
 def tissue_mask(thumbnail: np.ndarray) -> np.ndarray:
     """Tissue, bool (h, w), of a thumbnail, RGB uint8 (h, w, 3). Holes in tissue stay holes; specks are dropped."""
-    return examine(thumbnail).tissue_hw
+    return segment_thumbnail(thumbnail).tissue_hw
 
 
-def _stain(density_hw3: np.ndarray, *, thumbnail: np.ndarray, ink: PenMask) -> np.ndarray:
-    """Largest minus smallest optical density of the three channels, float (h, w), 0 for glass, grey, black and pen."""
-    channels = np.moveaxis(smoothed(density_hw3, sigma=_SMOOTHING), 2, 0)
-    spread_hw = reduce(np.maximum, channels) - reduce(np.minimum, channels)
-    black_hw = smoothed(thumbnail.max(axis=2).astype(np.float32), sigma=_SMOOTHING) < _BLACK
-    return np.asarray(np.where(ink.pen_hw | ink.grey_hw | black_hw, 0, spread_hw))
+def pen_mask(thumbnail: np.ndarray) -> np.ndarray:
+    """Pen and black borders, bool (h, w), of a thumbnail, RGB uint8 (h, w, 3)."""
+    return find_pen(thumbnail_density(thumbnail)).pen_hw
 
 
-def _deviation(stain_hw: np.ndarray) -> np.ndarray:
-    """How much stain varies around each pixel beyond its slow changes, float (h, w)."""
-    detail_hw = stain_hw - smoothed(stain_hw, sigma=_NEIGHBOURHOOD)
-    return np.asarray(np.sqrt(smoothed(detail_hw**2, sigma=_NEIGHBOURHOOD)))
+def find_pen(density_hw3: np.ndarray) -> PenMask:
+    """The parts of optical densities (h, w, 3) that cannot be haematoxylin and eosin."""
+    smooth_hw3 = _smoothed(density_hw3, sigma=_PEN_SMOOTHING)
+    red, green, blue = np.moveaxis(smooth_hw3, 2, 0)
+    largest, least = smooth_hw3.max(axis=2), smooth_hw3.min(axis=2)
+    cold = (red > RED_OVER_GREEN * green) | ((red > DARK_RED_OVER_GREEN * green) & (red > DARK_RED))
+    warm = (red < EOSIN_RED_OVER_GREEN * green) & (blue > RED_INK_BLUE_OVER_GREEN * green)
+    grey = least > GREY * largest
+    dense = largest > FAINT
+    pen_hw = dense & (cold | warm | (grey & (least > BLACK_DENSITY)))
+    pen_hw = _without_specks(pen_hw, smallest=_SMALLEST_PEN * pen_hw.size)
+    fringe = dense & (red > DARK_RED_OVER_GREEN * green)
+    pen_hw = ndimage.binary_dilation(pen_hw, iterations=_FRINGE, mask=fringe | pen_hw)
+    return PenMask(ndimage.binary_dilation(pen_hw, iterations=_RIM), dense & grey)
 
 
-def _closed(mask_hw: np.ndarray) -> np.ndarray:
-    """The mask with its narrow gaps filled; the thumbnail's edge counts as mirror."""
-    padded = np.pad(mask_hw, _GAP, mode="edge")
-    closed = ndimage.binary_closing(padded, structure=disk(_GAP))
-    return np.asarray(closed[_GAP:-_GAP, _GAP:-_GAP])
+def thumbnail_density(thumbnail: np.ndarray) -> np.ndarray:
+    """Optical density against empty glass, float32 (h, w, 3), of an RGB uint8 thumbnail (h, w, 3)."""
+    glass_3 = glass_colour(thumbnail[::_GLASS_STEP, ::_GLASS_STEP].reshape(-1, 3))
+    glass_3 = np.full(3, 255.0) if glass_3 is None else glass_3
+    return np.asarray(-np.log((thumbnail.astype(np.float32) + 1) / (glass_3 + 1)), dtype=np.float32)
+
+
+def glass_colour(pixels_P3: np.ndarray) -> np.ndarray | None:
+    """The colour of empty glass (3,), 0..255, among pixels of a thumbnail; None where there is none.
+
+    It is the median of the brightest hundredth, where that is near white.
+    """
+    lightness_P = pixels_P3.min(axis=1)
+    colour_3 = np.median(pixels_P3[lightness_P >= np.quantile(lightness_P, 0.99)], axis=0)
+    return np.asarray(colour_3) if colour_3.min() >= 200 and np.ptp(colour_3) <= 20 else None
 
 
 def tissue_share(
@@ -89,16 +144,28 @@ def tissue_share(
 ) -> np.ndarray:
     """Tissue share, float (n,) 0..1, of squares at level-0 (x, y) of side ``extent`` on a slide of width x height px.
 
-    Exact: an area-weighted mean of the mask, by its summed-area table read between its nodes.
+    Exact: an area-weighted mean of the mask, by its summed-area table (Crow 1984) interpolated between its nodes.
     """
     table = np.pad(mask.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     scale_y, scale_x = mask.shape[0] / height, mask.shape[1] / width
     left, right = np.asarray(x) * scale_x, (np.asarray(x) + extent) * scale_x
     top, bottom = np.asarray(y) * scale_y, (np.asarray(y) + extent) * scale_y
     corners = [(bottom, right, 1), (top, right, -1), (bottom, left, -1), (top, left, 1)]
-    total = sum(sign * _between(table, rows=rows, columns=columns) for rows, columns, sign in corners)
+    total = sum(
+        sign * ndimage.map_coordinates(table, [rows, columns], order=1, mode="nearest")
+        for rows, columns, sign in corners
+    )
     return np.clip(total / (extent * scale_x * extent * scale_y), 0, 1)
 
 
-def _between(table: np.ndarray, *, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    return np.asarray(ndimage.map_coordinates(table, [rows, columns], order=1, mode="nearest"))
+def _smoothed(image: np.ndarray, *, sigma: float) -> np.ndarray:
+    """A Gaussian over ``sigma`` px along both sides of (h, w) or (h, w, 3)."""
+    return np.asarray(ndimage.gaussian_filter(image, (sigma, sigma, 0)[: image.ndim]))
+
+
+def _without_specks(mask: np.ndarray, *, smallest: float) -> np.ndarray:
+    """A bool mask (h, w) without its connected parts of fewer than ``smallest`` px."""
+    parts, _ = ndimage.label(mask)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    return np.asarray((sizes >= smallest)[parts] & mask)
