@@ -16,6 +16,7 @@ from PIL import Image
 
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.run.directory import Run, write_json
+from histoloom.slides.inventory.pseudonyms import PrivateRecord, SlideNames
 from histoloom.slides.patch_set import PatchSet
 
 TILE = "/api/slides/slide-1/tiles/0/0/0.jpg"
@@ -195,7 +196,8 @@ def test_a_private_slide_is_shown_and_never_named(
     real = file_of(finished, "slide-1")
     private = tmp_path / "private"
     private.mkdir()
-    write_json(private / "ward.json", {"slides": {"slide-1": {"file": str(real)}}})
+    names = SlideNames(file=str(real), slide="slide-1", patient="ward", patient_id="p1")
+    PrivateRecord(paths=("/ward",), table=None, slides={"slide-1": names}).save(private / "ward.json")
     monkeypatch.setenv("HISTOLOOM_PRIVATE", str(private))
     changed(
         finished,
