@@ -201,30 +201,30 @@ def test_workers_that_do_not_see_the_slides_are_told_before_the_work(over, entri
 
 
 def test_workers_that_do_not_see_the_run_are_told_before_the_work(over, tmp_path):
-    (tmp_path / dask_cluster.BEACON).rename(tmp_path / "elsewhere")
+    (tmp_path / dask_cluster.TOKEN_FILE).rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"does not see this run in .*: every worker needs the run's folder"):
         over.run(abs, jobs=[-1], label="a")
 
 
 def test_a_worker_that_comes_later_checks_for_itself(entries, tmp_path):
-    (tmp_path / dask_cluster.BEACON).write_text("1")
-    terms = dask_cluster.Terms(dask_cluster.versions(), tmp_path, "1")
+    (tmp_path / dask_cluster.TOKEN_FILE).write_text("1")
+    requirements = dask_cluster.Requirements(dask_cluster.versions(), tmp_path, "1")
     job = ThumbnailJob(entries[0], tmp_path / "a.jpg")
-    assert dask_cluster.perform(pickle.dumps((make_thumbnail, job)), terms=terms).reason == ""
-    others = {**terms.versions, "pillow": "0.1"}
+    assert dask_cluster.run_job(pickle.dumps((make_thumbnail, job)), requirements=requirements).reason == ""
+    others = {**requirements.versions, "pillow": "0.1"}
     with pytest.raises(UserError, match=r"has pillow .*, this process 0\.1: .*install the same there"):
-        dask_cluster.perform(b"", terms=replace(terms, versions=others))
+        dask_cluster.run_job(b"", requirements=replace(requirements, versions=others))
     hidden = replace(job, entry=replace(entries[0], file=tmp_path / "none.tif"))
     with pytest.raises(UserError, match=r"cannot read .*none\.tif"):
-        dask_cluster.perform(pickle.dumps((make_thumbnail, hidden)), terms=terms)
+        dask_cluster.run_job(pickle.dumps((make_thumbnail, hidden)), requirements=requirements)
     with pytest.raises(UserError, match="does not see this run"):
-        dask_cluster.perform(b"", terms=replace(terms, token="of a run that is over"))
+        dask_cluster.run_job(b"", requirements=replace(requirements, token="of a run that is over"))
 
 
 def test_a_killed_run_leaves_nothing_that_the_next_one_publishes(slide_folder, configured, context):
     plain, job = (context(configured(slide_folder), name=name) for name in ("plain", "after"))
     stage.run(plain)
-    (job.out / dask_cluster.BEACON).write_text("of a run that was killed")
+    (job.out / dask_cluster.TOKEN_FILE).write_text("of a run that was killed")
     stage.run(job)
     assert contents(job.out) == contents(plain.out)
 

@@ -2,7 +2,8 @@
 
 The workers read the slides and write the run's folder themselves, so both lie on a file system that all machines
 share, under the same paths. A job whose worker dies goes to another one. Before each job a worker makes sure that it
-would write what the local pool writes: the same code and libraries, the slide in sight, and a run that still waits.
+would write what the local pool writes: it has the same code and libraries, it can read the slide, and the run still
+waits for it.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ CONNECT_SECONDS = 5.0
 WORKERS_SECONDS = 60.0  # without a single worker, before the run is given up
 POLL_SECONDS = 2.0
 BATCH = 16  # jobs sent in one message
-BEACON = ".cluster"
-# What decides about the bytes that a job writes.
+TOKEN_FILE = ".cluster"
+# Packages that decide which bytes a job writes.
 PACKAGES = (
     "histoloom",
     "imagecodecs",
@@ -49,14 +50,14 @@ PACKAGES = (
     "scipy",
     "tifffile",
 )
-HERE = "read slides on this machine instead: --set runtime.scheduler=null"
-SHARED = "every worker needs the run's folder and the slides under the same paths, on a file system that all share"
+_LOCALLY = "read slides on this machine instead: --set runtime.scheduler=null"
+_SHARED = "every worker needs the run's folder and the slides under the same paths, on a file system that all share"
 
 _one_slide_at_a_time = threading.Lock()
 
 
 @runtime_checkable
-class OfSlide(Protocol):
+class SlideJob(Protocol):
     """A job on a slide."""
 
     @property
@@ -66,7 +67,7 @@ class OfSlide(Protocol):
 
 
 @dataclass(frozen=True)
-class Terms:
+class Requirements:
     """What a worker must share with the run before it may touch its folder ``place``.
 
     ``token`` is the text of ``place/.cluster``: a worker that finds another one, or none, works for a run that is over.
@@ -76,29 +77,29 @@ class Terms:
     place: Path
     token: str
 
-    def fault(self, slides: Sequence[Path]) -> str | None:
+    def problem(self, slides: Sequence[Path]) -> str | None:
         """Why this process cannot work on ``slides``, in one line; None where it can."""
-        who = f"the Dask worker on {socket.gethostname()}"
-        found = versions()
+        worker = f"the Dask worker on {socket.gethostname()}"
+        installed = versions()
         for name, wanted in self.versions.items():
-            if found[name] != wanted:
+            if installed[name] != wanted:
                 return (
-                    f"{who} has {name} {found[name]}, this process {wanted}: other pixels may come out; "
+                    f"{worker} has {name} {installed[name]}, this process {wanted}: other pixels may come out; "
                     "install the same there (pip install -c constraints.txt '.[cluster]') and start it again"
                 )
         try:
-            token = (self.place / BEACON).read_text(encoding="utf-8")
+            token = (self.place / TOKEN_FILE).read_text(encoding="utf-8")
         except OSError:
             token = ""
         if token != self.token:
-            return f"{who} does not see this run in {self.place}: {SHARED}"
+            return f"{worker} does not see this run in {self.place}: {_SHARED}"
         if not os.access(self.place, os.W_OK):
-            return f"{who} may not write {self.place}: start it as a user who may"
-        hidden = [slide for slide in slides if not os.access(slide, os.R_OK)]
-        return f"{who} cannot read {hidden[0]}: {SHARED}" if hidden else None
+            return f"{worker} may not write {self.place}: start it as a user who may"
+        unreadable = [slide for slide in slides if not os.access(slide, os.R_OK)]
+        return f"{worker} cannot read {unreadable[0]}: {_SHARED}" if unreadable else None
 
 
-class Cluster:
+class DaskCluster:
     """The workers of the Dask scheduler at ``address``, for jobs that write under ``place``.
 
     Raises ``UserError`` where the scheduler does not answer, has no workers, or has workers that cannot do the jobs.
@@ -107,18 +108,32 @@ class Cluster:
     def __init__(self, address: str, *, place: Path) -> None:
         assert place.is_absolute(), "workers have other working directories"
         self._address = address
-        self._client = _connected(address)
-        self._terms = Terms(versions(), place, uuid.uuid4().hex)
-        write_text(place / BEACON, self._terms.token)
-        self._introduced = False
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise UserError("runtime.scheduler needs the extra: pip install 'histoloom[cluster]'") from error
+        try:
+            self._client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False, name="histoloom")
+        except OSError as error:
+            raise UserError(
+                f"no Dask scheduler answers at {address}; start one (dask scheduler) on that machine, or {_LOCALLY}"
+            ) from error
+        try:
+            self._client.run_on_scheduler(versions)
+        except (ImportError, AttributeError) as error:
+            self._client.close()
+            raise UserError(_no_histoloom(f"scheduler at {address}", error=error)) from error
+        self._requirements = Requirements(versions(), place, uuid.uuid4().hex)
+        write_text(place / TOKEN_FILE, self._requirements.token)
+        self._announced = False
 
     def results(self, function: Callable[[Job], Result], *, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         """Number and result of each job, as they come."""
         if not jobs:
             return
-        self._introduce(jobs)
-        parcels = [pickle.dumps((function, job)) for job in jobs]
-        futures = self._client.map(perform, parcels, terms=self._terms, pure=False, batch_size=BATCH)
+        self._check_workers(jobs)
+        pickled = [pickle.dumps((function, job)) for job in jobs]
+        futures = self._client.map(run_job, pickled, requirements=self._requirements, pure=False, batch_size=BATCH)
         numbers = {future.key: index for index, future in enumerate(futures)}
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for future in futures:
@@ -130,46 +145,53 @@ class Cluster:
 
     def close(self) -> None:
         """Leave the cluster; jobs that have not begun are dropped there."""
-        forget_cluster(self._terms.place)
+        remove_token(self._requirements.place)
         self._client.close(timeout=CONNECT_SECONDS)
 
-    def _introduce(self, jobs: Sequence[object]) -> None:
-        """Ask each worker there is now whether it can do the jobs, so that what is wrong shows before the work."""
-        self._wait_for_workers()
-        slides = [job.entry.file for job in jobs if isinstance(job, OfSlide)]
-        answers = self._client.run(inspect, self._terms, slides, on_error="return")
+    def _check_workers(self, jobs: Sequence[object]) -> None:
+        """Ask each present worker whether it can do the jobs, so that a problem shows before the work."""
+        if not self._client.nthreads():
+            logger.info("waiting for workers of %s", self._address)
+            try:
+                self._client.wait_for_workers(1, timeout=WORKERS_SECONDS)
+            except TimeoutError as error:
+                raise UserError(self._no_workers()) from error
+        slides = [job.entry.file for job in jobs if isinstance(job, SlideJob)]
+        answers = self._client.run(check_worker, self._requirements, slides, on_error="return")
         for address, answer in answers.items():
             if isinstance(answer, str):
                 raise UserError(answer)
             if isinstance(answer, Exception) and not isinstance(answer, OSError):  # that one has just left
                 raise UserError(_no_histoloom(f"worker at {address}", error=answer))
-        if not self._introduced:
-            self._introduced = True
-            _remark(self._client.nthreads(), address=self._address)
 
-    def _wait_for_workers(self) -> None:
-        if self._client.nthreads():
-            return
-        logger.info("waiting for workers of %s", self._address)
-        try:
-            self._client.wait_for_workers(1, timeout=WORKERS_SECONDS)
-        except TimeoutError as error:
-            raise UserError(self._deserted()) from error
+        if not self._announced:
+            self._announced = True
+            threads = self._client.nthreads()
+            logger.info("slides are read by %s (workers: %d)", self._address, len(threads))
+            most = max(threads.values(), default=1)
+            if most > 1:
+                logger.info(
+                    "some have %d threads, but each reads one slide at a time: dask worker %s --nworkers %d "
+                    "--nthreads 1",
+                    most,
+                    self._address,
+                    most,
+                )
 
     def _next(self, arrived: queue.SimpleQueue[Any]) -> Any:
         """The next future that is done; raises ``UserError`` where no worker has been there for too long."""
-        seen = time.monotonic()
+        last_seen = time.monotonic()
         while True:
             try:
                 return arrived.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 pass
             if self._client.status != "running":
-                raise UserError(self._lost())
+                raise UserError(self._no_scheduler())
             if self._client.nthreads():
-                seen = time.monotonic()
-            elif time.monotonic() - seen > WORKERS_SECONDS:
-                raise UserError(self._deserted())
+                last_seen = time.monotonic()
+            elif time.monotonic() - last_seen > WORKERS_SECONDS:
+                raise UserError(self._no_workers())
 
     def _result(self, future: Any, *, job: object) -> Any:
         from distributed import KilledWorker
@@ -177,57 +199,64 @@ class Cluster:
         try:
             return future.result()
         except KilledWorker as error:
+            name = job.entry.file.name if isinstance(job, SlideJob) else repr(job)[:80]
             raise UserError(
-                f"{error.allowed_failures + 1} workers ended while they had {_name(job)}, the last at "
+                f"{error.allowed_failures + 1} workers ended while they had {name}, the last at "
                 f"{error.last_worker.address}, most often for want of memory (their logs say): give each more (dask "
                 "worker --memory-limit, or fewer on a machine), or take the slide out, and run the same command "
                 "again; finished slides are kept"
             ) from error
         except CancelledError as error:
-            raise UserError(self._lost()) from error
+            raise UserError(self._no_scheduler()) from error
 
-    def _lost(self) -> str:
+    def _no_scheduler(self) -> str:
         return (
             f"the Dask scheduler at {self._address} went away; start it and its workers and run the same command "
-            f"again (finished slides are kept), or {HERE}"
+            f"again (finished slides are kept), or {_LOCALLY}"
         )
 
-    def _deserted(self) -> str:
+    def _no_workers(self) -> str:
         return (
             f"the Dask scheduler at {self._address} has no workers; start some (dask worker {self._address} "
-            f"--nworkers N --nthreads 1) and run the same command again, or {HERE}"
+            f"--nworkers N --nthreads 1) and run the same command again, or {_LOCALLY}"
         )
 
 
-def forget_cluster(place: Path) -> None:
-    """Take down what tells workers that a run waits for them in ``place``."""
-    (place / BEACON).unlink(missing_ok=True)
+def remove_token(place: Path) -> None:
+    """Remove the file that tells workers that a run waits for them in ``place``."""
+    (place / TOKEN_FILE).unlink(missing_ok=True)
 
 
-def perform(parcel: bytes, *, terms: Terms) -> Any:
-    """On a worker: do a pickled (function, job), if this process agrees with ``terms``; else raises ``UserError``.
+def run_job(pickled: bytes, *, requirements: Requirements) -> Any:
+    """On a worker: do a pickled (function, job), if this process meets ``requirements``; else raises ``UserError``.
 
     One at a time in a process, as in the local pool, whatever the worker's number of threads.
     """
     with _one_slide_at_a_time:
-        fault = terms.fault(())
-        if fault is None:
-            function, job = pickle.loads(parcel)
-            fault = terms.fault([job.entry.file] if isinstance(job, OfSlide) else ())
-        if fault is not None:
-            raise UserError(fault)
+        # Before unpickling, since another version of the code may not be able to.
+        problem = requirements.problem(())
+        if problem is None:
+            function, job = pickle.loads(pickled)
+            problem = requirements.problem([job.entry.file] if isinstance(job, SlideJob) else ())
+        if problem is not None:
+            raise UserError(problem)
         return function(job)
 
 
-def inspect(terms: Terms, slides: Sequence[Path]) -> str | None:
-    """On a worker: ``Terms.fault``."""
-    return terms.fault(slides)
+def check_worker(requirements: Requirements, slides: Sequence[Path]) -> str | None:
+    """On a worker: ``Requirements.problem``."""
+    return requirements.problem(slides)
 
 
 @lru_cache
 def versions() -> Mapping[str, str]:
     """Versions of ``PACKAGES`` in this process, "none" where one is missing, and a digest of the code on slides."""
-    found = {name: _version(name) for name in PACKAGES}
+    found: dict[str, str] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "none"
     folder = Path(__file__).parent.parent
     files = {
         file.relative_to(folder).as_posix(): file.read_text(encoding="utf-8") for file in sorted(folder.rglob("*.py"))
@@ -235,51 +264,8 @@ def versions() -> Mapping[str, str]:
     return found | {"histoloom.slides": fingerprint(files)}
 
 
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "none"
-
-
-def _connected(address: str) -> Any:
-    """A client of the scheduler at ``address``."""
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise UserError("runtime.scheduler needs the extra: pip install 'histoloom[cluster]'") from error
-    try:
-        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False, name="histoloom")
-    except OSError as error:
-        raise UserError(
-            f"no Dask scheduler answers at {address}; start one (dask scheduler) on that machine, or {HERE}"
-        ) from error
-    try:
-        client.run_on_scheduler(versions)
-    except (ImportError, AttributeError) as error:
-        client.close()
-        raise UserError(_no_histoloom(f"scheduler at {address}", error=error)) from error
-    return client
-
-
 def _no_histoloom(who: str, *, error: Exception) -> str:
     return (
         f"the Dask {who} cannot run this histoloom ({error}); start it from an environment with the same version "
         "(pip install -c constraints.txt '.[cluster]')"
     )
-
-
-def _remark(threads: Mapping[str, int], *, address: str) -> None:
-    logger.info("slides are read by %s (workers: %d)", address, len(threads))
-    most = max(threads.values(), default=1)
-    if most > 1:
-        logger.info(
-            "some have %d threads, but each reads one slide at a time: dask worker %s --nworkers %d --nthreads 1",
-            most,
-            address,
-            most,
-        )
-
-
-def _name(job: object) -> str:
-    return job.entry.file.name if isinstance(job, OfSlide) else repr(job)[:80]
