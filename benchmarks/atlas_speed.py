@@ -35,7 +35,7 @@ from histoloom.atlas.maps.patch_map import Embedding
 from histoloom.config import make_config, read_preset, with_settings
 from histoloom.run.directory import Run, write_json
 from histoloom.seeding import numpy_generator
-from histoloom.slides.procedural.procedural import draw_slide
+from histoloom.slides.procedural.slides import draw_slide
 
 KS, CHOSEN, PER_SLIDE, SIDE, SAMPLES = tuple(range(8, 17)), 15, 1000, 2048, 40
 AIMS = {"first page": 1.0, "gallery": 0.2}

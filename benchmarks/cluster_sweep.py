@@ -25,7 +25,7 @@ from histoloom.clustering import stage
 from histoloom.demo import SLIDE_MPP, SLIDE_SIDE, SLIDES
 from histoloom.run.directory import Run
 from histoloom.setup import change_settings, init_run
-from histoloom.slides.procedural.procedural import make_slides
+from histoloom.slides.procedural.slides import make_slides
 
 SWEEP = list(range(10, 17))
 PARTS = {

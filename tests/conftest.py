@@ -80,7 +80,7 @@ def tiny_settings() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def tiny_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three small procedural slides with their truth."""
-    from histoloom.slides.procedural.procedural import make_slides
+    from histoloom.slides.procedural.slides import make_slides
 
     folder = tmp_path_factory.mktemp("tiny-slides")
     make_slides(folder, seed=0, count=3, size=512, mpp=1.0)

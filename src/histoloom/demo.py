@@ -22,7 +22,7 @@ def run_demo(out: Path, *, seed: int = 0, settings: Sequence[str] = (), until: s
 
     The same call again continues where an earlier one stopped.
     """
-    from histoloom.slides.procedural.procedural import make_slides
+    from histoloom.slides.procedural.slides import make_slides
 
     logger.info("making %d procedural slides in %s", SLIDES, out / "slides")
     make_slides(out / "slides", seed=seed, count=SLIDES, size=SLIDE_SIDE, mpp=SLIDE_MPP)

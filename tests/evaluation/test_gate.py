@@ -20,7 +20,7 @@ from histoloom.evaluation.originality.greys import to_greys
 from histoloom.run.directory import Run, read_json, write_json
 from histoloom.setup import change_settings
 from histoloom.slides.patch_set import PatchSet
-from histoloom.slides.procedural.procedural import draw_slide
+from histoloom.slides.procedural.slides import draw_slide
 
 CPU = torch.device("cpu")
 

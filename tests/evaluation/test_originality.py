@@ -19,7 +19,7 @@ from histoloom.evaluation.originality.calibration import Share, auc, conformal_t
 from histoloom.evaluation.originality.greys import dihedral_copies, to_greys
 from histoloom.evaluation.originality.nearest import best_score, nearest
 from histoloom.evaluation.originality.report import audit_folders
-from histoloom.slides.procedural.procedural import draw_slide
+from histoloom.slides.procedural.slides import draw_slide
 
 SIZE, STEP, SIDE = 64, 40, 512
 PER_SLIDE = 20

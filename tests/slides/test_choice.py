@@ -12,7 +12,7 @@ from histoloom.config import PatchesConfig
 from histoloom.slides.patches.extract import accept, compacting_moves
 from histoloom.slides.patches.filters import Filters, sharpness
 from histoloom.slides.patches.sampling import CandidatePatches, Positions
-from histoloom.slides.procedural.procedural import draw_slide
+from histoloom.slides.procedural.slides import draw_slide
 from histoloom.slides.readers.open import open_slide
 
 

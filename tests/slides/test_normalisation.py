@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from histoloom.seeding import numpy_generator
-from histoloom.slides.procedural.procedural import draw_slide
+from histoloom.slides.procedural.slides import draw_slide
 from histoloom.slides.stain import normalise
 from histoloom.slides.stain.normalise import GLASS, MIN_PIXELS, REFERENCES, Macenko, Reinhard, StainNormaliser
 

@@ -9,8 +9,8 @@ import tifffile
 
 from histoloom.errors import UserError
 from histoloom.seeding import numpy_generator
-from histoloom.slides.procedural.procedural import CLASSES, MAP_SCALE, draw_layout, label_patches, make_slides, truth_of
-from histoloom.slides.procedural.procedural_textures import Sheet, objects
+from histoloom.slides.procedural.slides import CLASSES, MAP_SCALE, TissueMap, draw_layout, label_patches, make_slides
+from histoloom.slides.procedural.textures import Canvas, objects
 
 SIZE = 1024
 
@@ -26,9 +26,9 @@ def image_of(path: Path) -> np.ndarray:
 
 
 def truth_at_full_size(path: Path) -> np.ndarray:
-    found = truth_of(path)
+    found = TissueMap.load(path)
     assert found is not None
-    return found[0].repeat(MAP_SCALE, axis=0).repeat(MAP_SCALE, axis=1)
+    return found.class_hw.repeat(MAP_SCALE, axis=0).repeat(MAP_SCALE, axis=1)
 
 
 def test_openslide_reads_levels_and_resolution(slides: list[Path]) -> None:
@@ -98,19 +98,18 @@ def test_impossible_requests_are_refused(tmp_path: Path, size: int, count: int, 
 def test_every_class_has_a_share_of_every_slide(seed: int) -> None:
     for number, side in ((1, 1024), (2, 2048)):
         rng = numpy_generator(seed, "procedural", number, "layout")
-        truth = draw_layout(Sheet(rng, side // MAP_SCALE, side // MAP_SCALE, 1 / MAP_SCALE)).truth_hw
+        truth = draw_layout(Canvas(rng, side // MAP_SCALE, side // MAP_SCALE, 1 / MAP_SCALE)).truth_hw
         assert np.bincount(truth.ravel(), minlength=len(CLASSES)).min() >= 0.03 * truth.size
 
 
 def test_truth_fits_its_slide(slides: list[Path]) -> None:
     for path in slides:
-        found = truth_of(path)
+        found = TissueMap.load(path)
         assert found is not None
-        truth, classes = found
-        assert classes == list(CLASSES)
-        assert truth.dtype == np.uint8
-        assert truth.shape == (SIZE // MAP_SCALE, SIZE // MAP_SCALE)
-    assert truth_of(slides[0].with_name("elsewhere.tif")) is None
+        assert found.classes == CLASSES
+        assert found.class_hw.dtype == np.uint8
+        assert found.class_hw.shape == (SIZE // MAP_SCALE, SIZE // MAP_SCALE)
+    assert TissueMap.load(slides[0].with_name("elsewhere.tif")) is None
 
 
 def test_each_class_looks_as_it_should(slides: list[Path]) -> None:
@@ -151,9 +150,9 @@ def test_two_stains_differ(slides: list[Path]) -> None:
 
 
 def test_objects_have_the_size_and_darkness_asked_for() -> None:
-    sheet = Sheet(numpy_generator(0, "objects"), 200, 200, 2.0)
+    canvas = Canvas(numpy_generator(0, "objects"), 200, 200, 2.0)
     centres = np.array([[50.0, 50.0], [50.0, 150.0], [150.0, 50.0], [150.0, 150.0]])
-    field = objects(sheet, centres, length=(10, 10), aspect=(0.5, 0.5), dark=(1, 1), rim=0.0)
+    field = objects(canvas, centres, length=(10, 10), aspect=(0.5, 0.5), dark=(1, 1), rim=0.0)
     area = (field > 0.5).sum() / len(centres)
     assert area == pytest.approx(np.pi * 20 * 10, rel=0.1)
     assert field.max() == pytest.approx(1.0)

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import ndimage
 
 from histoloom.seeding import numpy_generator
-from histoloom.slides.procedural.procedural import CLASSES, EMPTY, draw_slide
+from histoloom.slides.procedural.slides import CLASSES, EMPTY, draw_slide
 from histoloom.slides.readers.open import open_slide
 from histoloom.slides.tissue.mask import pen_mask, segment_thumbnail, tissue_mask
 

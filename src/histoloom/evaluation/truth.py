@@ -12,7 +12,7 @@ from histoloom.evaluation.results import Agreement, Truth
 from histoloom.run.stage import StageContext
 from histoloom.slides.inventory.pseudonyms import real_file
 from histoloom.slides.patch_set import PatchSet
-from histoloom.slides.procedural.procedural import label_patches, truth_of
+from histoloom.slides.procedural.slides import TissueMap, label_patches
 
 UNKNOWN = -1
 
@@ -55,14 +55,13 @@ def true_classes(patches: pd.DataFrame, *, slides: pd.DataFrame) -> np.ndarray:
     truth_N = np.full(len(patches), UNKNOWN, np.int64)
     for slide_id, file, width, height in slides[["slide_id", "file", "width", "height"]].to_numpy():
         rows = np.flatnonzero((patches["slide_id"] == slide_id).to_numpy())
-        true_map = truth_of(real_file(str(file))) if len(rows) else None
+        true_map = TissueMap.load(real_file(str(file))) if len(rows) else None
         if true_map is None:
             continue
-        truth_hw, names = true_map
-        numbers = np.array([class_numbers.setdefault(name, len(class_numbers)) for name in names])
+        numbers = np.array([class_numbers.setdefault(name, len(class_numbers)) for name in true_map.classes])
         of_slide = patches.iloc[rows]
         labels = label_patches(
-            truth_hw,
+            true_map.class_hw,
             slide_size=(int(width), int(height)),
             x=of_slide["x"].to_numpy(),
             y=of_slide["y"].to_numpy(),

@@ -1,7 +1,7 @@
 """Procedural H&E slides with their true tissue maps, for the demo and for tests of clustering without labels.
 
 A slide is glass with one section of tissue on it. The section is divided into regions of a few hundred um, each of
-one tissue kind (``procedural_textures``), inside a capsule that follows its outline. Stains become colours by the law
+one tissue kind (textures.py), inside a capsule that follows its outline. Stains become colours by the law
 of Beer and Lambert; a lens, a sensor and JPEG follow. Shape letters: 3 stains or colours, H height, W width; h and w
 are those of the map, ``MAP_SCALE`` times smaller.
 """
@@ -9,6 +9,7 @@ are those of the map, ``MAP_SCALE`` times smaller.
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from scipy.spatial import cKDTree
 from histoloom.errors import UserError
 from histoloom.run.directory import disk_errors_explained, read_json, replacing, write_bytes, write_json
 from histoloom.seeding import numpy_generator
-from histoloom.slides.procedural.procedural_textures import TEXTURES, Sheet, capsule
+from histoloom.slides.procedural.textures import TEXTURES, Canvas, capsule
 
 CLASSES = ("empty space", "edge of tissue", *TEXTURES)
 EMPTY, EDGE = 0, 1
@@ -71,13 +72,48 @@ class Layout:
         return truth_hw
 
 
+@dataclass(frozen=True)
+class TissueMap:
+    """The true tissue map of a slide, in two files beside it.
+
+    ``NAME.truth.png`` is ``class_hw``, uint8, at any scale; ``NAME.truth.json`` has the names of ``classes``, and of
+    slides that are made here the ``recipe``: what they depend on.
+    """
+
+    class_hw: np.ndarray
+    classes: tuple[str, ...]
+    recipe: Mapping[str, float] | None = None
+
+    @staticmethod
+    def load(slide_path: Path) -> TissueMap | None:
+        """The map beside a slide; None where one of its files is missing."""
+        png, names = _truth_files(slide_path)
+        if not (png.is_file() and names.is_file()):
+            return None
+        values = read_json(names)
+        with Image.open(png) as image:
+            return TissueMap(np.asarray(image), tuple(values["classes"]), values.get("recipe"))
+
+    def save(self, slide_path: Path) -> None:
+        """Write both files."""
+        png, names = _truth_files(slide_path)
+        write_json(names, {"classes": list(self.classes), "recipe": self.recipe})
+        buffer = io.BytesIO()
+        Image.fromarray(self.class_hw).save(buffer, format="PNG")
+        write_bytes(png, buffer.getvalue())
+
+
+def _truth_files(slide_path: Path) -> tuple[Path, Path]:
+    stem = slide_path.stem
+    return slide_path.with_name(f"{stem}.truth.png"), slide_path.with_name(f"{stem}.truth.json")
+
+
 def make_slides(folder: Path, *, seed: int = 0, count: int = 6, size: int = 2048, mpp: float = 1.0) -> list[Path]:
     """Write ``count`` procedural slides into ``folder`` and return their paths.
 
-    ``slide-01.tif``...: pyramidal, tiled, JPEG, ``size`` pixels square at ``mpp`` um/px; beside each its tissue map
-    ``slide-01.truth.png`` (uint8 class index, ``MAP_SCALE`` times smaller) and ``slide-01.truth.json`` (the classes'
-    names). Slide i depends on the seed and i, not on ``count``. Slides that are there already are kept; a file of
-    that name that is not a procedural slide is a ``UserError``.
+    ``slide-01.tif``...: pyramidal, tiled, JPEG, ``size`` pixels square at ``mpp`` um/px; beside each its ``TissueMap``,
+    ``MAP_SCALE`` times smaller. Slide i depends on the seed and i, not on ``count``. Existing slides are kept; a file
+    of that name that is not a procedural slide is a ``UserError``.
     """
     if count < 1 or mpp <= 0:
         raise UserError(f"count is {count} and mpp is {mpp}; both must be above 0")
@@ -91,74 +127,75 @@ def make_slides(folder: Path, *, seed: int = 0, count: int = 6, size: int = 2048
         paths = [folder / f"slide-{number:02d}.tif" for number in range(1, count + 1)]
         for number, path in enumerate(paths, start=1):
             recipe = {"format": _FORMAT, "seed": seed, "number": number, "size": size, "mpp": mpp}
-            if _make_way(path, recipe=recipe):
-                rgb_HW3, truth_hw = draw_slide(seed, number=number, size=size, mpp=mpp)
-                write_json(_truth_json(path), {"classes": list(CLASSES), "recipe": recipe})
-                write_bytes(_truth_png(path), _png(truth_hw))
-                write_pyramid(path, rgb_HW3, mpp=mpp)
+            if path.exists():
+                png, names = _truth_files(path)
+                known = read_json(names).get("recipe") if names.is_file() else None
+                if known is None:
+                    raise UserError(f"{path} is there and is not a procedural slide; choose another folder")
+                if known == recipe and png.is_file():
+                    continue
+                path.unlink()  # first, so that a slide of another recipe never stands beside a new map
+            rgb_HW3, class_hw = draw_slide(seed, number=number, size=size, mpp=mpp)
+            TissueMap(class_hw, CLASSES, recipe).save(path)
+            write_pyramid(path, rgb_HW3, mpp=mpp)
     return paths
 
 
 def draw_slide(seed: int, *, number: int, size: int, mpp: float) -> tuple[np.ndarray, np.ndarray]:
     """Slide ``number`` (1, 2, ...) of ``seed``: its image, uint8 ``(size, size, 3)``, and its tissue map, uint8."""
     layout = draw_layout(
-        Sheet(
+        Canvas(
             numpy_generator(seed, "procedural", number, "layout"),
             size // MAP_SCALE,
             size // MAP_SCALE,
             1 / mpp / MAP_SCALE,
         )
     )
-    sheet = Sheet(numpy_generator(seed, "procedural", number, "tissue"), size, size, 1 / mpp)
-    c_3HW = paint(layout, sheet=sheet)
+    canvas = Canvas(numpy_generator(seed, "procedural", number, "tissue"), size, size, 1 / mpp)
+    c_3HW = paint(layout, canvas=canvas)
     rng = numpy_generator(seed, "procedural", number, "light")
     return photograph(c_3HW, stain=jittered(STAINS[(number - 1) % len(STAINS)], rng=rng), rng=rng), layout.truth_hw
 
 
-def draw_layout(sheet: Sheet) -> Layout:
-    """An outline with regions inside, on a sheet of the map's scale; every class gets about the same area."""
-    depth_hw = _depth(sheet)
-    spacing = min(REGION, sheet.height / sheet.px / 5)
-    bend = spacing / 10
-    y_hw, x_hw = np.mgrid[: sheet.height, : sheet.width]
-    y_hw = y_hw + (bend * sheet.noise(spacing / 6) + 3.5 * sheet.noise(12)) * sheet.px
-    x_hw = x_hw + (bend * sheet.noise(spacing / 6) + 3.5 * sheet.noise(12)) * sheet.px
-    seeds_R2 = sheet.sites(spacing, jitter=0.16)
-    _, region = cKDTree(seeds_R2).query(np.stack([y_hw.ravel(), x_hw.ravel()], axis=1))
-    region_hw = region.reshape(depth_hw.shape)
-    area_R = np.bincount(region_hw[depth_hw >= EDGE_HALF_WIDTH], minlength=len(seeds_R2))
-    return Layout(region_hw, _balanced(area_R, rng=sheet.rng), depth_hw)
-
-
-def _depth(sheet: Sheet) -> np.ndarray:
-    """Signed distance (um) to the outline of one rough-edged, rounded section; positive inside."""
-    side = sheet.height / sheet.px
-    y_hw, x_hw = np.mgrid[-1 : 1 : sheet.height * 1j, -1 : 1 : sheet.width * 1j] / 0.88
-    lean = sheet.pick(-0.15, 0.15)
+def draw_layout(canvas: Canvas) -> Layout:
+    """An outline with regions inside, on a canvas of the map's scale; every class gets about the same area."""
+    # Signed distance to the outline of one rough-edged, rounded section; positive inside.
+    side = canvas.height / canvas.px
+    y_hw, x_hw = np.mgrid[-1 : 1 : canvas.height * 1j, -1 : 1 : canvas.width * 1j] / 0.88
+    lean = canvas.uniform(-0.15, 0.15)
     bulk_hw = 1 - np.abs(x_hw + lean * y_hw) ** 2.8 - np.abs(y_hw - lean * x_hw) ** 2.8
-    inside_hw = bulk_hw + 0.16 * sheet.noise(side / 9) + 0.035 * sheet.noise(side / 40) > 0
+    inside_hw = bulk_hw + 0.16 * canvas.noise(side / 9) + 0.035 * canvas.noise(side / 40) > 0
     pieces_hw, _ = ndimage.label(inside_hw)
     largest = 1 + int(np.argmax(np.bincount(pieces_hw.ravel())[1:]))
     inside_hw = ndimage.binary_fill_holes(pieces_hw == largest)
     signed_hw = ndimage.distance_transform_edt(inside_hw) - ndimage.distance_transform_edt(~inside_hw)
-    return (signed_hw / sheet.px).astype(np.float32)
+    depth_hw = (signed_hw / canvas.px).astype(np.float32)
 
+    # Regions: Voronoi cells of a jittered grid, with bent borders.
+    spacing = min(REGION, canvas.height / canvas.px / 5)
+    bend = spacing / 10
+    y_hw, x_hw = np.mgrid[: canvas.height, : canvas.width]
+    y_hw = y_hw + (bend * canvas.noise(spacing / 6) + 3.5 * canvas.noise(12)) * canvas.px
+    x_hw = x_hw + (bend * canvas.noise(spacing / 6) + 3.5 * canvas.noise(12)) * canvas.px
+    seeds_R2 = canvas.hexagonal_points(spacing, jitter=0.16)
+    _, region = cKDTree(seeds_R2).query(np.stack([y_hw.ravel(), x_hw.ravel()], axis=1))
+    region_hw = region.reshape(depth_hw.shape)
 
-def _balanced(area_R: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
-    """A tissue kind for each region: the largest first, each to the kind that has the least area so far."""
-    kinds = rng.permutation(np.arange(EDGE + 1, len(CLASSES)))
+    # A tissue kind for each region: the largest first, each to the kind that has the least area so far.
+    area_R = np.bincount(region_hw[depth_hw >= EDGE_HALF_WIDTH], minlength=len(seeds_R2))
+    kinds = canvas.rng.permutation(np.arange(EDGE + 1, len(CLASSES)))
     total = np.zeros(len(kinds))
     kind_R = np.zeros(len(area_R), np.int64)
-    for region in np.argsort(-area_R * rng.uniform(0.7, 1, len(area_R)), kind="stable"):
+    for number in np.argsort(-area_R * canvas.rng.uniform(0.7, 1, len(area_R)), kind="stable"):
         least = int(np.argmin(total))
-        kind_R[region] = kinds[least]
-        total[least] += area_R[region]
-    return kind_R
+        kind_R[number] = kinds[least]
+        total[least] += area_R[number]
+    return Layout(region_hw, kind_R, depth_hw)
 
 
-def paint(layout: Layout, *, sheet: Sheet) -> np.ndarray:
-    """The layout's tissue as concentrations of stain, ``(3, H, W)``, on a sheet of full resolution."""
-    c_3HW = np.zeros((3, sheet.height, sheet.width), np.float32)
+def paint(layout: Layout, *, canvas: Canvas) -> np.ndarray:
+    """The layout's tissue as concentrations of stain, ``(3, H, W)``, on a canvas of full resolution."""
+    c_3HW = np.zeros((3, canvas.height, canvas.width), np.float32)
     for number, box in enumerate(ndimage.find_objects(layout.region_hw + 1)):
         if box is None or layout.depth_hw[box][layout.region_hw[box] == number].max() < 0:
             continue
@@ -166,7 +203,7 @@ def paint(layout: Layout, *, sheet: Sheet) -> np.ndarray:
             slice(max(0, part.start - 2) * MAP_SCALE, min(side, part.stop + 2) * MAP_SCALE)
             for part, side in zip(box, layout.region_hw.shape, strict=True)
         )
-        crop = Sheet(sheet.rng, rows.stop - rows.start, columns.stop - columns.start, sheet.px)
+        crop = Canvas(canvas.rng, rows.stop - rows.start, columns.stop - columns.start, canvas.px)
         small = (
             slice(rows.start // MAP_SCALE, rows.stop // MAP_SCALE),
             slice(columns.start // MAP_SCALE, columns.stop // MAP_SCALE),
@@ -174,10 +211,10 @@ def paint(layout: Layout, *, sheet: Sheet) -> np.ndarray:
         weight_HW = _enlarged(layout.region_hw[small] == number, sigma=2.0)
         c_3HW[:, rows, columns] += weight_HW * TEXTURES[CLASSES[layout.kind_R[number]]](crop)
     depth_HW = _enlarged(layout.depth_hw, sigma=MAP_SCALE)
-    skin_3HW, cover_HW = capsule(sheet, depth_HW)
+    skin_3HW, cover_HW = capsule(canvas, depth_HW)
     c_3HW += cover_HW * (skin_3HW - c_3HW)
-    rough_HW = depth_HW + 0.8 * sheet.noise(4)
-    thickness_HW = 1 + 0.07 * sheet.noise(150)
+    rough_HW = depth_HW + 0.8 * canvas.noise(4)
+    thickness_HW = 1 + 0.07 * canvas.noise(150)
     return c_3HW * thickness_HW / (1 + np.exp(np.clip(-1.6 * rough_HW, -30, 30)))
 
 
@@ -222,22 +259,11 @@ def write_pyramid(path: Path, rgb_HW3: np.ndarray, *, mpp: float) -> None:
                 metadata=None,
                 software="histoloom",
             )
-            level_HW3, factor = _halved(level_HW3), factor * 2
-
-
-def _halved(rgb_HW3: np.ndarray) -> np.ndarray:
-    height, width = (side // 2 * 2 for side in rgb_HW3.shape[:2])
-    four = rgb_HW3[:height, :width].reshape(height // 2, 2, width // 2, 2, 3)
-    return np.rint(four.mean(axis=(1, 3), dtype=np.float32)).astype(np.uint8)
-
-
-def truth_of(slide_path: Path) -> tuple[np.ndarray, list[str]] | None:
-    """The true tissue map beside a slide, uint8 ``(h, w)``, and its classes' names; None where there is none."""
-    png, names = _truth_png(slide_path), _truth_json(slide_path)
-    if not (png.is_file() and names.is_file()):
-        return None
-    with Image.open(png) as image:
-        return np.asarray(image), list(read_json(names)["classes"])
+            # Each pixel of the next level is the mean of 2 x 2.
+            height, width = (side // 2 * 2 for side in level_HW3.shape[:2])
+            four = level_HW3[:height, :width].reshape(height // 2, 2, width // 2, 2, 3)
+            level_HW3 = np.rint(four.mean(axis=(1, 3), dtype=np.float32)).astype(np.uint8)
+            factor *= 2
 
 
 def label_patches(
@@ -249,8 +275,8 @@ def label_patches(
     and ``extent`` (side) are ``(n,)`` arrays in the slide's px. A map pixel belongs to the patches that hold its
     centre; a patch smaller than a map pixel takes the nearest one.
     """
-    x0, x1 = _span(x, extent, scale=truth.shape[1] / slide_size[0], side=truth.shape[1])
-    y0, y1 = _span(y, extent, scale=truth.shape[0] / slide_size[1], side=truth.shape[0])
+    x0, x1 = _covered(x, extent, scale=truth.shape[1] / slide_size[0], side=truth.shape[1])
+    y0, y1 = _covered(y, extent, scale=truth.shape[0] / slide_size[1], side=truth.shape[0])
     votes = np.empty((int(truth.max()) + 1, len(x0)), np.int64)
     for kind in range(len(votes)):
         sums = np.pad((truth == kind).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
@@ -258,7 +284,7 @@ def label_patches(
     return votes.argmax(axis=0)
 
 
-def _span(start: np.ndarray, extent: np.ndarray, *, scale: float, side: int) -> tuple[np.ndarray, np.ndarray]:
+def _covered(start: np.ndarray, extent: np.ndarray, *, scale: float, side: int) -> tuple[np.ndarray, np.ndarray]:
     """First and past-the-last map pixel whose centres lie in each patch, along one axis; never empty."""
     low = np.asarray(start, float) * scale
     high = low + np.asarray(extent, float) * scale
@@ -267,31 +293,3 @@ def _span(start: np.ndarray, extent: np.ndarray, *, scale: float, side: int) -> 
     first = np.where(last <= first, np.floor((low + high) / 2).astype(np.int64), first)
     first = np.clip(first, 0, side - 1)
     return first, np.clip(np.maximum(last, first + 1), 1, side)
-
-
-def _make_way(path: Path, *, recipe: dict[str, float]) -> bool:
-    """Whether the slide has to be made; removes one of another recipe, so that it never stands beside a new map."""
-    if not path.exists():
-        return True
-    names = _truth_json(path)
-    found = read_json(names).get("recipe") if names.is_file() else None
-    if found is None:
-        raise UserError(f"{path} is there and is not a procedural slide; choose another folder")
-    if found == recipe and _truth_png(path).is_file():
-        return False
-    path.unlink()
-    return True
-
-
-def _truth_png(slide_path: Path) -> Path:
-    return slide_path.with_name(f"{slide_path.stem}.truth.png")
-
-
-def _truth_json(slide_path: Path) -> Path:
-    return slide_path.with_name(f"{slide_path.stem}.truth.json")
-
-
-def _png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()
