@@ -89,10 +89,10 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 UNTYPED = re.compile(r"\bdict\[str, Any\]|\bMapping\[str, Any\]")
-UNTYPED_LINES = 111
-UNTYPED_PUBLIC_SIGNATURES = 55
-SHORT_AND_USED_ONCE = 0.51
-"""What is reached so far; the aims are 60 lines, no public signature, and a quarter. Lower them, never raise them."""
+UNTYPED_LINES = 37
+UNTYPED_PUBLIC_SIGNATURES = 12
+SHORT_AND_USED_ONCE = 0.36
+"""What is reached so far; the aims are no public signature, and a quarter. Lower them, never raise them."""
 
 
 def test_records_are_typed() -> None:
