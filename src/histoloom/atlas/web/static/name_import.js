@@ -37,7 +37,7 @@ export function importing({ button, file, dialog, body, whose, done }) {
   }
 
   function refused(problems, how) {
-    const forced = !how.force && problems.some((line) => line.includes("force takes it all the same"));
+    const forced = !how.force && problems.some((line) => line.includes("force imports it anyway"));
     body.replaceChildren(
       element("p", {}, "Nothing was taken:"),
       element("ul", { class: "problems", tabindex: "0", "aria-label": "Problems" }, problems.map((line) => element("li", {}, line))),
