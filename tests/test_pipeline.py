@@ -103,7 +103,7 @@ def killed_in(stage: str, run: Path) -> None:
     """Start ``histoloom run`` and kill -9 it once ``stage`` is under way (for a training, after a checkpoint)."""
     command = [sys.executable, "-m", "histoloom", "run", str(run)]
     building = run / ".building" / stage
-    trains = next(entry for entry in pipeline.STAGES if entry.name == stage).trains
+    trains = stage in {"autoencoder", "clusters", "diffusion"}
     sign = building / ("checkpoints/last.pt" if trains else "building.json")
     deeper = building / "restart-0" / "checkpoints" / "last.pt"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
