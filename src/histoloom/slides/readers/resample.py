@@ -42,7 +42,7 @@ def resample(pixels_HW3: np.ndarray, *, box: Box, shape: tuple[int, int]) -> np.
 
     The filter takes its neighbours from outside the box as far as the image goes. The result is the exact Lanczos
     filter's to one grey level. Pillow's ``resize(shape, LANCZOS, box=box)`` differs more, since it rounds to whole
-    levels and clips to 0..255 between its two passes: by 2 levels on tissue, by up to 50 where noise of full contrast
+    levels and clips to 0..255 between its two passes: by 2 levels on tissue, by up to 65 where noise of full contrast
     overshoots that range.
     """
     height, width = pixels_HW3.shape[:2]
