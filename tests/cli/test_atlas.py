@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from command_line import histoloom
 
 from histoloom.atlas.web.serve import listening
 
@@ -42,7 +43,7 @@ def test_it_prints_its_address_answers_and_closes(tiny_run: Path) -> None:
     ],
 )
 def test_what_is_not_safe_is_one_line(tiny_run: Path, arguments: list[str], line: str) -> None:
-    done = subprocess.run(command(tiny_run, *arguments), capture_output=True, text=True, check=False)
+    done = histoloom("atlas", tiny_run, *arguments, "--no-open")
     assert done.returncode == 2
     assert line in done.stderr
     assert done.stderr.count("\n") == 1
@@ -52,7 +53,7 @@ def test_no_run_and_a_port_in_use_are_one_line(tiny_run: Path, tmp_path: Path) -
     with listening("127.0.0.1", port=0) as listener:
         port = listener.getsockname()[1]
         for arguments, line in (((tmp_path,), "config.yaml"), ((tiny_run, "--port", port), f"port {port} is in use")):
-            done = subprocess.run(command(*map(str, arguments)), capture_output=True, text=True, check=False)
+            done = histoloom("atlas", *map(str, arguments), "--no-open")
             assert done.returncode == 2
             assert line in done.stderr
             assert done.stderr.count("\n") == 1

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from command_line import Finished, histoloom, histoloom_process
 from PIL import Image
 
 from histoloom.run.directory import Run
@@ -19,23 +17,7 @@ from histoloom.run.directory import Run
 SLIDE_OPTIONS = {"tile": (256, 256), "compression": "jpeg", "photometric": "rgb"}
 
 
-def histoloom(*arguments: str | Path, limit_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
-    def limit() -> None:
-        if limit_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
-
-    return subprocess.run(
-        [sys.executable, "-m", "histoloom", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-        preexec_fn=limit,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-
-
-def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+def refused(done: Finished, *words: str) -> None:
     """Exit status 2, and the last line of the error output holds every word."""
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -63,7 +45,7 @@ def slides(tmp_path: Path) -> Path:
     return folder
 
 
-def init(run: Path, slides: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def init(run: Path, slides: Path, *more: str) -> Finished:
     return histoloom("init", run, "--slides", slides, "--preset", "demo", *more)
 
 
@@ -78,6 +60,8 @@ def test_an_empty_folder(slides: Path, tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     refused(init(tmp_path / "run", tmp_path / "nowhere"), "nowhere", "--slides")
+    alone = histoloom_process("init", tmp_path / "run", "--slides", tmp_path / "nowhere")
+    refused(alone, "nowhere", "--slides")
 
 
 def test_a_text_file_named_svs(slides: Path, tmp_path: Path) -> None:
@@ -144,7 +128,7 @@ def test_a_directory_that_is_no_run(tmp_path: Path) -> None:
 
 def test_two_runs_on_one_directory(tiny_run: Path) -> None:
     with Run.open(tiny_run).locked():
-        refused(histoloom("run", tiny_run), "another process")
+        refused(histoloom_process("run", tiny_run), "another process")
 
 
 def test_a_full_disk_keeps_what_is_there(slides: Path, tmp_path: Path, tiny_settings: tuple[str, ...]) -> None:
@@ -154,7 +138,10 @@ def test_a_full_disk_keeps_what_is_there(slides: Path, tmp_path: Path, tiny_sett
     assert init(run, slides, *small(tiny_settings)).returncode == 0
     assert histoloom("run", run, "--until", "patches").returncode == 0
     kept = (run / "patches" / "index.parquet").read_bytes()
-    refused(histoloom("run", run, "--until", "latents", limit_bytes=20_000), "no space", "again")
+    full = histoloom_process(
+        "run", run, "--until", "latents", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    )
+    refused(full, "no space", "again")
     assert (run / "patches" / "index.parquet").read_bytes() == kept
     assert histoloom("run", run, "--until", "latents").returncode == 0
 
@@ -180,6 +167,7 @@ def test_an_output_folder_in_other_use(tiny_run: Path, tmp_path: Path) -> None:
 
 
 def test_an_option_that_does_not_exist() -> None:
-    done = histoloom("run", "--untill", "x")
-    assert done.returncode == 2
-    assert "--until" in done.stderr
+    for run in (histoloom, histoloom_process):
+        done = run("run", "--untill", "x")
+        assert done.returncode == 2
+        assert "--until" in done.stderr

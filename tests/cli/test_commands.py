@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import command_line
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,9 +14,8 @@ from PIL import Image
 
 
 def histoloom(*arguments: str | Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "histoloom", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+    """What a command prints that succeeds."""
+    done = command_line.histoloom(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -38,6 +36,8 @@ def test_status(tiny_run: Path) -> None:
     assert [row["state"] for row in rows] == ["done"] * 8
     assert all(row["seconds"] >= 0 for row in rows)
     assert "diffusion" in histoloom("status", tiny_run)
+    alone = command_line.histoloom_process("status", tiny_run)
+    assert (alone.returncode, alone.stdout) == (0, histoloom("status", tiny_run))
 
 
 def test_a_dry_run_does_nothing(run: Path) -> None:
@@ -183,8 +183,7 @@ def test_a_wrong_table_gives_one_line_per_error(run: Path, tmp_path: Path) -> No
     table.write_text("k,cluster,name,patches\n2,0,bone,1\n9,9,bone,1\n", encoding="utf-8")
     before = (run / "names.jsonl").exists()
     for force, lines in (([], 1), (["--force"], 2)):
-        command = [sys.executable, "-m", "histoloom", "names", str(run), "--import", str(table), *force]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = command_line.histoloom("names", run, "--import", table, *force)
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == lines
         assert done.stderr.startswith("histoloom: names.csv: row 2: ")
