@@ -100,6 +100,7 @@ def test_scientific_notation_is_a_number() -> None:
         ("autoencoder.code_space=sphere", ["code_space was removed", "only 'plane' is left"]),
         ("samples.sampler.steps=1001", ["samples.sampler.steps", "at most diffusion.steps = 1000", "1001"]),
         ("report.k=99", ["report.k", "clusters.k"]),
+        ("clusters.consistency=vat", ["clusters", "consistency was removed", "only 'augment' is left"]),
         ("diffusion.zero_terminal_snr=true", ["diffusion", "zero_terminal_snr was removed"]),
         ("diffusion.weighting=sigmoid", ["diffusion", "weighting was removed"]),
         ("diffusion.min_snr=5", ["diffusion", "min_snr was removed"]),
@@ -243,6 +244,14 @@ def test_removed_settings_of_the_autoencoder_stay_readable() -> None:
     assert make_config(values) == config
     with pytest.raises(UserError, match=r"equivariance was removed, only 0\.0 is left"):
         make_config(values | {"autoencoder": values["autoencoder"] | {"equivariance": 0.5}})
+
+
+def test_removed_settings_of_the_clusters_stay_readable_and_in_the_identity() -> None:
+    config = config_of("cpu")
+    values = config.model_dump(mode="json")
+    values["clusters"] |= {"consistency": "augment"}
+    assert make_config(values) == config
+    assert identity(config)["clusters"]["consistency"] == "augment"
 
 
 def test_removed_settings_of_the_diffusion_model_stay_readable_and_in_the_identity() -> None:

@@ -64,7 +64,7 @@ def autoencoder_task() -> Task:
 
 def clusters_task() -> Task:
     unaveraged = training().model_copy(update={"ema": 0.0})
-    config = ClustersConfig(k=(2, 3), channels=8, consistency="both", independence=1.0, training=unaveraged)
+    config = ClustersConfig(k=(2, 3), channels=8, independence=1.0, training=unaveraged)
     torch.manual_seed(2)
     network = build(Architecture(4, 8, (2, 3))).network
     z_NVChw = torch.randn(N, 2, 4, 6, 6, generator=torch_generator(0, "latents"))

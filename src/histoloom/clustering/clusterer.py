@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -34,11 +33,6 @@ class Architecture:
     channels: int
     ks: tuple[int, ...]
     vectors: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values; of latents without ``vectors``, as before there were any."""
-        values = vars(self) | {"ks": list(self.ks)}
-        return values if self.vectors else {key: value for key, value in values.items() if key != "vectors"}
 
 
 class Clusterer(nn.Module):
@@ -96,15 +90,16 @@ class Clusterer(nn.Module):
         """Write ``clusterer.safetensors`` and ``clusterer.json``."""
         weights = save({name: value.contiguous() for name, value in self.state_dict().items()})
         write_bytes(folder / "clusterer.safetensors", weights)
-        write_json(folder / "clusterer.json", self.architecture.as_json())
+        values = asdict(self.architecture)
+        if not self.architecture.vectors:
+            del values["vectors"]  # as files had it before vectors could be clustered
+        write_json(folder / "clusterer.json", values)
 
     @staticmethod
     def load(folder: Path) -> Clusterer:
         """Read what ``save`` wrote; in evaluation mode, on the CPU."""
         values = read_json(folder / "clusterer.json")
-        ks, vectors = tuple(values["ks"]), values.get("vectors", False)
-        architecture = Architecture(values["in_channels"], values["channels"], ks, vectors)
-        clusterer = build(architecture)
+        clusterer = build(Architecture(**values | {"ks": tuple(values["ks"])}))
         clusterer.load_state_dict(load_file(folder / "clusterer.safetensors"))
         return clusterer.eval().requires_grad_(False)
 

@@ -10,11 +10,10 @@ Shapes: N patches, C x h x w normalised latents, D numbers of a vector, F featur
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 GROUPS = 8
 
@@ -128,24 +127,3 @@ def rim_loss(p_NK: Tensor, *, marginal_weight: float) -> Tensor:
 def probabilities(logits: Mapping[int, Tensor]) -> Heads:
     """Softmax of every head, in single precision."""
     return {k: values.float().softmax(1) for k, values in logits.items()}
-
-
-def virtual_adversary(
-    network: Callable[[Tensor], Heads], z_NChw: Tensor, *, direction_NChw: Tensor, radius: float
-) -> Tensor:
-    """The perturbation of each patch's latents that changes its distributions most (Miyato et al. 2018, algorithm 1).
-
-    One power iteration from ``direction``; its length is ``radius`` times the root of the number of latents.
-    """
-    with torch.no_grad():
-        before = probabilities(network(z_NChw))
-    direction = _unit(direction_NChw).requires_grad_(True)
-    after = probabilities(network(z_NChw + 1e-1 * direction))
-    change = torch.stack([divergence(before[k], after[k]) for k in before]).sum()
-    (gradient,) = torch.autograd.grad(change, direction)
-    length = radius * z_NChw[0].numel() ** 0.5
-    return length * _unit(gradient).detach()
-
-
-def _unit(x_NChw: Tensor) -> Tensor:
-    return F.normalize(x_NChw.flatten(1), dim=1).view_as(x_NChw)

@@ -20,14 +20,12 @@ from histoloom.clustering.infomax import (
     mutual_information,
     probabilities,
     rim_loss,
-    virtual_adversary,
 )
 from histoloom.clustering.views import ViewStrength, any_stain, vector_view, view
 from histoloom.config import ClustersConfig
 from histoloom.training.distributed import gathered
 from histoloom.training.loop import StepContext
 
-ADVERSARY_RADIUS = 0.2
 FALL_START, FALL_END = 0.3, 0.7  # shares of the training
 
 
@@ -44,7 +42,7 @@ class InfoMaxLoss:
         self.config = config
         self.network = network
         self.strength = ViewStrength()
-        self.reinit = ClusterReinit(network, sample=sample or tuple, views=self._any_view)
+        self.reinit = ClusterReinit(network, sample=sample or tuple, views=self._view)
 
     def __call__(self, z_BVChw: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """RIM on each view and the consistency between them, averaged over the heads."""
@@ -57,9 +55,8 @@ class InfoMaxLoss:
         With several processes B is the whole batch, of which ``z`` is this process's part.
         """
         reinitialised = self.reinit(context)
-        first_BChw = self._any_view(z_BVChw, context)
-        second_BChw = self._second(any_stain(z_BVChw, context=context), context=context)
-        pooled_BF = self.network.pooled(torch.cat([first_BChw, second_BChw])).chunk(2)
+        views_2BChw = torch.cat([self._view(z_BVChw, context) for _ in range(2)])
+        pooled_BF = self.network.pooled(views_2BChw).chunk(2)
         both = probabilities(self.network.classified(torch.cat([gathered(view_BF) for view_BF in pooled_BF])))
         losses, informations, agreements = [], [], []
         for p_2BK in both.values():
@@ -79,26 +76,11 @@ class InfoMaxLoss:
         }
         return torch.stack(losses).mean(), metrics, both
 
-    def _any_view(self, z_BVChw: Tensor, context: StepContext) -> Tensor:
-        return self._view(any_stain(z_BVChw, context=context), context=context)
-
-    def _view(self, z_BChw: Tensor, *, context: StepContext) -> Tensor:
-        seen = vector_view if z_BChw.ndim == 2 else view
-        return seen(z_BChw, context=context, strength=self.strength)
-
-    def _second(self, z_BChw: Tensor, *, context: StepContext) -> Tensor:
-        """The other view: augmented, or moved where it changes the answer most, or both."""
-        kind = self.config.consistency
-        other_BChw = z_BChw if kind == "vat" else self._view(z_BChw, context=context)
-        if kind == "augment":
-            return other_BChw
-        direction_BChw = context.randn(tuple(z_BChw.shape))
-        return other_BChw + virtual_adversary(
-            self._of_whole_batch, other_BChw, direction_NChw=direction_BChw, radius=ADVERSARY_RADIUS
-        )
-
-    def _of_whole_batch(self, z_BChw: Tensor) -> Heads:
-        return self.network.classified(gathered(self.network.pooled(z_BChw)))
+    def _view(self, z_BVChw: Tensor, context: StepContext) -> Tensor:
+        """A random view of each patch in one of its stains."""
+        z_BChw = any_stain(z_BVChw, context=context)
+        augment = vector_view if z_BChw.ndim == 2 else view
+        return augment(z_BChw, context=context, strength=self.strength)
 
 
 def marginal_weight(config: ClustersConfig, *, progress: float) -> float:

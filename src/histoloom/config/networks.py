@@ -216,6 +216,8 @@ class SelfsupConfig(Section):
 class ClustersConfig(Section):
     """Clusters by information maximisation, for a sweep of k (RIM: Krause et al. 2010; IMSAT: Hu et al. 2017)."""
 
+    retired: ClassVar[Mapping[str, object]] = {"consistency": "augment"}
+
     features: Literal["latents", "pooled", "codes", "selfsup", "encoder"] = Field(
         "latents",
         description="what is clustered: latent maps; their means and deviations over positions (pooled); histograms "
@@ -240,10 +242,9 @@ class ClustersConfig(Section):
     marginal_end: PositiveFloat = Field(
         1.0, description="the same weight at the end of the training; at 1 the objective is the mutual information"
     )
-    consistency: Literal["augment", "vat", "both"] = Field(
-        "augment", description="views that must get the same clusters: augmented, adversarial (VAT), or both"
+    consistency_weight: PositiveFloat = Field(
+        1.0, description="weight of the consistency loss: two views of a patch must get the same cluster"
     )
-    consistency_weight: PositiveFloat = Field(1.0, description="weight of the consistency loss")
     independence: float = Field(
         0.0, ge=0, description="weight of the mutual information of cluster and slide, as a cost; 0: none"
     )

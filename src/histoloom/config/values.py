@@ -112,7 +112,10 @@ LATER: Mapping[str, Any] = {
 """Settings that were added after runs existed, with the value that changes nothing; a section may have been off."""
 
 
-RETIRED: Mapping[str, Mapping[str, object]] = {"diffusion": {"min_snr": None}}
+RETIRED: Mapping[str, Mapping[str, object]] = {
+    "clusters": {"consistency": "augment"},
+    "diffusion": {"min_snr": None},
+}
 """Removed settings that fingerprints of existing runs contain, with the value that they had in every such run."""
 
 
