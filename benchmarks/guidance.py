@@ -28,7 +28,7 @@ from histoloom.evaluation.cluster_classifier import ClusterClassifier, LabelledS
 from histoloom.evaluation.extractors import ExtractorSources, make_extractor
 from histoloom.evaluation.faithfulness import recognition
 from histoloom.evaluation.images import SampleFolder
-from histoloom.evaluation.set_metrics import precision, recall
+from histoloom.evaluation.set_metrics import covered
 from histoloom.run.directory import Run
 from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
@@ -88,8 +88,8 @@ def row(material: Material, generator: Generator, *, guidance: float, out: Path,
     return {
         "guidance": guidance,
         "recognised": recognition(labels, predicted, clusters=material.k, rng=rng).accuracy,
-        "precision": precision(material.features, features),
-        "recall": recall(material.features, features),
+        "precision": float(covered(features, by_MD=material.features).mean()),
+        "recall": float(covered(material.features, by_MD=features).mean()),
         "variety": float(np.mean([mine[c] / real[c] for c in mine if c in real])),
     }
 

@@ -95,7 +95,8 @@ def test_a_shift_is_seen_and_intervals_hold_the_value(metric: SetMetric) -> None
     rng = np.random.default_rng
     close, away = (metric.estimate(real[:150], other, rng=rng(0)) for other in (near, far))
     for name, better in metric.values.items():
-        assert close[name].low <= close[name].value <= close[name].high
+        low, high = close[name].interval
+        assert low <= close[name].value <= high
         assert (close[name].value < away[name].value) == (better == "smaller")
     assert close == metric.estimate(real[:150], near, rng=rng(0))
 
@@ -136,17 +137,17 @@ def test_intervals_cover_what_they_say() -> None:
     held = 0
     for _ in range(60):
         real, other = rng.standard_normal((60, 4)), rng.standard_normal((80, 4)) + 0.5
-        found = metric.estimate(real, other, rng=rng)["kid"]
-        held += found.low <= true <= found.high
+        low, high = metric.estimate(real, other, rng=rng)["kid"].interval
+        held += low <= true <= high
     assert held >= 51
 
 
 def test_no_image_of_few_is_not_certainly_none_of_all() -> None:
     real, _ = features("few")
     metric = next(metric for metric in SET_METRICS if "precision" in metric.values)
-    found = metric.estimate(real, real[:30] + 100, rng=np.random.default_rng(0))["precision"]
-    assert (found.value, found.low) == (0.0, 0.0)
-    assert found.high == pytest.approx(0.1135, abs=1e-4)  # Wilson: z^2 / (n + z^2)
+    estimate = metric.estimate(real, real[:30] + 100, rng=np.random.default_rng(0))["precision"]
+    assert (estimate.value, estimate.interval[0]) == (0.0, 0.0)
+    assert estimate.interval[1] == pytest.approx(0.1135, abs=1e-4)  # Wilson: z^2 / (n + z^2)
 
 
 def test_distances_and_radii_agree_with_scipy() -> None:

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from histoloom.evaluation.pair_metrics import PAIR_METRICS, PairMetric, PairMetricSettings, make_metrics, measure
+from histoloom.evaluation.pair_metrics import (
+    PAIR_METRICS,
+    PairMetric,
+    PairMetricSettings,
+    make_metric,
+    make_metrics,
+    measure,
+)
 
 SETTINGS = PairMetricSettings(64, "squeeze", torch.device("cpu"), download=False)
 IDENTICAL = {"ssim": 1.0, "ms_ssim": 1.0, "lpips": 0.0}
@@ -14,11 +21,11 @@ IDENTICAL = {"ssim": 1.0, "ms_ssim": 1.0, "lpips": 0.0}
 GOLDEN = {"ssim": 0.15232, "ms_ssim": 0.1032, "lpips": 0.40546}
 
 
-@pytest.fixture(params=list(PAIR_METRICS))
+@pytest.fixture(params=PAIR_METRICS)
 def metric(request: pytest.FixtureRequest) -> PairMetric:
     if request.param == "lpips":
         request.getfixturevalue("squeeze_weights")
-    return PAIR_METRICS[request.param](SETTINGS)
+    return make_metric(request.param, SETTINGS)
 
 
 def test_identical_images_give_the_known_value(metric: PairMetric, crops) -> None:
@@ -51,7 +58,7 @@ def test_values_do_not_depend_on_chunk_and_order(metric: PairMetric, crops) -> N
 
 
 def test_no_pairs_no_values(crops) -> None:
-    metric = PAIR_METRICS["ssim"](SETTINGS)
+    metric = make_metric("ssim", SETTINGS)
     images = crops(1, 64)
     values = measure([metric], left=images.__getitem__, right=images.__getitem__, pairs=np.empty((0, 2), np.int64))
     assert values["ssim"].shape == (0,)
@@ -80,4 +87,4 @@ def test_too_small_images_are_a_reason() -> None:
 
 
 def test_extractor_says_how_many_scales() -> None:
-    assert PAIR_METRICS["ms_ssim"](SETTINGS).extractor == "RGB pixels, 3 of 5 scales"
+    assert make_metric("ms_ssim", SETTINGS).extractor == "RGB pixels, 3 of 5 scales"

@@ -66,4 +66,4 @@ def test_distances_of_sets(metric) -> None:
     one, two = both(lambda: metric.estimate(*sides, rng=np.random.default_rng(2)))
     for name in metric.values:
         assert one[name].value == pytest.approx(two[name].value, rel=1e-9)
-        assert one[name].low == pytest.approx(two[name].low, rel=1e-6, abs=1e-9)
+        assert one[name].interval[0] == pytest.approx(two[name].interval[0], rel=1e-6, abs=1e-9)

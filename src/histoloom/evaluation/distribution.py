@@ -22,7 +22,8 @@ from histoloom.evaluation.extractors import Extractor, ExtractorSources, make_ex
 from histoloom.evaluation.feature_cache import RUN_CACHE, cached_features
 from histoloom.evaluation.images import ImageRows, SampleFolder
 from histoloom.evaluation.results import Distribution, DistributionEntry, SetComparison
-from histoloom.evaluation.set_metrics import SET_METRICS, Estimate, SetMetric
+from histoloom.evaluation.set_metrics import SET_METRICS, SetMetric
+from histoloom.evaluation.statistics import Estimate
 from histoloom.run.stage import StageContext
 from histoloom.seeding import Part, numpy_generator
 from histoloom.slides.patch_set import PatchSet
@@ -60,12 +61,12 @@ def compare_sets(
         for number, (real_ND, other_MD) in enumerate(draws):
             rng = numpy_generator(seed, *path, extractor, what, *metric.values, number)
             estimates.append(metric.estimate(real_ND, other_MD, rng=rng))
-        return {
-            name: Estimate(
-                *(float(np.mean([getattr(one[name], part) for one in estimates])) for part in ("value", "low", "high"))
-            )
-            for name in metric.values
-        }
+        means = {}
+        for name in metric.values:
+            columns = zip(*((one[name].value, *one[name].interval) for one in estimates), strict=True)
+            value, low, high = (float(np.mean(column)) for column in columns)
+            means[name] = Estimate(value, (low, high))
+        return means
 
     comparisons = []
     for metric in SET_METRICS:
@@ -79,9 +80,9 @@ def compare_sets(
                     metric="fid" if name == "frechet" and extractor.startswith("inception") else name,
                     extractor=extractor,
                     value=value.value,
-                    interval=(value.low, value.high),
+                    interval=value.interval,
                     floor=floor.value,
-                    floor_interval=(floor.low, floor.high),
+                    floor_interval=floor.interval,
                     better=better,
                     n_real=len(pairs[0][0]),
                     n_synthetic=len(pairs[0][1]),

@@ -1,6 +1,6 @@
 """Feature extractors: what turns images into the features that sets of images are compared by.
 
-A new extractor is a subclass of ``Extractor``, a function that makes it, and a line in ``EXTRACTORS``. Legend of
+A new extractor is a subclass of ``Extractor``, a name in ``KINDS`` and a branch of ``make_extractor``. Legend of
 shapes: N images, B of a block, H x W px, C channels, D features. Images are RGB uint8 0..255.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Self, get_args
 
 import numpy as np
 import torch
@@ -154,6 +154,32 @@ class Inception(Extractor):
         self.network = network.to(device)
         self.device = device
 
+    @classmethod
+    def load(cls, file: str, *, device: torch.device) -> Self:
+        """The network of a file; ``UserError`` where there is none, or another one."""
+        path = Path(file).expanduser()
+        if not file or not path.is_file():
+            raise UserError(
+                f"the extractor inception needs the file of its weights, got {file!r}; write inception:FILE"
+            )
+        with path.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+        try:
+            # Such a file holds code: docs say to take it from its publisher only.
+            with warnings.catch_warnings():
+                # The weights that the name FID means are published in this format.
+                warnings.filterwarnings("ignore", message="`torch.jit.load` is deprecated", category=DeprecationWarning)
+                network: torch.nn.Module = torch.jit.load(str(path), map_location="cpu").eval()
+            extractor = cls(network, digest=digest, device=device)
+            shape = extractor.block_features(np.zeros((BLOCK, 64, 64, 3), np.uint8)).shape
+        except (RuntimeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path} is not the TorchScript Inception network of 2015-12-05; give that file") from error
+        if shape != (BLOCK, cls.dimension):
+            raise UserError(
+                f"{path} gives {shape[-1]} features, not Inception's {cls.dimension}; give the network of 2015-12-05"
+            )
+        return extractor
+
     def block_features(self, images_BHW3: np.ndarray) -> np.ndarray:
         x_B3HW = torch.from_numpy(images_BHW3).to(self.device).permute(0, 3, 1, 2).contiguous()
         with torch.inference_mode(), full_precision():
@@ -193,72 +219,28 @@ class ExtractorSources:
     download: bool = False
 
 
-Maker = Callable[[str, ExtractorSources], Extractor]
-"""Makes an extractor from what follows the kind in its name (``hf:NAME``); ``UserError`` where it cannot be made."""
-
-
-def _make_pixels(rest: str, sources: ExtractorSources) -> Extractor:
-    del sources  # it needs nothing
-    if rest:
-        raise UserError(f"the extractor pixels takes no name, got pixels:{rest}; write pixels")
-    return Pixels()
-
-
-def _make_lpips(trunk: Trunk, rest: str, sources: ExtractorSources) -> Extractor:
-    if rest:
-        raise UserError(f"the extractor lpips-{trunk} takes no name; write lpips-{trunk}")
-    return LpipsTrunk(trunk, network=LPIPS.load(trunk, download=sources.download), device=sources.device)
-
-
-def _make_run_encoder(rest: str, sources: ExtractorSources) -> Extractor:
-    if rest or sources.autoencoder is None:
-        raise UserError("the extractor encoder is a run's own and takes no name; for folders choose another extractor")
-    return RunEncoder(sources.autoencoder, device=sources.device)
-
-
-def _make_inception(rest: str, sources: ExtractorSources) -> Extractor:
-    path = Path(rest).expanduser()
-    if not rest or not path.is_file():
-        raise UserError(f"the extractor inception needs the file of its weights, got {rest!r}; write inception:FILE")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    try:
-        # Such a file holds code: docs say to take it from its publisher only.
-        with warnings.catch_warnings():
-            # The weights that the name FID means are published in this format.
-            warnings.filterwarnings("ignore", message="`torch.jit.load` is deprecated", category=DeprecationWarning)
-            network: torch.nn.Module = torch.jit.load(str(path), map_location="cpu").eval()
-        extractor = Inception(network, digest=digest, device=sources.device)
-        shape = extractor.block_features(np.zeros((BLOCK, 64, 64, 3), np.uint8)).shape
-    except (RuntimeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not the TorchScript Inception network of 2015-12-05; give that file") from error
-    if shape != (BLOCK, Inception.dimension):
-        raise UserError(
-            f"{path} gives {shape[-1]} features, not Inception's {Inception.dimension}; give the network of 2015-12-05"
-        )
-    return extractor
-
-
-def _make_pretrained(library: str, rest: str, sources: ExtractorSources) -> Extractor:
-    name = f"{library}:{rest}"
-    return PretrainedExtractor(load_encoder(name, device=sources.device), name=name, device=sources.device)
-
-
-EXTRACTORS: Mapping[str, Maker] = {
-    "pixels": _make_pixels,
-    "lpips-alex": partial(_make_lpips, "alex"),
-    "lpips-squeeze": partial(_make_lpips, "squeeze"),
-    "lpips-vgg": partial(_make_lpips, "vgg"),
-    "encoder": _make_run_encoder,
-    "inception": _make_inception,
-    "hf": partial(_make_pretrained, "hf"),
-    "timm": partial(_make_pretrained, "timm"),
-}
+KINDS = ("pixels", *(f"lpips-{trunk}" for trunk in get_args(Trunk)), "encoder", "inception", "hf", "timm")
 
 
 def make_extractor(name: str, *, sources: ExtractorSources) -> Extractor:
     """The extractor called ``KIND`` or ``KIND:REST``; ``UserError`` where it is unknown or cannot be made."""
-    return _maker(name)(name.partition(":")[2], sources)
+    kind, _, rest = name.partition(":")
+    _require_kind(kind)
+    device = sources.device
+    if kind == "inception":
+        return Inception.load(rest, device=device)
+    if kind in ("hf", "timm"):
+        return PretrainedExtractor(load_encoder(name, device=device), name=name, device=device)
+    if rest:
+        raise UserError(f"the extractor {kind} takes no name, got {name}; write {kind}")
+    if kind == "pixels":
+        return Pixels()
+    if kind == "encoder":
+        if sources.autoencoder is None:
+            raise UserError("the extractor encoder is a run's own; for folders choose another extractor")
+        return RunEncoder(sources.autoencoder, device=device)
+    trunk = next(trunk for trunk in get_args(Trunk) if kind == f"lpips-{trunk}")
+    return LpipsTrunk(trunk, network=LPIPS.load(trunk, download=sources.download), device=device)
 
 
 def make_extractors(
@@ -271,9 +253,9 @@ def make_extractors(
     extractors: list[Extractor] = []
     missing: dict[str, str] = {}
     for name in dict.fromkeys(names):
-        maker = _maker(name)
+        _require_kind(name.partition(":")[0])
         try:
-            extractor = maker(name.partition(":")[2], sources)
+            extractor = make_extractor(name, sources=sources)
         except UserError as error:
             missing[name] = str(error)
             continue
@@ -284,8 +266,6 @@ def make_extractors(
     return extractors, missing
 
 
-def _maker(name: str) -> Maker:
-    kind = name.partition(":")[0]
-    if kind not in EXTRACTORS:
-        raise UserError(f"no extractor is called {kind!r}; known are {', '.join(EXTRACTORS)}")
-    return EXTRACTORS[kind]
+def _require_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise UserError(f"no extractor is called {kind!r}; known are {', '.join(KINDS)}")

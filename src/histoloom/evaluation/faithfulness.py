@@ -21,8 +21,7 @@ from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
 from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.evaluation.cluster_classifier import LabelledSet, predict_clusters, train_classifier
-from histoloom.evaluation.images import SampleFolder
-from histoloom.evaluation.intervals import wilson_interval
+from histoloom.evaluation.images import ImageRows, SampleFolder
 from histoloom.evaluation.results import (
     Accuracy,
     ClassifierRecognition,
@@ -31,6 +30,7 @@ from histoloom.evaluation.results import (
     Recognition,
     Usefulness,
 )
+from histoloom.evaluation.statistics import wilson_interval
 from histoloom.progress import meter
 from histoloom.run.stage import StageContext
 from histoloom.seeding import numpy_generator
@@ -52,8 +52,13 @@ def write_faithfulness(
     k = Clustering.open(context.inputs["clusters"]).chosen
     if k not in samples.ks:
         return
-    train, held_out = (_real_set(patches, labels[k], split=split) for split in ("train", "holdout"))
-    synthetic = _synthetic_set(samples, k=k)
+    train, held_out = (
+        LabelledSet(labels[k][rows], ImageRows(patches.images, rows).read)
+        for rows in (patches.rows("train"), patches.rows("holdout"))
+    )
+    sample_rows = np.concatenate(list(samples.rows(k).values()))
+    sample_clusters = samples.table["cluster"].to_numpy(np.int64)[sample_rows]
+    synthetic = LabelledSet(sample_clusters, ImageRows(samples.images, sample_rows).read)
     if len(held_out) < MIN_HELD_OUT:
         context.say("faithfulness is not measured: there are too few held-out patches to compare with")
         Faithfulness(k=k, note="too few held-out patches").save(context.out)
@@ -91,24 +96,12 @@ def write_faithfulness(
     context.say(f"k = {k}: {'; '.join(parts)}")
 
 
-def _real_set(patches: PatchSet, labels_N: np.ndarray, *, split: str) -> LabelledSet:
-    rows = np.flatnonzero((patches.columns("split")["split"] == split).to_numpy())
-    return LabelledSet(labels_N[rows].astype(np.int64), lambda indices: patches.images(rows[indices]))
-
-
-def _synthetic_set(samples: SampleFolder, *, k: int) -> LabelledSet:
-    by_cluster = samples.rows(k)
-    rows = np.concatenate(list(by_cluster.values()))
-    labels_N = np.concatenate([np.full(len(some), cluster) for cluster, some in by_cluster.items()])
-    return LabelledSet(labels_N.astype(np.int64), lambda indices: samples.images(rows[indices]))
-
-
 def _classify(
     context: StageContext, *, train: LabelledSet, synthetic: LabelledSet, held_out: LabelledSet, k: int
 ) -> tuple[ClassifierRecognition, Usefulness]:
     """What classifiers that were trained on real patches, on samples and on both recognise."""
     config = context.config
-    assert config.evaluation.cluster_classifier is not None, "the caller has looked"
+    assert config.evaluation.cluster_classifier is not None, "the caller has checked"
     on_held_out: dict[str, Recognition] = {}
     on_samples = None
     for name, images in (("real", train), ("synthetic", synthetic), ("both", train + synthetic)):

@@ -14,10 +14,10 @@ from histoloom.evaluation.extractors import Extractor, ExtractorSources, make_ex
 from histoloom.evaluation.feature_cache import cached_features, user_cache
 from histoloom.evaluation.folder_report import write_evaluation
 from histoloom.evaluation.images import LOSSY, ImageFolder
-from histoloom.evaluation.intervals import bootstrap_interval
 from histoloom.evaluation.pair_metrics import PairMetric, PairMetricSettings, make_metrics, measure
 from histoloom.evaluation.results import FolderEvaluation, FolderSetComparison, PairComparison
 from histoloom.evaluation.similarity import all_pairs, disjoint_pairs
+from histoloom.evaluation.statistics import bootstrap_interval
 from histoloom.progress import meter
 from histoloom.seeding import numpy_generator, permutation
 

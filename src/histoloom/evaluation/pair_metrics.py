@@ -1,13 +1,13 @@
 """Metrics of pairs of images: SSIM, MS-SSIM and LPIPS.
 
-A new metric is a function of pairs and an entry of ``PAIR_METRICS``. Shapes: P pairs, images uint8 0..255 RGB (P, H, W,
-3). Values are float64 (P,). Inside, images are float32 in 0..1 with the data range fixed at 1.0 (the same as 255 for
-uint8), never taken from the images.
+A new metric is a function of pairs, a name in ``PAIR_METRICS`` and a branch of ``make_metric``. Shapes: P pairs, images
+uint8 0..255 RGB (P, H, W, 3). Values are float64 (P,). Inside, images are float32 in 0..1 with the data range fixed at
+1.0 (the same as 255 for uint8), never taken from the images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -113,6 +113,8 @@ def _to_values(values_P: Tensor) -> Values:
 
 # --- by name
 
+PAIR_METRICS = ("ssim", "ms_ssim", "lpips")
+
 
 class PairFunction(Protocol):
     """Values (P,) of P image pairs, uint8 (P, H, W, 3) each."""
@@ -140,37 +142,26 @@ class PairMetricSettings:
     download: bool
 
 
-def _make_ssim(settings: PairMetricSettings) -> PairMetric:
-    _require_size(settings.size, least=WINDOW)
-    return PairMetric("ssim", "RGB pixels", partial(ssim, device=settings.device))
-
-
-def _make_ms_ssim(settings: PairMetricSettings) -> PairMetric:
-    _require_size(settings.size, least=WINDOW)
-    extractor = f"RGB pixels, {ms_ssim_scales(settings.size)} of {len(BETAS)} scales"
-    return PairMetric("ms_ssim", extractor, partial(ms_ssim, device=settings.device))
-
-
-def _make_lpips(settings: PairMetricSettings) -> PairMetric:
-    _require_size(settings.size, least=MIN_SIZE)
-    network = LPIPS.load(settings.trunk, download=settings.download).to(settings.device)
-    extractor = f"LPIPS v0.1, {settings.trunk} trunk"
-    return PairMetric("lpips", extractor, partial(lpips, network=network, device=settings.device))
-
-
-PAIR_METRICS: Mapping[str, Callable[[PairMetricSettings], PairMetric]] = {
-    "ssim": _make_ssim,
-    "ms_ssim": _make_ms_ssim,
-    "lpips": _make_lpips,
-}
+def make_metric(name: str, settings: PairMetricSettings) -> PairMetric:
+    """One of ``PAIR_METRICS``; ``UserError`` for images that are too small, and without LPIPS's weights."""
+    size, device = settings.size, settings.device
+    _require_size(size, least=MIN_SIZE if name == "lpips" else WINDOW)
+    if name == "ssim":
+        return PairMetric(name, "RGB pixels", partial(ssim, device=device))
+    if name == "ms_ssim":
+        extractor = f"RGB pixels, {ms_ssim_scales(size)} of {len(BETAS)} scales"
+        return PairMetric(name, extractor, partial(ms_ssim, device=device))
+    assert name == "lpips", f"no metric of pairs is called {name!r}"
+    network = LPIPS.load(settings.trunk, download=settings.download).to(device)
+    return PairMetric(name, f"LPIPS v0.1, {settings.trunk} trunk", partial(lpips, network=network, device=device))
 
 
 def make_metrics(settings: PairMetricSettings) -> tuple[list[PairMetric], dict[str, str]]:
     """All metrics that can be computed here, and for each other one the reason why not."""
     metrics, missing = [], {}
-    for name, make in PAIR_METRICS.items():
+    for name in PAIR_METRICS:
         try:
-            metrics.append(make(settings))
+            metrics.append(make_metric(name, settings))
         except UserError as error:
             missing[name] = str(error)
     return metrics, missing

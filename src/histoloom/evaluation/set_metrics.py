@@ -14,8 +14,8 @@ from typing import Protocol
 import numpy as np
 from scipy.stats import t as student
 
-from histoloom.evaluation.intervals import bootstrap_interval, wilson_interval
 from histoloom.evaluation.results import Better
+from histoloom.evaluation.statistics import Estimate, bootstrap_interval, share_estimate
 
 BLOCK = 1024
 """rows that are computed at once, which bounds memory"""
@@ -26,15 +26,6 @@ TIE = 1e-9
 
 SetFunction = Callable[[np.ndarray, np.ndarray], float]
 """A number of two sets of features, (N, D) and (M, D)."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value and the limits of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class SetEstimator(Protocol):
@@ -55,44 +46,37 @@ class SetMetric:
     """a covariance needs more images than there are features"""
 
 
-# --- intervals
+@dataclass(frozen=True)
+class DistanceEstimator:
+    """Estimates ``distance`` of the whole sets, with an interval from its spread over random subsets of both.
 
-
-def with_interval(
-    function: SetFunction,
-    real_ND: np.ndarray,
-    synthetic_MD: np.ndarray,
-    *,
-    rng: np.random.Generator,
-    most: int | None = None,
-) -> Estimate:
-    """``function`` of the whole sets, with an interval from its spread over ``SUBSETS`` random subsets of both.
-
-    Subsets are halves, or at most ``most`` images, drawn without replacement. The spread s over subsets of a share q of
-    the images stands for a standard error s sqrt(q / (1 - q)) of the whole (Shao & Wu 1989, Annals of Statistics 17(3),
-    1176: the delete-d jackknife); the interval is Student's with SUBSETS - 1 degrees of freedom. It says how well the
-    value over these images is known, not how it varies over patients or trainings, and it does not remove a bias that
-    the value has at this number of images.
+    Subsets are halves, or at most ``max_subset`` images, drawn without replacement. The spread s over subsets of a
+    share q of the images stands for a standard error s sqrt(q / (1 - q)) of the whole (Shao & Wu 1989, Annals of
+    Statistics 17(3), 1176: the delete-d jackknife); the interval is Student's with SUBSETS - 1 degrees of freedom. It
+    says how well the value over these images is known, not how it varies over patients or trainings, and it does not
+    remove a bias that the value has at this number of images.
     """
-    share = min(0.5, (most or np.inf) / max(len(real_ND), len(synthetic_MD)))
 
-    def subset(x_ND: np.ndarray) -> np.ndarray:
-        return x_ND[np.sort(rng.choice(len(x_ND), size=max(2, int(len(x_ND) * share)), replace=False))]
+    name: str
+    distance: SetFunction
+    max_subset: float = np.inf
+    least: float = 0.0
+    """the least value that the distance can have, which bounds the interval"""
 
-    value = function(real_ND, synthetic_MD)
-    values_S = [function(subset(real_ND), subset(synthetic_MD)) for _ in range(SUBSETS)]
-    error = float(np.std(values_S, ddof=1)) * np.sqrt(share / (1 - share))
-    reach = float(student.ppf((1 + LEVEL) / 2, SUBSETS - 1)) * error
-    return Estimate(value, value - reach, value + reach)
+    def __call__(
+        self, real_ND: np.ndarray, synthetic_MD: np.ndarray, /, *, rng: np.random.Generator
+    ) -> Mapping[str, Estimate]:
+        """See ``SetEstimator``."""
+        share = min(0.5, self.max_subset / max(len(real_ND), len(synthetic_MD)))
 
+        def subset(x_ND: np.ndarray) -> np.ndarray:
+            return x_ND[np.sort(rng.choice(len(x_ND), size=max(2, int(len(x_ND) * share)), replace=False))]
 
-def share_interval(holds_N: np.ndarray) -> Estimate:
-    """The share of images of which something holds (bool), with Wilson's score interval (1927): open also at 0 and 1.
-
-    The other set, which decides what holds, is taken as fixed.
-    """
-    low, high = wilson_interval(int(holds_N.sum()), len(holds_N), level=LEVEL)
-    return Estimate(float(holds_N.mean()), low, high)
+        value = self.distance(real_ND, synthetic_MD)
+        values_S = [self.distance(subset(real_ND), subset(synthetic_MD)) for _ in range(SUBSETS)]
+        error = float(np.std(values_S, ddof=1)) * np.sqrt(share / (1 - share))
+        half_width = float(student.ppf((1 + LEVEL) / 2, SUBSETS - 1)) * error
+        return {self.name: Estimate(value, (max(self.least, value - half_width), value + half_width))}
 
 
 # --- Frechet distance
@@ -126,13 +110,6 @@ def _mean_and_factor(x_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return mean_D, centred_ND
     factor_DD: np.ndarray = np.asarray(np.linalg.qr(centred_ND, mode="r"))
     return mean_D, factor_DD
-
-
-def _estimate_frechet(
-    real_ND: np.ndarray, synthetic_MD: np.ndarray, *, rng: np.random.Generator
-) -> Mapping[str, Estimate]:
-    estimate = with_interval(frechet_distance, real_ND, synthetic_MD, rng=rng)
-    return {"frechet": Estimate(estimate.value, max(0.0, estimate.low), estimate.high)}
 
 
 # --- kernel distances
@@ -182,10 +159,6 @@ def _cubic_kernel(a_ND: np.ndarray, b_MD: np.ndarray) -> np.ndarray:
     return base * base * base
 
 
-def _estimate_kid(real_ND: np.ndarray, synthetic_MD: np.ndarray, *, rng: np.random.Generator) -> Mapping[str, Estimate]:
-    return {"kid": with_interval(kernel_distance, real_ND, synthetic_MD, rng=rng, most=KERNEL_SUBSET)}
-
-
 def gaussian_mmd(a_ND: np.ndarray, b_MD: np.ndarray) -> float:
     """1000 MMD^2 of features at unit length with k(x, y) = exp(-|x - y|^2 / (2 sigma^2)), sigma = 10.
 
@@ -214,11 +187,6 @@ def _gaussian_kernel_mean(a_ND: np.ndarray, b_MD: np.ndarray) -> float:
             squares = np.maximum(2 - 2 * a_ND[i : i + BLOCK] @ b_MD[j : j + BLOCK].T, 0)
             total += float(np.expm1(squares / (-2 * MMD_SIGMA**2)).sum())
     return total / (len(a_ND) * len(b_MD))
-
-
-def _estimate_mmd(real_ND: np.ndarray, synthetic_MD: np.ndarray, *, rng: np.random.Generator) -> Mapping[str, Estimate]:
-    estimate = with_interval(gaussian_mmd, real_ND, synthetic_MD, rng=rng, most=KERNEL_SUBSET)
-    return {"mmd": Estimate(estimate.value, max(0.0, estimate.low), estimate.high)}
 
 
 # --- nearest neighbours: a set covers what lies in the balls around its points that reach to their k-th neighbours
@@ -265,28 +233,19 @@ def covered(points_ND: np.ndarray, *, by_MD: np.ndarray) -> np.ndarray:
     return covered_N
 
 
-def precision(real_ND: np.ndarray, synthetic_MD: np.ndarray) -> float:
-    """The share of synthetic images that lie among real ones."""
-    return float(covered(synthetic_MD, by_MD=real_ND).mean())
-
-
-def recall(real_ND: np.ndarray, synthetic_MD: np.ndarray) -> float:
-    """The share of real images that lie among synthetic ones."""
-    return float(covered(real_ND, by_MD=synthetic_MD).mean())
-
-
-def _estimate_precision_recall(
-    real_ND: np.ndarray, synthetic_MD: np.ndarray, *, rng: np.random.Generator
+def estimate_precision_recall(
+    real_ND: np.ndarray, synthetic_MD: np.ndarray, /, *, rng: np.random.Generator
 ) -> Mapping[str, Estimate]:
+    """Improved precision and recall: the share of synthetic images among real ones, and of real among synthetic."""
     del rng  # Wilson's interval draws nothing
     return {
-        "precision": share_interval(covered(synthetic_MD, by_MD=real_ND)),
-        "recall": share_interval(covered(real_ND, by_MD=synthetic_MD)),
+        "precision": share_estimate(covered(synthetic_MD, by_MD=real_ND)),
+        "recall": share_estimate(covered(real_ND, by_MD=synthetic_MD)),
     }
 
 
-def _estimate_density_coverage(
-    real_ND: np.ndarray, synthetic_MD: np.ndarray, *, rng: np.random.Generator
+def estimate_density_coverage(
+    real_ND: np.ndarray, synthetic_MD: np.ndarray, /, *, rng: np.random.Generator
 ) -> Mapping[str, Estimate]:
     """Density and coverage (Naeem et al., ICML 2020).
 
@@ -301,14 +260,14 @@ def _estimate_density_coverage(
         inside_BN = distances_BN < radii_N
         density_M[rows] = inside_BN.sum(axis=1) / DENSITY_NEIGHBOURS
         covered_N |= inside_BN.any(axis=0)
-    low, high = bootstrap_interval(density_M, rng=rng, level=LEVEL)
-    return {"density": Estimate(float(density_M.mean()), low, high), "coverage": share_interval(covered_N)}
+    density = Estimate(float(density_M.mean()), bootstrap_interval(density_M, rng=rng, level=LEVEL))
+    return {"density": density, "coverage": share_estimate(covered_N)}
 
 
 SET_METRICS: tuple[SetMetric, ...] = (
-    SetMetric({"frechet": "smaller"}, _estimate_frechet, fits_covariance=True),
-    SetMetric({"kid": "smaller"}, _estimate_kid),
-    SetMetric({"mmd": "smaller"}, _estimate_mmd),
-    SetMetric({"precision": "larger", "recall": "larger"}, _estimate_precision_recall),
-    SetMetric({"density": "larger", "coverage": "larger"}, _estimate_density_coverage),
+    SetMetric({"frechet": "smaller"}, DistanceEstimator("frechet", frechet_distance), fits_covariance=True),
+    SetMetric({"kid": "smaller"}, DistanceEstimator("kid", kernel_distance, max_subset=KERNEL_SUBSET, least=-np.inf)),
+    SetMetric({"mmd": "smaller"}, DistanceEstimator("mmd", gaussian_mmd, max_subset=KERNEL_SUBSET)),
+    SetMetric({"precision": "larger", "recall": "larger"}, estimate_precision_recall),
+    SetMetric({"density": "larger", "coverage": "larger"}, estimate_density_coverage),
 )

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from histoloom.evaluation.images import SampleFolder
-from histoloom.evaluation.intervals import bootstrap_interval
 from histoloom.evaluation.pair_metrics import PairMetric, PairMetricSettings, Values, make_metrics, measure
 from histoloom.evaluation.results import Comparison, Similarity, SimilarityEntry
+from histoloom.evaluation.statistics import bootstrap_interval
 from histoloom.progress import meter
 from histoloom.run.directory import read_json, write_json
 from histoloom.run.stage import StageContext

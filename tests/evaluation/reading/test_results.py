@@ -76,8 +76,8 @@ def test_numbers_are_those_of_the_answers(run: Run, reading: Reading, read: Read
     assert found.specificity.value == pytest.approx(np.mean(np.where(level == 2, 0.5, level < 2)[~truth]))
     both = (found.sensitivity.value + found.specificity.value) / 2
     assert found.accuracy.value == pytest.approx(both)
-    told = sum(getattr(row, kind).told for row in found.tissues for kind in ("real", "synthetic"))
-    assert told / 12 == pytest.approx(found.accuracy.value)
+    correct = sum(getattr(row, kind).told for row in found.tissues for kind in ("real", "synthetic"))
+    assert correct / 12 == pytest.approx(found.accuracy.value)
 
 
 def test_readers_side_by_side(run: Run, reading: Reading, read: Read) -> None:

@@ -9,11 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
-from histoloom.evaluation.intervals import bootstrap_interval, wilson_interval
 from histoloom.evaluation.reading.folder import Answer
 from histoloom.evaluation.reading.plan import LEVELS, Plan
-from histoloom.evaluation.reading.statistics import Estimate, area, area_interval, chance_p, noticed_from
+from histoloom.evaluation.statistics import (
+    Estimate,
+    area_interval,
+    bootstrap_interval,
+    chance_p,
+    noticed_from,
+    share_estimate,
+)
 from histoloom.seeding import numpy_generator
 
 MIDDLE = len(LEVELS) // 2
@@ -38,8 +45,8 @@ class Levels:
 
 
 @dataclass(frozen=True)
-class Told:
-    """How many of ``n`` pictures were told; a half for each ``cannot tell``."""
+class CorrectAnswers:
+    """How many of ``n`` answers are correct; ``cannot tell`` counts half. ``told`` is the key in ``results.json``."""
 
     told: float
     n: int
@@ -47,11 +54,11 @@ class Told:
 
 @dataclass(frozen=True)
 class TissueResult:
-    """How often samples and real patches of one tissue were told."""
+    """How often samples and real patches of one tissue were recognised."""
 
     tissue: str
-    synthetic: Told
-    real: Told
+    synthetic: CorrectAnswers
+    real: CorrectAnswers
 
 
 @dataclass(frozen=True)
@@ -106,16 +113,16 @@ def detection(plan: Plan, answers: Mapping[int, Answer], *, reader: str) -> Dete
     right_N = credits(synthetic_N, level_N)
     n, unsure = len(right_N), int(np.sum(level_N == MIDDLE))
     decided_right = int(np.sum(right_N == 1))
-    auc = area(synthetic_N, level_N)
+    auc = float(roc_auc_score(synthetic_N, level_N))
     positives = int(synthetic_N.sum())
     result = DetectionResult(
         reader=reader,
         n=n,
         right=decided_right,
         unsure=unsure,
-        accuracy=_share(right_N),
-        sensitivity=_share(right_N[synthetic_N]),
-        specificity=_share(right_N[~synthetic_N]),
+        accuracy=share_estimate(right_N),
+        sensitivity=share_estimate(right_N[synthetic_N]),
+        specificity=share_estimate(right_N[~synthetic_N]),
         auc=Estimate(auc, area_interval(auc, positives=positives, negatives=n - positives)),
         p=chance_p(decided_right, n - unsure - decided_right),
         seconds=Seconds(
@@ -171,11 +178,6 @@ def credits(synthetic_N: np.ndarray, level_N: np.ndarray) -> np.ndarray:
     return np.where(level_N == MIDDLE, 0.5, right_N)
 
 
-def _share(right_N: np.ndarray) -> Estimate:
-    """A mean with Wilson's interval."""
-    return Estimate(float(right_N.mean()), wilson_interval(float(right_N.sum()), len(right_N)))
-
-
 def _arrays(plan: Plan, answers: Mapping[int, Answer]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Truth (bool), level 0..4 and seconds of each trial, (N,) each."""
     trials = range(len(plan.trials))
@@ -187,15 +189,15 @@ def _arrays(plan: Plan, answers: Mapping[int, Answer]) -> tuple[np.ndarray, np.n
 
 
 def _tissues(plan: Plan, right_N: np.ndarray) -> tuple[TissueResult, ...]:
-    """Of each tissue that was shown, how often its samples and its real pictures were told."""
+    """Of each tissue that was shown, how often its samples and its real pictures were recognised."""
     results = []
     for tissue, name in enumerate(plan.names):
-        told = {}
+        correct = {}
         for synthetic in (True, False):
             rows = [i for i, t in enumerate(plan.trials) if t.tissue == tissue and t.synthetic == synthetic]
-            told[synthetic] = Told(float(right_N[rows].sum()), len(rows))
-        if told[True].n:
-            results.append(TissueResult(name, synthetic=told[True], real=told[False]))
+            correct[synthetic] = CorrectAnswers(float(right_N[rows].sum()), len(rows))
+        if correct[True].n:
+            results.append(TissueResult(name, synthetic=correct[True], real=correct[False]))
     return tuple(results)
 
 

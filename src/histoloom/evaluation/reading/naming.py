@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-from histoloom.evaluation.intervals import wilson_interval
 from histoloom.evaluation.reading.detection import Mistake
 from histoloom.evaluation.reading.folder import Answer
 from histoloom.evaluation.reading.plan import Plan
-from histoloom.evaluation.reading.statistics import Estimate, difference_interval, kappa, kappa_interval
+from histoloom.evaluation.statistics import Estimate, difference_interval, kappa, kappa_interval, share_estimate
 from histoloom.seeding import numpy_generator
 
 SENTENCES = {
@@ -77,18 +76,17 @@ def naming(plan: Plan, answers: Mapping[int, Answer], *, reader: str) -> NamingR
 
     def pictures(which_N: np.ndarray, kind: str) -> NamedPictures:
         truth, answer = truth_N[which_N], answer_N[which_N]
-        right, n = int(np.sum(truth == answer)), len(truth)
         confusion = confusion_matrix(truth, answer, labels=np.arange(len(plan.choices)))[: len(plan.names)]
         rng = numpy_generator(plan.seed, "reading", "kappa", plan.id, reader, kind)
         interval, agreement = kappa_interval(truth, answer, rng=rng), kappa(truth, answer)
         recalls: list[Estimate | None] = []
-        for tissue, row in enumerate(confusion):
-            shown, named = int(row.sum()), int(row[tissue])
-            recalls.append(Estimate(named / shown, wilson_interval(named, shown)) if shown else None)
+        for tissue in range(len(plan.names)):
+            is_named_n = answer[truth == tissue] == tissue
+            recalls.append(share_estimate(is_named_n) if len(is_named_n) else None)
         return NamedPictures(
-            n=n,
-            right=right,
-            accuracy=Estimate(right / n, wilson_interval(right, n)),
+            n=len(truth),
+            right=int(np.sum(truth == answer)),
+            accuracy=share_estimate(truth == answer),
             kappa=None if agreement is None or interval is None else Estimate(agreement, interval),
             confusion=tuple(tuple(row) for row in confusion.tolist()),
             recalls=tuple(recalls),

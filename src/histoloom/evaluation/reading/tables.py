@@ -8,7 +8,7 @@ from histoloom.evaluation.reading.detection import DetectionResult
 from histoloom.evaluation.reading.naming import NamingResult
 from histoloom.evaluation.reading.plan import Plan
 from histoloom.evaluation.reading.results import Result
-from histoloom.evaluation.reading.statistics import Estimate
+from histoloom.evaluation.statistics import Estimate
 
 NAMING_TITLES = ("reader", "samples named as meant", "real patches", "kappa, samples", "kappa, real", "seconds")
 DETECTION_TITLES = (
@@ -25,10 +25,10 @@ def table(result: Result) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
             named = (row.samples.accuracy, row.real.accuracy, row.samples.kappa, row.real.kappa)
             rows.append((row.reader, *map(spread, named), f"{row.seconds:.1f}"))
         else:
-            told = (row.accuracy, row.sensitivity, row.specificity, row.auc)
+            rates = (row.accuracy, row.sensitivity, row.specificity, row.auc)
             p = "–" if row.p is None else "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
             seconds = (row.seconds.all, row.seconds.real, row.seconds.synthetic)
-            rows.append((row.reader, *map(spread, told), p, *(f"{value:.1f}" for value in seconds)))
+            rows.append((row.reader, *map(spread, rates), p, *(f"{value:.1f}" for value in seconds)))
     return (NAMING_TITLES if result.kind == "naming" else DETECTION_TITLES), rows
 
 
