@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -78,21 +80,32 @@ def tiny_settings() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def tiny_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the test processes of this session share; whoever writes into it holds a lock."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def tiny_slides(shared_folder: Path) -> Path:
     """Three small procedural slides with their truth."""
     from histoloom.slides.procedural.slides import make_slides
 
-    folder = tmp_path_factory.mktemp("tiny-slides")
-    make_slides(folder, seed=0, count=3, size=512, mpp=1.0)
+    folder = shared_folder / "tiny-slides"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            make_slides(folder, seed=0, count=3, size=512, mpp=1.0)
     return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_slides: Path) -> Path:
-    """A whole run, finished; tests must not change it."""
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path, tiny_slides: Path) -> Path:
+    """A whole run, finished; tests must not change it. It is made once, and each test process has a copy."""
     from histoloom import pipeline
     from histoloom.setup import init_run
 
-    run = init_run(tmp_path_factory.mktemp("tiny") / "run", slides=[tiny_slides], preset="demo", settings=TINY)
-    pipeline.execute(run)
-    return run.path
+    made = shared_folder / "tiny-run"
+    with FileLock(f"{made}.lock"):
+        if not (made / "report.html").exists():
+            pipeline.execute(init_run(made, slides=[tiny_slides], preset="demo", settings=TINY))
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("tiny") / "run"))
