@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from histoloom.config import Config, make_config, read_preset
+from histoloom.config import Config, identity, make_config, read_preset
 from histoloom.errors import UserError
 from histoloom.run.directory import (
     Artifact,
@@ -104,6 +104,188 @@ def test_an_unfinished_build_continues_only_for_its_own_fingerprint(tmp_path: Pa
     assert not (run.begin("patches", wanted="two") / "half").exists()
 
 
+EARLIER = """\
+seed: 0
+preset: demo
+slides:
+  paths: [/slides]
+  table: null
+  columns: null
+  mpp: null
+  follow_links: false
+  pseudonyms: null
+start: null
+patches:
+  size: 64
+  mpp: 1.0
+  count: 3000
+  per_slide: null
+  sampling: random
+  overlap: 0.0
+  tissue: all
+  min_tissue: 0.5
+  background_share: 0.1
+  filters: {blur: auto, pen: auto}
+  stain: none
+  stain_reference: null
+  split: {by: slide, holdout: 0.2}
+autoencoder:
+  stem: 2
+  channels: 48
+  multipliers: [1, 2]
+  blocks: 1
+  attention: false
+  norm_groups: 32
+  codes: 128
+  code_dim: 16
+  code_space: plane
+  gradient: straight-through
+  equivariance: 0.0
+  commitment: 0.25
+  codebook_decay: 0.99
+  restart_below: 0.05
+  perceptual: pyramid
+  perceptual_trunk: squeeze
+  perceptual_weight: 0.5
+  l1_weight: 1.0
+  mse_weight: 0.0
+  adversarial:
+    weight: 0.0
+    start: 0.5
+    warmup: 0.1
+    max_adaptive: 1.0
+    channels: 64
+    layers: 3
+    lr: 0.0001
+    betas: [0.9, 0.999]
+  augment: true
+  training:
+    batch_size: 8
+    phases:
+    - {optimizer: adamw, lr: 0.001, epochs: null, images: 8000}
+    lr_decay: cosine
+    warmup_images: 800
+    grad_clip: 1.0
+    ema: 0.0
+    ema_width: null
+latents: {dtype: float32, stain_views: 2, stain_jitter: 0.25, copies: 1}
+clusters:
+  features: latents
+  encoder: null
+  selfsup: null
+  k: [6, 7, 8, 9, 10]
+  channels: 64
+  marginal_weight: 2.0
+  marginal_end: 1.0
+  consistency: augment
+  consistency_weight: 1.0
+  independence: 0.0
+  restarts: 1
+  validity_features: pooled
+  validity_points: 10000
+  chooser: nulls
+  null_draws: 6
+  null_points: 1000
+  training:
+    batch_size: 64
+    phases:
+    - {optimizer: adamw, lr: 0.002, epochs: null, images: 48000}
+    lr_decay: cosine
+    warmup_images: 0
+    grad_clip: null
+    ema: 0.0
+    ema_width: null
+diffusion:
+  steps: 1000
+  schedule: cosine
+  beta_start: 0.0001
+  beta_end: 0.02
+  shift: 2.0
+  prediction: v
+  whiten: 0.99
+  zero_terminal_snr: false
+  fold: 1
+  weighting: plain
+  weighting_centre: null
+  min_snr: null
+  channels: [64, 128, 128]
+  blocks: 1
+  attention: [false, false, true]
+  norm_groups: 8
+  embedding: scale-shift
+  dropout: 0.0
+  condition_dropout: 0.1
+  condition_rate: 1.0
+  augment: false
+  stain_augment: false
+  training:
+    batch_size: 8
+    phases:
+    - {optimizer: adamw, lr: 0.0005, epochs: null, images: 12000}
+    lr_decay: cosine
+    warmup_images: 1600
+    grad_clip: 1.0
+    ema: 0.995
+    ema_width: null
+samples:
+  per_cluster: 8
+  k: all
+  sampler: {method: unipc, steps: 15, spacing: 1.0, guidance: 1.5, guidance_interval: null}
+evaluation:
+  pairs: 32
+  lpips_trunk: squeeze
+  bootstrap: 1000
+  extractors: [pixels, lpips-alex, encoder]
+  judge:
+    channels: 16
+    training:
+      batch_size: 32
+      phases:
+      - {optimizer: adamw, lr: 0.002, epochs: null, images: 4800}
+      lr_decay: cosine
+      warmup_images: 320
+      grad_clip: null
+      ema: 0.0
+      ema_width: null
+  distribution_patches: 2000
+  originality: report
+report:
+  k: null
+  patches_per_cluster: 8
+  map_slides: 6
+  map_patches: 4000
+  embeddings: [pca, tsne]
+  embedded_patches: 1500
+runtime: {device: auto, precision: auto, threads: null, workers: null, scheduler: null, fast: auto, accumulate: 1,
+  checkpoint_seconds: 60.0, tensorboard: false}
+"""
+"""config.yaml of a run of the preset demo, as an earlier version wrote it: with removed and renamed settings."""
+
+EARLIER_SECTIONS = {
+    "patches": "a79716bb2bb71dbc",
+    "autoencoder": "45dc28571ad54908",
+    "latents": "1ac2507679267dd0",
+    "clusters": "aef5e268f32fb8d9",
+    "diffusion": "f21b9f07ec8f2c21",
+    "samples": "bdb888b2521d20e8",
+    "evaluation": "94309db30d0df57e",
+    "report": "6a8488ecf96cece0",
+}
+"""What that version had in the stages' fingerprints for these sections."""
+
+
+def test_a_run_of_an_earlier_version_opens_and_none_of_its_stages_is_stale(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(EARLIER)
+    run = Run.open(tmp_path)
+    assert run.config.evaluation.cluster_classifier.channels == 16
+    sections = identity(run.config)
+    assert {name: fingerprint(sections[name]) for name in EARLIER_SECTIONS} == EARLIER_SECTIONS
+
+    # What this version writes is read as the same run.
+    run.save_config()
+    assert Run.open(tmp_path).config == run.config
+
+
 class Killed(BaseException):
     """Stands for a kill: nothing after it runs."""
 
@@ -178,12 +360,15 @@ def test_a_finished_build_of_other_settings_is_kept(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", a_config())
     folder = run.begin("patches", wanted="one")
     (folder / "payload.txt").write_text("first")
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.pt").write_text("pickle")
     values = vars(Artifact("patches", 1, "one", {}, {}, 1.0, 1.0))
     write_json(folder / "artifact.json", values)  # and a crash
     assert not run.adopt("patches", wanted="two")
     assert not (run.begin("patches", wanted="two") / "payload.txt").exists()
     assert run.restore("patches", wanted="one")
     assert (run.folder("patches") / "payload.txt").read_text() == "first"
+    assert sorted(path.name for path in run.folder("patches").iterdir()) == ["artifact.json", "payload.txt"]
 
 
 def test_the_git_revision_is_that_of_the_package_alone(tmp_path: Path) -> None:
@@ -192,11 +377,11 @@ def test_the_git_revision_is_that_of_the_package_alone(tmp_path: Path) -> None:
     module.parent.mkdir()
     module.write_text("")
     assert git_revision(module) is None
-    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
-    for command in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "theirs"]):
+    author = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for command in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "theirs"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
     assert git_revision(module) is None
-    for command in (["add", "."], [*identity, "commit", "-q", "-m", "ours"]):
+    for command in (["add", "."], [*author, "commit", "-q", "-m", "ours"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
     assert git_revision(module) is not None
 

@@ -240,14 +240,18 @@ class Run:
         if is_wanted:
             self.supersede(stage)
             building.rename(folder)
+        self._tidy(stage)
+        return is_wanted
 
-        # Checkpoints need pickle, and have no use any more. The marker goes last: it says that tidying is not done.
+    def _tidy(self, stage: str) -> None:
+        """Remove a published stage's checkpoints: they need pickle, and have no use any more."""
+        folder = self.folder(stage)
         marker = folder / "building.json"
+        # The marker goes last: it says that tidying is not done.
         if marker.is_file():
             for checkpoints in sorted(folder.rglob("checkpoints")):
                 shutil.rmtree(checkpoints)
             marker.unlink()
-        return is_wanted
 
     def supersede(self, stage: str) -> None:
         """Move a published stage aside, under its fingerprint."""
@@ -268,6 +272,7 @@ class Run:
             return False
         self.supersede(stage)
         source.rename(self.folder(stage))
+        self._tidy(stage)  # a finished build that a crash left unpublished came with its checkpoints
         return True
 
     def _superseded(self, stage: str, digest: str) -> Path:
