@@ -279,7 +279,7 @@ def test_a_batch_that_does_not_divide_is_said(tmp_path: Path) -> None:
         fit(linear_task(), tmp_path, runtime=CPU.model_copy(update={"accumulate": 5}))
 
 
-def test_a_player_that_starts_later_waits(tmp_path: Path) -> None:
+def test_an_objective_that_starts_later_waits(tmp_path: Path) -> None:
     task = linear_task()
     late = nn.Linear(1, 1)
     first_seen: list[int] = []
@@ -362,6 +362,7 @@ def test_each_phase_and_the_end_release_optimizers(tmp_path: Path, monkeypatch: 
     assert alive == [1, 1], "the first phase's optimizer is gone when the second one's is made"
     gc.collect()
     assert [reference() for reference in made] == [None, None]
+    assert all(parameter.grad is None for parameter in trained.modules["network"].parameters())
     del task, trained
     gc.collect()
     assert weight() is None

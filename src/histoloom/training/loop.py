@@ -327,10 +327,12 @@ class _Loop:
         logger.info("%s: continuing after %s of %s images", self.task.name, f"{self.images:,}", f"{self.total:,}")
 
     def result(self) -> Trained:
-        """What was trained; optimizers and their states are released."""
+        """What was trained; optimizers, their states and the gradients are released."""
         self.optimizers.clear()
         self.accelerator.free_memory()
         modules = dict(self.task.modules) | self.averages
+        for module in modules.values():
+            module.zero_grad(set_to_none=True)
         lay_out_as_usual(modules.values())
         return Trained(modules={name: module.eval() for name, module in modules.items()}, images=self.images)
 
