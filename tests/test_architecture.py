@@ -120,3 +120,46 @@ def test_steps_are_not_scattered_over_helpers() -> None:
                 total += 1
                 once += uses[node.name] == 1 and (node.end_lineno or 0) - node.lineno < 12
     assert once / total <= SHORT_AND_USED_ONCE, f"{once} of {total}"
+
+
+WITHDRAWN = frozenset(
+    [
+        "artist",
+        "beginning",
+        "book",
+        "draft",
+        "facts",
+        "foreign",
+        "inheritance",
+        "ink",
+        "judge",
+        "judgement",
+        "learn",
+        "lesson",
+        "look",
+        "player",
+        "renewal",
+        "settled",
+        "taken",
+        "tick",
+        "turned",
+    ]
+)
+"""Words of earlier names, for which the field has its own: objective, step context, check, spec, pretrained, ..."""
+
+
+def test_names_are_of_the_field() -> None:
+    """Of classes, functions and arguments; a plural counts as its word."""
+    wrong = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                names.append(node.name)
+            if isinstance(node, ast.arguments):
+                names += [argument.arg for argument in (*node.posonlyargs, *node.args, *node.kwonlyargs)]
+            for name in names:
+                words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+", name)}
+                if (words | {word.removesuffix("s") for word in words}) & WITHDRAWN:
+                    wrong.append(f"{path.relative_to(SOURCE)}: {name}")
+    assert wrong == []

@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 
 class TrainingStopped(UserError):
-    """A look at what a network has learnt was reason to stop its training; names the last good checkpoint."""
+    """A check of a network stopped its training; the message names the last good checkpoint."""
 
 
 class TrainingDiverged(UserError):
