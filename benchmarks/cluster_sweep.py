@@ -31,7 +31,7 @@ SWEEP = list(range(10, 17))
 PARTS = {
     "training": stage._train,
     "prediction": stage.predict,
-    "features": stage.features_of,
+    "features": stage.validity_features,
     "k-means": stage.kmeans_labels,
     "five indices": stage.validity_indices,
     "null models": stage.decide_by_nulls,

@@ -25,8 +25,8 @@ from sklearn.metrics.cluster import contingency_matrix
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.baselines import BASELINES
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.clustering.features.bank import KINDS
-from histoloom.clustering.features.validity import features_of, pooled
+from histoloom.clustering.features.bank import KINDS, validity_features
+from histoloom.clustering.features.latents import pooled
 from histoloom.demo import run_demo
 from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.evaluation.truth import true_classes
@@ -46,12 +46,12 @@ def matched_accuracy(truth: np.ndarray, labels: np.ndarray) -> float:
 
 def feature_kinds(latents: LatentSet) -> dict[str, np.ndarray]:
     """Features (n, D) by name."""
-    rows = np.arange(len(latents))
+    rows, clusters = np.arange(len(latents)), latents.folder.parent / "clusters"
     space = LatentSpace.fit(latents.latents, rows=latents.rows("train"), whiten=KEPT_VARIANCE)
     return {
-        "pooled": features_of(latents, rows, kind="pooled"),
+        "pooled": validity_features(latents, rows, kind="pooled", clusters=clusters),
         "whitened": pooled(space.encode(latents.raw(rows))).numpy(),
-        "codes": features_of(latents, rows, kind="codes"),
+        "codes": validity_features(latents, rows, kind="codes", clusters=clusters),
     }
 
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from histoloom.autoencoder.augment import DIHEDRAL, dihedral
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.autoencoder.vqgan import to_uint8
-from histoloom.clustering.features.validity import pooled
+from histoloom.clustering.features.latents import pooled
 from histoloom.config import RuntimeConfig, SamplerConfig
 from histoloom.diffusion.generation.generator import BATCH_SIZE, Generator
 from histoloom.diffusion.generation.sample_spec import SampleSpec

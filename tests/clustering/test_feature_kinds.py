@@ -1,9 +1,10 @@
-"""Every kind of features keeps the same promises: said shape, the patch alone, again the same, the same when loaded."""
+"""Every kind of features keeps the same promises: its shape, the patch alone, repeatable, the same when loaded."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from histoloom import pipeline
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.clustering.features.bank import CHUNK, KINDS, OWN, load_features, make_bank
-from histoloom.clustering.features.base import Features, Sources
+from histoloom.clustering.features.bank import CHUNK, FEATURES, KINDS, load_features, make_bank
+from histoloom.clustering.features.base import EncoderRecord, Features, Sources
 from histoloom.clustering.stage import run
 from histoloom.config import load_config, make_config, with_settings
 from histoloom.errors import UserError
@@ -83,12 +84,13 @@ def patches(tiny_run: Path) -> PatchSet:
     return PatchSet.open(tiny_run / "patches")
 
 
-def test_shape_and_type_are_as_said(features: Features, patches: PatchSet) -> None:
+def test_shape_and_type_are_as_promised(features: Features, patches: PatchSet) -> None:
     rows = np.arange(5)
-    own, views, seen = features.of_rows(rows), features.views_of_rows(rows), features.of_images(patches.images(rows))
-    assert own.shape == seen.shape == (5, *features.shape)
+    own, views = features.of_rows(rows), features.views_of_rows(rows)
+    from_images = features.of_images(patches.images(rows))
+    assert own.shape == from_images.shape == (5, *features.shape)
     assert views.shape == (5, features.views, *features.shape)
-    assert own.dtype == views.dtype == seen.dtype == torch.float32
+    assert own.dtype == views.dtype == from_images.dtype == torch.float32
     assert bool(torch.isfinite(views).all())
     assert features.views > 0
 
@@ -117,11 +119,12 @@ def test_the_runs_rows_are_what_their_pictures_give(features: Features, patches:
 def test_saved_and_loaded_it_gives_the_same_bytes(
     kind: str, features: Features, context: Context, tmp_path: Path
 ) -> None:
-    given = context(kind, tmp_path / "saved")
-    said = features.save(given.out)
-    write_json(given.out / "said.json", said)
-    sources = Sources(given.inputs, given.out, read_json(given.out / "said.json"), torch.device("cpu"))
-    images = PatchSet.open(given.inputs["patches"]).images(np.arange(9))
+    stage = context(kind, tmp_path / "saved")
+    record = features.save(stage.out)
+    write_json(stage.out / "record.json", record.model_dump(mode="json"))
+    encoder = EncoderRecord(**read_json(stage.out / "record.json"))
+    sources = Sources(stage.inputs, stage.out, encoder, torch.device("cpu"))
+    images = PatchSet.open(stage.inputs["patches"]).images(np.arange(9))
     assert torch.equal(KINDS[kind].load(sources).of_images(images), features.of_images(images))
 
 
@@ -153,19 +156,22 @@ def test_clusters_of_any_kind_repeat_and_are_predicted_from_pictures(
 
 
 def test_vectors_are_centred_and_scaled_by_one_number_over_the_training_split(context: Context, tmp_path: Path) -> None:
-    given = context("pooled", tmp_path / "pooled")
-    latents = LatentSet.open(given.inputs["latents"])
-    bank = make_bank(given, latents=latents)
+    stage = context("pooled", tmp_path / "pooled")
+    latents = LatentSet.open(stage.inputs["latents"])
+    bank = make_bank(stage, latents=latents)
     rows_T, rows_N = latents.rows("train"), np.arange(len(latents))
-    x_ND, raw_ND = np.load(given.out / OWN), KINDS["pooled"].make(given).of_rows(rows_N).numpy()
+    x_ND, raw_ND = np.load(stage.out / FEATURES), KINDS["pooled"].make(stage).of_rows(rows_N).numpy()
     np.testing.assert_array_equal(x_ND, bank.own(rows_N).numpy())
     np.testing.assert_allclose(x_ND[rows_T].mean(0), 0, atol=1e-4)
     assert float(x_ND[rows_T].var(0).mean()) == pytest.approx(1, rel=1e-3)
     ratio_D = raw_ND.std(0) / x_ND.std(0)
     np.testing.assert_allclose(ratio_D, ratio_D[0], rtol=1e-3)
-    loaded = load_features(given.out, inputs=given.inputs, device=torch.device("cpu"))
-    seen = loaded.of_images(PatchSet.open(given.inputs["patches"]).images(rows_N[:9]))
-    np.testing.assert_allclose(seen.numpy(), x_ND[:9], atol=1e-3)
+    record = read_json(stage.out / "features.json")
+    assert list(record) == ["kind", "shape", "views", "mean", "deviation", "said"]
+    assert record["said"] == {}  # only the networks that the run does not have elsewhere
+    loaded = load_features(stage.out, inputs=stage.inputs, device=torch.device("cpu"))
+    from_images = loaded.of_images(PatchSet.open(stage.inputs["patches"]).images(rows_N[:9]))
+    np.testing.assert_allclose(from_images.numpy(), x_ND[:9], atol=1e-3)
     versions = bank.versions(rows_T[[5, 0]])
     np.testing.assert_array_equal(versions[:, 0].numpy(), x_ND[rows_T[[5, 0]]])
 
@@ -177,34 +183,33 @@ def test_features_that_were_interrupted_continue(
     latents = LatentSet.open(whole.inputs["latents"])
     assert len(latents) > CHUNK
     make_bank(whole, latents=latents)
-    asked: list[int] = []
+    computed: list[int] = []
 
     def stop(_self: Features, rows: np.ndarray) -> torch.Tensor:
-        asked.append(len(rows))
-        if len(asked) == 2:
+        computed.append(len(rows))
+        if len(computed) == 2:
             raise KeyboardInterrupt
         return original(_self, rows)
 
-    kind = type(KINDS["codes"].make(torn))
+    kind = KINDS["codes"]
     original = kind.of_rows
     monkeypatch.setattr(kind, "of_rows", stop)
     with pytest.raises(KeyboardInterrupt):
         make_bank(torn, latents=latents)
     make_bank(torn, latents=latents)
-    assert sum(asked[2:]) == len(latents) - CHUNK
-    assert (torn.out / OWN).read_bytes() == (whole.out / OWN).read_bytes()
+    assert sum(computed[2:]) == len(latents) - CHUNK
+    assert (torn.out / FEATURES).read_bytes() == (whole.out / FEATURES).read_bytes()
 
 
-def test_an_encoder_that_is_not_here_is_said_and_not_fetched(context: Context, tiny_run: Path, tmp_path: Path) -> None:
+def test_an_absent_encoder_is_an_error_and_is_not_downloaded(context: Context, tiny_run: Path, tmp_path: Path) -> None:
     values = load_config(tiny_run / "config.yaml").model_dump(mode="json")
 
     def refused(name: str) -> str:
         settings = ["clusters.features=encoder", f"clusters.encoder={name}"]
-        given = context("latents", tmp_path / "absent")
+        stage = context("latents", tmp_path / "absent")
         config = make_config(with_settings(values, settings))
-        wanted = StageContext(given.run, config, given.out, given.inputs, given.log)
         with pytest.raises(UserError) as error:
-            KINDS["encoder"].make(wanted)
+            KINDS["encoder"].make(replace(stage, config=config))
         return str(error.value)
 
     assert "hf download nobody/nothing-at-all" in refused("hf:nobody/nothing-at-all")
@@ -216,9 +221,9 @@ def test_an_encoder_that_is_not_here_is_said_and_not_fetched(context: Context, t
 
 @pytest.mark.usefixtures("tiny_encoder")
 def test_another_encoder_in_its_place_is_refused(context: Context, tmp_path: Path) -> None:
-    given = context("encoder", tmp_path / "made")
-    said = KINDS["encoder"].make(given).save(given.out)
-    sources = Sources(given.inputs, given.out, said | {"digest": "another"}, torch.device("cpu"))
+    stage = context("encoder", tmp_path / "made")
+    record = KINDS["encoder"].make(stage).save(stage.out).model_copy(update={"digest": "another"})
+    sources = Sources(stage.inputs, stage.out, record, torch.device("cpu"))
     with pytest.raises(UserError, match="put that one back"):
         KINDS["encoder"].load(sources)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from histoloom.clustering.features.pictures import random_view, views_of
+from histoloom.clustering.features.images import random_view, views_of
 from histoloom.clustering.features.vicreg import Expander, PatchEncoder, VicregLoss, covariance_loss, spread_loss
 from histoloom.config import SelfsupConfig
 from histoloom.seeding import numpy_generator, torch_generator

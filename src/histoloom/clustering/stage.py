@@ -18,8 +18,7 @@ from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.baselines import kmeans_labels
 from histoloom.clustering.clusterer import Architecture, Clusterer, build
 from histoloom.clustering.confounding.report import examine
-from histoloom.clustering.features.bank import Bank, make_bank
-from histoloom.clustering.features.validity import features_of
+from histoloom.clustering.features.bank import Bank, make_bank, validity_features
 from histoloom.clustering.independence import IndependentLoss, slide_share
 from histoloom.clustering.infomax import Network, mutual_information
 from histoloom.clustering.losses import InfoMaxLoss
@@ -93,7 +92,7 @@ def run(context: StageContext) -> None:
     # Compare the k on some training patches: validity.json, choice.json
     shuffled = numpy_generator(seed, "clusters", "validity").permutation(train_rows)
     rows = np.sort(shuffled[: config.validity_points])
-    x_ND = features_of(latents, rows, kind=config.validity_features, clusters=context.out)
+    x_ND = validity_features(latents, rows, kind=config.validity_features, clusters=context.out)
     validity = _validity(context, x_ND, labels={k: table[f"k{k}"].to_numpy()[rows] for k in config.k})
     validity.save(context.out)
     decision = _decide(context, x_ND, validity=validity, restarts=agreement_of_restarts(labels))

@@ -20,9 +20,8 @@ import torch
 from torch.nn import functional as F
 
 from histoloom.autoencoder.lpips import LPIPS, MIN_SIZE, Trunk, unit_length
-from histoloom.clustering.features.latents import Encoder
+from histoloom.clustering.features.latents import LatentEncoder, pooled
 from histoloom.clustering.features.pretrained import PretrainedEncoder, load_encoder
-from histoloom.clustering.features.validity import pooled
 from histoloom.errors import UserError
 from histoloom.run.directory import fingerprint
 from histoloom.training.devices import full_precision
@@ -126,7 +125,7 @@ class RunEncoder(Extractor):
     min_size = 16
 
     def __init__(self, autoencoder: Path, *, device: torch.device) -> None:
-        self.encoder = Encoder(autoencoder, device=device)
+        self.encoder = LatentEncoder(autoencoder, device=device)
         self.device = device
         with (autoencoder / "autoencoder.safetensors").open("rb") as file:
             self.digest = fingerprint(["pooled-1", hashlib.file_digest(file, "sha256").hexdigest()])

@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from histoloom.atlas.maps.patch_map import Embedding
 from histoloom.autoencoder.latents import LatentSet
-from histoloom.clustering.features.validity import features_of
+from histoloom.clustering.features.bank import validity_features
 from histoloom.errors import UserError
 from histoloom.progress import meter
 from histoloom.run.directory import Artifact
@@ -56,7 +56,7 @@ def write_embedding(context: StageContext) -> Embedding | None:
         return None
     order_N = numpy_generator(config.seed, "report", "embedding", "patches").permutation(len(latents))
     rows_N = np.sort(order_N[: config.report.embedded_patches])
-    x_ND = features_of(latents, rows_N, kind=kind, clusters=context.inputs["clusters"])
+    x_ND = validity_features(latents, rows_N, kind=kind, clusters=context.inputs["clusters"])
     maps: dict[str, np.ndarray] = {}
     with meter("2-D maps", total=len(config.report.embeddings)) as progress:
         for method in config.report.embeddings:

@@ -1,27 +1,28 @@
 """Features of all patches of a run, as the clusters' network gets them: computed once, centred, on one scale.
 
 Latents are read where they lie. All other kinds are vectors: each patch's own, and of the training split also its
-views, are computed in chunks that a killed stage does not repeat. Their mean over the training split is taken off, and
+views, are computed in chunks that a killed stage does not repeat. Their mean over the training split is subtracted, and
 all are divided by one number, the root of their mean variance: distances keep their proportions.
 
-Legend of shapes: N patches, T of the training split, V views beside a patch itself, D features; ``*shape``: of a patch.
+Shapes: N patches, T of the training split, V views besides a patch itself, D features; ``*shape``: of a patch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from histoloom.autoencoder.latents import LatentSet
-from histoloom.clustering.features import codes, encoder, pooled, selfsup
-from histoloom.clustering.features import latents as latent_maps
-from histoloom.clustering.features.base import BLOCK, Features, Kind, Sources
+from histoloom.clustering.features.base import BLOCK, EncoderRecord, Features, FeaturesRecord, Sources
+from histoloom.clustering.features.latents import Codes, LatentMaps, Pooled, hellinger, pooled
+from histoloom.clustering.features.pretrained import PretrainedFeatures
+from histoloom.clustering.features.selfsup import Selfsup
 from histoloom.progress import meter
 from histoloom.run.directory import read_json, replacing, write_json
 from histoloom.run.stage import StageContext
@@ -29,16 +30,17 @@ from histoloom.training.devices import accelerator
 from histoloom.training.distributed import is_main_process, shared_path
 
 CHUNK = 4 * BLOCK
-OWN, SAID = "features.npy", "features.json"
+ROWS = 1024  # that are in memory at once
+FEATURES = "features.npy"
 
-KINDS: Mapping[str, Kind] = {
-    "latents": latent_maps.KIND,
-    "pooled": pooled.KIND,
-    "codes": codes.KIND,
-    "selfsup": selfsup.KIND,
-    "encoder": encoder.KIND,
+KINDS: Mapping[str, type[Features]] = {
+    "latents": LatentMaps,
+    "pooled": Pooled,
+    "codes": Codes,
+    "selfsup": Selfsup,
+    "encoder": PretrainedFeatures,
 }
-"""Every kind of features that patches can be clustered by; each has a file in this folder."""
+"""Every kind of features that patches can be clustered by."""
 
 
 class Bank(Protocol):
@@ -56,7 +58,7 @@ class Bank(Protocol):
 
 
 class LatentBank:
-    """The stage ``latents`` as it lies."""
+    """The latents of the stage ``latents``."""
 
     def __init__(self, latents: LatentSet) -> None:
         self.latents = latents
@@ -74,7 +76,7 @@ class LatentBank:
 
 @dataclass(frozen=True)
 class Scale:
-    """What is taken off, (D,), and what the rest is divided by."""
+    """The mean that is subtracted, (D,), and the number that the rest is divided by."""
 
     mean_D: Tensor
     deviation: float
@@ -83,11 +85,11 @@ class Scale:
         return (x_ND - self.mean_D.to(x_ND)) / self.deviation
 
     @staticmethod
-    def measured(x_ND: np.ndarray, *, rows_T: np.ndarray) -> Scale:
-        """Over some rows, in double precision and bounded memory."""
+    def fit(x_ND: np.ndarray, *, rows_T: np.ndarray) -> Scale:
+        """Of some rows, in double precision and bounded memory."""
         total, squares = np.zeros(x_ND.shape[1]), np.zeros(x_ND.shape[1])
-        for start in range(0, len(rows_T), 1024):
-            part = np.asarray(x_ND[rows_T[start : start + 1024]], np.float64)
+        for start in range(0, len(rows_T), ROWS):
+            part = np.asarray(x_ND[rows_T[start : start + ROWS]], np.float64)
             total += part.sum(0)
             squares += np.square(part).sum(0)
         mean_D = total / len(rows_T)
@@ -102,7 +104,7 @@ class VectorBank:
         self.own_ND = np.load(folder / "own.npy", mmap_mode="r")
         self.views_TVD = np.load(folder / "views.npy", mmap_mode="r")
         self.rows_T = rows_T
-        self.scale = Scale.measured(self.own_ND, rows_T=rows_T)
+        self.scale = Scale.fit(self.own_ND, rows_T=rows_T)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -129,22 +131,34 @@ def make_bank(context: StageContext, *, latents: LatentSet) -> Bank:
     rows_T = latents.rows(split="train")
     if is_main_process():
         folder.mkdir(exist_ok=True)
-        _compute(features, folder=folder, n=len(latents), rows_T=rows_T)
+        own, views = folder / "own.npy", folder / "views.npy"
+        _fill(own, rows=np.arange(len(latents)), shape=features.shape, compute=features.of_rows)
+        compute = features.views_of_rows if features.views else None
+        _fill(views, rows=rows_T, shape=(features.views, *features.shape), compute=compute)
     accelerator(context.config.runtime).wait_for_everyone()
     bank = VectorBank(folder, rows_T=rows_T)
     if is_main_process():
-        _publish(context, kind=kind, features=features, bank=bank)
+        encoder = features.save(context.out)
+        with replacing(context.out / FEATURES) as temporary, temporary.open("wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": bank.own_ND.shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, len(latents), ROWS):
+                rows_N = np.arange(start, min(start + ROWS, len(latents)))
+                file.write(bank.own(rows_N).numpy().astype("<f4").tobytes())
+        FeaturesRecord(
+            kind=kind,
+            shape=features.shape,
+            views=features.views,
+            mean=tuple(bank.scale.mean_D.tolist()),
+            deviation=bank.scale.deviation,
+            encoder=encoder,
+        ).save(context.out)
     return bank
 
 
-def _compute(features: Features, *, folder: Path, n: int, rows_T: np.ndarray) -> None:
-    every = np.arange(n)
-    _fill(folder / "own.npy", rows=every, shape=features.shape, compute=features.of_rows)
-    shape = (features.views, *features.shape)
-    _fill(folder / "views.npy", rows=rows_T, shape=shape, compute=features.views_of_rows if features.views else None)
-
-
-def _fill(path: Path, *, rows: np.ndarray, shape: tuple[int, ...], compute: Any) -> None:
+def _fill(
+    path: Path, *, rows: np.ndarray, shape: tuple[int, ...], compute: Callable[[np.ndarray], Tensor] | None
+) -> None:
     """A .npy of ``compute`` of each row, (len(rows), *shape) float32, continued where an earlier call stopped."""
     marker = path.with_suffix(".json")
     done = read_json(marker)["rows"] if marker.is_file() else 0
@@ -163,28 +177,15 @@ def _fill(path: Path, *, rows: np.ndarray, shape: tuple[int, ...], compute: Any)
             progress.advance(len(chunk))
 
 
-def _publish(context: StageContext, *, kind: str, features: Features, bank: VectorBank) -> None:
-    """``features.npy`` and ``features.json``."""
-    said = features.save(context.out)
-    with replacing(context.out / OWN) as temporary, temporary.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": bank.own_ND.shape})
-        for start in range(0, len(bank.own_ND), 1024):
-            rows = np.arange(start, min(start + 1024, len(bank.own_ND)))
-            file.write(bank.own(rows).numpy().astype("<f4").tobytes())
-    scale = {"mean": bank.scale.mean_D.tolist(), "deviation": bank.scale.deviation}
-    about = {"kind": kind, "shape": list(features.shape), "views": features.views, **scale, "said": said}
-    write_json(context.out / SAID, about)
-
-
 @dataclass(frozen=True)
 class PredictedFeatures:
-    """Features of any pictures, as the network of published clusters gets them."""
+    """Features of any images, as the network of published clusters gets them."""
 
     features: Features
     scale: Scale | None
 
     def of_images(self, images_NHW3: np.ndarray) -> Tensor:
-        """Pictures, uint8 (N, H, W, 3); float32 (N, *shape) on the device."""
+        """Images, uint8 (N, H, W, 3); float32 (N, *shape) on the device."""
         x_N = self.features.of_images(images_NHW3)
         return x_N if self.scale is None else self.scale(x_N)
 
@@ -192,11 +193,26 @@ class PredictedFeatures:
 def load_features(clusters: Path, *, inputs: Mapping[str, Path], device: torch.device) -> PredictedFeatures:
     """What the clusters in this folder are predicted from; ``inputs`` has the folders of the stages before.
 
-    Raises ``UserError`` where an encoder that is not the run's own is gone.
+    Raises ``UserError`` where a pretrained encoder is gone.
     """
-    path = clusters / SAID
-    about: dict[str, Any] = read_json(path) if path.is_file() else {"kind": "latents", "said": {}}
-    features = KINDS[about["kind"]].load(Sources(inputs, clusters, about["said"], device))
-    if "mean" not in about:
-        return PredictedFeatures(features, None)
-    return PredictedFeatures(features, Scale(torch.tensor(about["mean"]), about["deviation"]))
+    record = FeaturesRecord.load(clusters)
+    if record is None:
+        return PredictedFeatures(LatentMaps.load(Sources(inputs, clusters, EncoderRecord(), device)), None)
+    features = KINDS[record.kind].load(Sources(inputs, clusters, record.encoder, device))
+    return PredictedFeatures(features, Scale(torch.tensor(record.mean), record.deviation))
+
+
+def validity_features(latents: LatentSet, rows: np.ndarray, *, kind: str, clusters: Path) -> np.ndarray:
+    """Vectors of ``rows`` for the indices, k-means and maps, float32 (len(rows), D).
+
+    ``kind``: ``pooled``, ``codes``, ``flat``, or ``same``: those in the folder ``clusters`` that were clustered.
+    """
+    if kind == "same":
+        return np.asarray(np.load(clusters / FEATURES, mmap_mode="r")[rows])
+    if kind == "codes":
+        return hellinger(torch.from_numpy(np.asarray(latents.histograms[rows]))).numpy()
+    parts = []
+    for start in range(0, len(rows), ROWS):
+        z_NChw = latents.normalised(rows[start : start + ROWS])
+        parts.append((pooled(z_NChw) if kind == "pooled" else z_NChw.flatten(1)).numpy())
+    return np.concatenate(parts)

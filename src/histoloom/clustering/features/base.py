@@ -1,6 +1,6 @@
-"""What every kind of features gives: one tensor a patch, for the run's patches and for any other picture.
+"""What every kind of features offers: one tensor a patch, for the run's patches and for any other image.
 
-Legend of shapes: N patches, V views of each beside the patch itself, H x W px; ``*shape`` is what one patch becomes:
+Shapes: N patches, V views of each besides the patch itself, H x W px; ``*shape`` is what one patch becomes:
 (D,), or (C, h, w) for latents.
 """
 
@@ -10,12 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from histoloom.run.directory import read_json, write_json
+from histoloom.run.record import Record
 from histoloom.run.stage import StageContext
 from histoloom.training.devices import full_precision
 
@@ -23,13 +26,69 @@ BLOCK = 16
 """Patches that are computed at once: sums differ in the last bit between batch sizes."""
 
 
+class EncoderRecord(Record):
+    """The network behind the features: the run's own (``channels``), or a pretrained one (``encoder``, ``digest``).
+
+    All are None where the features come from the VQ-GAN's latents.
+    """
+
+    channels: int | None = None
+    encoder: str | None = None
+    digest: str | None = None
+
+
+class FeaturesRecord(Record):
+    """``features.json``: the kind of features that were clustered, as vectors, and how they are scaled."""
+
+    kind: str
+    shape: tuple[int, ...]
+    views: int
+    mean: tuple[float, ...]
+    deviation: float
+    encoder: EncoderRecord = Field(EncoderRecord(), alias="said")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Read ``features.json``; None where latents were clustered, which the stage ``latents`` holds."""
+        path = folder / "features.json"
+        return cls(**read_json(path)) if path.is_file() else None
+
+    def save(self, folder: Path) -> None:
+        """Write ``features.json``."""
+        write_json(folder / "features.json", self.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What features are loaded from: the published ``inputs`` by name, the clusters' ``folder``, their network."""
+
+    inputs: Mapping[str, Path]
+    folder: Path
+    encoder: EncoderRecord
+    device: torch.device
+
+
 class Features(ABC):
     """One kind of features. They depend on the patch alone: not on its row, the patches beside it, or the batch."""
+
+    @classmethod
+    @abstractmethod
+    def make(cls, context: StageContext) -> Features:
+        """The features of a run's patches; trains their network where there is one to train."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, sources: Sources) -> Features:
+        """The same features for ``of_images``, from what ``save`` wrote."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> EncoderRecord:
+        """Write what other stages do not hold into ``folder``."""
 
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Of one patch, known before any is looked at."""
+        """Of one patch, known before any is computed."""
 
     @property
     @abstractmethod
@@ -42,33 +101,11 @@ class Features(ABC):
 
     @abstractmethod
     def views_of_rows(self, rows_N: np.ndarray) -> Tensor:
-        """The same patches seen otherwise: other stains, turned, cropped; float32 (N, V, *shape), on the CPU."""
+        """Other views of these patches (restained, flipped, cropped), float32 (N, V, *shape), on the CPU."""
 
     @abstractmethod
     def of_images(self, images_NHW3: np.ndarray) -> Tensor:
-        """Any pictures, uint8 (N, H, W, 3) at the run's um/px; float32 (N, *shape), on the kind's device."""
-
-    @abstractmethod
-    def save(self, folder: Path) -> dict[str, Any]:
-        """Write what other stages do not hold into ``folder``; returns what ``features.json`` has to say of it."""
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What a kind is loaded from: the published ``inputs`` by name, its own ``folder``, what it said of itself."""
-
-    inputs: Mapping[str, Path]
-    folder: Path
-    said: Mapping[str, Any]
-    device: torch.device
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How a kind is made in a run (trained, where it is), and loaded from what it saved, for ``of_images``."""
-
-    make: Callable[[StageContext], Features]
-    load: Callable[[Sources], Features]
+        """Any images, uint8 (N, H, W, 3) at the run's um/px; float32 (N, *shape), on the features' device."""
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
-"""Encoders of others: a Hugging Face or timm network from this machine's disk. Nothing is ever downloaded here.
+"""Features of pretrained encoders: Hugging Face or timm networks on this machine's disk; nothing is downloaded.
 
 A network is named ``hf:NAME`` or ``timm:NAME``, NAME an absolute folder, or a repository whose files are in Hugging
-Face's cache on this machine. Legend of shapes: B pictures, S x S px of the network's input, L tokens, D features.
+Face's cache on this machine.
+Shapes: B images, H x W px, S x S px of the network's input, L tokens, D features.
 """
 
 from __future__ import annotations
@@ -10,25 +11,28 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from histoloom.clustering.features.base import BLOCK, EncoderRecord, Features, Sources
+from histoloom.clustering.features.images import ImageFeatures, PatchImages
 from histoloom.errors import UserError
 from histoloom.run.directory import file_digest, fingerprint, read_json
+from histoloom.run.stage import StageContext
+from histoloom.training.devices import accelerator
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and deviation of the colours (0..1) where a folder says nothing of them."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and deviation of the colours (0..1) where a folder has none."""
 
 CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
 
 
 @dataclass(frozen=True)
 class PretrainedEncoder:
-    """A network with the way in and out of it. ``read``: its answer to pictures as (B, D). ``digest``: of its files."""
+    """A network and its preprocessing. ``read`` gets its features of images as (B, D). ``digest``: of its files."""
 
     network: nn.Module
     read: Callable[[nn.Module, Tensor], Tensor]
@@ -38,7 +42,7 @@ class PretrainedEncoder:
     digest: str
 
     def features(self, x_BHW3: Tensor) -> Tensor:
-        """Features of whole pictures, uint8 (B, H, W, 3), brought to the network's size and colours; (B, D)."""
+        """Features of whole images, uint8 (B, H, W, 3), brought to the network's size and colours; (B, D)."""
         x_B3HW = x_BHW3.permute(0, 3, 1, 2).float().div(255)
         if x_B3HW.shape[-2:] != (self.side, self.side):
             size = (self.side, self.side)
@@ -47,17 +51,55 @@ class PretrainedEncoder:
         return self.read(self.network, (x_B3HW - mean_311) / std_311)
 
 
+class PretrainedFeatures(ImageFeatures):
+    """Features of whole patches by the encoder called ``name``, which is not copied into the run."""
+
+    def __init__(self, name: str, *, images: PatchImages | None, device: torch.device) -> None:
+        super().__init__(images=images, device=device)
+        self.name = name
+        self.encoder = load_encoder(name, device=device)
+        blank_BHW3 = torch.zeros(BLOCK, self.encoder.side, self.encoder.side, 3, dtype=torch.uint8, device=device)
+        with torch.no_grad():
+            self._shape = tuple(self.of_block(blank_BHW3).shape[1:])
+
+    @classmethod
+    def make(cls, context: StageContext) -> Features:
+        name = context.config.clusters.encoder
+        assert name is not None, "the configuration has a name with this kind"
+        return cls(name, images=PatchImages.of(context), device=accelerator(context.config.runtime).device)
+
+    @classmethod
+    def load(cls, sources: Sources) -> Features:
+        """``UserError`` where the encoder is gone, or another one by now."""
+        name = sources.encoder.encoder
+        assert name is not None, "save returns the encoder's name"
+        features = cls(name, images=None, device=sources.device)
+        if features.encoder.digest != sources.encoder.digest:
+            raise UserError(f"{name} is not the encoder that the clusters were made with; put that one back")
+        return features
+
+    def save(self, folder: Path) -> EncoderRecord:  # noqa: ARG002 - an encoder of gigabytes is named, not copied
+        return EncoderRecord(encoder=self.name, digest=self.encoder.digest)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    def of_block(self, x_BHW3: Tensor) -> Tensor:
+        return self.encoder.features(x_BHW3)
+
+
 def load_encoder(name: str, *, device: torch.device) -> PretrainedEncoder:
     """The network called ``hf:NAME`` or ``timm:NAME``; ``UserError`` where it is not on this machine."""
     library, _, place = name.partition(":")
     folder = _folder(place, library=library)
-    found = {"hf": _from_transformers, "timm": _from_timm}[library](folder)
-    found.network.to(device).eval().requires_grad_(False)
-    return found
+    encoder = _from_transformers(folder) if library == "hf" else _from_timm(folder)
+    encoder.network.to(device).eval().requires_grad_(False)
+    return encoder
 
 
 def _folder(place: str, *, library: str) -> Path:
-    """Where the network's files lie."""
+    """The folder of the network's files."""
     if Path(place).is_absolute():
         if not (Path(place) / "config.json").is_file():
             raise UserError(f"clusters.encoder: {place} is no folder with a config.json; give the folder of a model")
@@ -90,51 +132,42 @@ def _from_transformers(folder: Path) -> PretrainedEncoder:
             'an hf: encoder needs the extra: pip install "histoloom[encoders]", or set clusters.features=selfsup'
         ) from error
     try:
-        network, about = transformers.AutoModel.from_pretrained(
+        network, loading = transformers.AutoModel.from_pretrained(
             str(folder), local_files_only=True, output_loading_info=True, dtype=torch.float32
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"clusters.encoder: {folder} cannot be loaded by transformers: {reason}") from error
-    absent = [key for key in about["missing_keys"] if "pooler" not in key]  # poolers are not used
+    absent = [key for key in loading["missing_keys"] if "pooler" not in key]  # poolers are not used
     if absent:
         raise UserError(f"clusters.encoder: {folder} lacks weights ({sorted(absent)[0]}, ...); fetch the model again")
-    has_token = any(key.rsplit(".", 1)[-1] in CLASS_TOKENS for key, _ in network.named_parameters())
-    mean, std, side = _preprocessing(folder, network=network)
-    return PretrainedEncoder(network, _class_token if has_token else _mean_token, side, mean, std, _digest(folder))
 
-
-def _preprocessing(folder: Path, *, network: Any) -> tuple[tuple[float, ...], tuple[float, ...], int]:
-    """Mean and deviation of the colours, and the input's side in px, as the model's folder has them."""
+    # The input's size and colours, as the model's folder has them
     path = folder / "preprocessor_config.json"
-    said = read_json(path) if path.is_file() else {}
-    size = getattr(network.config, "image_size", None) or said.get("crop_size") or said.get("size") or 224
+    processor = read_json(path) if path.is_file() else {}
+    size = getattr(network.config, "image_size", None) or processor.get("crop_size") or processor.get("size") or 224
     if isinstance(size, dict):
         size = size.get("height") or size.get("shortest_edge")
     side = int(size[0] if isinstance(size, list | tuple) else size or 224)
-    return tuple(said.get("image_mean", IMAGENET[0])), tuple(said.get("image_std", IMAGENET[1])), side
+    mean, std = processor.get("image_mean", IMAGENET_MEAN), processor.get("image_std", IMAGENET_STD)
 
+    has_token = any(key.rsplit(".", 1)[-1] in CLASS_TOKENS for key, _ in network.named_parameters())
 
-def _class_token(network: nn.Module, x_B3SS: Tensor) -> Tensor:
-    """The class token, which sums a picture up; the pooler behind it is often not trained."""
-    return _states(network, x_B3SS)[:, 0]
+    def read(network: nn.Module, x_B3SS: Tensor) -> Tensor:
+        """The class token, or the mean over tokens or positions; the pooler behind them is often not trained."""
+        try:
+            states = network(pixel_values=x_B3SS).last_hidden_state  # (B, L, D) or (B, D, h, w)
+        except (TypeError, ValueError, AttributeError) as error:
+            kind = type(network).__name__
+            raise UserError(
+                f"clusters.encoder: {kind} does not turn pictures into features; give an image encoder"
+            ) from error
+        assert isinstance(states, Tensor), "transformers' contract"
+        if has_token:
+            return states[:, 0]
+        return states.mean(dim=(2, 3) if states.ndim == 4 else 1)
 
-
-def _mean_token(network: nn.Module, x_B3SS: Tensor) -> Tensor:
-    """The mean over tokens (B, L, D) or over places (B, D, h, w)."""
-    states = _states(network, x_B3SS)
-    return states.mean(dim=(2, 3)) if states.ndim == 4 else states.mean(dim=1)
-
-
-def _states(network: nn.Module, x_B3SS: Tensor) -> Tensor:
-    try:
-        states = network(pixel_values=x_B3SS).last_hidden_state
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"clusters.encoder: {type(network).__name__} does not turn pictures into features; give an image encoder"
-        ) from error
-    assert isinstance(states, Tensor), "transformers' contract"
-    return states
+    return PretrainedEncoder(network, read, side, tuple(mean), tuple(std), _digest(folder))
 
 
 def _from_timm(folder: Path) -> PretrainedEncoder:
@@ -152,9 +185,9 @@ def _from_timm(folder: Path) -> PretrainedEncoder:
         raise UserError(f"clusters.encoder: {folder} cannot be loaded by timm: {reason}") from error
     cfg = network.pretrained_cfg
     side = int(cfg["input_size"][-1])
-    return PretrainedEncoder(network, _pooled, side, tuple(cfg["mean"]), tuple(cfg["std"]), _digest(folder))
 
+    def read(network: nn.Module, x_B3SS: Tensor) -> Tensor:
+        """timm's own pooled features."""
+        return network(x_B3SS)
 
-def _pooled(network: nn.Module, x_B3SS: Tensor) -> Tensor:
-    """timm's own pooled features, (B, D)."""
-    return network(x_B3SS)
+    return PretrainedEncoder(network, read, side, tuple(cfg["mean"]), tuple(cfg["std"]), _digest(folder))

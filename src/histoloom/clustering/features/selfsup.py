@@ -1,22 +1,20 @@
-"""An encoder of the run's own, trained without labels on the patches of its training split (``clustering.vicreg``).
+"""An encoder of the run's own, trained without labels on the patches of its training split (``features.vicreg``).
 
-Legend of shapes: N patches, B a block of pictures, H x W px, D features.
+Shapes: N patches, B a block of images, H x W px, D features.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from histoloom.autoencoder.vqgan import to_float
-from histoloom.clustering.features.base import Features, Kind, Sources
-from histoloom.clustering.features.pictures import PictureFeatures, Pictures
+from histoloom.clustering.features.base import EncoderRecord, Features, Sources
+from histoloom.clustering.features.images import ImageFeatures, PatchImages
 from histoloom.clustering.features.vicreg import Expander, PatchEncoder, VicregLoss
-from histoloom.config import SelfsupConfig
 from histoloom.run.directory import write_bytes
 from histoloom.run.stage import EventLog, StageContext
 from histoloom.seeding import derive
@@ -26,15 +24,30 @@ from histoloom.training.loop import Objective, Task, train
 WEIGHTS = "encoder.safetensors"
 
 
-class Selfsup(PictureFeatures):
+class Selfsup(ImageFeatures):
     """Features of a trained ``PatchEncoder``."""
 
-    def __init__(
-        self, encoder: PatchEncoder, *, channels: int, pictures: Pictures | None, device: torch.device
-    ) -> None:
-        super().__init__(pictures=pictures, device=device)
+    def __init__(self, encoder: PatchEncoder, *, images: PatchImages | None, device: torch.device) -> None:
+        super().__init__(images=images, device=device)
         self.encoder = encoder.to(device).eval().requires_grad_(False)
-        self.channels = channels
+
+    @classmethod
+    def make(cls, context: StageContext) -> Features:
+        """Train the encoder; a killed training continues from its checkpoint."""
+        images = PatchImages.of(context)
+        return cls(_train(context, images), images=images, device=accelerator(context.config.runtime).device)
+
+    @classmethod
+    def load(cls, sources: Sources) -> Features:
+        assert sources.encoder.channels is not None, "save returns the encoder's channels"
+        encoder = PatchEncoder(sources.encoder.channels)
+        encoder.load_state_dict(load_file(sources.folder / WEIGHTS))
+        return cls(encoder, images=None, device=sources.device)
+
+    def save(self, folder: Path) -> EncoderRecord:
+        weights = save({name: value.cpu().contiguous() for name, value in self.encoder.state_dict().items()})
+        write_bytes(folder / WEIGHTS, weights)
+        return EncoderRecord(channels=self.encoder.channels)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -43,24 +56,11 @@ class Selfsup(PictureFeatures):
     def of_block(self, x_BHW3: Tensor) -> Tensor:
         return self.encoder(to_float(x_BHW3))
 
-    def save(self, folder: Path) -> dict[str, Any]:
-        weights = save({name: value.cpu().contiguous() for name, value in self.encoder.state_dict().items()})
-        write_bytes(folder / WEIGHTS, weights)
-        return {"channels": self.channels}
 
-
-def make(context: StageContext) -> Features:
-    """Train the encoder; a killed training continues from its checkpoint."""
+def _train(context: StageContext, images: PatchImages) -> PatchEncoder:
     config = context.config.clusters.selfsup
-    assert config is not None, "settled by the configuration for this kind"
-    pictures = Pictures.of(context)
-    encoder = _trained(context, config=config, pictures=pictures)
-    device = accelerator(context.config.runtime).device
-    return Selfsup(encoder, channels=config.channels, pictures=pictures, device=device)
-
-
-def _trained(context: StageContext, *, config: SelfsupConfig, pictures: Pictures) -> PatchEncoder:
-    patches, rows = pictures.patches, pictures.patches.rows(split="train")
+    assert config is not None, "the configuration fills it in for this kind"
+    patches, rows = images.patches, images.patches.rows(split="train")
     seed = derive(context.config.seed, "clusters", "selfsup")
     torch.manual_seed(derive(seed, "weights"))
     encoder = PatchEncoder(config.channels)
@@ -71,7 +71,7 @@ def _trained(context: StageContext, *, config: SelfsupConfig, pictures: Pictures
         modules={"encoder": encoder, "expander": expander},
         objectives=(Objective("encoder", ("encoder", "expander"), loss, config.training.phases),),
         n=len(rows),
-        batch=lambda places: torch.from_numpy(patches.images(rows[places])),
+        batch=lambda indices: torch.from_numpy(patches.images(rows[indices])),
         ema=("encoder",) if config.training.averages else (),
         setting="clusters.selfsup.training",
     )
@@ -82,14 +82,3 @@ def _trained(context: StageContext, *, config: SelfsupConfig, pictures: Pictures
     trained = train(task, config=config.training, runtime=runtime, seed=seed, out=out, log=log).modules["encoder"]
     assert isinstance(trained, PatchEncoder), "the task's module keeps its kind"
     return trained
-
-
-def load(sources: Sources) -> Features:
-    """The encoder that the stage ``clusters`` published, for prediction."""
-    channels = int(sources.said["channels"])
-    encoder = PatchEncoder(channels)
-    encoder.load_state_dict(load_file(sources.folder / WEIGHTS))
-    return Selfsup(encoder, channels=channels, pictures=None, device=sources.device)
-
-
-KIND = Kind(make, load)

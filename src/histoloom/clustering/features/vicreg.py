@@ -1,10 +1,10 @@
-"""A small encoder that learns from patches without labels: VICReg (Bardes, Ponce and LeCun 2022).
+"""A small encoder that is trained on patches without labels: VICReg (Bardes, Ponce and LeCun 2022).
 
-Two views of a patch shall have the same embedding (invariance), every number of an embedding shall differ between
-patches (variance), and no two numbers shall say the same (covariance). No negatives, no second network, and batches
+Two views of a patch shall have the same embedding (invariance), every dimension of an embedding shall differ between
+patches (variance), and no two dimensions shall be correlated (covariance). No negatives, no second network, and batches
 of 64 are enough, which is what a run of some thousand patches on a CPU can give.
 
-Legend of shapes: B patches of a batch, H x W px, D features, E embedding.
+Shapes: B patches of a batch, H x W px, D features, E embedding.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from histoloom.autoencoder.vqgan import to_float
-from histoloom.clustering.features.pictures import random_view
+from histoloom.clustering.features.images import random_view
 from histoloom.config import SelfsupConfig
 from histoloom.training.loop import StepContext
 
@@ -27,11 +27,11 @@ wider one are mostly noise in batches of 64, and hold its spread down."""
 
 
 class PatchEncoder(nn.Module):
-    """Pixels to (B, D) features: the mean over positions of what three levels of convolutions see."""
+    """Pixels to (B, D) features: three levels of convolutions, then the mean over positions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        w = channels
+        self.channels = w = channels
         self.levels = nn.Sequential(
             nn.PixelUnshuffle(FOLD),
             *_layer(3 * FOLD**2, w, stride=1),
@@ -43,7 +43,7 @@ class PatchEncoder(nn.Module):
         self.features = 4 * w
 
     def forward(self, x_B3HW: Tensor) -> Tensor:
-        """Features of pictures, float -1..1, with sides that are multiples of 4 px; (B, D)."""
+        """Features of images, float -1..1, with sides that are multiples of 4 px; (B, D)."""
         return self.levels(x_B3HW).mean(dim=(2, 3))
 
 
@@ -67,7 +67,7 @@ class Expander(nn.Module):
 
 
 class VicregLoss:
-    """Batches are pictures, uint8 (B, H, W, 3)."""
+    """Batches are images, uint8 (B, H, W, 3)."""
 
     def __init__(self, config: SelfsupConfig, *, encoder: PatchEncoder, expander: Expander, stain: float) -> None:
         self.config, self.encoder, self.expander, self.stain = config, encoder, expander, stain
@@ -88,12 +88,12 @@ class VicregLoss:
 
 
 def spread_loss(z_BE: Tensor) -> Tensor:
-    """How far the deviations over the batch are below 1, on the mean (equation 1)."""
+    """Mean over the dimensions of how far the deviation over the batch is below 1 (equation 1)."""
     return F.relu(1 - (z_BE.var(dim=0) + 1e-4).sqrt()).mean()
 
 
 def covariance_loss(z_BE: Tensor) -> Tensor:
-    """Squared covariances of different numbers of the embedding, summed, over its width (equation 4)."""
+    """Sum of the squared covariances of different dimensions, divided by their number (equation 4)."""
     centred_BE = z_BE - z_BE.mean(dim=0)
     with torch.autocast(z_BE.device.type, enabled=False):  # half precision would round the small ones away
         covariance_EE = centred_BE.T @ centred_BE / (len(z_BE) - 1)
