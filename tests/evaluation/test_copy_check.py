@@ -50,11 +50,12 @@ def test_copies_are_reason_to_stop_and_other_pictures_are_not(gated: Run) -> Non
     patches = PatchSet.open(gated.require("patches"))
     train = patches.images(patches.rows("train"))
     rich = np.argsort(-train.std(axis=(1, 2, 3)))[:12]
-    result = CopyCheck(gated)(train[rich])
+    check = CopyCheck(gated)
+    result = check(train[rich])
     assert result.stop
     assert "look like copies" in result.message
     assert "patches.count" in result.advice
-    empty = CopyCheck(gated)(np.full_like(train[:12], 240))
+    empty = check(np.full_like(train[:12], 240))
     assert not empty.stop
 
 

@@ -143,7 +143,8 @@ def _write(images: np.ndarray, cache: Path) -> None:
 
 
 def test_several_processes_write_at_once(pictures: Pictures, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # which imports torch once, where "spawn" does for each
+    context.set_forkserver_preload([__name__, "histoloom.evaluation.extractors"])
     writers = [context.Process(target=_write, args=(np.roll(pictures.images, n, axis=0), tmp_path)) for n in range(3)]
     for writer in writers:
         writer.start()
