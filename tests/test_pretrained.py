@@ -1,4 +1,4 @@
-"""Runs that begin with a given generator."""
+"""Runs that start from a pretrained generator."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SHORT = (
 
 @pytest.fixture(scope="module")
 def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("given") / "generator"
+    folder = tmp_path_factory.mktemp("pretrained") / "generator"
     export_generator(Run.open(tiny_run), folder)
     return folder
 
@@ -56,9 +56,9 @@ def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tuned(tiny_slides: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One step at hardly any learning rate, from a generator that is gone by then."""
     folder = tmp_path_factory.mktemp("tuned")
-    shutil.copytree(exported, folder / "given")
-    run = init_run(folder / "run", slides=[tiny_slides], preset="demo", settings=SHORT, start=folder / "given")
-    shutil.rmtree(folder / "given")
+    shutil.copytree(exported, folder / "pretrained")
+    run = init_run(folder / "run", slides=[tiny_slides], preset="demo", settings=SHORT, start=folder / "pretrained")
+    shutil.rmtree(folder / "pretrained")
     execute(run, until="samples")
     return run.path
 
@@ -69,8 +69,8 @@ def weights(run: Path, name: str) -> dict[str, torch.Tensor]:
 
 def test_the_networks_are_the_generators_and_the_training_the_presets(tuned: Path, exported: Path) -> None:
     config = Run.open(tuned).config
-    given = json.loads((exported / "generator.json").read_text())
-    assert list(config.diffusion.channels) == given["diffusion"]["channels"] == [16, 32]
+    spec = json.loads((exported / "generator.json").read_text())
+    assert list(config.diffusion.channels) == spec["diffusion"]["channels"] == [16, 32]
     assert (config.patches.size, config.autoencoder.channels) == (32, 8)
     assert config.diffusion.training.phases[0].images == 8
     assert config.start is not None
@@ -85,12 +85,12 @@ def test_the_preset_tune_asks_for_a_generator(tiny_slides: Path, exported: Path,
     assert (config.patches.size, config.patches.tissue, list(config.diffusion.channels)) == (32, "detect", [16, 32])
 
 
-def test_training_begins_with_the_given_weights(tuned: Path, exported: Path) -> None:
+def test_training_starts_from_the_pretrained_weights(tuned: Path, exported: Path) -> None:
     name = "unet/diffusion_pytorch_model.safetensors"
-    given, mine = load_file(exported / name), weights(tuned / "diffusion", name)
+    pretrained, mine = load_file(exported / name), weights(tuned / "diffusion", name)
     conditions = "class_embedding.weight"
-    for key in given.keys() - {conditions}:
-        torch.testing.assert_close(mine[key], given[key], atol=1e-6, rtol=0)
+    for key in pretrained.keys() - {conditions}:
+        torch.testing.assert_close(mine[key], pretrained[key], atol=1e-6, rtol=0)
     assert len(mine[conditions]) == 2 + 4 + 1
     spec, record = (
         json.loads((tuned / "diffusion" / name).read_text()) for name in ("generator.json", "inheritance.json")
@@ -99,11 +99,11 @@ def test_training_begins_with_the_given_weights(tuned: Path, exported: Path) -> 
     theirs = Generator.load(exported).spec
     assert record["generator"]["k"] == theirs.chosen_k
     parents = [theirs.conditions.number(k=theirs.chosen_k, cluster=c) for k in ("2", "4") for c in record["closest"][k]]
-    wanted = given[conditions][[*parents, theirs.conditions.null]]
+    wanted = pretrained[conditions][[*parents, theirs.conditions.null]]
     torch.testing.assert_close(mine[conditions], wanted, atol=1e-6, rtol=0)
     name = "autoencoder.safetensors"
-    given, mine = load_file(exported / "autoencoder" / name), weights(tuned / "autoencoder", name)
-    for key, value in given.items():
+    pretrained, mine = load_file(exported / "autoencoder" / name), weights(tuned / "autoencoder", name)
+    for key, value in pretrained.items():
         torch.testing.assert_close(mine[key], value, atol=1e-3, rtol=1e-3)
 
 
@@ -120,12 +120,12 @@ def test_conditions_may_learn_faster_than_the_network(tuned: Path, tmp_path: Pat
         torch.testing.assert_close(after[key], before[key], atol=1e-6, rtol=0)
 
 
-def test_the_latent_space_is_the_given_one(tuned: Path, exported: Path) -> None:
-    given, mine = (Generator.load(folder).spec for folder in (exported, tuned))
-    assert given.space.model_dump_json() == mine.space.model_dump_json()
+def test_the_latent_space_is_the_pretrained_one(tuned: Path, exported: Path) -> None:
+    pretrained, mine = (Generator.load(folder).spec for folder in (exported, tuned))
+    assert pretrained.space.model_dump_json() == mine.space.model_dump_json()
     assert mine.conditions.ks == (2, 4)
-    said = [event.get("message", "") for event in EventLog(tuned / "diffusion/log.jsonl").read()]
-    assert any("of the variance of these latents" in message for message in said)
+    messages = [event.get("message", "") for event in EventLog(tuned / "diffusion/log.jsonl").read()]
+    assert any("of the variance of these latents" in message for message in messages)
 
 
 def test_what_it_began_with_is_part_of_its_identity(tuned: Path, tmp_path: Path) -> None:
@@ -190,5 +190,5 @@ def test_explained_variance_is_a_share_of_the_variance() -> None:
     space = LatentSpace.fit(latents, rows=rows, whiten=0.8)
     assert len(space.enter) == 1
     assert space.explained_variance(latents, rows=rows) == pytest.approx(0.9, abs=0.02)
-    turned = latents[:, [1, 0, 2]]
-    assert space.explained_variance(turned, rows=rows) == pytest.approx(0.1, abs=0.02)
+    swapped = latents[:, [1, 0, 2]]
+    assert space.explained_variance(swapped, rows=rows) == pytest.approx(0.1, abs=0.02)

@@ -20,7 +20,7 @@ from histoloom.atlas.maps.palette import Rgb, colours
 from histoloom.atlas.maps.tissue_map import REFINED_CELLS, boxes, classify_slide, refined
 from histoloom.names import Label
 from histoloom.seeding import numpy_generator
-from histoloom.slides.entries import SlideError
+from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.patches.grid import grid
 from histoloom.slides.readers.open import open_slide
 from histoloom.slides.stain.normalise import GLASS, REFERENCES, Macenko, SlideStains
@@ -140,7 +140,7 @@ def test_overlay_colours_cells_and_leaves_the_rest_as_it_is() -> None:
 @pytest.mark.parametrize("limit", [4000, 30, 7, 1])
 def test_cells_tile_the_slide_and_keep_to_the_limit(tmp_path: Path, limit: int) -> None:
     Image.new("RGB", (1000, 530)).save(tmp_path / "slide.png")
-    with open_slide(tmp_path / "slide.png", mpp=1.0) as slide:
+    with open_slide(SlideEntry("slide", tmp_path / "slide.png", patient="", slide="", mpp=1.0)) as slide:
         coarse = grid(slide, size=64, mpp=1.5, limit=limit)
         fine = refined(coarse, dimensions=slide.dimensions, limit=limit)
     sides = boxes(fine, dimensions=(1000, 530))

@@ -1,4 +1,4 @@
-"""Encoded dihedral copies: those of the turned patches, resumable, and what the diffusion model is trained on."""
+"""Encoded dihedral copies: of rotated and flipped patches, resumable, and what the diffusion model is trained on."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ def copied(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_copies_are_the_latents_of_turned_patches_not_turned_latents(tiny_run: Path, copied: Path) -> None:
+def test_copies_are_the_latents_of_dihedral_patches_not_dihedral_latents(tiny_run: Path, copied: Path) -> None:
     latents, patches = LatentSet.open(copied), PatchSet.open(tiny_run / "patches")
     assert latents.copies is not None
     assert latents.copies.shape == (len(latents), 7, *latents.shape)
-    rows, choices = np.array([3, 70, 3, 5, 9, 11, 12, 13]), np.arange(8)
+    rows, copies_n = np.array([3, 70, 3, 5, 9, 11, 12, 13]), np.arange(8)
     model = Autoencoder.load(tiny_run / "autoencoder")
-    turned = dihedral(to_float(torch.from_numpy(patches.images(rows))), torch.from_numpy(choices))
+    copies_NCHW = dihedral(to_float(torch.from_numpy(patches.images(rows))), torch.from_numpy(copies_n))
     with torch.no_grad(), full_precision():
-        expected = model.encode(turned)
-    encoded = latents.raw_copies(rows, choices=choices)
+        expected = model.encode(copies_NCHW)
+    encoded = latents.raw_copies(rows, copies_n=copies_n)
     torch.testing.assert_close(encoded, expected, rtol=2e-3, atol=2e-3)
     assert torch.equal(encoded[0], latents.raw(rows)[0])
-    apart = (dihedral(latents.raw(rows), torch.from_numpy(choices)) - expected)[1:].pow(2).mean()
+    apart = (dihedral(latents.raw(rows), torch.from_numpy(copies_n)) - expected)[1:].pow(2).mean()
     assert apart > 100 * (encoded - expected).pow(2).mean()
 
 
@@ -97,7 +97,7 @@ def test_the_generator_learns_from_copies_with_the_clusters_of_the_patch(
     rows = latents.rows(split="train")
     assert (task.n, task.versions) == (len(rows), versions)
     z, numbers = task.batch(np.array([4, 4 + task.n * (versions - 1)]))
-    choices = np.array([0, versions - 1])
-    torch.testing.assert_close(z, spec.space.encode(latents.raw_copies(rows[[4, 4]], choices=choices)))
+    copies_n = np.array([0, versions - 1])
+    torch.testing.assert_close(z, spec.space.encode(latents.raw_copies(rows[[4, 4]], copies_n=copies_n)))
     assert torch.equal(z[0], z[1]) == (versions == 1)
     assert torch.equal(numbers[0], numbers[1])

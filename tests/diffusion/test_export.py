@@ -61,8 +61,8 @@ def test_the_card_says_what_one_has_to_know(exported: Path) -> None:
     text = (exported / "README.md").read_text(encoding="utf-8")
     for part in ("Not for diagnosis", "## Limits", "Procedural slides, made for tests.", "bone, edge", "96 patches"):
         assert part in text
-    assert re.search(r"\| ssim \| real against real \| \d", text), "numbers stand beside their floor"
-    assert re.search(r"\| 1 \| bone, edge \| mixed \| #0072b2 \| \d", text), "flag and colour stand beside the name"
+    assert re.search(r"\| ssim \| real against real \| \d", text), "each number stands with its floor"
+    assert re.search(r"\| 1 \| bone, edge \| mixed \| #0072b2 \| \d", text), "flag and colour stand with the name"
     assert "Dr A" not in "".join(f.read_text(errors="ignore") for f in exported.rglob("*") if f.is_file())
 
 

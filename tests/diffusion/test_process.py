@@ -91,7 +91,7 @@ def test_conditions_number_every_pair_once() -> None:
 
 
 class Recorder(torch.nn.Module):
-    """Predicts zero, and keeps the conditions that it was given."""
+    """Predicts zero, and keeps the conditions that it gets."""
 
     def __init__(self) -> None:
         super().__init__()

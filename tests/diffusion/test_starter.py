@@ -32,13 +32,13 @@ def test_it_is_small_named_and_says_where_it_comes_from() -> None:
 
 
 def test_its_evaluation_and_originality_lie_beside_it() -> None:
-    evidence = STARTER / "evaluation"
-    assert {entry["metric"] for entry in read_json(evidence / "similarity.json")} == {"ssim", "ms_ssim", "lpips"}
-    assert {entry["metric"] for entry in read_json(evidence / "distribution.json")["entries"]} >= {"frechet", "kid"}
-    originality = read_json(evidence / "originality.json")
+    folder = STARTER / "evaluation"
+    assert {entry["metric"] for entry in read_json(folder / "similarity.json")} == {"ssim", "ms_ssim", "lpips"}
+    assert {entry["metric"] for entry in read_json(folder / "distribution.json")["entries"]} >= {"frechet", "kid"}
+    originality = read_json(folder / "originality.json")
     assert originality["n"] == len(originality["samples"])
     assert originality["false_alarm_rate"] is not None
-    faithful = read_json(evidence / "faithfulness.json")
+    faithful = read_json(folder / "faithfulness.json")
     assert faithful["judge"]["samples"]["n"] == originality["n"]
 
 

@@ -92,7 +92,7 @@ def test_what_lies_under_pen_is_not_read():
     assert accepted.rejected == {"blur": 0, "pen": 2}
 
 
-def test_focus_is_judged_on_tissue_alone():
+def test_focus_is_measured_on_tissue_alone():
     flat = np.full((16, 16, 3), (200, 120, 170), np.uint8)
     lot = candidates(tissue=np.array([0.1, 0.9]), background=np.zeros(2, bool), wanted=2)
     filters = Filters(blur=0.01, pen=None)
@@ -105,15 +105,15 @@ def test_focus_is_judged_on_tissue_alone():
 def tissue_patches(real_data):
     """Patches of 128 px at 1 um/px from the middle of real tissue, sharp."""
     fields = sorted((real_data / "tiles" / "osteosarcoma").glob("*.jpg"))[::7]
-    found = []
+    patches = []
     for path in fields:
         with open_slide(path) as slide:
-            found += [slide.read(x, 448, extent=128, size=128) for x in (200, 448, 700)]
+            patches += [slide.read(x, 448, extent=128, size=128) for x in (200, 448, 700)]
     slides = (("CMU-1-Small-Region.svs", 0.499, (700, 1500)), ("her2-C2.tif", 0.688, (4500, 4000)))
     for name, mpp, (x, y) in slides:
         with open_slide(real_data / "slides" / name) as slide:
-            found += [slide.read(x, y + step, extent=128 / mpp, size=128) for step in (0, 300)]
-    return found
+            patches += [slide.read(x, y + step, extent=128 / mpp, size=128) for step in (0, 300)]
+    return patches
 
 
 def test_the_default_tells_sharp_tissue_from_blurred(tissue_patches):
@@ -121,10 +121,10 @@ def test_the_default_tells_sharp_tissue_from_blurred(tissue_patches):
     least = PatchesConfig(tissue="detect").min_sharpness
     sharp = [sharpness(patch) for patch in tissue_patches]
     blurred = [sharpness(ndimage.gaussian_filter(patch, (3, 3, 0))) for patch in tissue_patches]
-    judged = [pair for pair in zip(sharp, blurred, strict=True) if None not in pair]
-    assert len(judged) > 0.7 * len(tissue_patches)
-    assert all(before > least for before, _ in judged)
-    assert np.mean([after < least for _, after in judged]) > 0.9
+    measured = [pair for pair in zip(sharp, blurred, strict=True) if None not in pair]
+    assert len(measured) > 0.7 * len(tissue_patches)
+    assert all(before > least for before, _ in measured)
+    assert np.mean([after < least for _, after in measured]) > 0.9
 
 
 def test_sharpness_does_not_depend_on_stain_size_or_enlargement(tissue_patches):

@@ -33,7 +33,7 @@ MOST_MB, MOST_SECONDS = 700, 100
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
-    """The patches stage over every bad input at once, beside five good slides with odd names."""
+    """The patches stage over every bad input at once, with five good slides with odd names."""
     from histoloom.config import make_config, read_preset
     from histoloom.run.stage import EventLog, StageContext
 

@@ -1,4 +1,4 @@
-"""Which slides are found, what tables add, and what is told about the rest."""
+"""Which slides are found, what tables add, and what messages say about the rest."""
 
 from __future__ import annotations
 

@@ -39,10 +39,10 @@ def is_fast(path: Path, *, levels: list[tuple[int, int]] | None = None) -> bool:
     if levels is None:
         with openslide.OpenSlide(str(path)) as slide:
             levels = list(slide.level_dimensions)
-    found = JpegTiles.open(path, levels=levels)
-    if found is not None:
-        found.close()
-    return found is not None
+    tiles = JpegTiles.open(path, levels=levels)
+    if tiles is not None:
+        tiles.close()
+    return tiles is not None
 
 
 @pytest.fixture

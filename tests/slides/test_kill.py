@@ -33,9 +33,9 @@ def images(folder: Path) -> dict[str, bytes]:
 
 def written(folder: Path) -> int:
     """Bytes of patches so far, finished or not."""
-    found = (path.stat().st_size for path in folder.glob("images/*.part") if path.exists())
+    sizes = (path.stat().st_size for path in folder.glob("images/*.part") if path.exists())
     try:
-        return sum(found)
+        return sum(sizes)
     except FileNotFoundError:
         return 0
 

@@ -40,9 +40,9 @@ def section(number: int) -> np.ndarray:
 
 def stain_of(image: np.ndarray, method: normalise.Method) -> normalise.Stain:
     pixels_P3 = image.reshape(-1, 3)
-    found = normalise.estimate(method, pixels_P3=pixels_P3, glass=normalise.scanned_glass(pixels_P3))
-    assert found is not None
-    return found
+    stain = normalise.estimate(method, pixels_P3=pixels_P3, glass=normalise.scanned_glass(pixels_P3))
+    assert stain is not None
+    return stain
 
 
 def tissue_colour(image: np.ndarray, *, tissue: np.ndarray) -> np.ndarray:
@@ -51,12 +51,12 @@ def tissue_colour(image: np.ndarray, *, tissue: np.ndarray) -> np.ndarray:
 
 def test_macenko_finds_the_stains_that_were_mixed() -> None:
     pixels_P3, amounts_P2 = mixture()
-    found = normalise.estimate("macenko", pixels_P3=pixels_P3, glass=(240.0,) * 3)
-    assert isinstance(found, Macenko)
-    for direction, true_3 in ((found.haematoxylin, HAEMATOXYLIN), (found.eosin, EOSIN)):
+    stain = normalise.estimate("macenko", pixels_P3=pixels_P3, glass=(240.0,) * 3)
+    assert isinstance(stain, Macenko)
+    for direction, true_3 in ((stain.haematoxylin, HAEMATOXYLIN), (stain.eosin, EOSIN)):
         assert np.linalg.norm(direction) == pytest.approx(1)
         assert np.degrees(np.arccos(np.dot(direction, true_3))) < 1.5
-    np.testing.assert_allclose(found.strengths, np.percentile(amounts_P2, 99, axis=0), rtol=0.03)
+    np.testing.assert_allclose(stain.strengths, np.percentile(amounts_P2, 99, axis=0), rtol=0.03)
 
 
 def test_macenko_by_hand() -> None:
@@ -84,11 +84,11 @@ def test_reinhard_gives_the_mean_and_deviation_of_the_reference() -> None:
     image = section(1)
     reference = REFERENCES["reinhard"]
     moved = StainNormaliser(stain_of(image, "reinhard"), reference)(image)
-    found = stain_of(moved, "reinhard")
-    assert isinstance(found, Reinhard)
+    stain = stain_of(moved, "reinhard")
+    assert isinstance(stain, Reinhard)
     assert isinstance(reference, Reinhard)
-    np.testing.assert_allclose(found.mean, reference.mean, atol=0.08)
-    np.testing.assert_allclose(found.deviation, reference.deviation, rtol=0.15)
+    np.testing.assert_allclose(stain.mean, reference.mean, atol=0.08)
+    np.testing.assert_allclose(stain.deviation, reference.deviation, rtol=0.15)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -87,8 +87,8 @@ rng = np.random.RandomState(0)
 for _ in range(40):
     patches.images(rng.randint(len(patches), size=100))
 ids = ["TCGA-AA-0039-01Z-00-DX1_x86415_y12345", "TCGA-AA-0000-01Z-00-DX1_x0_y0"]
-found = patches.rows_of(ids).tolist()
-print(json.dumps({"opened": opened - before, "read": memory() - before, "n": len(patches), "found": found}))
+rows = patches.rows_of(ids).tolist()
+print(json.dumps({"opened": opened - before, "read": memory() - before, "n": len(patches), "rows": rows}))
 """
 
 
@@ -100,7 +100,7 @@ def test_memory_stays_flat(million, tmp_path):
     )
     seen = json.loads(done.stdout)
     assert seen["n"] == 1_000_000
-    assert seen["found"] == [39 * EACH + 12_345, 0]
+    assert seen["rows"] == [39 * EACH + 12_345, 0]
     assert seen["opened"] < 60e6
     assert seen["read"] < 80e6
 

@@ -26,9 +26,9 @@ def image_of(path: Path) -> np.ndarray:
 
 
 def truth_at_full_size(path: Path) -> np.ndarray:
-    found = TissueMap.load(path)
-    assert found is not None
-    return found.class_hw.repeat(MAP_SCALE, axis=0).repeat(MAP_SCALE, axis=1)
+    tissue_map = TissueMap.load(path)
+    assert tissue_map is not None
+    return tissue_map.class_hw.repeat(MAP_SCALE, axis=0).repeat(MAP_SCALE, axis=1)
 
 
 def test_openslide_reads_levels_and_resolution(slides: list[Path]) -> None:
@@ -80,11 +80,11 @@ def test_slides_that_are_there_are_kept_and_others_made_anew(tmp_path: Path) -> 
 
 
 def test_a_foreign_file_is_not_overwritten(tmp_path: Path) -> None:
-    foreign = tmp_path / "slide-01.tif"
-    foreign.write_bytes(b"mine")
+    other = tmp_path / "slide-01.tif"
+    other.write_bytes(b"mine")
     with pytest.raises(UserError, match="not a procedural slide"):
         make_slides(tmp_path, count=1, size=512)
-    assert foreign.read_bytes() == b"mine"
+    assert other.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(("size", "count", "mpp"), [(500, 1, 1.0), (1000, 1, 1.0), (512, 0, 1.0), (512, 1, 0.25)])
@@ -104,11 +104,11 @@ def test_every_class_has_a_share_of_every_slide(seed: int) -> None:
 
 def test_truth_fits_its_slide(slides: list[Path]) -> None:
     for path in slides:
-        found = TissueMap.load(path)
-        assert found is not None
-        assert found.classes == CLASSES
-        assert found.class_hw.dtype == np.uint8
-        assert found.class_hw.shape == (SIZE // MAP_SCALE, SIZE // MAP_SCALE)
+        tissue_map = TissueMap.load(path)
+        assert tissue_map is not None
+        assert tissue_map.classes == CLASSES
+        assert tissue_map.class_hw.dtype == np.uint8
+        assert tissue_map.class_hw.shape == (SIZE // MAP_SCALE, SIZE // MAP_SCALE)
     assert TissueMap.load(slides[0].with_name("elsewhere.tif")) is None
 
 

@@ -39,15 +39,15 @@ def ward(tmp_path, picture, dicom_level):
     folder.mkdir()
     options = {"tile": (64, 64), "photometric": "rgb", "compression": "zlib", "metadata": None}
     scale = {"resolution": (1e4, 1e4), "resolutionunit": "CENTIMETER"}
-    told = {
+    tags = {
         "description": "Patient Mustermann|MRN-778812|Date = 1999-12-31",
         "extratags": [(315, "s", 0, "Dr-Acula", True)],
         "datetime": "1999:12:31 00:00:00",
     }
     for i in range(3):
         pixels = picture(200, 180, seed=i)
-        tifffile.imwrite(folder / f"Mustermann_{i}_MRN-778812.tif", pixels, **(options | scale | told))
-    tifffile.imwrite(folder / "Mustermann-small.tif", picture(16, 16), **(options | scale | told))
+        tifffile.imwrite(folder / f"Mustermann_{i}_MRN-778812.tif", pixels, **(options | scale | tags))
+    tifffile.imwrite(folder / "Mustermann-small.tif", picture(16, 16), **(options | scale | tags))
     Image.fromarray(picture(64, 64)).save(folder / "Mustermann-silent.png")
     whole = (folder / "Mustermann_0_MRN-778812.tif").read_bytes()
     (folder / "Mustermann-cut.tif").write_bytes(whole[: len(whole) // 2])
@@ -60,16 +60,16 @@ def ward(tmp_path, picture, dicom_level):
 
 
 def leaks(run):
-    """Names found in the run, in its files' names and bytes (those of parquet and npz as they are read back)."""
-    found = []
+    """Names in the run, in its files' names and bytes (those of parquet and npz as they are read back)."""
+    leaked = []
     for path in sorted(run.rglob("*")):
         texts = [str(path.relative_to(run)).encode()]
         if path.is_file():
             texts.append(path.read_bytes())
             if path.suffix == ".parquet":
                 texts.append(pd.read_parquet(path).to_json().encode())
-        found += [(path.name, name) for name in NAMES for text in texts if name.lower().encode() in text.lower()]
-    return found
+        leaked += [(path.name, name) for name in NAMES for text in texts if name.lower().encode() in text.lower()]
+    return leaked
 
 
 def test_no_name_is_anywhere_in_a_whole_run(tmp_path, ward, tiny_settings):

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histoloom.slides.entries import SlideError
+from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.patches.grid import batches, grid
 from histoloom.slides.readers.decoding import quiet
 from histoloom.slides.readers.open import FlatSlide, open_slide
@@ -57,15 +57,14 @@ def test_ome_metadata_gives_the_scale(tmp_path, picture):
         assert slide.mpp_source == "OME-XML"
 
 
-def test_given_mpp_only_fills_a_gap(tmp_path, picture, pyramid):
-    silent = pyramid(tmp_path / "a.tif", picture(64, 64), mpp=None)
-    telling = pyramid(tmp_path / "b.tif", picture(64, 64), mpp=0.5)
-    with open_slide(silent) as slide:
-        assert slide.mpp is None
-    with open_slide(silent, mpp=0.3) as slide:
-        assert (slide.mpp, slide.mpp_source) == (0.3, "given")
-    with open_slide(telling, mpp=0.3) as slide:
-        assert slide.mpp == pytest.approx(0.5)
+def test_an_entry_overrides_the_scale_of_its_file(tmp_path, picture, pyramid):
+    for name, own in (("a.tif", None), ("b.tif", 0.5)):
+        path = pyramid(tmp_path / name, picture(64, 64), mpp=own)
+        with open_slide(path) as slide:
+            assert slide.mpp == (own if own is None else pytest.approx(own))
+        entry = SlideEntry("a", path, patient="p", slide="a", mpp=0.3, mpp_source="table")
+        with open_slide(entry) as slide:
+            assert (slide.mpp, slide.mpp_source) == (0.3, "table")
 
 
 @pytest.mark.parametrize("flat", [True, False])

@@ -75,9 +75,9 @@ def test_fractions_of_a_pixel_count():
 
 def test_turning_the_image_turns_the_result(picture):
     image = picture(64, 48)
-    turned = resample(np.ascontiguousarray(image.transpose(1, 0, 2)), box=(2, 5, 40, 60), shape=(16, 24))
+    transposed = resample(np.ascontiguousarray(image.transpose(1, 0, 2)), box=(2, 5, 40, 60), shape=(16, 24))
     straight = resample(image, box=(5, 2, 60, 40), shape=(24, 16))
-    assert np.abs(turned.transpose(1, 0, 2).astype(int) - straight).max() <= 1
+    assert np.abs(transposed.transpose(1, 0, 2).astype(int) - straight).max() <= 1
 
 
 @pytest.mark.parametrize(

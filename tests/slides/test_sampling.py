@@ -120,9 +120,9 @@ def test_detect_finds_rare_tissue_and_fills_up_where_there_is_no_background():
     rare = np.zeros((500, 500), bool)
     rare[100:103, 200:203] = True
     config = PatchesConfig(tissue="detect", background_share=0.0)
-    found = draw_positions(20, geometry=SlideGeometry(50_000, 50_000, 200.0, rare), config=config, generator=rng())
-    assert len(found) == 20
-    assert (found.tissue >= 0.5).all()
+    positions = draw_positions(20, geometry=SlideGeometry(50_000, 50_000, 200.0, rare), config=config, generator=rng())
+    assert len(positions) == 20
+    assert (positions.tissue >= 0.5).all()
     full = SlideGeometry(1000, 1000, 50.0, np.ones((50, 50), bool))
     config = PatchesConfig(tissue="detect", background_share=0.3)
     assert len(draw_positions(40, geometry=full, config=config, generator=rng())) == 40

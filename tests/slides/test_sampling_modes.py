@@ -133,7 +133,7 @@ FILTERED = {
 def test_filters_reject_replace_and_count(flawed, configured, context):
     off = FILTERED | {"filters": {"blur": None, "pen": None}}
     _, plain, _ = ran(configured(flawed, patches=off), context, "plain")
-    _, patches, said = ran(configured(flawed, patches=FILTERED), context, "filtered")
+    _, patches, lines = ran(configured(flawed, patches=FILTERED), context, "filtered")
     assert (plain.slides[["rejected_blur", "rejected_pen"]] == 0).all(axis=None)
     assert len(plain) == len(patches) == 120
     slides = patches.slides.set_index("slide_id")
@@ -143,7 +143,7 @@ def test_filters_reject_replace_and_count(flawed, configured, context):
     assert slides.loc["blurred", "rejected_blur"] > 15
     assert slides.loc["blurred", "rejected_pen"] == 0
     assert slides.loc["inked", "rejected_pen"] > 0
-    assert any(f"rejected for blur: {slides['rejected_blur'].sum()} " in line for line in said)
+    assert any(f"rejected for blur: {slides['rejected_blur'].sum()} " in line for line in lines)
     place = patches.table.iloc[7]
     with open_slide(flawed / f"{place['slide_id']}.tif") as slide:
         expected = slide.read(place["x"], place["y"], extent=32.0, size=32)

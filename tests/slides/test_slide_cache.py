@@ -126,5 +126,5 @@ def test_threads_at_once_read_what_one_reads(tmp_path, picture, pyramid, kind):
         together = list(pool.map(read, places * 3))
     assert len(kept) == 1
     kept.close()
-    for expected, found in zip(alone * 3, together, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for expected, actual in zip(alone * 3, together, strict=True):
+        np.testing.assert_array_equal(actual, expected)

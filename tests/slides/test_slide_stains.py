@@ -87,10 +87,10 @@ def test_resumes_to_the_same_bytes(tiny_slides, configured, context):
 
 
 def test_worker_processes_change_nothing(tiny_slides, configured, context):
-    alone, beside = (context(configured(tiny_slides, patches=MACENKO, workers=n), name=str(n)) for n in (1, 2))
+    alone, parallel = (context(configured(tiny_slides, patches=MACENKO, workers=n), name=str(n)) for n in (1, 2))
     stage.run(alone)
-    stage.run(beside)
-    assert files(alone.out) == files(beside.out)
+    stage.run(parallel)
+    assert files(alone.out) == files(parallel.out)
 
 
 @pytest.mark.parametrize("method", ["macenko", "reinhard"])
@@ -100,8 +100,8 @@ def test_a_blank_slide_keeps_its_colours_and_the_log_says_so(
     blank = pyramid(tmp_path / "blank.tif", np.full((512, 512, 3), (240, 238, 242), np.uint8), mpp=1.0)
     job = context(configured(tiny_slides, blank, patches={"stain": method}))
     stage.run(job)
-    said = "blank: too little stained tissue to estimate its stain; its patches keep their colours"
-    assert [text for text in messages(job) if "stain" in text] == [said]
+    message = "blank: too little stained tissue to estimate its stain; its patches keep their colours"
+    assert [text for text in messages(job) if "stain" in text] == [message]
     assert json.loads((job.out / "stain.json").read_text())["slides"]["blank"] is None
     patches = PatchSet.open(job.out)
     rows = np.flatnonzero(patches.table["slide"] == "blank")
@@ -159,10 +159,10 @@ def test_points_lie_on_tissue_and_are_shared_by_its_area():
     left, right = np.zeros((10, 20), bool), np.zeros((30, 30), bool)
     left[2:6, 5:10] = True
     right[10:20, 5:11] = True
-    found = spread_fields([left, np.zeros((4, 4), bool), right], dimensions=[(200, 100), (8, 8), (60, 60)])
-    assert [len(points) for points in found] == [FIELDS // 4, 0, FIELDS - FIELDS // 4]
-    x, y = found[0].T
+    fields = spread_fields([left, np.zeros((4, 4), bool), right], dimensions=[(200, 100), (8, 8), (60, 60)])
+    assert [len(points) for points in fields] == [FIELDS // 4, 0, FIELDS - FIELDS // 4]
+    x, y = fields[0].T
     assert ((x > 50) & (x < 100) & (y > 20) & (y < 60)).all()
-    x, y = found[2].T
+    x, y = fields[2].T
     assert ((x > 10) & (x < 22) & (y > 20) & (y < 40)).all()
     assert [len(points) for points in spread_fields([np.zeros((4, 4), bool)], dimensions=[(8, 8)])] == [0]

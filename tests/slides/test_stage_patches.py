@@ -169,8 +169,8 @@ def test_one_patient_means_no_holdout_and_a_word_about_it(slide_folder, configur
     assert any("only one patient" in line for line in messages(job))
 
 
-@pytest.mark.parametrize(("stained", "tissue", "said"), [(8, "all", False), (2, "all", True), (2, "detect", False)])
-def test_patches_that_are_mostly_empty_are_said(stained, tissue, said, tmp_path, configured, context, pyramid):
+@pytest.mark.parametrize(("stained", "tissue", "warned"), [(8, "all", False), (2, "all", True), (2, "detect", False)])
+def test_patches_that_are_mostly_empty_are_reported(stained, tissue, warned, tmp_path, configured, context, pyramid):
     generator = np.random.default_rng(0)
     for number in range(10):
         colour = (150, 80, 150) if number < stained else (244, 244, 244)
@@ -178,7 +178,7 @@ def test_patches_that_are_mostly_empty_are_said(stained, tissue, said, tmp_path,
         pyramid(tmp_path / f"s{number}.tif", pixels, mpp=0.5)
     job = context(configured(tmp_path, patches={"tissue": tissue, "background_share": 0.0}))
     stage.run(job)
-    assert any("show no tissue" in line and "patches.tissue=detect" in line for line in messages(job)) == said
+    assert any("show no tissue" in line and "patches.tissue=detect" in line for line in messages(job)) == warned
 
 
 def test_detect_takes_tissue(slide_folder, configured, context, pyramid):
@@ -209,9 +209,9 @@ def test_patch_larger_than_every_slide(slide_folder, configured, context):
 def test_remarks(slide_folder, configured, context):
     job = context(configured(slide_folder, patches={"mpp": 0.25}, slides={"mpp": 0.7}))
     stage.run(job)
-    said = " | ".join(messages(job))
-    assert "patches.mpp 0.25 is finer than 3 of 3 slides" in said
-    assert "slides.mpp 0.7 is not used" in said
+    text = " | ".join(messages(job))
+    assert "patches.mpp 0.25 is finer than 3 of 3 slides" in text
+    assert "slides.mpp 0.7 is not used" in text
 
 
 def test_full_disk_is_one_line_and_keeps_what_is_there(slide_folder, configured, context, monkeypatch):

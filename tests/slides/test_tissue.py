@@ -11,7 +11,7 @@ from scipy import ndimage
 from histoloom.seeding import numpy_generator
 from histoloom.slides.procedural.slides import CLASSES, EMPTY, draw_slide
 from histoloom.slides.readers.open import open_slide
-from histoloom.slides.tissue.mask import pen_mask, segment_thumbnail, tissue_mask
+from histoloom.slides.tissue.mask import segment_thumbnail, tissue_mask
 
 SIDE = 1024
 REAL = ("CMU-1-Small-Region.svs", "her2-B1.tif", "tcga-cr-7395.svs")
@@ -42,10 +42,10 @@ def test_procedural_tissue_is_found_with_its_holes(number):
     """The true map says where the section is; what is white inside it are voids, which count as its part."""
     thumbnail, truth_hw = draw_slide(3, number=number, size=SIDE, mpp=2.0)
     inside = truth_hw.repeat(4, axis=0).repeat(4, axis=1) != EMPTY
-    found = tissue_mask(thumbnail)
+    mask = tissue_mask(thumbnail)
     assert CLASSES[EMPTY] == "empty space"
-    assert (found & ~inside).sum() < 0.01 * inside.sum()
-    assert overlap(ndimage.binary_fill_holes(found), inside) > 0.93
+    assert (mask & ~inside).sum() < 0.01 * inside.sum()
+    assert overlap(ndimage.binary_fill_holes(mask), inside) > 0.93
 
 
 @pytest.mark.parametrize("colour", PENS)
@@ -62,7 +62,7 @@ def test_pen_is_no_tissue(section, colour):
 
 def test_tissue_is_no_pen(section):
     """But for the surgical ink at the rim of one of the sections."""
-    assert pen_mask(section[0]).mean() < 0.012
+    assert segment_thumbnail(section[0]).pen_hw.mean() < 0.012
 
 
 def test_black_borders(section):

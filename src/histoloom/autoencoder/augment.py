@@ -8,12 +8,12 @@ from torch import Tensor
 DIHEDRAL = 8
 
 
-def dihedral(x_NCHW: Tensor, choice_N: Tensor) -> Tensor:
-    """Each image rotated and flipped by its ``choice`` in 0..7: bit 2 flips, bits 0 and 1 rotate by 90 degrees."""
+def dihedral(x_NCHW: Tensor, copy_N: Tensor) -> Tensor:
+    """The dihedral copy 0..7 of each image: ``copy % 4`` rotations by 90 degrees, then a flip from 4 on."""
     result_NCHW = torch.empty_like(x_NCHW)
-    for choice in range(DIHEDRAL):
-        rows = (choice_N == choice).nonzero()[:, 0]
+    for copy in range(DIHEDRAL):
+        rows = (copy_N == copy).nonzero()[:, 0]
         if len(rows):
-            rotated_NCHW = torch.rot90(x_NCHW[rows], choice % 4, dims=(2, 3))
-            result_NCHW[rows] = rotated_NCHW.flip(3) if choice >= 4 else rotated_NCHW
+            rotated_NCHW = torch.rot90(x_NCHW[rows], copy % 4, dims=(2, 3))
+            result_NCHW[rows] = rotated_NCHW.flip(3) if copy >= 4 else rotated_NCHW
     return result_NCHW

@@ -114,13 +114,13 @@ class LatentSet:
         """Latents as the encoder gave them, float32 (n, C, h, w)."""
         return torch.from_numpy(np.asarray(self.latents[rows_n], dtype=np.float32))
 
-    def raw_copies(self, rows_n: np.ndarray, *, choices: np.ndarray) -> Tensor:
-        """As ``raw``, of the dihedral copy 0..7 of each patch that ``choices`` (n,) names; 0 is the patch itself."""
+    def raw_copies(self, rows_n: np.ndarray, *, copies_n: np.ndarray) -> Tensor:
+        """As ``raw``, of the dihedral copy 0..7 of each patch that ``copies_n`` names; 0 is the patch itself."""
         z_nChw = self.raw(rows_n)
-        copied_m = np.flatnonzero(choices)
+        copied_m = np.flatnonzero(copies_n)
         if len(copied_m):
             assert self.copies is not None, "made where the configuration asks for copies"
-            copies_mChw = np.asarray(self.copies[rows_n[copied_m], choices[copied_m] - 1], dtype=np.float32)
+            copies_mChw = np.asarray(self.copies[rows_n[copied_m], copies_n[copied_m] - 1], dtype=np.float32)
             z_nChw[copied_m] = torch.from_numpy(copies_mChw)
         return z_nChw
 

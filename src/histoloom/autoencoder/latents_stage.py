@@ -69,8 +69,8 @@ def _encode(images_nHWC: np.ndarray, *, model: Autoencoder, config: Config, star
     with full_precision():  # a patch that is classified later, elsewhere, has to get the same cluster
         z_nChw = model.encode(x_nCHW).float()
         z_copies = [
-            model.encode(dihedral(x_nCHW, torch.full((len(x_nCHW),), choice, device=x_nCHW.device))).float()
-            for choice in range(1, config.latents.copies)
+            model.encode(dihedral(x_nCHW, torch.full((len(x_nCHW),), copy, device=x_nCHW.device))).float()
+            for copy in range(1, config.latents.copies)
         ]
     with autocast(config.runtime):
         z_views = [model.encode(view_nCHW).float() for view_nCHW in stain_views]

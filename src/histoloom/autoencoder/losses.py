@@ -20,7 +20,7 @@ from histoloom.training import distributed
 from histoloom.training.loop import StepContext
 
 SURVEYED = "surveyed"
-"""Key of a context's scratch: the whole batch has moved the codebook already."""
+"""key of a context's scratch: the codebook has already moved by the whole batch"""
 
 
 class VQGANLosses:
@@ -40,7 +40,10 @@ class VQGANLosses:
         self.perceptual = perceptual
 
     def autoencoder_loss(self, images_BHWC: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reconstruction, perceptual, commitment and, once the discriminator has joined, adversarial terms."""
+        """Reconstruction, perceptual, commitment and, once the discriminator has joined, adversarial terms.
+
+        Esser et al. 2021, equations 4 and 6; the codebook's own term is replaced by moving averages (``Quantizer``).
+        """
         x_BCHW, z_BChw = self._encode(images_BHWC, context=context)
         if not context.scratch.get(SURVEYED):
             self.autoencoder.quantizer.update(z_BChw, generator=context.generator)
@@ -54,7 +57,7 @@ class VQGANLosses:
             metrics["adversarial"] = generator_loss(self.discriminator(y_BCHW))
             adaptive = context.scratch.get("adaptive")
             if adaptive is None:
-                gradients_2 = self._last_layer_gradients(loss, metrics["adversarial"])
+                gradients_2 = last_layer_gradients(loss, metrics["adversarial"], last_layer=self.autoencoder.last_layer)
                 adaptive = adaptive_weight(gradients_2, bound=self.config.adversarial.max_adaptive)
             metrics["adaptive"] = adaptive
             loss = loss + weight * metrics["adaptive"] * metrics["adversarial"]
@@ -77,7 +80,9 @@ class VQGANLosses:
                 for x_BCHW, z_BChw in encoded:
                     y_BCHW = self.autoencoder.decode_codes(self.autoencoder.quantize(z_BChw).z_NCHW).float()
                     loss, _ = self._reconstruction(y_BCHW, x_BCHW)
-                    gradients.append(self._last_layer_gradients(loss, generator_loss(self.discriminator(y_BCHW))))
+                    adversarial = generator_loss(self.discriminator(y_BCHW))
+                    last_layer = self.autoencoder.last_layer
+                    gradients.append(last_layer_gradients(loss, adversarial, last_layer=last_layer))
 
         for context in contexts:
             context.scratch[SURVEYED] = True
@@ -105,9 +110,6 @@ class VQGANLosses:
             metrics["perceptual"] = self.perceptual(y_BCHW, x_BCHW).mean()
             loss = loss + self.config.perceptual_weight * metrics["perceptual"]
         return loss, metrics
-
-    def _last_layer_gradients(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
-        return last_layer_gradients(reconstruction, adversarial, last_layer=self.autoencoder.last_layer)
 
     def _adversarial_weight(self, progress: float) -> float:
         """0 until the discriminator joins, then rising to its full weight."""
@@ -147,7 +149,9 @@ def last_layer_gradients(reconstruction: Tensor, adversarial: Tensor, *, last_la
 
 
 def adaptive_weight(gradients_2: Tensor, *, bound: float) -> Tensor:
-    """The ratio of the norms of both ``last_layer_gradients`` (Esser et al. 2021, equation 7), at most ``bound``.
+    """The ratio of the norms of both ``last_layer_gradients``, at most ``bound``.
+
+    lambda = |grad L_rec| / (|grad L_GAN| + delta), at the last layer (Esser et al. 2021, equation 7).
 
     With several processes, of the mean of their gradients, which is that of the whole batch's losses.
     """
@@ -171,8 +175,8 @@ def perceptual_loss(config: AutoencoderConfig) -> nn.Module | None:
 class PyramidLoss(nn.Module):
     """How far the edges and textures of two images are apart, over octaves of scale (``perceptual: pyramid``).
 
-    It is Histoloom's own, made from known parts: the Laplacian pyramid of Burt and Adelson (1983, IEEE Trans. Commun.
-    31(4), 532) and a comparison of local contrast. It is no published metric and is never reported as one.
+    It is Histoloom's own, made from published parts: the Laplacian pyramid of Burt and Adelson (1983, IEEE Trans.
+    Commun. 31(4), 532) and a comparison of local contrast. It is no published metric and is never reported as one.
 
     Each band of the pyramid adds two terms: the mean absolute difference of the bands (edges in the wrong place) and,
     ``texture`` times, that of their local contrast, the mean absolute value of the band over 8 x 8 of its own pixels

@@ -1,4 +1,4 @@
-"""How well the autoencoder reconstructs held-out patches; published beside its weights."""
+"""How well the autoencoder reconstructs held-out patches; published with its weights."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ReconstructionQuality:
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """``reconstructions.npz``: some patches, uint8 (n, H, W, 3), beside their reconstructions, and their ids (n,)."""
+    """``reconstructions.npz``: some patches, uint8 (n, H, W, 3), with their reconstructions, and their ids (n,)."""
 
     patch_id: np.ndarray
     original: np.ndarray

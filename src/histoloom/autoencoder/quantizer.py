@@ -84,7 +84,8 @@ class Quantizer(nn.Module):
             self.sums_KC.copy_(candidates_KC)
             self.started.fill_(True)
 
-        # In units of vectors a step, so that restart_below is a share of the mean use.
+        # Moving averages of each code's count and sum (van den Oord et al. 2017, equations 6 to 8), in units of vectors
+        # a step, so that restart_below is a share of the mean use.
         counts_K, sums_KC = assigned(x_MC, nearest(x_MC, self.codebook_KC), self.codebook_KC)
         self.counts_K.lerp_(distributed.summed(counts_K), 1 - self.decay)
         self.sums_KC.lerp_(distributed.summed(sums_KC), 1 - self.decay)

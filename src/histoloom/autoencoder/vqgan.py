@@ -92,15 +92,10 @@ class Autoencoder(nn.Module):
 
     @staticmethod
     def load(folder: Path) -> Autoencoder:
-        """Read what ``save`` wrote; in evaluation mode, on the CPU."""
-        model = Autoencoder(load_autoencoder_config(folder))
+        """Read what ``save`` of this or an earlier version wrote; in evaluation mode, on the CPU."""
+        model = Autoencoder(AutoencoderConfig.model_validate(read_json(folder / "autoencoder.json")))
         model.load_state_dict(load_file(folder / "autoencoder.safetensors"))
         return model.eval().requires_grad_(False)
-
-
-def load_autoencoder_config(folder: Path) -> AutoencoderConfig:
-    """The settings in ``autoencoder.json``, also of earlier versions."""
-    return AutoencoderConfig.model_validate(read_json(folder / "autoencoder.json"))
 
 
 def unfolding_head(stem: int, *, last: nn.Conv2d) -> nn.Sequential:

@@ -48,7 +48,7 @@ class DistillConfig:
     """How a student is distilled.
 
     ``steps``: evaluations of its network in a sampling; ``images``: length of the training, in images seen; ``lr``:
-    learning rate; ``guidance``: the strength that it learns, None: the run's.
+    learning rate; ``guidance``: the strength that it is trained for, None: the run's.
     """
 
     steps: int = 4

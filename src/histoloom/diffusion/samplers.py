@@ -1,4 +1,4 @@
-"""The samplers, beside each other: ways from noise to data through the noise levels of the process.
+"""All samplers: ways from noise to data through the noise levels of the process.
 
 A level is a step t of the discrete process: there x_t = signal * data + noise * unit noise, with signal^2 + noise^2 = 1
 (signal = sqrt(alpha bar)). Both numbers are double precision. A sampler sees the network as a denoiser: the expected
@@ -25,7 +25,7 @@ from histoloom.config import SamplerMethod
 class Level:
     """A noise level.
 
-    ``step``: the step that the network is given, -1 for data without noise; ``signal`` and ``noise``: factors of the
+    ``step``: the network's input t, -1 for data without noise; ``signal`` and ``noise``: factors of the
     data and of the unit noise, 0..1.
     """
 
@@ -204,11 +204,11 @@ def unipc(denoise: Denoiser, x: Tensor, *, levels: Sequence[Level]) -> Tensor:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler and what is known of it.
+    """A sampler and its properties.
 
     ``order``: of convergence in the number of steps. ``stochastic``: it draws noise at each step. ``evaluations``: of
     the network, for each step but the last. ``fixed_steps``: its network was distilled for the levels of a whole
-    sampling, and must not be given others between them.
+    sampling, and must not see others between them.
     """
 
     function: Callable[..., Tensor]

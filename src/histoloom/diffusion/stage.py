@@ -112,7 +112,7 @@ def make_task(
 
     def batch(indices: np.ndarray) -> tuple[Tensor, Tensor]:
         copies, items = np.divmod(indices, len(rows))
-        return spec.space.encode(latents.raw_copies(rows[items], choices=copies)), numbers_NS[items]
+        return spec.space.encode(latents.raw_copies(rows[items], copies_n=copies)), numbers_NS[items]
 
     loss = DiffusionLoss(config, unet=unet, conditions=spec.conditions)
     rates = {} if config.condition_rate == 1 else {CONDITION_EMBEDDING: config.condition_rate}

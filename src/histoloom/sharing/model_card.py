@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
 
 from histoloom.diffusion.generation.generator import Generator
 from histoloom.errors import UserError
+from histoloom.evaluation.reading.naming import NamingResult
+from histoloom.evaluation.reading.results import results
 from histoloom.evaluation.results import Distribution, Faithfulness, Originality, Similarity
+from histoloom.evaluation.statistics import Estimate
 from histoloom.names import default_name
-from histoloom.run.directory import Run, read_json
+from histoloom.run.directory import Run
 
 USAGE = """from diffusers import DiffusionPipeline
 
@@ -112,7 +114,7 @@ def model_card(run: Run, *, generator: Generator, terms: Terms, precision: str) 
         "tags": ["histopathology", "pathology", "latent-diffusion", "synthetic-data", "histoloom"],
     }
     folder = run.path / "evaluation"
-    results = (
+    sections = (
         *(_similarity(folder, k=k), _distribution(folder, k=k), _faithfulness(folder, k=k)),
         *(_readings(run, k=k), _originality(folder)),
     )
@@ -135,7 +137,7 @@ def model_card(run: Run, *, generator: Generator, terms: Terms, precision: str) 
         start="" if start is None else STARTED.format(digest=start.digest),
         data=terms.data or "Not stated. Fill this in before you share this folder.",
         licence=terms.licence or "Not stated. Fill this in before you share this folder.",
-        evaluation="\n".join(part for part in results if part),
+        evaluation="\n".join(section for section in sections if section),
     )
 
 
@@ -196,29 +198,26 @@ def _readings(run: Run, *, k: int) -> str:
     Readers' names stay in the run.
     """
 
-    def spread(value: Any, *, style: str) -> str:
-        low, high = value["interval"]
-        return f"{value['value']:{style}} ({low:{style}} to {high:{style}})"
+    def spread(estimate: Estimate, *, style: str) -> str:
+        low, high = estimate.interval
+        return f"{estimate.value:{style}} ({low:{style}} to {high:{style}})"
 
     lines = []
-    for path in sorted((run.path / "readings").glob("*/results.json")):
-        reading = read_json(path)
-        shown = {stage: reading["fingerprints"].get(stage) for stage in ("clusters", "samples")}
-        present = {stage: artifact and artifact.fingerprint for stage in shown for artifact in [run.artifact(stage)]}
-        if reading["k"] != k or reading["feedback"] or shown != present:
+    for reading in results(run.path):
+        if reading.k != k or reading.feedback or not reading.current:
             continue
-        against = "real patches" if reading["kind"] == "real-or-synthetic" else "real patches after the VQ-GAN"
-        for row in reading["readers"]:
-            if reading["kind"] == "naming":
-                samples, real = (spread(row[part]["accuracy"], style=".0%") for part in ("samples", "real"))
+        against = "real patches" if reading.kind == "real-or-synthetic" else "real patches after the VQ-GAN"
+        for reader in reading.readers:
+            if isinstance(reader, NamingResult):
+                samples, real = (spread(kind.accuracy, style=".0%") for kind in (reader.samples, reader.real))
                 lines.append(
                     f"- a reader named {samples} of the samples as what they were drawn for, and {real} of the real "
                     "patches."
                 )
             else:
-                accuracy, auc = spread(row["accuracy"], style=".0%"), spread(row["auc"], style=".2f")
+                accuracy, auc = spread(reader.accuracy, style=".0%"), spread(reader.auc, style=".2f")
                 lines.append(
-                    f"- {row['n']} pictures, half samples and half {against}: a reader was right in {accuracy}, AUC "
+                    f"- {reader.n} pictures, half samples and half {against}: a reader was right in {accuracy}, AUC "
                     f"{auc}; 50 % and 0.5 are chance."
                 )
     return "" if not lines else "\nBlinded readings by people:\n\n" + "\n".join(lines)
@@ -226,22 +225,22 @@ def _readings(run: Run, *, k: int) -> str:
 
 def _originality(folder: Path) -> str:
     """How many samples look like copies of training patches."""
-    found = Originality.load(folder)
-    if found is None:
+    originality = Originality.load(folder)
+    if originality is None:
         return ""
-    if found.copy_rate is None or found.interval is None:
+    if originality.copy_rate is None or originality.interval is None:
         return "\nCopies of training patches: not determined, because there are too few held-out patches."
-    low, high = found.interval
+    low, high = originality.interval
     membership = ""
-    if found.membership is not None:
+    if originality.membership is not None:
         membership = (
-            f" Membership test: AUC {found.membership.auc:.2f} (0.5: training patches are no nearer to the samples "
-            "than other real patches)."
+            f" Membership test: AUC {originality.membership.auc:.2f} (0.5: training patches are no nearer to the "
+            "samples than other real patches)."
         )
     return (
-        f"\nCopies: {found.copies} of {found.n} samples look like copies of a training patch ({low:.1%} to "
-        f"{high:.1%}), and so do {found.false_alarm_rate:.1%} of {found.n_test} real patches of held-out slides, "
-        f"which cannot be copies.{membership}"
+        f"\nCopies: {originality.copies} of {originality.n} samples look like copies of a training patch ({low:.1%} to "
+        f"{high:.1%}), and so do {originality.false_alarm_rate:.1%} of {originality.n_test} real patches of held-out "
+        f"slides, which cannot be copies.{membership}"
     )
 
 

@@ -56,7 +56,7 @@ class SlideEntry:
 
     @property
     def usable(self) -> bool:
-        """Whether patches can be taken from it."""
+        """Whether patches can be drawn from it."""
         return self.status == OK
 
     @property

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal, Self
@@ -30,7 +30,8 @@ from histoloom.slides.entries import OK
 
 Split = Literal["train", "holdout"]
 
-_REJECTED, _TABLE = "rejected_", "table_"  # prefixes of columns of slides.parquet
+_COLUMNS = {"mpp": "source_mpp"}  # columns of slides.parquet that are not named as their field
+_REJECTED, _TABLE = "rejected_", "table_"  # prefixes of its further columns
 _BATCH = 2**16  # rows of index.parquet that are in memory at once
 _OPEN_FILES = 128  # each holds a file descriptor
 
@@ -83,7 +84,7 @@ class SlideRow:
 
     @property
     def usable(self) -> bool:
-        """Whether patches could be taken from it."""
+        """Whether it has patches."""
         return self.status == OK
 
     @classmethod
@@ -114,26 +115,14 @@ class SlideRow:
     @staticmethod
     def save(rows: Sequence[SlideRow], folder: Path) -> None:
         """Write ``slides.parquet``."""
-        table = pd.DataFrame(
-            [
-                {
-                    "slide_id": row.slide_id,
-                    "file": row.file,
-                    "patient": row.patient,
-                    "slide": row.slide,
-                    "width": row.width,
-                    "height": row.height,
-                    "source_mpp": float("nan") if row.mpp is None else float(row.mpp),
-                    "mpp_source": row.mpp_source,
-                    "split": row.split,
-                    "patches": row.patches,
-                    "status": row.status,
-                }
-                | {f"{_REJECTED}{reason}": n for reason, n in row.rejected.items()}
-                | {f"{_TABLE}{name}": value for name, value in row.extra.items()}
-                for row in rows
-            ]
-        )
+        records = []
+        for row in rows:
+            cells = {_COLUMNS.get(column.name, column.name): getattr(row, column.name) for column in fields(SlideRow)}
+            cells[_COLUMNS["mpp"]] = float("nan") if row.mpp is None else float(row.mpp)
+            rejected, extra = cells.pop("rejected"), cells.pop("extra")
+            cells |= {f"{_REJECTED}{reason}": n for reason, n in rejected.items()}
+            records.append(cells | {f"{_TABLE}{name}": value for name, value in extra.items()})
+        table = pd.DataFrame(records)
         with replacing(folder / "slides.parquet") as temporary:
             table.to_parquet(temporary, index=False)
 
@@ -179,7 +168,7 @@ class PatchSet:
         return pd.read_parquet(self._index.path, columns=list(names))
 
     def images(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The patches of the given rows, in their order: uint8 (n, size, size, 3). Several threads may read at once."""
+        """The patches of ``rows``, in their order: uint8 (n, size, size, 3). Several threads may read at once."""
         wanted = np.asarray(rows, dtype=np.int64)
         result = np.empty((len(wanted), self.size, self.size, 3), np.uint8)
         slides, places = self._index.slide_n[wanted], self._index.place_n[wanted]
@@ -189,9 +178,9 @@ class PatchSet:
         return result
 
     def rows_of(self, patch_ids: Sequence[str] | np.ndarray | pd.Series) -> np.ndarray:
-        """The rows of the given patch ids, int64 (n,); ``ValueError`` names one that is not here.
+        """The rows of ``patch_ids``, int64 (n,); ``ValueError`` names one that is not here.
 
-        Each call reads through all ids on disk: give many at once.
+        Each call reads through all ids on disk: pass many at once.
         """
         rows = self._index.rows_of(patch_ids)
         if (rows < 0).any():

@@ -43,10 +43,10 @@ from histoloom.slides.stain.normalise import SlideStains, StainNormaliser, estim
 from histoloom.slides.workers.workers import Workers
 
 ENLARGED_WARNING = 1.5
-"""The user is told where a slide's um/px is more than this times the patches'."""
+"""The log warns where a slide's um/px is more than this times the patches'."""
 
 EMPTY_TISSUE, EMPTY_WARNING = 0.05, 0.5
-"""The user is told where more than the second share of the patches have less than the first share of tissue."""
+"""The log warns where more than the second share of the patches have less than the first share of tissue."""
 
 Entries = Sequence[SlideEntry]
 Reasons = Mapping[str, str]
@@ -300,7 +300,7 @@ def _write_tables(
 
 
 def _report_numbers(index: pd.DataFrame, *, slides: Sequence[SlideRow], train: int, context: StageContext) -> None:
-    """Tell the user how many patches there are, and where they are not as wanted."""
+    """Log how many patches there are, and where they differ from the settings."""
     config = context.config.patches
     for reason in REASONS:
         rejected = [slide.rejected[reason] for slide in slides if slide.rejected[reason]]

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import torch
 from diffusers import UNet2DModel
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 import histoloom
 from histoloom.config import DiffusionConfig, SamplerConfig
@@ -22,21 +22,20 @@ from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.diffusion.model.unet import open_unet
 from histoloom.errors import UserError
 from histoloom.run.directory import Run, read_json, write_json
+from histoloom.run.record import Record
 
 STARTER = "starter"
 STUDENT = "student"
 FORMAT: Final = 2
 
 
-class GeneratorSpec(BaseModel):
+class GeneratorSpec(Record):
     """All of a generator but its weights (``generator.json``).
 
     ``diffusion``: the process and the network; ``sampler``: the default one; ``shape``: (D, h, w) of what the U-Net
     sees; ``ks``: the sweep; ``frequencies``: for each k the share of the training patches in each cluster, 0..1;
     ``size``: side of an image, px; ``mpp``: um/px.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     format: Literal[2] = FORMAT
     diffusion: DiffusionConfig
@@ -86,14 +85,12 @@ def read_spec(home: Path) -> GeneratorSpec:
     return spec.model_copy(update={"sampler": Run.open(home).config.samples.sampler})
 
 
-class StudentRecord(BaseModel):
+class StudentRecord(Record):
     """How a student was distilled (``student.json``).
 
-    ``steps``: evaluations of the network in a sampling; ``guidance``: the strength that it learned; ``teacher``: the
-    digest of its teacher's weights; ``images``: length of the training, in images seen.
+    ``steps``: evaluations of the network in a sampling; ``guidance``: the strength that it was trained for;
+    ``teacher``: the digest of its teacher's weights; ``images``: length of the training, in images seen.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     steps: int
     guidance: float

@@ -34,7 +34,7 @@ class Request:
 
     @property
     def init_strength(self) -> float:
-        """The strength, or its default where none is given."""
+        """The strength; the default where the request has none."""
         if self.strength is not None:
             return self.strength
         return VARIATION_STRENGTH if self.between is None else INTERPOLATION_STRENGTH

@@ -69,7 +69,7 @@ def draw_into(
         words = re.sub(r"[^\w]+", "-", tissue_of[sample].casefold()).strip("-") or "tissue"
         return f"{words}/c{sample.cluster:02d}-{sample.index:06d}.png"
 
-    # What tells this job from others that might be given the same folder. n may grow, except between two pictures.
+    # What tells this job from others in the same folder. n may grow, except between two pictures.
     identity: dict[str, object] = {
         **{key: value for key, value in asdict(request).items() if key not in ("like", "between", "strength")},
         "n": 0,

@@ -21,7 +21,7 @@ from histoloom.config import Section
 
 ROWS_AT_ONCE = 1024
 LEAST_VARIANCE = 1e-12
-"""the least variance that a direction is taken to have"""
+"""lower bound of a direction's variance"""
 
 Matrix = Annotated[
     np.ndarray,

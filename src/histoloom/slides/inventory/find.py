@@ -69,7 +69,7 @@ class SlideFile:
 
 
 def find_slides(config: SlidesConfig) -> list[SlideEntry]:
-    """Every slide under the given paths, opened once; those that cannot be used carry the reason as their status.
+    """Every slide under the configured paths, opened once; the status of those that cannot be used is the reason.
 
     Raises ``UserError`` where a path is missing, a table is wrong, or no slide is usable.
     """
@@ -155,7 +155,7 @@ def inventory_fingerprint(config: SlidesConfig) -> str:
 
 
 def table_files(config: SlidesConfig) -> list[Path]:
-    """The tables in rising priority: those in given folders, those given as paths, the configured one."""
+    """The tables in rising priority: those in the folders, those among the paths, ``slides.table``."""
     paths = [Path(text) for text in config.paths]
     folders = [path for path in paths if path.is_dir()]
     tables = [table for path in folders for table in sorted(path.rglob(TABLE_NAME)) if table.is_file()]
@@ -308,5 +308,7 @@ def _one_per_series(items: Iterable[SlideFile]) -> Iterator[SlideFile]:
                 stem = folder.name if len(series) == 1 and folder.name else first.stem
                 slide = replace(_slide_file(first), stem=stem, members=tuple(others))
                 slides |= dict.fromkeys((first, *others), slide)
-        known = by_folder[folder].get(item.file)
-        yield item if known is None else replace(known, name=f"{Path(item.name).parent}/{known.name}")
+        series_slide = by_folder[folder].get(item.file)
+        if series_slide is not None:
+            item = replace(series_slide, name=f"{Path(item.name).parent}/{series_slide.name}")
+        yield item

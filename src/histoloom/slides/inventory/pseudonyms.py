@@ -76,8 +76,8 @@ class Pseudonyms:
 
     def reveal(self, config: SlidesConfig) -> SlidesConfig:
         """``config`` with the user's paths and table; further columns of the table only where they are named."""
-        known = self._load()
-        update = {"paths": known.paths, "table": known.table, "columns": config.columns or (), "pseudonyms": None}
+        record = self._load()
+        update = {"paths": record.paths, "table": record.table, "columns": config.columns or (), "pseudonyms": None}
         return config.model_copy(update=update)
 
     def hide(self, entries: Sequence[SlideEntry]) -> list[SlideEntry]:
@@ -92,14 +92,14 @@ class Pseudonyms:
             )
             for entry in entries
         ]
-        known = self._load()
+        record = self._load()
         names = {
             new.slide_id: SlideNames(file=str(old.file), slide=old.slide, patient=old.patient, patient_id=new.patient)
             for old, new in zip(entries, hidden, strict=True)
             if is_unicode(str(old.file))
         }
-        if not names.items() <= known.slides.items():
-            known.model_copy(update={"slides": {**known.slides, **names}}).save(self.record)
+        if not names.items() <= record.slides.items():
+            record.model_copy(update={"slides": {**record.slides, **names}}).save(self.record)
         return hidden
 
     def _load(self) -> PrivateRecord:
@@ -122,8 +122,8 @@ def pseudonymised(config: SlidesConfig, *, run: Path) -> SlidesConfig:
     with disk_errors_explained(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         key = _load_key(folder, create=True)
-    given = {"paths": list(config.paths), "table": config.table}
-    pseudonyms = Pseudonyms(key, folder / f"{_digest(key, 'run', json.dumps(given))}.json")
+    inputs = {"paths": list(config.paths), "table": config.table}
+    pseudonyms = Pseudonyms(key, folder / f"{_digest(key, 'run', json.dumps(inputs))}.json")
     if not pseudonyms.record.exists():
         PrivateRecord(paths=config.paths, table=config.table, slides={}).save(pseudonyms.record)
     values = {"paths": (pseudonyms.token,), "table": None, "pseudonyms": pseudonyms.key_id}

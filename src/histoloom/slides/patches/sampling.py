@@ -1,4 +1,4 @@
-"""Which patches are taken: how many of each slide, where on it, and which are held out.
+"""Which patches are drawn: how many of each slide, where on it, and which are held out.
 
 Random positions are whole level-0 pixels, drawn at full resolution: a position drawn on a thumbnail would lie on that
 thumbnail's grid. A grid is centred on its slide, so that what is left over is the same at opposite edges.
@@ -74,7 +74,7 @@ class CandidatePatches:
     wanted: int
 
     def first(self) -> np.ndarray:
-        """The rows that are taken where nothing is rejected: the first wanted ones, in their order."""
+        """The rows that are accepted where nothing is rejected: the first wanted ones, in their order."""
         return np.arange(min(self.wanted, len(self.positions)))
 
 

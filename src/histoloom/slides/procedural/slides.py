@@ -42,7 +42,7 @@ class Stain:
     white_3: np.ndarray
 
 
-# Directions after Ruifrok & Johnston 2001, turned apart; the lengths are strengths.
+# Directions after Ruifrok & Johnston 2001, rotated apart; the lengths are strengths.
 STAINS = (
     Stain(
         np.array([[1.30, 1.12, 0.46], [0.20, 0.92, 0.36], [0.14, 1.08, 0.84]], np.float32),
@@ -74,7 +74,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class TissueMap:
-    """The true tissue map of a slide, in two files beside it.
+    """The true tissue map of a slide, in two files next to it.
 
     ``NAME.truth.png`` is ``class_hw``, uint8, at any scale; ``NAME.truth.json`` has the names of ``classes``, and of
     slides that are made here the ``recipe``: what they depend on.
@@ -86,7 +86,7 @@ class TissueMap:
 
     @staticmethod
     def load(slide_path: Path) -> TissueMap | None:
-        """The map beside a slide; None where one of its files is missing."""
+        """The map of a slide; None where one of its files is missing."""
         png, names = _truth_files(slide_path)
         if not (png.is_file() and names.is_file()):
             return None
@@ -111,7 +111,7 @@ def _truth_files(slide_path: Path) -> tuple[Path, Path]:
 def make_slides(folder: Path, *, seed: int = 0, count: int = 6, size: int = 2048, mpp: float = 1.0) -> list[Path]:
     """Write ``count`` procedural slides into ``folder`` and return their paths.
 
-    ``slide-01.tif``...: pyramidal, tiled, JPEG, ``size`` pixels square at ``mpp`` um/px; beside each its ``TissueMap``,
+    ``slide-01.tif``...: pyramidal, tiled, JPEG, ``size`` pixels square at ``mpp`` um/px; each with its ``TissueMap``,
     ``MAP_SCALE`` times smaller. Slide i depends on the seed and i, not on ``count``. Existing slides are kept; a file
     of that name that is not a procedural slide is a ``UserError``.
     """
@@ -129,12 +129,12 @@ def make_slides(folder: Path, *, seed: int = 0, count: int = 6, size: int = 2048
             recipe = {"format": _FORMAT, "seed": seed, "number": number, "size": size, "mpp": mpp}
             if path.exists():
                 png, names = _truth_files(path)
-                known = read_json(names).get("recipe") if names.is_file() else None
-                if known is None:
+                old_recipe = read_json(names).get("recipe") if names.is_file() else None
+                if old_recipe is None:
                     raise UserError(f"{path} is there and is not a procedural slide; choose another folder")
-                if known == recipe and png.is_file():
+                if old_recipe == recipe and png.is_file():
                     continue
-                path.unlink()  # first, so that a slide of another recipe never stands beside a new map
+                path.unlink()  # first, so that a slide of another recipe never has a new map
             rgb_HW3, class_hw = draw_slide(seed, number=number, size=size, mpp=mpp)
             TissueMap(class_hw, CLASSES, recipe).save(path)
             write_pyramid(path, rgb_HW3, mpp=mpp)

@@ -172,6 +172,16 @@ class TileCache:
             self._bytes = 0
 
 
+def overlaps(low: int, high: int, *, side: int, end: int) -> Iterator[tuple[int, slice, slice]]:
+    """Along one axis: each tile's number, and the pixels that it shares with low..high, as slices of both."""
+    first, last = max(low, 0), min(high, end)
+    if first >= last:
+        return
+    for number in range(first // side, (last - 1) // side + 1):
+        start, stop = max(first, number * side), min(last, (number + 1) * side)
+        yield number, slice(start - low, stop - low), slice(start - number * side, stop - number * side)
+
+
 # --- the scale of a slide, um/px, from what its file says ---
 
 PLAUSIBLE_MPP = (0.02, 20.0)

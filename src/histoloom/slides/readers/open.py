@@ -31,11 +31,11 @@ _SCANNER_SUFFIXES = {".mrxs", ".ndpi", ".scn", ".bif", ".vms", ".vmu", ".czi", "
 _MULTI_FILE_VENDORS = {"mirax", "hamamatsu", "dicom"}  # their slides are more than the file that is opened
 
 
-def open_slide(source: SlideEntry | Path, *, mpp: float | None = None, cache_bytes: int = CACHE_BYTES) -> Slide:
+def open_slide(source: SlideEntry | Path, *, cache_bytes: int = CACHE_BYTES) -> Slide:
     """Open a slide of the inventory, or a file.
 
-    ``mpp`` (um/px) is for files that do not say it themselves; an entry brings its own. ``cache_bytes`` bounds the
-    decoded pixels that are kept; a flat image is kept whole. Raises ``SlideError``.
+    The um/px of an entry overrides that of its file. ``cache_bytes`` bounds the decoded pixels that are kept; a flat
+    image is kept whole. Raises ``SlideError``.
     """
     path = source.file if isinstance(source, SlideEntry) else source
     if not path.is_file():
@@ -69,8 +69,6 @@ def open_slide(source: SlideEntry | Path, *, mpp: float | None = None, cache_byt
 
     if isinstance(source, SlideEntry) and source.mpp is not None:
         slide.mpp, slide.mpp_source = source.mpp, source.mpp_source
-    elif slide.mpp is None and mpp is not None:
-        slide.mpp, slide.mpp_source = mpp, "given"
     return slide
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, final
@@ -29,6 +29,7 @@ from histoloom.slides.readers.decoding import (
     is_tiff,
     on_white,
     open_tiff,
+    overlaps,
     quiet,
     scale_from_openslide,
     scale_from_tiff,
@@ -155,8 +156,8 @@ class JpegTiles:
             pixels = np.empty((height, width, 3), np.uint8)
         else:
             pixels = np.full((height, width, 3), 255, np.uint8)
-        for row, region_y, tile_y in _overlaps(top, bottom, side=grid.tile_height, end=grid.height):
-            for column, region_x, tile_x in _overlaps(left, right, side=grid.tile_width, end=grid.width):
+        for row, region_y, tile_y in overlaps(top, bottom, side=grid.tile_height, end=grid.height):
+            for column, region_x, tile_x in overlaps(left, right, side=grid.tile_width, end=grid.width):
                 tile = self._tile(level, row * grid.columns + column)
                 pixels[region_y, region_x] = tile[tile_y, tile_x]
         return pixels
@@ -185,16 +186,6 @@ class JpegTiles:
             raise SlideError(f"cannot be read: tile {number} is damaged ({' '.join(str(error).split())})") from error
         self._cache.put((level, number), tile)
         return tile
-
-
-def _overlaps(low: int, high: int, *, side: int, end: int) -> Iterator[tuple[int, slice, slice]]:
-    """Along one axis: each tile's number, and the pixels that it shares with low..high, as slices of both."""
-    first, last = max(low, 0), min(high, end)
-    if first >= last:
-        return
-    for number in range(first // side, (last - 1) // side + 1):
-        start, stop = max(first, number * side), min(last, (number + 1) * side)
-        yield number, slice(start - low, stop - low), slice(start - number * side, stop - number * side)
 
 
 def _tile_grid(pages: Sequence[Any], *, size: tuple[int, int], file_size: int) -> TileGrid | None:

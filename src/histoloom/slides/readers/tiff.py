@@ -21,7 +21,15 @@ from PIL import Image
 from histoloom.slides.entries import SlideError
 from histoloom.slides.readers import decoding
 from histoloom.slides.readers.base import Slide
-from histoloom.slides.readers.decoding import TileCache, on_white, open_tiff, quiet, scale_from_tiff, slide_errors
+from histoloom.slides.readers.decoding import (
+    TileCache,
+    on_white,
+    open_tiff,
+    overlaps,
+    quiet,
+    scale_from_tiff,
+    slide_errors,
+)
 
 _NOT_TISSUE = re.compile("label|macro|overview|thumbnail", re.IGNORECASE)
 # Values of TIFF's tags PhotometricInterpretation, ExtraSamples and Compression.
@@ -90,15 +98,12 @@ class TiffSlide(Slide):
         result = np.empty((bottom - top, right - left, keyframe.samplesperpixel), keyframe.dtype)
         (rows, columns), (high, wide) = _tile_grid(keyframe)
         planes = keyframe.samplesperpixel if keyframe.planarconfig == 2 else 1
-        for plane, row, column in product(
-            range(planes), range(top // high, -(-bottom // high)), range(left // wide, -(-right // wide))
-        ):
+        across = list(overlaps(left, right, side=wide, end=keyframe.imagewidth))
+        down = overlaps(top, bottom, side=high, end=keyframe.imagelength)
+        for (row, result_y, tile_y), (column, result_x, tile_x), plane in product(down, across, range(planes)):
             tile = self._tile(page, level=level, index=(plane * rows + row) * columns + column)
-            y0, x0 = max(top, row * high), max(left, column * wide)
-            y1, x1 = min(bottom, (row + 1) * high), min(right, (column + 1) * wide)
             channels = slice(plane, plane + 1) if planes > 1 else slice(None)
-            part = tile[y0 - row * high : y1 - row * high, x0 - column * wide : x1 - column * wide]
-            result[y0 - top : y1 - top, x0 - left : x1 - left, channels] = part
+            result[result_y, result_x, channels] = tile[tile_y, tile_x]
         return result
 
     def _tile(self, page: Any, *, level: int, index: int) -> np.ndarray:

@@ -31,6 +31,7 @@ def restained(x_N3HW: Tensor, *, draws_N10: Tensor) -> Tensor:
     draws_N10 = draws_N10.to(x_N3HW.device)
     stain_N31, colour_N31, lamp_N31 = (draws_N10[:, first : first + 3, None] for first in (0, 3, 6))
     thickness_N11 = draws_N10[:, 9:, None]
+    # Colour deconvolution of Ruifrok & Johnston: densities = stains x directions, and back after each gain.
     into_33, back_33 = (torch.as_tensor(matrix).to(x_N3HW) for matrix in (hed_from_rgb, rgb_from_hed))
     density_N3P = -((x_N3HW.flatten(2) + 1) * 127.5 + 1).div(256).log()
     stains_N3P = into_33.T @ density_N3P * stain_N31.exp()

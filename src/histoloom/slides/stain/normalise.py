@@ -30,7 +30,7 @@ from histoloom.run.directory import read_json, write_json
 from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.readers.base import Slide
 from histoloom.slides.readers.open import open_slide
-from histoloom.slides.tissue.mask import glass_colour, tissue_mask
+from histoloom.slides.tissue.mask import GLASS_STEP, glass_colour, tissue_mask
 
 Method = Literal["macenko", "reinhard"]
 Triple = tuple[float, float, float]
@@ -53,7 +53,6 @@ _STAINED = (0.15, 0.05)
 _EXTREMES = (1.0, 99.0)  # percentiles of Macenko et al.
 _MIN_ANGLE = 5.0  # degrees between the stains; below this there is one stain, or none
 _NODES = 33
-_GLASS_STEP = 4  # every fourth row and column of a thumbnail is enough for the colour of glass
 _THUMBNAIL_SIDE = 1024
 
 # Ruderman et al. 1998, as in Reinhard et al. 2001, equations 4 and 6.
@@ -129,6 +128,7 @@ def optical_density(pixels_P3: np.ndarray, *, glass: Triple) -> np.ndarray:
 
 def _estimate_macenko(density_P3: np.ndarray, *, glass: Triple) -> Macenko | None:
     """The extreme directions in the plane through the origin that holds most of the densities (Macenko et al. 2009)."""
+    # The plane of the two largest singular vectors, with the signs of positive densities, and the angles in it.
     _, vectors_33 = np.linalg.eigh(density_P3.T @ density_P3)
     plane_32 = vectors_33[:, :0:-1] * np.sign(vectors_33[:, :0:-1].sum(axis=0))
     along_P, across_P = (density_P3 @ plane_32).T
@@ -137,6 +137,8 @@ def _estimate_macenko(density_P3: np.ndarray, *, glass: Triple) -> Macenko | Non
         return None
     first_3, second_3 = (plane_32 @ (np.cos(angle), np.sin(angle)) for angle in angles_2)
     haematoxylin_3, eosin_3 = (first_3, second_3) if first_3[0] > second_3[0] else (second_3, first_3)
+
+    # OD = V S (their equation 2): amounts S by the inverse of the directions V; strengths are 99th percentiles of S.
     directions = Macenko(glass, _triple(haematoxylin_3), _triple(eosin_3), (1.0, 1.0))
     amounts_P3 = density_P3 @ np.linalg.inv(directions.basis_33)
     strengths_2 = np.percentile(amounts_P3[:, :2], _EXTREMES[1], axis=0)
@@ -149,15 +151,17 @@ def _estimate_macenko(density_P3: np.ndarray, *, glass: Triple) -> Macenko | Non
 def normalise_pixels(pixels_P3: np.ndarray, *, stain: Stain, reference: Stain) -> np.ndarray:
     """Values 0..255 (P, 3, float) of a slide of ``stain`` as ``reference`` would have them.
 
-    What is neither stain (ink, pigment) keeps its own colour under Macenko's method.
+    What is neither stain (pen, pigment) keeps its own colour under Macenko's method.
     """
     density_P3 = optical_density(pixels_P3, glass=stain.glass)
     if isinstance(stain, Macenko):
         assert isinstance(reference, Macenko), "stain and reference are of one method"
+        # Amounts of the slide's own stains, in the reference's directions and strengths.
         moved_P3 = _light(density_P3 @ np.linalg.inv(stain.basis_33) @ reference.basis_33, glass=reference.glass)
         return np.clip(moved_P3, 0, 255)
     assert isinstance(reference, Reinhard), "stain and reference are of one method"
     lab_P3 = rgb_to_lab(_light(density_P3))
+    # Equations 10 and 11 of Reinhard et al.: each axis gets the reference's mean and deviation.
     lab_P3 = (lab_P3 - stain.mean) * (np.array(reference.deviation) / stain.deviation) + reference.mean
     moved_P3 = lab_to_rgb(lab_P3)
     # Glass has no stain to move: the less dense a pixel, the more of its own colour it keeps.
@@ -317,8 +321,8 @@ def reference_of(config: PatchesConfig, *, method: Method, slides: Mapping[str, 
     if name is None:
         return REFERENCES[method]
     if name not in slides:
-        known = ", ".join(sorted(slides)[:5])
-        raise UserError(f"patches.stain_reference {name!r} is not a usable slide of this run; there are: {known}")
+        usable = ", ".join(sorted(slides)[:5])
+        raise UserError(f"patches.stain_reference {name!r} is not a usable slide of this run; there are: {usable}")
     stain = slides[name]
     if stain is None:
         raise UserError(f"patches.stain_reference {name!r} has too little stained tissue; name another slide, or none")
@@ -326,5 +330,5 @@ def reference_of(config: PatchesConfig, *, method: Method, slides: Mapping[str, 
 
 
 def _thumbnail_glass(thumbnails: Sequence[np.ndarray]) -> Triple:
-    sparse = [thumbnail[::_GLASS_STEP, ::_GLASS_STEP].reshape(-1, 3) for thumbnail in thumbnails]
+    sparse = [thumbnail[::GLASS_STEP, ::GLASS_STEP].reshape(-1, 3) for thumbnail in thumbnails]
     return scanned_glass(np.concatenate([np.empty((0, 3), np.uint8), *sparse]))

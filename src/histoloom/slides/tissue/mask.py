@@ -2,7 +2,7 @@
 
 Stained tissue absorbs green more than red or blue; glass, shadows, dust and black borders absorb all three alike. So
 the measure is *stain*, the spread of the three optical densities. Stain alone does not tell pale fat from a puddle of
-eosin beside the section: tissue also has structure, and a puddle has none. A pixel is tissue where
+eosin next to the section: tissue also has structure, and a puddle has none. A pixel is tissue where
 
 - its stain is above half of Otsu's threshold (1979), held inside ``THRESHOLDS`` so that a slide full of tissue does not
   lose its pale half, and lies in structure; or is as strong as ``STRONG``, whatever lies around;
@@ -11,10 +11,10 @@ eosin beside the section: tissue also has structure, and a puddle has none. A pi
 
 Pen is what cannot be stain by its colour. Haematoxylin and eosin both absorb green most, blue about half as much, and
 red between hardly (eosin) and as much as green (haematoxylin), so that optical densities of stained tissue lie inside a
-wedge. Blue and green ink absorb red most, red ink absorbs blue as much as green, and black, grey and shadow absorb all
+wedge. Blue and green pen absorb red most, red pen absorbs blue as much as green, and black, grey and shadow absorb all
 three alike. The bounds were put where sections of breast, skin and head and neck of three laboratories, smoothed over
 2 px of a thumbnail, have at most a thousandth of their stained pixels beyond. Brown stains (DAB) and pigments count as
-tissue; pink ink with the very colour of eosin cannot be told from it.
+tissue; pink pen with the very colour of eosin cannot be told from it.
 
 Lengths are px of the thumbnail, whose longer side is at most 1024 px; optical densities are natural logarithms. Shape
 letters: h, w of a thumbnail; P pixels; 3 the channels red, green, blue.
@@ -41,17 +41,17 @@ _THIN = 1  # what is no wider than twice this plus one is a scratch or an edge
 _SPECK_SHARE = 1e-4  # of the thumbnail's area
 _BLACK = 12.0  # below this the ratio of channels is noise, 0..255
 
-RED_OVER_GREEN = 1.3  # blue and green ink lie above
-DARK_RED_OVER_GREEN, DARK_RED = 1.05, 1.6  # navy ink lies above both; nuclei side by side stay below the second
-EOSIN_RED_OVER_GREEN, RED_INK_BLUE_OVER_GREEN = 0.4, 0.78  # red ink: below the first and above the second
+RED_OVER_GREEN = 1.3  # blue and green pen lie above
+DARK_RED_OVER_GREEN, DARK_RED = 1.05, 1.6  # navy pen lies above both; nuclei side by side stay below the second
+EOSIN_RED_OVER_GREEN, RED_PEN_BLUE_OVER_GREEN = 0.4, 0.78  # red pen: below the first and above the second
 GREY = 0.72  # least over largest optical density
 FAINT = 0.2  # optical density under which the colour is not reliable
-BLACK_DENSITY = 1.0  # grey as dark as that is ink or border; what is lighter is dust or shadow
+BLACK_DENSITY = 1.0  # grey as dark as that is pen or border; what is lighter is dust or shadow
 _PEN_SMOOTHING = 2.0
-_FRINGE = 5  # px by which ink reaches on into its own thinner edge
-_RIM = 2  # px around ink that are ink too
-_SMALLEST_PEN = 2e-5  # of the thumbnail's area; ink lies in strokes
-_GLASS_STEP = 4  # every fourth row and column is enough for the colour of glass
+_FRINGE = 5  # px by which pen reaches into its own thinner edge
+_RIM = 2  # px around pen that are pen too
+_SMALLEST_PEN = 2e-5  # of the thumbnail's area; pen lies in strokes
+GLASS_STEP = 4  # every fourth row and column is enough for the colour of glass
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,10 @@ class PenMask:
 
 def segment_thumbnail(thumbnail: np.ndarray) -> ThumbnailMasks:
     """Tissue and pen of a thumbnail, RGB uint8 (h, w, 3)."""
-    density_hw3 = thumbnail_density(thumbnail)
+    # Optical density against empty glass.
+    glass_3 = glass_colour(thumbnail[::GLASS_STEP, ::GLASS_STEP].reshape(-1, 3))
+    glass_3 = np.full(3, 255.0) if glass_3 is None else glass_3
+    density_hw3 = np.asarray(-np.log((thumbnail.astype(np.float32) + 1) / (glass_3 + 1)), dtype=np.float32)
     pen = find_pen(density_hw3)
 
     # Stain: largest minus smallest optical density, 0 for glass, grey, black and pen.
@@ -101,18 +104,13 @@ def tissue_mask(thumbnail: np.ndarray) -> np.ndarray:
     return segment_thumbnail(thumbnail).tissue_hw
 
 
-def pen_mask(thumbnail: np.ndarray) -> np.ndarray:
-    """Pen and black borders, bool (h, w), of a thumbnail, RGB uint8 (h, w, 3)."""
-    return find_pen(thumbnail_density(thumbnail)).pen_hw
-
-
 def find_pen(density_hw3: np.ndarray) -> PenMask:
     """The parts of optical densities (h, w, 3) that cannot be haematoxylin and eosin."""
     smooth_hw3 = _smoothed(density_hw3, sigma=_PEN_SMOOTHING)
     red, green, blue = np.moveaxis(smooth_hw3, 2, 0)
     largest, least = smooth_hw3.max(axis=2), smooth_hw3.min(axis=2)
     cold = (red > RED_OVER_GREEN * green) | ((red > DARK_RED_OVER_GREEN * green) & (red > DARK_RED))
-    warm = (red < EOSIN_RED_OVER_GREEN * green) & (blue > RED_INK_BLUE_OVER_GREEN * green)
+    warm = (red < EOSIN_RED_OVER_GREEN * green) & (blue > RED_PEN_BLUE_OVER_GREEN * green)
     grey = least > GREY * largest
     dense = largest > FAINT
     pen_hw = dense & (cold | warm | (grey & (least > BLACK_DENSITY)))
@@ -120,13 +118,6 @@ def find_pen(density_hw3: np.ndarray) -> PenMask:
     fringe = dense & (red > DARK_RED_OVER_GREEN * green)
     pen_hw = ndimage.binary_dilation(pen_hw, iterations=_FRINGE, mask=fringe | pen_hw)
     return PenMask(ndimage.binary_dilation(pen_hw, iterations=_RIM), dense & grey)
-
-
-def thumbnail_density(thumbnail: np.ndarray) -> np.ndarray:
-    """Optical density against empty glass, float32 (h, w, 3), of an RGB uint8 thumbnail (h, w, 3)."""
-    glass_3 = glass_colour(thumbnail[::_GLASS_STEP, ::_GLASS_STEP].reshape(-1, 3))
-    glass_3 = np.full(3, 255.0) if glass_3 is None else glass_3
-    return np.asarray(-np.log((thumbnail.astype(np.float32) + 1) / (glass_3 + 1)), dtype=np.float32)
 
 
 def glass_colour(pixels_P3: np.ndarray) -> np.ndarray | None:

@@ -34,7 +34,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 CONNECT_SECONDS = 5.0
-WORKERS_SECONDS = 60.0  # without a single worker, before the run is given up
+WORKERS_SECONDS = 60.0  # without a single worker, before the run stops
 POLL_SECONDS = 2.0
 BATCH = 16  # jobs sent in one message
 TOKEN_FILE = ".cluster"
@@ -128,7 +128,7 @@ class DaskCluster:
         self._announced = False
 
     def results(self, function: Callable[[Job], Result], *, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
-        """Number and result of each job, as they come."""
+        """Number and result of each job, as they come; what ``function`` raises is raised here."""
         if not jobs:
             return
         self._check_workers(jobs)
@@ -157,7 +157,7 @@ class DaskCluster:
             except TimeoutError as error:
                 raise UserError(self._no_workers()) from error
         slides = [job.entry.file for job in jobs if isinstance(job, SlideJob)]
-        answers = self._client.run(check_worker, self._requirements, slides, on_error="return")
+        answers = self._client.run(self._requirements.problem, slides, on_error="return")
         for address, answer in answers.items():
             if isinstance(answer, str):
                 raise UserError(answer)
@@ -243,25 +243,20 @@ def run_job(pickled: bytes, *, requirements: Requirements) -> Any:
         return function(job)
 
 
-def check_worker(requirements: Requirements, slides: Sequence[Path]) -> str | None:
-    """On a worker: ``Requirements.problem``."""
-    return requirements.problem(slides)
-
-
 @lru_cache
 def versions() -> Mapping[str, str]:
     """Versions of ``PACKAGES`` in this process, "none" where one is missing, and a digest of the code on slides."""
-    found: dict[str, str] = {}
+    installed: dict[str, str] = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "none"
+            installed[name] = "none"
     folder = Path(__file__).parent.parent
     files = {
         file.relative_to(folder).as_posix(): file.read_text(encoding="utf-8") for file in sorted(folder.rglob("*.py"))
     }
-    return found | {"histoloom.slides": fingerprint(files)}
+    return installed | {"histoloom.slides": fingerprint(files)}
 
 
 def _no_histoloom(who: str, *, error: Exception) -> str:

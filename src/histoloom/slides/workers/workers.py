@@ -13,7 +13,7 @@ from multiprocessing import connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,24 +25,12 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-class Backend(Protocol):
-    """Where jobs run."""
-
-    def results(self, function: Callable[[Job], Result], *, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
-        """Number and result of each job, as they come; what ``function`` raises is raised here."""
-        ...
-
-    def close(self) -> None:
-        """Drop the jobs that have not begun, and release the processes."""
-        ...
-
-
 class Workers:
     """Processes that read slides; used with ``with``.
 
     Without a ``scheduler`` they are up to ``count`` of this machine (None: one a core; one works in this process);
     with one, such as ``tcp://host:8786``, those of its Dask cluster. ``place`` is the folder, absolute, under which
-    the jobs write. What they run must be importable. Raises ``UserError`` where both are given.
+    the jobs write. What they run must be importable. Raises ``UserError`` for both.
     """
 
     def __init__(self, count: int | None, *, scheduler: str | None = None, place: Path | None = None) -> None:
@@ -52,7 +40,7 @@ class Workers:
                 "others; choose: --set runtime.workers=null, or --set runtime.scheduler=null"
             )
         self._count, self._scheduler, self._place = count, scheduler, place
-        self._backend: Backend | None = None
+        self._backend: ProcessPool | DaskCluster | None = None
 
     def __enter__(self) -> Self:
         if self._place is not None:
@@ -98,7 +86,7 @@ class ProcessPool:
         self._started: Event | None = None
 
     def results(self, function: Callable[[Job], Result], *, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
-        """See ``Backend.results``."""
+        """Number and result of each job, as they come; what ``function`` raises is raised here."""
         if min(self._count, len(jobs)) <= 1:
             yield from ((index, function(job)) for index, job in enumerate(jobs))
             return
@@ -128,13 +116,13 @@ class ProcessPool:
             ) from error
 
     def close(self) -> None:
-        """See ``Backend.close``."""
+        """Drop the jobs that have not begun, and release the processes."""
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
 
 
 def _start_process(started: Event) -> None:
-    """Tell that this process has started, and end it when its parent is killed: else it would wait for jobs forever."""
+    """Signal the start, and end this process when its parent is killed: else it would wait for jobs forever."""
     started.set()
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in a worker process"
