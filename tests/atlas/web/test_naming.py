@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from histoloom.atlas.web import sample_names
+from histoloom.atlas.web import naming
 from histoloom.names import current_labels, current_names, read_events
 from histoloom.run.directory import Run
 
@@ -166,7 +166,7 @@ def test_the_page_holds_every_cluster_and_names_stay_text(say: Callable[..., Any
 
 
 def test_the_samples_table_follows(say: Callable[..., Any], finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample_names, "SECONDS", 0.0)
+    monkeypatch.setattr(naming, "REFRESH_DELAY", 0.0)
     say("3", name="bone", flag="unsure")
     path = finished.folder("samples") / "metadata.csv"
     for _ in range(500):

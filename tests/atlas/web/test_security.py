@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from starlette.websockets import WebSocketDisconnect
 
 from histoloom.atlas.web.app import create_app
-from histoloom.atlas.web.http_errors import Conflict
+from histoloom.atlas.web.errors import Conflict
 from histoloom.atlas.web.security import HEADERS, MAX_BODY, Access, address
 from histoloom.atlas.web.serve import listening
 from histoloom.errors import UserError

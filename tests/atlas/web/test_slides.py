@@ -84,7 +84,7 @@ def test_the_viewers_page_names_its_neighbours(client: TestClient) -> None:
 def test_a_slide_says_what_the_viewer_needs(client: TestClient, published: Run) -> None:
     answer = client.get("/api/slides/slide-1?k=2").json()
     assert (answer["width"], answer["height"], answer["mpp"], answer["tile"], answer["levels"]) == (160, 128, 1, 256, 1)
-    assert (answer["trouble"], answer["map"]) == ("", "")
+    assert (answer["problem"], answer["map"]) == ("", "")
     sizes = Clustering.open(published.folder("clusters")).labels(2)
     sizes = sizes[sizes.index.str.startswith("slide-1_")].value_counts()
     assert {entry["cluster"]: entry["patches"] for entry in answer["clusters"]} == {c: sizes.get(c, 0) for c in (0, 1)}
@@ -182,7 +182,7 @@ def test_a_slide_that_moved_is_said_and_its_thumbnail_shown(
     assert f"{file}: the file does not exist. The thumbnail is shown instead" in page
     answer = client.get("/api/slides/slide-1").json()
     assert answer["tiles"] == ""
-    assert "does not exist" in answer["trouble"]
+    assert "does not exist" in answer["problem"]
     assert picture(client, answer["thumbnail"]).shape == (128, 160, 3)
     refused = client.get(TILE)
     assert refused.status_code == 409

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import sqrt
+from typing import Literal
 
 import numpy as np
 
@@ -41,10 +42,11 @@ class Kappa:
 class Agreement:
     """The kappas of some raters over ``clusters`` clusters of ``patches`` patches, equally weighted and by patches.
 
-    Both kappas are None where there is no cluster that all of them named.
+    ``kind`` is Cohen for two raters, Fleiss for more. Both kappas are None where all of them named no common cluster.
     """
 
     raters: tuple[str, ...]
+    kind: Literal["Cohen", "Fleiss"]
     clusters: int
     patches: int
     equal: Kappa | None
@@ -114,7 +116,8 @@ def agreements(state: LabelState, *, sizes: Sequence[int]) -> list[Agreement]:
         names_RN = [[names[rater][cluster] for cluster in common] for rater in raters]
         patches = [float(sizes[cluster]) for cluster in common]
         equal, by_patches = (_kappa_of(names_RN, weights_N=weights) for weights in ([1.0] * len(common), patches))
-        result.append(Agreement(raters, len(common), int(sum(patches)), equal, by_patches))
+        kind: Literal["Cohen", "Fleiss"] = "Cohen" if len(raters) == 2 else "Fleiss"
+        result.append(Agreement(raters, kind, len(common), int(sum(patches)), equal, by_patches))
     return result
 
 
@@ -155,7 +158,7 @@ def sentences(state: LabelState, *, sizes: Sequence[int]) -> tuple[str, ...]:
 
 def sentence(agreement: Agreement) -> str:
     """One agreement in words, with kappas and their intervals."""
-    kind = "Cohen's kappa" if len(agreement.raters) == 2 else "Fleiss' kappa"
+    kind = "Cohen's kappa" if agreement.kind == "Cohen" else "Fleiss' kappa"
     raters = " and ".join(map(repr, agreement.raters))
     if agreement.equal is None or agreement.by_patches is None:
         return f"{raters}: no cluster that all of them named"

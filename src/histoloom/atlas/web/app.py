@@ -1,4 +1,4 @@
-"""The application: which areas there are, and what every request goes through."""
+"""The application: its routes, and the middleware around them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     jobs.router,
     reading.router,
 )
-"""Every area's routes."""
+"""The routes of every part."""
 
 NAVIGATION: tuple[Entry, ...] = (
     Entry("/", "Clusters", also=("/clusters",)),

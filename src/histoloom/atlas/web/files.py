@@ -1,53 +1,37 @@
-"""Scripts and style sheets: read once, found by name in a table; a request's text never becomes a path."""
+"""Scripts and style sheets, read once. A request's name is looked up in a table and never becomes a path."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from importlib.resources.abc import Traversable
+from pathlib import PurePath
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from histoloom.atlas.web.http_errors import NotFound
+from histoloom.atlas.web.errors import NotFound
+from histoloom.atlas.web.routing import cached
 
 router = APIRouter(tags=["pages"])
 
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
-@dataclass(frozen=True)
-class _File:
-    data: bytes
-    media_type: str
-    etag: str
-
-
 @router.get("/static/{name}")
 def static(name: str, request: Request) -> Response:
     """A file of ``static/``."""
-    file = _files().get(name)
-    if file is None:
+    content = _contents().get(name)
+    if content is None:
         raise NotFound("there is no such file")
-    headers = {"ETag": file.etag, "Cache-Control": "private, no-cache"}
-    if request.headers.get("if-none-match") == file.etag:
-        return Response(status_code=304, headers=headers)
-    return Response(file.data, media_type=file.media_type, headers=headers)
+    made_from = [hashlib.sha256(content).hexdigest()]
+    media_type = _TYPES[PurePath(name).suffix]
+    return cached(request, made_from=made_from, final=False, media_type=media_type, make=lambda: content)
 
 
 @cache
-def _files() -> dict[str, _File]:
+def _contents() -> dict[str, bytes]:
+    """The files by name."""
     atlas = files("histoloom.atlas")
-    found = {entry.name: _file(entry) for entry in (atlas / "web" / "static").iterdir() if _suffix(entry) in _TYPES}
-    return found | {"tokens.css": _file(atlas / "templates" / "tokens.css")}
-
-
-def _file(entry: Traversable) -> _File:
-    data = entry.read_bytes()
-    return _File(data, _TYPES[_suffix(entry)], f'"{hashlib.sha256(data).hexdigest()[:16]}"')
-
-
-def _suffix(entry: Traversable) -> str:
-    return "." + entry.name.rpartition(".")[2]
+    entries = [*(atlas / "web" / "static").iterdir(), atlas / "templates" / "tokens.css"]
+    return {entry.name: entry.read_bytes() for entry in entries if PurePath(entry.name).suffix in _TYPES}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from histoloom.atlas.browse.cluster_table import SortOrder
-from histoloom.atlas.web.params import ClusterNumber, K, OptionalK, PageNumber, PatchId, view_of
 from histoloom.atlas.web.pictures import patch_address, sample_address
+from histoloom.atlas.web.routing import ClusterNumber, PageNumber, PatchId, PathK, QueryK, View
 from histoloom.atlas.web.run_view import RunView
 
 router = APIRouter(prefix="/api", tags=["clusters"])
@@ -22,7 +22,7 @@ OrderQuery = Annotated[SortOrder, Query(description="The surest first, at random
 
 
 class PatchModel(BaseModel):
-    """A real patch: where its picture is, where it is from (level-0 px), and how sure its cluster is."""
+    """A real patch: its picture, its place on the slide (level-0 px), and the probabilities of its clusters."""
 
     id: str
     src: str
@@ -71,11 +71,9 @@ class SamplePage(BaseModel):
 
 @router.get("/clusters/{k}/{cluster}/patches")
 def patches(
-    request: Request, k: K, cluster: ClusterNumber, order: OrderQuery = "typical", page: PageNumber = 0
+    view: View, k: PathK, cluster: ClusterNumber, order: OrderQuery = "typical", page: PageNumber = 0
 ) -> PatchPage:
     """A page of a cluster's real patches; a page beyond the last is empty."""
-    view = view_of(request)
-    view.check_cluster(k, cluster)
     rows = view.clusters(k).ordered(cluster, order=order, random_N=view.random_N)
     shown = rows[PAGE * page : PAGE * (page + 1)]
     return PatchPage(
@@ -85,27 +83,23 @@ def patches(
         total=len(rows),
         page=page,
         pages=pages(len(rows)),
-        patches=described(view, shown, k=k),
+        patches=patch_models(view, shown, k=k),
     )
 
 
 @router.get("/clusters/{k}/{cluster}/samples")
-def samples(request: Request, k: K, cluster: ClusterNumber, page: PageNumber = 0) -> SamplePage:
+def samples(view: View, k: PathK, cluster: ClusterNumber, page: PageNumber = 0) -> SamplePage:
     """A page of a cluster's samples, in the order in which they were drawn, none left out."""
-    view = view_of(request)
-    view.check_cluster(k, cluster)
-    found = view.samples_of(k, cluster)
-    shown = found[PAGE * page : PAGE * (page + 1)]
+    drawn = view.samples_of(k, cluster)
+    shown = drawn[PAGE * page : PAGE * (page + 1)]
     models = [SampleModel(id=one.sample_id, src=sample_address(view, one.sample_id), index=one.index) for one in shown]
-    return SamplePage(k=k, cluster=cluster, total=len(found), page=page, pages=pages(len(found)), samples=models)
+    return SamplePage(k=k, cluster=cluster, total=len(drawn), page=page, pages=pages(len(drawn)), samples=models)
 
 
 @router.get("/patches/{patch_id}")
-def patch(request: Request, patch_id: PatchId, k: OptionalK = None) -> PatchModel:
+def patch(view: View, patch_id: PatchId, k: QueryK) -> PatchModel:
     """One real patch, and its cluster at k."""
-    view = view_of(request)
-    k = view.k_or_chosen(k)
-    return described(view, np.array([view.row_of(patch_id)]), k=k)[0]
+    return patch_models(view, np.array([view.row_of(patch_id)]), k=k)[0]
 
 
 def pages(n: int) -> int:
@@ -113,7 +107,7 @@ def pages(n: int) -> int:
     return max(1, -(-n // PAGE))
 
 
-def described(view: RunView, rows: np.ndarray, *, k: int) -> list[PatchModel]:
+def patch_models(view: RunView, rows: np.ndarray, *, k: int) -> list[PatchModel]:
     """Rows of the patch table as models."""
     table, clusters = view.table, view.clusters(k)
     slides = table.slides.iloc[table.slide_N[rows]][["slide", "patient", "slide_id"]].astype(str).to_numpy().tolist()

@@ -1,11 +1,14 @@
-"""Naming: the page with all clusters of one k, and its API. Names are kept by ``histoloom.names``; this translates."""
+"""The naming page with all clusters of one k, and its API. ``histoloom.names`` stores the names."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import logging
+import threading
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from pathlib import Path
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, Response
@@ -13,14 +16,13 @@ from fastapi.responses import HTMLResponse, Response
 from histoloom.atlas.browse.agreement import agreements, disagreements
 from histoloom.atlas.browse.cluster_table import Extent
 from histoloom.atlas.maps.palette import colours, hexadecimal
-from histoloom.atlas.web.http_errors import Conflict
+from histoloom.atlas.web import routing
+from histoloom.atlas.web.errors import Conflict
 from histoloom.atlas.web.naming_models import (
-    AgreementModel,
     Change,
     Comparison,
     Flag,
     ImportOutcome,
-    KappaModel,
     Merge,
     Named,
     Names,
@@ -29,11 +31,10 @@ from histoloom.atlas.web.naming_models import (
     Step,
     Table,
 )
-from histoloom.atlas.web.pages import k_links, render
-from histoloom.atlas.web.params import ClusterNumber, K, OptionalK, view_of
+from histoloom.atlas.web.pages import render
 from histoloom.atlas.web.pictures import patch_address
+from histoloom.atlas.web.routing import ClusterNumber, OptionalK, PathK, QueryK, View
 from histoloom.atlas.web.run_view import RunView
-from histoloom.atlas.web.sample_names import SampleNames
 from histoloom.errors import UserError
 from histoloom.names import (
     FLAGS,
@@ -48,20 +49,26 @@ from histoloom.names import (
     normalised,
     raters_of,
     redo,
+    refresh_sample_names,
     undo,
 )
 from histoloom.names.journal import Journal
 from histoloom.names.table import Sizes, TableError, export_table, import_table
 from histoloom.run.directory import fingerprint
 
+logger = logging.getLogger(__name__)
+
 router = APIRouter()
 api = APIRouter(prefix="/api/names", tags=["names"])
 
 TYPICAL = 16
-"""Patches beside a cluster's name."""
+"""Patches shown with each cluster."""
 
 PALETTE = 24
 """Colours to choose from."""
+
+REFRESH_DELAY = 3.0
+"""Seconds from the last change of a name to the update of the samples' table, which may have 100,000 rows."""
 
 OptionalRater = Annotated[str, Query(max_length=200, description="Whose names; of nobody if empty.")]
 
@@ -76,16 +83,23 @@ class Row:
 
 
 @router.get("/name", response_class=HTMLResponse, include_in_schema=False)
-def page(request: Request, k: OptionalK = None) -> HTMLResponse:
+def page(request: Request, view: View, k: QueryK) -> HTMLResponse:
     """All clusters of one k, to be named."""
-    view = view_of(request)
-    k = view.k_or_chosen(k)
+    clusters, table = view.clusters(k), view.table
+    slide_ids = table.slides["slide_id"].astype(str).to_numpy()
+    rows = []
+    for cluster in range(k):
+        typical = clusters.representatives(cluster, n=TYPICAL, random_N=view.random_N, slide_N=table.slide_N)
+        patches = [
+            (patch_address(view, patch_id), f"Patch of cluster {cluster}, slide {slide}")
+            for patch_id, slide in zip(table.ids(typical), slide_ids[table.slide_N[typical]], strict=True)
+        ]
+        rows.append(Row(cluster, clusters.extent(cluster, table=table), patches))
     return render(
         request,
         "name.html",
         k=k,
-        k_links=k_links({other: f"/name?k={other}" for other in view.ks}, current=k, chosen=view.chosen),
-        rows=[_row(view, k=k, cluster=cluster) for cluster in range(k)],
+        rows=rows,
         flags=FLAGS,
         palette=[hexadecimal(colour) for colour in colours(PALETTE)],
     )
@@ -93,15 +107,13 @@ def page(request: Request, k: OptionalK = None) -> HTMLResponse:
 
 @router.get("/name/palette.css", response_class=Response, include_in_schema=False)
 def palette_sheet() -> Response:
-    """The colours to choose from as ``--c`` of ``p{place}``: the page itself may carry no styles."""
-    lines = [f".p{place} {{ --c: {hexadecimal(colour)}; }}" for place, colour in enumerate(colours(PALETTE))]
-    return Response("\n".join(lines) + "\n", media_type="text/css", headers={"Cache-Control": "private, no-cache"})
+    """The colours to choose from as ``--c`` of ``p{number}``."""
+    return routing.colour_sheet(map(hexadecimal, colours(PALETTE)), prefix="p")
 
 
 @api.get("/table.csv", response_class=Response)
-def table(request: Request, rater: OptionalRater = "", k: OptionalK = None) -> Response:
+def table(view: View, rater: OptionalRater = "", k: OptionalK = None) -> Response:
     """Names as CSV: of one rater or of all, at one k or at all."""
-    view = view_of(request)
     k = None if k is None else view.k_or_chosen(k)
     text = export_table(view.path, sizes=_sizes(view), rater=rater.strip() or None, k=k)
     name = "names.csv" if k is None else f"names-k{k}.csv"
@@ -110,9 +122,8 @@ def table(request: Request, rater: OptionalRater = "", k: OptionalK = None) -> R
 
 
 @api.post("/import")
-def import_names(request: Request, table: Table) -> ImportOutcome:
+def import_names(view: View, table: Table) -> ImportOutcome:
     """Import a table of names; where it has errors, nothing is imported and ``problems`` lists them."""
-    view = view_of(request)
     try:
         data = base64.b64decode(table.data, validate=True)
     except (binascii.Error, ValueError):
@@ -121,37 +132,33 @@ def import_names(request: Request, table: Table) -> ImportOutcome:
         result = import_table(view.path, data, sizes=_sizes(view), rater=table.rater, force=table.force)
     except TableError as error:
         return ImportOutcome(rows=0, empty=0, changes=0, problems=error.lines)
-    _changed(request)
+    _refresh_sample_names(view)
     return ImportOutcome(rows=result.rows, empty=result.empty, changes=result.changes, problems=[])
 
 
 @api.post("/reference")
-def refer(request: Request, choice: Reference) -> dict[str, str]:
+def set_reference(view: View, new: Reference) -> dict[str, str]:
     """Let only one rater's names count, or the latest by anyone."""
-    event = choose_reference(view_of(request).path, reference=choice.reference, by=choice.rater)
-    _changed(request)
+    event = choose_reference(view.path, reference=new.reference, by=new.rater)
+    _refresh_sample_names(view)
     return {"reference": event.value}
 
 
 @api.get("/{k}", responses={204: {"description": "Nothing changed since that version."}})
 def names(
-    request: Request,
-    k: K,
+    view: View,
+    k: PathK,
     rater: OptionalRater = "",
     since: Annotated[str, Query(max_length=64, description="The version that is known.")] = "",
 ) -> Names:
     """One rater's names at one k."""
-    view = view_of(request)
-    k = view.k_or_chosen(k)
-    found = _names(view, k=k, rater=rater)
-    return cast(Names, Response(status_code=204)) if since == found.version else found
+    current = _names(view, k=k, rater=rater)
+    return cast(Names, Response(status_code=204)) if since == current.version else current
 
 
 @api.get("/{k}/agreement")
-def compare(request: Request, k: K) -> Comparison:
+def compare(view: View, k: PathK) -> Comparison:
     """All raters side by side, and how far they agree."""
-    view = view_of(request)
-    k = view.k_or_chosen(k)
     state, sizes = _label_state(view, k=k), _sizes(view)[k]
     labels = {rater: state.labels(rater) for rater in state.raters}
     differing = {one.cluster for one in disagreements(state)}
@@ -167,79 +174,95 @@ def compare(request: Request, k: K) -> Comparison:
         )
         for cluster, label in display_labels(state.effective()).items()
     ]
-    agreement = [_agreement(one) for one in agreements(state, sizes=sizes)]
-    return Comparison(k=k, reference=state.reference, raters=list(labels), clusters=sides, agreement=agreement)
+    return Comparison(
+        k=k,
+        reference=state.reference,
+        raters=list(labels),
+        clusters=sides,
+        agreement=agreements(state, sizes=sizes),
+    )
 
 
 @api.post("/{k}/merge")
-def join(request: Request, k: K, wanted: Merge) -> Names:
+def merge_clusters(view: View, k: PathK, new: Merge) -> Names:
     """Make clusters one tissue."""
-    view = view_of(request)
-    k = view.k_or_chosen(k)
-    for cluster in wanted.clusters:
+    for cluster in new.clusters:
         view.check_cluster(k, cluster)
-    merge(view.path, clusters=wanted.clusters, k=k, rater=wanted.rater, name=wanted.name)
-    return _answer(request, k=k, rater=wanted.rater)
+    merge(view.path, clusters=new.clusters, k=k, rater=new.rater, name=new.name)
+    _refresh_sample_names(view)
+    return _names(view, k=k, rater=new.rater)
 
 
 @api.post("/{k}/undo")
-def step_back(request: Request, k: K, step: Step) -> Names:
-    """Take back the rater's last step."""
-    view = view_of(request)
-    k = view.k_or_chosen(k)
+def undo_step(view: View, k: PathK, step: Step) -> Names:
+    """Undo the rater's last step."""
     if not _label_state(view, k=k).undoable(step.rater.strip()):
         raise Conflict("there is nothing to undo")
     undo(view.path, k=k, rater=step.rater)
-    return _answer(request, k=k, rater=step.rater)
+    _refresh_sample_names(view)
+    return _names(view, k=k, rater=step.rater)
 
 
 @api.post("/{k}/redo")
-def step_forward(request: Request, k: K, step: Step) -> Names:
-    """Bring back the rater's last step that was taken back."""
-    view = view_of(request)
-    k = view.k_or_chosen(k)
+def redo_step(view: View, k: PathK, step: Step) -> Names:
+    """Redo the rater's last undone step."""
     if not _label_state(view, k=k).redoable(step.rater.strip()):
         raise Conflict("there is nothing to redo")
     redo(view.path, k=k, rater=step.rater)
-    return _answer(request, k=k, rater=step.rater)
+    _refresh_sample_names(view)
+    return _names(view, k=k, rater=step.rater)
 
 
 @api.post("/{k}/{cluster}")
-def change(request: Request, k: K, cluster: ClusterNumber, said: Change) -> Names:
-    """Say something of a cluster; it is on the disk when this answers."""
-    view = view_of(request)
-    view.check_cluster(k, cluster)
-    name = default_name(cluster) if said.name is not None and not said.name.strip() else said.name
-    if (said.name, said.colour, said.flag) != (None, None, None):
-        add_label(
-            view.path,
-            cluster=cluster,
-            k=k,
-            rater=said.rater,
-            name=name,
-            colour=said.colour,
-            flag=said.flag,
-            edit=said.edit,
-        )
-    return _answer(request, k=k, rater=said.rater)
+def change(view: View, k: PathK, cluster: ClusterNumber, new: Change) -> Names:
+    """Set a cluster's name, colour or flag. The change is on disk when this returns."""
+    name = default_name(cluster) if new.name is not None and not new.name.strip() else new.name
+    if (new.name, new.colour, new.flag) != (None, None, None):
+        label = {"name": name, "colour": new.colour, "flag": new.flag}
+        add_label(view.path, cluster=cluster, k=k, rater=new.rater, edit=new.edit, **label)
+    _refresh_sample_names(view)
+    return _names(view, k=k, rater=new.rater)
 
 
-def _answer(request: Request, *, k: int, rater: str) -> Names:
-    _changed(request)
-    return _names(view_of(request), k=k, rater=rater)
+class SampleNames:
+    """Updates the names in ``samples/metadata.csv`` ``REFRESH_DELAY`` seconds after the last call of ``schedule``."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
+
+    def schedule(self) -> None:
+        """A name has changed."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = threading.Timer(REFRESH_DELAY, self._refresh)
+            self._timer.start()
+
+    def _refresh(self) -> None:
+        try:
+            refresh_sample_names(self.run)
+        except (UserError, OSError, KeyError, ValueError) as error:
+            logger.warning("the names in the samples' table are not up to date: %s", error)
 
 
-def _changed(request: Request) -> None:
-    """The samples' table follows, when nothing more is said for a while."""
-    view = view_of(request)
-    view.kept("sample names", of=[], make=lambda: SampleNames(view.path)).soon()
+def _refresh_sample_names(view: RunView) -> None:
+    view.kept("sample names", of=[], make=lambda: SampleNames(view.path)).schedule()
 
 
 def _names(view: RunView, *, k: int, rater: str) -> Names:
-    state, events, who = _label_state(view, k=k), _events(view), rater.strip()
+    state, events, rater = _label_state(view, k=k), _events(view), rater.strip()
+
+    def suggestions() -> list[str]:
+        """The names that are used anywhere in the run, each once: so that raters use the same words."""
+        states = [_label_state(view, k=other) for other in view.ks]
+        labels = [label for one in states for name in one.raters for label in one.labels(name).values()]
+        return sorted({normalised(label.name): label.name for label in labels if label.name}.values(), key=normalised)
+
     return Names(
         k=k,
-        version=fingerprint([len(events), events[-1].id if events else "", state.clustering, who]),
+        version=fingerprint([len(events), events[-1].id if events else "", state.clustering, rater]),
         clustering=state.clustering,
         reference=state.reference,
         raters=raters_of(events),
@@ -251,11 +274,11 @@ def _names(view: RunView, *, k: int, rater: str) -> Names:
                 flag=cast(Flag, label.flag),
                 shown=view.colours(k)[cluster],
             )
-            for cluster, label in state.labels(who).items()
+            for cluster, label in state.labels(rater).items()
         ],
-        undo=bool(state.undoable(who)),
-        redo=bool(state.redoable(who)),
-        suggestions=_suggestions(view),
+        undo=bool(state.undoable(rater)),
+        redo=bool(state.redoable(rater)),
+        suggestions=view.kept("suggestions", of=["clusters/artifact.json", "names.jsonl"], make=suggestions),
     )
 
 
@@ -266,18 +289,7 @@ def _events(view: RunView) -> list[Event]:
 
 def _label_state(view: RunView, *, k: int) -> LabelState:
     make = lambda: LabelState(_events(view), k=k, clustering=clustering_of(view.path))  # noqa: E731
-    return view.kept(("book", k), of=["clusters/artifact.json", "names.jsonl"], make=make)
-
-
-def _suggestions(view: RunView) -> list[str]:
-    """The names that stand anywhere in the run, each once: so that raters use the same words."""
-
-    def make() -> list[str]:
-        states = [_label_state(view, k=k) for k in view.ks]
-        labels = [label for state in states for who in state.raters for label in state.labels(who).values()]
-        return sorted({normalised(label.name): label.name for label in labels if label.name}.values(), key=normalised)
-
-    return view.kept("suggestions", of=["clusters/artifact.json", "names.jsonl"], make=make)
+    return view.kept(("label state", k), of=["clusters/artifact.json", "names.jsonl"], make=make)
 
 
 def _sizes(view: RunView) -> Sizes:
@@ -287,28 +299,6 @@ def _sizes(view: RunView) -> Sizes:
         return Clustering.open(view.run.require("clusters")).sizes
 
     return view.kept("sizes", of=["clusters/artifact.json"], make=make)
-
-
-def _row(view: RunView, *, k: int, cluster: int) -> Row:
-    clusters, table = view.clusters(k), view.table
-    rows = clusters.representatives(cluster, n=TYPICAL, random_N=view.random_N, slide_N=table.slide_N)
-    slides = table.slides["slide_id"].astype(str).to_numpy()[table.slide_N[rows]]
-    patches = [
-        (patch_address(view, patch_id), f"Patch of cluster {cluster}, slide {slide}")
-        for patch_id, slide in zip(table.ids(rows), slides, strict=True)
-    ]
-    return Row(cluster, clusters.extent(cluster, table=table), patches)
-
-
-def _agreement(found: Any) -> AgreementModel:
-    kappas = {name: getattr(found, name) for name in ("equal", "by_patches")}
-    return AgreementModel(
-        raters=list(found.raters),
-        kind="Cohen" if len(found.raters) == 2 else "Fleiss",
-        clusters=found.clusters,
-        patches=found.patches,
-        **{name: None if kappa is None else KappaModel(**vars(kappa)) for name, kappa in kappas.items()},
-    )
 
 
 router.include_router(api)

@@ -1,4 +1,4 @@
-"""What the naming API takes and gives."""
+"""The requests and responses of the naming API."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from histoloom.atlas.browse.agreement import Agreement
+
 Text = Annotated[str, Field(max_length=200)]
-Rater = Annotated[str, Field(min_length=1, max_length=200, description="Who does it.")]
+Rater = Annotated[str, Field(min_length=1, max_length=200, description="Who changes it.")]
 Number = Annotated[int, Field(ge=0, le=9_999)]
 Flag = Literal["", "artefact", "mixed", "unsure"]
 
 
 class Change(BaseModel):
-    """What to say of a cluster; what is absent stays as it is, an empty text takes it back."""
+    """A change of a cluster's label; what is absent stays as it is, an empty text clears it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -35,7 +37,7 @@ class Merge(BaseModel):
 
 
 class Step(BaseModel):
-    """Whose last step to take back, or to bring back."""
+    """The rater whose last step is undone or redone."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -62,7 +64,7 @@ class Table(BaseModel):
 
 
 class ImportOutcome(BaseModel):
-    """What an import did; ``problems`` are the errors, a line a row, where it took nothing."""
+    """The result of an import; where the table has errors, ``problems`` has a line for each and nothing is imported."""
 
     rows: int
     empty: int
@@ -71,7 +73,7 @@ class ImportOutcome(BaseModel):
 
 
 class Named(BaseModel):
-    """What one rater says of a cluster; ``shown`` is the colour in which it is drawn, by whoever's word counts."""
+    """One rater's label of a cluster; ``shown`` is the colour in which it is drawn, by the label that counts."""
 
     cluster: int
     name: str
@@ -94,28 +96,8 @@ class Names(BaseModel):
     suggestions: list[str]
 
 
-class KappaModel(BaseModel):
-    """Observed agreement (0..1), kappa and its 95 % interval, null where they are not defined."""
-
-    observed: float
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-class AgreementModel(BaseModel):
-    """Two raters, or all of them where they are three or more, on the clusters that all of them named."""
-
-    raters: list[str]
-    kind: Literal["Cohen", "Fleiss"]
-    clusters: int
-    patches: int
-    equal: KappaModel | None
-    by_patches: KappaModel | None
-
-
 class Side(BaseModel):
-    """A cluster as the raters see it: what counts, and each one's name and flag."""
+    """A cluster in the comparison: the name that counts, and each rater's name and flag."""
 
     cluster: int
     patches: int
@@ -133,4 +115,4 @@ class Comparison(BaseModel):
     reference: str
     raters: list[str]
     clusters: list[Side]
-    agreement: list[AgreementModel]
+    agreement: list[Agreement]

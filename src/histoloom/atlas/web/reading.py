@@ -1,7 +1,7 @@
-"""Blinded readings over HTTP: begin one, one picture at a time, and the result at its end.
+"""Blinded readings over HTTP: start one, answer one picture at a time, see the result at the end.
 
-Nothing that is sent before a reader's last answer depends on whether a picture is real: pictures are sent uncompressed,
-so that all have the same number of bytes, under addresses made with a secret.
+No response before a reader's last answer depends on whether a picture is real: pictures are sent uncompressed, so that
+all have the same number of bytes, under addresses made with a secret.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import HTMLResponse, Response
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from histoloom.atlas.web.http_errors import Conflict, NotFound
+from histoloom.atlas.web.errors import Conflict, NotFound
 from histoloom.atlas.web.pages import render
-from histoloom.atlas.web.params import view_of
+from histoloom.atlas.web.routing import View
 from histoloom.atlas.web.run_view import RunView
 from histoloom.evaluation.reading.folder import FOLDER, LONGEST_NAME, Reading, readings
 from histoloom.evaluation.reading.plan import LEAST, MOST, Kind
@@ -31,16 +31,16 @@ from histoloom.run.directory import Run
 router = APIRouter()
 
 MOST_READINGS = 500
-_MAKING = threading.Lock()
+_CREATING = threading.Lock()
 
 ReadingId = Annotated[str, Path(min_length=1, max_length=60, description="A reading's id.")]
-SessionId = Annotated[str, Path(min_length=1, max_length=60, description="A reader's way through a reading.")]
-PictureId = Annotated[str, Path(min_length=1, max_length=60, description="A picture of that way.")]
+SessionId = Annotated[str, Path(min_length=1, max_length=60, description="The session of a reader in a reading.")]
+PictureId = Annotated[str, Path(min_length=1, max_length=60, description="A picture of that session.")]
 Scaling = Literal["smooth", "pixelated"]
 
 
 class NewReading(BaseModel):
-    """What the new reading is to ask."""
+    """The design of a new reading."""
 
     kind: Kind
     trials: int = Field(ge=LEAST, le=MOST, multiple_of=2)
@@ -49,13 +49,13 @@ class NewReading(BaseModel):
 
 
 class Reader(BaseModel):
-    """Who reads."""
+    """A reader's name."""
 
     reader: str = Field(min_length=1, max_length=LONGEST_NAME)
 
 
-class GivenAnswer(BaseModel):
-    """An answer to the picture that is next; ``seconds`` as the reader's computer measured them."""
+class Answer(BaseModel):
+    """The answer to the next picture; ``seconds`` as the reader's computer measured them."""
 
     picture: str = Field(min_length=1, max_length=60)
     answer: int = Field(ge=0, le=1_000)
@@ -64,14 +64,14 @@ class GivenAnswer(BaseModel):
 
 
 class ReaderProgress(BaseModel):
-    """How far a reader is."""
+    """How many pictures a reader has answered."""
 
     reader: str
     answered: int
 
 
 class ReadingInfo(BaseModel):
-    """A reading, without what it shows."""
+    """A reading, without its pictures."""
 
     id: str
     kind: Kind
@@ -82,22 +82,22 @@ class ReadingInfo(BaseModel):
     readers: list[ReaderProgress]
 
 
-class Shown(BaseModel):
-    """A picture to look at."""
+class NextPicture(BaseModel):
+    """The picture to answer next."""
 
     id: str
     address: str
 
 
 class Feedback(BaseModel):
-    """What the last answer was worth; in trainings only."""
+    """Whether the last answer is right; in trainings only."""
 
     right: bool | None
     truth: str
 
 
 class State(BaseModel):
-    """Where a reader stands; ``picture`` is None at the end. ``after``: the address of the picture behind it."""
+    """The state of a reader's session; ``picture`` is None at the end. ``after`` is the address of the one after it."""
 
     session: str
     reading: str
@@ -107,13 +107,13 @@ class State(BaseModel):
     answered: int
     choices: list[str]
     feedback: bool
-    picture: Shown | None
+    picture: NextPicture | None
     after: str | None
     last: Feedback | None = None
 
 
 class Mistaken(BaseModel):
-    """A picture that the reader took for something else than it is."""
+    """A picture that the reader answered wrongly."""
 
     address: str
     truth: str
@@ -141,118 +141,141 @@ class Outcome(BaseModel):
     mistaken: list[Mistaken]
 
 
+def _readings(view: RunView) -> Iterator[Reading]:
+    """The run's readings; plans, which never change, are read once."""
+    for reading in readings(view.path):
+        plan = f"{FOLDER}/{reading.id}/plan.json"
+        yield view.kept(("reading", reading.id), of=[plan], make=partial(Reading, reading.folder))
+
+
+def session_of(view: View, session: SessionId) -> Session:
+    """The session in the address; ``NotFound`` where there is none."""
+    for reading in _readings(view):
+        for reader in reading.readers():
+            candidate = Session(reading, reader=reader)
+            if hmac.compare_digest(candidate.id.encode(), session.encode("utf-8", "replace")):
+                return candidate
+    raise NotFound("there is no such reading; begin at /read")
+
+
+ReaderSession = Annotated[Session, Depends(session_of)]
+
+
 @router.get("/read", response_class=HTMLResponse, include_in_schema=False)
-def start(request: Request) -> HTMLResponse:
-    """Begin a reading, or go on with one."""
-    view = view_of(request)
+def start_page(request: Request, view: View) -> HTMLResponse:
+    """The page on which a reader starts a reading, or continues one."""
     ks = sorted({sample.k for sample in view.samples.values()})
     return render(request, "read.html", ks=ks, chosen=view.chosen, least=LEAST, most=MOST, longest=LONGEST_NAME)
 
 
 @router.get("/read/{session}", response_class=HTMLResponse, include_in_schema=False)
-def read(request: Request, session: SessionId) -> HTMLResponse:
-    """One reader's way through a reading."""
-    found = _session(view_of(request), session)
-    return render(request, "reading.html", session=found.id, plan=found.reading.plan, reader=found.reader)
+def session_page(request: Request, session: ReaderSession) -> HTMLResponse:
+    """The page of a reader's session."""
+    return render(request, "reading.html", session=session.id, plan=session.reading.plan, reader=session.reader)
 
 
 @router.get("/api/readings")
-def list_readings(request: Request) -> list[ReadingInfo]:
+def list_readings(view: View) -> list[ReadingInfo]:
     """All readings of the run, the newest first."""
-    return [_info(reading) for reading in reversed(list(_readings(view_of(request))))]
+    return [_info(reading) for reading in reversed(list(_readings(view)))]
 
 
 @router.post("/api/readings", status_code=201)
-def make_reading(request: Request, wanted: NewReading) -> ReadingInfo:
-    """Draw the pictures of a new reading."""
+def new_reading(view: View, new: NewReading) -> ReadingInfo:
+    """Create a reading and draw its pictures."""
     from histoloom.evaluation.reading.make import create_reading
 
-    view = view_of(request)
-    design = Design(wanted.kind, wanted.trials, k=wanted.k, feedback=wanted.feedback)
-    with _MAKING:
+    design = Design(new.kind, new.trials, k=new.k, feedback=new.feedback)
+    with _CREATING:
         if len(readings(view.path)) >= MOST_READINGS:
             raise Conflict(f"this run has {MOST_READINGS} readings, which is the most; remove some from {FOLDER}/")
         return _info(create_reading(Run.open(view.path), design))
 
 
 @router.post("/api/readings/{reading}/sessions")
-def begin(request: Request, reading: ReadingId, who: Reader) -> State:
-    """Begin a reading, or go on: the same name is the same reader."""
-    view = view_of(request)
-    for found in _readings(view):
-        if found.id == reading:
-            return _state(view, Session.begin(found, reader=who.reader))
+def start_session(view: View, reading: ReadingId, reader: Reader) -> State:
+    """Start a reading, or continue it: the same name is the same reader."""
+    for candidate in _readings(view):
+        if candidate.id == reading:
+            return _state(view, Session.begin(candidate, reader=reader.reader))
     raise NotFound("there is no such reading in this run")
 
 
 @router.get("/api/reading-sessions/{session}")
-def state(request: Request, session: SessionId) -> State:
-    """Where a reader stands."""
-    view = view_of(request)
-    return _state(view, _session(view, session))
+def state(view: View, session: ReaderSession) -> State:
+    """The state of a session."""
+    return _state(view, session)
 
 
 @router.get("/api/reading-sessions/{session}/pictures/{picture}.png", response_class=Response)
-def picture(request: Request, session: SessionId, picture: PictureId) -> Response:
+def picture(session: ReaderSession, picture: PictureId) -> Response:
     """A picture of the reading: a PNG without compression, of the same length for every picture."""
-    found = _session(view_of(request), session)
-    if picture not in found.tokens:
+    if picture not in session.tokens:
         raise NotFound("there is no such picture in this reading")
     data = io.BytesIO()
-    Image.fromarray(found.reading.picture(found.tokens.index(picture))).save(data, "PNG", compress_level=0)
+    Image.fromarray(session.reading.picture(session.tokens.index(picture))).save(data, "PNG", compress_level=0)
     headers = {"Cache-Control": "private, max-age=86400, immutable", "ETag": f'"{picture}"'}
     return Response(data.getvalue(), media_type="image/png", headers=headers)
 
 
 @router.post("/api/reading-sessions/{session}/answers")
-def answer(request: Request, session: SessionId, given: GivenAnswer) -> State:
-    """Answer the picture that is next; an answer stays."""
-    view = view_of(request)
-    found = _session(view, session)
+def answer(view: View, session: ReaderSession, new: Answer) -> State:
+    """Answer the next picture; an answer stays."""
+    from histoloom.evaluation.reading.results import is_right, truth_in_words, write_results
+
     try:
-        progress = found.answer(
-            given.picture,
-            answer=given.answer,
-            seconds=given.seconds,
-            at_most=_handouts(view).elapsed(found.id, token=given.picture),
-            scaling=given.scaling,
+        progress = session.answer(
+            new.picture,
+            answer=new.answer,
+            seconds=new.seconds,
+            at_most=_handouts(view).elapsed(session.id, token=new.picture),
+            scaling=new.scaling,
         )
     except AlreadyAnswered as error:
         raise Conflict(str(error)) from error
     if progress.trial is None:
-        _write_results(view, found)
-    last = _feedback(found, given) if found.reading.plan.feedback else None
-    return _state(view, found, progress=progress).model_copy(update={"last": last})
+        write_results(session.reading, run=view.path)
+    after = _state(view, session, progress=progress)
+    if session.reading.plan.feedback:
+        plan, trial = session.reading.plan, session.tokens.index(new.picture)
+        after.last = Feedback(right=is_right(plan, trial, answer=new.answer), truth=truth_in_words(plan, trial))
+    return after
 
 
 @router.get("/api/reading-sessions/{session}/result")
-def result(request: Request, session: SessionId) -> Outcome:
-    """What came out; only for a reader who answered every picture."""
-    view = view_of(request)
-    found = _session(view, session)
-    progress = found.progress()
+def result(view: View, session: ReaderSession) -> Outcome:
+    """The result; only for a reader who has answered every picture."""
+    from histoloom.evaluation.reading.results import result as result_of
+    from histoloom.evaluation.reading.results import truth_in_words, write_results
+    from histoloom.evaluation.reading.tables import counts, spread, table
+
+    progress = session.progress()
     if progress.trial is not None:
         left = progress.total - progress.answered
         raise Conflict(f"the result is shown at the end; {left} of {progress.total} pictures have no answer yet")
-    _write_results(view, found)
-    return _outcome(view, found)
+    write_results(session.reading, run=view.path)
 
-
-def _readings(view: RunView) -> Iterator[Reading]:
-    """The run's readings; plans, which never change, are read once."""
-    for reading in readings(view.path):
-        yield view.kept(
-            ("reading", reading.id), of=[f"{FOLDER}/{reading.id}/plan.json"], make=partial(Reading, reading.folder)
-        )
-
-
-def _session(view: RunView, id_: str) -> Session:
-    for reading in _readings(view):
-        for reader in reading.readers():
-            session = Session(reading, reader=reader)
-            if hmac.compare_digest(session.id.encode(), id_.encode("utf-8", "replace")):
-                return session
-    raise NotFound("there is no such reading; begin at /read")
+    plan, outcome = session.reading.plan, result_of(session.reading, run=view.path)
+    own = next(row for row in outcome.readers if row.reader == session.reader)
+    titles, rows = table(outcome)
+    answers = session.reading.answers()[session.reader]
+    return Outcome(
+        sentence=own.sentence,
+        notes=list(outcome.notes),
+        titles=list(titles),
+        rows=[list(row) for row in rows],
+        together=None if outcome.together is None else spread(outcome.together.accuracy),
+        answers=list(plan.choices),
+        counts=[CountTable(title=c.title, truths=list(c.truths), numbers=list(c.numbers)) for c in counts(plan, own)],
+        mistaken=[
+            Mistaken(
+                address=_address(session, mistake.trial),
+                truth=truth_in_words(plan, mistake.trial),
+                answer=plan.choices[answers[mistake.trial].answer],
+            )
+            for mistake in own.mistaken
+        ],
+    )
 
 
 def _handouts(view: RunView) -> Handouts:
@@ -268,20 +291,20 @@ def _info(reading: Reading) -> ReadingInfo:
         trials=len(plan.trials),
         created=plan.created,
         feedback=plan.feedback,
-        readers=[ReaderProgress(reader=name, answered=len(given)) for name, given in reading.answers().items()],
+        readers=[ReaderProgress(reader=name, answered=len(of_reader)) for name, of_reader in reading.answers().items()],
     )
 
 
 def _state(view: RunView, session: Session, *, progress: Progress | None = None) -> State:
     progress = progress or session.progress()
     plan = session.reading.plan
-    shown = after = None
+    picture = after = None
     if progress.trial is not None and progress.position is not None:
         token = session.tokens[progress.trial]
         _handouts(view).note(session.id, token=token)
-        shown = Shown(id=token, address=_address(session, progress.trial))
-        behind = session.order[progress.position + 1 :]
-        after = _address(session, behind[0]) if behind else None
+        picture = NextPicture(id=token, address=_address(session, progress.trial))
+        later = session.order[progress.position + 1 :]
+        after = _address(session, later[0]) if later else None
     return State(
         session=session.id,
         reading=plan.id,
@@ -291,53 +314,10 @@ def _state(view: RunView, session: Session, *, progress: Progress | None = None)
         answered=progress.answered,
         choices=list(plan.choices),
         feedback=plan.feedback,
-        picture=shown,
+        picture=picture,
         after=after,
     )
 
 
 def _address(session: Session, trial: int) -> str:
     return f"/api/reading-sessions/{session.id}/pictures/{session.tokens[trial]}.png"
-
-
-def _feedback(session: Session, given: GivenAnswer) -> Feedback:
-    from histoloom.evaluation.reading.results import is_right, truth_in_words
-
-    plan = session.reading.plan
-    trial = session.tokens.index(given.picture)
-    return Feedback(right=is_right(plan, trial, answer=given.answer), truth=truth_in_words(plan, trial))
-
-
-def _write_results(view: RunView, session: Session) -> None:
-    from histoloom.evaluation.reading.results import write_results
-
-    write_results(session.reading, run=view.path)
-
-
-def _outcome(view: RunView, session: Session) -> Outcome:
-    from histoloom.evaluation.reading.results import result as result_of
-    from histoloom.evaluation.reading.results import truth_in_words
-    from histoloom.evaluation.reading.tables import counts, spread, table
-
-    plan = session.reading.plan
-    found = result_of(session.reading, run=view.path)
-    own = next(row for row in found.readers if row.reader == session.reader)
-    titles, rows = table(found)
-    given = session.reading.answers()[session.reader]
-    return Outcome(
-        sentence=own.sentence,
-        notes=list(found.notes),
-        titles=list(titles),
-        rows=[list(row) for row in rows],
-        together=None if found.together is None else spread(found.together.accuracy),
-        answers=list(plan.choices),
-        counts=[CountTable(title=c.title, truths=list(c.truths), numbers=list(c.numbers)) for c in counts(plan, own)],
-        mistaken=[
-            Mistaken(
-                address=_address(session, mistake.trial),
-                truth=truth_in_words(plan, mistake.trial),
-                answer=plan.choices[given[mistake.trial].answer],
-            )
-            for mistake in own.mistaken
-        ],
-    )

@@ -1,4 +1,4 @@
-"""What of a run is open: loaded when it is first asked for, and anew when a stage was published again."""
+"""An open run: each part is loaded when it is first needed, and again when its stage is published again."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from histoloom.atlas.browse.cluster_table import ClusterTable, overlap, read_clusters
 from histoloom.atlas.browse.patch_table import PatchTable
 from histoloom.atlas.maps.palette import cluster_colours, hexadecimal
-from histoloom.atlas.web.http_errors import Conflict, NotFound
+from histoloom.atlas.web.errors import Conflict, NotFound
 from histoloom.clustering.results import Decision
 from histoloom.config import Config, load_config
 from histoloom.names import Label, current_labels
 from histoloom.run.directory import Run, fingerprint
-
-if TYPE_CHECKING:
-    from histoloom.autoencoder.latents import LatentSet
 
 T = TypeVar("T")
 
@@ -59,15 +56,17 @@ class RunView:
         with self._lock:
             lock = self._locks.setdefault(name, threading.Lock())
         stamp = tuple(_stamp(self.path / file) for file in of)
-        found = self._kept.get(name)
-        if found is not None and found[0] == stamp:
-            return found[1]  # type: ignore[return-value]
-        with lock:
-            found = self._kept.get(name)
-            if found is None or found[0] != stamp:
-                found = (stamp, self._made(make))
-                self._kept[name] = found
-            return found[1]  # type: ignore[return-value]
+        entry = self._kept.get(name)
+        if entry is None or entry[0] != stamp:
+            with lock:  # another thread may have made it by now
+                entry = self._kept.get(name)
+                if entry is None or entry[0] != stamp:
+                    try:
+                        entry = (stamp, make())
+                    except FileNotFoundError as error:
+                        raise Conflict(f"{self.title} is being changed right now; try again in a moment") from error
+                    self._kept[name] = entry
+        return entry[1]  # type: ignore[return-value]
 
     @property
     def config(self) -> Config:
@@ -96,15 +95,17 @@ class RunView:
 
     @property
     def chosen(self) -> int:
-        """The k that is shown where none is asked for: the report's, or the chosen one."""
-        return self.config.report.k or int(self.kept("choice", of=[_CLUSTERS], make=self._choice))
+        """The k that is shown by default: the report's, or the clustering's decision."""
+        if self.config.report.k:
+            return self.config.report.k
+        return self.kept("decision", of=[_CLUSTERS], make=lambda: Decision.load(self.run.require("clusters"))).k
 
     def k_or_chosen(self, k: int | None) -> int:
         """``k``, or the chosen one; ``NotFound`` where it is not in the sweep."""
-        wanted = self.chosen if k is None else k
-        if wanted not in self.ks:
-            raise NotFound(f"k = {wanted} is not in this run's sweep; there are {', '.join(map(str, self.ks))}")
-        return wanted
+        k = self.chosen if k is None else k
+        if k not in self.ks:
+            raise NotFound(f"k = {k} is not in this run's sweep; there are {', '.join(map(str, self.ks))}")
+        return k
 
     def clusters(self, k: int) -> ClusterTable:
         """The clusters of ``k``; ``NotFound`` where it is not in the sweep."""
@@ -141,10 +142,10 @@ class RunView:
 
     def slide_of(self, slide_id: str) -> int:
         """The row of a slide in ``table.slides``; ``NotFound`` where there is none."""
-        number = self.table.slide_number(slide_id)
-        if number is None:
+        row = self.table.slide_number(slide_id)
+        if row is None:
             raise NotFound("there is no such slide in this run")
-        return number
+        return row
 
     def overlap(self, k: int, other: int) -> np.ndarray:
         """How many patches each cluster of ``k`` shares with each of ``other``, int64 (k, other)."""
@@ -164,27 +165,15 @@ class RunView:
         by_cluster = self.kept("samples by cluster", of=_SAMPLES, make=self._samples_by_cluster)
         return by_cluster.get((k, cluster), [])
 
-    def sample_file(self, sample_id: str) -> Path:
-        """Where a sample's picture lies; ``NotFound`` where there is no such sample."""
-        sample = self.samples.get(sample_id)
-        if sample is None:
+    def sample(self, sample_id: str) -> Sample:
+        """A sample by its id; ``NotFound`` where there is none."""
+        if sample_id not in self.samples:
             raise NotFound("there is no such sample in this run")
-        return self.run.folder("samples") / sample.file
-
-    @property
-    def latents(self) -> LatentSet:
-        """The latents of all patches, memory-mapped; loads torch."""
-        return self.kept("latents", of=["latents/artifact.json"], make=self._latents)
-
-    def _made(self, make: Callable[[], T]) -> T:
-        try:
-            return make()
-        except FileNotFoundError as error:
-            raise Conflict(f"{self.title} is being changed right now; try again in a moment") from error
+        return self.samples[sample_id]
 
     def _version(self) -> str:
-        found = [self.run.artifact(stage) for stage in ("patches", "clusters")]
-        return fingerprint([None if artifact is None else artifact.fingerprint for artifact in found])
+        artifacts = [self.run.artifact(stage) for stage in ("patches", "clusters")]
+        return fingerprint([artifact and artifact.fingerprint for artifact in artifacts])
 
     def _random(self) -> np.ndarray:
         from histoloom.seeding import permutation
@@ -197,37 +186,27 @@ class RunView:
         names = pq.read_schema(self.run.require("clusters") / "index.parquet").names
         return tuple(sorted(int(name[1:]) for name in names if name != "patch_id"))
 
-    def _choice(self) -> int:
-        return Decision.load(self.run.require("clusters")).k
-
     def _samples(self) -> dict[str, Sample]:
         path = self.run.folder("samples") / "metadata.csv"
         if not path.is_file():
             return {}
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        return {
-            row["sample_id"]: Sample(
-                row["sample_id"], int(row["k"]), int(row["cluster"]), int(row["index"]), row["file_name"]
-            )
-            for row in rows
-        }
+            samples = [
+                Sample(row["sample_id"], int(row["k"]), int(row["cluster"]), int(row["index"]), row["file_name"])
+                for row in csv.DictReader(file)
+            ]
+        return {sample.sample_id: sample for sample in samples}
 
     def _samples_by_cluster(self) -> dict[tuple[int, int], list[Sample]]:
-        found: dict[tuple[int, int], list[Sample]] = {}
+        by_cluster: dict[tuple[int, int], list[Sample]] = {}
         for sample in sorted(self.samples.values(), key=lambda sample: sample.index):
-            found.setdefault((sample.k, sample.cluster), []).append(sample)
-        return found
-
-    def _latents(self) -> LatentSet:
-        from histoloom.autoencoder.latents import LatentSet
-
-        return LatentSet.open(self.run.require("latents"))
+            by_cluster.setdefault((sample.k, sample.cluster), []).append(sample)
+        return by_cluster
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        stat = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino

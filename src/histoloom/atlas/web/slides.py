@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, Response
 from PIL import Image
 from pydantic import BaseModel
 
 from histoloom.atlas.browse.run_slides import NoSlide, RunSlides, SlideInfo, drawn_map, jpeg_settings
-from histoloom.atlas.web.http_errors import Conflict, NotFound
-from histoloom.atlas.web.pages import k_links, render
-from histoloom.atlas.web.params import OptionalK, PageNumber, SlideId, view_of
+from histoloom.atlas.web.errors import Conflict, NotFound
+from histoloom.atlas.web.pages import render
+from histoloom.atlas.web.routing import PageNumber, QueryK, SlideId, Version, View, cached
 from histoloom.atlas.web.run_view import RunView
-from histoloom.atlas.web.slide_cards import PER_PAGE, cards
 from histoloom.slides.entries import SlideError
 from histoloom.slides.readers.viewer import TILE, NoTile, SlideCache
 
 router = APIRouter()
 
-_PATCHES = "patches/artifact.json"
+PER_PAGE = 60
 _SMALL = 384  # px; the longer side of a picture in the list
 
 Index = Annotated[int, InPath(description="From 0.")]
-Place = Annotated[float, Query(ge=-1e8, le=1e8, allow_inf_nan=False, description="Level-0 px.")]
-Version = Annotated[str, Query(max_length=64, description="What the picture is made from; optional.")]
+Coordinate = Annotated[float, Query(ge=-1e8, le=1e8, allow_inf_nan=False, description="Level-0 px.")]
 Text = Annotated[str, Query(max_length=200, description="Part of a slide's id, slide, patient or split.")]
 
 
@@ -46,11 +44,11 @@ class LegendEntry(BaseModel):
     patches: int
 
 
-class SlideAnswer(BaseModel):
+class ViewerSlide(BaseModel):
     """What the viewer needs: geometry (level-0 px, ``mpp`` um/px), addresses of pictures, and the legend.
 
-    ``tiles`` has ``{level}``, ``{column}``, ``{row}`` to be filled in, empty where ``trouble`` says why there are
-    none; ``thumbnail`` and ``map`` are empty where there is none.
+    ``tiles`` has ``{level}``, ``{column}``, ``{row}`` to be filled in; it is empty where ``problem`` says why there
+    are none. ``thumbnail`` and ``map`` are empty where there is none.
     """
 
     slide_id: str
@@ -60,199 +58,51 @@ class SlideAnswer(BaseModel):
     tile: int
     levels: int
     k: int
-    trouble: str
+    problem: str
     tiles: str
     thumbnail: str
     map: str
     clusters: list[LegendEntry]
 
 
-@router.get("/slides", response_class=HTMLResponse, include_in_schema=False)
-def slides_page(request: Request, k: OptionalK = None, page: PageNumber = 0, find: Text = "") -> HTMLResponse:
-    """The list of slides, with the share of each cluster on them."""
-    view = view_of(request)
-    k = view.k_or_chosen(k)
-    found = slides_of(view).search(find)
-    pages = max(1, -(-len(found) // PER_PAGE))
-    if page >= pages:
-        raise NotFound(f"there is no page {page + 1} of slides; there are {pages}")
-    shown = found[PER_PAGE * page : PER_PAGE * (page + 1)]
-    kept = f"&find={quote(find, safe='')}" if find else ""
-    return render(
-        request,
-        "slides.html",
-        k=k,
-        k_links=k_links({other: f"/slides?k={other}{kept}" for other in view.ks}, current=k, chosen=view.chosen),
-        cards=cards(
-            shown,
-            pictured=lambda about: slides_of(view).thumbnail(about.slide_id) is not None,
-            clusters=view.clusters(k),
-            table=view.table,
-            names=view.names(k),
-        ),
-        all_slides=len(slides_of(view).by_id),
-        found=len(found),
-        find=find,
-        page=page,
-        pages=pages,
-        kept=kept,
-        version=view.version,
-    )
+@dataclass(frozen=True)
+class Segment:
+    """A cluster's segment in the bar of a slide: its left side and its width, in percent of the slide's patches."""
+
+    cluster: int
+    start: float
+    width: float
 
 
-@router.get("/slides/{slide_id}", response_class=HTMLResponse, include_in_schema=False)
-def slide_page(request: Request, slide_id: SlideId, k: OptionalK = None) -> HTMLResponse:
-    """The viewer of one slide."""
-    view = view_of(request)
-    k = view.k_or_chosen(k)
-    about = slide_of(view, slide_id)
-    order = [other.slide_id for other in slides_of(view).search("")]
-    place = order.index(slide_id)
-    segment = quote(slide_id, safe="")
-    links = {other: f"/slides/{segment}?k={other}" for other in view.ks}
-    return render(
-        request,
-        "slide.html",
-        k=k,
-        k_links=k_links(links, current=k, chosen=view.chosen),
-        slide=about,
-        trouble=slides_of(view).problem(slide_id),
-        before=order[place - 1] if place else None,
-        after=order[place + 1] if place + 1 < len(order) else None,
-        thumbnail=thumbnail_address(view, about),
-    )
+@dataclass(frozen=True)
+class SlideCard:
+    """A slide in the list; ``segments`` and ``most`` are the clusters of its patches, the largest first."""
 
+    info: SlideInfo
+    has_thumbnail: bool
+    segments: tuple[Segment, ...]
+    most: str
 
-@router.get("/api/slides/{slide_id}", tags=["slides"])
-def slide_answer(request: Request, slide_id: SlideId, k: OptionalK = None) -> SlideAnswer:
-    """A slide's geometry, the addresses of its pictures, and its clusters."""
-    view = view_of(request)
-    k = view.k_or_chosen(k)
-    about, slides = slide_of(view, slide_id), slides_of(view)
-    trouble = slides.problem(slide_id)
-    zoom, start = about.zoom, f"/api/slides/{quote(slide_id, safe='')}"
-    with refused():
-        tiles = "" if trouble else f"{start}/tiles/{{level}}/{{column}}/{{row}}.jpg?v={slides.identity(slide_id)}"
-    label_N, names, colours = view.clusters(k).label_N, view.names(k), view.colours(k)
-    sizes = view.table.cluster_sizes(slide_id, label_N=label_N, k=k)
-    return SlideAnswer(
-        slide_id=slide_id,
-        width=about.width,
-        height=about.height,
-        mpp=about.mpp,
-        tile=TILE,
-        levels=0 if zoom is None else zoom.levels,
-        k=k,
-        trouble=trouble,
-        tiles=tiles,
-        thumbnail=thumbnail_address(view, about),
-        map="" if map_of(view, slide_id, k=k) is None else f"{start}/map.png?k={k}&v={view.version}",
-        clusters=[LegendEntry(cluster=c, name=names[c], colour=colours[c], patches=int(sizes[c])) for c in range(k)],
-    )
+    @property
+    def title(self) -> str:
+        """The slide's name; with its file's where a slide has several."""
+        info = self.info
+        return info.slide_id if info.slide_id.startswith(info.slide) else f"{info.slide}, {info.slide_id}"
 
-
-@router.get("/api/slides/{slide_id}/tiles/{level}/{column}/{row}.jpg", tags=["slides"], response_class=Response)
-def tile(request: Request, slide_id: SlideId, level: Index, column: Index, row: Index, v: Version = "") -> Response:
-    """A tile; level 0 is the slide itself, and each further level half of the one before."""
-    view = view_of(request)
-    slide_of(view, slide_id)
-    slides = slides_of(view)
-    with refused():
-        identity = slides.identity(slide_id)
-        return _lasting(
-            request,
-            what=(identity, str(level), str(column), str(row), jpeg_settings()),
-            same=v == identity,
-            kind="image/jpeg",
-            make=lambda: slides.tile(slide_id, level=level, column=column, row=row),
-        )
-
-
-@router.get("/api/slides/{slide_id}/thumbnail.jpg", tags=["slides"], response_class=Response)
-def thumbnail(
-    request: Request, slide_id: SlideId, size: Literal["small", "full"] = "full", v: Version = ""
-) -> Response:
-    """The slide in one picture, as the run keeps it (at most 1024 px wide or high), or ``small``, for lists."""
-    view = view_of(request)
-    slide_of(view, slide_id)
-    path = slides_of(view).thumbnail(slide_id)
-    if path is None:
-        raise NotFound("there is no thumbnail of this slide; it could not be read when the run was made")
-    make = path.read_bytes if size == "full" else lambda: _smaller(path)
-    what = (view.version, slide_id, size)
-    return _lasting(request, what=what, same=v == view.version, kind="image/jpeg", make=make)
-
-
-@router.get("/api/slides/{slide_id}/map.png", tags=["slides"], response_class=Response)
-def tissue_map(request: Request, slide_id: SlideId, k: OptionalK = None, v: Version = "") -> Response:
-    """The report's tissue map of the slide: its thumbnail with the clusters of a grid of patches over it."""
-    view = view_of(request)
-    k = view.k_or_chosen(k)
-    slide_of(view, slide_id)
-    path = map_of(view, slide_id, k=k)
-    if path is None:
-        raise NotFound(f"the report has no tissue map of this slide at k = {k}; more: --set report.map_slides=N")
-    found = path.stat()
-    what = (view.version, slide_id, str(k), str(found.st_mtime_ns))
-    return _lasting(request, what=what, same=v == view.version, kind="image/png", make=path.read_bytes)
-
-
-@router.get("/api/slides/{slide_id}/patches", tags=["slides"], response_class=Response)
-def patches(
-    request: Request,
-    slide_id: SlideId,
-    left: Place,
-    top: Place,
-    right: Place,
-    bottom: Place,
-    k: OptionalK = None,
-) -> Response:
-    """The patches that touch a part of the slide (level-0 px), as lists of equal length.
-
-    ``{"x": [], "y": [], "extent": [], "cluster": [], "total": n}``; where they are more than can be shown, an even
-    choice of them.
-    """
-    view = view_of(request)
-    k = view.k_or_chosen(k)
-    slide_of(view, slide_id)
-    label_N, table = view.clusters(k).label_N, view.table
-    found = view.table.in_box(slide_id, label_N=label_N, box=(left, top, right, bottom))
-    columns = {"x": table.x_N, "y": table.y_N, "extent": table.extent_N, "cluster": label_N}
-    answer: dict[str, object] = {name: values[found.rows_M].tolist() for name, values in columns.items()}
-    return Response(json.dumps(answer | {"total": found.total}), media_type="application/json")
-
-
-def slides_of(view: RunView) -> RunSlides:
-    """The run's slides; their open files outlive a change of the stage."""
-    kept = view.kept("open slides", of=(), make=SlideCache)
-    return view.kept("slides", of=[_PATCHES], make=lambda: RunSlides(view.run.require("patches"), slide_cache=kept))
-
-
-def slide_of(view: RunView, slide_id: str) -> SlideInfo:
-    """A slide by its id; ``NotFound``."""
-    with refused():
-        return slides_of(view).slide(slide_id)
-
-
-def map_of(view: RunView, slide_id: str, *, k: int) -> Path | None:
-    """The report's tissue map of a slide, where it is of this k and of the clusters as they are now."""
-    artifact = view.run.artifact("clusters")
-    slide = slide_of(view, slide_id)
-    return drawn_map(
-        view.run.folder("report"), slide_id=slide.slide_id, k=k, clusters=artifact.fingerprint if artifact else ""
-    )
-
-
-def thumbnail_address(view: RunView, about: SlideInfo) -> str:
-    """Where a slide's thumbnail is; empty where there is none."""
-    if slides_of(view).thumbnail(about.slide_id) is None:
-        return ""
-    return f"/api/slides/{quote(about.slide_id, safe='')}/thumbnail.jpg?v={view.version}"
+    @property
+    def size(self) -> str:
+        """In millimetres where the um/px are known, else in pixels; empty where neither is."""
+        info = self.info
+        if info.zoom is None:
+            return ""
+        if info.mpp is None:
+            return f"{info.width:,} × {info.height:,} px"
+        return f"{info.width * info.mpp / 1000:.1f} × {info.height * info.mpp / 1000:.1f} mm"
 
 
 @contextmanager
-def refused() -> Iterator[None]:
-    """What the slides refuse, as the atlas says it."""
+def errors_as_http() -> Iterator[None]:
+    """``NotFound`` for a slide or tile that does not exist, ``Conflict`` for a slide that cannot be read."""
     try:
         yield
     except (NoSlide, NoTile) as error:
@@ -261,22 +111,202 @@ def refused() -> Iterator[None]:
         raise Conflict(f"the slide cannot be shown: {error.reason}") from error
 
 
-def _lasting(request: Request, *, what: tuple[str, ...], same: bool, kind: str, make: Callable[[], bytes]) -> Response:
-    """A picture that is told by ``what``, kept for good where its address names that (``same``)."""
-    etag = f'"{hashlib.sha256(chr(0).join(what).encode("utf-8", "replace")).hexdigest()[:24]}"'
-    headers = {
-        "ETag": etag,
-        "Cache-Control": "private, max-age=31536000, immutable" if same else "private, no-cache",
-    }
-    if request.headers.get("if-none-match") == etag:
-        return Response(status_code=304, headers=headers)
-    return Response(make(), media_type=kind, headers=headers)
+def slides_of(view: View) -> RunSlides:
+    """The run's slides. Their open files stay open when the stage is published again."""
+    cache = view.kept("open slides", of=(), make=SlideCache)
+    return view.kept(
+        "slides",
+        of=["patches/artifact.json"],
+        make=lambda: RunSlides(view.run.require("patches"), slide_cache=cache),
+    )
 
 
-def _smaller(path: Path) -> bytes:
-    data = io.BytesIO()
-    with Image.open(path) as picture:
-        picture.draft("RGB", (_SMALL, _SMALL))
-        picture.thumbnail((_SMALL, _SMALL), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        picture.convert("RGB").save(data, "JPEG", quality=85, subsampling=0)
-    return data.getvalue()
+Slides = Annotated[RunSlides, Depends(slides_of)]
+
+
+def slide_of(slides: Slides, slide_id: SlideId) -> SlideInfo:
+    """The slide in the address; ``NotFound`` where there is none."""
+    with errors_as_http():
+        return slides.slide(slide_id)
+
+
+Slide = Annotated[SlideInfo, Depends(slide_of)]
+
+
+@router.get("/slides", response_class=HTMLResponse, include_in_schema=False)
+def slides_page(
+    request: Request, view: View, slides: Slides, k: QueryK, page: PageNumber = 0, find: Text = ""
+) -> HTMLResponse:
+    """The list of slides, with the share of each cluster on them."""
+    matches = slides.search(find)
+    pages = max(1, -(-len(matches) // PER_PAGE))
+    if page >= pages:
+        raise NotFound(f"there is no page {page + 1} of slides; there are {pages}")
+    query = f"&find={quote(find, safe='')}" if find else ""
+    return render(
+        request,
+        "slides.html",
+        k=k,
+        addresses={other: f"/slides?k={other}{query}" for other in view.ks},
+        cards=cards(view, matches[PER_PAGE * page : PER_PAGE * (page + 1)], slides=slides, k=k),
+        all_slides=len(slides.by_id),
+        matches=len(matches),
+        find=find,
+        page=page,
+        pages=pages,
+        query=query,
+        version=view.version,
+    )
+
+
+def cards(view: RunView, shown: Sequence[SlideInfo], *, slides: RunSlides, k: int) -> list[SlideCard]:
+    """A card for each of the slides ``shown``."""
+    names, slides_KS = view.names(k), view.clusters(k).slides_KS
+    result = []
+    for info in shown:
+        row = view.table.slide_number(info.slide_id)
+        sizes_K = [0] * k if row is None else slides_KS[:, row].tolist()
+        segments: list[Segment] = []
+        start = 0.0
+        for cluster in sorted(range(k), key=lambda c: -sizes_K[c]):
+            if sizes_K[cluster]:
+                segments.append(Segment(cluster, start, 100 * sizes_K[cluster] / sum(sizes_K)))
+                start += segments[-1].width
+        most = ", ".join(f"{names[one.cluster]} {one.width:.0f} %" for one in segments[:3])
+        result.append(SlideCard(info, slides.thumbnail(info.slide_id) is not None, tuple(segments), most))
+    return result
+
+
+@router.get("/slides/{slide_id}", response_class=HTMLResponse, include_in_schema=False)
+def slide_page(request: Request, view: View, slides: Slides, slide: Slide, k: QueryK) -> HTMLResponse:
+    """The viewer of one slide."""
+    slide_ids = [other.slide_id for other in slides.search("")]
+    place = slide_ids.index(slide.slide_id)
+    return render(
+        request,
+        "slide.html",
+        k=k,
+        slide=slide,
+        problem=slides.problem(slide.slide_id),
+        before=slide_ids[place - 1] if place else None,
+        after=slide_ids[place + 1] if place + 1 < len(slide_ids) else None,
+        thumbnail=thumbnail_address(view, slides, slide),
+    )
+
+
+@router.get("/api/slides/{slide_id}", tags=["slides"])
+def viewer_slide(view: View, slides: Slides, slide: Slide, k: QueryK) -> ViewerSlide:
+    """A slide's geometry, the addresses of its pictures, and its clusters."""
+    problem = slides.problem(slide.slide_id)
+    address = f"/api/slides/{quote(slide.slide_id, safe='')}"
+    tiles = ""
+    if not problem:
+        with errors_as_http():
+            tiles = f"{address}/tiles/{{level}}/{{column}}/{{row}}.jpg?v={slides.identity(slide.slide_id)}"
+    names, colours = view.names(k), view.colours(k)
+    sizes = view.table.cluster_sizes(slide.slide_id, label_N=view.clusters(k).label_N, k=k)
+    return ViewerSlide(
+        slide_id=slide.slide_id,
+        width=slide.width,
+        height=slide.height,
+        mpp=slide.mpp,
+        tile=TILE,
+        levels=0 if slide.zoom is None else slide.zoom.levels,
+        k=k,
+        problem=problem,
+        tiles=tiles,
+        thumbnail=thumbnail_address(view, slides, slide),
+        map="" if map_of(view, slide, k=k) is None else f"{address}/map.png?k={k}&v={view.version}",
+        clusters=[LegendEntry(cluster=c, name=names[c], colour=colours[c], patches=int(sizes[c])) for c in range(k)],
+    )
+
+
+@router.get("/api/slides/{slide_id}/tiles/{level}/{column}/{row}.jpg", tags=["slides"], response_class=Response)
+def tile(
+    request: Request, slides: Slides, slide: Slide, level: Index, column: Index, row: Index, v: Version = ""
+) -> Response:
+    """A tile; level 0 is the slide itself, and each further level half of the one before."""
+    with errors_as_http():
+        identity = slides.identity(slide.slide_id)
+        return cached(
+            request,
+            made_from=(identity, level, column, row, jpeg_settings()),
+            final=v == identity,
+            media_type="image/jpeg",
+            make=lambda: slides.tile(slide.slide_id, level=level, column=column, row=row),
+        )
+
+
+@router.get("/api/slides/{slide_id}/thumbnail.jpg", tags=["slides"], response_class=Response)
+def thumbnail(
+    request: Request,
+    view: View,
+    slides: Slides,
+    slide: Slide,
+    size: Literal["small", "full"] = "full",
+    v: Version = "",
+) -> Response:
+    """The slide in one picture, as the run keeps it (at most 1024 px wide or high), or ``small``, for lists."""
+    path = slides.thumbnail(slide.slide_id)
+    if path is None:
+        raise NotFound("there is no thumbnail of this slide; it could not be read when the run was made")
+
+    def make() -> bytes:
+        if size == "full":
+            return path.read_bytes()
+        data = io.BytesIO()
+        with Image.open(path) as image:
+            image.draft("RGB", (_SMALL, _SMALL))
+            image.thumbnail((_SMALL, _SMALL), Image.Resampling.LANCZOS, reducing_gap=2.0)
+            image.convert("RGB").save(data, "JPEG", quality=85, subsampling=0)
+        return data.getvalue()
+
+    made_from = (view.version, slide.slide_id, size)
+    return cached(request, made_from=made_from, final=v == view.version, media_type="image/jpeg", make=make)
+
+
+@router.get("/api/slides/{slide_id}/map.png", tags=["slides"], response_class=Response)
+def tissue_map(request: Request, view: View, slide: Slide, k: QueryK, v: Version = "") -> Response:
+    """The report's tissue map of the slide: its thumbnail with the clusters of a grid of patches over it."""
+    path = map_of(view, slide, k=k)
+    if path is None:
+        raise NotFound(f"the report has no tissue map of this slide at k = {k}; more: --set report.map_slides=N")
+    made_from = (view.version, slide.slide_id, k, path.stat().st_mtime_ns)
+    final = v == view.version
+    return cached(request, made_from=made_from, final=final, media_type="image/png", make=path.read_bytes)
+
+
+@router.get("/api/slides/{slide_id}/patches", tags=["slides"], response_class=Response)
+def patches(
+    view: View,
+    slide: Slide,
+    left: Coordinate,
+    top: Coordinate,
+    right: Coordinate,
+    bottom: Coordinate,
+    k: QueryK,
+) -> Response:
+    """The patches that touch a part of the slide (level-0 px), as lists of equal length.
+
+    ``{"x": [], "y": [], "extent": [], "cluster": [], "total": n}``; where they are more than can be shown, an even
+    selection of them.
+    """
+    label_N, table = view.clusters(k).label_N, view.table
+    inside = table.in_box(slide.slide_id, label_N=label_N, box=(left, top, right, bottom))
+    columns = {"x": table.x_N, "y": table.y_N, "extent": table.extent_N, "cluster": label_N}
+    content: dict[str, object] = {name: values_N[inside.rows_M].tolist() for name, values_N in columns.items()}
+    return Response(json.dumps(content | {"total": inside.total}), media_type="application/json")
+
+
+def map_of(view: RunView, slide: SlideInfo, *, k: int) -> Path | None:
+    """The report's tissue map of a slide; None unless it is of this k and of the present clusters."""
+    artifact = view.run.artifact("clusters")
+    clusters = artifact.fingerprint if artifact else ""
+    return drawn_map(view.run.folder("report"), slide_id=slide.slide_id, k=k, clusters=clusters)
+
+
+def thumbnail_address(view: RunView, slides: RunSlides, slide: SlideInfo) -> str:
+    """The address of a slide's thumbnail; empty where there is none."""
+    if slides.thumbnail(slide.slide_id) is None:
+        return ""
+    return f"/api/slides/{quote(slide.slide_id, safe='')}/thumbnail.jpg?v={view.version}"

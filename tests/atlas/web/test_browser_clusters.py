@@ -1,4 +1,4 @@
-"""The pages to look at clusters with, in a browser."""
+"""The pages of clusters, in a browser."""
 
 from __future__ import annotations
 
