@@ -19,7 +19,18 @@ import torch
 from torch import Tensor, nn
 
 import histoloom
-from histoloom.config import Phase, RuntimeConfig, TrainingConfig, make_config, read_preset, with_settings
+from histoloom.autoencoder.losses import VQGANLosses, perceptual_loss
+from histoloom.autoencoder.stage import make_objectives, make_task
+from histoloom.autoencoder.vqgan import Autoencoder, Discriminator
+from histoloom.config import (
+    AutoencoderConfig,
+    Phase,
+    RuntimeConfig,
+    TrainingConfig,
+    make_config,
+    read_preset,
+    with_settings,
+)
 from histoloom.errors import TrainingDiverged, TrainingStopped, UserError
 from histoloom.run.stage import CheckResult, EventLog
 from histoloom.training.loop import Objective, StepContext, Task, train
@@ -368,10 +379,44 @@ def test_each_phase_and_the_end_release_optimizers(tmp_path: Path, monkeypatch: 
     assert weight() is None
 
 
-def test_a_diverged_training_advises_a_setting_that_exists(tmp_path: Path) -> None:
-    task = dataclasses.replace(linear_task(bad_at=60), setting="evaluation.cluster_classifier.training")
-    with pytest.raises(TrainingDiverged, match=r"lower evaluation\.cluster_classifier\.training\.phases\.0\.lr with"):
+@pytest.mark.parametrize(("bad_at", "phase"), [(12, 0), (2 * N + 24, 1)])
+def test_a_diverged_training_advises_the_learning_rate_of_its_phase(bad_at: int, phase: int, tmp_path: Path) -> None:
+    task = dataclasses.replace(linear_task(bad_at=bad_at), setting="evaluation.cluster_classifier.training")
+    advice = rf"lower evaluation\.cluster_classifier\.training\.phases\.{phase}\.lr with"
+    with pytest.raises(TrainingDiverged, match=advice):
         fit(task, tmp_path)
+
+
+def test_a_diverged_discriminator_advises_its_own_learning_rate(tmp_path: Path) -> None:
+    values = {
+        "channels": 8,
+        "multipliers": [1, 2],
+        "blocks": 1,
+        "code_dim": 4,
+        "perceptual": "pyramid",
+        "adversarial": {"start": 0.0, "channels": 8, "layers": 1},
+        "training": settings().model_dump(),
+    }
+    config = AutoencoderConfig.model_validate(values)
+    task = make_task(config, seed=0, n=N)
+    autoencoder, discriminator = task.modules["autoencoder"], task.modules["discriminator"]
+    assert isinstance(autoencoder, Autoencoder)
+    assert isinstance(discriminator, Discriminator)
+    losses = VQGANLosses(
+        config, autoencoder=autoencoder, discriminator=discriminator, perceptual=perceptual_loss(config)
+    )
+    first, second = make_objectives(losses, n=N)
+
+    def bad(batch: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        value, metrics = second.loss(batch, context)
+        return value * float("nan"), metrics
+
+    images = torch.zeros(N, 16, 16, 3, dtype=torch.uint8)
+    objectives = (first, dataclasses.replace(second, loss=bad))
+    task = dataclasses.replace(task, objectives=objectives, batch=lambda rows: images[rows])
+    with pytest.raises(TrainingDiverged, match=r"discriminator.* lower autoencoder\.adversarial\.lr with --set"):
+        fit(task, tmp_path)
+    make_config(with_settings({**read_preset("cpu"), "slides": {"paths": ["/s"]}}, ["autoencoder.adversarial.lr=1e-5"]))
 
 
 def test_every_task_names_the_setting_of_its_training() -> None:
@@ -408,7 +453,7 @@ torch.set_num_threads(1)
 import test_training as t
 state = t.fit(t.linear_task(), Path(sys.argv[2]))
 from histoloom.training.devices import end_process
-from histoloom.training.distributed import is_main_process
+from histoloom.processes import is_main_process
 if is_main_process():
     Path(sys.argv[3]).write_text(json.dumps({k: v.tolist() for k, v in state.items()}))
 end_process(0)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from histoloom import pipeline
-from histoloom.run.directory import read_json
 from histoloom.setup import init_run
 
 logger = logging.getLogger("histoloom")
@@ -22,14 +21,14 @@ def run_demo(out: Path, *, seed: int = 0, settings: Sequence[str] = (), until: s
 
     The same call again continues where an earlier one stopped.
     """
+    from histoloom.evaluation.results import Truth
     from histoloom.slides.procedural.slides import make_slides
 
     logger.info("making %d procedural slides in %s", SLIDES, out / "slides")
     make_slides(out / "slides", seed=seed, count=SLIDES, size=SLIDE_SIDE, mpp=SLIDE_MPP)
     run = init_run(out / "run", slides=[out / "slides"], preset="demo", settings=[f"seed={seed}", *settings])
     pipeline.execute(run, until=until)
-    truth = run.path / "evaluation" / "truth.json"
-    if truth.is_file():
-        for row in read_json(truth):
-            logger.info("k = %d (%s): NMI with the true tissue %.3f", row["k"], row["method"], row["nmi"])
+    truth = Truth.load(run.folder("evaluation"))
+    for row in truth.agreements if truth is not None else ():
+        logger.info("k = %d (%s): NMI with the true tissue %.3f", row.k, row.method, row.nmi)
     return (run.path / "report.html").resolve()

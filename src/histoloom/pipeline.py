@@ -16,6 +16,7 @@ import psutil
 from histoloom.config import identity
 from histoloom.errors import UserError
 from histoloom.names import journal_file, refresh_sample_names
+from histoloom.processes import is_main_process, process_count
 from histoloom.run.directory import (
     Artifact,
     Run,
@@ -211,8 +212,6 @@ def execute(run: Run, *, until: str = STAGE_NAMES[-1]) -> None:
     """
     if until not in STAGE_NAMES:
         raise UserError(f"no stage {until!r}; there are: {', '.join(STAGE_NAMES)}")
-    from histoloom.training.distributed import is_main_process
-
     with disk_errors_explained(run.path):
         if not is_main_process():
             _execute(run, until=until, main=False)
@@ -257,7 +256,7 @@ def _shared(run: Run, value: bool) -> bool:  # noqa: FBT001 - the one thing that
     """The main process's ``value``, on every process; all wait for it."""
     from histoloom.training import distributed
 
-    if distributed.process_count() == 1:
+    if process_count() == 1:
         return value
     from histoloom.training.devices import accelerator
 
@@ -272,7 +271,7 @@ def _build(run: Run, stage: Stage, *, wanted: Mapping[str, str]) -> None:
     out = run.begin(stage.name, wanted=wanted[stage.name])
     logger.info("%s: started", stage.name)
     # What trains in a stage of the main process alone must not wait for the other processes.
-    together = stage.on_all_processes or distributed.process_count() == 1
+    together = stage.on_all_processes or process_count() == 1
     with _measured(run, stage.name) as usage, nullcontext() if together else distributed.alone():
         stage.run(_context(run, stage, out=out))
     settings = run.config.model_dump(mode="json")

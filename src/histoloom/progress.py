@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from histoloom.processes import is_main_process
 
 logger = logging.getLogger("histoloom")
 
@@ -35,7 +36,7 @@ class Meter:
         self._note = note or self._note
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.done, note=self._note)
-        elif _speaks() and time.monotonic() - self._spoke > LINE_SECONDS:
+        elif is_main_process() and time.monotonic() - self._spoke > LINE_SECONDS:
             self._spoke = time.monotonic()
             logger.info("%s", self.line())
 
@@ -51,16 +52,11 @@ class Meter:
         bar.add_task(self.description, total=self.total, completed=self.done, note="")
 
 
-def _speaks() -> bool:
-    """Of several processes, the first one."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 @contextmanager
 def meter(description: str, *, total: int, done: int = 0) -> Iterator[Meter]:
     """A ``Meter`` for the time of the ``with`` block."""
     counter = Meter(description, total=total, done=done)
-    if not sys.stderr.isatty() or not _speaks():
+    if not sys.stderr.isatty() or not is_main_process():
         yield counter
         return
     columns = (

@@ -12,12 +12,12 @@ from histoloom.autoencoder.losses import VQGANLosses, perceptual_loss
 from histoloom.autoencoder.quality import measure
 from histoloom.autoencoder.vqgan import Autoencoder, Discriminator
 from histoloom.config import AutoencoderConfig, Phase
+from histoloom.processes import is_main_process
 from histoloom.run.pretrained import start_folder
 from histoloom.run.stage import StageContext
 from histoloom.seeding import derive
 from histoloom.slides.patch_set import PatchSet
 from histoloom.training.devices import accelerator
-from histoloom.training.distributed import is_main_process
 from histoloom.training.loop import Objective, Task, train
 
 
@@ -108,6 +108,7 @@ def make_objectives(losses: VQGANLosses, *, n: int) -> tuple[Objective, ...]:
                 (Phase(optimizer="adam", lr=config.adversarial.lr, images=max(1, total - start)),),
                 starts_at=start,
                 betas=config.adversarial.betas,
+                lr_setting="autoencoder.adversarial.lr",
             )
         )
     return tuple(objectives)

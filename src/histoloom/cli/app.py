@@ -13,6 +13,7 @@ import typer
 from histoloom.cli import analyse, expert, generate, runs
 from histoloom.errors import UserError
 from histoloom.names.table import TableError
+from histoloom.processes import process_count
 from histoloom.run.directory import disk_errors_explained
 
 # Without it, threads that wait for each other use a core each: beside other work, a step took up to 7 times longer.
@@ -64,7 +65,7 @@ def main() -> None:
         status = 2
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if process_count() > 1:
         from histoloom.training.devices import end_process
 
         end_process(status)

@@ -40,7 +40,7 @@ def sample(
     """Draw synthetic patches into a labelled folder of PNG files."""
     from histoloom.diffusion.generation.run_request import Request, draw_request
     from histoloom.evaluation.originality.gate import Gate
-    from histoloom.training.distributed import is_main_process
+    from histoloom.processes import is_main_process
 
     request = Request(
         n=n,

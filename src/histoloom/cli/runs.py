@@ -101,7 +101,7 @@ def run(
         return
     pipeline.execute(opened, until=until)
 
-    from histoloom.training.distributed import is_main_process
+    from histoloom.processes import is_main_process
 
     if until == pipeline.STAGE_NAMES[-1] and is_main_process():
         typer.echo((opened.path / "report.html").resolve())

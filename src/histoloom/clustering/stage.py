@@ -27,13 +27,13 @@ from histoloom.clustering.validity.decision import decide, decide_by_nulls, vote
 from histoloom.clustering.validity.indices import INDICES, validity_indices
 from histoloom.clustering.validity.sweep import agreement_of_restarts
 from histoloom.errors import UserError
+from histoloom.processes import is_main_process
 from histoloom.progress import meter
 from histoloom.run.directory import write_bytes
 from histoloom.run.stage import EventLog, StageContext
 from histoloom.seeding import derive, numpy_generator
 from histoloom.slides.patch_set import PatchSet
 from histoloom.training.devices import accelerator
-from histoloom.training.distributed import is_main_process
 from histoloom.training.loop import Objective, Task, train
 
 BATCH_SIZE = 256

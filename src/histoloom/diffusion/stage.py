@@ -21,13 +21,13 @@ from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.diffusion.model.process import DiffusionLoss
 from histoloom.diffusion.model.unet import CONDITION_EMBEDDING, load_pretrained, make_unet, open_unet, save_unet
 from histoloom.diffusion.model.warm_start import closest_conditions, denoising_errors
+from histoloom.processes import is_main_process
 from histoloom.run.directory import read_json, write_json
 from histoloom.run.pretrained import start_folder
 from histoloom.run.stage import CheckResult, StageContext
 from histoloom.seeding import derive, numpy_generator, torch_generator
 from histoloom.training import distributed
 from histoloom.training.devices import accelerator, autocast
-from histoloom.training.distributed import is_main_process
 from histoloom.training.loop import Objective, Task, train
 from histoloom.training.tasks import Callback, Modules
 

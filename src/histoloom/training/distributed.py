@@ -1,4 +1,4 @@
-"""What several processes of one run do together, and the only place that knows rank and number of processes.
+"""What several processes of one run do together, once they have joined.
 
 With one process, each function returns what it was given.
 
@@ -8,7 +8,6 @@ batch by every process, from features that each computed of its own part. Shapes
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,16 +86,6 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _alone = before
-
-
-def process_count() -> int:
-    """Processes that were started together (torchrun's WORLD_SIZE), also before they have joined."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_main_process() -> bool:
-    """Whether this is the process that writes (torchrun's RANK 0), also before the processes have joined."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 _alone = False

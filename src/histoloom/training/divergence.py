@@ -15,22 +15,22 @@ LEAST_FIRST = 0.01
 """A first loss below this is taken as this: one that begins at zero says nothing of its scale."""
 
 
-def trouble(
+def divergence(
     means: Mapping[str, float], *, modules: Iterable[tuple[str, nn.Module]], first: Mapping[str, float]
-) -> str | None:
-    """What is wrong with a training, in words; None where nothing is.
+) -> tuple[str, str] | None:
+    """What is wrong with a training, in words, and in which objective or module; None where nothing is.
 
-    ``means`` are its logged numbers, ``first`` those of the first ones that are losses.
+    ``means`` are its logged numbers, by OBJECTIVE.NAME; ``first`` those of the first ones that are losses.
     """
     for name, value in means.items():
         if not math.isfinite(value):
-            return f"{name} is no longer finite"
+            return f"{name} is no longer finite", name.partition(".")[0]
     for name, module in modules:
         if not _is_finite(module):
-            return f"a weight of {name} is no longer finite"
+            return f"a weight of {name} is no longer finite", name
     for name, value in first.items():
         if abs(means.get(name, 0.0)) > EXPLODED * max(abs(value), LEAST_FIRST):
-            return f"{name} exploded: {means[name]:.3g}, {value:.3g} at the start"
+            return f"{name} exploded: {means[name]:.3g}, {value:.3g} at the start", name.partition(".")[0]
     return None
 
 

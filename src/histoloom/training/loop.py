@@ -39,7 +39,7 @@ from histoloom.training import distributed
 from histoloom.training.callbacks import is_due, keep_good, run_check
 from histoloom.training.compiling import compiled, lay_out, lay_out_as_usual, lay_out_states
 from histoloom.training.devices import accelerator as make_accelerator
-from histoloom.training.divergence import trouble
+from histoloom.training.divergence import divergence
 from histoloom.training.prefetching import Prefetcher
 from histoloom.training.schedules import average_decay, lr_factor, phase_at
 from histoloom.training.tasks import Batch, Objective, StepContext, Task, Trained
@@ -267,12 +267,16 @@ class _Loop:
             values = [torch.as_tensor(value, device=self.accelerator.device).float() for value in self.sums.values()]
             sums = dict(zip(self.sums, distributed.averaged(torch.stack(values)).tolist(), strict=True))
         means = {name: value / self.counted for name, value in sums.items()}
-        wrong = trouble(means, modules=[*self.task.modules.items(), *self.averages.items()], first=self.first)
-        if wrong is not None:
+        problem = divergence(means, modules=[*self.task.modules.items(), *self.averages.items()], first=self.first)
+        if problem is not None:
+            text, name = problem
+            objective = next(o for o in self.task.objectives if name == o.name or name in o.modules)
+            index = self.optimizers[objective.name][0] if objective.name in self.optimizers else 0
+            setting = objective.lr_setting or (self.task.setting and f"{self.task.setting}.phases.{index}.lr")
             kept = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint.exists() else "no checkpoint yet"
             raise TrainingDiverged(
-                f"{self.task.name}: {wrong} after {self.images:,} images; {kept}"
-                + (f"; lower {self.task.setting}.phases.0.lr with --set" if self.task.setting else "")
+                f"{self.task.name}: {text} after {self.images:,} images; {kept}"
+                + (f"; lower {setting} with --set" if setting else "")
             )
         return sums
 

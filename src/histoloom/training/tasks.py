@@ -62,6 +62,7 @@ class Objective:
 
     ``survey`` sees all of a process's micro-batches before the first ``loss``, where there are several: for what the
     loss takes from the whole batch. It leaves what it found in the contexts' scratch. ``betas`` are Adam's and AdamW's.
+    ``lr_setting``: where its learning rate is in a run's configuration; empty: in the phases of the training's.
     ``rates``: parameters, by the end of their name, with a learning rate so many times the phase's and no decay.
     """
 
@@ -72,6 +73,7 @@ class Objective:
     starts_at: int = 0
     survey: Callable[[Sequence[Batch], Sequence[StepContext]], None] | None = None
     betas: tuple[float, float] = ADAM_BETAS
+    lr_setting: str = ""
     rates: Mapping[str, float] = field(default_factory=dict)
 
 

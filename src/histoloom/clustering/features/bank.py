@@ -23,11 +23,12 @@ from histoloom.clustering.features.base import BLOCK, EncoderRecord, Features, F
 from histoloom.clustering.features.latents import Codes, LatentMaps, Pooled, hellinger, pooled
 from histoloom.clustering.features.pretrained import PretrainedFeatures
 from histoloom.clustering.features.selfsup import Selfsup
+from histoloom.processes import is_main_process
 from histoloom.progress import meter
 from histoloom.run.directory import read_json, replacing, write_json
 from histoloom.run.stage import StageContext
 from histoloom.training.devices import accelerator
-from histoloom.training.distributed import is_main_process, shared_path
+from histoloom.training.distributed import shared_path
 
 CHUNK = 4 * BLOCK
 ROWS = 1024  # that are in memory at once
