@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPConnection, HTTPResponse, RemoteDisconnected
 from pathlib import Path
 from threading import local
@@ -55,7 +56,7 @@ def make_run(folder: Path, *, patches: int, size: int) -> Path:
     _write_samples(run)
     _write_map(run, ids=ids, labels_N=labels_N)
     for stage in ("patches", "clusters", "samples", "report"):
-        artifact = {"stage": stage, "format": 1, "fingerprint": "0" * 16, "config": {}, "inputs": {}}
+        artifact: dict[str, object] = {"stage": stage, "format": 1, "fingerprint": "0" * 16, "config": {}, "inputs": {}}
         write_json(run.folder(stage) / "artifact.json", artifact | {"seconds": 1.0, "peak_memory_mb": 1.0})
     return run.path
 
@@ -84,15 +85,8 @@ def _write_patches(run: Run, *, patches: int, size: int) -> list[str]:
         f"{s}_x{a}_y{b}_{i}" for i, (s, a, b) in enumerate(zip(index["slide_id"], index["x"], index["y"], strict=True))
     ]
     index.to_parquet(out / "index.parquet", index=False)
-    known = {
-        "file": "gone.tif",
-        "width": SIDE,
-        "height": SIDE,
-        "source_mpp": 1.0,
-        "mpp_source": "given",
-        "split": "train",
-    }
-    table = pd.DataFrame({"slide_id": slides, "slide": slides, "patient": [s[:-1] for s in slides]}).assign(**known)
+    table = pd.DataFrame({"slide_id": slides, "slide": slides, "patient": [s[:-1] for s in slides]})
+    table = table.assign(file="gone.tif", width=SIDE, height=SIDE, source_mpp=1.0, mpp_source="given", split="train")
     table.assign(status="ok", patches=PER_SLIDE).to_parquet(out / "slides.parquet", index=False)
     write_json(out / "meta.json", {"size": size, "mpp": 1.0, "n": patches})
     return index["patch_id"].tolist()
@@ -261,8 +255,8 @@ def measure(run: Path, *, chromium: str | None) -> dict[str, Any]:
         }
         cases = [(c, order, page) for c in range(4) for order in ("typical", "random", "borderline") for page in (0, 5)]
         times = [
-            timed(server, lambda case=case: gallery(server, pool, cluster=case[0], order=case[1], page=case[2]))
-            for case in cases
+            timed(server, partial(gallery, server, pool, cluster=cluster, order=order, page=page))
+            for cluster, order, page in cases
         ]
         clocks, processors = zip(*times, strict=True)
         result["gallery"] = {

@@ -16,6 +16,7 @@ import pstats
 import resource
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +29,7 @@ from histoloom.setup import change_settings, init_run
 from histoloom.slides.procedural.slides import make_slides
 
 SWEEP = list(range(10, 17))
-PARTS = {
+PARTS: dict[str, Callable[..., object]] = {
     "training": stage._train,
     "prediction": stage.predict,
     "features": stage.validity_features,

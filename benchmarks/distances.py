@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class Material:
     k: int
     patches: PatchSet
     samples: SampleFolder
-    real: dict[str, ClusterRows]
+    real: Mapping[str, ClusterRows]
     synthetic: ClusterRows
 
     def shares(self, split: str) -> dict[int, float]:
@@ -73,7 +73,7 @@ def material(argument: str) -> Material:
     rng = numpy_generator(0, "distances", "real")
     rows = {split: patches.rows(split) for split in ("holdout", "train")}
     rows = {split: np.sort(rng.permutation(found)[:MOST_REAL]) for split, found in rows.items()}
-    real = {split: rows_by_cluster(labels, rows=found) for split, found in rows.items()}
+    real: dict[str, ClusterRows] = {split: rows_by_cluster(labels, rows=found) for split, found in rows.items()}
     return Material(path.name, k, patches, samples, real, samples.rows(k))
 
 

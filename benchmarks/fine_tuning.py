@@ -68,7 +68,7 @@ def faithfulness(run: Path, *, generator: Generator, each: int) -> dict[str, flo
     rows = patches.rows(split="holdout")
     own_N = labels.loc[patches.columns("patch_id")["patch_id"].to_numpy()[rows]].to_numpy()
     held = [reconstruct(generator.autoencoder, patches.images(part), device=device) for part in chunks(rows)]
-    labelled = {
+    labelled: dict[str, tuple[list[int] | np.ndarray, list[np.ndarray] | np.ndarray]] = {
         "recognised": ([spec.cluster for spec in specs], drawn),
         "recognised_real": (own_N, np.concatenate(held)),
     }

@@ -80,7 +80,9 @@ class MappedNpy(Npy):
 class Blobs(Way):
     """Encoded patches one after the other in one file, and an index of where each starts."""
 
-    def __init__(self, encode: Callable[[np.ndarray], bytes], decode: Callable[[bytes], np.ndarray]) -> None:
+    def __init__(
+        self, encode: Callable[[np.ndarray], bytes | bytearray], decode: Callable[[bytes], np.ndarray]
+    ) -> None:
         self.encode, self.decode = encode, decode
 
     def write(self, patches: np.ndarray, folder: Path) -> None:
@@ -106,8 +108,8 @@ class Arrow(Way):
             for patch in patches:
                 pixels = pa.array([patch.tobytes()], schema.field(0).type)
                 writer.write_batch(pa.record_batch([pixels], schema=schema))
-        with (folder / "a.arrow").open("rb+") as file:
-            synced(file)
+        with (folder / "a.arrow").open("rb+") as raw:
+            synced(raw)
 
     def open(self, folder: Path) -> Callable[[int], np.ndarray]:
         reader = pa.ipc.open_file(pa.memory_map(str(folder / "a.arrow")))

@@ -35,7 +35,7 @@ class Tiles:
     """The fields by file, and which slide each is of."""
 
     def __init__(self, folder: Path) -> None:
-        self.slide = dict(pd.read_csv(folder / "slides.csv")[["file", "slide"]].itertuples(index=False))
+        self.slide: dict[str, str] = dict(pd.read_csv(folder / "slides.csv")[["file", "slide"]].itertuples(index=False))
         self.field = {name: np.asarray(Image.open(folder / name).convert("RGB")) for name in self.slide}
 
     def places(self, slides: list[str], *, n: int, size: int, rng: np.random.Generator) -> Places:
@@ -43,7 +43,8 @@ class Tiles:
         names = sorted(name for name, slide in self.slide.items() if slide in slides)
         limit = {name: np.array(self.field[name].shape[:2]) - size + 1 for name in names}
         chosen = [names[number % len(names)] for number in range(n)]
-        return [(name, *map(int, rng.integers(0, limit[name]))) for name in chosen]
+        corners = [(name, rng.integers(0, limit[name])) for name in chosen]
+        return [(name, int(corner[0]), int(corner[1])) for name, corner in corners]
 
     def cut(self, places: Places, *, size: int) -> np.ndarray:
         return np.stack([self.field[name][y : y + size, x : x + size] for name, y, x in places])

@@ -41,7 +41,7 @@ from histoloom.evaluation.extractors import ExtractorSources, make_extractor
 from histoloom.evaluation.set_metrics import frechet_distance
 from histoloom.run.directory import Run, fingerprint, write_bytes
 from histoloom.seeding import numpy_generator
-from histoloom.slides.patch_set import PatchSet
+from histoloom.slides.patch_set import PatchSet, Split
 from histoloom.training.devices import autocast
 
 EVALUATIONS = (5, 10, 15, 20, 30, 50)
@@ -98,7 +98,7 @@ class FeatureExtraction:
             features[self.extractor.name] = self.of_patches("train")
         return features
 
-    def of_patches(self, split: str, *, turned: bool = False) -> np.ndarray:
+    def of_patches(self, split: Split, *, turned: bool = False) -> np.ndarray:
         """Features of the patches of ``split``; ``turned``: each in one of its eight orientations, drawn at random."""
         assert self.extractor is not None, "made with pictures"
         patches, parts = PatchSet.open(self.run.require("patches")), []

@@ -17,6 +17,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +41,14 @@ def places(file: Path, *, size: int, mpp: float, layout: str) -> dict[str, objec
     extent = patch_extent(size, mpp=mpp, source_mpp=source_mpp)
     most = (int(width - extent), int(height - extent))
     x, y = (a.ravel() for a in np.meshgrid(*(np.arange(0, end, extent).astype(int) for end in most)))
-    share = {"extent": extent, "width": width, "height": height}
-    chosen = tissue_share(mask, x=x, y=y, **share) >= 0.5
+    share_of = partial(tissue_share, mask, extent=extent, width=width, height=height)
+    rows = np.flatnonzero(share_of(x=x, y=y) >= 0.5)
     if layout == "random":
         rng = seeding.numpy_generator(0, "benchmark", file.stem)
-        count = int(chosen.sum())
+        count = len(rows)
         x, y = (rng.integers(0, end, 20 * len(x)) for end in most)
-        chosen = np.flatnonzero(tissue_share(mask, x=x, y=y, **share) >= 0.5)[:count]
-    x, y = x[chosen], y[chosen]
+        rows = np.flatnonzero(share_of(x=x, y=y) >= 0.5)[:count]
+    x, y = x[rows], y[rows]
     order = np.lexsort((x, y // int(extent)))
     return {
         "file": str(file.resolve()),

@@ -130,7 +130,7 @@ def decoding(slide, *, size, mpp):
 
 def _touched(page, *, slide):
     columns = -(-page.imagewidth // page.tilewidth)
-    touched = set()
+    touched: set[int] = set()
     for x, y in zip(slide["x"], slide["y"], strict=True):
         right, bottom = (int(np.ceil(v + slide["extent"])) - 1 for v in (x, y))
         for row in range(y // page.tilelength, bottom // page.tilelength + 1):

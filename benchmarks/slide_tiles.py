@@ -129,7 +129,7 @@ def measured(name: str, files: Sequence[Path], *, arguments: argparse.Namespace)
             row["tiles/s / theirs"] = row["histoloom, tiles/s"] / row["DeepZoomGenerator, tiles/s"]
             row["CPU, theirs / ours"] = theirs / ours
         rows.append(row)
-    return {"slides": name} | pd.DataFrame(rows).median().to_dict()
+    return {"slides": name, **{str(column): median for column, median in pd.DataFrame(rows).median().items()}}
 
 
 def main() -> None:

@@ -144,7 +144,8 @@ def our_cldm(config: Config, *, z_NCHW: Tensor, numbers_NS: Tensor) -> Turn:
 def plain_cldm(config: Config, *, z_NCHW: Tensor, numbers_NS: Tensor) -> Turn:
     settings, device = config.diffusion, accelerator(config.runtime).device
     scheduler = DDPMScheduler(settings.steps)
-    unet = make_unet(settings, shape=tuple(z_NCHW.shape[1:]), conditions=Conditions(config.clusters.k).count)
+    channels, height, width = z_NCHW.shape[1:]
+    unet = make_unet(settings, shape=(channels, height, width), conditions=Conditions(config.clusters.k).count)
     model = UNet2DModel.from_config(unet.config).to(device)
 
     def loss(z: Tensor, labels: Tensor) -> Tensor:
@@ -178,7 +179,7 @@ def plain(model: nn.Module, loss: Callable[..., Tensor], *, data: list[Tensor], 
 
 
 def batch_of(settings: object) -> int:
-    return settings.training.batch_size  # type: ignore[attr-defined, no-any-return]
+    return settings.training.batch_size  # type: ignore[attr-defined]
 
 
 def compared(name: str, *, ours: Turn, theirs: Turn, steps: int, turns: int, batch: int) -> str:

@@ -41,7 +41,7 @@ def _cell(text: str) -> str:
 
 def commands() -> str:
     """Every command with its help, its arguments and its options."""
-    group = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
     lines = [
         "# Commands\n",
         "Every command prints this text with `--help`. Exit status: 0 done; 2 the input is wrong (one line says what",

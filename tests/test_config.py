@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import NoneType
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import yaml
@@ -160,17 +161,18 @@ def test_every_setting_understands_its_own_words() -> None:
     tried = set()
 
     def check(section: type[Section], path: str) -> None:
+        read_plain_values: Callable[[Any], Any] = section._read_plain_values  # type: ignore[assignment]
         for name, field in section.model_fields.items():
             for option in (field.annotation, *get_args(field.annotation)):
                 if isinstance(option, type) and issubclass(option, Section):
                     check(option, f"{path}{name}.")
                 for word in get_args(option) if get_origin(option) is Literal else ():
                     values = yaml.safe_load(f"{name}: {word}")
-                    assert section._read_plain_values(values) == {name: word}, f"{path}{name}={word}"
+                    assert read_plain_values(values) == {name: word}, f"{path}{name}={word}"
                     tried.add(f"{path}{name}={word}")
             if NoneType in get_args(field.annotation):
                 for word in ("off", "no", "none", "null"):
-                    assert section._read_plain_values(yaml.safe_load(f"{name}: {word}")) == {name: None}
+                    assert read_plain_values(yaml.safe_load(f"{name}: {word}")) == {name: None}
 
     check(Config, "")
     assert {"runtime.fast=on", "evaluation.originality=off", "patches.stain=none"} <= tried

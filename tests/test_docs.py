@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
+import generated_reference
 import pytest
 import typer
 
@@ -13,10 +13,6 @@ from histoloom.cli.app import app
 from histoloom.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "docs"))
-
-import generated_reference  # noqa: E402
-
 WIDTH = 120
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 GENERATED = {"commands.md", "settings.md", "presets.md", "python-api.md"}

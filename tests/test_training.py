@@ -307,7 +307,7 @@ def test_an_objective_that_starts_later_waits(tmp_path: Path) -> None:
     assert first_seen[0] == 108
 
 
-def test_lr_warms_up_and_decays(tmp_path: Path) -> None:
+def test_lr_warms_up_and_decays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
     original: Callable[..., object] = torch.optim.Adam.step
 
@@ -315,20 +315,12 @@ def test_lr_warms_up_and_decays(tmp_path: Path) -> None:
         rates.append(self.param_groups[0]["lr"])
         return original(self, *args)
 
-    torch.optim.Adam.step = spy  # type: ignore[method-assign]
-    try:
-        phases = [{"optimizer": "adam", "lr": 1.0, "images": 120}]
-        task = linear_task()
-        objective = Objective("network", ("network",), task.objectives[0].loss, (Phase(**phases[0]),))  # type: ignore[arg-type]
-        fit(
-            Task(**{**vars(task), "objectives": (objective,)}),
-            tmp_path,
-            phases=phases,
-            lr_decay="cosine",
-            warmup_images=60,
-        )
-    finally:
-        torch.optim.Adam.step = original  # type: ignore[method-assign]
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    phases: list[dict[str, Any]] = [{"optimizer": "adam", "lr": 1.0, "images": 120}]
+    task = linear_task()
+    objective = Objective("network", ("network",), task.objectives[0].loss, (Phase(**phases[0]),))
+    changed = Task(**{**vars(task), "objectives": (objective,)})
+    fit(changed, tmp_path, phases=phases, lr_decay="cosine", warmup_images=60)
     assert rates[0] == pytest.approx(0.2)
     assert max(rates) < 1.0
     assert rates[-1] == min(rates) < 0.05
@@ -340,7 +332,7 @@ def test_each_objective_has_its_own_momentum(tmp_path: Path, monkeypatch: pytest
 
     def spy(self: torch.optim.Adam, *args: object) -> object:
         used.add(self.param_groups[0]["betas"])
-        return original(self, *args)  # type: ignore[arg-type]
+        return original(self, *args)
 
     monkeypatch.setattr(torch.optim.Adam, "step", spy)
     task, critic = linear_task(), nn.Linear(1, 1)
@@ -434,8 +426,8 @@ def test_every_task_names_the_setting_of_its_training() -> None:
     expected = {"autoencoder", "clusters", "clusters.selfsup", "diffusion", "evaluation.cluster_classifier"}
     assert named == {f"{section}.training" for section in expected}
     settings = [f"{name}.phases.0.lr=0.1" for name in sorted(named)]
-    values = {**read_preset("cpu"), "slides": {"paths": ["/slides"]}}
-    config = make_config(with_settings(values, ["clusters.features=selfsup", "clusters.selfsup={}"]))
+    preset = {**read_preset("cpu"), "slides": {"paths": ["/slides"]}}
+    config = make_config(with_settings(preset, ["clusters.features=selfsup", "clusters.selfsup={}"]))
     changed = make_config(with_settings(config.model_dump(mode="json"), settings))
     for name in named:
         section: Any = changed

@@ -40,6 +40,7 @@ def test_cohen_agrees_with_scikit_learn() -> None:
         for weights_N in (np.ones(n), weights):
             ours = cohen(first.tolist(), second.tolist(), weights_N=weights_N.tolist())
             assert ours.value == pytest.approx(cohen_kappa_score(first, second, sample_weight=weights_N), abs=1e-12)
+            assert ours.value is not None
             assert ours.low is not None
             assert ours.high is not None
             assert -1 <= ours.low < ours.value < ours.high <= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -50,7 +52,7 @@ def test_clusters_are_joined_by_id(table: PatchTable, published: Run) -> None:
     p_NK = load_file(folder / "probabilities.safetensors")["k4"]
     clusters = read_clusters(folder, table=table, k=4)
     for row, patch_id in enumerate(table.ids(range(len(table)))):
-        own, p_K = stored.loc[patch_id, "k4"], p_NK[stored.loc[patch_id, "row"]]
+        own, p_K = stored["k4"][patch_id], p_NK[stored["row"][patch_id]]
         assert (clusters.label_N[row], clusters.p_N[row]) == (own, p_K[own])
         assert clusters.p_second_N[row] == np.delete(p_K, own).max()
         assert row in clusters.members[own]
@@ -77,7 +79,8 @@ def test_typical_patches_come_from_different_slides_first() -> None:
     label_N = np.array([0, 0, 0, 0, 0, 1])
     members = (np.arange(5), np.array([5]), np.array([], int))
     slides_KS = np.array([[3, 1, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
-    clusters, few = ClusterTable(3, label_N, p_N, label_N, p_N, members, slides_KS), FewSlides()
+    clusters = ClusterTable(3, label_N, p_N, label_N, p_N, members, slides_KS)
+    few = cast(PatchTable, FewSlides())  # the two fields of a patch table that are read here
     assert clusters.most_typical(0, n=3, table=few).tolist() == [0, 3, 4]
     assert clusters.most_typical(2, n=3, table=few).tolist() == []
     assert clusters.extent(0, table=few) == Extent(5, 5 / 6, 3, 2)

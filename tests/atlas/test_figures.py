@@ -36,7 +36,11 @@ def test_durations() -> None:
 
 
 def test_curves_are_the_numbers_of_the_log() -> None:
-    events = [{"message": "x"}, {"images": 10, "a.loss": 2.0}, {"images": 20, "a.loss": 1.0, "b.loss": 5}]
+    events: list[dict[str, object]] = [
+        {"message": "x"},
+        {"images": 10, "a.loss": 2.0},
+        {"images": 20, "a.loss": 1.0, "b.loss": 5},
+    ]
     first, second = curves([*events, {"images": 10, "b.loss": 4.0}])
     assert (first.name, first.images, first.values) == ("a.loss", [10.0, 20.0], [2.0, 1.0])
     assert second.last == 4.0

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -225,7 +226,8 @@ def test_torchvision_file_without_heads_gets_the_shipped_ones(nowhere: Path) -> 
 
 
 def test_archive_of_another_network_is_refused(nowhere: Path) -> None:
-    np.savez(nowhere / FILES["vgg"].npz, **{"features.0.weight": np.zeros((64, 3, 3, 3), np.float32)})
+    weights: dict[str, Any] = {"features.0.weight": np.zeros((64, 3, 3, 3), np.float32)}
+    np.savez(nowhere / FILES["vgg"].npz, **weights)
     with pytest.raises(UserError, match="does not hold the weights of LPIPS's vgg trunk"):
         LPIPS.load("vgg", download=False)
 

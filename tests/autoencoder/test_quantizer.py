@@ -51,6 +51,7 @@ def test_the_gradient_passes_straight_through() -> None:
     quantized = quantizer(z)
     assert torch.allclose(quantized.z_NCHW, quantizer.lookup(quantized.indices_NHW))
     quantized.z_NCHW.sum().backward()
+    assert z.grad is not None
     assert torch.equal(z.grad, torch.ones_like(z))
 
 

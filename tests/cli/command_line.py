@@ -42,4 +42,4 @@ def histoloom_process(*arguments: str | Path, **options: object) -> Finished:
     """Run a command in a process of its own; ``options`` of ``subprocess.run``."""
     command = [sys.executable, "-m", "histoloom", *map(str, arguments)]
     env = os.environ | ENVIRONMENT
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, env=env, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, env=env, **options)  # type: ignore[call-overload]

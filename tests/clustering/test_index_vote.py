@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -22,7 +22,7 @@ PAPER = {
 }
 
 
-def table(rows: dict[int, Sequence[float]]) -> dict[int, dict[str, float]]:
+def table(rows: Mapping[int, Sequence[float]]) -> dict[int, dict[str, float]]:
     return {k: dict(zip(INDICES, values, strict=True)) for k, values in rows.items()}
 
 

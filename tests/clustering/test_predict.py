@@ -50,6 +50,7 @@ def test_patches_between_two_clusters_are_decided_in_double_precision() -> None:
     torch.manual_seed(0)
     clusterer = build(Architecture(4, 16, (2,)))
     head = clusterer.network.heads["2"]
+    assert isinstance(head, torch.nn.Linear)
     with torch.no_grad():
         head.weight[1] = head.weight[0] * (1 + 2e-7)
         head.bias.zero_()

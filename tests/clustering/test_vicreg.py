@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -78,7 +80,7 @@ def test_random_views_keep_shape_and_range_and_repeat() -> None:
 
 def test_views_of_a_row_do_not_depend_on_the_rows_beside_it() -> None:
     images = pictures(5)
-    settings = {"views": 3, "strength": 0.3, "seed": 0}
+    settings: dict[str, Any] = {"views": 3, "strength": 0.3, "seed": 0}
     whole = views_of(images, rows_N=np.arange(5), **settings)
     assert whole.shape == (5, 3, 32, 32, 3)
     some = views_of(images[[4, 1]], rows_N=np.array([4, 1]), **settings)

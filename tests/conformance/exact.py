@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from histoloom.config import SamplerMethod
 from histoloom.diffusion.samplers import SAMPLERS, Denoiser, Level
 
 
@@ -66,7 +67,7 @@ def impulses(levels: Sequence[Level]) -> tuple[Tensor, Callable[[], Tensor]]:
     return next(draws), lambda: next(draws)
 
 
-def moments(method: str, denoise: Denoiser, *, levels: Sequence[Level]) -> tuple[float, float]:
+def moments(method: SamplerMethod, denoise: Denoiser, *, levels: Sequence[Level]) -> tuple[float, float]:
     """Mean and deviation, exact, of what ``method`` draws from unit noise with a linear denoiser."""
     start, noise = impulses(levels)
     out = SAMPLERS[method].draw(denoise, start, levels=levels, noise=noise)

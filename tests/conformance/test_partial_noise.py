@@ -8,7 +8,7 @@ import pytest
 import torch
 from ideal import DEVIATION, PROCESSES, SHAPE, Ideal
 
-from histoloom.config import SamplerConfig
+from histoloom.config import SamplerConfig, SamplerMethod
 from histoloom.diffusion.samplers import SAMPLERS
 from histoloom.diffusion.sampling import PartialNoise, draw_latents, sampling_levels
 from histoloom.seeding import torch_generator
@@ -19,7 +19,7 @@ METHODS = sorted(SAMPLERS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("process", ["linear", "cosine", "the data themselves"])
 @pytest.mark.parametrize("strength", [0.001, 0.02, 0.3, 0.77])
-def test_every_sampler_starts_at_an_intermediate_step(method: str, process: str, strength: float) -> None:
+def test_every_sampler_starts_at_an_intermediate_step(method: SamplerMethod, process: str, strength: float) -> None:
     """Gaussian data, noised to any step and drawn from there, are the same Gaussian data."""
     network = Ideal(PROCESSES[process])
     n = 200
@@ -44,7 +44,7 @@ def test_every_sampler_starts_at_an_intermediate_step(method: str, process: str,
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_strength_one_is_pure_noise(method: str) -> None:
+def test_strength_one_is_pure_noise(method: SamplerMethod) -> None:
     sampler = SamplerConfig(method=method, steps=11)
     config = PROCESSES["cosine"]
     whole = sampling_levels(sampler, config=config)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ FLOWS = [name for name in METHODS if not SAMPLERS[name].stochastic]
 MEAN = 0.7
 
 
-def levels_for(method: str, evaluations: int, *, process: str = "cosine") -> tuple[Level, ...]:
+def levels_for(method: SamplerMethod, evaluations: int, *, process: str = "cosine") -> tuple[Level, ...]:
     count = SAMPLERS[method].level_count(evaluations)
     return noise_levels(alphas_cumprod(PROCESSES[process]), count=count)
 
@@ -45,7 +45,7 @@ def test_steps_fall_from_the_last_whatever_their_number() -> None:
 
 @pytest.mark.parametrize("process", ["linear", "cosine"])
 @pytest.mark.parametrize("method", ["dpm-solver++", "unipc"])
-def test_the_last_step_costs_fine_detail(method: str, process: str) -> None:
+def test_the_last_step_costs_fine_detail(method: SamplerMethod, process: str) -> None:
     """To data without noise no step is of higher order: of a deviation s it keeps s / sqrt(s^2 + sigma^2)."""
     levels = noise_levels(alphas_cumprod(PROCESSES[process]), count=20)
     kept = [moments(method, gaussian(0.0, s), levels=levels)[1] / s for s in (0.3, 0.1)]
@@ -68,7 +68,7 @@ def test_the_registry_is_what_settings_can_name() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("evaluations", [1, 3, 19, 99])
-def test_the_network_is_evaluated_as_often_as_was_requested(method: str, evaluations: int) -> None:
+def test_the_network_is_evaluated_as_often_as_was_requested(method: SamplerMethod, evaluations: int) -> None:
     calls: list[int] = []
     denoise = counting(gaussian(MEAN, DEVIATION), calls)
     levels = levels_for(method, evaluations)
@@ -91,7 +91,9 @@ def test_the_network_is_evaluated_as_often_as_was_requested(method: str, evaluat
         ("unipc", 999, 2e-3),
     ],
 )
-def test_the_distribution_is_right_on_a_gaussian(method: str, evaluations: int, error: float, process: str) -> None:
+def test_the_distribution_is_right_on_a_gaussian(
+    method: SamplerMethod, evaluations: int, error: float, process: str
+) -> None:
     levels = levels_for(method, evaluations, process=process)
     mean, deviation = moments(method, gaussian(MEAN, DEVIATION), levels=levels)
     assert mean == pytest.approx(MEAN, abs=error + 1.1 * levels[0].signal * MEAN)  # x_T was assumed to have mean 0
@@ -100,7 +102,7 @@ def test_the_distribution_is_right_on_a_gaussian(method: str, evaluations: int, 
 
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("method", FLOWS)
-def test_each_path_ends_where_the_exact_flow_does(method: str, process: str) -> None:
+def test_each_path_ends_where_the_exact_flow_does(method: SamplerMethod, process: str) -> None:
     errors = []
     for evaluations in (19, 159, 999):
         levels = levels_for(method, evaluations, process=process)
@@ -115,7 +117,7 @@ def test_each_path_ends_where_the_exact_flow_does(method: str, process: str) -> 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_known_data_are_drawn_exactly_in_any_number_of_steps(method: str) -> None:
+def test_known_data_are_drawn_exactly_in_any_number_of_steps(method: SamplerMethod) -> None:
     for evaluations in (1, 3, 21):
         levels = levels_for(method, evaluations)
         out = SAMPLERS[method].draw(gaussian(MEAN, 0.0), starts(5), levels=levels, noise=lambda: starts(5))
@@ -129,7 +131,7 @@ def observed_order(errors: list[float]) -> float:
 
 
 @pytest.mark.parametrize("method", FLOWS)
-def test_the_flow_converges_at_the_stated_order(method: str) -> None:
+def test_the_flow_converges_at_the_stated_order(method: SamplerMethod) -> None:
     errors = []
     for count in (16, 32, 64, 128, 256):
         levels = even_levels(count, first=-2.5, last=3.0)
@@ -142,12 +144,13 @@ def test_the_flow_converges_at_the_stated_order(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", FLOWS)
-def test_the_order_holds_where_the_flow_is_not_linear(method: str) -> None:
+def test_the_order_holds_where_the_flow_is_not_linear(method: SamplerMethod) -> None:
     denoise = mixture((-1.0, 1.5), (0.3, 0.7), 0.5)
     x = starts(15)
+    runs: list[tuple[SamplerMethod, int]] = [("unipc", 4096), *((method, count) for count in (32, 64, 128, 256))]
     ends = [
         SAMPLERS[name].draw(denoise, x, levels=even_levels(count, first=-2.5, last=3.0), noise=no_noise)
-        for name, count in (("unipc", 4096), (method, 32), (method, 64), (method, 128), (method, 256))
+        for name, count in runs
     ]
     errors = [(end - ends[0]).abs().max().item() for end in ends[1:]]
     assert observed_order(errors) >= SAMPLERS[method].order - 0.2, errors
@@ -164,7 +167,7 @@ def test_ancestral_sampling_converges_in_distribution_at_first_order() -> None:
 
 @pytest.mark.parametrize("process", ["linear", "cosine"])
 @pytest.mark.parametrize("method", METHODS)
-def test_no_mode_is_lost(method: str, process: str) -> None:
+def test_no_mode_is_lost(method: SamplerMethod, process: str) -> None:
     denoise = mixture((-2.0, 1.0), (0.25, 0.75), 0.2)
     n = 4000
     generator = torch_generator(0, "modes")
@@ -195,7 +198,7 @@ def draw(network: Ideal, numbers: list[int], **sampler: object) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_image_depends_on_its_seed_alone(method: str) -> None:
+def test_an_image_depends_on_its_seed_alone(method: SamplerMethod) -> None:
     network = Ideal(a_config(schedule="cosine", prediction="v"))
     together = draw(network, [3, 1, 4, 1, 5], method=method)
     assert torch.equal(together[1], together[3])
@@ -206,7 +209,7 @@ def test_an_image_depends_on_its_seed_alone(method: str) -> None:
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
 @pytest.mark.parametrize("method", METHODS)
-def test_all_parameterisations_give_the_same_images(method: str, schedule: str) -> None:
+def test_all_parameterisations_give_the_same_images(method: SamplerMethod, schedule: str) -> None:
     by_noise, by_v, by_data = (
         draw(Ideal(a_config(schedule=schedule, prediction=kind)), [0, 1, 2], method=method)
         for kind in ("epsilon", "v", "data")
@@ -218,7 +221,7 @@ def test_all_parameterisations_give_the_same_images(method: str, schedule: str) 
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("steps", [1, 3, 5, 101])
-def test_single_precision_is_finite_at_the_edges(method: str, process: str, steps: int) -> None:
+def test_single_precision_is_finite_at_the_edges(method: SamplerMethod, process: str, steps: int) -> None:
     x = draw(Ideal(PROCESSES[process]), [0, 1], method=method, steps=steps)
     assert x.dtype == torch.float32
     assert x.isfinite().all()
@@ -249,7 +252,7 @@ def test_pure_noise_is_a_slightly_wrong_start() -> None:
     assert 10 - mean == pytest.approx(6.3e-3, abs=1e-4)
 
 
-def by_diffusers(scheduler: object, config: DiffusionConfig, *, x: torch.Tensor, steps: int) -> torch.Tensor:
+def by_diffusers(scheduler: Any, config: DiffusionConfig, *, x: torch.Tensor, steps: int) -> torch.Tensor:
     """What a scheduler of diffusers makes of ``x`` with the ideal network; its noise is that of one image a stream."""
     scheduler.set_timesteps(steps)
     network = Ideal(config)
@@ -276,7 +279,12 @@ def by_diffusers(scheduler: object, config: DiffusionConfig, *, x: torch.Tensor,
     ],
 )
 def test_diffusers_agrees(
-    method: str, scheduler: type, options: dict[str, object], steps: list[int], schedule: str, prediction: str
+    method: SamplerMethod,
+    scheduler: type[Any],
+    options: dict[str, object],
+    steps: list[int],
+    schedule: str,
+    prediction: str,
 ) -> None:
     config = a_config(schedule=schedule, prediction=prediction)
     start = torch.stack([torch.randn(SHAPE, generator=torch_generator(0, "test", i)) for i in range(3)])

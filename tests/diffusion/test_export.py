@@ -204,7 +204,7 @@ def test_images_come_with_records_that_draw_them_again(exported: Path) -> None:
     generator = Generator.load(exported)
     first, second = generator.sample(tissue="bone, edge", n=2, seed=0)
     assert (second.image.dtype, second.image.shape) == (np.uint8, (32, 32, 3))
-    record = second.record
+    record: dict[str, Any] = second.record
     assert (record["tissue"], record["cluster"], record["index"]) == ("bone, edge", 1, 1)
     assert (record["flag"], record["colour"]) == ("mixed", "#0072b2")
     spec = SampleSpec(record["k"], record["cluster"], record["index"], record["seed"])

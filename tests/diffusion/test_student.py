@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_of_one_possible_image_the_teacher_is_the_student(segments: int) -> None
 
 @pytest.mark.parametrize("segments", [1, 4])
 def test_the_flow_of_a_gaussian_is_learned(segments: int) -> None:
-    settings = {"teacher": Gaussian(0.7), "deviation": 0.7, "segments": segments}
+    settings: dict[str, Any] = {"teacher": Gaussian(0.7), "deviation": 0.7, "segments": segments}
     right = loss_of(Arrives(0.7, segments=segments), **settings)
     undistilled = loss_of(Gaussian(0.7), **settings)
     assert right < 0.1 * undistilled  # not 0: the teacher's fine steps are not infinitely fine

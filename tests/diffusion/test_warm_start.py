@@ -41,13 +41,14 @@ def test_clusters_start_from_what_fits_them_best(prediction: str) -> None:
     training = {"phases": [{"optimizer": "adam", "lr": 1e-3, "images": 10}]}
     config = DiffusionConfig.model_validate({"prediction": prediction, "schedule": "cosine", "training": training})
     generator = torch.Generator().manual_seed(0)
-    kind_M = torch.arange(90) % 3
-    z_MChw = MEANS[kind_M][:, None, None, None] + DEVIATION * torch.randn(90, 2, 4, 4, generator=generator)
+    kind_M = np.arange(90) % 3
+    z_MChw = MEANS[torch.from_numpy(kind_M)][:, None, None, None] + DEVIATION * torch.randn(
+        90, 2, 4, 4, generator=generator
+    )
     errors_MG = denoising_errors(
         Ideal(config), z_MChw, config=config, conditions=range(3), generator=generator, device=torch.device("cpu")
     )
     assert errors_MG.shape == (90, 3)
-    kind_M = kind_M.numpy()
     other_order = closest_conditions(errors_MG, labels_M=np.array([2, 0, 1])[kind_M], k=3)
     assert other_order[[2, 0, 1]].tolist() == [0, 1, 2]
     joined = closest_conditions(errors_MG, labels_M=(kind_M == 2).astype(int), k=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -157,7 +158,7 @@ def many(tmp_path: Path, crops) -> tuple[Path, Path]:
 
 @pytest.mark.usefixtures("squeeze_weights")
 def test_distributions_have_their_floor_and_see_the_noise(many: tuple[Path, Path], tmp_path: Path) -> None:
-    def evaluated(**named: object):
+    def evaluated(**named: Any):
         extractors = ("pixels", "lpips-squeeze")
         return evaluate_folders(
             *many, pairs=2, trunk="squeeze", download=False, extractors=extractors, cache=tmp_path / "cache", **named

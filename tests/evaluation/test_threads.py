@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from histoloom.evaluation.originality.by_features import nearest_features
 from histoloom.evaluation.originality.greys import to_greys
 from histoloom.evaluation.originality.nearest import nearest
 from histoloom.evaluation.set_metrics import SET_METRICS
+
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -28,12 +31,13 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def both(compute: Callable[[], object]) -> tuple[object, object]:
-    found = []
+def both(compute: Callable[[], Result]) -> tuple[Result, Result]:
+    """What ``compute`` returns with one thread, and with two."""
+    results: list[Result] = []
     for count in (1, 2):
         with threads(count):
-            found.append(compute())
-    return found[0], found[1]
+            results.append(compute())
+    return results[0], results[1]
 
 
 def test_scores_of_copies(crops) -> None:

@@ -54,7 +54,8 @@ def functions_of(package: str, file: str) -> dict[str, Any]:
 
 def golden(name: str) -> dict[str, float]:
     """The numbers of one pair of sets."""
-    clean, fidelity = functions_of("cleanfid", "fid.py"), {}
+    clean = functions_of("cleanfid", "fid.py")
+    fidelity: dict[str, Any] = {}
     for file in ("metric_fid.py", "metric_kid.py", "metric_prc.py"):
         fidelity |= functions_of("torch_fidelity", file)
     poly_of, rbf_of, mmd2 = (fidelity[function] for function in ("kernel_poly", "kernel_rbf", "mmd2"))

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -16,7 +17,7 @@ from PIL import Image
 Build = Callable[[Path], object]
 PIXELS = np.full((96, 96, 3), 180, np.uint8)
 MPP = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
-TILED = {"tile": (32, 32), "photometric": "rgb", "compression": "zlib", "metadata": None}
+TILED: dict[str, Any] = {"tile": (32, 32), "photometric": "rgb", "compression": "zlib", "metadata": None}
 OME = (
     '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" {root}>'
     '<Image ID="Image:0"><Pixels {at}/></Image></OME>'
@@ -27,7 +28,7 @@ def data(content: bytes) -> Build:
     return lambda path: path.write_bytes(content)
 
 
-def tiff(*, pixels: np.ndarray = PIXELS, tags: dict[str, object] | None = None, **options: object) -> Build:
+def tiff(*, pixels: np.ndarray = PIXELS, tags: dict[str, object] | None = None, **options: Any) -> Build:
     """A TIFF, some of whose tags are then overwritten."""
 
     def build(path: Path) -> None:

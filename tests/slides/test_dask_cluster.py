@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dask
 import numpy as np
@@ -169,7 +170,7 @@ def test_two_workers_on_one_slide_leave_one_whole_file(over, entries, tmp_path):
     positions = Positions(np.arange(count) % 200, np.arange(count) % 190, np.ones(count), np.zeros(count))
     everything = CandidatePatches(positions, np.zeros(count, bool), wanted=count)
     whatever = Filters(blur=1e-9, pen=None)
-    same = {"extent": 32.0, "size": 16, "candidates": everything, "filters": whatever}
+    same: dict[str, Any] = {"extent": 32.0, "size": 16, "candidates": everything, "filters": whatever}
     jobs = [
         ExtractionJob(entries[0], **same, target=tmp_path / f"{name}.npy", checkpoint=tmp_path / f"{name}.json")
         for name in ("alone", "both", "both", "both", "both")
@@ -189,7 +190,7 @@ def test_a_slide_that_ends_its_workers_is_named(entries, tmp_path):
         Workers(None, scheduler=doomed.scheduler_address, place=tmp_path) as workers,
         pytest.raises(UserError, match=r"2 workers ended while they had a\.tif.*--memory-limit"),
     ):
-        workers.run(make_thumbnail, jobs=[Fatal(entries[0])], label="a")
+        workers.run(make_thumbnail, jobs=[Fatal(entries[0])], label="a")  # type: ignore[arg-type]
 
 
 def test_workers_that_do_not_see_the_slides_are_told_before_the_work(over, entries, tmp_path):

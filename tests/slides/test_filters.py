@@ -31,7 +31,7 @@ class Rejecting(Filters):
 
 
 def accepted_of(bad, *, background, wanted, pen=None):
-    kept = {}
+    kept: dict[int, np.ndarray] = {}
     order = []
 
     def read(row):
@@ -119,9 +119,10 @@ def tissue_patches(real_data):
 def test_the_default_tells_sharp_tissue_from_blurred(tissue_patches):
     """A blur of 3 px hides nuclei; one of 0.5 px is what scanners do."""
     least = PatchesConfig(tissue="detect").min_sharpness
+    assert least is not None
     sharp = [sharpness(patch) for patch in tissue_patches]
     blurred = [sharpness(ndimage.gaussian_filter(patch, (3, 3, 0))) for patch in tissue_patches]
-    measured = [pair for pair in zip(sharp, blurred, strict=True) if None not in pair]
+    measured = [(a, b) for a, b in zip(sharp, blurred, strict=True) if a is not None and b is not None]
     assert len(measured) > 0.7 * len(tissue_patches)
     assert all(before > least for before, _ in measured)
     assert np.mean([after < least for _, after in measured]) > 0.9
@@ -135,8 +136,11 @@ def test_sharpness_does_not_depend_on_stain_size_or_enlargement(tissue_patches):
     assert sharpness(slide[300:556, 300:556]) == pytest.approx(sharpness(slide[300:684, 300:684]), rel=0.5)
     patch = tissue_patches[0]
     enlarged = np.asarray(Image.fromarray(patch).resize((384, 384), Image.Resampling.LANCZOS))
-    assert sharpness(enlarged) < 0.1 * sharpness(patch)
-    assert sharpness(enlarged, enlarged=3.0) == pytest.approx(sharpness(patch), rel=0.35)
+    before, after = sharpness(patch), sharpness(enlarged)
+    assert before is not None
+    assert after is not None
+    assert after < 0.1 * before
+    assert sharpness(enlarged, enlarged=3.0) == pytest.approx(before, rel=0.35)
 
 
 def test_glass_is_not_judged():

@@ -42,7 +42,7 @@ def test_ome_pyramids_are_read_at_their_levels(tmp_path, picture):
         assert (slide.mpp, slide.mpp_source) == (0.5, "OME-XML")
         np.testing.assert_array_equal(slide.read(37, 91, extent=64, size=64), image[91:155, 37:101])
         patch = slide.read(101, 83, extent=256, size=64).astype(float)
-        assert {key[0] for key in slide._cache._tiles} == {0, 2}
+        assert {key[0] for key in slide._cache._tiles if isinstance(key, tuple)} == {0, 2}
     reference = np.asarray(Image.fromarray(image).resize((64, 64), LANCZOS, box=(101, 83, 357, 339))).astype(float)
     assert np.abs(patch - reference).mean() < 3
     assert np.abs(np.roll(patch, 1, axis=1) - reference).mean() > 3 * np.abs(patch - reference).mean()
@@ -136,8 +136,8 @@ def test_resampling_has_no_aliases(tmp_path, pyramid, kind):
     with open_slide(path) as slide:
         assert isinstance(slide, PyramidSlide) or kind in ("ome", "png")
         patch = slide.read(8, 8, extent=495, size=150).astype(float)[..., 0]
-    area = Image.fromarray(image).resize((150, 150), Image.Resampling.BOX, box=(8, 8, 503, 503))
-    area = np.asarray(area).astype(float)[..., 0]
+    averaged = Image.fromarray(image).resize((150, 150), Image.Resampling.BOX, box=(8, 8, 503, 503))
+    area = np.asarray(averaged).astype(float)[..., 0]
     y, x = np.mgrid[:150, :150] - 75.0 + (256 - 8 - 495 / 2) / factor
     fineness = np.hypot(x, y) * factor / 512 * factor  # rings a wanted pixel; one half is the limit
     too_fine, coarse = fineness > 0.8, fineness < 0.15

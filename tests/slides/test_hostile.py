@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import resource
 import sys
 import time
 import zlib
 from pathlib import Path
 
+import hostile
 import numpy as np
 import pytest
 import tifffile
@@ -22,10 +22,6 @@ from histoloom.slides.inventory.find import find_slides, inventory_fingerprint
 from histoloom.slides.inventory.table import read_table
 from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.readers.open import open_slide
-
-_SPEC = importlib.util.spec_from_file_location("hostile", Path(__file__).with_name("hostile.py"))
-hostile = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(hostile)
 
 PATCHES = 60
 MOST_MB, MOST_SECONDS = 700, 100

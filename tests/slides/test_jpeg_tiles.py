@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openslide
@@ -20,7 +21,9 @@ from histoloom.slides.readers.pyramid import JpegTiles, PyramidSlide
 def write_jpeg_pyramid(path: Path, picture: np.ndarray, *, levels: int = 3, tile: int = 64) -> Path:
     with tifffile.TiffWriter(path) as tiff:
         for level in range(levels):
-            options = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER"} if level == 0 else {"subfiletype": 1}
+            options: dict[str, Any] = {"subfiletype": 1}
+            if level == 0:
+                options = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER"}
             options |= {"photometric": "ycbcr" if level % 2 == 0 else "rgb", "compression": "jpeg"}
             tiff.write(picture, tile=(tile, tile), metadata=None, compressionargs={"level": 85}, **options)
             picture = np.asarray(Image.fromarray(picture).reduce(2))
@@ -75,7 +78,7 @@ def test_pixels_of_real_slides_are_openslides(real_data, name):
 def test_reads_agree_with_openslides_on_a_level_of_odd_size(real_data, monkeypatch):
     """OpenSlide blends level pixels where a corner falls between two; here they are whole: the same place, sharper."""
     path = real_data / "slides" / "her2-C1.tif"
-    place = {"x": 5001, "y": 5003, "extent": 512.0, "size": 64}
+    place: dict[str, Any] = {"x": 5001, "y": 5003, "extent": 512.0, "size": 64}
     with open_slide(path) as slide:
         fast = slide.read(**place).astype(float)
         moved = slide.read(**(place | {"x": 5009})).astype(float)
@@ -90,6 +93,7 @@ def test_no_more_is_kept_than_the_bound(jpeg_slide):
     bound = 3 * 64 * 64 * 3
     with tifffile.TiffFile(jpeg_slide) as tiff:
         grid = pyramid._tile_grid(tiff.pages[:1], size=(512, 256), file_size=jpeg_slide.stat().st_size)
+    assert grid is not None
     with jpeg_slide.open("rb") as file:
         reader = JpegTiles(file, grids=[grid], cache_bytes=bound)
         first = reader.read(0, 0, level=0, width=512, height=256)

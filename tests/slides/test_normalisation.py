@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from histoloom.slides.stain.normalise import GLASS, MIN_PIXELS, REFERENCES, Mace
 
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.29]) / np.linalg.norm([0.65, 0.70, 0.29])  # Ruifrok & Johnston 2001
 EOSIN = np.array([0.07, 0.99, 0.11]) / np.linalg.norm([0.07, 0.99, 0.11])
-METHODS = ("macenko", "reinhard")
+METHODS = get_args(normalise.Method)
 
 
 def mixture(*, n: int = 20_000, glass: float = 240.0) -> tuple[np.ndarray, np.ndarray]:

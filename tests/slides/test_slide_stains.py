@@ -42,6 +42,7 @@ def test_filters_judge_the_slides_own_pixels(tiny_slides, configured, context):
     stains = SlideStains.load(normal.out)
     rows = np.flatnonzero(before.table["slide"] == "slide-01")
     recolour = stains.normaliser(stains.slides["slide-01"])
+    assert recolour is not None
     np.testing.assert_array_equal(recolour(before.images(rows)), after.images(rows))
 
 
@@ -61,7 +62,9 @@ def test_patches_are_recoloured_by_their_slide(tiny_slides, configured, context)
     pd.testing.assert_frame_equal(before.table, after.table)
     for slide, stain in stains.slides.items():
         rows = np.flatnonzero(before.table["slide"] == slide)
-        np.testing.assert_array_equal(stains.normaliser(stain)(before.images(rows)), after.images(rows))
+        recolour = stains.normaliser(stain)
+        assert recolour is not None
+        np.testing.assert_array_equal(recolour(before.images(rows)), after.images(rows))
     colours = {
         name: patches.images(patches.rows()).mean(axis=(1, 2))
         for name, patches in (("before", before), ("after", after))
@@ -148,7 +151,10 @@ def test_a_slide_seen_later_is_estimated_alike(tiny_slides, configured, context)
     stains = SlideStains.load(job.out)
     with open_slide(tiny_slides / "slide-03.tif") as slide:
         known, later = stains.of_slide(slide, name="slide-03"), stains.of_slide(slide)
+    assert known is not None
+    assert later is not None
     assert known.stain == stains.slides["slide-03"]
+    assert isinstance(known.stain, Macenko)
     assert isinstance(later.stain, Macenko)
     np.testing.assert_allclose(later.stain.haematoxylin, known.stain.haematoxylin, atol=0.03)
     np.testing.assert_allclose(later.stain.eosin, known.stain.eosin, atol=0.03)

@@ -126,8 +126,8 @@ def test_broken_slides_are_left_out_and_told(slide_folder, configured, context, 
     assert slides.loc["tiny", "status"] == (
         "slide is smaller than one patch: 12 x 100 um, needs 16 um; choose a smaller patches.size or patches.mpp"
     )
-    assert "--mpp" in slides.loc["silent", "status"]
-    assert "cannot be read" in slides.loc["spoiled", "status"]
+    assert "--mpp" in slides["status"]["silent"]
+    assert "cannot be read" in slides["status"]["spoiled"]
     assert (slides.loc[["tiny", "silent", "spoiled", "text"], "patches"] == 0).all()
     assert len([line for line in messages(job) if line.startswith("left out ")]) == 4
     assert len(PatchSet.open(job.out)) == 60
@@ -140,7 +140,7 @@ def test_slide_that_fails_midway_is_left_out(slide_folder, configured, context, 
     stage.run(job)
     patches = PatchSet.open(job.out)
     slides = patches.slides.set_index("slide_id")
-    assert "cannot be read" in slides.loc["d", "status"]
+    assert "cannot be read" in slides["status"]["d"]
     assert not list((job.out / "images").glob("*d.npy*"))
     assert 0 < len(patches) < 200
     assert set(patches.table["slide_id"]) == {"a", "b", "c"}
@@ -186,7 +186,7 @@ def test_detect_takes_tissue(slide_folder, configured, context, pyramid):
     job = context(configured(slide_folder, patches={"tissue": "detect", "background_share": 0.25}))
     stage.run(job)
     patches = PatchSet.open(job.out)
-    assert patches.slides.set_index("slide_id").loc["blank", "status"].startswith("no tissue was found")
+    assert patches.slides.set_index("slide_id")["status"]["blank"].startswith("no tissue was found")
     enough = patches.table["tissue"].to_numpy() >= 0.5
     assert enough.mean() == pytest.approx(0.75, abs=0.03)
     dark = patches.images(patches.rows()).reshape(60, -1).mean(axis=1)
@@ -233,8 +233,8 @@ def test_real_osteosarcoma_fields(real_data, configured, context):
     folder = real_data / "tiles" / "osteosarcoma"
     patients = ("Case3-", "Case4-", "Case48", "P9")
     fields = [file for patient in patients for file in sorted(folder.glob(f"{patient}*.jpg"))[:3]]
-    patches = {"size": 64, "mpp": 2.0, "count": 2 * len(fields), "split": {"by": "patient"}}
-    job = context(configured(*fields, patches=patches, slides={"table": str(folder / "slides.csv")}))
+    settings = {"size": 64, "mpp": 2.0, "count": 2 * len(fields), "split": {"by": "patient"}}
+    job = context(configured(*fields, patches=settings, slides={"table": str(folder / "slides.csv")}))
     stage.run(job)
     patches = PatchSet.open(job.out)
     assert (patches.slides["patches"] == 2).all()

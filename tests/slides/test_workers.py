@@ -22,7 +22,7 @@ def test_results_come_in_the_order_of_the_jobs(count):
 @pytest.mark.parametrize("count", [1, 2])
 def test_errors_reach_the_caller(count):
     with Workers(count) as workers, pytest.raises(TypeError):
-        workers.run(abs, jobs=[1, "x", 2], label="a")
+        workers.run(abs, jobs=[1, "x", 2], label="a")  # type: ignore[arg-type]
 
 
 def test_a_process_that_dies_is_told_in_one_line():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ HERE = "http://127.0.0.1"
 CHROMIUM = os.environ.get("HISTOLOOM_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
-def client_of(run: Path, *, access: Access | None = None, **options: object) -> TestClient:
+def client_of(run: Path, *, access: Access | None = None, **options: Any) -> TestClient:
     """A client of a run's atlas, addressed as a browser on this computer does."""
     return TestClient(create_app(run, access=access or Access()), base_url=HERE, follow_redirects=False, **options)
 
@@ -132,7 +133,7 @@ def visit(browser: Browser) -> Callable[..., AbstractContextManager[Page]]:
 
 
 @contextmanager
-def watched_page(browser: Browser, **options: object) -> Iterator[Page]:
+def watched_page(browser: Browser, **options: Any) -> Iterator[Page]:
     """A page of its own visitor (cookies, storage) with ``options`` of ``Browser.new_context``."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
     found, wrong = context.new_page(), []

@@ -23,7 +23,9 @@ SIDE = 32 * LARGER
 
 
 @pytest.fixture
-def larger(finished: Run, fields: dict[str, np.ndarray], serve_run: Callable[..., object]) -> Iterator[tuple[Run, str]]:
+def larger(
+    finished: Run, fields: dict[str, np.ndarray], serve_run: Callable[..., AbstractContextManager[str]]
+) -> Iterator[tuple[Run, str]]:
     """A run whose first slide, and its patches, are ten times as large: 1600 x 1280 px."""
     folder = finished.folder("patches")
     slides, index = (pd.read_parquet(folder / name) for name in ("slides.parquet", "index.parquet"))
@@ -34,7 +36,7 @@ def larger(finished: Run, fields: dict[str, np.ndarray], serve_run: Callable[...
     index.to_parquet(folder / "index.parquet", index=False)
     slides.to_parquet(folder / "slides.parquet", index=False)
     Image.fromarray(np.kron(fields["slide-0"], np.ones((LARGER, LARGER, 1), np.uint8))).save(
-        Path(slides.set_index("slide_id").loc["slide-0", "file"])
+        Path(slides.set_index("slide_id")["file"]["slide-0"])
     )
     maps = finished.folder("report") / "maps"
     maps.mkdir(parents=True)
@@ -227,7 +229,7 @@ def test_requests_for_what_is_not_seen_any_more_are_cancelled(page: Page, larger
 
 def test_a_slide_that_moved_is_shown_as_its_thumbnail(page: Page, own_address: str, finished: Run) -> None:
     table = pd.read_parquet(finished.folder("patches") / "slides.parquet").set_index("slide_id")
-    Path(table.loc["slide-0", "file"]).unlink()
+    Path(table["file"]["slide-0"]).unlink()
     page.goto(f"{own_address}/slides/slide-0")
     expect(page.get_by_role("note")).to_contain_text("The thumbnail is shown instead")
     page.wait_for_selector("#viewer[data-ready]")

@@ -118,7 +118,7 @@ def test_a_large_request_is_turned_away(notes: TestClient) -> None:
     assert notes.post("/api/notes", json={"text": text[:-100]}).status_code == 200
     assert notes.post("/api/notes", json={"text": text}).status_code == 413
     for length in ("-1", "1e3", "9" * 40, "²"):
-        headers = {"Content-Length": length.encode(), "Content-Type": b"application/json"}
+        headers = {b"Content-Length": length.encode(), b"Content-Type": b"application/json"}
         assert notes.post("/api/notes", content=b"{}", headers=headers).status_code == 413
 
 
@@ -200,7 +200,7 @@ def test_everything_wants_the_token(guarded: TestClient, path: str) -> None:
     assert guarded.get(path).status_code == 401
     for wrong in ("x" * len(TOKEN), TOKEN[:-1], TOKEN.upper(), "é"):
         assert guarded.get(path, params={"token": wrong}).status_code == 401
-        assert guarded.get(path, headers={"Authorization": f"Bearer {wrong}".encode()}).status_code == 401
+        assert guarded.get(path, headers={b"Authorization": f"Bearer {wrong}".encode()}).status_code == 401
     assert guarded.get(path, headers={"Authorization": f"Bearer {TOKEN}"}).status_code in (200, 404)
 
 

@@ -36,7 +36,7 @@ def changed(run: Run, name: str, change: Callable[[pd.DataFrame], pd.DataFrame])
 
 def file_of(run: Run, slide_id: str) -> Path:
     table = pd.read_parquet(run.folder("patches") / "slides.parquet").set_index("slide_id")
-    return Path(table.loc[slide_id, "file"])
+    return Path(table["file"][slide_id])
 
 
 def test_the_list_has_every_slide_and_where_its_patches_are(client: TestClient) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from histoloom.evaluation.reading.detection import Levels, Seconds
+from histoloom.evaluation.reading.detection import DetectionResult, Levels, Seconds
 from histoloom.evaluation.reading.folder import Reading
 from histoloom.evaluation.reading.make import create_reading
+from histoloom.evaluation.reading.naming import NamingResult
 from histoloom.evaluation.reading.plan import Request, Trial
 from histoloom.evaluation.reading.results import ReadingProgress, result, write_results
 from histoloom.evaluation.reading.session import Session
@@ -37,9 +38,16 @@ def unsure(_trial: Trial) -> int:
     return 2
 
 
+def detection_of_ann(reading: Reading, run: Run) -> DetectionResult:
+    """The result of the first reader, who tells real pictures from synthetic ones."""
+    first = result(reading, run=run.path).readers[0]
+    assert isinstance(first, DetectionResult)
+    return first
+
+
 def test_who_is_always_right_is_better_than_chance(run: Run, reading: Reading, read: Read) -> None:
     read(reading, "Ann", perfect)
-    found = result(reading, run=run.path).readers[0]
+    found = detection_of_ann(reading, run)
     assert (found.right, found.accuracy.value, found.auc.value) == (12, 1.0, 1.0)
     assert found.accuracy.interval == pytest.approx((0.7575, 1.0), abs=1e-4)
     assert found.auc.interval[0] < 0.9
@@ -51,13 +59,13 @@ def test_who_is_always_right_is_better_than_chance(run: Run, reading: Reading, r
 
 def test_who_takes_each_for_the_other_is_worse(run: Run, reading: Reading, read: Read) -> None:
     read(reading, "Ann", inverted)
-    found = result(reading, run=run.path).readers[0]
+    found = detection_of_ann(reading, run)
     assert (found.verdict, found.auc.value, found.sensitivity.value) == ("worse", 0.0, 0.0)
 
 
 def test_who_cannot_tell_is_half_right(run: Run, reading: Reading, read: Read) -> None:
     read(reading, "Ann", unsure)
-    found = result(reading, run=run.path).readers[0]
+    found = detection_of_ann(reading, run)
     assert (found.right, found.unsure, found.accuracy.value) == (0, 12, 0.5)
     assert (found.auc.value, found.p, found.verdict) == (0.5, None, "open")
     assert "could not tell 12, which count half" in found.sentence
@@ -70,7 +78,7 @@ def test_numbers_are_those_of_the_answers(run: Run, reading: Reading, read: Read
     given = reading.answers()["Ann"]
     truth = np.array([trial.synthetic for trial in reading.plan.trials])
     level = np.array([given[trial].answer for trial in range(12)])
-    found = result(reading, run=run.path).readers[0]
+    found = detection_of_ann(reading, run)
     assert found.auc.value == pytest.approx(roc_auc_score(truth, level))
     assert found.sensitivity.value == pytest.approx(np.mean(np.where(level == 2, 0.5, level > 2)[truth]))
     assert found.specificity.value == pytest.approx(np.mean(np.where(level == 2, 0.5, level < 2)[~truth]))
@@ -103,12 +111,16 @@ def test_naming_by_the_truth_and_by_guessing(run: Run, read: Read) -> None:
     read(reading, "Ann", lambda trial: trial.tissue)
     read(reading, "Ben", lambda trial: tissues if trial.synthetic else trial.tissue)
     ann, ben = result(reading, run=run.path).readers
+    assert isinstance(ann, NamingResult)
+    assert isinstance(ben, NamingResult)
+    assert ann.real.kappa is not None
     assert ann.samples.accuracy.value == ann.real.kappa.value == 1.0
     assert np.trace(np.array(ann.samples.confusion)) == 6
     assert (ann.verdict, ben.verdict) == ("open", "fewer")
     assert ben.samples.accuracy.value == 0.0
     assert np.array(ben.samples.confusion)[:, tissues].sum() == 6
     assert "0% (0% to 39%) of the samples as what they were drawn for" in ben.sentence
+    assert ben.samples.kappa is not None
     assert ben.samples.kappa.value == 0.0
 
 
