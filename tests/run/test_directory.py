@@ -277,6 +277,7 @@ EARLIER_SECTIONS = {
 def test_a_run_of_an_earlier_version_opens_and_none_of_its_stages_is_stale(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(EARLIER)
     run = Run.open(tmp_path)
+    assert run.config.evaluation.cluster_classifier is not None
     assert run.config.evaluation.cluster_classifier.channels == 16
     sections = identity(run.config)
     assert {name: fingerprint(sections[name]) for name in EARLIER_SECTIONS} == EARLIER_SECTIONS
