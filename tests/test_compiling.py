@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from histoloom.config import Phase, RuntimeConfig, TrainingConfig
 from histoloom.run.stage import EventLog
-from histoloom.training import compiling
+from histoloom.training import devices
 from histoloom.training.loop import Objective, StepContext, Task, Trained, train
 
 IMAGES = 96
@@ -24,7 +24,7 @@ class Interrupted(Exception):
 
 @pytest.fixture(autouse=True)
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
+    monkeypatch.setattr(devices, "BACKEND", "aot_eager")
 
 
 class Network(nn.Sequential):
@@ -103,4 +103,4 @@ def test_either_mode_goes_on_from_a_checkpoint_of_either(
 
 
 def test_auto_is_plain_without_a_cuda_device() -> None:
-    assert not compiling.is_fast(RuntimeConfig(device="cpu"))
+    assert not devices.is_fast(RuntimeConfig(device="cpu"))

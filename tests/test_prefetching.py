@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from histoloom.training.prefetching import Prefetcher
+from histoloom.training.batches import Prefetcher
 
 
 def test_it_reads_what_comes_next_and_what_was_asked_for_instead() -> None:

@@ -34,7 +34,7 @@ from histoloom.config import (
 from histoloom.errors import TrainingDiverged, TrainingStopped, UserError
 from histoloom.run.stage import CheckResult, EventLog
 from histoloom.training.loop import Objective, StepContext, Task, train
-from histoloom.training.schedules import average_decay
+from histoloom.training.optimizers import average_decay
 from histoloom.training.tasks import Callback, Modules
 
 N = 50
@@ -285,7 +285,7 @@ def test_a_check_stops_with_the_last_good_checkpoint_and_stops_again(tmp_path: P
         fit(checked(linear_task(), stop_after=0), tmp_path / "at-once")
 
 
-def test_a_batch_that_does_not_divide_is_said(tmp_path: Path) -> None:
+def test_a_batch_that_does_not_divide_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="12 does not divide over 1 processes x 5"):
         fit(linear_task(), tmp_path, runtime=CPU.model_copy(update={"accumulate": 5}))
 
@@ -444,7 +444,7 @@ import torch
 torch.set_num_threads(1)
 import test_training as t
 state = t.fit(t.linear_task(), Path(sys.argv[2]))
-from histoloom.training.devices import end_process
+from histoloom.training.distributed import end_process
 from histoloom.processes import is_main_process
 if is_main_process():
     Path(sys.argv[3]).write_text(json.dumps({k: v.tolist() for k, v in state.items()}))

@@ -66,7 +66,7 @@ def main() -> None:
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     if process_count() > 1:
-        from histoloom.training.devices import end_process
+        from histoloom.training.distributed import end_process
 
         end_process(status)
     raise SystemExit(status)

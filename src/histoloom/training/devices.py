@@ -1,23 +1,29 @@
-"""The device, the precision and the processes that a run uses (accelerate)."""
+"""The device, the precision and the processes that a run uses (accelerate), and the fast mode of a training on a GPU.
+
+The fast mode is channels-last weights and compiled networks. It is no setting of a result: weights agree with those of
+the plain mode to rounding, and a checkpoint of either mode is resumed in the other. What is kept is laid out as ever.
+"""
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor, nn
 
 from histoloom.config import RuntimeConfig
 from histoloom.errors import UserError
+
+BACKEND = "inductor"
 
 
 def resolve_device(device: str) -> str:
@@ -43,18 +49,13 @@ def resolve_precision(precision: str, *, device: str) -> str:
     return "bf16" if fast else "fp32"
 
 
+@lru_cache(maxsize=1)
 def _cpu_computes_in_bf16() -> bool:
     """Whether the CPU has instructions for it (AVX512-BF16, AMX); elsewhere it would be emulated, and slow."""
-    return "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
-
-
-@lru_cache(maxsize=1)
-def _cpu_flags() -> frozenset[str]:
-    described = Path("/proc/cpuinfo")
-    if not described.is_file():
-        return frozenset()
-    lines = described.read_text(encoding="utf-8", errors="replace").splitlines()
-    return frozenset(word for line in lines if line.startswith("flags") for word in line.split())
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text(encoding="utf-8", errors="replace").splitlines() if cpu_info.is_file() else []
+    flags = {word for line in lines if line.startswith("flags") for word in line.split()}
+    return bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
 def accelerator(runtime: RuntimeConfig) -> Accelerator:
@@ -77,20 +78,6 @@ def _accelerator(cpu: bool, precision: str) -> Accelerator:  # noqa: FBT001 - th
     return Accelerator(cpu=cpu, mixed_precision=mixed, kwargs_handlers=[patience])
 
 
-def end_process(status: int) -> NoReturn:
-    """End one of several processes at once, its work done and written.
-
-    The usual way out takes down the interpreter while threads of the group's backend still run, which at times aborts
-    a process that has succeeded, and torchrun then counts the whole run as failed.
-    """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
 def autocast(runtime: RuntimeConfig) -> AbstractContextManager[Any]:
     """Mixed precision for inference on the run's device, where it uses one."""
     device = resolve_device(runtime.device)
@@ -107,3 +94,54 @@ def full_precision() -> AbstractContextManager[Any]:
     By themselves GPUs take TensorFloat-32 for convolutions, which keeps three digits.
     """
     return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+
+
+def is_fast(runtime: RuntimeConfig) -> bool:
+    """Whether the run uses the fast mode; ``auto``: on CUDA devices, where compiling pays."""
+    if runtime.fast == "auto":
+        return resolve_device(runtime.device).startswith("cuda")
+    return runtime.fast == "on"
+
+
+def lay_out(modules: Iterable[nn.Module], *, runtime: RuntimeConfig) -> None:
+    """Lay the weights of convolutions out channels-last, in place, in the fast mode."""
+    if is_fast(runtime):
+        for module in modules:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def lay_out_as_usual(modules: Iterable[nn.Module]) -> None:
+    """Lay them out contiguous again, as safetensors and other programs expect."""
+    for module in modules:
+        module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def lay_out_states(optimizer: Any) -> None:
+    """Lay an optimizer's state out as the weights that it is of, in place: a fused step pairs memory, not places.
+
+    A checkpoint has the layout of the mode that wrote it.
+    """
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
+
+@contextmanager
+def compiled(modules: Sequence[nn.Module], *, runtime: RuntimeConfig) -> Iterator[None]:
+    """Run what ``modules`` compute compiled for the shapes they see, in the fast mode; afterwards as before.
+
+    What cannot be compiled runs as it is, with a warning.
+    """
+    if not modules or not is_fast(runtime):
+        yield
+        return
+    with torch._dynamo.config.patch(suppress_errors=True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")  # of diffusers
+        for module in modules:
+            module.forward = torch.compile(module.forward, backend=BACKEND, dynamic=False)
+        try:
+            yield
+        finally:
+            for module in modules:
+                del module.forward  # the instance's, which hides its class's

@@ -8,13 +8,16 @@ batch by every process, from features that each computed of its own part. Shapes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 Plain = TypeVar("Plain")
 
@@ -74,6 +77,16 @@ def summed(x: Tensor) -> Tensor:
     return total
 
 
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace the parameters' gradients by their means over the processes."""
+    if size() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    mean = averaged(torch.cat([g.flatten() for g in gradients]))
+    for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
 @contextmanager
 def alone() -> Iterator[None]:
     """Within it, this process works by itself: it is the only one, and nothing waits for the others.
@@ -86,6 +99,20 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _alone = before
+
+
+def end_process(status: int) -> NoReturn:
+    """End one of several processes at once, its work done and written.
+
+    The usual way out takes down the interpreter while threads of the group's backend still run, which at times aborts
+    a process that has succeeded, and torchrun then counts the whole run as failed.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 _alone = False

@@ -61,8 +61,8 @@ class Objective:
     """One optimizer's side of a training; ``loss`` gives a scalar and metrics (detached scalars) to log.
 
     ``survey`` sees all of a process's micro-batches before the first ``loss``, where there are several: for what the
-    loss takes from the whole batch. It leaves what it found in the contexts' scratch. ``betas`` are Adam's and AdamW's.
-    ``lr_setting``: where its learning rate is in a run's configuration; empty: in the phases of the training's.
+    loss takes from the whole batch. It leaves its result in the contexts' scratch. ``betas`` are Adam's and AdamW's.
+    ``lr_setting``: where its learning rate is in a run's configuration; empty: in the phases of the task's training.
     ``rates``: parameters, by the end of their name, with a learning rate so many times the phase's and no decay.
     """
 
@@ -93,7 +93,7 @@ class Callback:
 class Task:
     """What is trained: modules by name, objectives, and ``n`` items of data that ``batch(rows)`` reads (CPU tensors).
 
-    ``versions``: an item comes in so many, of which one is drawn each time it is seen; ``batch`` is then asked for the
+    ``versions``: an item comes in so many, of which one is drawn each time it is seen; ``batch`` then reads the
     row ``item + n * version``, and 0 is the item as it is.
     ``compiled``: networks that may be compiled while they train: each is differentiated once a step, as a whole.
     ``whole``: the loss is a statistic of the whole batch, which micro-batches must not split (several processes may).
