@@ -13,29 +13,73 @@ With ``--features`` the stage clusters is repeated for each kind; baselines get 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import SpectralClustering
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
+from sklearn.mixture import GaussianMixture
 
 from histoloom.autoencoder.latents import LatentSet
-from histoloom.clustering.baselines import BASELINES
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.clustering.features.bank import KINDS, validity_features
 from histoloom.clustering.features.latents import pooled
+from histoloom.clustering.stage import by_falling_size, kmeans_labels
 from histoloom.demo import run_demo
 from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.evaluation.truth import true_classes
 from histoloom.pipeline import execute
 from histoloom.run.directory import Run
+from histoloom.seeding import derive
 from histoloom.setup import change_settings
 from histoloom.slides.patch_set import PatchSet
 
 KEPT_VARIANCE = 0.99
+NEIGHBOURS = 15
+_SHRINKAGE = 1e-4  # of the features' mean variance, added to each covariance
+_MIXTURE_STARTS = 2
+
+
+def gaussian_mixture_labels(x_ND: np.ndarray, *, k: int, seed: int) -> np.ndarray:
+    """The likeliest component of a mixture of K full-covariance Gaussians, the best of two starts by likelihood.
+
+    For features of few dimensions: whiten pooled latents first (``diffusion.latent_space``).
+    """
+    model = GaussianMixture(
+        k,
+        reg_covar=_SHRINKAGE * float(x_ND.var(axis=0).mean()),
+        n_init=_MIXTURE_STARTS,
+        random_state=derive(seed, "mixture", k) % 2**32,
+    )
+    return by_falling_size(model.fit_predict(x_ND.astype(np.float64)), k=k)
+
+
+def spectral_labels(x_ND: np.ndarray, *, k: int, seed: int) -> np.ndarray:
+    """Spectral clustering of the graph of nearest neighbours (Ng et al. 2001; von Luxburg 2007)."""
+    model = SpectralClustering(
+        k,
+        affinity="nearest_neighbors",
+        n_neighbors=min(NEIGHBOURS, len(x_ND) - 1),
+        assign_labels="cluster_qr",
+        random_state=derive(seed, "spectral", k) % 2**32,
+    )
+    with warnings.catch_warnings():
+        # A graph in several parts is what clear clusters give.
+        warnings.filterwarnings("ignore", message="Graph is not fully connected")
+        return by_falling_size(model.fit_predict(x_ND), k=k)
+
+
+BASELINES: Mapping[str, Callable[..., np.ndarray]] = {
+    "kmeans": kmeans_labels,
+    "gaussian_mixture": gaussian_mixture_labels,
+    "spectral": spectral_labels,
+}
+"""By name: ``method(x_ND, k=..., seed=...)`` gives labels 0..k-1 (N,), numbered by falling size."""
 
 
 def matched_accuracy(truth: np.ndarray, labels: np.ndarray) -> float:

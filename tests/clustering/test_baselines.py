@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from clusterings import BASELINES
 from sklearn.metrics import adjusted_rand_score
 
-from histoloom.clustering.baselines import BASELINES
 from histoloom.seeding import numpy_generator
 
 

@@ -9,7 +9,7 @@ from scipy.cluster.hierarchy import cut_tree, ward
 from sklearn.metrics import adjusted_rand_score
 
 from histoloom.clustering.validity.indices import INDICES, validity_indices
-from histoloom.clustering.validity.sweep import Pairs, agreement, agreement_of_restarts, cut, nearest, sweep
+from histoloom.clustering.validity.null_comparison import Pairs, agreement, agreement_of_restarts, cut, nearest, sweep
 from histoloom.seeding import numpy_generator
 
 

@@ -75,7 +75,8 @@ class Clusterer(nn.Module):
 
     def _decided(self, heads: Heads, *, z_NChw: Tensor) -> Heads:
         """``heads`` with the patches that lie between two clusters computed again, each alone, in double precision."""
-        tight_N = torch.stack([_margin(p_NK) < TIGHT for p_NK in heads.values()]).any(0)
+        best_two = [p_NK.topk(2, dim=1).values for p_NK in heads.values()]
+        tight_N = torch.stack([p_N2[:, 0] - p_N2[:, 1] < TIGHT for p_N2 in best_two]).any(0)
         rows = tight_N.nonzero()[:, 0].tolist()
         if not rows:
             return heads
@@ -102,12 +103,6 @@ class Clusterer(nn.Module):
         clusterer = build(Architecture(**values | {"ks": tuple(values["ks"])}))
         clusterer.load_state_dict(load_file(folder / "clusterer.safetensors"))
         return clusterer.eval().requires_grad_(False)
-
-
-def _margin(p_NK: Tensor) -> Tensor:
-    """How far the best cluster is ahead of the second, (N,)."""
-    best_N2 = p_NK.topk(2, dim=1).values
-    return best_N2[:, 0] - best_N2[:, 1]
 
 
 def build(architecture: Architecture) -> Clusterer:

@@ -1,4 +1,4 @@
-"""``confounding.json``: what the clusters of every k know of slide, patient and stain.
+"""``confounding.json``: what the clusters of every k share with slide, patient and stain.
 
 Shapes: N patches, M patches whose stain is measured.
 """
@@ -32,7 +32,7 @@ from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
 
 MOST_PATCHES, MOST_STAINS = 20_000, 2_000
-"""At most so many patches, drawn at random, are looked at; the stain of so many of these is measured."""
+"""At most so many patches, drawn at random, are examined; the stain of so many of these is measured."""
 
 STAIN_BINS, CHUNK = 8, 64
 
@@ -47,33 +47,28 @@ def examine(labels: pd.DataFrame, *, patches: PatchSet, seed: int) -> Confoundin
     )
     by_k = {int(name[1:]): table[name].to_numpy(np.int64) for name in labels.columns if name != "patch_id"}
     some = np.sort(numpy_generator(seed, "clusters", "confounding", "stain").permutation(len(table))[:MOST_STAINS])
-    stains = _measured(patches, patch_ids=table["patch_id"].to_numpy()[some])
-    found = _of_slides(table, labels=by_k, stains=stains, some=some, seed=seed)
-    found += _of_patches(table, labels=by_k, stains=stains, some=some, seed=seed)
-    one_slide = [
-        o for k, labels_N in by_k.items() for o in one_slide_clusters(labels_N, k=k, slides_N=table["slide"].to_numpy())
-    ]
-    warnings = {k: tuple(warnings_of(k, associations=found, one_slide=one_slide)) for k in by_k}
-    return Confounding(
-        patches=len(table),
-        stain_patches=len(some),
-        permutations=PERMUTATIONS,
-        rule=WarningRule(p=SIGNIFICANT, excess=WARN_ABOVE, one_slide=ONE_SLIDE, null_high=HIGH),
-        associations=tuple(sorted(found, key=lambda entry: entry.k)),
-        one_slide=tuple(one_slide),
-        warnings={k: sentences for k, sentences in warnings.items() if sentences},
-    )
-
-
-def _measured(patches: PatchSet, *, patch_ids: np.ndarray) -> PatchStains:
-    rows_M = patches.rows_of(patch_ids)
-    parts = []
+    rows_M, parts = patches.rows_of(table["patch_id"].to_numpy()[some]), []
     with meter("measuring stain", total=len(rows_M)) as progress:
         for start in range(0, len(rows_M), CHUNK):
             chunk = rows_M[start : start + CHUNK]
             parts.append(patch_stains(patches.images(chunk)))
             progress.advance(len(chunk))
-    return PatchStains(*(np.concatenate(values) for values in zip(*(vars(p).values() for p in parts), strict=True)))
+    stains = PatchStains(*(np.concatenate(values) for values in zip(*(vars(p).values() for p in parts), strict=True)))
+    associations = _of_slides(table, labels=by_k, stains=stains, some=some, seed=seed)
+    associations += _of_patches(table, labels=by_k, stains=stains, some=some, seed=seed)
+    one_slide = [
+        o for k, labels_N in by_k.items() for o in one_slide_clusters(labels_N, k=k, slides_N=table["slide"].to_numpy())
+    ]
+    warnings = {k: tuple(warnings_of(k, associations=associations, one_slide=one_slide)) for k in by_k}
+    return Confounding(
+        patches=len(table),
+        stain_patches=len(some),
+        permutations=PERMUTATIONS,
+        rule=WarningRule(p=SIGNIFICANT, excess=WARN_ABOVE, one_slide=ONE_SLIDE, null_high=HIGH),
+        associations=tuple(sorted(associations, key=lambda entry: entry.k)),
+        one_slide=tuple(one_slide),
+        warnings={k: sentences for k, sentences in warnings.items() if sentences},
+    )
 
 
 def _of_slides(
@@ -89,14 +84,14 @@ def _of_slides(
         (Factor("patient", patients_N, "slides"), np.ones(len(table), bool)),
         (Factor("slide_stain", stained_N, "slides"), known_N),
     ]
-    found: list[Association] = []
+    associations: list[Association] = []
     for factor, used_N in factors:
         of_used = Factor(factor.name, factor.codes_N[used_N], factor.null)
         if _tells(of_used, slides_N=slides_N[used_N]):
             used = {k: labels_N[used_N] for k, labels_N in labels.items()}
             rng = numpy_generator(seed, "clusters", "confounding", factor.name)
-            found += association(used, factor=of_used, slides_N=slides_N[used_N], rng=rng)
-    return found
+            associations += association(used, factor=of_used, slides_N=slides_N[used_N], rng=rng)
+    return associations
 
 
 def _of_patches(
@@ -105,13 +100,13 @@ def _of_patches(
     """The patches' own stain, which is tissue as well as staining."""
     used = {k: labels_N[some] for k, labels_N in labels.items()}
     slides_M = _codes(table["slide"])[some]
-    found: list[Association] = []
+    associations: list[Association] = []
     for name, values_M in (("haematoxylin", stains.haematoxylin_N), ("eosin", stains.eosin_N)):
         factor = Factor(name, by_quantile(values_M, groups=STAIN_BINS), "patches")
         if _tells(factor, slides_N=slides_M):
             rng = numpy_generator(seed, "clusters", "confounding", name)
-            found += association(used, factor=factor, slides_N=slides_M, rng=rng)
-    return found
+            associations += association(used, factor=factor, slides_N=slides_M, rng=rng)
+    return associations
 
 
 def _tells(factor: Factor, *, slides_N: np.ndarray) -> bool:

@@ -21,8 +21,8 @@ from histoloom.clustering.validity.null_comparison import compare
 from histoloom.errors import UserError
 
 MAJORITY = 3  # of the five indices
-LEAST_AGREEMENT = 0.5  # Jaccard; Hennig (2007) calls a cluster below that dissolved
-LEAST_SHARE = 0.005
+MIN_JACCARD = 0.5  # Hennig (2007) calls a cluster below that dissolved
+MIN_SHARE = 0.005  # of the patches, in the smallest cluster
 POINTS_A_CLUSTER = 4
 
 GOOD_AGREEMENT = 0.75  # adjusted Rand index
@@ -48,7 +48,7 @@ VOTE_RULE = (
 
 @dataclass(frozen=True)
 class IndexVote:
-    """The chosen ``k``, the k that were not in question, each k's votes, each index's k, and how to read that."""
+    """The chosen ``k``, the k that could not be chosen, each k's votes, each index's k, and the result in words."""
 
     k: int
     rule: str
@@ -75,32 +75,25 @@ def vote_by_indices(
     with_empty = {k for k, count in (empty or {}).items() if count}
     allowed = {k: values for k, values in known.items() if k not in with_empty} or known
     passed_over = sorted(table.keys() - allowed.keys())
-    ranks = {index: _ranking(allowed, index=index) for index in INDICES}
-    by_index = {index: ranking[0] for index, ranking in ranks.items()}
+    rankings = {}  # k from best to worst; equal values in rising k
+    for index in INDICES:
+        sign = -1 if LARGER_IS_BETTER[index] else 1
+        rankings[index] = [k for _, k in sorted((sign * values[index], k) for k, values in allowed.items())]
+    by_index = {index: ranking[0] for index, ranking in rankings.items()}
     votes = Counter(by_index.values())
-    mean_rank = {k: mean(ranking.index(k) for ranking in ranks.values()) for k in allowed}
+    mean_rank = {k: mean(ranking.index(k) for ranking in rankings.values()) for k in allowed}
     k = min(allowed, key=lambda k: (-votes[k], mean_rank[k], k))
+    with_empty_text = f"k = {', '.join(map(str, passed_over))} left clusters empty and were passed over. "
     return IndexVote(
         k=k,
         rule=VOTE_RULE,
         passed_over=passed_over,
         votes={k: votes[k] for k in sorted(allowed)},
         by_index=by_index,
-        text=_vote_text(votes[k], k=k, passed_over=passed_over),
-    )
-
-
-def _ranking(table: Mapping[int, Mapping[str, float]], *, index: str) -> list[int]:
-    """The k of the table from best to worst; equal values in rising k."""
-    sign = -1 if LARGER_IS_BETTER[index] else 1
-    return sorted(table, key=lambda k: (sign * table[k][index], k))
-
-
-def _vote_text(votes: int, *, k: int, passed_over: list[int]) -> str:
-    empty = f"k = {', '.join(map(str, passed_over))} left clusters empty and were passed over. " if passed_over else ""
-    return empty + (
-        f"{votes} of {len(INDICES)} indices prefer k = {k}. Internal indices rank clusterings of the same data; they "
-        "take values that look good on data without any clusters too, so this is no evidence that there are clusters."
+        text=(with_empty_text if passed_over else "")
+        + f"{votes[k]} of {len(INDICES)} indices prefer k = {k}. Internal indices rank clusterings of the same data; "
+        "they take values that look good on data without any clusters too, so this is no evidence that there are "
+        "clusters.",
     )
 
 
@@ -108,8 +101,8 @@ def _vote_text(votes: int, *, k: int, passed_over: list[int]) -> str:
 class NullDecision:
     """``k`` is None where there is no evidence of clusters. ``comparisons``: empty where there were too few points.
 
-    ``standing``: the k that stand by the rule, ``partly``: those that stand in part only. ``text`` says what was found
-    in plain words.
+    ``standing``: the k that the rule accepts, ``partly``: those that it accepts in part. ``text``: the result in plain
+    words.
     """
 
     k: int | None
@@ -142,24 +135,25 @@ def decide_by_nulls(
         few = f"too few different patches were looked at: {min(len(distinct_ND), points)}, at least {needed} are needed"
         return NullDecision(None, (), (), NULL_RULE, f"{NONE}: {few} for k = {max(ks)}.", {})
     comparisons = compare(distinct_ND, ks=ks, seed=seed, draws=draws, points=points)
-    allowed = {k: found for k, found in comparisons.items() if k not in passed_over}
-    standing = tuple(k for k, found in allowed.items() if not objections(found))
-    partly = tuple(k for k, found in allowed.items() if objections(found) and _stands_in_part(found))
-    k = max(standing, default=None)
-    if k is None and partly:
-        k = as_stable_as_any(partly, comparisons=comparisons)
-    return NullDecision(k, standing, partly, NULL_RULE, _text(comparisons, k=k, standing=standing), comparisons)
+    allowed = {k: comparison for k, comparison in comparisons.items() if k not in passed_over}
+    standing = tuple(k for k, comparison in allowed.items() if not objections(comparison))
+    partly = []
+    for k, comparison in allowed.items():
+        agreed = comparison.stability["agreement"]
+        is_stable = agreed.real >= GOOD_AGREEMENT and agreed.least.low > 0
+        is_better = _better_indices(comparison) >= MAJORITY and comparison.smallest >= MIN_SHARE
+        if k not in standing and is_stable and is_better:
+            partly.append(k)
+    chosen = max(standing, default=None)
+    if chosen is None and partly:
+        chosen = as_stable_as_any(partly, comparisons=comparisons)
+    text = _text(comparisons, k=chosen, standing=standing)
+    return NullDecision(chosen, standing, tuple(partly), NULL_RULE, text, comparisons)
 
 
-def _better(found: NullComparison) -> int:
+def _better_indices(comparison: NullComparison) -> int:
     """How many indices are better than on every null."""
-    return sum(found.indices[name].least.low > 0 for name in INDICES)
-
-
-def _stands_in_part(found: NullComparison) -> bool:
-    agreed = found.stability["agreement"]
-    is_stable = agreed.real >= GOOD_AGREEMENT and agreed.least.low > 0
-    return is_stable and _better(found) >= MAJORITY and found.smallest >= LEAST_SHARE
+    return sum(comparison.indices[name].least.low > 0 for name in INDICES)
 
 
 def as_stable_as_any(ks: Sequence[int], *, comparisons: Mapping[int, NullComparison]) -> int:
@@ -172,47 +166,47 @@ def as_stable_as_any(ks: Sequence[int], *, comparisons: Mapping[int, NullCompari
     return max(k for k, compared in agreed.items() if compared.real >= best.real - best.deviation)
 
 
-def objections(found: NullComparison) -> list[str]:
-    """What speaks against a k by the rule, in plain words; empty where it stands."""
-    weakest, reasons = found.stability["weakest"], []
-    better = _better(found)
+def objections(comparison: NullComparison) -> list[str]:
+    """Why the rule rejects a k, in plain words; empty where it accepts it."""
+    weakest, reasons = comparison.stability["weakest"], []
+    better = _better_indices(comparison)
     if better < MAJORITY:
         reasons.append(f"{better} of {len(INDICES)} indices better than without clusters")
-    if weakest.real < LEAST_AGREEMENT:
+    if weakest.real < MIN_JACCARD:
         reasons.append(f"not found again in other patches ({weakest.real:.2f})")
     elif weakest.excess["gaussian"].low <= 0:
         reasons.append("found again no better than on Gaussian data")
-    if found.smallest < LEAST_SHARE:
-        reasons.append(f"a cluster with {100 * found.smallest:.1f} % of the patches")
+    if comparison.smallest < MIN_SHARE:
+        reasons.append(f"a cluster with {100 * comparison.smallest:.1f} % of the patches")
     return reasons
 
 
 def _text(comparisons: Mapping[int, NullComparison], *, k: int | None, standing: Sequence[int]) -> str:
+    """The decision in plain words."""
     if k is None:
-        return f"{NONE}: no k of the sweep stands by the rule.{_unusual(comparisons)}"
-    found = comparisons[k]
-    least, agreed = (found.stability[name].real for name in ("weakest", "agreement"))
+        # Indices that look good are no evidence by themselves.
+        better = [str(k) for k, comparison in comparisons.items() if _better_indices(comparison) >= MAJORITY]
+        none = f"{NONE}: no k of the sweep stands by the rule."
+        if not better:
+            return f"{none} The indices are no better than on data without clusters."
+        return (
+            f"{none} At k = {', '.join(better)} most indices are better than on data without clusters, as skewed or "
+            "curved data without clusters can be too, but no such k gives clusters that are found again in other "
+            "patches."
+        )
+    comparison = comparisons[k]
+    weakest, agreed = (comparison.stability[name].real for name in ("weakest", "agreement"))
     again = (
-        f"the clusters are found again in other patches (the least reproducible one shares {least:.2f} of its patches)"
+        f"the clusters are found again in other patches (the least reproducible one shares {weakest:.2f} of its "
+        "patches)"
         if standing
         else f"most of the clusters are found again in other patches (adjusted Rand index {agreed:.2f}), but not all: "
-        f"the least reproducible one shares {least:.2f} of its patches, so that k itself is uncertain"
+        f"the least reproducible one shares {weakest:.2f} of its patches, so that k itself is uncertain"
     )
     others = f" k = {', '.join(map(str, standing))} stand." if len(standing) > 1 else ""
     return (
-        f"Evidence of clusters: at k = {k}, {_better(found)} of {len(INDICES)} indices are better than on data without "
-        f"clusters, and {again}.{others}"
-    )
-
-
-def _unusual(comparisons: Mapping[int, NullComparison]) -> str:
-    """What keeps indices that look good from being evidence."""
-    unusual = [k for k, found in comparisons.items() if _better(found) >= MAJORITY]
-    if not unusual:
-        return " The indices are no better than on data without clusters."
-    return (
-        f" At k = {', '.join(map(str, unusual))} most indices are better than on data without clusters, as skewed or "
-        "curved data without clusters can be too, but no such k gives clusters that are found again in other patches."
+        f"Evidence of clusters: at k = {k}, {_better_indices(comparison)} of {len(INDICES)} indices are better than on "
+        f"data without clusters, and {again}.{others}"
     )
 
 

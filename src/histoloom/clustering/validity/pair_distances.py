@@ -6,7 +6,7 @@ sure side of the bracket and keeps what lies in it, which is then sorted. Where 
 and further passes narrow the bracket until it is not, or until the bins can no longer change the sum beyond
 rounding. The sample thus decides how many passes are needed, never the result.
 
-Legend of shapes: N points, D features, K clusters; R x C a block of pairs. All sums run in double precision.
+Shapes: N points, D features, K clusters; R x C a block of pairs. All sums run in double precision.
 """
 
 from __future__ import annotations
@@ -77,7 +77,10 @@ class Prefix:
         is_below, is_up_to = values < self.low, values < self.high
         count, up_to = int(torch.count_nonzero(is_below)), int(torch.count_nonzero(is_up_to))
         self.count += count
-        self.total += _sum_below(values, self.low, is_below=is_below, count=count)
+        if count < _FEW * values.numel():
+            self.total += float(values[is_below].sum())
+        else:
+            self.total += float(values.clamp(max=self.low).sum()) - self.low * (values.numel() - count)
         if up_to == count:
             return
         inside = values[is_below ^ is_up_to]
@@ -99,7 +102,10 @@ class Prefix:
         elif self.rank > int(counts[-1]):
             self._begin(self.high, self.limits[1])
         elif self.inside <= len(self.kept):
-            self.result = self.total + _sum_of_smallest(self.kept[: self.inside], self.rank - self.count)
+            kept, wanted = self.kept[: self.inside].numpy(), self.rank - self.count
+            if wanted:
+                kept.partition(wanted - 1)
+            self.result = self.total + float(torch.from_numpy(kept[:wanted]).sum())
             self.kept = torch.empty(0)
         else:
             self._narrow(counts)
@@ -119,21 +125,6 @@ class Prefix:
         else:
             edge = self.low + last * width
             self._begin(edge - width, edge + 2 * width)
-
-
-def _sum_of_smallest(values: Tensor, count: int) -> float:
-    """The sum of the ``count`` smallest of ``values``, which change their places."""
-    if count == 0:
-        return 0.0
-    values.numpy().partition(count - 1)
-    return float(values[:count].sum())
-
-
-def _sum_below(values: Tensor, low: float, *, is_below: Tensor, count: int) -> float:
-    """The sum of the ``count`` values that are below ``low``."""
-    if count < _FEW * values.numel():
-        return float(values[is_below].sum()) if count else 0.0
-    return float(values.clamp(max=low).sum()) - low * (values.numel() - count)
 
 
 @dataclass(frozen=True)
