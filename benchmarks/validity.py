@@ -52,7 +52,7 @@ def measured(way: str, n: int) -> dict[str, object]:
         value = direct(x, labels)
     else:
         points = torch.from_numpy(x), torch.from_numpy(labels)
-        value = validity_indices(*points, watch=lambda text, total: meter(text, total=total)).c_index
+        value = validity_indices(*points, progress=lambda text, total: meter(text, total=total)).c_index
     seconds = time.perf_counter() - started
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return {"way": way, "points": n, "seconds": seconds, "more memory, MB": grown / 1024, "C index": value}

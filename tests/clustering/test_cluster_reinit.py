@@ -72,11 +72,11 @@ def test_outputs_with_patches_of_their_own_stay_as_they_are() -> None:
 def test_the_direction_is_that_of_patches_and_not_of_views() -> None:
     first_MF, second_MF = views()
     first_of_three_M = (torch.arange(600) % 3 == 0).float()
-    found = direction(first_of_three_M, first_MF=first_MF, second_MF=second_MF)
-    assert float(found.along_F[3]) == pytest.approx(1, abs=0.02)
-    assert abs(float(found.along_F[4])) < 0.1
-    assert found.deviation == pytest.approx(1, abs=0.1)
-    assert abs(found.middle) < 1.5
+    result = direction(first_of_three_M, first_MF=first_MF, second_MF=second_MF)
+    assert float(result.along_F[3]) == pytest.approx(1, abs=0.02)
+    assert abs(float(result.along_F[4])) < 0.1
+    assert result.deviation == pytest.approx(1, abs=0.1)
+    assert abs(result.middle) < 1.5
     narrow = direction(1 - first_of_three_M, first_MF=first_MF, second_MF=second_MF)
     assert narrow.ratio > 1, "two centres apart"
 

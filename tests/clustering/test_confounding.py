@@ -1,4 +1,4 @@
-"""What clusters know of slide, patient and stain: against references, and where it must and must not be said."""
+"""What clusters share with slide, patient and stain: against references, and when to warn and when not."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def test_half_of_the_clusters_split_by_batch_is_warned_of_by_slide_and_by_stain(
     batch_N = (SLIDES_N >= SLIDES // 2).astype(np.int64)
     tissue_N = tissues()
     labels = {6: np.where(tissue_N < 2, tissue_N, 2 + 2 * (tissue_N - 2) + batch_N)}
-    found = [
+    result = [
         association(labels, factor=factor, slides_N=SLIDES_N, rng=numpy_generator(0, factor.name))[0]
         for factor in (Factor("slide", SLIDES_N, "patches"), Factor("slide_stain", batch_N, "slides"))
     ]
-    assert [entry.warns for entry in found] == [True, True]
-    said = warnings_of(6, associations=found, one_slide=[])
-    assert said[0].startswith("Which slide a patch is from explains 2")
-    assert said[1].startswith("How a slide is stained explains ")
-    assert "clusters.independence" in said[-1]
+    assert [entry.warns for entry in result] == [True, True]
+    warnings = warnings_of(6, associations=result, one_slide=[])
+    assert warnings[0].startswith("Which slide a patch is from explains 2")
+    assert warnings[1].startswith("How a slide is stained explains ")
+    assert "clusters.independence" in warnings[-1]
 
 
 def test_a_null_of_slides_keeps_each_slide_whole() -> None:
@@ -81,12 +81,12 @@ def test_clusters_of_one_slide_are_named_where_there_are_slides_to_tell() -> Non
     names_N = np.array([f"slide {number}" for number in SLIDES_N])
     labels_N = np.where(SLIDES_N == 3, 1, 0)
     labels_N[:4] = 1
-    (found,) = one_slide_clusters(labels_N, k=3, slides_N=names_N)
-    assert (found.cluster, found.slide, found.patches) == (1, "slide 3", PER + 4)
-    assert found.share == pytest.approx(PER / (PER + 4))
+    (result,) = one_slide_clusters(labels_N, k=3, slides_N=names_N)
+    assert (result.cluster, result.slide, result.patches) == (1, "slide 3", PER + 4)
+    assert result.share == pytest.approx(PER / (PER + 4))
     assert one_slide_clusters(labels_N, k=3, slides_N=np.where(SLIDES_N == 3, "a", "b")) == []
-    assert "slide 3" in warnings_of(3, associations=[], one_slide=[found])[0]
-    assert warnings_of(4, associations=[], one_slide=[found]) == []
+    assert "slide 3" in warnings_of(3, associations=[], one_slide=[result])[0]
+    assert warnings_of(4, associations=[], one_slide=[result]) == []
 
 
 def stained(h: float, e: float, *, n: int) -> np.ndarray:
@@ -99,10 +99,10 @@ def stained(h: float, e: float, *, n: int) -> np.ndarray:
 
 
 def test_stain_is_measured_as_it_was_mixed() -> None:
-    found = patch_stains(np.concatenate([stained(0.9, 0.3, n=1), stained(0.2, 0.8, n=1)]))
-    np.testing.assert_allclose(found.haematoxylin_N, [0.45, 0.1], atol=0.02)
-    np.testing.assert_allclose(found.eosin_N, [0.15, 0.4], atol=0.02)
-    balance = slide_stains(found, slides_N=np.array(["a", "b"]))
+    result = patch_stains(np.concatenate([stained(0.9, 0.3, n=1), stained(0.2, 0.8, n=1)]))
+    np.testing.assert_allclose(result.haematoxylin_N, [0.45, 0.1], atol=0.02)
+    np.testing.assert_allclose(result.eosin_N, [0.15, 0.4], atol=0.02)
+    balance = slide_stains(result, slides_N=np.array(["a", "b"]))
     assert [balance[slide].balance for slide in ("a", "b")] == pytest.approx([0.75, 0.2], abs=0.03)
 
 
@@ -128,26 +128,26 @@ def labels_of(patches: PatchSet, labels_N: np.ndarray) -> pd.DataFrame:
 
 
 def test_nothing_is_said_where_nothing_is_wrong(patches: PatchSet) -> None:
-    found = examine(labels_of(patches, tissues()), patches=patches, seed=0)
-    assert found.warnings == {}
-    assert found.one_slide == ()
-    assert found.patches == found.stain_patches == SLIDES * PER
-    factors = [entry.factor for entry in found.associations]
+    result = examine(labels_of(patches, tissues()), patches=patches, seed=0)
+    assert result.warnings == {}
+    assert result.one_slide == ()
+    assert result.patches == result.stain_patches == SLIDES * PER
+    factors = [entry.factor for entry in result.associations]
     assert factors == ["slide", "patient", "slide_stain", "haematoxylin", "eosin"]
-    assert max(entry.excess for entry in found.associations) < 0.05
+    assert max(entry.excess for entry in result.associations) < 0.05
 
 
 def test_clusters_of_the_stain_are_told_from_clusters_of_the_patient(patches: PatchSet, tmp_path: Path) -> None:
     stain_N = SLIDES_N % 2
-    found = examine(labels_of(patches, 2 * stain_N + tissues() % 2), patches=patches, seed=0)
-    by = {entry.factor: entry for entry in found.associations}
+    result = examine(labels_of(patches, 2 * stain_N + tissues() % 2), patches=patches, seed=0)
+    by = {entry.factor: entry for entry in result.associations}
     assert by["slide_stain"].warns
     assert not by["patient"].warns
     assert by["slide_stain"].excess > 0.3 > by["patient"].excess
-    assert len(found.warnings[4]) == 3
-    assert found == examine(labels_of(patches, 2 * stain_N + tissues() % 2), patches=patches, seed=0)
-    found.save(tmp_path)
-    assert Confounding.load(tmp_path) == found
+    assert len(result.warnings[4]) == 3
+    assert result == examine(labels_of(patches, 2 * stain_N + tissues() % 2), patches=patches, seed=0)
+    result.save(tmp_path)
+    assert Confounding.load(tmp_path) == result
 
 
 def test_one_slide_alone_has_nothing_to_be_compared_with(tmp_path: Path, patches: PatchSet) -> None:
@@ -157,6 +157,6 @@ def test_one_slide_alone_has_nothing_to_be_compared_with(tmp_path: Path, patches
     table.to_parquet(tmp_path / "index.parquet", index=False)
     write_json(tmp_path / "meta.json", {"size": 8, "mpp": 1.0, "n": len(table)})
     labels = pd.DataFrame({"patch_id": table["patch_id"], "k2": np.arange(PER) % 2})
-    found = examine(labels, patches=PatchSet.open(tmp_path), seed=0)
-    assert {entry.factor for entry in found.associations} <= {"haematoxylin", "eosin"}
-    assert found.warnings == {}
+    result = examine(labels, patches=PatchSet.open(tmp_path), seed=0)
+    assert {entry.factor for entry in result.associations} <= {"haematoxylin", "eosin"}
+    assert result.warnings == {}

@@ -1,4 +1,4 @@
-"""The choice of k against data without clusters: it seldom finds what is not there, and finds what is."""
+"""The choice of k against data without clusters: few false alarms, and few misses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def separated(seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def found() -> NullDecision:
+def clear() -> NullDecision:
     return chosen(separated(), ks=(3, 4, 5), seed=0, size=TINY)
 
 
@@ -41,7 +41,7 @@ def none() -> NullDecision:
     return chosen(numpy_generator(0, "none").standard_normal((200, 8)), ks=(3, 4, 5), seed=0, size=TINY)
 
 
-def test_structureless_data_are_called_so_on_at_least_19_of_20_seeds() -> None:
+def test_structureless_data_have_no_evidence_on_at_least_19_of_20_seeds() -> None:
     alarms = {(kind := KINDS[seed % len(KINDS)], seed): false_alarms(kind, seeds=[seed]) for seed in range(20)}
     assert sum(alarms.values()) <= 1, alarms
 
@@ -51,18 +51,18 @@ def test_k_is_found_within_one_on_at_least_18_of_20_separated_mixtures() -> None
     assert len(wrong) <= 2, wrong
 
 
-def test_says_what_it_found_and_what_not(found: NullDecision, none: NullDecision) -> None:
-    assert (found.k, found.standing[-1]) == (4, 4)
-    assert found.text.startswith("Evidence of clusters: at k = 4, ")
+def test_text_reports_clusters_or_none(clear: NullDecision, none: NullDecision) -> None:
+    assert (clear.k, clear.standing[-1]) == (4, 4)
+    assert clear.text.startswith("Evidence of clusters: at k = 4, ")
     assert (none.k, none.standing) == (None, ())
     assert none.text.startswith("No evidence of clusters: ")
-    assert all(objections(findings) for findings in none.comparisons.values())
-    assert not objections(found.comparisons[4])
-    assert any("not found again" in reason for reason in objections(found.comparisons[5]))
+    assert all(objections(comparison) for comparison in none.comparisons.values())
+    assert not objections(clear.comparisons[4])
+    assert any("not found again" in reason for reason in objections(clear.comparisons[5]))
 
 
-def test_without_evidence_the_plain_rule_gives_the_k(found: NullDecision, none: NullDecision, tmp_path: Path) -> None:
-    without, with_it = decide(VOTE, by_nulls=none), decide(VOTE, by_nulls=found)
+def test_without_evidence_the_plain_rule_gives_the_k(clear: NullDecision, none: NullDecision, tmp_path: Path) -> None:
+    without, with_it = decide(VOTE, by_nulls=none), decide(VOTE, by_nulls=clear)
     assert (without.k, without.has_clusters) == (VOTE.k, False)
     assert "No evidence of clusters" in without.text
     assert f"k = {VOTE.k} is taken by the plain rule" in without.text
@@ -76,10 +76,10 @@ def test_without_evidence_the_plain_rule_gives_the_k(found: NullDecision, none: 
         assert Decision.load(tmp_path) == decision
 
 
-def test_the_plain_rule_can_be_requested(found: NullDecision) -> None:
-    decision = decide(VOTE, by_nulls=found, chooser="plain")
+def test_the_plain_rule_can_be_requested(clear: NullDecision) -> None:
+    decision = decide(VOTE, by_nulls=clear, chooser="plain")
     assert (decision.k, decision.rule, decision.has_clusters) == (VOTE.k, VOTE.rule, True)
-    assert decision.text.startswith(found.text)
+    assert decision.text.startswith(clear.text)
     assert "as clusters.chooser says" in decision.text
 
 
@@ -94,10 +94,10 @@ def test_a_k_at_which_most_but_not_all_clusters_are_found_again_stands_in_part()
     ("agreements", "chosen_k"), [((0.9, 0.86, 0.84), 4), ((0.8, 0.9, 0.84), 4), ((0.8, 0.84, 0.9), 5)]
 )
 def test_of_those_that_stand_in_part_the_largest_is_chosen_that_is_as_stable_as_any(
-    found: NullDecision, agreements: tuple[float, ...], chosen_k: int
+    clear: NullDecision, agreements: tuple[float, ...], chosen_k: int
 ) -> None:
     comparisons = {}
-    for (k, measured), agreement in zip(found.comparisons.items(), agreements, strict=True):
+    for (k, measured), agreement in zip(clear.comparisons.items(), agreements, strict=True):
         changed = measured.stability["agreement"].model_copy(update={"real": agreement, "deviation": 0.05})
         stability = {**measured.stability, "agreement": changed}
         comparisons[k] = measured.model_copy(update={"stability": stability})
@@ -109,12 +109,12 @@ def test_a_k_that_is_passed_over_is_not_chosen() -> None:
     assert result.k != 4
 
 
-def test_intervals_hold_their_value_and_the_closer_null_decides(found: NullDecision) -> None:
-    for findings in found.comparisons.values():
-        for compared in (*findings.indices.values(), *findings.stability.values()):
+def test_intervals_hold_their_value_and_the_closer_null_decides(clear: NullDecision) -> None:
+    for comparison in clear.comparisons.values():
+        for compared in (*comparison.indices.values(), *comparison.stability.values()):
             assert all(excess.low <= excess.value <= excess.high for excess in compared.excess.values())
             assert compared.least.low == min(excess.low for excess in compared.excess.values())
-        assert 0 < findings.smallest <= 1 / findings.k <= findings.largest < 1
+        assert 0 < comparison.smallest <= 1 / comparison.k <= comparison.largest < 1
 
 
 def test_on_gaussian_data_the_gaussian_excess_is_chance() -> None:
@@ -122,17 +122,17 @@ def test_on_gaussian_data_the_gaussian_excess_is_chance() -> None:
     values = []
     for seed in range(12):
         x_ND = numpy_generator(seed, "chance").standard_normal((120, 5)) * [4, 2, 1, 1, 1]
-        findings = compare(x_ND, ks=(4,), seed=seed, draws=6, points=120)[4]
-        values.append([findings.indices[name].excess["gaussian"].value for name in INDICES])
+        comparison = compare(x_ND, ks=(4,), seed=seed, draws=6, points=120)[4]
+        values.append([comparison.indices[name].excess["gaussian"].value for name in INDICES])
     mean_I, deviation_I = np.mean(values, axis=0), np.std(values, axis=0) / np.sqrt(len(values))
     assert np.all(np.abs(mean_I) < 3 * deviation_I)
 
 
-def test_neither_the_order_nor_copies_of_points_matter(found: NullDecision) -> None:
+def test_neither_the_order_nor_copies_of_points_matter(clear: NullDecision) -> None:
     x_ND = separated()
     shuffled_ND = numpy_generator(0, "order").permutation(np.concatenate([x_ND, x_ND[:50]]))
     again = decide_by_nulls(shuffled_ND.astype(np.float64), ks=(3, 4, 5), seed=0, draws=8, points=200)
-    assert again.comparisons == found.comparisons
+    assert again.comparisons == clear.comparisons
 
 
 def test_too_few_points_are_no_evidence() -> None:

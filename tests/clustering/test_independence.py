@@ -36,13 +36,13 @@ def test_information_of_sure_clusters_is_that_of_the_labels() -> None:
     rng = numpy_generator(0, "labels")
     slides_N, labels_N = rng.integers(0, 5, 300), rng.integers(0, 3, 300)
     p_NK = torch.eye(3, dtype=torch.float64)[torch.from_numpy(labels_N)]
-    found = float(slide_information(p_NK, slide_N=torch.from_numpy(slides_N), slides=5))
-    assert found == pytest.approx(mutual_info_score(slides_N, labels_N), abs=1e-6)
-    assert slide_share({3: p_NK.numpy()}, slides_N=slides_N) == pytest.approx(found / math.log(3))
+    information = float(slide_information(p_NK, slide_N=torch.from_numpy(slides_N), slides=5))
+    assert information == pytest.approx(mutual_info_score(slides_N, labels_N), abs=1e-6)
+    assert slide_share({3: p_NK.numpy()}, slides_N=slides_N) == pytest.approx(information / math.log(3))
 
 
 class Given:
-    """A loss of nothing, with probabilities that are given."""
+    """A loss of nothing, with fixed probabilities."""
 
     def __init__(self, p_NK: Tensor) -> None:
         self.p_NK = p_NK
@@ -98,7 +98,7 @@ def trained(weight: float, *, first: int) -> tuple[float, float]:
 
 
 def test_half_of_the_variance_is_the_slide_and_the_switch_finds_the_tissue() -> None:
-    """Over first weights: what is found is part slide without the switch, and the tissue alone with it."""
+    """Over first weights: the clusters are partly slides without the switch, and tissue alone with it."""
     without, with_it = (np.array([trained(weight, first=first) for first in range(5)]) for weight in (0.0, 2.0))
     assert without[:, 1].min() > 0.2
     assert without[:, 1].mean() > 0.4

@@ -209,7 +209,7 @@ def test_agrees_with_permetrics() -> None:
     x_ND = np.stack(
         [np.sin(1.7 * i) + 3 * (i % 3 == 0), np.cos(2.3 * i) + 3 * (i % 3 == 1), np.sin(0.9 * i * i)], axis=1
     )
-    found = measured(x_ND, i % 3)
-    assert found["calinski_harabasz"] == pytest.approx(73.80930846903087, rel=1e-12)
-    assert found["hartigan"] == pytest.approx(0.9515807673946521, rel=1e-12)
-    assert found["dunn"] == pytest.approx(0.365870125189077, rel=1e-12)
+    result = measured(x_ND, i % 3)
+    assert result["calinski_harabasz"] == pytest.approx(73.80930846903087, rel=1e-12)
+    assert result["hartigan"] == pytest.approx(0.9515807673946521, rel=1e-12)
+    assert result["dunn"] == pytest.approx(0.365870125189077, rel=1e-12)

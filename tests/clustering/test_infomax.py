@@ -103,8 +103,8 @@ def config() -> ClustersConfig:
 def test_finds_textures_that_differ_in_nothing_but_texture() -> None:
     z_NChw, labels_N = textures(160)
     clusterer = trained(z_NChw, config=config(), steps=60)
-    found_N = clusterer.probabilities(z_NChw)[4].argmax(1).numpy()
-    assert normalized_mutual_info_score(labels_N, found_N) > 0.9
+    predicted_N = clusterer.probabilities(z_NChw)[4].argmax(1).numpy()
+    assert normalized_mutual_info_score(labels_N, predicted_N) > 0.9
 
 
 def test_saved_and_loaded_it_predicts_the_same_and_batches_do_not_matter(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Null data: what they keep of the given data, and what they lose."""
+"""Null data: what they keep of the data, and what they lose."""
 
 from __future__ import annotations
 

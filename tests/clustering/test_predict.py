@@ -1,4 +1,4 @@
-"""The same cluster for the same patch: whatever is asked for beside it, in what order and in what batches."""
+"""The same cluster for the same patch: whatever else is predicted, in any order and in any batches."""
 
 from __future__ import annotations
 

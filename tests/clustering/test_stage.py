@@ -95,10 +95,10 @@ def clusters(tmp_path_factory: pytest.TempPathFactory, latents: Path) -> Path:
 
 
 def test_labels_probabilities_and_clusterer_say_the_same(clusters: Path, latents: Path) -> None:
-    clustering, given = Clustering.open(clusters), LatentSet.open(latents)
+    clustering, latent_set = Clustering.open(clusters), LatentSet.open(latents)
     assert clustering.ks == [3, 4]
-    assert clustering.table["patch_id"].tolist() == given.table["patch_id"].tolist()
-    predicted = Clusterer.load(clusters).probabilities(given.normalised(np.arange(N)))
+    assert clustering.table["patch_id"].tolist() == latent_set.table["patch_id"].tolist()
+    predicted = Clusterer.load(clusters).probabilities(latent_set.normalised(np.arange(N)))
     for k in clustering.ks:
         p_NK = clustering.probabilities(k)
         assert p_NK.dtype == np.float32
@@ -136,9 +136,9 @@ def fallen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ks: list[int] = []
 
     def predicted(clusterer: Clusterer, bank: Bank, *, rows: np.ndarray) -> stage.Probabilities:
-        found = predict(clusterer, bank, rows=rows)
+        result = predict(clusterer, bank, rows=rows)
         certain = {k: np.eye(k, dtype=np.float32)[np.zeros(len(rows), np.int64)] for k in ks}
-        return found | certain
+        return result | certain
 
     predict = stage.predict
     monkeypatch.setattr(stage, "predict", predicted)

@@ -38,7 +38,7 @@ class Classifier:
     def labels(self, patches: np.ndarray) -> dict[int, np.ndarray]:
         """The most probable cluster (N,) under each k of patches, uint8 (N, H, W, 3).
 
-        A patch's cluster does not depend on the patches beside it: what sees them, too, sees batches of one size.
+        A patch's cluster does not depend on the other patches: networks that could see them get batches of one size.
         """
         p_by_k = self.clusterer.probabilities(self.features.of_images(patches))
         return {k: p_NK.argmax(dim=1).cpu().numpy() for k, p_NK in p_by_k.items()}

@@ -57,11 +57,11 @@ class ClusterReinit:
         if not due(context):
             return 0
         self.network.eval()
-        found = self._features(context)
+        views = self._features(context)
         self.network.train()
-        if found is None:
+        if views is None:
             return 0
-        return sum(reinitialise(self._head(k), first_MF=found[0], second_MF=found[1]) for k in self.network.ks)
+        return sum(reinitialise(self._head(k), first_MF=views[0], second_MF=views[1]) for k in self.network.ks)
 
     def _head(self, k: int) -> nn.Linear:
         head = self.network.heads[str(k)]
@@ -73,8 +73,8 @@ class ClusterReinit:
         pairs = []
         for chunk in self.sample():
             here = replace(context, rows=slice(0, len(chunk)), batch_size=len(chunk))
-            seen = torch.cat([self.views(chunk.to(context.device), here) for _ in range(2)])
-            pairs.append(self.network.features(seen).float().chunk(2))
+            both = torch.cat([self.views(chunk.to(context.device), here) for _ in range(2)])
+            pairs.append(self.network.features(both).float().chunk(2))
         if not pairs:
             return None
         first, second = zip(*pairs, strict=True)
@@ -100,10 +100,10 @@ def reinitialise(head: nn.Linear, *, first_MF: Tensor, second_MF: Tensor) -> int
     share_K = p_MK.mean(0)
     if not free:
         return 0
-    found = {c: direction(p_MK[:, c], first_MF=first_MF, second_MF=second_MF) for c in range(K) if c not in free}
-    candidates = sorted(found, key=lambda c: -float(share_K[c]) * math.log1p(found[c].ratio))
+    directions = {c: direction(p_MK[:, c], first_MF=first_MF, second_MF=second_MF) for c in range(K) if c not in free}
+    candidates = sorted(directions, key=lambda c: -float(share_K[c]) * math.log1p(directions[c].ratio))
     for output, cluster in zip(free, candidates, strict=False):
-        _split(head, cluster=cluster, output=output, by=found[cluster])
+        _split(head, cluster=cluster, output=output, by=directions[cluster])
     return min(len(free), len(candidates))
 
 
@@ -133,7 +133,7 @@ def _split(head: nn.Linear, *, cluster: int, output: int, by: Direction) -> None
 
 
 def direction(weight_M: Tensor, *, first_MF: Tensor, second_MF: Tensor) -> Direction:
-    """Along which patches with these weights differ most beside their own views; computed in double precision."""
+    """Direction along which patches with these weights differ most, relative to their views; in double precision."""
     device = first_MF.device
     first_MF, second_MF, weight_M = (part.cpu().double() for part in (first_MF, second_MF, weight_M))
     weight_M = (weight_M / weight_M.sum())[:, None]

@@ -19,7 +19,7 @@ BLOCK: Mapping[str, int] = {"cpu": 32, "mps": 64, "cuda": 256}
 """Patches that the network sees at once: sums differ in the last bit between batch sizes."""
 
 TIGHT = 1e-4
-"""Two best clusters nearer than this are told apart in double precision: devices differ by some 1e-6 in single."""
+"""Two best clusters nearer than this are compared again in double precision: devices differ by some 1e-6 in single."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Clusterer(nn.Module):
         return self.get_buffer(f"order_{k}")
 
     def sort_by_size(self, sizes: Mapping[int, Tensor]) -> None:
-        """Number each k's clusters by falling ``sizes``, given in the head's own order; ties keep that order."""
+        """Number each k's clusters by falling ``sizes``, which are in the head's own order; ties keep that order."""
         for k, sizes_K in sizes.items():
             self.order(k).copy_(torch.argsort(sizes_K, descending=True, stable=True))
 
@@ -59,7 +59,7 @@ class Clusterer(nn.Module):
     def probabilities(self, z_NChw: Tensor) -> Heads:
         """Clusters' probabilities of normalised latents, or of vectors (N, D); float32 (N, k) by k.
 
-        They depend on each patch alone, never on what else is asked for, in what order or in what batches. On other
+        They depend on each patch alone, never on the others, their order or their batches. On other
         machines and devices they differ in the last digits, but the most probable cluster of the same latents does not.
         """
         block = BLOCK[z_NChw.device.type]

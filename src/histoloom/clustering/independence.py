@@ -3,7 +3,7 @@
 Over a batch, cluster c and slide s have the soft joint distribution P(c, s) = mean over patches of p(c) [patch of s],
 whose mutual information I(c; s) is 0 where every slide has the same mix of clusters. From few patches it comes out too
 large, by about (clusters - 1)(slides - 1) / 2n for sure assignments (Miller 1955), also where nothing is shared; so the
-same of shuffled slides is taken off, which share nothing by construction and have about the same bias.
+same of shuffled slides is subtracted: they share nothing by construction and have about the same bias.
 
 Shapes: B patches of a batch, V stains, C x h x w latents, K clusters, S slides.
 """
@@ -24,7 +24,7 @@ from histoloom.training.distributed import gathered
 from histoloom.training.tasks import StepContext
 
 SHUFFLES = 4
-"""Shuffled slides a step: enough that their noise stays below the bias that they take off."""
+"""Shuffled slides a step: enough that their noise stays below the bias that they remove."""
 
 
 class HeadsLoss(Protocol):
@@ -43,7 +43,7 @@ class IndependentLoss:
         self.inner, self.weight, self.slides = inner, weight, slides
 
     def __call__(self, batch: tuple[Tensor, Tensor], context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and ``slide_information`` beside the inner loss's metrics."""
+        """The loss, and ``slide_information`` besides the inner loss's metrics."""
         z_BVChw, slide_B = batch
         loss, metrics, heads = self.inner.with_heads(z_BVChw, context)
         orders = [gathered(context.rand((len(slide_B),))).argsort() for _ in range(SHUFFLES)]
@@ -53,9 +53,9 @@ class IndependentLoss:
 
     def _shared(self, p_MK: Tensor, *, slide_B: Tensor, orders: list[Tensor]) -> Tensor:
         views = len(p_MK) // len(slide_B)
-        found = slide_information(p_MK, slide_N=slide_B.repeat(views), slides=self.slides)
+        shared = slide_information(p_MK, slide_N=slide_B.repeat(views), slides=self.slides)
         chance = [slide_information(p_MK, slide_N=slide_B[order].repeat(views), slides=self.slides) for order in orders]
-        return found - torch.stack(chance).mean()
+        return shared - torch.stack(chance).mean()
 
 
 def slide_information(p_NK: Tensor, *, slide_N: Tensor, slides: int) -> Tensor:

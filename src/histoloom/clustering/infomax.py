@@ -2,7 +2,7 @@
 
 A network gives each patch a distribution over k clusters. The mutual information of patch and cluster is the marginal
 entropy (clusters share the patches) less the conditional entropy (each patch is sure of its cluster); the
-distribution must also stay the same when the patch is only seen differently. Entropies are in nats.
+distribution must also stay the same in another view of the patch. Entropies are in nats.
 
 Shapes: N patches, C x h x w normalised latents, D numbers of a vector, F features, K clusters.
 """

@@ -139,7 +139,7 @@ def _train(
 def _loss(
     context: StageContext, *, bank: Bank, rows: np.ndarray, slides_N: np.ndarray | None, network: Network
 ) -> tuple[InfoMaxLoss | IndependentLoss, Callable[[np.ndarray], Tensor | tuple[Tensor, Tensor]]]:
-    """The loss, and the function that reads its batches: features, and slides where ``slides_N`` are given."""
+    """The loss, and the function that reads its batches: features, and slides where there are ``slides_N``."""
     config = context.config.clusters
     shuffled = numpy_generator(context.config.seed, "clusters", "renewal").permutation(len(rows))
     sample_N = np.sort(shuffled[:REINIT_PATCHES])

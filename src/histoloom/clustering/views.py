@@ -1,4 +1,4 @@
-"""Two ways to see the same patch: in another stain, turned and flipped, cropped, its channels stretched and shifted.
+"""Two ways to see the same patch: in another stain, rotated or flipped, cropped, its channels stretched and shifted.
 
 Other stains are encoded beforehand (``histoloom.slides.stain.augment``); all else happens in latent space.
 Shapes: N patches, V stains, C x h x w normalised latents.
@@ -53,14 +53,14 @@ def vector_view(x_ND: Tensor, *, context: StepContext, strength: ViewStrength) -
 def crop(z_NChw: Tensor, *, place_N3: Tensor, least: float) -> Tensor:
     """A random square of side ``least`` to 1 of each map, mirrored back to full size; ``place``: side, x, y in 0..1.
 
-    Positions are taken whole, never interpolated: latents between two positions mean nothing to the decoder.
+    Positions are never interpolated: latents between two positions mean nothing to the decoder.
     """
     N, C, h, w = z_NChw.shape
     side_N1 = ((least + (1 - least) * place_N3[:, :1]) * h).ceil()
     rows_Nh = _window(h, side_N1=side_N1, start_N1=place_N3[:, 1:2])
     columns_Nw = _window(w, side_N1=side_N1, start_N1=place_N3[:, 2:3])
-    taken = z_NChw.gather(2, rows_Nh[:, None, :, None].expand(N, C, h, w))
-    return taken.gather(3, columns_Nw[:, None, None, :].expand(N, C, h, w))
+    cropped = z_NChw.gather(2, rows_Nh[:, None, :, None].expand(N, C, h, w))
+    return cropped.gather(3, columns_Nw[:, None, None, :].expand(N, C, h, w))
 
 
 def _window(length: int, *, side_N1: Tensor, start_N1: Tensor) -> Tensor:

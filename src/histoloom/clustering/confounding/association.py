@@ -1,4 +1,4 @@
-"""What clusters know of slide, patient and stain: mutual information beside a permutation null.
+"""What clusters share with slide, patient and stain: mutual information against a permutation null.
 
 Patches of one slide lie near each other, so that clusters of real tissue beat a null that permutes patches whenever
 slides hold different tissue. What counts is therefore the size of the effect: the share of the clusters' entropy that a
@@ -35,7 +35,7 @@ WARN_ABOVE: Mapping[str, float] = {"slide": 0.1, "patient": 0.1, "slide_stain": 
 """Least excess that is warned of (docs/explanation/confounding.md). A patch's own stain is tissue: no warning."""
 
 PIXELS = 64
-"""Pixels looked at along each side: a mean needs no more."""
+"""Pixels sampled along each side: a mean needs no more."""
 
 TISSUE_DENSITY = 0.15
 """Mean optical density (natural logarithm) from which a pixel counts as tissue: glass is below 0.1."""
@@ -116,15 +116,15 @@ def one_slide_clusters(labels_N: np.ndarray, *, k: int, slides_N: Sequence[str] 
     names, codes_N = np.unique(np.asarray(slides_N, dtype=str), return_inverse=True)
     if len(names) < LEAST_SLIDES:
         return []
-    found = []
+    clusters = []
     for cluster in range(k):
         counts_S = np.bincount(codes_N[labels_N == cluster], minlength=len(names))
         n, most = int(counts_S.sum()), int(counts_S.argmax())
         if n >= ONE_SLIDE_PATCHES and counts_S[most] >= ONE_SLIDE * n:
-            found.append(
+            clusters.append(
                 OneSlide(k=k, cluster=cluster, slide=str(names[most]), share=float(counts_S[most] / n), patches=n)
             )
-    return found
+    return clusters
 
 
 def slide_stain_groups(stains: Mapping[str, SlideStain]) -> dict[str, int]:
@@ -140,33 +140,33 @@ def by_quantile(values_N: np.ndarray, *, groups: int) -> np.ndarray:
     return np.searchsorted(edges, values_N, side="right").astype(np.int64)
 
 
-_WHAT = {
-    "slide": "which slide a patch is from explains {excess} % of the clusters (warned of from {least} %)",
-    "patient": "which patient a slide is from explains {excess} % of the clusters beyond what slides do (p = {p:.3f})",
-    "slide_stain": "how a slide is stained explains {excess} % of the clusters beyond what slides do (p = {p:.3f})",
+_WARNINGS = {
+    "slide": "Which slide a patch is from explains {excess} % of the clusters (warned of from {least} %).",
+    "patient": "Which patient a slide is from explains {excess} % of the clusters beyond what slides do (p = {p:.3f}).",
+    "slide_stain": "How a slide is stained explains {excess} % of the clusters beyond what slides do (p = {p:.3f}).",
 }
 ADVICE = (
     "Either these slides hold different tissue, or the clusters follow slides: compare the clusters' patches by eye; "
-    "then patches.stain=macenko, more slides, or clusters.independence=4 may help"
+    "then patches.stain=macenko, more slides, or clusters.independence=4 may help."
 )
 
 
 def warnings_of(k: int, *, associations: Sequence[Association], one_slide: Sequence[OneSlide]) -> list[str]:
     """What is wrong at ``k``, a sentence each, and what to do; empty where nothing is."""
-    said = [
-        _WHAT[found.factor].format(
-            excess=round(100 * found.excess), least=round(100 * WARN_ABOVE[found.factor]), p=found.p
+    warnings = [
+        _WARNINGS[entry.factor].format(
+            excess=round(100 * entry.excess), least=round(100 * WARN_ABOVE[entry.factor]), p=entry.p
         )
-        for found in associations
-        if found.k == k and found.warns
+        for entry in associations
+        if entry.k == k and entry.warns
     ]
-    said += [
-        f"{round(100 * found.share)} % of the {found.patches:,} patches of cluster {found.cluster} are of one slide, "
-        f"{found.slide}"
-        for found in one_slide
-        if found.k == k
+    warnings += [
+        f"{round(100 * entry.share)} % of the {entry.patches:,} patches of cluster {entry.cluster} are of one slide, "
+        f"{entry.slide}."
+        for entry in one_slide
+        if entry.k == k
     ]
-    return [*(f"{text[0].upper()}{text[1:]}." for text in said), f"{ADVICE}."] if said else []
+    return [*warnings, ADVICE] if warnings else []
 
 
 @dataclass(frozen=True)
@@ -201,9 +201,9 @@ def patch_stains(images_NHW3: np.ndarray) -> PatchStains:
 
 def slide_stains(stains: PatchStains, *, slides_N: np.ndarray) -> Mapping[str, SlideStain]:
     """Stain of each slide, from its patches' tissue; a slide without tissue counts as balanced."""
-    found = {}
+    stain_by_slide = {}
     for slide in np.unique(slides_N.astype(str)):
         of_slide = slides_N.astype(str) == slide
         h, e = (float(x[of_slide].sum()) for x in (stains.tissue_haematoxylin_N, stains.tissue_eosin_N))
-        found[str(slide)] = SlideStain(h / (h + e) if h + e > 0 else 0.5)
-    return found
+        stain_by_slide[str(slide)] = SlideStain(h / (h + e) if h + e > 0 else 0.5)
+    return stain_by_slide

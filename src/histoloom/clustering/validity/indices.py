@@ -1,7 +1,7 @@
 """The five internal validity indices (docs/explanation/design.md, section 4): exact, in blocks, for any number of
 points.
 
-Legend of shapes: N points, D features, K clusters. All sums run in double precision whatever the input's type.
+Shapes: N points, D features, K clusters. All sums run in double precision whatever the input's type.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from histoloom.clustering.validity.pair_distances import Callback, PairSums, pair_sums, silent
+from histoloom.clustering.validity.pair_distances import PairSums, ProgressFactory, pair_sums, silent
 from histoloom.errors import UserError
 
 INDICES = ("calinski_harabasz", "c_index", "dunn", "hartigan", "mcclain_rao")
@@ -33,11 +33,13 @@ class Validity:
     sizes: tuple[int, ...]
 
 
-def validity_indices(x_ND: Tensor, labels_N: Tensor, *, block: int = 512, watch: Callback = silent) -> Validity:
+def validity_indices(
+    x_ND: Tensor, labels_N: Tensor, *, block: int = 512, progress: ProgressFactory = silent
+) -> Validity:
     """Calinski-Harabasz, C index, Dunn, Hartigan and McClain-Rao of a clustering, over all pairs of points.
 
     ``x_ND``: points, any floating or whole-number type, on any device. ``labels_N``: any whole numbers. ``block``:
-    side of the tiles of pair distances (8 bytes a pair). ``watch``: shows progress.
+    side of the tiles of pair distances (8 bytes a pair). ``progress``: makes a progress display.
     Definitions: docs/explanation/design.md, section 4.
     ``UserError`` where an index is not defined: values that are not finite, one cluster only, as many
     clusters as points, clusters of identical points only, all clusters' means equal, all distances equal.
@@ -50,7 +52,7 @@ def validity_indices(x_ND: Tensor, labels_N: Tensor, *, block: int = 512, watch:
     codes_N = codes_N[order_N].to(x_ND.device)
     within, between = _scatter(x_ND, codes_N, sizes_K.to(x_ND.device))
     n, k = len(x_ND), len(sizes_K)
-    pairs = pair_sums(x_ND, codes_N, block=block, watch=watch)
+    pairs = pair_sums(x_ND, codes_N, block=block, progress=progress)
     if pairs.largest - pairs.smallest <= 1e-12 * pairs.largest:
         raise UserError("all distances between points are equal; the C index is not defined")
     indices = five_indices(pairs, n=n, k=k, within=within, between=between)

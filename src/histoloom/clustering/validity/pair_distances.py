@@ -39,17 +39,17 @@ class Progress(Protocol):
         """Count ``by`` more."""
 
 
-Callback = Callable[[str, int], AbstractContextManager[Progress]]
+ProgressFactory = Callable[[str, int], AbstractContextManager[Progress]]
 """Makes a progress display from a description and a total."""
 
 
 class _Silent:
     def advance(self, by: int, /) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
 
 def silent(_description: str, _total: int) -> AbstractContextManager[Progress]:
-    """A ``Callback`` that shows nothing."""
+    """A ``ProgressFactory`` that shows nothing."""
     return nullcontext(_Silent())
 
 
@@ -60,9 +60,9 @@ class Prefix:
         self.rank = rank
         self.limits = limits
         self.result: float | None = None
-        self._begin(*bracket)
+        self._start_pass(*bracket)
 
-    def _begin(self, low: float, high: float) -> None:
+    def _start_pass(self, low: float, high: float) -> None:
         self.low, self.high = low, high
         self.scale = _BINS / (high - low)
         self.count, self.total = 0, 0.0
@@ -95,12 +95,12 @@ class Prefix:
             self.kept[start : self.inside] = inside
 
     def end_pass(self) -> None:
-        """Settle the result, or the bracket of the next pass."""
+        """Compute the result, or the bracket of the next pass."""
         counts = self.counts.cumsum(0) + self.count
         if self.rank < self.count:
-            self._begin(self.limits[0], self.low)
+            self._start_pass(self.limits[0], self.low)
         elif self.rank > int(counts[-1]):
-            self._begin(self.high, self.limits[1])
+            self._start_pass(self.high, self.limits[1])
         elif self.inside <= len(self.kept):
             kept, wanted = self.kept[: self.inside].numpy(), self.rank - self.count
             if wanted:
@@ -111,7 +111,7 @@ class Prefix:
             self._narrow(counts)
 
     def _narrow(self, counts: Tensor) -> None:
-        """Take a part of the last bin at its mean where that is exact to rounding; else look closer."""
+        """Take a part of the last bin at its mean where that is exact to rounding; else narrow the bracket."""
         last = int(torch.searchsorted(counts, self.rank))
         held = int(self.counts[last])
         wanted = self.rank - int(counts[last]) + held
@@ -124,7 +124,7 @@ class Prefix:
             self.result = below + part
         else:
             edge = self.low + last * width
-            self._begin(edge - width, edge + 2 * width)
+            self._start_pass(edge - width, edge + 2 * width)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class PairSums:
     largest: float
 
 
-class _Running:
+class _RunningSum:
     """Sum, number, least and greatest of values shown in parts."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ class _Running:
             self.greatest = max(self.greatest, float(values.max()))
 
 
-def pair_sums(x_ND: Tensor, codes_N: Tensor, *, block: int, watch: Callback = silent) -> PairSums:
+def pair_sums(x_ND: Tensor, codes_N: Tensor, *, block: int, progress: ProgressFactory = silent) -> PairSums:
     """Over the pairs of centred points (N, D), float64, whose cluster numbers (N,) rise; ``block``: a side of tiles.
 
     ``smallest`` and ``largest`` sum as many of all distances as there are pairs inside clusters.
@@ -164,16 +164,16 @@ def pair_sums(x_ND: Tensor, codes_N: Tensor, *, block: int, watch: Callback = si
     sizes_K = torch.bincount(codes_N)
     rank = int((sizes_K * (sizes_K - 1) // 2).sum())
     smallest, largest = _prefixes(x_ND, rank=rank)
-    within, between = _Running(), _Running()
-    with _watched(watch, x_ND, number=1) as progress:
+    within, between = _RunningSum(), _RunningSum()
+    with _pass(progress, x_ND, number=1) as counter:
         for inside, across in _pair_distances(x_ND, codes_N, block=block):
             within.add(inside)
             between.add(across)
             for values in (inside, across):
                 smallest.add(values)
                 largest.add(-values)
-                progress.advance(values.numel())
-    _settle((smallest, largest), x_ND, codes_N, block=block, watch=watch)
+                counter.advance(values.numel())
+    _finish_passes((smallest, largest), x_ND, codes_N, block=block, progress=progress)
     assert smallest.result is not None, "the passes end with results"
     assert largest.result is not None, "the passes end with results"
     return PairSums(
@@ -188,25 +188,27 @@ def pair_sums(x_ND: Tensor, codes_N: Tensor, *, block: int, watch: Callback = si
     )
 
 
-def _settle(prefixes: tuple[Prefix, Prefix], x_ND: Tensor, codes_N: Tensor, *, block: int, watch: Callback) -> None:
-    """End the first pass, and look again where its bracket was not narrow enough."""
+def _finish_passes(
+    prefixes: tuple[Prefix, Prefix], x_ND: Tensor, codes_N: Tensor, *, block: int, progress: ProgressFactory
+) -> None:
+    """End the first pass, and make more where its bracket was not narrow enough."""
     signs = dict(zip(prefixes, (1.0, -1.0), strict=True))
     for prefix in prefixes:
         prefix.end_pass()
     number = 1
     while open_ones := [prefix for prefix in prefixes if prefix.result is None]:
         number += 1
-        with _watched(watch, x_ND, number=number) as progress:
+        with _pass(progress, x_ND, number=number) as counter:
             for values in (values for parts in _pair_distances(x_ND, codes_N, block=block) for values in parts):
                 for prefix in open_ones:
                     prefix.add(signs[prefix] * values)
-                progress.advance(values.numel())
+                counter.advance(values.numel())
         for prefix in open_ones:
             prefix.end_pass()
 
 
-def _watched(watch: Callback, x_ND: Tensor, *, number: int) -> AbstractContextManager[Progress]:
-    return watch(f"pairs of points, pass {number}", len(x_ND) * (len(x_ND) - 1) // 2)
+def _pass(progress: ProgressFactory, x_ND: Tensor, *, number: int) -> AbstractContextManager[Progress]:
+    return progress(f"pairs of points, pass {number}", len(x_ND) * (len(x_ND) - 1) // 2)
 
 
 def _prefixes(x_ND: Tensor, *, rank: int) -> tuple[Prefix, Prefix]:
@@ -245,7 +247,7 @@ def _bracket(
 def _pair_distances(x_ND: Tensor, codes_N: Tensor, *, block: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Each pair's Euclidean distance once, in parts: those inside clusters and those between clusters.
 
-    ``codes_N`` rises, so that most tiles lie between clusters, or inside one, as a whole: no pair is looked up there.
+    ``codes_N`` rises, so that most tiles lie between clusters, or inside one, as a whole: no pair is compared there.
     """
     n, codes = len(x_ND), codes_N.tolist()
     none = x_ND.new_empty(0)

@@ -67,7 +67,7 @@ def validity_of_files(features: Path, labels: Path) -> FileValidity:
         raise UserError(f"{features} has {len(x_ND)} rows, {labels} has {len(codes_N)}; they must be as many")
 
     result = validity_indices(
-        torch.from_numpy(x_ND), torch.from_numpy(codes_N), watch=lambda text, total: meter(text, total=total)
+        torch.from_numpy(x_ND), torch.from_numpy(codes_N), progress=lambda text, total: meter(text, total=total)
     )
     notes = []
     if singletons := result.sizes.count(1):
