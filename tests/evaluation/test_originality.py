@@ -15,7 +15,7 @@ from histoloom.cli.app import app
 from histoloom.errors import UserError
 from histoloom.evaluation.originality import nearest as search
 from histoloom.evaluation.originality import shortlist
-from histoloom.evaluation.originality.calibration import Share, auc, conformal_threshold, halves, min_scores
+from histoloom.evaluation.originality.calibration import Share, conformal_threshold, halves, membership, min_scores
 from histoloom.evaluation.originality.greys import dihedral_copies, to_greys
 from histoloom.evaluation.originality.nearest import best_score, nearest
 from histoloom.evaluation.originality.report import audit_folders
@@ -186,9 +186,9 @@ def test_halves_share_no_slide() -> None:
 
 
 def test_auc_by_hand() -> None:
-    found = auc(np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0]))
-    assert found.value == pytest.approx((1 + 1 + 0.5 + 1 + 0 + 1) / 6)
-    assert auc(np.array([1.0, 2.0]), np.array([1.0, 2.0])).value == 0.5
+    found = membership(np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0]))
+    assert found.auc == pytest.approx((1 + 1 + 0.5 + 1 + 0 + 1) / 6)
+    assert membership(np.array([1.0, 2.0]), np.array([1.0, 2.0])).auc == 0.5
 
 
 def write(folder: Path, images: np.ndarray) -> Path:

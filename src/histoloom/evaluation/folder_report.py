@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def _write(
     *,
     name: str,
     title: str,
-    content: Mapping[str, object],
+    content: object,
     table: pd.DataFrame,
     sentences: Sequence[str],
     figure: str = "",

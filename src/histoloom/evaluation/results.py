@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from histoloom.run.directory import read_json, write_json
 from histoloom.run.record import Record
@@ -21,9 +21,24 @@ Comparison = Literal["synthetic_real", "real_real", "synthetic_other"]
 Better = Literal["smaller", "larger"]
 
 
-def _read(folder: Path, name: str) -> Any:
-    path = folder / name
-    return read_json(path) if path.is_file() else None
+class ResultFile(Record):
+    """A record that is one JSON file, ``FILE``."""
+
+    FILE: ClassVar[str]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Read the file; None where there is none."""
+        path = folder / cls.FILE
+        return cls.model_validate(read_json(path)) if path.is_file() else None
+
+    def save(self, folder: Path) -> None:
+        """Write the file."""
+        write_json(folder / self.FILE, self.as_json())
+
+    def as_json(self) -> object:
+        """The content of the file."""
+        return self.model_dump(mode="json", by_alias=True)
 
 
 # --- similarity of pairs: similarity.json, missing.json
@@ -62,8 +77,10 @@ class Similarity(Record):
     @classmethod
     def load(cls, folder: Path) -> Self | None:
         """Read both files; None where there is no ``similarity.json``."""
-        entries = _read(folder, "similarity.json")
-        return None if entries is None else cls(entries=entries, missing=_read(folder, "missing.json") or {})
+        entries, missing = folder / "similarity.json", folder / "missing.json"
+        if not entries.is_file():
+            return None
+        return cls(entries=read_json(entries), missing=read_json(missing) if missing.is_file() else {})
 
     def save(self, folder: Path) -> None:
         """Write both files."""
@@ -113,21 +130,13 @@ class DistributionEntry(SetComparison, _ComparedSets):
     """
 
 
-class Distribution(Record):
+class Distribution(ResultFile):
     """``distribution.json``; ``missing``: extractors that could not be used, with the reason."""
+
+    FILE = "distribution.json"
 
     entries: tuple[DistributionEntry, ...]
     missing: Mapping[str, str] = {}
-
-    @classmethod
-    def load(cls, folder: Path) -> Self | None:
-        """Read ``distribution.json``; None where there is none."""
-        content = _read(folder, "distribution.json")
-        return None if content is None else cls.model_validate(content)
-
-    def save(self, folder: Path) -> None:
-        """Write ``distribution.json``."""
-        write_json(folder / "distribution.json", self.model_dump(mode="json"))
 
     def of(self, *, k: int, cluster: int | None = None) -> list[DistributionEntry]:
         """The entries of one cluster of ``k``, or of all of them together."""
@@ -182,12 +191,14 @@ class Usefulness(Record):
     both: Accuracy
 
 
-class Faithfulness(Record):
+class Faithfulness(ResultFile):
     """``faithfulness.json``, for the chosen ``k``.
 
     Where there are too few held-out patches, ``note`` says so and everything else is None. ``clusterer`` is None where
     the run's own clusterer was not at hand.
     """
+
+    FILE = "faithfulness.json"
 
     k: int
     note: str | None = None
@@ -198,22 +209,12 @@ class Faithfulness(Record):
     usefulness: Usefulness | None = None
     clusterer: ClustererRecognition | None = None
 
-    @classmethod
-    def load(cls, folder: Path) -> Self | None:
-        """Read ``faithfulness.json``; None where there is none."""
-        content = _read(folder, "faithfulness.json")
-        return None if content is None else cls.model_validate(content)
-
-    def save(self, folder: Path) -> None:
-        """Write ``faithfulness.json``, without the values that are None."""
-        write_json(folder / "faithfulness.json", self.model_dump(mode="json", by_alias=True, exclude_none=True))
+    def as_json(self) -> object:
+        """The content of the file, without the values that are None."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 # --- agreement with true tissue classes: truth.json
-
-
-def _count(classes: object) -> object:
-    return len(classes) if isinstance(classes, list) else classes
 
 
 class Agreement(Record):
@@ -229,23 +230,25 @@ class Agreement(Record):
     nmi: float
     ari: float
     n: int
-    classes: Annotated[int, BeforeValidator(_count)]
+    classes: Annotated[int, BeforeValidator(lambda classes: len(classes) if isinstance(classes, list) else classes)]
 
 
-class Truth(Record):
+class Truth(ResultFile):
     """``truth.json``: an agreement for each k. The file exists only where slides have true maps."""
+
+    FILE = "truth.json"
 
     agreements: tuple[Agreement, ...]
 
+    @model_validator(mode="before")
     @classmethod
-    def load(cls, folder: Path) -> Self | None:
-        """Read ``truth.json``; None where there is none."""
-        content = _read(folder, "truth.json")
-        return None if content is None else cls(agreements=content)
+    def from_list(cls, content: object) -> object:
+        """The file is the list of agreements alone."""
+        return {"agreements": content} if isinstance(content, list) else content
 
-    def save(self, folder: Path) -> None:
-        """Write ``truth.json``."""
-        write_json(folder / "truth.json", [agreement.model_dump(mode="json") for agreement in self.agreements])
+    def as_json(self) -> object:
+        """The content of the file."""
+        return [agreement.model_dump(mode="json") for agreement in self.agreements]
 
 
 # --- copies of training patches: originality.json of a run, audit.json of folders
@@ -279,12 +282,12 @@ class AuthenticityResult(Record):
 class CopyRates(Record):
     """How many samples are above a threshold, and how many held-out patches are; None where nothing was calibrated."""
 
-    copies: int | None
-    copy_rate: float | None
-    interval: Interval | None
-    false_alarm_rate: float | None
-    false_alarm_interval: Interval | None
-    threshold: float | None
+    copies: int | None = None
+    copy_rate: float | None = None
+    interval: Interval | None = None
+    false_alarm_rate: float | None = None
+    false_alarm_interval: Interval | None = None
+    threshold: float | None = None
 
 
 class FeatureOriginality(CopyRates):
@@ -337,7 +340,7 @@ class AuditedSample(Record):
     by: Mapping[str, FeatureMatch] = {}
 
 
-class Originality(CopyRates):
+class Originality(CopyRates, ResultFile):
     """``originality.json`` of a run, ``audit.json`` of folders; ``samples``: the most suspicious first.
 
     ``threshold``: a score above it counts as a copy; ``threshold_set_for`` is the false-alarm rate that it aims at.
@@ -346,6 +349,8 @@ class Originality(CopyRates):
     extractors of an audit of folders that could not be used, with the reason. ``version``: of the scores; thresholds of
     another version do not apply.
     """
+
+    FILE = "originality.json"
 
     version: int = 1
     n: int
@@ -362,18 +367,8 @@ class Originality(CopyRates):
     missing: Mapping[str, str] | None = None
     samples: tuple[AuditedSample, ...]
 
-    @classmethod
-    def load(cls, folder: Path) -> Self | None:
-        """Read ``originality.json``; None where copies were not looked for."""
-        content = _read(folder, "originality.json")
-        return None if content is None else cls.model_validate(content)
-
-    def save(self, folder: Path) -> None:
-        """Write ``originality.json``."""
-        write_json(folder / "originality.json", self.as_json())
-
-    def as_json(self) -> dict[str, object]:
-        """Its form in a file; ``missing`` stands only where folders were audited."""
+    def as_json(self) -> object:
+        """The content of the file; ``missing`` stands only where folders were audited."""
         return self.model_dump(mode="json", by_alias=True, exclude={"missing"} if self.missing is None else None)
 
 
@@ -396,8 +391,10 @@ class FolderSetComparison(SetComparison):
     floor_from: str
 
 
-class FolderEvaluation(Record):
+class FolderEvaluation(ResultFile):
     """``evaluate.json``: ``metrics`` by name, those of sets as ``METRIC/EXTRACTOR``; ``missing``: with the reason."""
+
+    FILE = "evaluate.json"
 
     n_real: int
     n_synthetic: int
@@ -406,10 +403,6 @@ class FolderEvaluation(Record):
     metrics: Mapping[str, FolderSetComparison | PairComparison]
     missing: Mapping[str, str]
     notes: tuple[str, ...]
-
-    def as_json(self) -> dict[str, object]:
-        """Its form in the file."""
-        return self.model_dump(mode="json")
 
     @property
     def metric_notes(self) -> Sequence[str]:

@@ -233,8 +233,16 @@ def write_similarity(
         of_k = entries_of_k(context, patches=patches, labels_N=labels[k], samples=samples, metrics=metrics, k=k)
         path.parent.mkdir(exist_ok=True)
         write_json(path, {"extractors": extractors, "entries": [entry.as_json() for entry in of_k]})
-        context.say(_summary(of_k, k=k))
         entries += of_k
+
+        # One line for the log: each metric over all clusters, with its floor.
+        over_all = {(entry.metric, entry.comparison): entry.value for entry in of_k if entry.cluster is None}
+        parts = []
+        for (metric, comparison), value in over_all.items():
+            if comparison == "synthetic_real":
+                floor = over_all.get((metric, "real_real"))
+                parts.append(f"{metric} {value:.3f}" + ("" if floor is None else f" (real against real {floor:.3f})"))
+        context.say(f"k = {k}: {', '.join(parts) or 'no pairs of samples and real patches to compare'}")
     Similarity(entries=tuple(entries), missing=missing).save(context.out)
 
 
@@ -266,14 +274,3 @@ def entries_of_k(
     return similarity_entries(
         sets, values, metrics=metrics, k=k, seed=config.seed, resamples=config.evaluation.bootstrap
     )
-
-
-def _summary(entries: Sequence[SimilarityEntry], *, k: int) -> str:
-    """One line: each metric over all clusters, with its floor."""
-    over_all = {(entry.metric, entry.comparison): entry.value for entry in entries if entry.cluster is None}
-    parts = []
-    for (metric, comparison), value in over_all.items():
-        if comparison == "synthetic_real":
-            floor = over_all.get((metric, "real_real"))
-            parts.append(f"{metric} {value:.3f}" + ("" if floor is None else f" (real against real {floor:.3f})"))
-    return f"k = {k}: " + (", ".join(parts) or "no pairs of samples and real patches to compare")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoloom.evaluation.reading.balance import allot, apart, distinct, spread_order
+from histoloom.evaluation.reading.material import allot, distinct, preference_order, without_overlap
 from histoloom.seeding import numpy_generator
 
 
@@ -25,15 +25,15 @@ def test_as_even_as_capacities_allow(seed: int) -> None:
 
 
 def test_who_gets_the_odd_one_is_drawn() -> None:
-    found = {tuple(allot(1, capacities=[3, 3, 3], rng=numpy_generator(seed, "t"))) for seed in range(30)}
-    assert found == {(1, 0, 0), (0, 1, 0), (0, 0, 1)}
+    allotments = {tuple(allot(1, capacities=[3, 3, 3], rng=numpy_generator(seed, "t"))) for seed in range(30)}
+    assert allotments == {(1, 0, 0), (0, 1, 0), (0, 0, 1)}
 
 
 def test_unseen_first_of_these_held_out_then_slides_in_turn() -> None:
     slides = ["a", "a", "a", "b", "b", "c"]
-    first = np.array([True, True, True, True, True, False])
+    held_out = np.array([True, True, True, True, True, False])
     uses = np.array([0, 0, 1, 0, 0, 0])
-    order = spread_order(slides, first=first, uses=uses, rng=numpy_generator(0, "t"))
+    order = preference_order(slides, held_out=held_out, uses=uses, rng=numpy_generator(0, "t"))
     assert order[-2:] == [5, 2]
     assert {slides[row] for row in order[:2]} == {"a", "b"}
 
@@ -42,8 +42,8 @@ def test_what_overlaps_is_left_out() -> None:
     places = pd.DataFrame(
         {"slide_id": ["a", "a", "b", "a"], "x": [0, 9, 9, 10], "y": [0, 0, 0, 0], "extent": [10.0, 10.0, 10.0, 10.0]}
     )
-    assert apart([0, 1, 2, 3], places=places, most=9) == [0, 2, 3]
-    assert apart([0, 1, 2, 3], places=places, most=2) == [0, 2]
+    assert without_overlap([0, 1, 2, 3], places=places, most=9) == [0, 2, 3]
+    assert without_overlap([0, 1, 2, 3], places=places, most=2) == [0, 2]
 
 
 def test_a_picture_that_was_seen_is_passed_over() -> None:

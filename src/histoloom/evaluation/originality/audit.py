@@ -15,15 +15,15 @@ from histoloom.evaluation.images import ImageSource
 from histoloom.evaluation.originality.calibration import (
     MIN_PER_HALF,
     RATE,
-    Auc,
     Calibration,
     Share,
-    auc,
     calibrate,
     can_calibrate,
+    membership,
 )
 from histoloom.evaluation.originality.greys import read_greys
 from histoloom.evaluation.originality.nearest import Nearest, best_score, best_score_of_weakest_half, nearest
+from histoloom.evaluation.results import Membership
 from histoloom.progress import meter
 from histoloom.seeding import permutation
 
@@ -57,7 +57,7 @@ class PixelAudit:
     half_N: np.ndarray
     """what an exact copy of its weakest half would score"""
     calibration: Calibration | None
-    membership: Auc | None
+    membership: Membership | None
     n_train: int
     n_holdout: int
 
@@ -117,12 +117,13 @@ def audit_pixels(sets: AuditSets, *, seed: int = 0, device: torch.device | None 
             counter.advance(len(held_out))
 
         # Membership: are training patches nearer to the samples than held-out ones are?
-        membership = None
+        membership_test = None
         if min(len(members), len(others)) >= 2:
             members_NGG, others_NGG = train_MGG[members], holdout_HGG[others]
-            membership = auc(search(members_NGG, samples_NGG).score_N, search(others_NGG, samples_NGG).score_N)
+            scores = (search(images_NGG, samples_NGG).score_N for images_NGG in (members_NGG, others_NGG))
+            membership_test = membership(*scores)
     best_N, half_N = best_score(samples_NGG), best_score_of_weakest_half(samples_NGG)
-    return PixelAudit(of_samples, best_N, half_N, calibration, membership, len(train_MGG), len(held_out))
+    return PixelAudit(of_samples, best_N, half_N, calibration, membership_test, len(train_MGG), len(held_out))
 
 
 def draw_rows(n: int, most: int, *, seed: int, what: str) -> np.ndarray:

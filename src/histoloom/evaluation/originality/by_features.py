@@ -21,7 +21,8 @@ from histoloom.evaluation.extractors import Extractor
 from histoloom.evaluation.feature_cache import cached_features
 from histoloom.evaluation.images import ImageSource
 from histoloom.evaluation.originality.audit import AuditSets, draw_rows
-from histoloom.evaluation.originality.calibration import Calibration, Share, calibrate
+from histoloom.evaluation.originality.calibration import Calibration, Share, calibrate, copy_rates
+from histoloom.evaluation.originality.greys import dihedral_copies
 from histoloom.evaluation.results import AuthenticityResult, FeatureOriginality
 
 COPIES = 8
@@ -54,25 +55,10 @@ class DihedralCopies:
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Copies, uint8 (n, S, S, 3): four turns by 90 degrees, then those of the mirror image."""
-        images, copies = np.divmod(indices, COPIES)
-        read = self._images.read(self._rows[images])
-        turned = [
-            np.rot90(image if copy < COPIES // 2 else image[:, ::-1], int(copy) % 4)
-            for image, copy in zip(read, copies, strict=True)
-        ]
-        return np.stack([np.ascontiguousarray(image) for image in turned])
-
-
-@dataclass(frozen=True)
-class Authenticity:
-    """How many are not nearer to a real patch than real patches are to one another (Alaa et al. 2022, ICML).
-
-    A sample is authentic where its nearest training patch has another training patch nearer to it than the sample in
-    any of its copies. ``floor``: the same of held-out patches, which are nobody's copies.
-    """
-
-    samples: Share
-    floor: Share
+        image_n, copy_n = np.divmod(indices, COPIES)
+        different, place_n = np.unique(image_n, return_inverse=True)
+        copies_N8SS3 = dihedral_copies(self._images.read(self._rows[different]))
+        return copies_N8SS3[place_n, copy_n]
 
 
 @dataclass(frozen=True)
@@ -80,13 +66,15 @@ class FeatureAudit:
     """Each sample's nearest training patch by one extractor; ``calibration`` is of the negative distance.
 
     ``calibration`` is None for too few held-out patches; ``authenticity`` for fewer than two training patches.
+    A sample is authentic where its nearest training patch has another training patch nearer to it than the sample in
+    any of its copies (Alaa et al. 2022, ICML); its floor is the same of held-out patches, which are nobody's copies.
     """
 
     extractor: str
     number_N: np.ndarray
     distance_N: np.ndarray
     calibration: Calibration | None
-    authenticity: Authenticity | None
+    authenticity: AuthenticityResult | None
 
     @property
     def alarm_N(self) -> np.ndarray:
@@ -102,26 +90,14 @@ class FeatureAudit:
     @property
     def record(self) -> FeatureOriginality:
         """The numbers, without the samples; thresholds are distances."""
-        copies, calibration, authenticity = self.copies, self.calibration, self.authenticity
+        calibration = self.calibration
+        rates = dict(copy_rates(self.copies, calibration))
         return FeatureOriginality(
+            **rates | {"threshold": -calibration.threshold if calibration else None},
             extractor=self.extractor,
-            copies=copies.count if calibration else None,
-            copy_rate=copies.value if calibration else None,
-            interval=copies.interval if calibration else None,
-            false_alarm_rate=calibration.tested.value if calibration else None,
-            false_alarm_interval=calibration.tested.interval if calibration else None,
-            threshold=-calibration.threshold if calibration else None,
             n_calibration=calibration.n if calibration else 0,
             n_test=calibration.tested.n if calibration else 0,
-            authenticity=authenticity
-            and AuthenticityResult(
-                value=authenticity.samples.value,
-                interval=authenticity.samples.interval,
-                n=authenticity.samples.n,
-                floor=authenticity.floor.value,
-                floor_interval=authenticity.floor.interval,
-                n_floor=authenticity.floor.n,
-            ),
+            authenticity=self.authenticity,
         )
 
 
@@ -158,9 +134,15 @@ def compare_features(
     number_H, distance_H = nearest_of_copies(holdout_HTD, train_MD)
     authenticity = None
     if len(train_MD) > 1 and len(number_H):
-        authenticity = Authenticity(
-            authentic_share(number_N, distance_N, train_MD=train_MD),
-            authentic_share(number_H, distance_H, train_MD=train_MD),
+        authentic = authentic_share(number_N, distance_N, train_MD=train_MD)
+        floor = authentic_share(number_H, distance_H, train_MD=train_MD)
+        authenticity = AuthenticityResult(
+            value=authentic.value,
+            interval=authentic.interval,
+            n=authentic.n,
+            floor=floor.value,
+            floor_interval=floor.interval,
+            n_floor=floor.n,
         )
     return FeatureAudit(extractor, number_N, distance_N, calibrate(slide_H, -distance_H), authenticity)
 

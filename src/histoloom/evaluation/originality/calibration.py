@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
+from histoloom.evaluation.results import CopyRates, Membership
+
 LEVEL = 0.95
 RATE = 0.01
 """the false-alarm rate that thresholds are set for"""
@@ -110,26 +112,31 @@ def calibrate(slide_H: Sequence[str], score_H: np.ndarray) -> Calibration | None
     return Calibration(threshold, rate, len(first), (len(first_slides), len(second_slides - first_slides)), tested)
 
 
-@dataclass(frozen=True)
-class Auc:
-    """The area under the ROC curve of two sets of scores, 0.5: equally high, with its 95 % interval."""
+def membership(member_N: np.ndarray, other_N: np.ndarray) -> Membership:
+    """The probability that a training patch scores higher than a held-out one (the area under the ROC curve).
 
-    value: float
-    low: float
-    high: float
-    n: tuple[int, int]
-
-
-def auc(high_N: np.ndarray, low_N: np.ndarray) -> Auc:
-    """The probability that one of the first set scores higher than one of the second; ties count half.
-
-    The interval is DeLong's (1988, Biometrics 44, 837); images are taken as independent.
+    Ties count half. The interval is DeLong's (1988, Biometrics 44, 837); images are taken as independent.
     """
-    over_low, over_high = _share_below(high_N, low_N), 1 - _share_below(low_N, high_N)
-    value = float(over_low.mean())
-    variance = sum(np.var(part, ddof=1) / len(part) for part in (over_low, over_high))
-    reach = 1.959964 * math.sqrt(float(variance))
-    return Auc(value, max(0.0, value - reach), min(1.0, value + reach), (len(high_N), len(low_N)))
+    over_other, over_member = _share_below(member_N, other_N), 1 - _share_below(other_N, member_N)
+    value = float(over_other.mean())
+    variance = sum(np.var(part, ddof=1) / len(part) for part in (over_other, over_member))
+    half_width = 1.959964 * math.sqrt(float(variance))
+    interval = (max(0.0, value - half_width), min(1.0, value + half_width))
+    return Membership(auc=value, interval=interval, n=(len(member_N), len(other_N)))
+
+
+def copy_rates(copies: Share, calibration: Calibration | None) -> CopyRates:
+    """Alarms among the samples and among the held-out patches that test the threshold."""
+    if calibration is None:
+        return CopyRates()
+    return CopyRates(
+        copies=copies.count,
+        copy_rate=copies.value,
+        interval=copies.interval,
+        false_alarm_rate=calibration.tested.value,
+        false_alarm_interval=calibration.tested.interval,
+        threshold=calibration.threshold,
+    )
 
 
 def _share_below(score_N: np.ndarray, others: np.ndarray) -> np.ndarray:

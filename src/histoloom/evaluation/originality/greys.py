@@ -53,16 +53,13 @@ def to_greys(images_NSS3: Images) -> np.ndarray:
             f"the images are {width} x {height} px; originality compares square ones of at least {MIN_SIZE} px a side"
         )
     grey_NSS = np.stack([image @ _LUMA for image in images_NSS3])
-    matrix_GS = _to_side(height)
+    # The mean over each new pixel's area, or between pixels where the image is smaller.
+    matrix_GS = (
+        interpolation(height, SIDE, (np.arange(SIDE) + 0.5) * height / SIDE - 0.5)
+        if height < SIDE
+        else area_means(height, SIDE)
+    )
     return np.clip(np.rint(matrix_GS @ grey_NSS @ matrix_GS.T), 0, 255).astype(np.uint8)
-
-
-@cache
-def _to_side(side: int) -> np.ndarray:
-    """Takes ``side`` px to G: the mean over each new pixel's area, or between pixels where the image is smaller."""
-    if side < SIDE:
-        return interpolation(side, SIDE, (np.arange(SIDE) + 0.5) * side / SIDE - 0.5)
-    return area_means(side, SIDE)
 
 
 def area_means(side: int, wanted: int) -> np.ndarray:
@@ -118,7 +115,10 @@ def _band(greys: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
 
 
 def dihedral_copies(images_NSS: np.ndarray) -> np.ndarray:
-    """The eight dihedral copies, (N, 8, S, S): four turns by 90 degrees, then those of the mirror image."""
+    """The eight dihedral copies, (N, 8, S, S): four turns by 90 degrees, then those of the mirror image.
+
+    A last axis of channels is allowed.
+    """
     mirrored = images_NSS[:, :, ::-1]
     turns = [np.rot90(images, turn, axes=(1, 2)) for images in (images_NSS, mirrored) for turn in range(4)]
     return np.ascontiguousarray(np.stack(turns, axis=1))

@@ -16,8 +16,8 @@ from histoloom.evaluation.folder_report import write_audit
 from histoloom.evaluation.images import ImageFolder, ImageRows, SampleFolder
 from histoloom.evaluation.originality.audit import VERSION, AuditSets, PixelAudit, audit_pixels, notes
 from histoloom.evaluation.originality.by_features import audit_features
-from histoloom.evaluation.originality.calibration import MIN_PER_HALF, can_calibrate
-from histoloom.evaluation.results import AuditedSample, FeatureMatch, Membership, Originality
+from histoloom.evaluation.originality.calibration import MIN_PER_HALF, can_calibrate, copy_rates
+from histoloom.evaluation.results import AuditedSample, FeatureMatch, Originality
 from histoloom.run.directory import write_bytes
 from histoloom.run.stage import StageContext
 from histoloom.slides.patch_set import PatchSet
@@ -64,16 +64,11 @@ def audit_originality(
         )
         for row in audit.order
     )
-    copies, calibration, membership = audit.copies, audit.calibration, audit.membership
+    calibration = audit.calibration
     record = Originality(
+        **dict(copy_rates(audit.copies, calibration)),
         version=VERSION,
-        n=copies.n,
-        copies=copies.count if calibration else None,
-        copy_rate=copies.value if calibration else None,
-        interval=copies.interval if calibration else None,
-        false_alarm_rate=calibration.tested.value if calibration else None,
-        false_alarm_interval=calibration.tested.interval if calibration else None,
-        threshold=calibration.threshold if calibration else None,
+        n=audit.copies.n,
         threshold_set_for=calibration.rate if calibration else None,
         n_train=audit.n_train,
         n_calibration=calibration.n if calibration else 0,
@@ -81,8 +76,7 @@ def audit_originality(
         slides=calibration.slides if calibration else (0, 0),
         too_plain=int(audit.too_plain_N.sum()),
         plain_half=int(audit.plain_half_N.sum()),
-        membership=membership
-        and Membership(auc=membership.value, interval=(membership.low, membership.high), n=membership.n),
+        membership=audit.membership,
         notes=tuple(notes(audit)),
         by_features=tuple(one.record for one in by_features),
         samples=samples,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
@@ -70,13 +69,8 @@ class Candidates:
 
 def coarse(greys_NGG: np.ndarray) -> np.ndarray:
     """Greys of ``LOW`` px, float32 (N, L, L)."""
-    matrix_LG = _to_low()
+    matrix_LG = area_means(SIDE, LOW) @ gaussian(SIDE, _FINE)
     return matrix_LG @ greys_NGG.astype(np.float32) @ matrix_LG.T
-
-
-@cache
-def _to_low() -> np.ndarray:
-    return area_means(SIDE, LOW) @ gaussian(SIDE, _FINE)
 
 
 def shortlist(

@@ -15,9 +15,8 @@ from functools import partial
 import numpy as np
 
 from histoloom.errors import UserError
-from histoloom.evaluation.reading.balance import allot, distinct
 from histoloom.evaluation.reading.folder import Reading, publish, readings
-from histoloom.evaluation.reading.material import Material, Tissue
+from histoloom.evaluation.reading.material import Material, Tissue, allot, distinct
 from histoloom.evaluation.reading.plan import Kind, Plan, Request, Trial, choices_of
 from histoloom.run.directory import Run
 from histoloom.seeding import numpy_generator
@@ -38,8 +37,11 @@ def create_reading(run: Run, request: Request) -> Reading:
     tissues = material.tissues(request.kind)
     used = Counter(trial.name for reading in earlier for trial in reading.plan.trials)
     rng = numpy_generator(seed, "reading", request.kind, material.k)
-    chosen = _chosen(material, tissues, pairs=request.trials // 2, used=used, rng=rng)
-    trials = tuple(_trial(material, row, tissue=tissue, synthetic=synthetic) for (synthetic, tissue), row in chosen)
+    drawn = _draw_pictures(material, tissues, pairs=request.trials // 2, used=used, rng=rng)
+    trials = []
+    for (synthetic, tissue), row in drawn:
+        name, cluster, split = material.named(row, synthetic=synthetic)
+        trials.append(Trial(synthetic, name, cluster, tissue, split))
     names = tuple(tissue.name for tissue in tissues)
     artifacts = {stage: run.artifact(stage) for stage in SHOWN_STAGES}
     plan = Plan(
@@ -51,80 +53,67 @@ def create_reading(run: Run, request: Request) -> Reading:
         feedback=request.feedback,
         names=names,
         choices=choices_of(request.kind, names=names),
-        fingerprints={stage: found.fingerprint for stage, found in artifacts.items() if found is not None},
+        fingerprints={stage: artifact.fingerprint for stage, artifact in artifacts.items() if artifact is not None},
         notes=_notes(trials, names=names),
-        trials=trials,
+        trials=tuple(trials),
     )
-    return publish(run.path, plan, pictures=_pictures(material, chosen, kind=request.kind))
-
-
-def _trial(material: Material, row: int, *, tissue: int, synthetic: bool) -> Trial:
-    name, cluster, split = material.named(row, synthetic=synthetic)
-    return Trial(synthetic, name, cluster, tissue, split)
+    return publish(run.path, plan, pictures=_read_pictures(material, drawn, kind=request.kind))
 
 
 Pool = tuple[bool, int]
 """Whether the pictures are samples, and of which tissue."""
 
 
-def _chosen(
+def _draw_pictures(
     material: Material, tissues: Sequence[Tissue], *, pairs: int, used: Mapping[str, int], rng: np.random.Generator
 ) -> list[tuple[Pool, int]]:
-    """``pairs`` real pictures and as many samples, of each tissue alike, each with its row, in an order drawn too."""
+    """``pairs`` real pictures and as many samples, as many of each tissue, each with its row, in a random order."""
     pools: dict[Pool, list[int]] = {}
     for number, tissue in enumerate(tissues):
-        # More than are needed: some may turn out to be the same picture.
+        # More than are needed: some may be the same picture.
         pools[False, number] = material.real(tissue, most=2 * pairs, used=used, rng=rng)
         pools[True, number] = material.synthetic(tissue, used=used, rng=rng)
-    capacities = _fewer(pools, of=range(len(tissues)))
+    capacities = _pairs_by_tissue(pools)
     while sum(capacities) >= pairs:
         quotas = allot(pairs, capacities=capacities, rng=rng)
-        taken = _distinct(material, pools, quotas=quotas)
-        found = _fewer(taken, of=range(len(tissues)))
-        if found == quotas:
-            flat = [(pool, row) for pool, rows in taken.items() for row in rows]
+        seen: set[str] = set()
+        drawn = {
+            pool: distinct(rows, n=quotas[pool[1]], digest=partial(material.digest, synthetic=pool[0]), seen=seen)
+            for pool, rows in pools.items()
+        }
+        counts = _pairs_by_tissue(drawn)
+        if counts == quotas:
+            flat = [(pool, row) for pool, rows in drawn.items() for row in rows]
             return [flat[place] for place in rng.permutation(len(flat))]
-        limits = zip(capacities, found, quotas, strict=True)
-        capacities = [limit if there == quota else there for limit, there, quota in limits]
+        limits = zip(capacities, counts, quotas, strict=True)
+        capacities = [limit if count == quota else count for limit, count, quota in limits]
     raise UserError(
         f"at k = {material.k} there are pictures for {2 * sum(capacities)} trials, as many real ones as samples of "
         "each tissue; ask for fewer, or raise samples.per_cluster"
     )
 
 
-def _fewer(pools: Mapping[Pool, Sequence[int]], *, of: range) -> list[int]:
-    return [min(len(pools[False, tissue]), len(pools[True, tissue])) for tissue in of]
+def _pairs_by_tissue(pools: Mapping[Pool, Sequence[int]]) -> list[int]:
+    """Of each tissue the number of pairs of a real picture and a sample."""
+    tissues = sorted({tissue for _, tissue in pools})
+    return [min(len(pools[False, tissue]), len(pools[True, tissue])) for tissue in tissues]
 
 
-def _distinct(
-    material: Material, pools: Mapping[Pool, Sequence[int]], *, quotas: Sequence[int]
-) -> dict[Pool, list[int]]:
-    seen: set[str] = set()
-    return {
-        (synthetic, tissue): distinct(
-            rows, n=quotas[tissue], digest=partial(material.digest, synthetic=synthetic), seen=seen
-        )
-        for (synthetic, tissue), rows in pools.items()
-    }
-
-
-def _pictures(material: Material, chosen: Sequence[tuple[Pool, int]], *, kind: Kind) -> np.ndarray:
-    """What the reader sees, uint8 (N, H, W, 3)."""
-    images = np.stack([material.picture(row, synthetic=synthetic) for (synthetic, _), row in chosen])
+def _read_pictures(material: Material, drawn: Sequence[tuple[Pool, int]], *, kind: Kind) -> np.ndarray:
+    """What the reader sees, uint8 (N, H, W, 3): real patches as they are, or after a pass through the VQ-GAN."""
+    images = np.stack([material.picture(row, synthetic=synthetic) for (synthetic, _), row in drawn])
     if kind == "reconstruction-or-synthetic":
-        real = np.array([not synthetic for (synthetic, _), _ in chosen])
-        images[real] = _reconstructed(material.run, images[real])
+        # The other kinds need no torch.
+        from histoloom.autoencoder.vqgan import Autoencoder
+        from histoloom.evaluation.faithfulness import reconstruct
+        from histoloom.training.devices import accelerator
+
+        run = material.run
+        device = accelerator(run.config.runtime).device
+        autoencoder = Autoencoder.load(run.require("autoencoder")).to(device)
+        is_real_N = np.array([not synthetic for (synthetic, _), _ in drawn])
+        images[is_real_N] = reconstruct(autoencoder, images[is_real_N], device=device)
     return images
-
-
-def _reconstructed(run: Run, images_NHW3: np.ndarray) -> np.ndarray:
-    from histoloom.autoencoder.vqgan import Autoencoder
-    from histoloom.evaluation.faithfulness import reconstruct
-    from histoloom.training.devices import accelerator
-
-    device = accelerator(run.config.runtime).device
-    autoencoder = Autoencoder.load(run.require("autoencoder")).to(device)
-    return reconstruct(autoencoder, images_NHW3, device=device)
 
 
 def _notes(trials: Sequence[Trial], *, names: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,6 @@
-"""The pictures that a run has for a reading: real patches and samples of each tissue, in the order to take them.
+"""The pictures that a run has for a reading: real patches and samples of each tissue, in the order of preference.
+
+Numbers are as even over tissues and slides as there are pictures, and no place of a slide is shown twice.
 
 Legend of shapes: N pictures, H and W height and width in px.
 """
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +19,6 @@ import pandas as pd
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.errors import UserError
 from histoloom.evaluation.images import SampleFolder
-from histoloom.evaluation.reading.balance import apart, spread_order
 from histoloom.evaluation.reading.plan import Kind
 from histoloom.names import current_names, default_name
 from histoloom.run.directory import Run
@@ -42,42 +43,43 @@ class Material:
         self.clustering = Clustering.open(run.require("clusters"))
         self.k = self.clustering.chosen if k is None else k
         if self.k not in self.samples.ks:
-            raise UserError(f"there are no samples at k = {self.k}; there are at k = {_listed(self.samples.ks)}")
+            available = ", ".join(map(str, self.samples.ks)) or "none"
+            raise UserError(f"there are no samples at k = {self.k}; there are at k = {available}")
 
     def tissues(self, kind: Kind) -> list[Tissue]:
         """The tissues to show, by name; of a naming only those that have one."""
         names = current_names(self.run.path, k=self.k)
-        together: dict[str, list[int]] = {}
+        by_name: dict[str, list[int]] = {}
         for cluster, name in names.items():
             if kind != "naming" or name != default_name(cluster):
-                together.setdefault(name, []).append(cluster)
-        if kind == "naming" and len(together) < 2:
+                by_name.setdefault(name, []).append(cluster)
+        if kind == "naming" and len(by_name) < 2:
             raise UserError(
-                f"{len(together)} tissues at k = {self.k} have a name; name two or more first: "
+                f"{len(by_name)} tissues at k = {self.k} have a name; name two or more first: "
                 f"histoloom name {self.run.path} CLUSTER NAME"
             )
-        return [Tissue(name, tuple(clusters)) for name, clusters in sorted(together.items(), key=lambda item: item[1])]
+        return [Tissue(name, tuple(clusters)) for name, clusters in sorted(by_name.items(), key=lambda item: item[1])]
 
     @cached_property
     def labels(self) -> np.ndarray:
         """The cluster of every patch, in the rows of ``patches``."""
-        found = self.clustering.labels(self.k)
-        return found.reindex(self.patches.columns("patch_id")["patch_id"]).to_numpy()
+        labels = self.clustering.labels(self.k)
+        return labels.reindex(self.patches.columns("patch_id")["patch_id"]).to_numpy()
 
     def real(self, tissue: Tissue, *, most: int, used: Mapping[str, int], rng: np.random.Generator) -> list[int]:
-        """Rows of ``patches`` to take from: apart from each other, unseen and held-out ones first."""
+        """Rows of ``patches`` by preference: no two overlap, unseen and held-out ones first."""
         rows = np.flatnonzero(np.isin(self.labels, tissue.clusters))
         table = self._places.iloc[rows].reset_index(drop=True)
-        order = spread_order(
+        order = preference_order(
             table["slide_id"].tolist(),
-            first=(table["split"] == "holdout").to_numpy(),
+            held_out=(table["split"] == "holdout").to_numpy(),
             uses=table["patch_id"].map(Counter(used)).fillna(0).to_numpy(),
             rng=rng,
         )
-        return [int(rows[place]) for place in apart(order, places=table, most=most)]
+        return [int(rows[place]) for place in without_overlap(order, places=table, most=most)]
 
     def synthetic(self, tissue: Tissue, *, used: Mapping[str, int], rng: np.random.Generator) -> list[int]:
-        """Rows of ``samples`` to take from, the least used first."""
+        """Rows of ``samples`` by preference, the least used first."""
         table = self.samples.table
         rows = np.flatnonzero((table["k"] == self.k) & table["cluster"].isin(tissue.clusters))
         uses = table["sample_id"].iloc[rows].map(Counter(used)).fillna(0).to_numpy()
@@ -97,7 +99,7 @@ class Material:
         return image
 
     def digest(self, row: int, *, synthetic: bool) -> str:
-        """What the picture's pixels are, to tell equal ones."""
+        """The SHA-256 of the picture's pixels, equal for equal pictures."""
         return hashlib.sha256(self.picture(row, synthetic=synthetic).tobytes()).hexdigest()
 
     def named(self, row: int, *, synthetic: bool) -> tuple[str, int, str]:
@@ -113,5 +115,65 @@ class Material:
         return self.patches.columns("patch_id", "slide_id", "split", "x", "y", "extent")
 
 
-def _listed(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers)) or "none"
+# --- balance
+
+
+def allot(n: int, *, capacities: Sequence[int], rng: np.random.Generator) -> list[int]:
+    """``n`` pictures over groups as evenly as their capacities allow; which group has one more is drawn.
+
+    Sums to ``n``, or to all capacities where these are fewer.
+    """
+    counts = [0] * len(capacities)
+    left = min(n, sum(capacities))
+    while left:
+        open_ = [group for group, limit in enumerate(capacities) if counts[group] < limit]
+        share = left // len(open_)
+        receiving = open_ if share else rng.choice(open_, size=left, replace=False).tolist()
+        for group in receiving:
+            more = min(max(1, share), capacities[group] - counts[group])
+            counts[group] += more
+            left -= more
+    return counts
+
+
+def preference_order(
+    slides: Sequence[str], *, held_out: np.ndarray, uses: np.ndarray, rng: np.random.Generator
+) -> list[int]:
+    """Rows of patches by preference: the least used first, of these the ``held_out`` ones, slide by slide in turn.
+
+    A reader who saw a picture before, and its truth at the end, may recognise it: that weighs more than its slide.
+
+    ``held_out`` (N,) bool: patches of held-out slides; ``uses`` (N,): how many readings showed each before.
+    """
+    table = pd.DataFrame({"slide": list(slides), "train": ~held_out, "uses": uses, "chance": rng.random(len(slides))})
+    table = table.sort_values(["uses", "train", "chance"])
+    table["turn"] = table.groupby(["slide", "uses", "train"]).cumcount()
+    return [int(row) for row in table.sort_values(["uses", "train", "turn", "chance"]).index]
+
+
+def without_overlap(order: Iterable[int], *, places: pd.DataFrame, most: int) -> list[int]:
+    """The first ``most`` rows of ``order`` that overlap no earlier one; ``places`` has slide_id, x, y, extent (px)."""
+    accepted: dict[str, list[tuple[float, float, float]]] = {}
+    slides, x, y, extent = (places[name].tolist() for name in ("slide_id", "x", "y", "extent"))
+    rows: list[int] = []
+    for row in order:
+        others = accepted.setdefault(slides[row], [])
+        if any(max(abs(x[row] - a), abs(y[row] - b)) < max(extent[row], side) for a, b, side in others):
+            continue
+        others.append((x[row], y[row], extent[row]))
+        rows.append(row)
+        if len(rows) == most:
+            break
+    return rows
+
+
+def distinct(rows: Iterable[int], *, n: int, digest: Callable[[int], str], seen: set[str]) -> list[int]:
+    """The first ``n`` rows whose pictures are not ``seen`` yet; their digests are added to ``seen``."""
+    distinct_rows: list[int] = []
+    for row in rows:
+        if len(distinct_rows) == n:
+            break
+        if (mark := digest(row)) not in seen:
+            seen.add(mark)
+            distinct_rows.append(row)
+    return distinct_rows
