@@ -27,7 +27,7 @@ READER = "<b>Ann</b>"
 
 def read(reading: Reading, *, run: Path, n: int | None = None, reader: str = READER) -> None:
     """Right in all real pictures, and in no sample."""
-    session = Session.begin(reading, reader=reader)
+    session = Session.open(reading, reader=reader)
     for trial in session.order[:n]:
         naming = reading.plan.kind == "naming"
         answer = reading.plan.trials[trial].tissue if naming else 0

@@ -61,12 +61,12 @@ def test_equal_sets_have_the_known_value(sets: str) -> None:
 def test_agrees_with_other_peoples_code(sets: str) -> None:
     real, synthetic = features(sets)
     same = min(len(real), len(synthetic))
-    found, equal = values(real, synthetic), values(real[:same], synthetic[:same])
+    measured, equal = values(real, synthetic), values(real[:same], synthetic[:same])
     names = {golden.split()[0] for golden in GOLDEN[sets]}
     assert names == set(NAMES)
     for golden, value in GOLDEN[sets].items():
         name = golden.split()[0]
-        assert (equal if name in EQUAL_NUMBERS else found)[name] == pytest.approx(value, rel=1e-6), golden
+        assert (equal if name in EQUAL_NUMBERS else measured)[name] == pytest.approx(value, rel=1e-6), golden
 
 
 def test_order_changes_nothing() -> None:
@@ -125,8 +125,8 @@ def test_frechet_of_gaussians_of_one_shape_is_the_gap_of_their_means() -> None:
 def test_kid_is_around_zero_for_one_distribution_whatever_the_number() -> None:
     rng = np.random.default_rng(3)
     for n in (20, 100):
-        found = [kernel_distance(rng.standard_normal((n, 8)), rng.standard_normal((n, 8))) for _ in range(60)]
-        assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(60)
+        distances = [kernel_distance(rng.standard_normal((n, 8)), rng.standard_normal((n, 8))) for _ in range(60)]
+        assert abs(np.mean(distances)) < 3 * np.std(distances) / np.sqrt(60)
 
 
 def test_intervals_cover_what_they_say() -> None:
@@ -152,8 +152,8 @@ def test_no_image_of_few_is_not_certainly_none_of_all() -> None:
 
 def test_distances_and_radii_agree_with_scipy() -> None:
     real, synthetic = features("many")
-    found = np.concatenate([distances for _, distances in distance_blocks(synthetic, real)])
-    assert np.allclose(found, cdist(synthetic, real, "sqeuclidean"))
+    squares_BM = np.concatenate([distances for _, distances in distance_blocks(synthetic, real)])
+    assert np.allclose(squares_BM, cdist(synthetic, real, "sqeuclidean"))
     assert np.allclose(squared_radii(real, neighbours=4), np.sort(cdist(real, real, "sqeuclidean"), axis=1)[:, 4])
 
 

@@ -37,7 +37,7 @@ def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def squeeze_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LPIPS's SqueezeNet weights are found."""
+    """LPIPS's SqueezeNet weights are available."""
     data = os.environ.get("HISTOLOOM_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")
     folder = Path(os.environ.get("HISTOLOOM_WEIGHTS", Path(data).resolve() / "weights"))
     if not (folder / FILES["squeeze"].npz).is_file():

@@ -1,4 +1,4 @@
-"""Nearest training patches by features: agreement with the plain way, turned copies, authenticity by hand."""
+"""Nearest training patches by features: agreement with all distances, rotated copies, authenticity by hand."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_eight_copies_are_all_different_and_begin_with_the_picture(crops) ->
     assert copies.key(0) == InMemory(images).key(1)
 
 
-def test_turned_copies_are_the_least_authentic(crops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotated_copies_are_the_least_authentic(crops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("histoloom.evaluation.originality.calibration.RATE", 0.1)
     monkeypatch.setattr("histoloom.evaluation.originality.calibration.MIN_PER_HALF", 9)
     train, holdout = crops(30, 48, seed=0), crops(24, 48, seed=1)
@@ -90,10 +90,10 @@ def test_turned_copies_are_the_least_authentic(crops, tmp_path: Path, monkeypatc
     slides = [f"slide {number % 4}" for number in range(24)]
     sets = AuditSets(InMemory(samples), InMemory(train), InMemory(holdout), slides)
     extractor = make_extractor("pixels", sources=ExtractorSources(torch.device("cpu")))
-    found = audit_features(sets, extractor=extractor, cache=tmp_path, seed=0)
-    assert found.number_N[:3].tolist() == [0, 1, 2]
-    np.testing.assert_allclose(found.distance_N[:3], 0, atol=1e-5)
-    assert found.alarm_N[:3].all()
-    assert found.record.copies == found.copies.count >= 3
-    assert "By pixels: " in found.record.sentence
-    assert "authentic" in found.record.sentence
+    audit = audit_features(sets, extractor=extractor, cache=tmp_path, seed=0)
+    assert audit.number_N[:3].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(audit.distance_N[:3], 0, atol=1e-5)
+    assert audit.alarm_N[:3].all()
+    assert audit.record.copies == audit.copies.count >= 3
+    assert "By pixels: " in audit.record.sentence
+    assert "authentic" in audit.record.sentence

@@ -24,8 +24,8 @@ SHARES = (0.6, 0.3, 0.1)
 
 def test_quotas_keep_shares_and_never_need_a_row_twice() -> None:
     available = {0: np.arange(12), 1: np.arange(12, 24), 2: np.arange(24, 36)}
-    found = cluster_quotas({0: 0.6, 1: 0.3, 2: 0.1}, available=available)
-    assert found == {0: 12, 1: 6, 2: 2}
+    quotas = cluster_quotas({0: 0.6, 1: 0.3, 2: 0.1}, available=available)
+    assert quotas == {0: 12, 1: 6, 2: 2}
     assert cluster_quotas({0: 0.6, 1: 0.3, 2: 0.1}, available=available, most=10) == {0: 6, 1: 3, 2: 1}
     assert sum(cluster_quotas({0: 0.5, 1: 0.5}, available={0: np.arange(9)}).values()) == 0
     assert cluster_quotas({}, available=available) == {}
@@ -105,11 +105,11 @@ def test_the_frequency_of_clusters_alone_is_no_distance() -> None:
     of_samples = np.repeat(np.arange(CLUSTERS), 60)
     synthetic = 4 * np.eye(CLUSTERS)[of_samples] + rng.standard_normal((180, CLUSTERS))
     chosen = choose_real_rows(np.array(["train"] * 600 + ["holdout"] * 300), most=600, seed=0)
-    found = distribution_entries(
+    entries = distribution_entries(
         SetFeatures("pixels", real, synthetic), real=chosen, labels=labels, k=CLUSTERS, seed=0,
         samples=rows_by_cluster(of_samples, rows=np.arange(180)),
     )  # fmt: skip
-    kid = next(entry for entry in found if entry.metric == "kid" and entry.cluster is None)
+    kid = next(entry for entry in entries if entry.metric == "kid" and entry.cluster is None)
     as_they_are = kernel_distance(real[600:], synthetic)
     assert abs(kid.value - kid.floor) < 0.1 * as_they_are
 

@@ -1,4 +1,4 @@
-"""Extractors: features of an image do not depend on what else is asked for, and are what they say."""
+"""Extractors: features of an image do not depend on the rest of the batch, and are what they say."""
 
 from __future__ import annotations
 
@@ -73,23 +73,23 @@ def test_neither_batch_nor_order_changes_a_bit(extractor: Extractor, crops) -> N
 
 def test_pixels_are_colours_and_layout(crops) -> None:
     images = crops(3, 64, seed=1)
-    found = make_extractor("pixels", sources=CPU).features(images)
+    features = make_extractor("pixels", sources=CPU).features(images)
     unit = images / 255
     blocks = unit.reshape(3, 8, 8, 8, 8, 3).mean(axis=(2, 4)).transpose(0, 3, 1, 2).reshape(3, -1)
     third = ((unit - unit.mean(axis=(1, 2), keepdims=True)) ** 3).mean(axis=(1, 2))
-    wanted = [blocks, unit.mean(axis=(1, 2)), unit.std(axis=(1, 2)), np.cbrt(third)]
-    assert np.allclose(found, np.concatenate(wanted, axis=1), atol=1e-6)
+    expected = [blocks, unit.mean(axis=(1, 2)), unit.std(axis=(1, 2)), np.cbrt(third)]
+    assert np.allclose(features, np.concatenate(expected, axis=1), atol=1e-6)
 
 
 @pytest.mark.usefixtures("squeeze_weights")
 def test_the_trunk_is_that_of_lpips(crops) -> None:
     images = crops(2, 64, seed=2)
-    found = make_extractor("lpips-squeeze", sources=CPU)
-    assert isinstance(found, LpipsTrunk)
+    extractor = make_extractor("lpips-squeeze", sources=CPU)
+    assert isinstance(extractor, LpipsTrunk)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     taps = LPIPS.load("squeeze", download=False).features(x)
     means = [(tap / tap.norm(dim=1, keepdim=True).clamp(min=1e-4)).mean(dim=(2, 3)) for tap in taps]
-    assert np.allclose(found.features(images), torch.cat(means, dim=1).numpy(), atol=1e-4)
+    assert np.allclose(extractor.features(images), torch.cat(means, dim=1).numpy(), atol=1e-4)
 
 
 def test_digests_tell_weights_apart(autoencoder: Path) -> None:
@@ -108,8 +108,8 @@ def test_digests_tell_weights_apart(autoencoder: Path) -> None:
 @pytest.mark.usefixtures("no_weights")
 def test_what_cannot_be_had_says_why() -> None:
     names = ("pixels", "lpips-alex", "encoder", "inception:nowhere.pt", "pixels:8", "pixels")
-    found, missing = make_extractors(names, sources=CPU, size=48)
-    assert [extractor.name for extractor in found] == ["pixels"]
+    extractors, missing = make_extractors(names, sources=CPU, size=48)
+    assert [extractor.name for extractor in extractors] == ["pixels"]
     assert "HISTOLOOM_WEIGHTS" in missing["lpips-alex"]
     assert "a run's own" in missing["encoder"]
     assert "inception:FILE" in missing["inception:nowhere.pt"]

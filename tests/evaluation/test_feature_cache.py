@@ -50,9 +50,9 @@ def test_what_is_known_is_not_computed_again(pictures: Pictures, tmp_path: Path)
     assert pictures.n_read == 12
     assert np.array_equal(first, Pixels().features(pictures.images))
     assert np.array_equal(compute(Pictures(pictures.images), tmp_path), first)
-    turned = Pictures(np.concatenate([pictures.images[::-1], pictures.images[:2], 255 - pictures.images[:1]]))
-    again = compute(turned, tmp_path)
-    assert turned.n_read == 1
+    reordered = Pictures(np.concatenate([pictures.images[::-1], pictures.images[:2], 255 - pictures.images[:1]]))
+    again = compute(reordered, tmp_path)
+    assert reordered.n_read == 1
     assert np.array_equal(again[:14], np.concatenate([first[::-1], first[:2]]))
 
 

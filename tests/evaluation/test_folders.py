@@ -212,7 +212,7 @@ def test_names_and_order_of_files_change_no_distribution(many: tuple[Path, Path]
     first = evaluate_folders(*many, pairs=2, extractors=("pixels",), cache=tmp_path / "cache")
     for folder in many:
         for number, path in enumerate(sorted(folder.iterdir())):
-            path.rename(folder / f"{97 * (number + 1) % 89:03d}-turned.png")
+            path.rename(folder / f"{97 * (number + 1) % 89:03d}-renamed.png")
     again = evaluate_folders(*many, pairs=2, extractors=("pixels",), cache=tmp_path / "other")
     names = [name for name in first.metrics if "/" in name]
     assert len(names) == 7

@@ -87,9 +87,9 @@ def test_a_run_without_a_threshold_lets_nothing_through(gated_run: Run, tmp_path
 
 
 def test_the_command_withholds_by_the_threshold_of_the_run(gated_run: Run, tmp_path: Path) -> None:
-    found = read_json(gated_run.path / "evaluation" / "originality.json")
+    originality = read_json(gated_run.path / "evaluation" / "originality.json")
     for threshold, withheld in ((-1.0, 2), (1.0, 0)):
-        write_json(gated_run.path / "evaluation" / "originality.json", found | {"threshold": threshold})
+        write_json(gated_run.path / "evaluation" / "originality.json", originality | {"threshold": threshold})
         out = tmp_path / str(threshold)
         done = CliRunner().invoke(app, ["sample", str(gated_run.path), "-n", "2", "--out", str(out)])
         assert done.exit_code == 0

@@ -1,4 +1,4 @@
-"""Copies are found however they were changed; others give no alarm; numbers do not depend on order or batches."""
+"""Copies are recognised however they were changed; others are not; numbers do not depend on order or batches."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ PER_SLIDE = 20
 def patches(slide: np.ndarray, *, n: int, seed: int) -> np.ndarray:
     """Patches with tissue at random places."""
     rng = np.random.default_rng(seed)
-    found: list[np.ndarray] = []
-    while len(found) < n:
+    cuts: list[np.ndarray] = []
+    while len(cuts) < n:
         y, x = rng.integers(0, SIDE - SIZE, 2)
         cut = slide[y : y + SIZE, x : x + SIZE]
         if best_score(to_greys(cut[None]))[0] > 0.9:
-            found.append(cut)
-    return np.stack(found)
+            cuts.append(cut)
+    return np.stack(cuts)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def shifted(image: np.ndarray, other: np.ndarray) -> np.ndarray:
     return result
 
 
-@pytest.mark.parametrize("kind", ["exact", "turned", "mirrored", "shifted", "stained", "enlarged", "collage"])
+@pytest.mark.parametrize("kind", ["exact", "rotated", "mirrored", "shifted", "stained", "enlarged", "collage"])
 def test_a_planted_copy_is_found(kind: str, slides: list[np.ndarray], train: np.ndarray, limit: float) -> None:
     upper = np.concatenate([train[:, : SIZE // 2], np.full_like(train[:, : SIZE // 2], 200)], axis=1)
     rich = np.flatnonzero(best_score(to_greys(upper)) > 0.9)
@@ -85,7 +85,7 @@ def test_a_planted_copy_is_found(kind: str, slides: list[np.ndarray], train: np.
     others = patches(slides[3], n=len(sources), seed=2)
     change = {
         "exact": lambda image, _: image,
-        "turned": lambda image, _: np.rot90(image),
+        "rotated": lambda image, _: np.rot90(image),
         "mirrored": lambda image, _: image[:, ::-1],
         "shifted": shifted,
         "stained": lambda image, _: stained(image),
@@ -93,10 +93,10 @@ def test_a_planted_copy_is_found(kind: str, slides: list[np.ndarray], train: np.
         "collage": half_of,
     }[kind]
     copies = np.stack([change(train[source], other) for source, other in zip(sources, others, strict=True)])
-    found = nearest(to_greys(copies), to_greys(train))
-    assert (found.score_N > limit).all()
+    result = nearest(to_greys(copies), to_greys(train))
+    assert (result.score_N > limit).all()
     if kind not in ("shifted", "collage"):  # there neighbours hold as much of the picture
-        assert (found.number_N == sources).all()
+        assert (result.number_N == sources).all()
 
 
 def test_the_edge_between_two_halves_hides_neither(train: np.ndarray) -> None:
@@ -104,12 +104,12 @@ def test_the_edge_between_two_halves_hides_neither(train: np.ndarray) -> None:
     right = greys.copy()
     right[:, :, :32] = right[:, :, 32:].mean(axis=(1, 2), keepdims=True)
     source = int(np.argmax(best_score(right)))
-    found = []
+    scores = []
     for other in (0, 255):
         half = greys[source : source + 1].copy()
         half[:, :, :32] = other
-        found.append(nearest(half, greys).score_N[0])
-    np.testing.assert_allclose(found, best_score(right)[source], atol=0.05)
+        scores.append(nearest(half, greys).score_N[0])
+    np.testing.assert_allclose(scores, best_score(right)[source], atol=0.05)
 
 
 def test_an_exact_copy_scores_what_the_picture_can(train: np.ndarray) -> None:
@@ -130,9 +130,9 @@ def test_neither_order_nor_batches_change_a_score(
     samples, gallery = to_greys(patches(slides[2], n=9, seed=7)), to_greys(train)
     whole = nearest(samples, gallery)
     order, other = np.random.default_rng(0).permutation(9), np.random.default_rng(1).permutation(len(gallery))
-    turned_round = nearest(samples[order], gallery[other])
-    np.testing.assert_array_equal(turned_round.score_N, whole.score_N[order])
-    np.testing.assert_array_equal(other[turned_round.number_N], whole.number_N[order])
+    reordered = nearest(samples[order], gallery[other])
+    np.testing.assert_array_equal(reordered.score_N, whole.score_N[order])
+    np.testing.assert_array_equal(other[reordered.number_N], whole.number_N[order])
     monkeypatch.setattr(search, "IMAGES", 2)
     monkeypatch.setattr(shortlist, "PATCHES", 7)
     in_parts = search.nearest(samples, gallery)
@@ -143,8 +143,8 @@ def test_neither_order_nor_batches_change_a_score(
 def test_patches_of_the_own_group_do_not_count(train: np.ndarray) -> None:
     greys = to_greys(train[:12])
     groups = np.arange(12) // 6
-    found = nearest(greys, greys, groups=(groups, groups))
-    assert (groups[found.number_N] != groups).all()
+    result = nearest(greys, greys, groups=(groups, groups))
+    assert (groups[result.number_N] != groups).all()
     alone = nearest(greys[:2], greys[:6], groups=(groups[:2], groups[:6]))
     assert alone.number_N.tolist() == [-1, -1]
     assert alone.score_N.tolist() == [0, 0]
@@ -152,8 +152,8 @@ def test_patches_of_the_own_group_do_not_count(train: np.ndarray) -> None:
 
 def test_empty_pictures_are_no_copies_of_one_another() -> None:
     empty = np.full((4, SIZE, SIZE, 3), 240, np.uint8)
-    found = nearest(to_greys(empty), to_greys(empty))
-    assert found.score_N.max() == 0
+    result = nearest(to_greys(empty), to_greys(empty))
+    assert result.score_N.max() == 0
     assert best_score(to_greys(empty)).max() == 0
 
 
@@ -186,8 +186,8 @@ def test_halves_share_no_slide() -> None:
 
 
 def test_auc_by_hand() -> None:
-    found = membership(np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0]))
-    assert found.auc == pytest.approx((1 + 1 + 0.5 + 1 + 0 + 1) / 6)
+    result = membership(np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0]))
+    assert result.auc == pytest.approx((1 + 1 + 0.5 + 1 + 0 + 1) / 6)
     assert membership(np.array([1.0, 2.0]), np.array([1.0, 2.0])).auc == 0.5
 
 
@@ -277,9 +277,9 @@ def test_hostile_folders_get_one_line(folders: Path, tmp_path: Path, change, wor
 @pytest.mark.usefixtures("alarms_of_five_percent")
 def test_one_training_picture_is_enough(folders: Path, tmp_path: Path) -> None:
     one = write(tmp_path / "one", np.asarray(Image.open(folders / "train" / "005.png"))[None])
-    found = audit_folders(folders / "synthetic", train=one, holdout=folders / "holdout", extractors=("pixels",))
-    assert found.samples[0].is_copy
-    assert found.by_features[0].authenticity is None
+    result = audit_folders(folders / "synthetic", train=one, holdout=folders / "holdout", extractors=("pixels",))
+    assert result.samples[0].is_copy
+    assert result.by_features[0].authenticity is None
 
 
 def test_oblong_pictures_are_refused() -> None:

@@ -81,6 +81,6 @@ def test_a_single_patch_has_no_pair() -> None:
 
 @pytest.mark.parametrize(("n", "count", "pairs"), [(1, 5, 0), (2, 5, 1), (9, 3, 3), (9, 100, 4)])
 def test_disjoint_pairs_use_no_image_twice(n: int, count: int, pairs: int) -> None:
-    found = disjoint_pairs(n, count=count, rng=numpy_generator(0, "t"))
-    assert found.shape == (pairs, 2)
-    assert len(np.unique(found)) == found.size
+    drawn = disjoint_pairs(n, count=count, rng=numpy_generator(0, "t"))
+    assert drawn.shape == (pairs, 2)
+    assert len(np.unique(drawn)) == drawn.size

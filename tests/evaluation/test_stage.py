@@ -102,37 +102,37 @@ def load(files: dict[str, bytes], name: str):
 @pytest.mark.usefixtures("no_weights")
 def test_entries_of_every_cluster_comparison_and_metric(run: dict[str, Path], tmp_path: Path) -> None:
     files = evaluate(tmp_path / "out", run, make(pairs=6, bootstrap=50))
-    wanted_files = {"similarity.json", "missing.json", "truth.json", "distribution.json"}
-    assert set(files) == wanted_files  # originality is off: see make
-    found = pd.DataFrame(load(files, "similarity.json"))
-    wanted = {(2, 0), (2, 1), (2, None), (3, 0), (3, 1), (3, 2), (3, None)}
-    clusters = found["cluster"].astype(object).where(found["cluster"].notna(), None)
-    assert set(zip(found["k"], clusters, strict=True)) == wanted
-    assert len(found) == 7 * 3 * 2
-    assert not found.duplicated(["k", "cluster", "comparison", "metric"]).any()
-    assert found["interval"].map(lambda pair: pair[0]).le(found["value"]).all()
-    assert found["interval"].map(lambda pair: pair[1]).ge(found["value"]).all()
-    single = found[found["cluster"].notna()]
+    expected_files = {"similarity.json", "missing.json", "truth.json", "distribution.json"}
+    assert set(files) == expected_files  # originality is off: see make
+    table = pd.DataFrame(load(files, "similarity.json"))
+    expected = {(2, 0), (2, 1), (2, None), (3, 0), (3, 1), (3, 2), (3, None)}
+    clusters = table["cluster"].astype(object).where(table["cluster"].notna(), None)
+    assert set(zip(table["k"], clusters, strict=True)) == expected
+    assert len(table) == 7 * 3 * 2
+    assert not table.duplicated(["k", "cluster", "comparison", "metric"]).any()
+    assert table["interval"].map(lambda pair: pair[0]).le(table["value"]).all()
+    assert table["interval"].map(lambda pair: pair[1]).ge(table["value"]).all()
+    single = table[table["cluster"].notna()]
     assert (single["pairs"] == 6).all()
     assert list(load(files, "missing.json")) == ["lpips"]
 
 
 @pytest.mark.usefixtures("no_weights")
 def test_real_side_is_held_out_where_there_is_enough(run: dict[str, Path], tmp_path: Path) -> None:
-    found = load(evaluate(tmp_path / "out", run, make(pairs=6, bootstrap=50)), "similarity.json")
-    split = {(e["k"], e["cluster"], e["comparison"]): e["real_split"] for e in found}
+    entries = load(evaluate(tmp_path / "out", run, make(pairs=6, bootstrap=50)), "similarity.json")
+    split = {(e["k"], e["cluster"], e["comparison"]): e["real_split"] for e in entries}
     assert split[2, 0, "synthetic_real"] == "holdout"
     assert split[3, 2, "synthetic_real"] == "train"
     assert split[3, 2, "synthetic_other"] == "holdout"
     assert split[3, None, "synthetic_real"] == "mixed"
-    same_slide = {(e["k"], e["cluster"]) for e in found if e.get("same_slide")}
+    same_slide = {(e["k"], e["cluster"]) for e in entries if e.get("same_slide")}
     assert same_slide == {(3, 2), (3, None)}
 
 
 @pytest.mark.usefixtures("no_weights")
 def test_over_all_clusters_is_the_mean_over_pairs(run: dict[str, Path], tmp_path: Path) -> None:
-    found = load(evaluate(tmp_path / "out", run, make(pairs=6, bootstrap=50)), "similarity.json")
-    chosen = [e for e in found if (e["k"], e["comparison"], e["metric"]) == (2, "synthetic_real", "ssim")]
+    entries = load(evaluate(tmp_path / "out", run, make(pairs=6, bootstrap=50)), "similarity.json")
+    chosen = [e for e in entries if (e["k"], e["comparison"], e["metric"]) == (2, "synthetic_real", "ssim")]
     parts = [e for e in chosen if e["cluster"] is not None]
     (whole,) = [e for e in chosen if e["cluster"] is None]
     assert whole["pairs"] == sum(e["pairs"] for e in parts)
@@ -182,9 +182,9 @@ def test_partial_result_of_fewer_metrics_is_not_used(run: dict[str, Path], tmp_p
     out.mkdir(parents=True)
     stale = {"extractors": {"ssim": "RGB pixels"}, "entries": [{"stale": True}]}
     (out / "k2.json").write_text(json.dumps(stale))
-    found = load(evaluate(tmp_path / "out", run, make(pairs=2, bootstrap=10)), "similarity.json")
-    assert {entry["metric"] for entry in found} == {"ssim", "ms_ssim", "lpips"}
-    assert len(found) == 7 * 3 * 3
+    entries = load(evaluate(tmp_path / "out", run, make(pairs=2, bootstrap=10)), "similarity.json")
+    assert {entry["metric"] for entry in entries} == {"ssim", "ms_ssim", "lpips"}
+    assert len(entries) == 7 * 3 * 3
 
 
 @pytest.fixture(scope="module")
@@ -198,9 +198,9 @@ def many_samples(tmp_path_factory: pytest.TempPathFactory, crops) -> dict[str, P
 
 @pytest.mark.usefixtures("no_weights")
 def test_distributions_of_every_k_with_their_floor(many_samples: dict[str, Path], tmp_path: Path) -> None:
-    found = load(evaluate(tmp_path / "out", many_samples, make(pairs=2, bootstrap=10)), "distribution.json")
-    assert set(found["missing"]) == {"lpips-alex", "encoder"}
-    entries = found["entries"]
+    result = load(evaluate(tmp_path / "out", many_samples, make(pairs=2, bootstrap=10)), "distribution.json")
+    assert set(result["missing"]) == {"lpips-alex", "encoder"}
+    entries = result["entries"]
     assert {(e["k"], e["cluster"], e["extractor"]) for e in entries} == {(2, None, "pixels"), (3, None, "pixels")}
     assert {e["n_synthetic"] for e in entries if e["k"] == 2} == {40}
     assert {(e["n_real"], e["real_split"]) for e in entries} == {(24, "holdout")}
@@ -212,8 +212,8 @@ def test_distributions_of_every_k_with_their_floor(many_samples: dict[str, Path]
 
 @pytest.mark.usefixtures("no_weights")
 def test_too_few_samples_are_reported_and_no_number_is_given(run: dict[str, Path], tmp_path: Path) -> None:
-    found = load(evaluate(tmp_path / "out", run, make(pairs=2, bootstrap=10)), "distribution.json")
-    assert found["entries"] == []
+    result = load(evaluate(tmp_path / "out", run, make(pairs=2, bootstrap=10)), "distribution.json")
+    assert result["entries"] == []
     assert "too few samples or real patches" in (tmp_path / "out" / "log.jsonl").read_text()
 
 
@@ -241,13 +241,13 @@ def _stopped(*_args: object, **_named: object) -> None:
 @pytest.mark.usefixtures("no_weights")
 def test_a_run_with_few_held_out_patches_gets_scores_alone(run: dict[str, Path], tmp_path: Path) -> None:
     files = evaluate(tmp_path / "out", run, make(pairs=2, bootstrap=10, originality="report"))
-    found = load(files, "originality.json")
-    assert (found["n"], found["n_train"], found["copy_rate"], found["threshold"]) == (20, 48, None, None)
-    assert "nothing could be calibrated" in found["notes"][0]
-    assert len(found["samples"]) == 20
-    scores = [entry["score"] for entry in found["samples"]]
+    result = load(files, "originality.json")
+    assert (result["n"], result["n_train"], result["copy_rate"], result["threshold"]) == (20, 48, None, None)
+    assert "nothing could be calibrated" in result["notes"][0]
+    assert len(result["samples"]) == 20
+    scores = [entry["score"] for entry in result["samples"]]
     assert scores == sorted(scores, reverse=True)
-    assert not any(entry["copy"] for entry in found["samples"])
+    assert not any(entry["copy"] for entry in result["samples"])
     with np.load(tmp_path / "out" / "suspicious.npz") as kept:
         assert kept["sample"].shape == kept["nearest"].shape == (8, SIZE, SIZE, 3)
     assert evaluate(tmp_path / "again", run, make(pairs=2, bootstrap=10, originality="report")) == files

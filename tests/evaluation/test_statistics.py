@@ -9,12 +9,12 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from histoloom.evaluation.statistics import (
     area_interval,
+    binomial_p,
     bootstrap_interval,
-    chance_p,
+    detectable_accuracy,
     difference_interval,
     kappa,
     kappa_interval,
-    noticed_from,
     wilson_interval,
 )
 from histoloom.seeding import numpy_generator
@@ -89,17 +89,17 @@ def test_area_interval_covers(shift: float) -> None:
 
 
 def test_what_chance_gives() -> None:
-    assert chance_p(0, 0) is None
-    assert chance_p(10, 10) == pytest.approx(1.0)
-    assert chance_p(15, 5) == pytest.approx(0.04138946533203125)
+    assert binomial_p(0, 0) is None
+    assert binomial_p(10, 10) == pytest.approx(1.0)
+    assert binomial_p(15, 5) == pytest.approx(0.04138946533203125)
 
 
 def test_more_trials_notice_less() -> None:
-    shares = [share for n in (20, 40, 100, 400) if (share := noticed_from(n)) is not None]
+    shares = [share for n in (20, 40, 100, 400) if (share := detectable_accuracy(n)) is not None]
     assert len(shares) == 4
     assert shares == sorted(shares, reverse=True)
     assert shares[1] == pytest.approx(0.727, abs=0.01)
-    assert noticed_from(2) is None
+    assert detectable_accuracy(2) is None
 
 
 def test_difference_is_newcombes_example() -> None:

@@ -15,30 +15,30 @@ from histoloom.evaluation.truth import agreement, true_classes
 
 def test_renamed_clusters_agree_wholly() -> None:
     truth = np.array([0, 0, 1, 1, 2, 2])
-    found = agreement(np.array([5, 5, 3, 3, 9, 9]), truth_N=truth, k=3)
-    assert found is not None
-    assert (found.nmi, found.ari, found.n, found.classes) == (pytest.approx(1.0), pytest.approx(1.0), 6, 3)
+    result = agreement(np.array([5, 5, 3, 3, 9, 9]), truth_N=truth, k=3)
+    assert result is not None
+    assert (result.nmi, result.ari, result.n, result.classes) == (pytest.approx(1.0), pytest.approx(1.0), 6, 3)
 
 
 def test_independent_clusters_agree_by_chance_alone() -> None:
     rng = np.random.default_rng(0)
-    found = agreement(rng.integers(4, size=4000), truth_N=rng.integers(3, size=4000), k=3)
-    assert found is not None
-    assert found.nmi < 0.01
-    assert abs(found.ari) < 0.01
+    result = agreement(rng.integers(4, size=4000), truth_N=rng.integers(3, size=4000), k=3)
+    assert result is not None
+    assert result.nmi < 0.01
+    assert abs(result.ari) < 0.01
 
 
 def test_nmi_by_hand() -> None:
     """I = ln 2, H(clusters) = ln 4, H(truth) = ln 2: NMI = 2 ln 2 / (ln 4 + ln 2) = 2/3."""
-    found = agreement(np.array([0, 1, 2, 3]), truth_N=np.array([0, 0, 1, 1]), k=3)
-    assert found is not None
-    assert found.nmi == pytest.approx(2 / 3)
+    result = agreement(np.array([0, 1, 2, 3]), truth_N=np.array([0, 0, 1, 1]), k=3)
+    assert result is not None
+    assert result.nmi == pytest.approx(2 / 3)
 
 
 def test_unknown_patches_are_left_out() -> None:
-    found = agreement(np.array([0, 1, 0]), truth_N=np.array([0, 1, -1]), k=3)
-    assert found is not None
-    assert found.n == 2
+    result = agreement(np.array([0, 1, 0]), truth_N=np.array([0, 1, -1]), k=3)
+    assert result is not None
+    assert result.n == 2
     assert agreement(np.array([0, 1]), truth_N=np.array([-1, -1]), k=3) is None
 
 

@@ -180,7 +180,7 @@ def readings(run: RunArgument, as_json: AsJson = False) -> None:
 
 
 def _print_reading(result: Result) -> None:
-    from histoloom.evaluation.reading.tables import spread, table
+    from histoloom.evaluation.reading.tables import format_estimate, table
 
     typer.echo(f"{result.id}: {result.question} ({result.trials} pictures, k = {result.k}, seed {result.seed})")
     lines = list(result.notes)
@@ -191,7 +191,7 @@ def _print_reading(result: Result) -> None:
             lines.append("  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)).rstrip())
     lines += [row.sentence for row in result.readers]
     if result.together is not None:
-        accuracy = spread(result.together.accuracy)
+        accuracy = format_estimate(result.together.accuracy)
         lines.append(f"these {result.together.readers} readers together: accuracy {accuracy}")
     for progress in result.unfinished:
         lines.append(f"{progress.reader}: {progress.answered} of {progress.trials} answered, not counted yet")

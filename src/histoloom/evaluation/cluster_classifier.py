@@ -1,4 +1,4 @@
-"""The cluster classifier: a small network that learns to tell a run's clusters apart, from pixels alone.
+"""The cluster classifier: a small network that predicts a run's clusters from pixels alone.
 
 It is an independent check of samples: it shares nothing with the run's VQ-GAN or its clusterer but the labels. Shapes:
 N images, B of a batch, K clusters.

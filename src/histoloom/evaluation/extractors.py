@@ -35,7 +35,7 @@ MAX_THREADS = 16
 class Extractor(ABC):
     """Features of images. They depend on the image alone: not on its place, its neighbours or the batch.
 
-    ``name`` stands beside every number; ``digest`` is of all that the features depend on besides the image (weights,
+    ``name`` stands with every number; ``digest`` is of all that the features depend on besides the image (weights,
     version, settings); ``min_size`` is the least side of an image, px.
     """
 

@@ -55,7 +55,7 @@ def cached_features(images: ImageSource, *, extractor: Extractor, cache: Path, w
     """
     keys = [images.key(index) for index in range(len(images))]
     folder = cache / extractor.digest
-    known = _read(folder, wanted=set(keys))
+    known = _read(folder, keys=set(keys))
     first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in known}
     missing = np.array(sorted(first.values()), np.int64)
     with meter(f"{extractor.name}: {what}", total=len(keys), done=len(keys) - len(missing)) as counter:
@@ -86,8 +86,8 @@ def prune(cache: Path, *, most: int = MAX_BYTES) -> None:
         total -= size
 
 
-def _read(folder: Path, *, wanted: set[bytes]) -> dict[bytes, np.ndarray]:
-    """The features of the wanted keys; of each file only the keys are read, and once, unless it holds one of them."""
+def _read(folder: Path, *, keys: set[bytes]) -> dict[bytes, np.ndarray]:
+    """The features of these keys; of each file only the keys are read, and once, unless it holds one of them."""
     features: dict[bytes, np.ndarray] = {}
     for path in sorted(folder.glob("*.npz")):
         try:
@@ -95,7 +95,7 @@ def _read(folder: Path, *, wanted: set[bytes]) -> dict[bytes, np.ndarray]:
                 with _archive(path) as archive:
                     _known_keys[path] = archive["keys"]
             keys_n32 = _known_keys[path]
-            hits = [(row, key) for row, key in enumerate(map(np.ndarray.tobytes, keys_n32)) if key in wanted]
+            hits = [(row, key) for row, key in enumerate(map(np.ndarray.tobytes, keys_n32)) if key in keys]
             if not hits:
                 continue
             with _archive(path) as archive:

@@ -93,7 +93,7 @@ class SampleFolder:
         return {int(c): np.flatnonzero(is_k & (clusters == c)) for c in np.unique(clusters[is_k])}
 
     def images(self, rows: np.ndarray) -> Images:
-        """The images of the given rows, in their order: uint8 (n, H, W, 3); ``UserError`` where one is damaged."""
+        """The images of these rows, in their order: uint8 (n, H, W, 3); ``UserError`` where one is damaged."""
         names = self.table["file_name"].to_numpy()[rows]
         return np.stack([read_image(self.folder / str(name)) for name in names])
 

@@ -86,12 +86,12 @@ def area_interval(value: float, *, positives: int, negatives: int, level: float 
     return float(low), float(high)
 
 
-def chance_p(right: int, wrong: int) -> float | None:
+def binomial_p(right: int, wrong: int) -> float | None:
     """The two-sided exact p of as many right among the decided answers by guessing; None where nothing was decided."""
     return float(binomtest(right, right + wrong, 0.5).pvalue) if right + wrong else None
 
 
-def noticed_from(n: int, *, power: float = 0.8) -> float | None:
+def detectable_accuracy(n: int, *, power: float = 0.8) -> float | None:
     """The true accuracy above 1/2 that ``n`` trials show to be better than chance, four times of five.
 
     None where no number of right answers would.

@@ -34,7 +34,7 @@ def read() -> Read:
     """``read(reading, reader, rule, n)``: answers the next ``n`` pictures (None: all) by ``rule`` of the truth."""
 
     def by_rule(reading: Reading, reader: str, rule: Rule, n: int | None = None) -> Session:
-        session = Session.begin(reading, reader=reader)
+        session = Session.open(reading, reader=reader)
         left = len(reading.plan.trials) if n is None else n
         while left and (trial := session.progress().trial) is not None:
             session.answer(

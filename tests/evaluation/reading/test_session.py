@@ -1,4 +1,4 @@
-"""A reader's way: own order, opaque addresses, answers that stay, also after a crash and beside other readers."""
+"""A reader's session: own order, opaque addresses, answers that never change, also after a crash."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def say(session: Session, trial: int, answer: int, seconds: float = 1.0, at_most
 
 
 def test_readers_get_the_same_pictures_in_another_order(reading: Reading) -> None:
-    ann, ben = (Session.begin(reading, reader=name) for name in ("Ann", "Ben"))
+    ann, ben = (Session.open(reading, reader=name) for name in ("Ann", "Ben"))
     assert sorted(ann.order) == sorted(ben.order) == list(range(12))
     assert ann.order != ben.order
     assert ann.order == Session(reading, reader="Ann").order
@@ -61,7 +61,7 @@ def test_addresses_are_of_one_length_and_follow_the_secret_alone(reading: Readin
 
 
 def test_an_answer_stays(reading: Reading) -> None:
-    ann = Session.begin(reading, reader="Ann")
+    ann = Session.open(reading, reader="Ann")
     first, second = ann.order[:2]
     say(ann, first, 4)
     say(ann, first, 4)
@@ -83,7 +83,7 @@ def test_an_answer_stays(reading: Reading) -> None:
 
 @pytest.mark.parametrize("token", ["", "0" * 32, "../plan.json"])
 def test_what_is_not_there_is_refused(reading: Reading, token: str) -> None:
-    ann = Session.begin(reading, reader="Ann")
+    ann = Session.open(reading, reader="Ann")
     with pytest.raises(UserError, match="no such picture"):
         ann.answer(token, answer=0, seconds=1, at_most=None, scaling="smooth")
     with pytest.raises(UserError, match="there are 0 to 4"):
@@ -94,7 +94,7 @@ def test_what_is_not_there_is_refused(reading: Reading, token: str) -> None:
 
 
 def test_seconds_are_bounded_by_what_the_server_saw(reading: Reading) -> None:
-    ann = Session.begin(reading, reader="Ann")
+    ann = Session.open(reading, reader="Ann")
     for trial, seconds, at_most in zip(ann.order, (9.0, -1.0, 1e9, 2.0), (5.0, 5.0, None, 3.0), strict=False):
         say(ann, trial, 0, seconds, at_most)
     assert [answer.seconds for answer in reading.answers()["Ann"].values()] == [5.0, 0.0, 3600.0, 2.0]
@@ -112,9 +112,9 @@ def test_the_clock_starts_with_the_first_showing() -> None:
 
 
 def test_the_same_name_goes_on(reading: Reading) -> None:
-    ann = Session.begin(reading, reader="  Ann ")
+    ann = Session.open(reading, reader="  Ann ")
     say(ann, ann.order[0], 1)
-    again = Session.begin(reading, reader="ann")
+    again = Session.open(reading, reader="ann")
     assert (again.id, again.reader, again.progress().answered) == (ann.id, "Ann", 1)
     assert reading.readers() == ["Ann"]
 
@@ -122,12 +122,12 @@ def test_the_same_name_goes_on(reading: Reading) -> None:
 @pytest.mark.parametrize("name", ["", "  ", "x" * 81, "a\nb", "a\u202eb", "\x00"])
 def test_names_that_cannot_be_taken(reading: Reading, name: str) -> None:
     with pytest.raises(UserError, match="a reader's name"):
-        Session.begin(reading, reader=name)
+        Session.open(reading, reader=name)
     assert reading.readers() == []
 
 
 def test_a_torn_line_is_left_out_and_closed(reading: Reading, caplog: pytest.LogCaptureFixture) -> None:
-    ann = Session.begin(reading, reader="Ann")
+    ann = Session.open(reading, reader="Ann")
     say(ann, ann.order[0], 1)
     path = reading.folder / "answers.jsonl"
     path.write_bytes(path.read_bytes() + b'{"time": "2026-01-01", "rater": "Ann", "tri')
@@ -139,7 +139,7 @@ def test_a_torn_line_is_left_out_and_closed(reading: Reading, caplog: pytest.Log
 
 def test_two_readers_at_once_lose_nothing(reading: Reading) -> None:
     def whole(name: str) -> None:
-        session = Session.begin(reading, reader=name)
+        session = Session.open(reading, reader=name)
         while (trial := session.progress().trial) is not None:
             say(session, trial, 2)
 
@@ -149,13 +149,13 @@ def test_two_readers_at_once_lose_nothing(reading: Reading) -> None:
     for thread in threads:
         thread.join()
     answers = reading.answers()
-    assert {name: len(given) for name, given in answers.items()} == {"Ann": 12, "Ben": 12}
+    assert {name: len(of_reader) for name, of_reader in answers.items()} == {"Ann": 12, "Ben": 12}
     assert len((reading.folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()) == 24
 
 
 def test_who_waits_too_long_for_another_process_is_told(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("histoloom.evaluation.reading.folder._WAIT_SECONDS", 0.01)
-    ann = Session.begin(reading, reader="Ann")
+    ann = Session.open(reading, reader="Ann")
     with reading.locked(), pytest.raises(UserError, match="another process holds"):
         say(ann, ann.order[0], 1)
     say(ann, ann.order[0], 1)
@@ -166,7 +166,7 @@ import os, signal, sys
 from pathlib import Path
 from histoloom.evaluation.reading.folder import readings
 from histoloom.evaluation.reading.session import Session
-session = Session.begin(readings(Path(sys.argv[1]))[0], reader="Ann")
+session = Session.open(readings(Path(sys.argv[1]))[0], reader="Ann")
 for trial in session.order[:5]:
     session.answer(session.tokens[trial], answer=3, seconds=1, at_most=None, scaling="smooth")
 os.kill(os.getpid(), signal.SIGKILL)
@@ -178,7 +178,7 @@ def test_after_a_kill_the_same_picture_is_next(reading: Reading) -> None:
         [sys.executable, "-c", KILLED, str(reading.folder.parents[1])], env=dict(os.environ), check=False
     )
     assert done.returncode == -signal.SIGKILL
-    ann = Session.begin(reading, reader="Ann")
+    ann = Session.open(reading, reader="Ann")
     progress = ann.progress()
     assert (progress.answered, progress.position, progress.trial) == (5, 5, ann.order[5])
     say(ann, ann.order[5], 0)

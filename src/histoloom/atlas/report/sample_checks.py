@@ -10,7 +10,7 @@ import numpy as np
 from histoloom.atlas.report.figures import Picture, picture
 from histoloom.evaluation.reading.folder import readings
 from histoloom.evaluation.reading.results import result
-from histoloom.evaluation.reading.tables import spread, table
+from histoloom.evaluation.reading.tables import format_estimate, table
 from histoloom.evaluation.results import Originality
 
 _PICTURES = 8
@@ -103,7 +103,7 @@ def readings_of(run: Path) -> tuple[ReadingBlock, ...]:
         titles, rows = table(outcome)
         sentences = [reader.sentence for reader in outcome.readers]
         if outcome.together is not None:
-            accuracy = spread(outcome.together.accuracy)
+            accuracy = format_estimate(outcome.together.accuracy)
             sentences.append(f"These {outcome.together.readers} readers together: accuracy {accuracy}.")
 
         mistaken: list[Picture] = []

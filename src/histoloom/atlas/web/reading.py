@@ -197,7 +197,7 @@ def start_session(view: View, reading: ReadingId, reader: Reader) -> State:
     """Start a reading, or continue it: the same name is the same reader."""
     for candidate in _readings(view):
         if candidate.id == reading:
-            return _state(view, Session.begin(candidate, reader=reader.reader))
+            return _state(view, Session.open(candidate, reader=reader.reader))
     raise NotFound("there is no such reading in this run")
 
 
@@ -247,7 +247,7 @@ def result(view: View, session: ReaderSession) -> Outcome:
     """The result; only for a reader who has answered every picture."""
     from histoloom.evaluation.reading.results import result as result_of
     from histoloom.evaluation.reading.results import truth_in_words, write_results
-    from histoloom.evaluation.reading.tables import counts, spread, table
+    from histoloom.evaluation.reading.tables import counts, format_estimate, table
 
     progress = session.progress()
     if progress.trial is not None:
@@ -264,7 +264,7 @@ def result(view: View, session: ReaderSession) -> Outcome:
         notes=list(outcome.notes),
         titles=list(titles),
         rows=[list(row) for row in rows],
-        together=None if outcome.together is None else spread(outcome.together.accuracy),
+        together=None if outcome.together is None else format_estimate(outcome.together.accuracy),
         answers=list(plan.choices),
         counts=[CountTable(title=c.title, truths=list(c.truths), numbers=list(c.numbers)) for c in counts(plan, own)],
         mistaken=[

@@ -30,7 +30,7 @@ from histoloom.seeding import permutation
 VERSION = 2
 """of the scores: thresholds are of one version"""
 SURE = 0.8
-"""what an exact copy of a sample has to score at least, so that a changed copy would be found too"""
+"""what an exact copy of a sample has to score at least, so that a changed copy would be recognised too"""
 MAX_HELD_OUT = 4000
 """held-out patches that are compared, drawn at random where there are more"""
 MEMBERS = 300

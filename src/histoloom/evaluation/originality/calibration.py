@@ -78,7 +78,7 @@ def conformal_threshold(score_N: np.ndarray, *, rate: float) -> float:
 def halves(groups_N: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Rows of two parts of about equal size that share no group: to set a threshold, and to test it.
 
-    The largest groups are shared out first. One group alone is cut in two at its middle.
+    The largest groups are assigned first. One group alone is cut in two at its middle.
     """
     names, sizes = np.unique(np.asarray(groups_N, dtype=str), return_counts=True)
     if len(names) < 2:

@@ -1,4 +1,4 @@
-"""Images as small grey images and their band-passed versions: what all comparisons for originality begin with.
+"""Images as small grey images and their band-passed versions: the input of all comparisons for originality.
 
 Shape suffixes: N images, S side of an image in px, G = ``SIDE``, B = ``BANDS``. Every step is a product of matrices for
 one image at a time, so that an image's grey does not depend on what else is read with it.
@@ -36,10 +36,10 @@ def read_greys(
 
     Raises ``UserError`` for images that are not square or below ``MIN_SIZE`` px.
     """
-    wanted = np.arange(len(images)) if indices is None else indices
-    greys_NGG = np.empty((len(wanted), SIDE, SIDE), np.uint8)
-    for start in range(0, len(wanted), CHUNK):
-        part = wanted[start : start + CHUNK]
+    rows = np.arange(len(images)) if indices is None else indices
+    greys_NGG = np.empty((len(rows), SIDE, SIDE), np.uint8)
+    for start in range(0, len(rows), CHUNK):
+        part = rows[start : start + CHUNK]
         greys_NGG[start : start + CHUNK] = to_greys(images.read(part))
         advance(len(part))
     return greys_NGG
@@ -62,20 +62,20 @@ def to_greys(images_NSS3: Images) -> np.ndarray:
     return np.clip(np.rint(matrix_GS @ grey_NSS @ matrix_GS.T), 0, 255).astype(np.uint8)
 
 
-def area_means(side: int, wanted: int) -> np.ndarray:
-    """Takes ``side`` px to fewer, each the mean over its area, float32 (wanted, side)."""
-    edges = np.arange(wanted + 1) * side / wanted
+def area_means(side: int, new_side: int) -> np.ndarray:
+    """Takes ``side`` px to fewer, each the mean over its area, float32 (new_side, side)."""
+    edges = np.arange(new_side + 1) * side / new_side
     low, high = np.maximum(edges[:-1, None], np.arange(side)), np.minimum(edges[1:, None], np.arange(side) + 1)
-    return (np.clip(high - low, 0, None) * wanted / side).astype(np.float32)
+    return (np.clip(high - low, 0, None) * new_side / side).astype(np.float32)
 
 
-def interpolation(side: int, wanted: int, places: np.ndarray) -> np.ndarray:
-    """Reads ``side`` pixels at fractional ``places`` (wanted,), linearly; the border's pixels go on outside."""
+def interpolation(side: int, new_side: int, places: np.ndarray) -> np.ndarray:
+    """Reads ``side`` pixels at fractional ``places`` (new_side,), linearly; the border's pixels go on outside."""
     places = np.clip(places, 0, side - 1)
     low = np.minimum(places.astype(int), side - 2)
-    matrix = np.zeros((wanted, side), np.float32)
-    matrix[np.arange(wanted), low] = 1 - (places - low)
-    matrix[np.arange(wanted), low + 1] = places - low
+    matrix = np.zeros((new_side, side), np.float32)
+    matrix[np.arange(new_side), low] = 1 - (places - low)
+    matrix[np.arange(new_side), low + 1] = places - low
     return matrix
 
 

@@ -1,8 +1,8 @@
-"""The training patch that is nearest to an image, and how near it is: the score that copies are found by.
+"""The training patch that is nearest to an image, and how near it is: the score that identifies copies.
 
 The few candidates of the coarse search are compared closely: band-passed greys of 64 px, the image in five sizes,
 shifted about a rough alignment. The normalised correlation counts the pixels that both have (Padfield 2012, IEEE TIP
-21(5), 2706), over the whole or one half, whichever is the strongest evidence: a correlation of few pixels (one cell on
+21(5), 2706), over the whole or one half, whichever is statistically strongest: a correlation of few pixels (one cell on
 empty glass) is chance more often than one of many, and counts less.
 
 Shape suffixes: N images, M training patches, C candidates, G = ``SIDE``, B = ``BANDS``, Z sizes, P shifts, Q quarters
@@ -189,7 +189,7 @@ def _score(
 
     # How many pixels hold structure, as if all of these held the same: the participation number of the energies.
     pixels = np.minimum(*(np.square(sums[1]) / (sums[2] + 1e-6) for sums in (own, other)))
-    # The correlation that would be as strong evidence if ``FULL`` pixels held structure, 0..1: the likelihood ratio of
+    # The correlation of equal likelihood ratio if ``FULL`` pixels held structure, 0..1: the likelihood ratio of
     # a correlation c among n independent pixels is (1 - c^2)^(-n/2).
     value = np.sqrt(1 - (1 - np.square(correlation)) ** np.minimum(1, pixels / FULL))
     return float(np.where(count >= _MIN_PIXELS_T, value, 0).max())

@@ -16,9 +16,9 @@ from histoloom.evaluation.reading.plan import LEVELS, Plan
 from histoloom.evaluation.statistics import (
     Estimate,
     area_interval,
+    binomial_p,
     bootstrap_interval,
-    chance_p,
-    noticed_from,
+    detectable_accuracy,
     share_estimate,
 )
 from histoloom.seeding import numpy_generator
@@ -124,7 +124,7 @@ def detection(plan: Plan, answers: Mapping[int, Answer], *, reader: str) -> Dete
         sensitivity=share_estimate(right_N[synthetic_N]),
         specificity=share_estimate(right_N[~synthetic_N]),
         auc=Estimate(auc, area_interval(auc, positives=positives, negatives=n - positives)),
-        p=chance_p(decided_right, n - unsure - decided_right),
+        p=binomial_p(decided_right, n - unsure - decided_right),
         seconds=Seconds(
             all=float(np.median(seconds_N)),
             real=float(np.median(seconds_N[~synthetic_N])),
@@ -149,8 +149,8 @@ def detection(plan: Plan, answers: Mapping[int, Answer], *, reader: str) -> Dete
     elif verdict == "worse":
         sentence += ", worse than chance: this reader tells them apart and takes them for each other."
     else:
-        noticed = noticed_from(n)
-        bound = "" if noticed is None else f", which would mostly miss a true accuracy below {noticed:.0%}"
+        detectable = detectable_accuracy(n)
+        bound = "" if detectable is None else f", which would mostly miss a true accuracy below {detectable:.0%}"
         sentence += f": not shown to be better than chance by {n} pictures{bound}."
     return replace(result, verdict=verdict, sentence=sentence)
 
@@ -202,6 +202,6 @@ def _tissues(plan: Plan, right_N: np.ndarray) -> tuple[TissueResult, ...]:
 
 
 def _mistakes(plan: Plan, right_N: np.ndarray) -> tuple[Mistake, ...]:
-    """The pictures that were taken for the other kind; of several readers, by most of them."""
+    """The pictures with a wrong answer; of several readers, of most of them."""
     wrong = np.flatnonzero(right_N < 0.5).tolist()
     return tuple(Mistake(i, plan.trials[i].name, plan.trials[i].synthetic) for i in wrong)

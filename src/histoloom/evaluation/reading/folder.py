@@ -38,7 +38,7 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of ``readers.jsonl``: who began, and when."""
+    """One line of ``readers.jsonl``: a reader, and when they started."""
 
     time: str
     rater: str
@@ -77,12 +77,12 @@ class Reading:
 
     @property
     def number(self) -> int:
-        """The number that the id begins with."""
+        """The number at the start of the id."""
         return int(self.id.partition("-")[0])
 
     @cached_property
     def plan(self) -> Plan:
-        """What is shown and asked."""
+        """The design of the reading."""
         return Plan.of_json(read_json(self.folder / "plan.json"))
 
     @cached_property
@@ -95,18 +95,18 @@ class Reading:
         return np.array(np.load(self.folder / "pictures.npy", mmap_mode="r")[trial])
 
     def readers(self) -> list[str]:
-        """Who began, in that order."""
+        """The names of all readers, the first to start first."""
         return list(dict.fromkeys(entry.rater for entry in _records(self.folder / "readers.jsonl", kind=Entry)))
 
     def answers(self) -> dict[str, dict[int, Answer]]:
-        """Each reader's answers by trial, in the order in which they were given; of two to one picture the first."""
-        found: dict[str, dict[int, Answer]] = {reader: {} for reader in self.readers()}
+        """Each reader's answers by trial, the earliest first; of two answers to one picture the first counts."""
+        by_reader: dict[str, dict[int, Answer]] = {reader: {} for reader in self.readers()}
         for answer in _records(self.folder / "answers.jsonl", kind=Answer):
-            found.setdefault(answer.rater, {}).setdefault(answer.trial, answer)
-        return found
+            by_reader.setdefault(answer.rater, {}).setdefault(answer.trial, answer)
+        return by_reader
 
     def enter(self, reader: str) -> str:
-        """Note that ``reader`` begins, unless they did before; returns the name as it was first given."""
+        """Record a new reader; returns the name as it was first spelled."""
         name = reader_name(reader)
         with self.locked():
             known = self.readers()
@@ -145,10 +145,10 @@ def readings(run: Path) -> list[Reading]:
 
 def find_reading(run: Path, id_: str) -> Reading:
     """The reading of that id, looked up among those that there are; ``UserError`` where there is none."""
-    found = {reading.id: reading for reading in readings(run)}
-    if id_ not in found:
-        raise UserError(f"there is no reading {id_[:LONGEST_NAME]!r}; there are: {', '.join(found) or 'none'}")
-    return found[id_]
+    by_id = {reading.id: reading for reading in readings(run)}
+    if id_ not in by_id:
+        raise UserError(f"there is no reading {id_[:LONGEST_NAME]!r}; there are: {', '.join(by_id) or 'none'}")
+    return by_id[id_]
 
 
 def publish(run: Path, plan: Plan, *, pictures: np.ndarray) -> Reading:
@@ -159,7 +159,7 @@ def publish(run: Path, plan: Plan, *, pictures: np.ndarray) -> Reading:
         building = Path(tempfile.mkdtemp(prefix=".building-", dir=parent))
         try:
             np.save(building / "pictures.npy", pictures)
-            # Not from the seed: who knows that could tell the addresses of real pictures.
+            # Not from the seed: whoever knows the seed could compute the addresses of real pictures.
             write_bytes(building / "key", secrets.token_hex(32).encode())
             write_json(building / "plan.json", plan.as_json())
             building.chmod(0o755)

@@ -1,4 +1,4 @@
-"""What a blinded reading shows and asks: its kinds, its trials, and the file ``plan.json`` that keeps them."""
+"""The design of a blinded reading: its kinds, its trials, and the file ``plan.json`` that keeps them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ LEAST, MOST = 4, 400
 class Request:
     """A reading to be made: ``trials`` pictures, half of them samples.
 
-    ``k``: None for the chosen one; ``seed``: None for the reading's number. ``feedback``: the reader is told after each
-    answer, for training; such a reading is no evidence and is kept out of the model card.
+    ``k``: None for the chosen one; ``seed``: None for the reading's number. ``feedback``: the reader sees the
+    truth after each answer, for training; such a reading is not part of the model card.
     """
 
     kind: Kind

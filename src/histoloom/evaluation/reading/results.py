@@ -1,7 +1,7 @@
 """What a reading shows: numbers and sentences of each reader who came to its end, and ``results.json``.
 
-Readers who did not answer every picture are counted, not judged: whoever may stop when the numbers please proves
-nothing.
+Readers who did not answer every picture are counted but have no numbers: a reader who can stop at a favourable moment
+biases them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One reader's way through a reading: their order of the pictures, the next one, and answers that stay.
+"""One reader in a reading: their order of the pictures, the next picture, and their answers, which never change.
 
-Addresses of pictures are made with the reading's secret, for each reader anew: they tell neither what is shown nor
-what another reader, who may know it by now, saw.
+Addresses of pictures are keyed with the reading's secret and differ between readers: an address reveals neither the
+truth of its picture nor which picture another reader saw.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Progress:
 
 
 class Session:
-    """A reader in a reading. What was answered is read from the disk each time: nothing is kept here."""
+    """A reader in a reading. Answers are read from the disk each time: nothing is kept in memory."""
 
     def __init__(self, reading: Reading, *, reader: str) -> None:
         self.reading = reading
         self.reader = reader
 
     @staticmethod
-    def begin(reading: Reading, *, reader: str) -> Session:
-        """Begin, or go on: the same name is the same reader."""
+    def open(reading: Reading, *, reader: str) -> Session:
+        """Start or continue: the same name is the same reader."""
         return Session(reading, reader=reading.enter(reader))
 
     @cached_property
@@ -55,16 +55,16 @@ class Session:
 
     @cached_property
     def order(self) -> tuple[int, ...]:
-        """The trials as this reader gets them: a plain random order, so that no picture tells of the next.
+        """The trials in this reader's order: plain random, so that no picture predicts the next.
 
-        An order without long runs, or with the kinds in turn, would.
+        An order without long runs, or one that alternates real and synthetic, would.
         """
         plan = self.reading.plan
         return tuple(permutation(plan.seed, "reading order", plan.id, self.reader, n=len(plan.trials)).tolist())
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
-        """What each trial's picture is called, in the plan's order."""
+        """The address of each trial's picture, in the plan's order."""
         return tuple(self._token("picture", str(trial)) for trial in range(len(self.order)))
 
     def progress(self) -> Progress:
@@ -72,24 +72,24 @@ class Session:
         return self._progress(self._answered())
 
     def answer(self, token: str, *, answer: int, seconds: float, at_most: float | None, scaling: str) -> Progress:
-        """Take the answer to the picture that is next; returns what comes then.
+        """Record the answer to the next picture; returns the progress after it.
 
-        The same answer again changes nothing (a lost reply is asked for again). Raises ``AlreadyAnswered`` for another
-        answer to an answered picture, ``UserError`` for a picture that is not next or a choice that there is not.
+        The same answer again changes nothing (a page may repeat a lost request). Raises ``AlreadyAnswered`` for another
+        answer to an answered picture, ``UserError`` for a picture that is not next or an answer that does not exist.
         """
         trial = self._trial(token)
         self._check(answer, scaling=scaling)
         bound = LONGEST_SECONDS if at_most is None else min(at_most, LONGEST_SECONDS)
         with self.reading.locked():
-            given = self._answered()
-            if trial in given:
-                if given[trial].answer != answer:
+            answered = self._answered()
+            if trial in answered:
+                if answered[trial].answer != answer:
                     raise AlreadyAnswered("this picture has an answer already, which stays; go on with the next")
-                return self._progress(given)
-            position = self._progress(given).position
+                return self._progress(answered)
+            position = self._progress(answered).position
             if position is None or self.order[position] != trial:
                 raise UserError("this picture is not the next one; load the page again")
-            taken = Answer(
+            new = Answer(
                 time=now(),
                 rater=self.reader,
                 trial=trial,
@@ -99,15 +99,15 @@ class Session:
                 at_most=None if at_most is None else round(at_most, 3),
                 scaling=scaling,
             )
-            self.reading.append(taken)
-            return self._progress(given | {trial: taken})
+            self.reading.append(new)
+            return self._progress(answered | {trial: new})
 
     def _answered(self) -> dict[int, Answer]:
         return self.reading.answers().get(self.reader, {})
 
-    def _progress(self, given: dict[int, Answer]) -> Progress:
-        open_ = next((place for place, trial in enumerate(self.order) if trial not in given), None)
-        return Progress(len(given), len(self.order), open_, None if open_ is None else self.order[open_])
+    def _progress(self, answered: dict[int, Answer]) -> Progress:
+        open_ = next((place for place, trial in enumerate(self.order) if trial not in answered), None)
+        return Progress(len(answered), len(self.order), open_, None if open_ is None else self.order[open_])
 
     def _trial(self, token: str) -> int:
         if token not in self.tokens:
@@ -146,5 +146,5 @@ class Handouts:
     def elapsed(self, session: str, *, token: str) -> float | None:
         """Seconds since then; None where it is not known."""
         with self._lock:
-            found = self._first.get(session)
-            return self._clock() - found[1] if found and found[0] == token else None
+            handout = self._first.get(session)
+            return self._clock() - handout[1] if handout and handout[0] == token else None

@@ -23,27 +23,27 @@ def table(result: Result) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     for row in result.readers:
         if isinstance(row, NamingResult):
             named = (row.samples.accuracy, row.real.accuracy, row.samples.kappa, row.real.kappa)
-            rows.append((row.reader, *map(spread, named), f"{row.seconds:.1f}"))
+            rows.append((row.reader, *map(format_estimate, named), f"{row.seconds:.1f}"))
         else:
             rates = (row.accuracy, row.sensitivity, row.specificity, row.auc)
             p = "–" if row.p is None else "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
             seconds = (row.seconds.all, row.seconds.real, row.seconds.synthetic)
-            rows.append((row.reader, *map(spread, rates), p, *(f"{value:.1f}" for value in seconds)))
+            rows.append((row.reader, *map(format_estimate, rates), p, *(f"{value:.1f}" for value in seconds)))
     return (NAMING_TITLES if result.kind == "naming" else DETECTION_TITLES), rows
 
 
-def spread(estimate: Estimate | None) -> str:
+def format_estimate(estimate: Estimate | None) -> str:
     """``0.62 (0.47 to 0.76)``; a dash where there is none."""
     if estimate is None:
         return "–"
     low, high = estimate.interval
-    # 0.975 is a little less in binary, and is called 98 % in the sentence beside.
+    # 0.975 is a little less in binary, and is 98 % in the sentence of the result.
     return f"{estimate.value + 1e-9:.2f} ({low:.2f} to {high:.2f})"
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How often each answer (columns) was given to each truth (rows)."""
+    """How often each answer (columns) was the answer to each truth (rows)."""
 
     title: str
     truths: tuple[str, ...]
