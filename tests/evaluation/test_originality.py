@@ -140,16 +140,6 @@ def test_neither_order_nor_batches_change_a_score(
     np.testing.assert_array_equal(in_parts.number_N, whole.number_N)
 
 
-def test_patches_of_the_own_group_do_not_count(train: np.ndarray) -> None:
-    greys = to_greys(train[:12])
-    groups = np.arange(12) // 6
-    result = nearest(greys, greys, groups=(groups, groups))
-    assert (groups[result.number_N] != groups).all()
-    alone = nearest(greys[:2], greys[:6], groups=(groups[:2], groups[:6]))
-    assert alone.number_N.tolist() == [-1, -1]
-    assert alone.score_N.tolist() == [0, 0]
-
-
 def test_empty_pictures_are_no_copies_of_one_another() -> None:
     empty = np.full((4, SIZE, SIZE, 3), 240, np.uint8)
     result = nearest(to_greys(empty), to_greys(empty))

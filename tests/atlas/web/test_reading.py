@@ -15,7 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from histoloom.evaluation.reading.folder import find_reading
+from histoloom.evaluation.reading.folder import FOLDER, Reading
 from histoloom.evaluation.reading.plan import Plan
 from histoloom.evaluation.reading.session import Session
 from histoloom.names import add_name
@@ -43,7 +43,7 @@ def give(client: TestClient, state: dict[str, Any], answer: int = 2, **more: Any
 
 
 def trial_of(run: Run, state: dict[str, Any]) -> tuple[Plan, int]:
-    reading = find_reading(run.path, state["reading"])
+    reading = Reading(run.path / FOLDER / state["reading"])
     return reading.plan, Session(reading, reader=state["reader"]).tokens.index(state["picture"]["id"])
 
 
@@ -125,7 +125,7 @@ def test_an_answer_stays_and_is_taken_once(changing_client: TestClient, finished
     assert give(changing_client, state, 4).json()["picture"] == after["picture"]
     refused = give(changing_client, state, 0)
     assert (refused.status_code, refused.json()["detail"][:41]) == (409, "this picture has an answer already, which")
-    answers = find_reading(finished.path, state["reading"]).answers()["Ann"]
+    answers = Reading(finished.path / FOLDER / state["reading"]).answers()["Ann"]
     assert [answer.answer for answer in answers.values()] == [4]
     taken = next(iter(answers.values()))
     assert taken.at_most is not None
@@ -228,7 +228,7 @@ def test_answers_that_cannot_be(changing_client: TestClient, finished: Run, more
     state = begin(changing_client)
     answered = give(changing_client, state, **more)
     assert answered.status_code in (400, 422)
-    assert find_reading(finished.path, state["reading"]).answers() == {"Ann": {}}
+    assert Reading(finished.path / FOLDER / state["reading"]).answers() == {"Ann": {}}
 
 
 def test_what_is_not_there(changing_client: TestClient) -> None:

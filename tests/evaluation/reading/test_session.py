@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from histoloom.errors import UserError
-from histoloom.evaluation.reading.folder import Reading, find_reading
+from histoloom.evaluation.reading.folder import Reading
 from histoloom.evaluation.reading.make import create_reading
 from histoloom.evaluation.reading.plan import Request
 from histoloom.evaluation.reading.session import AlreadyAnswered, Handouts, Session
@@ -51,11 +51,11 @@ def test_the_order_tells_nothing_of_the_truth(reading: Reading) -> None:
     assert alike == pytest.approx(5 / 11, abs=0.03)
 
 
-def test_addresses_are_of_one_length_and_follow_the_secret_alone(reading: Reading, run: Run) -> None:
+def test_addresses_are_of_one_length_and_follow_the_secret_alone(reading: Reading) -> None:
     ann = Session(reading, reader="Ann")
     assert all(re.fullmatch("[0-9a-f]{32}", token) for token in (*ann.tokens, ann.id))
     (reading.folder / "key").write_text("00" * 32, encoding="ascii")
-    other = Session(find_reading(run.path, reading.id), reader="Ann")
+    other = Session(Reading(reading.folder), reader="Ann")
     assert other.order == ann.order
     assert not set(other.tokens) & set(ann.tokens)
 
@@ -182,10 +182,3 @@ def test_after_a_kill_the_same_picture_is_next(reading: Reading) -> None:
     progress = ann.progress()
     assert (progress.answered, progress.position, progress.trial) == (5, 5, ann.order[5])
     say(ann, ann.order[5], 0)
-
-
-def test_readings_are_found_by_id_alone(run: Run, reading: Reading) -> None:
-    assert find_reading(run.path, reading.id).plan == reading.plan
-    for id_ in ("../run", "", "001", reading.id + "/"):
-        with pytest.raises(UserError, match="there is no reading"):
-            find_reading(run.path, id_)

@@ -68,24 +68,19 @@ def nearest(
     greys_NGG: np.ndarray,
     patches_MGG: np.ndarray,
     *,
-    groups: tuple[np.ndarray, np.ndarray] | None = None,
     device: torch.device | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Nearest:
     """The nearest of the patches for each image; both are greys (``read_greys``).
 
-    ``groups`` numbers (N,) and (M,): patches of an image's own group do not count. Neither the order nor the number of
-    images changes an image's result; of equally near patches the first is named.
+    Neither the order nor the number of images changes an image's result; of equally near patches the first is named.
     """
     patches_MLL = coarse(patches_MGG)
     n = len(greys_NGG)
     number_N, score_N = np.full(n, -1, np.int64), np.zeros(n)
     for start in range(0, n, IMAGES):
         part = slice(start, min(start + IMAGES, n))
-        of_part = None if groups is None else (groups[0][part], groups[1])
-        candidates = shortlist(
-            coarse(greys_NGG[part]), patches_MLL, groups=of_part, device=device or torch.device("cpu")
-        )
+        candidates = shortlist(coarse(greys_NGG[part]), patches_MLL, device=device or torch.device("cpu"))
         for place, row in enumerate(range(part.start, part.stop)):
             number_N[row], score_N[row] = _nearest_candidate(
                 greys_NGG[row], patches_MGG, candidates=candidates, place=place

@@ -73,20 +73,11 @@ def coarse(greys_NGG: np.ndarray) -> np.ndarray:
     return matrix_LG @ greys_NGG.astype(np.float32) @ matrix_LG.T
 
 
-def shortlist(
-    images_NLL: np.ndarray,
-    patches_MLL: np.ndarray,
-    *,
-    groups: tuple[np.ndarray, np.ndarray] | None = None,
-    device: torch.device,
-) -> Candidates:
-    """The candidates of each image among the patches (both ``coarse``).
-
-    ``groups`` numbers (N,) and (M,): a patch of the image's own group is no candidate.
-    """
+def shortlist(images_NLL: np.ndarray, patches_MLL: np.ndarray, *, device: torch.device) -> Candidates:
+    """The candidates of each image among the patches (both ``coarse``)."""
     parts = []
     for kind in KINDS:
-        patch_NC = _best_patches(images_NLL, patches_MLL, kind=kind, groups=groups, device=device)
+        patch_NC = _best_patches(images_NLL, patches_MLL, kind=kind, device=device)
         parts.append(_align(images_NLL, patches_MLL, patch_NC=patch_NC, kind=kind))
     return Candidates(
         np.concatenate([part.patch_NC for part in parts], axis=1),
@@ -96,12 +87,7 @@ def shortlist(
 
 
 def _best_patches(
-    images_NLL: np.ndarray,
-    patches_MLL: np.ndarray,
-    *,
-    kind: BlockKind,
-    groups: tuple[np.ndarray, np.ndarray] | None,
-    device: torch.device,
+    images_NLL: np.ndarray, patches_MLL: np.ndarray, *, kind: BlockKind, device: torch.device
 ) -> np.ndarray:
     """The numbers of the ``PER_KIND`` best patches of each image, int64 (N, C); of equals the first."""
     best_NC = np.full((len(images_NLL), PER_KIND), -1, np.int64)
@@ -117,8 +103,6 @@ def _best_patches(
             products = (views_NVD.flatten(0, 1) @ block_MD.T).view(len(views_NVD), views_NVD.shape[1], -1)
             here_NM = torch.maximum(here_NM, products.amax(dim=1))
         new_NM = here_NM.cpu().numpy().astype(np.float64)
-        if groups is not None:
-            new_NM[groups[0][:, None] == groups[1][None, numbers]] = -np.inf
 
         # The best of those kept so far and the new ones.
         values = np.concatenate([values_NC, new_NM], axis=1)

@@ -143,14 +143,6 @@ def readings(run: Path) -> list[Reading]:
     return sorted((Reading(path.parent) for path in folders), key=lambda reading: (reading.number, reading.id))
 
 
-def find_reading(run: Path, id_: str) -> Reading:
-    """The reading of that id, looked up among those that there are; ``UserError`` where there is none."""
-    by_id = {reading.id: reading for reading in readings(run)}
-    if id_ not in by_id:
-        raise UserError(f"there is no reading {id_[:LONGEST_NAME]!r}; there are: {', '.join(by_id) or 'none'}")
-    return by_id[id_]
-
-
 def publish(run: Path, plan: Plan, *, pictures: np.ndarray) -> Reading:
     """Write a new reading, whole or not at all; ``pictures`` (N, H, W, 3) in the order of the plan's trials."""
     with disk_errors_explained(run):
