@@ -109,7 +109,7 @@ class TogetherResult:
 
 def detection(plan: Plan, answers: Mapping[int, Answer], *, reader: str) -> DetectionResult:
     """The numbers of one reader who answered every picture."""
-    synthetic_N, level_N, seconds_N = _arrays(plan, answers)
+    synthetic_N, level_N, seconds_N = answer_arrays(plan, answers)
     right_N = credits(synthetic_N, level_N)
     n, unsure = len(right_N), int(np.sum(level_N == MIDDLE))
     decided_right = int(np.sum(right_N == 1))
@@ -135,7 +135,7 @@ def detection(plan: Plan, answers: Mapping[int, Answer], *, reader: str) -> Dete
             synthetic=tuple(np.bincount(level_N[synthetic_N], minlength=len(LEVELS)).tolist()),
         ),
         tissues=_tissues(plan, right_N),
-        mistaken=_mistakes(plan, right_N),
+        mistaken=mistakes(plan, right_N),
         finished=max(answer.time for answer in answers.values()),
     )
 
@@ -161,14 +161,14 @@ def detection_together(plan: Plan, answers: Mapping[str, Mapping[int, Answer]]) 
     The interval is by bootstrap over pictures, which all readers share: it says what these readers would reach on
     other pictures of this run, not what other readers would.
     """
-    right_RN = np.stack([credits(*_arrays(plan, of_reader)[:2]) for of_reader in answers.values()])
+    right_RN = np.stack([credits(*answer_arrays(plan, of_reader)[:2]) for of_reader in answers.values()])
     mean_N = right_RN.mean(axis=0)
     rng = numpy_generator(plan.seed, "reading", "together", plan.id)
     return TogetherResult(
         readers=len(right_RN),
         accuracy=Estimate(float(mean_N.mean()), bootstrap_interval(mean_N, rng=rng)),
         tissues=_tissues(plan, mean_N),
-        mistaken=_mistakes(plan, mean_N),
+        mistaken=mistakes(plan, mean_N),
     )
 
 
@@ -178,8 +178,8 @@ def credits(synthetic_N: np.ndarray, level_N: np.ndarray) -> np.ndarray:
     return np.where(level_N == MIDDLE, 0.5, right_N)
 
 
-def _arrays(plan: Plan, answers: Mapping[int, Answer]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Truth (bool), level 0..4 and seconds of each trial, (N,) each."""
+def answer_arrays(plan: Plan, answers: Mapping[int, Answer]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whether each trial is synthetic (bool), the answer's place in the plan's choices, and seconds, (N,) each."""
     trials = range(len(plan.trials))
     return (
         np.array([trial.synthetic for trial in plan.trials]),
@@ -201,7 +201,7 @@ def _tissues(plan: Plan, right_N: np.ndarray) -> tuple[TissueResult, ...]:
     return tuple(results)
 
 
-def _mistakes(plan: Plan, right_N: np.ndarray) -> tuple[Mistake, ...]:
+def mistakes(plan: Plan, right_N: np.ndarray) -> tuple[Mistake, ...]:
     """The pictures with a wrong answer; of several readers, of most of them."""
     wrong = np.flatnonzero(right_N < 0.5).tolist()
     return tuple(Mistake(i, plan.trials[i].name, plan.trials[i].synthetic) for i in wrong)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-from histoloom.evaluation.reading.detection import Mistake
+from histoloom.evaluation.reading.detection import Mistake, answer_arrays, mistakes
 from histoloom.evaluation.reading.folder import Answer
 from histoloom.evaluation.reading.plan import Plan
 from histoloom.evaluation.statistics import Estimate, difference_interval, kappa, kappa_interval, share_estimate
@@ -69,10 +69,8 @@ def naming(plan: Plan, answers: Mapping[int, Answer], *, reader: str) -> NamingR
     ``cannot tell`` counts as another name than the right one. The truth of a sample is the tissue for which it was
     generated, of a real patch the name of its cluster.
     """
-    synthetic_N = np.array([trial.synthetic for trial in plan.trials])
+    synthetic_N, answer_N, seconds_N = answer_arrays(plan, answers)
     truth_N = np.array([trial.tissue for trial in plan.trials])
-    answer_N = np.array([answers[trial].answer for trial in range(len(plan.trials))])
-    seconds_N = np.array([answers[trial].seconds for trial in range(len(plan.trials))])
 
     def pictures(which_N: np.ndarray, kind: str) -> NamedPictures:
         truth, answer = truth_N[which_N], answer_N[which_N]
@@ -104,9 +102,7 @@ def naming(plan: Plan, answers: Mapping[int, Answer], *, reader: str) -> NamingR
         difference=Estimate(samples.accuracy.value - real.accuracy.value, (low, high)),
         chance=1 / len(plan.names),
         seconds=float(np.median(seconds_N)),
-        mistaken=tuple(
-            Mistake(int(i), plan.trials[i].name, plan.trials[i].synthetic) for i in np.flatnonzero(truth_N != answer_N)
-        ),
+        mistaken=mistakes(plan, (truth_N == answer_N).astype(float)),
         finished=max(answer.time for answer in answers.values()),
     )
 
