@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "histoloom"
-FOUNDATION = {"config", "errors", "names", "processes", "progress", "run", "seeding", "training"}
+FOUNDATION = {"config", "errors", "names", "paper", "processes", "progress", "run", "seeding", "training"}
 ORDER = ["slides", "autoencoder", "clustering", "diffusion", "evaluation", "sharing", "atlas"]
 MODULES = sorted(SOURCE.rglob("*.py"))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from histoloom.config import identity
+from histoloom.config import Config, identity
 from histoloom.errors import UserError
 from histoloom.names import journal_file, refresh_sample_names
 from histoloom.processes import is_main_process, process_count
@@ -54,12 +54,22 @@ def run_latents(context: StageContext) -> None:
 
 
 def run_clusters(context: StageContext) -> None:
+    if context.config.clusters.joint is not None:
+        from histoloom.diffusion import joint
+
+        joint.run_clusters(context)
+        return
     from histoloom.clustering.stage import run
 
     run(context)
 
 
 def run_diffusion(context: StageContext) -> None:
+    if context.config.clusters.joint is not None:
+        from histoloom.diffusion import joint
+
+        joint.run_diffusion(context)
+        return
     from histoloom.diffusion.stage import run
 
     run(context)
@@ -108,6 +118,11 @@ class Stage:
     format: int = 1
     on_all_processes: bool = False
     image_check: Callable[[Run], ImageCheck | None] | None = None
+
+    def sections_of(self, config: Config) -> tuple[str, ...]:
+        """The sections on which the stage depends in a run: clusters may be trained with the diffusion model."""
+        joint = self.name == "clusters" and config.clusters.joint is not None
+        return (*self.sections, "diffusion") if joint else self.sections
 
 
 STAGES = (
@@ -173,7 +188,9 @@ def wanted_fingerprints(run: Run) -> dict[str, str]:
             "stage": stage.name,
             "format": stage.format,
             "seed": run.config.seed,
-            "config": {section: config[section] for section in stage.sections if config[section] is not None},
+            "config": {
+                section: config[section] for section in stage.sections_of(run.config) if config[section] is not None
+            },
             "inputs": {name: wanted[name] for name in stage.inputs},
         }
         if stage.name == "patches":
@@ -279,7 +296,7 @@ def _build(run: Run, stage: Stage, *, wanted: Mapping[str, str]) -> None:
         stage=stage.name,
         format=stage.format,
         fingerprint=wanted[stage.name],
-        config={"seed": run.config.seed} | {section: settings[section] for section in stage.sections},
+        config={"seed": run.config.seed} | {section: settings[section] for section in stage.sections_of(run.config)},
         inputs={name: wanted[name] for name in stage.inputs},
         seconds=round(usage.seconds, 1),
         peak_memory_mb=round(usage.peak_mb, 1),

@@ -67,13 +67,13 @@ def _encode(images_nHWC: np.ndarray, *, model: Autoencoder, config: Config, star
         for view in range(config.latents.stain_views)
     ]
     with full_precision():  # a patch that is classified later, elsewhere, has to get the same cluster
-        z_nChw = model.encode(x_nCHW).float()
+        z_nChw = model.latents(x_nCHW)
         z_copies = [
-            model.encode(dihedral(x_nCHW, torch.full((len(x_nCHW),), copy, device=x_nCHW.device))).float()
+            model.latents(dihedral(x_nCHW, torch.full((len(x_nCHW),), copy, device=x_nCHW.device)))
             for copy in range(1, config.latents.copies)
         ]
     with autocast(config.runtime):
-        z_views = [model.encode(view_nCHW).float() for view_nCHW in stain_views]
+        z_views = [model.latents(view_nCHW) for view_nCHW in stain_views]
 
     # Share of each patch's positions that use each code.
     codes_nP = model.quantize(z_nChw).indices_NHW.flatten(1).cpu()

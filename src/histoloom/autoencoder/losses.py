@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from histoloom.autoencoder.augment import DIHEDRAL, dihedral
 from histoloom.autoencoder.lpips import LPIPS
-from histoloom.autoencoder.vqgan import Autoencoder, Discriminator, to_float
+from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.config import AutoencoderConfig
 from histoloom.training import distributed
 from histoloom.training.loop import StepContext
@@ -31,7 +31,7 @@ class VQGANLosses:
         config: AutoencoderConfig,
         *,
         autoencoder: Autoencoder,
-        discriminator: Discriminator | None,
+        discriminator: nn.Module | None,
         perceptual: nn.Module | None,
     ) -> None:
         self.config = config
@@ -48,22 +48,28 @@ class VQGANLosses:
         if not context.scratch.get(SURVEYED):
             self.autoencoder.quantizer.update(z_BChw, generator=context.generator)
         quantized = self.autoencoder.quantize(z_BChw)
-        y_BCHW = self.autoencoder.decode_codes(quantized.z_NCHW).float()
+        y_BCHW = self._decode(quantized.z_NCHW)
         context.scratch |= {"real": x_BCHW, "fake": y_BCHW.detach()}
 
         loss, metrics = self._reconstruction(y_BCHW, x_BCHW)
-        weight = self._adversarial_weight(context.progress)
+        weight: float | Tensor = self._adversarial_weight(context.progress)
         if self.discriminator is not None and weight > 0:
-            metrics["adversarial"] = generator_loss(self.discriminator(y_BCHW))
-            adaptive = context.scratch.get("adaptive")
-            if adaptive is None:
-                gradients_2 = last_layer_gradients(loss, metrics["adversarial"], last_layer=self.autoencoder.last_layer)
-                adaptive = adaptive_weight(gradients_2, bound=self.config.adversarial.max_adaptive)
-            metrics["adaptive"] = adaptive
-            loss = loss + weight * metrics["adaptive"] * metrics["adversarial"]
+            metrics["adversarial"] = self._generator_loss(self.discriminator(y_BCHW))
+            bound = self.config.adversarial.max_adaptive
+            if bound is not None:
+                adaptive = context.scratch.get("adaptive")
+                if adaptive is None:
+                    gradients_2 = last_layer_gradients(
+                        loss, metrics["adversarial"], last_layer=self.autoencoder.last_layer
+                    )
+                    adaptive = adaptive_weight(gradients_2, bound=bound)
+                metrics["adaptive"] = adaptive
+                weight = weight * adaptive
+            loss = loss + weight * metrics["adversarial"]
 
         metrics |= {"commitment": quantized.commitment, "perplexity": self.autoencoder.quantizer.perplexity()}
-        return loss + self.config.commitment * quantized.commitment, metrics
+        loss = loss + self.config.commitment * quantized.commitment
+        return loss if quantized.codebook is None else loss + quantized.codebook, metrics
 
     def survey(self, batches: Sequence[Tensor], contexts: Sequence[StepContext]) -> None:
         """Take from all micro-batches (B, H, W, 3) of a step what depends on the whole batch.
@@ -76,32 +82,44 @@ class VQGANLosses:
             encoded = [self._encode(images_BHWC, context=context) for images_BHWC, context in pairs]
             self.autoencoder.quantizer.update(torch.cat([z for _, z in encoded]), generator=contexts[-1].generator)
             gradients = []
-            if self.discriminator is not None and self._adversarial_weight(contexts[0].progress) > 0:
+            bound = self.config.adversarial.max_adaptive
+            joined = self._adversarial_weight(contexts[0].progress) > 0
+            if self.discriminator is not None and joined and bound is not None:
                 for x_BCHW, z_BChw in encoded:
-                    y_BCHW = self.autoencoder.decode_codes(self.autoencoder.quantize(z_BChw).z_NCHW).float()
+                    y_BCHW = self._decode(self.autoencoder.quantize(z_BChw).z_NCHW)
                     loss, _ = self._reconstruction(y_BCHW, x_BCHW)
-                    adversarial = generator_loss(self.discriminator(y_BCHW))
+                    adversarial = self._generator_loss(self.discriminator(y_BCHW))
                     last_layer = self.autoencoder.last_layer
                     gradients.append(last_layer_gradients(loss, adversarial, last_layer=last_layer))
 
         for context in contexts:
             context.scratch[SURVEYED] = True
-            if gradients:
-                mean_2 = torch.stack(gradients).mean(0)
-                context.scratch["adaptive"] = adaptive_weight(mean_2, bound=self.config.adversarial.max_adaptive)
+            if gradients and bound is not None:
+                context.scratch["adaptive"] = adaptive_weight(torch.stack(gradients).mean(0), bound=bound)
 
     def discriminator_loss(self, _images_BHWC: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
-        """Hinge loss on the micro-batch that the autoencoder just reconstructed."""
+        """Hinge or least-squares loss on the micro-batch that the autoencoder just reconstructed."""
         assert self.discriminator is not None, "only a discriminator has this loss"
         real, fake = self.discriminator(context.scratch["real"]), self.discriminator(context.scratch["fake"])
-        return hinge_loss(real.float(), fake.float()), {"real": real.mean(), "fake": fake.mean()}
+        adversarial = self.config.adversarial
+        if adversarial.loss == "hinge":
+            loss = hinge_loss(real.float(), fake.float())
+        else:
+            loss = adversarial.weight * least_squares_loss(real.float(), fake.float())
+        return loss, {"real": real.mean(), "fake": fake.mean()}
+
+    def _generator_loss(self, fake: Tensor) -> Tensor:
+        return generator_loss(fake) if self.config.adversarial.loss == "hinge" else (fake.float() - 1).pow(2).mean()
 
     def _encode(self, images_BHWC: Tensor, *, context: StepContext) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W), randomly rotated and flipped where the settings ask for it, and their latents."""
         x_BCHW = to_float(images_BHWC)
         if self.config.augment:
             x_BCHW = dihedral(x_BCHW, context.randint(DIHEDRAL, (len(x_BCHW),)))
-        return x_BCHW, self.autoencoder.encode(x_BCHW)
+        return self.autoencoder.to_pixel_range(x_BCHW), self.autoencoder.encode(x_BCHW)
+
+    def _decode(self, q_BChw: Tensor) -> Tensor:
+        return self.autoencoder.to_pixel_range(self.autoencoder.decode_codes(q_BChw).float())
 
     def _reconstruction(self, y_BCHW: Tensor, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         metrics = {"mse": F.mse_loss(y_BCHW, x_BCHW), "l1": F.l1_loss(y_BCHW, x_BCHW)}
@@ -114,6 +132,8 @@ class VQGANLosses:
     def _adversarial_weight(self, progress: float) -> float:
         """0 until the discriminator joins, then rising to its full weight."""
         adversarial = self.config.adversarial
+        if adversarial.warmup == 0:
+            return adversarial.weight * float(progress >= adversarial.start)
         ramp = (progress - adversarial.start) / adversarial.warmup
         return adversarial.weight * min(1.0, max(0.0, ramp))
 
@@ -134,6 +154,11 @@ def _only_last_layer(autoencoder: Autoencoder) -> Iterator[None]:
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Hinge loss of the discriminator on its scores of real and of fake images (Lim and Ye 2017)."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+
+def least_squares_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Least-squares loss of the discriminator: 1 for real images, 0 for fake ones (Mao et al. 2017, equation 9)."""
+    return 0.5 * ((real - 1).pow(2).mean() + fake.pow(2).mean())
 
 
 def generator_loss(fake: Tensor) -> Tensor:

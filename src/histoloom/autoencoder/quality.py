@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from histoloom.autoencoder.quantizer import perplexity
-from histoloom.autoencoder.vqgan import Autoencoder, Discriminator, to_float, to_uint8
+from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
 from histoloom.config import RuntimeConfig
 from histoloom.run.directory import read_json, replacing, write_json
 from histoloom.run.stage import StageContext
@@ -89,8 +89,10 @@ def measure(context: StageContext, *, modules: Mapping[str, nn.Module], patches:
     reconstructions_NHWC, counts_K = reconstruct(model, originals_NHWC, runtime=runtime)
 
     accuracy = None
-    if isinstance(discriminator, Discriminator):
-        accuracy = discriminator_accuracy(discriminator, originals_NHWC, reconstructions_NHWC, runtime=runtime)
+    if discriminator is not None:
+        accuracy = discriminator_accuracy(
+            discriminator, originals_NHWC, reconstructions_NHWC, model=model, runtime=runtime
+        )
         if accuracy < MIN_ACCURACY:
             context.say(
                 f"the discriminator recognises the real image in only {accuracy:.0%} of pairs of image and "
@@ -139,7 +141,12 @@ def reconstruct(
 
 @torch.no_grad()
 def discriminator_accuracy(
-    discriminator: Discriminator, real_NHWC: np.ndarray, fake_NHWC: np.ndarray, *, runtime: RuntimeConfig
+    discriminator: nn.Module,
+    real_NHWC: np.ndarray,
+    fake_NHWC: np.ndarray,
+    *,
+    model: Autoencoder,
+    runtime: RuntimeConfig,
 ) -> float:
     """Share of pairs of uint8 images in which the real one has the higher mean score, 0..1; 0.5 is chance."""
     device = accelerator(runtime).device
@@ -147,7 +154,8 @@ def discriminator_accuracy(
     def scores(images_NHWC: np.ndarray) -> Tensor:
         x_NCHW = to_float(torch.from_numpy(images_NHWC).to(device))
         with autocast(runtime):
-            return discriminator(x_NCHW).float().mean(dim=(1, 2, 3))
+            scores_N1hw: Tensor = discriminator(model.to_pixel_range(x_NCHW))
+        return scores_N1hw.float().mean(dim=(1, 2, 3))
 
     starts = range(0, len(real_NHWC), CHUNK)
     right = [scores(real_NHWC[s : s + CHUNK]) > scores(fake_NHWC[s : s + CHUNK]) for s in starts]

@@ -1,5 +1,6 @@
-"""Vector quantisation with a moving-average codebook (van den Oord et al. 2017, appendix A.1).
+"""Vector quantisation (van den Oord et al. 2017).
 
+The codebook follows the encoder by moving averages (appendix A.1), or it is trained by its own loss (equation 3).
 Gradients pass the quantizer straight through or by the rotation trick (Fifty et al. 2024). Dead codes are restarted at
 encoder outputs of the current batch (Dhariwal et al. 2020).
 
@@ -19,21 +20,29 @@ from histoloom.training import distributed
 
 Gradient = Literal["straight-through", "rotation"]
 
+COUNT_DECAY = 0.99
+"""decay per step of the counted uses of the codes, where the codebook has its own loss"""
+
 
 @dataclass(frozen=True)
 class Quantized:
     """``z_NCHW``: the codes, with a gradient to the latents; ``indices_NHW``: their numbers, int64.
 
-    ``commitment``: the mean squared distance of latents and codes, with a gradient to the latents.
+    ``commitment``: the mean squared distance of latents and codes, with a gradient to the latents. ``codebook``: the
+    same number with a gradient to the codes, None where these follow moving averages.
     """
 
     z_NCHW: Tensor
     indices_NHW: Tensor
     commitment: Tensor
+    codebook: Tensor | None
 
 
 class Quantizer(nn.Module):
-    """The nearest of ``codes`` vectors of ``dim`` numbers; the codebook follows the encoder by moving averages."""
+    """The nearest of ``codes`` vectors of ``dim`` numbers.
+
+    ``decay``: of the moving averages that the codebook follows; None: the codebook is a parameter, trained by its loss.
+    """
 
     codebook_KC: Tensor
     counts_K: Tensor
@@ -41,14 +50,23 @@ class Quantizer(nn.Module):
     started: Tensor
 
     def __init__(
-        self, codes: int, *, dim: int, decay: float, restart_below: float, gradient: Gradient = "straight-through"
+        self,
+        codes: int,
+        *,
+        dim: int,
+        decay: float | None,
+        restart_below: float,
+        gradient: Gradient = "straight-through",
     ) -> None:
         super().__init__()
         self.gradient = gradient
         self.decay = decay
         self.restart_below = restart_below
-        self.register_buffer("codebook_KC", torch.zeros(codes, dim))
         self.register_buffer("counts_K", torch.ones(codes))
+        if decay is None:
+            self.codebook_KC = nn.Parameter(torch.randn(codes, dim))
+            return
+        self.register_buffer("codebook_KC", torch.zeros(codes, dim))
         self.register_buffer("sums_KC", torch.zeros(codes, dim))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
@@ -56,10 +74,12 @@ class Quantizer(nn.Module):
         """Quantise; changes nothing."""
         indices_M = nearest(positions(z_NCHW.float()), self.codebook_KC)
         indices_NHW = indices_M.view(z_NCHW.shape[0], *z_NCHW.shape[2:])
-        q_NCHW = self.lookup(indices_NHW).detach()
+        codes_NCHW = self.lookup(indices_NHW)
+        codebook = None if self.decay is not None else (z_NCHW.detach().float() - codes_NCHW).pow(2).mean()
+        q_NCHW = codes_NCHW.detach()
         commitment = (z_NCHW.float() - q_NCHW).pow(2).mean()
         estimator = rotation_trick if self.gradient == "rotation" else straight_through
-        return Quantized(estimator(z_NCHW, q_NCHW), indices_NHW, commitment)
+        return Quantized(estimator(z_NCHW, q_NCHW), indices_NHW, commitment, codebook)
 
     def lookup(self, indices_NHW: Tensor) -> Tensor:
         """The codes of ``indices_NHW`` as (N, C, H, W)."""
@@ -70,8 +90,13 @@ class Quantizer(nn.Module):
         """Move the codebook towards ``z_NCHW`` and restart dead codes at random ones of its vectors.
 
         With several processes, each gives the latents of its part of the batch, and all get the codebook of the whole.
+        A codebook with its own loss stays; only the use of its codes is counted.
         """
         x_MC = positions(z_NCHW.float())
+        if self.decay is None:
+            counts_K, _ = assigned(x_MC, nearest(x_MC, self.codebook_KC), self.codebook_KC)
+            self.counts_K.lerp_(distributed.summed(counts_K), 1 - COUNT_DECAY)
+            return
 
         # Random vectors of the whole batch, of which each process has its part.
         M = len(x_MC)

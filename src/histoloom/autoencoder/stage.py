@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from histoloom import paper
 from histoloom.autoencoder.losses import VQGANLosses, perceptual_loss
 from histoloom.autoencoder.quality import measure
 from histoloom.autoencoder.vqgan import Autoencoder, Discriminator
@@ -29,7 +30,6 @@ def run(context: StageContext) -> None:
     task = make_task(config, seed=context.config.seed, n=len(rows))
     autoencoder, discriminator = task.modules["autoencoder"], task.modules.get("discriminator")
     assert isinstance(autoencoder, Autoencoder), "made by make_task"
-    assert discriminator is None or isinstance(discriminator, Discriminator), "made by make_task"
 
     start = start_folder(context.run, context.config)
     if start is not None:
@@ -76,7 +76,13 @@ def make_task(config: AutoencoderConfig, *, seed: int, n: int) -> Task:
     autoencoder = Autoencoder(config)
     modules: dict[str, nn.Module] = {"autoencoder": autoencoder}
     if config.adversarial.weight > 0:
-        modules["discriminator"] = Discriminator(config.adversarial)
+        adversarial = config.adversarial
+        # The paper's discriminator has no further convolution between those that halve the image and the last one.
+        modules["discriminator"] = (
+            paper.Discriminator(adversarial.widths[: adversarial.layers])
+            if config.architecture == "paper"
+            else Discriminator(adversarial)
+        )
     return Task(
         name="autoencoder",
         modules=modules,
@@ -85,6 +91,7 @@ def make_task(config: AutoencoderConfig, *, seed: int, n: int) -> Task:
         batch=lambda rows: rows,
         ema=("autoencoder",) if config.training.averages else (),
         setting="autoencoder.training",
+        whole=config.architecture == "paper" and config.adversarial.weight > 0,  # its discriminator normalises batches
         compiled=(autoencoder.encoder,),  # the adaptive weight differentiates the decoder's last layer by itself
     )
 
@@ -94,7 +101,11 @@ def make_objectives(losses: VQGANLosses, *, n: int) -> tuple[Objective, ...]:
     config = losses.config
     objectives = [
         Objective(
-            "autoencoder", ("autoencoder",), losses.autoencoder_loss, config.training.phases, survey=losses.survey
+            "autoencoder",
+            ("autoencoder",),
+            losses.autoencoder_loss,
+            config.training.phases,
+            survey=losses.survey,
         )
     ]
     if losses.discriminator is not None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from histoloom import paper
 from histoloom.autoencoder.quantizer import Quantized, Quantizer
 from histoloom.config import DISCRIMINATOR_GROUPS, AdversarialConfig, AutoencoderConfig
 from histoloom.run.directory import read_json, write_bytes, write_json
@@ -27,31 +28,38 @@ class Autoencoder(nn.Module):
     With ``stem`` above 1, squares of pixels are folded into channels before the encoder and unfolded after the decoder.
     """
 
+    encoder: Encoder | paper.Encoder
+    decoder: Decoder | paper.Decoder
+
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        levels = len(config.widths)
-        self.encoder = Encoder(
-            in_channels=3 * config.stem**2,
-            out_channels=config.code_dim,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            block_out_channels=config.widths,
-            layers_per_block=config.blocks,
-            norm_num_groups=config.groups,
-            act_fn="silu",
-            double_z=False,
-            mid_block_add_attention=config.attention,
-        )
-        self.decoder = Decoder(
-            in_channels=config.code_dim,
-            out_channels=3 if config.stem == 1 else 4 * HEAD_CHANNELS[config.stem],
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=config.widths,
-            layers_per_block=config.blocks,
-            norm_num_groups=config.groups,
-            act_fn="silu",
-            mid_block_add_attention=config.attention,
-        )
+        if config.architecture == "paper":
+            self.encoder = paper.Encoder(config)
+            self.decoder = paper.Decoder(config)
+        else:
+            levels = len(config.widths)
+            self.encoder = Encoder(
+                in_channels=3 * config.stem**2,
+                out_channels=config.code_dim,
+                down_block_types=("DownEncoderBlock2D",) * levels,
+                block_out_channels=config.widths,
+                layers_per_block=config.blocks,
+                norm_num_groups=config.groups,
+                act_fn="silu",
+                double_z=False,
+                mid_block_add_attention=config.attention,
+            )
+            self.decoder = Decoder(
+                in_channels=config.code_dim,
+                out_channels=3 if config.stem == 1 else 4 * HEAD_CHANNELS[config.stem],
+                up_block_types=("UpDecoderBlock2D",) * levels,
+                block_out_channels=config.widths,
+                layers_per_block=config.blocks,
+                norm_num_groups=config.groups,
+                act_fn="silu",
+                mid_block_add_attention=config.attention,
+            )
         self.head = unfolding_head(config.stem, last=self.decoder.conv_out)
         self.quantizer = Quantizer(
             config.codes,
@@ -63,19 +71,36 @@ class Autoencoder(nn.Module):
 
     def encode(self, x_NCHW: Tensor) -> Tensor:
         """Images to latents before quantisation."""
+        x_NCHW = self.to_pixel_range(x_NCHW)
         return self.encoder(F.pixel_unshuffle(x_NCHW, self.config.stem))
+
+    def latents(self, x_NCHW: Tensor) -> Tensor:
+        """Images to the latents of the later stages: before quantisation, or after where the settings say so."""
+        z_NCHW = self.encode(x_NCHW).float()
+        return self.quantizer.lookup(self.quantize(z_NCHW).indices_NHW) if self.config.quantize_latents else z_NCHW
 
     def quantize(self, z_NCHW: Tensor) -> Quantized:
         """The nearest codes."""
         return self.quantizer(z_NCHW)
 
     def decode(self, z_NCHW: Tensor) -> Tensor:
-        """Latents before quantisation to images; quantises first (not clipped to -1..1)."""
+        """Latents of the later stages to images, not clipped to -1..1; quantises first where the settings say so."""
+        if not self.config.quantize_decoded:
+            return self.decode_codes(z_NCHW)
         return self.decode_codes(self.quantizer.lookup(self.quantize(z_NCHW).indices_NHW))
 
     def decode_codes(self, q_NCHW: Tensor) -> Tensor:
         """Quantised latents to images."""
-        return self.head(self.decoder(q_NCHW))
+        y_NCHW: Tensor = self.head(self.decoder(q_NCHW))
+        return 2 * y_NCHW - 1 if self.config.pixel_range == "unit" else y_NCHW
+
+    def reconstruct(self, x_NCHW: Tensor) -> Tensor:
+        """Images through encoder, quantizer and decoder."""
+        return self.decode_codes(self.quantizer.lookup(self.quantize(self.encode(x_NCHW)).indices_NHW))
+
+    def to_pixel_range(self, x_NCHW: Tensor) -> Tensor:
+        """Images in the range of values that the networks and the losses see: -1..1, or 0..1."""
+        return (x_NCHW + 1) / 2 if self.config.pixel_range == "unit" else x_NCHW
 
     @property
     def last_layer(self) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from histoloom import paper
 from histoloom.clustering.infomax import Heads, InfoMaxNet, Network, VectorNet, probabilities
 from histoloom.run.directory import read_json, write_bytes, write_json
 from histoloom.training.devices import full_precision
@@ -26,19 +27,44 @@ TIGHT = 1e-4
 class Architecture:
     """What ``clusterer.json`` says: enough to build the network that the weights fit.
 
-    ``in_channels``: of latents, or the numbers of a vector where ``vectors`` are what is clustered.
+    ``in_channels``: of latents, or the numbers of a vector where ``vectors`` are what is clustered. ``side``: of the
+    latents of the paper's networks, of which there is one for each k; 0: one network with a head for each k.
     """
 
     in_channels: int
     channels: int
     ks: tuple[int, ...]
     vectors: bool = False
+    side: int = 0
+
+
+class SweepClusterer(nn.Module):
+    """The paper's clusterer of latents (N, C, side, side), one for each k of the sweep."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict(
+            {
+                str(k): paper.Clusterer(
+                    architecture.in_channels, channels=architecture.channels, k=k, side=architecture.side
+                )
+                for k in architecture.ks
+            }
+        )
+
+    def of(self, k: int) -> nn.Module:
+        """The network for ``k``."""
+        return self.networks[str(k)]
+
+    def forward(self, z_NChw: Tensor) -> Heads:
+        """Logits of every network, (N, k) by k."""
+        return {int(k): network(z_NChw) for k, network in self.networks.items()}
 
 
 class Clusterer(nn.Module):
     """A network with its clusters in their published order (falling size on the training split)."""
 
-    def __init__(self, architecture: Architecture, *, network: Network) -> None:
+    def __init__(self, architecture: Architecture, *, network: Network | SweepClusterer) -> None:
         super().__init__()
         self.architecture = architecture
         self.network = network
@@ -107,6 +133,8 @@ class Clusterer(nn.Module):
 
 def build(architecture: Architecture) -> Clusterer:
     """A clusterer with fresh weights."""
+    if architecture.side:
+        return Clusterer(architecture, network=SweepClusterer(architecture))
     kind = VectorNet if architecture.vectors else InfoMaxNet
     network = kind(architecture.in_channels, channels=architecture.channels, ks=architecture.ks)
     return Clusterer(architecture, network=network)

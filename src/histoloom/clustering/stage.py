@@ -6,7 +6,7 @@ Shapes: N patches, D features, K clusters; h x w positions of a latent.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import get_args
+from typing import Protocol, get_args
 
 import numpy as np
 import pandas as pd
@@ -43,8 +43,19 @@ REINIT_PATCHES = 1024  # patches that decide which outputs are initialised again
 Probabilities = dict[int, np.ndarray]
 
 
-def run(context: StageContext) -> None:
-    """Train on the training split, keep the best restart, predict every patch, decide on k."""
+class TrainRestart(Protocol):
+    """Trains the clusterer of one restart on ``rows``; ``slides_N``: make the clusters independent of these slides."""
+
+    def __call__(
+        self, context: StageContext, *, bank: Bank, rows: np.ndarray, slides_N: np.ndarray | None, restart: int
+    ) -> Clusterer: ...
+
+
+def run(context: StageContext, *, train_restart: TrainRestart | None = None) -> None:
+    """Train on the training split, keep the best restart, predict every patch, decide on k.
+
+    ``train_restart``: how the clusterer is trained; None: by information maximisation alone.
+    """
     config, seed = context.config.clusters, context.config.seed
     patches = PatchSet.open(context.inputs["patches"])
     latents = LatentSet.open(context.inputs["latents"])
@@ -63,7 +74,7 @@ def run(context: StageContext) -> None:
         numbers_N = pd.factorize(slide_by_id.loc[latents.table["patch_id"]], sort=True)[0]
         slides_N = numbers_N.astype(np.int64)[train_rows]
     trained = [
-        _train(context, bank=bank, rows=train_rows, slides_N=slides_N, restart=restart)
+        (train_restart or _train)(context, bank=bank, rows=train_rows, slides_N=slides_N, restart=restart)
         for restart in range(config.restarts)
     ]
     if not is_main_process():
@@ -116,9 +127,11 @@ def _train(
 ) -> Clusterer:
     """One restart on the training split; ``slides_N``: make the clusters independent of these slides."""
     config = context.config.clusters
+    assert config.training is not None, "the clusters have a training of their own"
     seed = derive(context.config.seed, "clusters", "restart", restart)
     torch.manual_seed(derive(seed, "weights"))
     clusterer = build(Architecture(bank.shape[0], config.channels, config.k, vectors=len(bank.shape) == 1))
+    assert isinstance(clusterer.network, Network), "one network for all k"
     loss, batch = _loss(context, bank=bank, rows=rows, slides_N=slides_N, network=clusterer.network)
     task = Task(
         name="clusters",

@@ -19,6 +19,9 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 LPIPS_MIN_SIZE = 32
 """Shortest side of an image for LPIPS, px: below it a trunk has no position left at its last layer."""
 
+ATTENTION_HEADS = 16
+"""Heads of each self-attention of the paper's networks."""
+
 DISCRIMINATOR_GROUPS = 16
 """Largest number of groups of the discriminator's normalisations."""
 
@@ -53,6 +56,15 @@ class TrainingConfig(Section):
     warmup_images: int = Field(0, ge=0, description="images over which the learning rate rises linearly at the start")
     grad_clip: PositiveFloat | None = Field(None, description="upper bound of the gradient's norm; null: none")
     ema: float = Field(0.0, ge=0, lt=1, description="decay per step of the weights' moving average; 0: no average")
+    betas: tuple[Momentum, Momentum] = Field(
+        (0.9, 0.999), description="momenta of the phases with adam or adamw, each from 0 to below 1"
+    )
+
+    @model_validator(mode="after")
+    def _betas_have_an_effect(self) -> TrainingConfig:
+        if self.betas != (0.9, 0.999) and all(phase.optimizer == "adadelta" for phase in self.phases):
+            raise ValueError("betas has no effect without a phase of adam or adamw; leave it out")
+        return self
 
     @property
     def averages(self) -> bool:
@@ -67,11 +79,18 @@ class TrainingConfig(Section):
 class AdversarialConfig(Section):
     """The patch discriminator of the VQ-GAN (Isola et al. 2017; Esser et al. 2021)."""
 
+    loss: Literal["hinge", "least-squares"] = Field(
+        "hinge", description="adversarial loss: hinge (Lim and Ye 2017) or least squares (Mao et al. 2017)"
+    )
     weight: float = Field(0.8, ge=0, description="weight of the adversarial loss; 0: no discriminator")
     start: float = Field(0.5, ge=0, lt=1, description="share of the training after which the discriminator joins")
-    warmup: float = Field(0.1, gt=0, le=1, description="share of the training over which its weight rises linearly")
-    max_adaptive: PositiveFloat = Field(
-        1.0, description="upper bound of the adaptive weight; a bound of 10 harms the images; the presets take 0.1"
+    warmup: float = Field(
+        0.1, ge=0, le=1, description="share of the training over which its weight rises linearly; 0: at once"
+    )
+    max_adaptive: PositiveFloat | None = Field(
+        1.0,
+        description="upper bound of the adaptive weight (Esser et al. 2021); a bound of 10 harms the images, most "
+        "presets take 0.1; null: no adaptive weight",
     )
     channels: PositiveInt = Field(64, description="width of its first layer: a multiple of 8, or 1, 2 or 4")
     layers: PositiveInt = Field(3, description="convolutions that halve the image; more layers see larger regions")
@@ -95,7 +114,7 @@ class AdversarialConfig(Section):
 
     @property
     def min_size(self) -> int:
-        """Shortest side of an image that it can score, px: two unpadded positions are lost after the halvings."""
+        """Shortest side of an image that it can score, px: the last convolutions cover more than their padding."""
         return 3 * 2**self.layers
 
 
@@ -107,6 +126,14 @@ class AutoencoderConfig(Section):
 
     retired: ClassVar[Mapping[str, object]] = {"code_space": "plane", "equivariance": 0.0}
 
+    architecture: Literal["diffusers", "paper"] = Field(
+        "diffusers",
+        description="networks: of diffusers' blocks, with a discriminator that normalises groups; or those of Rumman "
+        "et al. 2025, whose discriminator normalises batches",
+    )
+    pixel_range: Literal["signed", "unit"] = Field(
+        "signed", description="values of a pixel for networks and losses: -1..1 (signed) or 0..1 (unit)"
+    )
     stem: Literal[1, 2, 4] = Field(
         1, description="side of the square of pixels that is folded into channels first, px; above 1 saves work"
     )
@@ -129,9 +156,21 @@ class AutoencoderConfig(Section):
         "(Fifty et al. 2024)",
     )
     commitment: PositiveFloat = Field(0.25, description="weight of the commitment loss")
-    codebook_decay: float = Field(0.99, gt=0, lt=1, description="decay per step of the codebook's moving averages")
+    codebook_decay: float | None = Field(
+        0.99,
+        gt=0,
+        lt=1,
+        description="decay per step of the codebook's moving averages; null: the codebook is trained by its own loss, "
+        "of weight 1 (van den Oord et al. 2017, equation 3)",
+    )
     restart_below: float = Field(
         0.05, ge=0, description="a code used less often than this share of the mean use is restarted; 0: never"
+    )
+    quantize_latents: bool = Field(
+        False, description="give quantised latents to the clusters and to the diffusion model, not continuous ones"
+    )
+    quantize_decoded: bool = Field(
+        True, description="replace each position of a drawn latent by the nearest code before it is decoded"
     )
     perceptual: Literal["auto", "lpips", "pyramid", "none"] = Field(
         "lpips",
@@ -160,6 +199,19 @@ class AutoencoderConfig(Section):
     def groups(self) -> int:
         """Groups of each normalisation: norm_groups or less, so that they divide the channels of every level."""
         return math.gcd(self.norm_groups, *self.widths)
+
+    @model_validator(mode="after")
+    def _architecture_fits(self) -> AutoencoderConfig:
+        if self.architecture == "paper" and self.stem != 1:
+            raise ValueError(f"stem has no effect with architecture: paper; leave it out, got {self.stem}")
+        if self.architecture == "paper" and self.attention and self.widths[-1] % ATTENTION_HEADS:
+            raise ValueError(
+                f"the last level's width must be a multiple of {ATTENTION_HEADS} for the attention of architecture: "
+                f"paper, got {self.widths[-1]}"
+            )
+        if self.codebook_decay is None and self.restart_below > 0:
+            raise ValueError("codes are restarted only with moving averages; set restart_below=0, or a codebook_decay")
+        return self
 
     @model_validator(mode="after")
     def _losses_have_weights(self) -> AutoencoderConfig:
@@ -213,6 +265,27 @@ class SelfsupConfig(Section):
         return self
 
 
+class JointConfig(Section):
+    """Clusters and diffusion model trained together, one pair of networks for each k (Rumman et al. 2025).
+
+    The phases are those of diffusion.training. Each loss is that of the diffusion model, minus marginal_weight times
+    the entropy of the mean probabilities, plus conditional_weight times the mean entropy, plus the phase's consistency
+    weight times the divergence of a patch and its other view. Entropies are in nats, over a batch.
+    """
+
+    marginal_weight: PositiveFloat = Field(0.1, description="weight of the marginal entropy")
+    conditional_weight: PositiveFloat = Field(0.06, description="weight of the conditional entropy")
+    consistency_weights: tuple[PositiveFloat | None, ...] = Field(
+        (0.04, None, 0.05),
+        min_length=1,
+        description="weight of the consistency in each phase of diffusion.training; null: the clusterer does not learn "
+        "in this phase, and its batch normalisations still use the batch",
+    )
+    rotation: float = Field(5.0, ge=0, le=180, description="largest rotation of the other view, degrees")
+    translation: float = Field(0.05, ge=0, lt=1, description="largest shift of the other view, as a share of its side")
+    scaling: float = Field(0.05, ge=0, lt=1, description="largest change of the other view's size, as a share of it")
+
+
 class ClustersConfig(Section):
     """Clusters by information maximisation, for a sweep of k (RIM: Krause et al. 2010; IMSAT: Hu et al. 2017)."""
 
@@ -245,13 +318,17 @@ class ClustersConfig(Section):
     consistency_weight: PositiveFloat = Field(
         1.0, description="weight of the consistency loss: two views of a patch must get the same cluster"
     )
+    joint: JointConfig | None = Field(
+        None, description="train clusters and diffusion model together, for each k; null: one after the other"
+    )
     independence: float = Field(
         0.0, ge=0, description="weight of the mutual information of cluster and slide, as a cost; 0: none"
     )
     restarts: PositiveInt = Field(1, description="trainings, of which the one with the best objective is kept")
-    validity_features: Literal["pooled", "codes", "flat", "same"] = Field(
+    validity_features: Literal["pooled", "codes", "flat", "same", "softmax"] = Field(
         "pooled",
-        description="features for the validity indices and for k-means; same: those that are clustered",
+        description="features for the validity indices and for k-means; same: those that are clustered; softmax: the "
+        "softmax over the latents' channels, averaged over positions (Rumman et al. 2025)",
     )
     validity_points: PositiveInt = Field(
         10_000, description="largest number of patches for the validity indices, drawn at random"
@@ -265,7 +342,9 @@ class ClustersConfig(Section):
     null_points: PositiveInt = Field(
         1500, description="largest number of patches in such a subset, which is split in two halves"
     )
-    training: TrainingConfig = Field(description="how the clustering network is trained")
+    training: TrainingConfig | None = Field(
+        None, description="how the clustering network is trained; null with joint, which has diffusion.training"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -290,8 +369,18 @@ class ClustersConfig(Section):
     def _network_can_train(self) -> ClustersConfig:
         if self.features == "latents" and self.channels % 8:
             raise ValueError(f"channels must be a multiple of 8 with features: latents, got {self.channels}")
-        if self.training.averages:
+        if (self.training is None) == (self.joint is None):
+            raise ValueError("training is needed without joint, and has no effect with it; give one of the two")
+        if self.training is not None and self.training.averages:
             raise ValueError("training: ema has no effect on clusters; set ema=0")
+        return self
+
+    @model_validator(mode="after")
+    def _joint_training_has_its_own_losses(self) -> ClustersConfig:
+        weights = ("marginal_weight", "marginal_end", "consistency_weight", "independence")
+        for name in ("features", *weights, "restarts") if self.joint is not None else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect with joint; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -337,12 +426,20 @@ class DiffusionConfig(Section):
     prediction: Literal["epsilon", "v", "data"] = Field(
         "epsilon", description="what the network predicts: the noise, the velocity v, or the data"
     )
+    scaling: Literal["unit", "none"] = Field(
+        "unit", description="scale of the diffused latents: standard deviation 1 (unit), or as they are (none)"
+    )
     whiten: float | None = Field(
         None,
         gt=0,
         le=1,
         description="diffuse principal components of the latents, scaled to standard deviation 1: as many as keep this "
         "share of the variance; null: diffuse the latent channels, each scaled by itself",
+    )
+    architecture: Literal["diffusers", "paper"] = Field(
+        "diffusers",
+        description="U-Net: diffusers', or that of Rumman et al. 2025, whose channels are the width of the first "
+        "convolution and of each down block, the last of which does not halve the map",
     )
     channels: tuple[PositiveInt, ...] = Field(
         (128, 256, 512), min_length=1, description="width of each level of the U-Net; each level halves the map"
@@ -390,12 +487,35 @@ class DiffusionConfig(Section):
         """Groups of each normalisation: norm_groups or less, so that they divide the channels of every level."""
         return math.gcd(self.norm_groups, *self.channels)
 
+    @property
+    def halvings(self) -> int:
+        """How often the U-Net halves the map."""
+        return len(self.channels) - (2 if self.architecture == "paper" else 1)
+
     @model_validator(mode="after")
     def _levels_and_betas_fit(self) -> DiffusionConfig:
         if len(self.attention) != len(self.channels):
             raise ValueError("attention needs one entry for each of channels")
         if self.beta_start >= self.beta_end:
             raise ValueError("beta_start must be below beta_end")
+        if self.scaling == "none" and self.whiten is not None:
+            raise ValueError("whiten scales the latents to deviation 1; set whiten=null, or scaling=unit")
+        return self
+
+    @model_validator(mode="after")
+    def _architecture_fits(self) -> DiffusionConfig:
+        if self.architecture != "paper":
+            return self
+        if len(self.channels) < 2 or any(width % ATTENTION_HEADS for width in self.channels):
+            raise ValueError(
+                f"channels must be two or more multiples of {ATTENTION_HEADS} with architecture: paper, "
+                f"got {list(self.channels)}"
+            )
+        if not all(self.attention) or self.embedding != "add" or self.dropout:
+            raise ValueError(
+                "the U-Net of architecture: paper attends at every level, adds its embedding and has no dropout; set "
+                f"attention={[True] * len(self.channels)}, embedding=add and dropout=0"
+            )
         return self
 
 

@@ -297,7 +297,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _networks_take_the_patches(self) -> Config:
         auto, diffusion, size = self.autoencoder, self.diffusion, self.patches.size
-        step = auto.factor * 2 ** (len(diffusion.channels) - 1)
+        step = auto.factor * 2**diffusion.halvings
         if size % step:
             raise ValueError(
                 f"patches.size must be a multiple of {step} for these autoencoder.multipliers and diffusion.channels, "
@@ -324,6 +324,34 @@ class Config(Section):
                     f"the lowest level of {name} has one position and normalises each channel alone; "
                     f"set fewer {name}.norm_groups, or larger patches"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _joint_training_fits(self) -> Config:
+        joint, phases = self.clusters.joint, len(self.diffusion.training.phases)
+        if joint is None:
+            return self
+        side = self.patches.size // self.autoencoder.factor
+        for wrong, message in (
+            (
+                len(joint.consistency_weights) != phases,
+                f"clusters.joint.consistency_weights needs {phases} entries, one for each of diffusion.training.phases",
+            ),
+            (side % 8 > 0, f"clusters.joint needs latents with a side that is a multiple of 8, got {side}"),
+            (
+                self.diffusion.condition_dropout > 0 or self.samples.sampler.guidance != 1,
+                "with clusters.joint there is no null condition, and so no guidance; set diffusion.condition_dropout=0 "
+                "and samples.sampler.guidance=1",
+            ),
+            (
+                self.latents.stain_views > 0 or self.latents.copies > 1,
+                "stain_views and copies of the latents have no effect with clusters.joint; set latents.stain_views=0 "
+                "and latents.copies=1",
+            ),
+            (self.start is not None, "a run with clusters.joint starts from random weights; leave out start"),
+        ):
+            if wrong:
+                raise ValueError(message)
         return self
 
     @model_validator(mode="after")

@@ -98,15 +98,36 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+BETAS: Mapping[str, Any] = {"betas": [0.9, 0.999]}
+"""Of every section ``training``: a setting that was added after runs existed, with the value that changes nothing."""
+
 LATER: Mapping[str, Any] = {
     "autoencoder": {
+        "architecture": "diffusers",
+        "pixel_range": "signed",
+        "quantize_latents": False,
+        "quantize_decoded": True,
         "gradient": "straight-through",
         "norm_groups": 32,
-        "adversarial": {"betas": [0.9, 0.999]},
+        "adversarial": {"loss": "hinge", "betas": [0.9, 0.999]},
+        "training": BETAS,
     },
     "latents": {"copies": 1},
-    "clusters": {"features": "latents", "encoder": None, "selfsup": {}},
-    "diffusion": {"shift": 1.0, "norm_groups": 32, "embedding": "add"},
+    "clusters": {
+        "features": "latents",
+        "encoder": None,
+        "selfsup": {"training": BETAS},
+        "joint": {},
+        "training": BETAS,
+    },
+    "diffusion": {
+        "shift": 1.0,
+        "norm_groups": 32,
+        "embedding": "add",
+        "scaling": "unit",
+        "architecture": "diffusers",
+        "training": BETAS,
+    },
     "evaluation": {"originality": "off"},
 }
 """Settings that were added after runs existed, with the value that changes nothing; a section may have been off."""
@@ -132,7 +153,7 @@ def identity(config: Config) -> Values:
     classifier = values["evaluation"].pop("cluster_classifier")
     values["evaluation"]["judge"] = classifier
     if classifier is not None:
-        classifier["training"]["ema_width"] = None
+        classifier["training"] = _without(classifier["training"], BETAS) | {"ema_width": None}
     for section, removed in RETIRED.items():
         values[section] |= removed
     values["diffusion"]["augment"] = "copies" if config.latents.copies == 8 else False

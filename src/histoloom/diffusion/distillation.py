@@ -29,7 +29,7 @@ from histoloom.config import DiffusionConfig, Phase, TrainingConfig
 from histoloom.diffusion.generation.generator_spec import STUDENT, GeneratorSpec, StudentRecord, weights_digest
 from histoloom.diffusion.model.conditions import Conditions
 from histoloom.diffusion.model.process import alphas_cumprod, predicted_data
-from histoloom.diffusion.model.unet import open_unet, save_unet
+from histoloom.diffusion.model.unet import open_diffusers_unet, save_unet
 from histoloom.diffusion.samplers import ddim_factors, noise_levels
 from histoloom.diffusion.stage import sweep_labels
 from histoloom.errors import UserError
@@ -195,7 +195,7 @@ def distil(run: Run, config: DistillConfig) -> Path:
 
     decided = record.model_dump(exclude={"images"})
     # ema_width is a removed setting, which the fingerprints of existing students hold.
-    values = training.model_dump() | {"ema_width": None}
+    values = training.model_dump(exclude={"betas"}) | {"ema_width": None}
     wanted = fingerprint({"format": FORMAT, "seed": run.config.seed, "training": values, **decided})
     with disk_errors_explained(run.path), run.locked():
         run.adopt(STUDENT, wanted=wanted)
@@ -219,7 +219,7 @@ def _train_student(
     rows = latents.rows(split="train")
     labels_NS = sweep_labels(latents.table, Clustering.open(run.require("clusters")))[rows]
     numbers_NS = torch.from_numpy(spec.conditions.numbers(labels_NS))
-    student, teacher = open_unet(folder), open_unet(folder)
+    student, teacher = open_diffusers_unet(folder), open_diffusers_unet(folder)
     loss = DistillationLoss(
         spec.diffusion,
         student=student,

@@ -46,10 +46,13 @@ def run(context: StageContext) -> None:
     pretrained = start_folder(context.run, context.config)
 
     # A pretrained U-Net keeps the latent space that it was trained in.
-    if pretrained is None:
+    if config.scaling == "none":
+        space = LatentSpace.unscaled(latents.shape[0])
+    elif pretrained is None:
         space = LatentSpace.fit(latents.latents, rows=rows, whiten=config.whiten)
     else:
         space = GeneratorSpec.load(pretrained).space
+    if pretrained is not None:
         kept = space.explained_variance(latents.latents, rows=rows)
         context.say(
             f"the U-Net starts from the weights of the pretrained generator; its latent space keeps "

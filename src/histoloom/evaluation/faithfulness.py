@@ -160,7 +160,7 @@ def reconstruct(autoencoder: Autoencoder, images_NHW3: np.ndarray, *, device: to
     with full_precision():
         for start in range(0, len(images_NHW3), BLOCK):
             x_B3HW = to_float(torch.from_numpy(images_NHW3[start : start + BLOCK]).to(device))
-            parts.append(to_uint8(autoencoder.decode(autoencoder.encode(x_B3HW))).cpu().numpy())
+            parts.append(to_uint8(autoencoder.reconstruct(x_B3HW)).cpu().numpy())
     return np.concatenate(parts)
 
 

@@ -29,6 +29,7 @@ from histoloom.diffusion.generation.generator_spec import (
     weights_digest,
 )
 from histoloom.diffusion.model.process import alphas_cumprod
+from histoloom.diffusion.model.unet import open_diffusers_unet
 from histoloom.errors import UserError
 from histoloom.names import Event, Kind, current_labels, default_name, journal_file, read_events
 from histoloom.run.directory import Run, disk_errors_explained, write_bytes, write_json, write_text
@@ -52,8 +53,9 @@ def export_generator(run: Run, out: Path, *, half: bool = False, terms: Terms | 
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty; give a new folder")
-    generator = Generator.load(run.path)
     diffusion = run.require("diffusion")
+    open_diffusers_unet(diffusion)
+    generator = Generator.load(run.path)
     with disk_errors_explained(out):
         part = out.with_name(f".{out.name}.part")
         shutil.rmtree(part, ignore_errors=True)

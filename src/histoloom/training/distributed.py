@@ -68,6 +68,17 @@ def averaged(x: Tensor) -> Tensor:
     return summed(x) / size()
 
 
+def mean_over_processes(x: Tensor) -> Tensor:
+    """The mean over the processes, with its gradient: for a statistic of the whole batch inside a network.
+
+    Each process's loss depends on the parts of all, so the gradient that reaches a part is the mean over the processes.
+    """
+    if size() == 1:
+        return x
+    mean: Tensor = _Mean.apply(x)
+    return mean
+
+
 def summed(x: Tensor) -> Tensor:
     """The sum over the processes, without gradient."""
     if size() == 1:
@@ -134,3 +145,13 @@ class _Gathered(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         start = rank() * ctx.rows
         return gradient[start : start + ctx.rows] * size()
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        return averaged(x)
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
+        return averaged(gradient)

@@ -49,8 +49,13 @@ def trained_parameters(task: Task, objective: Objective) -> list[nn.Parameter]:
     return [p for name in objective.modules for p in task.modules[name].parameters()]
 
 
-def make_optimizer(task: Task, objective: Objective, *, phase: Phase) -> torch.optim.Optimizer:
-    """The phase's optimizer: a group with its learning rate, then a group for each of the objective's ``rates``."""
+def make_optimizer(
+    task: Task, objective: Objective, *, phase: Phase, betas: tuple[float, float]
+) -> torch.optim.Optimizer:
+    """The phase's optimizer: a group with its learning rate, then a group for each of the objective's ``rates``.
+
+    ``betas``: of Adam and AdamW, where the objective has none of its own.
+    """
     named = {f"{name}.{key}": p for name in objective.modules for key, p in task.modules[name].named_parameters()}
     special = [[name for name in named if name.endswith(ending)] for ending in objective.rates]
     assert all(special), f"each of {', '.join(objective.rates)} names a parameter"
@@ -62,7 +67,7 @@ def make_optimizer(task: Task, objective: Objective, *, phase: Phase) -> torch.o
         return torch.optim.Adadelta(groups, lr=phase.lr)
     kind = torch.optim.Adam if phase.optimizer == "adam" else torch.optim.AdamW
     # A step in one kernel: a third more training steps a second of a small network on a CPU.
-    return kind(groups, lr=phase.lr, betas=objective.betas, fused=True)
+    return kind(groups, lr=phase.lr, betas=objective.betas or betas, fused=True)
 
 
 @contextmanager

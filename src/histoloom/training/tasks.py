@@ -53,15 +53,13 @@ class StepContext:
         return whole[self.rows].to(self.device)
 
 
-ADAM_BETAS = (0.9, 0.999)
-
-
 @dataclass(frozen=True)
 class Objective:
     """One optimizer's side of a training; ``loss`` gives a scalar and metrics (detached scalars) to log.
 
     ``survey`` sees all of a process's micro-batches before the first ``loss``, where there are several: for what the
-    loss takes from the whole batch. It leaves its result in the contexts' scratch. ``betas`` are Adam's and AdamW's.
+    loss takes from the whole batch. It leaves its result in the contexts' scratch. ``betas`` are Adam's and AdamW's;
+    None: the training's.
     ``lr_setting``: where its learning rate is in a run's configuration; empty: in the phases of the task's training.
     ``rates``: parameters, by the end of their name, with a learning rate so many times the phase's and no decay.
     """
@@ -72,7 +70,7 @@ class Objective:
     phases: tuple[Phase, ...]
     starts_at: int = 0
     survey: Callable[[Sequence[Batch], Sequence[StepContext]], None] | None = None
-    betas: tuple[float, float] = ADAM_BETAS
+    betas: tuple[float, float] | None = None
     lr_setting: str = ""
     rates: Mapping[str, float] = field(default_factory=dict)
 

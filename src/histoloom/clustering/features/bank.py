@@ -20,7 +20,7 @@ from torch import Tensor
 
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.features.base import BLOCK, EncoderRecord, Features, FeaturesRecord, Sources
-from histoloom.clustering.features.latents import Codes, LatentMaps, Pooled, hellinger, pooled
+from histoloom.clustering.features.latents import Codes, LatentMaps, Pooled, UnscaledLatents, hellinger, pooled
 from histoloom.clustering.features.pretrained import PretrainedFeatures
 from histoloom.clustering.features.selfsup import Selfsup
 from histoloom.processes import is_main_process
@@ -36,6 +36,7 @@ FEATURES = "features.npy"
 
 KINDS: Mapping[str, type[Features]] = {
     "latents": LatentMaps,
+    "unscaled": UnscaledLatents,
     "pooled": Pooled,
     "codes": Codes,
     "selfsup": Selfsup,
@@ -61,15 +62,16 @@ class Bank(Protocol):
 class LatentBank:
     """The latents of the stage ``latents``."""
 
-    def __init__(self, latents: LatentSet) -> None:
+    def __init__(self, latents: LatentSet, *, scaled: bool) -> None:
         self.latents = latents
+        self.scaled = scaled
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.latents.shape
 
     def own(self, rows_N: np.ndarray) -> Tensor:
-        return self.latents.normalised(rows_N)
+        return self.latents.normalised(rows_N) if self.scaled else self.latents.raw(rows_N)
 
     def versions(self, rows_N: np.ndarray) -> Tensor:
         return self.latents.with_stain_views(rows_N)
@@ -125,8 +127,12 @@ def make_bank(context: StageContext, *, latents: LatentSet) -> Bank:
     The main process computes; the others wait, and read what it wrote.
     """
     kind = context.config.clusters.features
+    if context.config.clusters.joint is not None:
+        if is_main_process():
+            FeaturesRecord(kind="unscaled", shape=latents.shape, views=0).save(context.out)
+        return LatentBank(latents, scaled=False)
     if kind == "latents":
-        return LatentBank(latents)
+        return LatentBank(latents, scaled=True)
     features = KINDS[kind].make(context)
     folder = shared_path(context.out / "checkpoints")  # not published
     rows_T = latents.rows(split="train")
@@ -200,13 +206,16 @@ def load_features(clusters: Path, *, inputs: Mapping[str, Path], device: torch.d
     if record is None:
         return PredictedFeatures(LatentMaps.load(Sources(inputs, clusters, EncoderRecord(), device)), None)
     features = KINDS[record.kind].load(Sources(inputs, clusters, record.encoder, device))
+    if record.mean is None or record.deviation is None:
+        return PredictedFeatures(features, None)
     return PredictedFeatures(features, Scale(torch.tensor(record.mean), record.deviation))
 
 
 def validity_features(latents: LatentSet, rows: np.ndarray, *, kind: str, clusters: Path) -> np.ndarray:
     """Vectors of ``rows`` for the indices, k-means and maps, float32 (len(rows), D).
 
-    ``kind``: ``pooled``, ``codes``, ``flat``, or ``same``: those in the folder ``clusters`` that were clustered.
+    ``kind``: ``pooled``, ``codes``, ``flat``, ``softmax``, or ``same``: those in the folder ``clusters`` that were
+    clustered.
     """
     if kind == "same":
         return np.asarray(np.load(clusters / FEATURES, mmap_mode="r")[rows])
@@ -214,6 +223,9 @@ def validity_features(latents: LatentSet, rows: np.ndarray, *, kind: str, cluste
         return hellinger(torch.from_numpy(np.asarray(latents.histograms[rows]))).numpy()
     parts = []
     for start in range(0, len(rows), ROWS):
+        if kind == "softmax":  # of the latents as the autoencoder gives them (Rumman et al. 2025)
+            parts.append(latents.raw(rows[start : start + ROWS]).softmax(dim=1).mean(dim=(2, 3)).numpy())
+            continue
         z_NChw = latents.normalised(rows[start : start + ROWS])
         parts.append((pooled(z_NChw) if kind == "pooled" else z_NChw.flatten(1)).numpy())
     return np.concatenate(parts)

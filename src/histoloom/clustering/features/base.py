@@ -38,13 +38,13 @@ class EncoderRecord(Record):
 
 
 class FeaturesRecord(Record):
-    """``features.json``: the kind of features that were clustered, as vectors, and how they are scaled."""
+    """``features.json``: the kind of features that were clustered, and how vectors are scaled."""
 
     kind: str
     shape: tuple[int, ...]
     views: int
-    mean: tuple[float, ...]
-    deviation: float
+    mean: tuple[float, ...] | None = None
+    deviation: float | None = None
     encoder: EncoderRecord = Field(EncoderRecord(), alias="said")
 
     @classmethod

@@ -44,7 +44,7 @@ class LatentEncoder:
 
     def encode(self, x_BHW3: Tensor) -> Tensor:
         """Latents of one block of images on the device, uint8 (B, H, W, 3)."""
-        return self.model.encode(to_float(x_BHW3)).float()
+        return self.model.latents(to_float(x_BHW3))
 
 
 class LatentMaps(Features):
@@ -85,6 +85,16 @@ class LatentMaps(Features):
 
     def of_images(self, images_NHW3: np.ndarray) -> Tensor:
         return self.latents.moments.normalise(self.encoder.latents(images_NHW3))
+
+
+class UnscaledLatents(LatentMaps):
+    """Latents as the autoencoder gives them, for clusters that are trained with the diffusion model."""
+
+    def of_rows(self, rows_N: np.ndarray) -> Tensor:
+        return self.latents.raw(rows_N)
+
+    def of_images(self, images_NHW3: np.ndarray) -> Tensor:
+        return self.encoder.latents(images_NHW3)
 
 
 class Pooled(LatentMaps):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import UNet2DModel
+from torch import nn
 
 from histoloom.autoencoder.vqgan import Autoencoder, to_uint8
 from histoloom.config import RuntimeConfig, SamplerConfig
@@ -72,7 +72,7 @@ class Generator:
         self,
         spec: GeneratorSpec,
         *,
-        unet: UNet2DModel,
+        unet: nn.Module,
         autoencoder: Autoencoder,
         home: Path,
         runtime: RuntimeConfig | None = None,

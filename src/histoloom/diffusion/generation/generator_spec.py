@@ -19,7 +19,7 @@ import histoloom
 from histoloom.config import DiffusionConfig, SamplerConfig
 from histoloom.diffusion.model.conditions import Conditions
 from histoloom.diffusion.model.latent_space import LatentSpace
-from histoloom.diffusion.model.unet import open_unet
+from histoloom.diffusion.model.unet import WEIGHTS, open_diffusers_unet
 from histoloom.errors import UserError
 from histoloom.run.directory import Run, read_json, write_json
 from histoloom.run.record import Record
@@ -127,14 +127,16 @@ class Student:
             raise UserError(
                 f"the student in {folder} was distilled from weights that were since replaced: histoloom distil {home}"
             )
-        unet = open_unet(folder).to(device).eval().requires_grad_(False)
+        unet = open_diffusers_unet(folder).to(device).eval().requires_grad_(False)
         return Student(unet, record, weights_digest(folder))
 
 
 def weights_digest(folder: Path) -> str:
-    """16 hexadecimal digits of the weights in ``folder/unet``."""
-    content = (folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
-    return hashlib.sha256(content).hexdigest()[:16]
+    """16 hexadecimal digits of the weights in ``folder/unet``, or in all of ``folder/unet-kK``."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob(f"unet*/{WEIGHTS}")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def generator_home(path: str | Path) -> Path:

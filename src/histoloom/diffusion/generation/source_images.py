@@ -119,7 +119,7 @@ def encode_picture(
     device = next(autoencoder.parameters()).device
     images_1HW3 = torch.from_numpy(np.ascontiguousarray(picture.image_HW3[None]))
     with full_precision():
-        z_1Chw = autoencoder.encode(to_float(images_1HW3).to(device)).float().cpu()
+        z_1Chw = autoencoder.latents(to_float(images_1HW3).to(device)).cpu()
 
     clusters = dict(picture.clusters)
     if set(ks) - set(clusters) and (home / "config.yaml").is_file():

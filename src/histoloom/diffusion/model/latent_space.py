@@ -46,6 +46,12 @@ class LatentSpace(Section):
     leave: Matrix
 
     @staticmethod
+    def unscaled(channels: int) -> LatentSpace:
+        """The space of the latents themselves."""
+        identity_CC = np.eye(channels)
+        return LatentSpace(mean=np.zeros(channels), enter=identity_CC, leave=identity_CC)
+
+    @staticmethod
     def fit(latents: np.ndarray, *, rows: np.ndarray, whiten: float | None) -> LatentSpace:
         """Measured on ``rows`` of latents (n, C, h, w).
 

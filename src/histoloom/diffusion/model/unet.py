@@ -1,25 +1,40 @@
-"""The conditional U-Net: diffusers' ``UNet2DModel`` with the condition as its class embedding."""
+"""The conditional U-Net: diffusers' ``UNet2DModel`` with the condition as its class embedding, or the paper's own.
+
+A run whose clusters and diffusion model are trained together has one network for each k of the sweep.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from histoloom import paper
 from histoloom.config import DiffusionConfig
-from histoloom.run.directory import write_bytes
+from histoloom.diffusion.model.conditions import Conditions
+from histoloom.errors import UserError
+from histoloom.run.directory import read_json, write_bytes, write_json
 
 HEAD_CHANNELS = 32
 CONDITION_EMBEDDING = "class_embedding.weight"
 """the parameter that holds a vector for each condition, (conditions, channels)"""
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def make_unet(config: DiffusionConfig, *, shape: tuple[int, int, int], conditions: int) -> UNet2DModel:
-    """A freshly initialised network for normalised latents of ``shape`` (D, h, w); ``conditions`` counts the null."""
+def make_unet(config: DiffusionConfig, *, shape: tuple[int, int, int], conditions: int) -> nn.Module:
+    """A freshly initialised network for normalised latents of ``shape`` (D, h, w); ``conditions`` counts the null.
+
+    It is called as diffusers' is: ``unet(x_NDhw, steps, class_labels=conditions_N).sample``.
+    """
     channels, height, width = shape
+    if config.architecture == "paper":
+        return paper.UNet(
+            channels, widths=config.channels, conditions=conditions, blocks=config.blocks, groups=config.groups
+        )
     down = tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in config.attention)
     up = tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(config.attention))
     return UNet2DModel(
@@ -39,13 +54,60 @@ def make_unet(config: DiffusionConfig, *, shape: tuple[int, int, int], condition
     )
 
 
-def open_unet(folder: Path) -> UNet2DModel:
-    """The network in ``folder/unet``, in single precision, on the CPU."""
-    return UNet2DModel.from_pretrained(folder / "unet", local_files_only=True, torch_dtype=torch.float32)
+class SweepUNet(nn.Module):
+    """One network for each k of a sweep, behind the condition numbers of the whole sweep."""
+
+    def __init__(self, networks: Mapping[int, nn.Module]) -> None:
+        super().__init__()
+        self.conditions = Conditions(tuple(networks))
+        self.networks = nn.ModuleDict({str(k): network for k, network in networks.items()})
+
+    def of(self, k: int) -> nn.Module:
+        """The network for ``k``."""
+        return self.networks[str(k)]
+
+    def forward(self, x_NCHW: Tensor, steps: Tensor, class_labels: Tensor) -> paper.UNetOutput:
+        """The prediction, (N, C, H, W). Each network sees the whole batch: sums differ between batch sizes."""
+        result_NCHW = torch.zeros_like(x_NCHW)
+        for k, network in self.networks.items():
+            clusters_N = class_labels - self.conditions.offset(int(k))
+            own_N = (clusters_N >= 0) & (clusters_N < int(k))
+            if own_N.any():
+                output_NCHW = network(x_NCHW, steps, class_labels=clusters_N.clamp(0, int(k) - 1)).sample
+                result_NCHW = torch.where(own_N[:, None, None, None], output_NCHW, result_NCHW)
+        return paper.UNetOutput(result_NCHW)
+
+
+def open_unet(folder: Path) -> nn.Module:
+    """The network in ``folder/unet``, or those in ``folder/unet-kK``, in single precision, on the CPU."""
+    if (folder / "unet").is_dir():
+        return _open(folder / "unet")
+    folders = {int(path.name.removeprefix("unet-k")): path for path in folder.glob("unet-k*")}
+    return SweepUNet({k: _open(folders[k]) for k in sorted(folders)})
+
+
+def _open(folder: Path) -> nn.Module:
+    config = read_json(folder / "config.json")
+    if config["_class_name"] != paper.UNet.__name__:
+        return UNet2DModel.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+    unet = paper.UNet(**{key: value for key, value in config.items() if key != "_class_name"})
+    unet.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
+    return unet.eval()
+
+
+def open_diffusers_unet(folder: Path) -> UNet2DModel:
+    """The network in ``folder/unet``; ``UserError`` where it is not one of diffusers'."""
+    unet = open_unet(folder)
+    if not isinstance(unet, UNet2DModel):
+        raise UserError(
+            f"the networks in {folder} are those of the paper, or one for each k; this works only with one U-Net of "
+            "diffusers' (diffusion.architecture=diffusers, without clusters.joint)"
+        )
+    return unet
 
 
 @torch.no_grad()
-def load_pretrained(unet: UNet2DModel, *, source: UNet2DModel, condition_sources: Tensor) -> None:
+def load_pretrained(unet: nn.Module, *, source: nn.Module, condition_sources: Tensor) -> None:
     """Copy the weights of ``source`` into ``unet``.
 
     ``condition_sources``: for each condition of ``unet`` the condition of ``source`` whose vector it gets, int64
@@ -57,11 +119,14 @@ def load_pretrained(unet: UNet2DModel, *, source: UNet2DModel, condition_sources
 
 
 def save_unet(unet: nn.Module, folder: Path) -> None:
-    """Write ``config.json`` and the weights as ``UNet2DModel.from_pretrained`` reads them."""
-    assert isinstance(unet, UNet2DModel), "made by make_unet"
+    """Write ``config.json`` and the weights; of diffusers' as ``UNet2DModel.from_pretrained`` reads them."""
     folder.mkdir(exist_ok=True)
-    # A network that was read keeps the path it was read from; whoever gets these files must not see it.
-    unet.register_to_config(_name_or_path="")
-    unet.save_config(folder)
+    if isinstance(unet, UNet2DModel):
+        # A network that was read keeps the path it was read from; whoever gets these files must not see it.
+        unet.register_to_config(_name_or_path="")
+        unet.save_config(folder)
+    else:
+        assert isinstance(unet, paper.UNet), "made by make_unet"
+        write_json(folder / "config.json", {"_class_name": paper.UNet.__name__, **unet.config})
     weights = {name: value.contiguous().cpu() for name, value in unet.state_dict().items()}
-    write_bytes(folder / "diffusion_pytorch_model.safetensors", save(weights, metadata={"format": "pt"}))
+    write_bytes(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
