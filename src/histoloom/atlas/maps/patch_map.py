@@ -27,6 +27,7 @@ FEATURE_TITLES = {
     "codes": "histograms of the autoencoder's codes",
     "flat": "the autoencoder's latents, place by place",
     "same": "the features that the clusters are made of",
+    "softmax": "softmax over the latents' channels, averaged over positions",
 }
 """What the maps are computed from, by ``clusters.validity_features``."""
 
