@@ -34,7 +34,7 @@ from histoloom.diffusion.generation.sample_spec import (
     specs_of_tissue,
 )
 from histoloom.diffusion.generation.source_images import EncodedPicture, Picture, encode_picture, find_picture
-from histoloom.diffusion.model.unet import open_unet
+from histoloom.diffusion.model.unet import SweepUNet, open_unet
 from histoloom.diffusion.sampling import StepCallback, draw_latents
 from histoloom.errors import UserError
 from histoloom.names import Label, current_labels
@@ -234,6 +234,8 @@ class Generator:
     ) -> np.ndarray:
         """Images, uint8 (N, size, size, 3)."""
         spec, unet = self.spec, self.unet
+        if isinstance(unet, SweepUNet) and sampler.guidance != 1:
+            raise UserError(f"{self.home} has no null condition, and so no guidance: set guidance to 1")
         if sampler.method == STUDENT:
             steps = self.student.record.steps
             if sampler.steps != steps:
