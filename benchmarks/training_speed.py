@@ -107,7 +107,6 @@ def our_vqgan(config: Config, *, images_NHWC: np.ndarray) -> Turn:
 
 def plain_vqgan(config: Config, *, images_NHWC: np.ndarray) -> Turn:
     settings, device = config.autoencoder, accelerator(config.runtime).device
-    ours = Autoencoder(settings)
     widths = tuple(settings.channels * multiplier for multiplier in settings.multipliers)
     model = VQModel(
         in_channels=3 * settings.stem**2,
@@ -118,7 +117,7 @@ def plain_vqgan(config: Config, *, images_NHWC: np.ndarray) -> Turn:
         layers_per_block=settings.blocks,
         latent_channels=settings.code_dim,
         num_vq_embeddings=settings.codes,
-        norm_num_groups=ours.encoder.conv_norm_out.num_groups,
+        norm_num_groups=settings.groups,
         mid_block_add_attention=settings.attention,
     ).to(device)
 

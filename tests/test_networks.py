@@ -92,7 +92,7 @@ def test_every_autoencoder_takes_a_step_or_is_refused() -> None:
         losses = VQGANLosses(
             config.autoencoder,
             autoencoder=modules["autoencoder"],  # type: ignore[arg-type]
-            discriminator=modules.get("discriminator"),  # type: ignore[arg-type]
+            discriminator=modules.get("discriminator"),
             perceptual=None,
         )
         size = config.patches.size

@@ -22,6 +22,7 @@ from histoloom.autoencoder.losses import VQGANLosses, perceptual_loss
 from histoloom.autoencoder.stage import make_objectives, make_task
 from histoloom.clustering.clusterer import Architecture, build
 from histoloom.clustering.independence import IndependentLoss
+from histoloom.clustering.infomax import Network
 from histoloom.clustering.losses import InfoMaxLoss
 from histoloom.config import AutoencoderConfig, ClustersConfig, DiffusionConfig, RuntimeConfig, TrainingConfig
 from histoloom.diffusion.model.conditions import Conditions
@@ -57,7 +58,7 @@ def autoencoder_task() -> Task:
     losses = VQGANLosses(
         config,
         autoencoder=modules["autoencoder"],  # type: ignore[arg-type]
-        discriminator=modules["discriminator"],  # type: ignore[arg-type]
+        discriminator=modules["discriminator"],
         perceptual=perceptual_loss(config),
     )
     return Task("autoencoder", modules, make_objectives(losses, n=N), n=N, batch=lambda rows: images[rows])
@@ -68,10 +69,11 @@ def clusters_task() -> Task:
     config = ClustersConfig(k=(2, 3), channels=8, independence=1.0, training=unaveraged)
     torch.manual_seed(2)
     network = build(Architecture(4, 8, (2, 3))).network
+    assert isinstance(network, Network)
     z_NVChw = torch.randn(N, 2, 4, 6, 6, generator=torch_generator(0, "latents"))
     slides_N = torch.arange(N) % 3
     loss = IndependentLoss(InfoMaxLoss(config, network=network), weight=1.0, slides=3)
-    objective = Objective("network", ("network",), loss, config.training.phases)
+    objective = Objective("network", ("network",), loss, unaveraged.phases)
 
     def batch(rows: np.ndarray) -> tuple[Tensor, Tensor]:
         return z_NVChw[rows], slides_N[rows]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from histoloom.clustering.clusterer import Architecture, Clusterer, build
 from histoloom.clustering.independence import IndependentLoss, slide_information, slide_share
+from histoloom.clustering.infomax import Network
 from histoloom.clustering.losses import InfoMaxLoss
 from histoloom.config import ClustersConfig, Phase, TrainingConfig
 from histoloom.seeding import numpy_generator, torch_generator
@@ -83,6 +84,7 @@ def trained(weight: float, *, first: int) -> tuple[float, float]:
     torch.manual_seed(first)
     clusterer: Clusterer = build(Architecture(8, 16, (4,)))
     network = clusterer.network.train()
+    assert isinstance(network, Network)
     loss = IndependentLoss(InfoMaxLoss(config, network=network), weight=weight, slides=SLIDES)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
     for step in range(40):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from histoloom.clustering.clusterer import Architecture, Clusterer, build
 from histoloom.clustering.infomax import (
+    Network,
     conditional_entropy,
     divergence,
     marginal_entropy,
@@ -76,6 +77,7 @@ def trained(z_NChw: Tensor, *, config: ClustersConfig, steps: int) -> Clusterer:
     torch.manual_seed(0)
     clusterer = build(Architecture(z_NChw.shape[1], config.channels, config.k))
     network = clusterer.network.train()
+    assert isinstance(network, Network)
     loss = InfoMaxLoss(config, network=network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
     for step in range(steps):

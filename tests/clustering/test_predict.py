@@ -12,6 +12,7 @@ from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clusterer import TIGHT, Architecture, Clusterer, build
 from histoloom.clustering.clustering_set import Clustering
+from histoloom.clustering.infomax import Network
 from histoloom.seeding import permutation, torch_generator
 from histoloom.slides.patch_set import PatchSet
 
@@ -49,6 +50,7 @@ def test_patches_between_two_clusters_are_decided_in_double_precision() -> None:
     """Two heads of equal weights but for a hair: single precision cannot tell the clusters apart, double can."""
     torch.manual_seed(0)
     clusterer = build(Architecture(4, 16, (2,)))
+    assert isinstance(clusterer.network, Network)
     head = clusterer.network.heads["2"]
     assert isinstance(head, torch.nn.Linear)
     with torch.no_grad():

@@ -10,7 +10,7 @@ import torch
 from diffusers.models.resnet import ResnetBlock2D
 
 from histoloom.config import DiffusionConfig, read_preset
-from histoloom.diffusion.model.unet import make_unet, open_unet, save_unet
+from histoloom.diffusion.model.unet import make_unet, open_diffusers_unet, save_unet
 
 PRESETS = ("cpu", "demo", "modern", "paper", "starter")
 LEAST = 0.2
@@ -51,7 +51,7 @@ def test_what_is_saved_does_not_say_where_it_was_read(tmp_path: Path) -> None:
         {"channels": (16,), "attention": (False,), "blocks": 1, "norm_groups": 4, "training": training}
     )
     save_unet(make_unet(config, shape=(2, 8, 8), conditions=3), tmp_path / "unet")
-    read = open_unet(tmp_path)
+    read = open_diffusers_unet(tmp_path)
     assert str(tmp_path) in str(read.config["_name_or_path"])
     (tmp_path / "again").mkdir()
     save_unet(read, tmp_path / "again" / "unet")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -90,9 +90,12 @@ def measure(context: StageContext, *, modules: Mapping[str, nn.Module], patches:
 
     accuracy = None
     if discriminator is not None:
-        accuracy = discriminator_accuracy(
-            discriminator, originals_NHWC, reconstructions_NHWC, model=model, runtime=runtime
-        )
+
+        def score(x_NCHW: Tensor) -> Tensor:
+            scores_N1hw: Tensor = discriminator(model.to_pixel_range(x_NCHW))
+            return scores_N1hw
+
+        accuracy = discriminator_accuracy(score, originals_NHWC, reconstructions_NHWC, runtime=runtime)
         if accuracy < MIN_ACCURACY:
             context.say(
                 f"the discriminator recognises the real image in only {accuracy:.0%} of pairs of image and "
@@ -141,12 +144,7 @@ def reconstruct(
 
 @torch.no_grad()
 def discriminator_accuracy(
-    discriminator: nn.Module,
-    real_NHWC: np.ndarray,
-    fake_NHWC: np.ndarray,
-    *,
-    model: Autoencoder,
-    runtime: RuntimeConfig,
+    discriminator: Callable[[Tensor], Tensor], real_NHWC: np.ndarray, fake_NHWC: np.ndarray, *, runtime: RuntimeConfig
 ) -> float:
     """Share of pairs of uint8 images in which the real one has the higher mean score, 0..1; 0.5 is chance."""
     device = accelerator(runtime).device
@@ -154,8 +152,7 @@ def discriminator_accuracy(
     def scores(images_NHWC: np.ndarray) -> Tensor:
         x_NCHW = to_float(torch.from_numpy(images_NHWC).to(device))
         with autocast(runtime):
-            scores_N1hw: Tensor = discriminator(model.to_pixel_range(x_NCHW))
-        return scores_N1hw.float().mean(dim=(1, 2, 3))
+            return discriminator(x_NCHW).float().mean(dim=(1, 2, 3))
 
     starts = range(0, len(real_NHWC), CHUNK)
     right = [scores(real_NHWC[s : s + CHUNK]) > scores(fake_NHWC[s : s + CHUNK]) for s in starts]
