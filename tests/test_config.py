@@ -43,13 +43,28 @@ def test_presets_are_the_six() -> None:
 def test_paper_preset_is_the_published_recipe() -> None:
     config = config_of("paper")
     auto, diffusion = config.autoencoder, config.diffusion
-    assert (config.patches.count, config.patches.size) == (10_000, 256)
-    assert (auto.codes, auto.code_dim, auto.factor) == (128, 16, 8)
+    assert (config.patches.count, config.patches.size, config.patches.mpp) == (10_000, 128, 2.0)
+    assert (auto.codes, auto.code_dim, auto.factor, auto.widths) == (128, 16, 4, (32, 64, 128))
+    assert (auto.architecture, auto.pixel_range, auto.codebook_decay) == ("paper", "unit", None)
+    assert (auto.mse_weight, auto.perceptual_weight, auto.commitment) == (1.0, 1.0, 0.2)
+    assert (auto.perceptual, auto.perceptual_trunk) == ("lpips", "vgg")
+    assert (auto.adversarial.loss, auto.adversarial.weight, auto.adversarial.lr) == ("least-squares", 0.5, 1e-4)
+    assert (auto.adversarial.max_adaptive, auto.adversarial.warmup) == (None, 0)
+    assert auto.training.betas == auto.adversarial.betas == (0.5, 0.999)
     assert auto.training.batch_size == 16
+    assert (auto.quantize_latents, auto.quantize_decoded, diffusion.scaling) == (True, False, "none")
+    assert (auto.training.averages, diffusion.training.averages, auto.augment) == (False, False, False)
     assert [(p.optimizer, p.lr, p.epochs) for p in auto.training.phases] == [("adam", 1e-4, 20)]
     assert config.clusters.k == (10, 11, 12, 13, 14, 15, 16)
     assert (diffusion.steps, diffusion.schedule, diffusion.training.batch_size) == (1000, "linear", 16)
-    assert config.patches.size // auto.factor // 2 ** (len(diffusion.channels) - 1) == 8
+    assert config.patches.size // auto.factor // 2**diffusion.halvings == 8
+    assert (diffusion.beta_start, diffusion.beta_end, diffusion.prediction) == (1e-4, 0.02, "epsilon")
+    joint = config.clusters.joint
+    assert joint is not None
+    assert (joint.marginal_weight, joint.conditional_weight) == (0.1, 0.06)
+    assert joint.consistency_weights == (0.04, None, 0.05)
+    assert (joint.rotation, joint.translation, joint.scaling) == (5.0, 0.05, 0.05)
+    assert config.clusters.validity_features == "softmax"
     assert [(p.optimizer, p.lr, p.epochs) for p in diffusion.training.phases] == [
         ("adadelta", 0.003, 600),
         ("adam", 0.0001, 130),
@@ -126,7 +141,7 @@ def test_scientific_notation_is_a_number() -> None:
 )
 def test_a_wrong_setting_is_named_with_what_is_allowed(setting: str, words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        config_of("paper", setting)
+        config_of("cpu" if setting.startswith("clusters.") else "paper", setting)
     message = str(caught.value)
     assert "\n" not in message
     for word in words:
@@ -232,7 +247,7 @@ def test_settings_that_came_later_leave_the_identity_of_runs_made_before() -> No
     assert set(before["samples"]["sampler"]) == {"method", "steps", "guidance"}
     assert "copies" not in before["latents"]
     assert "betas" not in before["autoencoder"]["adversarial"]
-    assert identity(config_of("paper"))["autoencoder"]["adversarial"]["betas"] == [0.5, 0.9]
+    assert identity(config_of("paper"))["autoencoder"]["adversarial"]["betas"] == [0.5, 0.999]
     for section in ("autoencoder", "clusters", "diffusion"):
         assert "ema_width" not in before[section]["training"]
     selfsup = identity(config_of("cpu", "clusters.features=selfsup"))["clusters"]["selfsup"]

@@ -1,4 +1,6 @@
-"""The decoder of a Histoloom VQ-GAN, built from diffusers' blocks alone. It quantises, then decodes.
+"""The decoder of a Histoloom VQ-GAN, built from diffusers' blocks alone.
+
+It quantises, where the settings say so, then decodes.
 
 Shapes: N images, C channels, h x w latent positions, K codes; images are float, about -1..1, (N, 3, H, W).
 """
@@ -45,6 +47,8 @@ class TissueDecoder(nn.Module):
             layers += [nn.PixelShuffle(2), nn.SiLU(), nn.Conv2d(HEAD_CHANNELS[stem], out, 3, padding=1)]
             stem //= 2
         self.head = nn.Sequential(*layers)
+        self.quantizes = values.get("quantize_decoded", True)
+        self.unit_range = values.get("pixel_range", "signed") == "unit"
         self.register_buffer("codebook_KC", torch.zeros(values["codes"], values["code_dim"]))
 
     @property
@@ -59,12 +63,17 @@ class TissueDecoder(nn.Module):
 
     def forward(self, z_NChw: Tensor) -> Tensor:
         """Images from latents before quantisation."""
+        if not self.quantizes:
+            return self.to_signed(self.head(self.decoder(z_NChw)))
         # The code of least squared distance |c|^2 - 2 x c (+ |x|^2, the same for all codes).
         x_MC = z_NChw.permute(0, 2, 3, 1).reshape(-1, z_NChw.shape[1])
         indices_M = (self.codebook_KC.pow(2).sum(1) - 2 * x_MC @ self.codebook_KC.T).argmin(1)
         q_NhwC = self.codebook_KC[indices_M].view(z_NChw.shape[0], *z_NChw.shape[2:], -1)
-        images: Tensor = self.head(self.decoder(q_NhwC.permute(0, 3, 1, 2)))
-        return images
+        return self.to_signed(self.head(self.decoder(q_NhwC.permute(0, 3, 1, 2))))
+
+    def to_signed(self, images_N3HW: Tensor) -> Tensor:
+        """Images in -1..1, from the range of values that the decoder gives."""
+        return 2 * images_N3HW - 1 if self.unit_range else images_N3HW
 
     @classmethod
     def from_pretrained(cls, folder: str, *, torch_dtype: torch.dtype | None = None, **_others: Any) -> TissueDecoder:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers.models.resnet import ResnetBlock2D
 
+from histoloom import paper
 from histoloom.config import DiffusionConfig, read_preset
 from histoloom.diffusion.model.unet import make_unet, open_diffusers_unet, save_unet
 
@@ -27,6 +28,13 @@ def least_effect(config: DiffusionConfig) -> float:
             with torch.no_grad():
                 output, other = layer(x, embedding), layer(x, embedding.flip(0))
                 shortcut = layer.conv_shortcut(x) if layer.conv_shortcut is not None else x
+            shares.append(float((output - other).std() / (output - shortcut).std()))
+        if isinstance(layer, paper.networks.ResidualLayer):
+            assert layer.embed is not None
+            x = torch.randn(2, layer.shortcut.in_channels, 8, 8)
+            embedding = torch.randn(2, layer.embed[1].in_features)
+            with torch.no_grad():
+                output, other, shortcut = layer(x, embedding), layer(x, embedding.flip(0)), layer.shortcut(x)
             shares.append(float((output - other).std() / (output - shortcut).std()))
     return min(shares)
 

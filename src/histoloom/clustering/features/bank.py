@@ -33,10 +33,10 @@ from histoloom.training.distributed import shared_path
 CHUNK = 4 * BLOCK
 ROWS = 1024  # that are in memory at once
 FEATURES = "features.npy"
+UNSCALED = "unscaled"  # kind of the clusters that are trained with the diffusion model
 
 KINDS: Mapping[str, type[Features]] = {
     "latents": LatentMaps,
-    "unscaled": UnscaledLatents,
     "pooled": Pooled,
     "codes": Codes,
     "selfsup": Selfsup,
@@ -129,7 +129,7 @@ def make_bank(context: StageContext, *, latents: LatentSet) -> Bank:
     kind = context.config.clusters.features
     if context.config.clusters.joint is not None:
         if is_main_process():
-            FeaturesRecord(kind="unscaled", shape=latents.shape, views=0).save(context.out)
+            FeaturesRecord(kind=UNSCALED, shape=latents.shape, views=0).save(context.out)
         return LatentBank(latents, scaled=False)
     if kind == "latents":
         return LatentBank(latents, scaled=True)
@@ -205,7 +205,8 @@ def load_features(clusters: Path, *, inputs: Mapping[str, Path], device: torch.d
     record = FeaturesRecord.load(clusters)
     if record is None:
         return PredictedFeatures(LatentMaps.load(Sources(inputs, clusters, EncoderRecord(), device)), None)
-    features = KINDS[record.kind].load(Sources(inputs, clusters, record.encoder, device))
+    kind = UnscaledLatents if record.kind == UNSCALED else KINDS[record.kind]
+    features = kind.load(Sources(inputs, clusters, record.encoder, device))
     if record.mean is None or record.deviation is None:
         return PredictedFeatures(features, None)
     return PredictedFeatures(features, Scale(torch.tensor(record.mean), record.deviation))
