@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.resnet import ResnetBlock2D
+from torch import nn
 
 from histoloom import paper
 from histoloom.config import DiffusionConfig, read_preset
@@ -32,7 +33,9 @@ def least_effect(config: DiffusionConfig) -> float:
         if isinstance(layer, paper.networks.ResidualLayer):
             assert layer.embed is not None
             x = torch.randn(2, layer.shortcut.in_channels, 8, 8)
-            embedding = torch.randn(2, layer.embed[1].in_features)
+            embed = layer.embed[1]
+            assert isinstance(embed, nn.Linear)
+            embedding = torch.randn(2, embed.in_features)
             with torch.no_grad():
                 output, other, shortcut = layer(x, embedding), layer(x, embedding.flip(0)), layer.shortcut(x)
             shares.append(float((output - other).std() / (output - shortcut).std()))
