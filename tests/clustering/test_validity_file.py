@@ -90,3 +90,21 @@ def test_bad_files_are_user_errors(tmp_path: Path) -> None:
         validity_of_files(x, _npy(tmp_path / "gap", np.r_[np.nan, LABELS_N[1:]]))
     with pytest.raises(UserError, match="same label"):
         validity_of_files(x, _npy(tmp_path / "one", np.zeros(30)))
+
+
+def test_the_papers_row_for_k_14_to_every_printed_digit(tmp_path: Path, real_data: Path) -> None:
+    """The features and labels that its authors publish give the row of their table (design.md, section 4)."""
+    published = real_data / "paper" / "k14-latents-and-clusters.csv"
+    if not published.is_file():
+        pytest.skip(f"the paper's features are not at {published}")
+    table = pd.read_csv(published, header=None)
+    x, labels = _csv(tmp_path / "x", table.iloc[:, :16].to_numpy()), _csv(tmp_path / "labels", table[16].to_numpy())
+    result = validity_of_files(x, labels).validity
+    assert (result.n, result.k) == (10_000, 14)
+    assert [f"{getattr(result, index):.5f}" for index in INDICES] == [
+        "3367.74211",
+        "0.07645",
+        "0.00548",
+        "1.47801",
+        "0.41643",
+    ]
