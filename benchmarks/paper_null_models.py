@@ -62,8 +62,8 @@ def five_indices_at_14(x_ND: np.ndarray, labels_N: np.ndarray, nulls: Mapping[st
         values = [indices(points_ND, kmeans_labels(points_ND, k=K, seed=0)) for points_ND in drawn]
         rows[f"k-means, {name} null"] = {index: mean_and_deviation([v[index] for v in values]) for index in INDICES}
     print(pd.DataFrame(rows).T.to_string())
-    agreed = normalized_mutual_info_score(labels_N, found_N), adjusted_rand_score(labels_N, found_N)
-    print("the paper's clusters and k-means agree: NMI %.2f, adjusted Rand index %.2f\n" % agreed)
+    nmi, ari = normalized_mutual_info_score(labels_N, found_N), adjusted_rand_score(labels_N, found_N)
+    print(f"the paper's clusters and k-means agree: NMI {nmi:.2f}, adjusted Rand index {ari:.2f}\n")
 
 
 def calinski_harabasz_by_k(x_ND: np.ndarray, nulls: Mapping[str, Sequence[np.ndarray]]) -> None:
