@@ -1,4 +1,4 @@
-"""The three real trainings, tiny, on two processes: to rounding what one process makes of the same batches.
+"""The real trainings, tiny, on two processes: to rounding what one process makes of the same batches.
 
 This file is also the program that torchrun starts: ``python test_processes.py ACTION FOLDER``.
 """
@@ -18,14 +18,27 @@ import pytest
 import torch
 from torch import Tensor
 
+from histoloom import paper
 from histoloom.autoencoder.losses import VQGANLosses, perceptual_loss
 from histoloom.autoencoder.stage import make_objectives, make_task
+from histoloom.autoencoder.vqgan import Autoencoder
 from histoloom.clustering.clusterer import Architecture, build
 from histoloom.clustering.independence import IndependentLoss
 from histoloom.clustering.infomax import Network
 from histoloom.clustering.losses import InfoMaxLoss
-from histoloom.config import AutoencoderConfig, ClustersConfig, DiffusionConfig, RuntimeConfig, TrainingConfig
+from histoloom.config import (
+    AutoencoderConfig,
+    ClustersConfig,
+    DiffusionConfig,
+    RuntimeConfig,
+    TrainingConfig,
+    make_config,
+    read_preset,
+    with_settings,
+)
+from histoloom.diffusion.joint import JointLoss
 from histoloom.diffusion.model.conditions import Conditions
+from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.diffusion.model.process import DiffusionLoss
 from histoloom.diffusion.model.unet import CONDITION_EMBEDDING, make_unet
 from histoloom.errors import TrainingDiverged
@@ -35,7 +48,6 @@ from histoloom.training import distributed
 from histoloom.training.loop import Batch, Objective, StepContext, Task, train
 
 N, BATCH, STEPS = 20, 8, 6
-KINDS = ("autoencoder", "clusters", "diffusion")
 CPU = RuntimeConfig(device="cpu", precision="fp32", checkpoint_seconds=0)
 
 
@@ -98,7 +110,72 @@ def diffusion_task(*, dropout: float = 0.0) -> Task:
     return Task("diffusion", {"unet": unet}, (objective,), n=N, batch=batch, ema=("unet",))
 
 
-TASKS = {"autoencoder": autoencoder_task, "clusters": clusters_task, "diffusion": diffusion_task}
+def paper_autoencoder_task() -> Task:
+    """Batch normalisation in the discriminator, and a codebook with its own loss."""
+    config = AutoencoderConfig.model_validate(
+        {"architecture": "paper", "pixel_range": "unit", "channels": 8, "multipliers": [1, 2], "blocks": 1}
+        | {"codes": 16, "code_dim": 4, "codebook_decay": None, "restart_below": 0, "perceptual": "pyramid"}
+        | {"training": training().model_dump()}
+        | {"adversarial": {"loss": "least-squares", "start": 0.4, "warmup": 0, "max_adaptive": None, "channels": 8}}
+    )
+    images = torch.randint(256, (N, 32, 32, 3), generator=torch_generator(0, "images"), dtype=torch.uint8)
+    task = make_task(config, seed=4, n=N)
+    autoencoder = task.modules["autoencoder"]
+    assert isinstance(autoencoder, Autoencoder)
+    losses = VQGANLosses(
+        config,
+        autoencoder=autoencoder,
+        discriminator=task.modules["discriminator"],
+        perceptual=perceptual_loss(config),
+    )
+    return replace(task, objectives=make_objectives(losses, n=N), batch=lambda rows: images[rows])
+
+
+def joint_task() -> Task:
+    """Clusterer and U-Net of the paper, in the three phases of their training."""
+    values = with_settings(
+        {**read_preset("paper"), "slides": {"paths": ["/slides"]}},
+        ["diffusion.channels=[16, 16, 16]", "diffusion.attention=[true, true, true]", "diffusion.norm_groups=4"],
+    )
+    config = make_config(values)
+    phases = (2, 2, 2)
+    phase = {"optimizer": "adadelta", "lr": 1.0}
+    lengths = [{**phase, "images": BATCH * steps} for steps in phases]
+    diffusion = config.diffusion.model_copy(
+        update={"training": TrainingConfig.model_validate({"batch_size": BATCH, "phases": lengths})}
+    )
+    config = config.model_copy(update={"diffusion": diffusion})
+    torch.manual_seed(3)
+    unet = make_unet(diffusion, shape=(4, 8, 8), conditions=3)
+    clusterer = paper.Clusterer(4, channels=8, k=3, side=8)
+    z_NChw = torch.randn(N, 4, 8, 8, generator=torch_generator(0, "latents"))
+    images = torch.randint(256, (N, 8, 8, 3), generator=torch_generator(0, "images"), dtype=torch.uint8)
+    loss = JointLoss(
+        config,
+        k=3,
+        n=N,
+        unet=unet,
+        clusterer=clusterer,
+        space=LatentSpace.unscaled(4),
+        view=lambda x_B3HW, context: x_B3HW + 0.1 * context.randn(tuple(x_B3HW.shape)),
+        encode=lambda x_B3HW: torch.cat([x_B3HW, x_B3HW[:, :1]], dim=1),
+    )
+    objective = Objective("pair", ("unet", "clusterer"), loss, diffusion.training.phases)
+
+    def batch(rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        return z_NChw[rows], images[rows]
+
+    return Task("joint", {"unet": unet, "clusterer": clusterer}, (objective,), n=N, batch=batch, whole=True)
+
+
+TASKS = {
+    "autoencoder": autoencoder_task,
+    "clusters": clusters_task,
+    "diffusion": diffusion_task,
+    "paper-autoencoder": paper_autoencoder_task,
+    "joint": joint_task,
+}
+KINDS = tuple(TASKS)
 
 
 def fit(task: Task, out: Path, *, accumulate: int = 1) -> dict[str, Tensor]:
