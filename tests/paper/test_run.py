@@ -16,6 +16,7 @@ from histoloom import pipeline
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.validity.indices import validity_indices
+from histoloom.diffusion.distillation import DistillConfig, distil
 from histoloom.diffusion.generation.generator import Generator
 from histoloom.diffusion.joint import JointLoss
 from histoloom.errors import UserError
@@ -168,7 +169,9 @@ def test_the_last_latent_is_decoded_without_quantising(finished: Path) -> None:
         assert torch.equal(autoencoder.reconstruct(x_1CHW), autoencoder.decode_codes(codes))
 
 
-def test_guidance_and_export_are_refused_in_one_line(finished: Path, tmp_path: Path) -> None:
+def test_what_needs_one_unet_of_diffusers_is_refused_in_one_line(
+    finished: Path, tiny_slides: Path, tmp_path: Path
+) -> None:
     generator = Generator.load(finished)
     sampler = generator.spec.sampler.model_copy(update={"guidance": 2.0})
     with pytest.raises(UserError, match="no null condition"):
@@ -176,6 +179,10 @@ def test_guidance_and_export_are_refused_in_one_line(finished: Path, tmp_path: P
     with pytest.raises(UserError, match="those of the paper"):
         export_generator(Run.open(finished), tmp_path / "export")
     assert not (tmp_path / "export").exists()
+    with pytest.raises(UserError, match="those of the paper"):
+        init_run(tmp_path / "run", slides=[tiny_slides], preset="cpu", start=finished)
+    with pytest.raises(UserError, match="those of the paper"):
+        distil(Run.open(finished), DistillConfig(steps=2, images=8))
 
 
 def test_a_change_of_the_diffusion_model_makes_the_clusters_stale(finished: Path) -> None:

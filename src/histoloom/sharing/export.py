@@ -86,9 +86,13 @@ def export_generator(run: Run, out: Path, *, half: bool = False, terms: Terms | 
 
 
 def copy_generator(source: Path, out: Path) -> None:
-    """Weights and specification of a run or an export, with its card where it has one; ``UserError`` for neither."""
+    """Weights and specification of a run or an export, with its card where it has one.
+
+    ``UserError`` for neither, and for networks that are not one U-Net of diffusers'.
+    """
     diffusion, autoencoder = model_folders(generator_home(source))
     GeneratorSpec.load(diffusion)
+    open_diffusers_unet(diffusion)
     out.mkdir(parents=True)
     copy_weights(diffusion=diffusion, autoencoder=autoencoder, out=out, half=False)
     for name in ("generator.json", "README.md"):
