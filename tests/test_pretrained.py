@@ -124,7 +124,7 @@ def test_the_latent_space_is_the_pretrained_one(tuned: Path, exported: Path) -> 
     pretrained, mine = (Generator.load(folder).spec for folder in (exported, tuned))
     assert pretrained.space.model_dump_json() == mine.space.model_dump_json()
     assert mine.conditions.ks == (2, 4)
-    messages = [event.get("message", "") for event in EventLog(tuned / "diffusion/log.jsonl").read()]
+    messages = [str(event.get("message", "")) for event in EventLog(tuned / "diffusion/log.jsonl").read()]
     assert any("of the variance of these latents" in message for message in messages)
 
 

@@ -101,7 +101,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 def test_it_learns(tmp_path: Path) -> None:
     fit(linear_task(), tmp_path)
-    errors = [event["network.error"] for event in EventLog(tmp_path / "log.jsonl").read()]
+    errors = [float(str(event["network.error"])) for event in EventLog(tmp_path / "log.jsonl").read()]
     assert errors[-1] < errors[0] / 2
 
 

@@ -12,7 +12,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 logger = logging.getLogger("histoloom")
 
@@ -45,7 +44,7 @@ def append_lines(path: Path, values: Sequence[Mapping[str, object]], *, flush: b
             os.close(folder)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, object]]:
     """All whole objects in their order; empty where there is no file. A torn line is left out with a warning."""
     if not path.is_file():
         return []

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from histoloom.diffusion.generation.request import Request
 from histoloom.names.table import inert
@@ -107,13 +107,13 @@ class JobLog:
         if not events or "ask" not in events[0]:
             return None
         try:
-            spec = events[0]["ask"]
-            request = dict(spec["request"])
+            values: Any = events[0]["ask"]
+            request = dict(values["request"])
             for name in ("spacing", "guidance_interval"):  # settings that earlier versions had
                 request.pop(name, None)
             for name in ("tissues", "between"):
                 request[name] = None if request[name] is None else tuple(request[name])
-            spec = JobSpec(Request(**request), int(spec["total"]), str(spec["title"]), str(spec["time"]))
+            spec = JobSpec(Request(**request), int(values["total"]), str(values["title"]), str(values["time"]))
         except (KeyError, TypeError, ValueError):
             logger.warning("%s was written by another version of Histoloom and is left out", file)
             return None
