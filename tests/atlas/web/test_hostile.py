@@ -6,7 +6,10 @@ come on top. A failure names the request.
 
 from __future__ import annotations
 
+import importlib
+import io
 import os
+import pkgutil
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -25,6 +28,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
+import histoloom
 from histoloom.atlas.web.app import create_app
 from histoloom.atlas.web.security import MAX_BODY, Access
 from histoloom.run.directory import Run
@@ -202,7 +206,20 @@ def app(published: Run, write_map: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def hostile_client(app: Any) -> TestClient:
-    return TestClient(app, base_url=HERE, follow_redirects=False, raise_server_exceptions=False)
+    """A client whose first requests, which load what libraries read once, are over before anything is watched."""
+    for module in pkgutil.walk_packages(histoloom.__path__, "histoloom."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    importlib.import_module("torch._dynamo")  # diffusers' samplers load it
+    pd.read_csv(io.StringIO("a\n1\n"))  # asks once for the number of CPUs
+    client = TestClient(app, base_url=HERE, follow_redirects=False, raise_server_exceptions=False)
+    for path, about in app.openapi()["paths"].items():
+        parameters = [one for described in about.values() for one in described.get("parameters", ())]
+        address = path
+        for one in parameters:
+            address = address.replace(f"{{{one['name']}}}", _plain(one))
+        client.get(address)
+    return client
 
 
 @pytest.fixture(autouse=True)
@@ -212,8 +229,6 @@ def _nothing_outside_is_touched(published: Run) -> Iterator[None]:
     before = _tree(published.path.parent)
     WATCH.seen.clear()
     yield
-    import histoloom
-
     found = WATCH.outside(published.path, *slides, Path(histoloom.__file__).parent, *PACKAGES)
     assert not found, sorted(found)[:10]
     assert _tree(published.path.parent) == before
