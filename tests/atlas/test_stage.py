@@ -169,7 +169,7 @@ def test_a_map_counts_from_where_the_scan_begins(run: Run, tmp_path: Path, monke
     [
         ("slide-0.png", "map.geojson", 3, 1.0, "allowed: 2, 4"),
         ("slide-0.png", "map.txt", None, 1.0, "ends in .geojson"),
-        ("slide-0.png", "map.geojson", None, None, "does not say its mpp"),
+        ("slide-0.png", "map.geojson", None, None, "does not say its mpp .*: give it with --mpp"),
         ("absent.png", "map.geojson", None, 1.0, "does not exist"),
         ("slide-0.png", "map.geojson", None, 0.01, "smaller than one patch"),
     ],
