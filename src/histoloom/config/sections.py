@@ -196,6 +196,11 @@ class EvaluationConfig(Section):
     renamed: ClassVar[Mapping[str, str]] = {"judge": "cluster_classifier"}
 
     pairs: PositiveInt = Field(64, description="pairs of images per cluster and comparison")
+    paper_definitions: bool = Field(
+        False,
+        description="also measure SSIM, MS-SSIM and LPIPS by the definitions of Rumman et al. 2025, to compare with "
+        "the paper's table",
+    )
     lpips_trunk: Literal["alex", "squeeze", "vgg"] = Field("alex", description="ImageNet network behind LPIPS")
     bootstrap: PositiveInt = Field(1000, description="bootstrap resamples for the confidence intervals")
     extractors: tuple[ExtractorName, ...] = Field(

@@ -92,6 +92,23 @@ class Similarity(Record):
         return [entry for entry in self.entries if (entry.k, entry.cluster) == (k, cluster)]
 
 
+class PaperSimilarity(ResultFile):
+    """``paper_similarity.json``: pairs of training patches and samples, by the definitions of Rumman et al. 2025.
+
+    ``missing``: metrics that could not be computed, with the reason. The file exists only where the configuration asks
+    for it (``evaluation.paper_definitions``).
+    """
+
+    FILE = "paper_similarity.json"
+
+    entries: tuple[SimilarityEntry, ...]
+    missing: Mapping[str, str] = {}
+
+    def of(self, *, k: int, cluster: int | None = None) -> list[SimilarityEntry]:
+        """The entries of one cluster of ``k``, or of all of them together."""
+        return [entry for entry in self.entries if (entry.k, entry.cluster) == (k, cluster)]
+
+
 # --- distances of sets: distribution.json
 
 

@@ -7,7 +7,7 @@ the other end a sample and a real patch of another cluster. Shapes: L and R imag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -221,29 +221,46 @@ def write_similarity(
     metrics, missing = make_metrics(settings)
     for name, reason in missing.items():
         context.say(f"{name} is not measured: {reason}")
-    extractors = {metric.name: metric.extractor for metric in metrics}
 
     entries: list[SimilarityEntry] = []
     for k in samples.ks:
-        path = context.out / PARTIAL / f"k{k}.json"
-        kept = read_json(path) if path.is_file() else {}
-        if kept.get("extractors") == extractors:
-            entries += [SimilarityEntry.model_validate(entry) for entry in kept["entries"]]
-            continue
-        of_k = entries_of_k(context, patches=patches, labels_N=labels[k], samples=samples, metrics=metrics, k=k)
-        path.parent.mkdir(exist_ok=True)
-        write_json(path, {"extractors": extractors, "entries": [entry.as_json() for entry in of_k]})
-        entries += of_k
 
-        # One line for the log: each metric over all clusters, with its floor.
-        over_all = {(entry.metric, entry.comparison): entry.value for entry in of_k if entry.cluster is None}
-        parts = []
-        for (metric, comparison), value in over_all.items():
-            if comparison == "synthetic_real":
-                floor = over_all.get((metric, "real_real"))
-                parts.append(f"{metric} {value:.3f}" + ("" if floor is None else f" (real against real {floor:.3f})"))
-        context.say(f"k = {k}: {', '.join(parts) or 'no pairs of samples and real patches to compare'}")
+        def compute(k: int = k) -> list[SimilarityEntry]:
+            return entries_of_k(context, patches=patches, labels_N=labels[k], samples=samples, metrics=metrics, k=k)
+
+        of_k, is_new = entries_or_kept(context, name=f"k{k}", metrics=metrics, compute=compute)
+        if is_new:
+            context.say(f"k = {k}: {overall_line(of_k) or 'no pairs of samples and real patches to compare'}")
+        entries += of_k
     Similarity(entries=tuple(entries), missing=missing).save(context.out)
+
+
+def entries_or_kept(
+    context: StageContext, *, name: str, metrics: Sequence[PairMetric], compute: Callable[[], list[SimilarityEntry]]
+) -> tuple[list[SimilarityEntry], bool]:
+    """What ``compute`` gives, kept in ``PARTIAL`` under ``name``; or what a killed call left there, if of the same
+    metrics. Also whether it was computed now.
+    """
+    extractors = {metric.name: metric.extractor for metric in metrics}
+    path = context.out / PARTIAL / f"{name}.json"
+    kept = read_json(path) if path.is_file() else {}
+    if kept.get("extractors") == extractors:
+        return [SimilarityEntry.model_validate(entry) for entry in kept["entries"]], False
+    entries = compute()
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {"extractors": extractors, "entries": [entry.as_json() for entry in entries]})
+    return entries, True
+
+
+def overall_line(entries: Sequence[SimilarityEntry]) -> str:
+    """Each metric over all clusters, with its floor, in one line; empty where nothing was compared."""
+    over_all = {(entry.metric, entry.comparison): entry.value for entry in entries if entry.cluster is None}
+    parts = []
+    for (metric, comparison), value in over_all.items():
+        if comparison == "synthetic_real":
+            floor = over_all.get((metric, "real_real"))
+            parts.append(f"{metric} {value:.3f}" + ("" if floor is None else f" (real against real {floor:.3f})"))
+    return ", ".join(parts)
 
 
 def entries_of_k(

@@ -9,6 +9,7 @@ from histoloom.evaluation.distribution import write_distribution
 from histoloom.evaluation.faithfulness import write_faithfulness
 from histoloom.evaluation.images import SampleFolder
 from histoloom.evaluation.originality.report import write_originality
+from histoloom.evaluation.paper_similarity import write_paper_similarity
 from histoloom.evaluation.similarity import PARTIAL, write_similarity
 from histoloom.evaluation.truth import write_truth
 from histoloom.run.stage import StageContext
@@ -18,7 +19,8 @@ from histoloom.slides.patch_set import PatchSet
 def run(context: StageContext) -> None:
     """Write a JSON file of each kind of measurement (``histoloom.evaluation.results``).
 
-    Truth is written only where slides have true maps, originality only where the configuration asks for it.
+    Truth is written only where slides have true maps, originality and the paper's definitions of similarity only where
+    the configuration asks for them.
     """
     patches = PatchSet.open(context.inputs["patches"])
     samples = SampleFolder(context.inputs["samples"])
@@ -28,6 +30,8 @@ def run(context: StageContext) -> None:
     labels = {k: clusters[f"k{k}"].to_numpy("int64") for k in clustering.ks}
 
     write_similarity(context, patches=patches, labels=labels, samples=samples)
+    if context.config.evaluation.paper_definitions:
+        write_paper_similarity(context, patches=patches, labels=labels, samples=samples)
     write_distribution(context, patches=patches, labels=labels, samples=samples)
     write_faithfulness(context, patches=patches, labels=labels, samples=samples)
     write_truth(context, patches=patches, labels=labels)
