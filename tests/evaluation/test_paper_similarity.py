@@ -94,8 +94,8 @@ def test_ssim_of_the_papers_figures(figures, metric, prepare, same: float, floor
     real, synthetic = prepare(figures["real"]), prepare(figures["synthetic"])
     assert mean_in_chunks(metric, flat(real), flat(synthetic)) == pytest.approx(same, abs=0.01)
     assert mean_in_chunks(metric, flat(real), flat(np.roll(real, 1, axis=1))) == pytest.approx(floor, abs=0.01)
-    # Every second patch with every other cluster once: 910 pairs. The reference is of 140 pairs drawn at random, whose mean
-    # has a standard error of 0.015, because clusters differ much more from one another than patches of one do.
+    # Every second patch with every other cluster once: 910 pairs. The reference is of 140 pairs drawn at random, whose
+    # mean has a standard error of 0.015, because clusters differ much more from one another than patches of one do.
     some, partners = real[:, ::2], synthetic[:, ::2]
     others = [mean_in_chunks(metric, flat(some), flat(np.roll(partners, by, axis=0))) for by in range(1, CLUSTERS)]
     assert np.mean(others) == pytest.approx(other, abs=0.015)
