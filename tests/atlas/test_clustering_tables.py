@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histoloom.atlas.report.clustering_tables import paper_validity
+from histoloom.atlas.report.clustering_tables import definition_rows, paper_validity
 from histoloom.atlas.report.page import render
 from histoloom.atlas.report.paper import BETTER, INDEX_TITLES, ROWS
 from histoloom.atlas.report.read_run import STAGES, read_page
 from histoloom.clustering.results import Decision, ValidityEntry, ValidityTable
 from histoloom.clustering.validity.decision import IndexVote, decide, decide_by_nulls
+from histoloom.evaluation.results import PaperSimilarity, Similarity, SimilarityEntry
 from histoloom.run.directory import Run
 from histoloom.seeding import numpy_generator
 
@@ -92,3 +93,23 @@ def test_paper_tables_keep_every_k_and_leave_gaps() -> None:
     assert [row.k for row in rows] == [8, *range(10, 17)]
     assert rows[0].pairs == ((None, 0.5),) * 5
     assert rows[1].pairs[0] == (2142.54026, None)
+
+
+def test_the_papers_definitions_stand_beside_the_usual_ones_with_their_floor() -> None:
+    def entry(comparison: str, value: float, *, metric: str = "ssim", k: int = 14) -> SimilarityEntry:
+        return SimilarityEntry.model_validate(
+            {"k": k, "cluster": None, "comparison": comparison, "metric": metric, "value": value, "pairs": 9}
+            | {"interval": [value, value], "extractor": "RGB pixels", "real_split": "train"}
+        )
+
+    usual = Similarity(entries=(entry("synthetic_real", 0.3), entry("real_real", 0.32), entry("real_real", 9.0, k=10)))
+    by_paper = PaperSimilarity(
+        entries=(entry("synthetic_real", 0.8), entry("synthetic_other", 0.6), entry("real_real", 0.2, metric="ms_ssim"))
+    )
+    published, own, floor, other = definition_rows(usual, by_paper, k=14)
+    assert published.by_paper == (0.7988, 0.2196, 0.4923)
+    assert published.usual == (None, None, None)
+    assert (own.by_paper, own.usual) == ((0.8, None, None), (0.3, None, None))
+    assert (floor.by_paper, floor.usual) == ((None, 0.2, None), (0.32, None, None))
+    assert (other.by_paper, other.usual) == ((0.6, None, None), (None, None, None))
+    assert definition_rows(usual, None, k=14) == []

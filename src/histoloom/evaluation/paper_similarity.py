@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -185,7 +185,8 @@ def write_paper_similarity(
 
     entries: list[SimilarityEntry] = []
     for k in samples.ks:
-        of_k, is_new = entries_or_kept(context, name=f"paper-k{k}", metrics=metrics, compute=lambda k=k: entries_of(k))
+        compute = partial(entries_of, k)
+        of_k, is_new = entries_or_kept(context, name=f"paper-k{k}", metrics=metrics, compute=compute)
         if is_new:
             context.say(f"k = {k}, by the paper's definitions: {overall_line(of_k)}")
         entries += of_k

@@ -5,12 +5,12 @@ The records are those of the stages ``clusters`` and ``evaluation``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from histoloom.atlas.report.paper import BETTER, INDEX_TITLES, METRIC_TITLES, ROWS
 from histoloom.clustering.results import Decision, ValidityEntry, ValidityTable
-from histoloom.evaluation.results import Similarity
+from histoloom.evaluation.results import PaperSimilarity, Similarity, SimilarityEntry
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,41 @@ def paper_similarity(similarity: Similarity) -> list[PaperComparison]:
         if entry.cluster is None and entry.comparison == "synthetic_real":
             run.setdefault(entry.k, {})[entry.metric] = entry.value
     return _beside_paper(run, columns=METRIC_TITLES)
+
+
+@dataclass(frozen=True)
+class DefinitionRow:
+    """Pairs of one kind: SSIM, MS-SSIM and LPIPS by the paper's definition, then as usual; None: not measured."""
+
+    pairs: str
+    by_paper: tuple[float | None, ...]
+    usual: tuple[float | None, ...]
+
+
+def definition_rows(similarity: Similarity, by_paper: PaperSimilarity | None, *, k: int) -> list[DefinitionRow]:
+    """The paper's row for ``k``, and this run's pairs beside their floor; empty where the run has not measured it."""
+    if by_paper is None:
+        return []
+
+    def values(entries: Iterable[SimilarityEntry], comparison: str) -> tuple[float | None, ...]:
+        found = {entry.metric: entry.value for entry in entries if entry.comparison == comparison}
+        return tuple(found.get(name) for name in METRIC_TITLES)
+
+    overall = [entry for entry in similarity.entries if (entry.k, entry.cluster) == (k, None) and not entry.same_slide]
+    nothing = tuple(None for _ in METRIC_TITLES)
+    published = DefinitionRow(
+        f"the paper, k = {k}", tuple(ROWS.get(k, {}).get(name) for name in METRIC_TITLES), nothing
+    )
+    titles = {
+        "synthetic_real": "synthetic and real, same cluster",
+        "real_real": "real and real, same cluster (the floor)",
+        "synthetic_other": "synthetic and real, other clusters",
+    }
+    rows = [
+        DefinitionRow(title, values(by_paper.of(k=k), comparison), values(overall, comparison))
+        for comparison, title in titles.items()
+    ]
+    return [published, *rows]
 
 
 def _beside_paper(

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from histoloom.atlas.browse.cluster_table import Extent
 from histoloom.atlas.browse.run_slides import SlideInfo
 from histoloom.atlas.maps.patch_map import PatchMap
-from histoloom.atlas.report.clustering_tables import PaperComparison, ValidityRow
+from histoloom.atlas.report.clustering_tables import DefinitionRow, PaperComparison, ValidityRow
 from histoloom.atlas.report.figures import Picture
 from histoloom.atlas.report.paper import BETTER, CITATION, INDEX_TITLES, METRIC_TITLES
 from histoloom.atlas.report.sample_checks import OriginalitySection, ReadingBlock
@@ -115,6 +115,8 @@ class Page:
     slides: Sequence[SlideInfo]
     paper_validity: Sequence[PaperComparison]
     paper_similarity: Sequence[PaperComparison]
+    paper_definitions: Sequence[DefinitionRow]
+    paper_definitions_missing: Mapping[str, str]
     truth: Sequence[Agreement]
     costs: Sequence[Artifact]
     environment: Mapping[str, str]

@@ -24,7 +24,7 @@ from histoloom.atlas.maps.embedding import neighbours
 from histoloom.atlas.maps.overlay import MapRecord
 from histoloom.atlas.maps.palette import cluster_colours, hexadecimal
 from histoloom.atlas.maps.patch_map import FEATURE_TITLES, Embedding, PatchMap, patch_map, thumbnail
-from histoloom.atlas.report.clustering_tables import paper_similarity, paper_validity, validity_rows
+from histoloom.atlas.report.clustering_tables import definition_rows, paper_similarity, paper_validity, validity_rows
 from histoloom.atlas.report.figures import curves, curves_svg, picture, read_image
 from histoloom.atlas.report.page import (
     Cluster,
@@ -47,7 +47,7 @@ from histoloom.atlas.report.text import count, number
 from histoloom.autoencoder.quality import ReconstructionQuality, Reconstructions
 from histoloom.clustering.results import Confounding, Decision, ValidityTable
 from histoloom.config import Config
-from histoloom.evaluation.results import Distribution, Faithfulness, Originality, Similarity, Truth
+from histoloom.evaluation.results import Distribution, Faithfulness, Originality, PaperSimilarity, Similarity, Truth
 from histoloom.names import current_labels, default_name, read_label_state
 from histoloom.run.directory import Artifact, read_json
 from histoloom.run.stage import EventLog
@@ -74,6 +74,7 @@ def read_page(
     clusters = read_clusters(inputs["clusters"], table=table, k=k)
     evaluation = inputs["evaluation"]
     similarity = Similarity.load(evaluation) or Similarity(entries=())
+    by_paper = PaperSimilarity.load(evaluation)
     distribution = Distribution.load(evaluation)
     faithfulness = Faithfulness.load(evaluation)
     originality, truth = Originality.load(evaluation), Truth.load(evaluation)
@@ -150,6 +151,8 @@ def read_page(
         slides=list(RunSlides(inputs["patches"]).by_id.values()),
         paper_validity=paper_validity(validity),
         paper_similarity=paper_similarity(similarity),
+        paper_definitions=definition_rows(similarity, by_paper, k=k),
+        paper_definitions_missing={} if by_paper is None else by_paper.missing,
         truth=() if truth is None else truth.agreements,
         costs=artifacts,
         environment=environment,
