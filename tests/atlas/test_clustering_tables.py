@@ -113,3 +113,4 @@ def test_the_papers_definitions_stand_beside_the_usual_ones_with_their_floor() -
     assert (floor.by_paper, floor.usual) == ((None, 0.2, None), (0.32, None, None))
     assert (other.by_paper, other.usual) == ((0.6, None, None), (None, None, None))
     assert definition_rows(usual, None, k=14) == []
+    assert len(definition_rows(usual, by_paper, k=2)) == 3  # the paper has no such k

@@ -105,10 +105,10 @@ def definition_rows(similarity: Similarity, by_paper: PaperSimilarity | None, *,
         return tuple(found.get(name) for name in METRIC_TITLES)
 
     overall = [entry for entry in similarity.entries if (entry.k, entry.cluster) == (k, None) and not entry.same_slide]
-    nothing = tuple(None for _ in METRIC_TITLES)
-    published = DefinitionRow(
-        f"the paper, k = {k}", tuple(ROWS.get(k, {}).get(name) for name in METRIC_TITLES), nothing
-    )
+    published = [
+        DefinitionRow(f"the paper, k = {k}", tuple(ROWS[k][name] for name in METRIC_TITLES), (None,) * len(METRIC_TITLES))
+        for k in {k} & ROWS.keys()
+    ]
     titles = {
         "synthetic_real": "synthetic and real, same cluster",
         "real_real": "real and real, same cluster (the floor)",
@@ -118,7 +118,7 @@ def definition_rows(similarity: Similarity, by_paper: PaperSimilarity | None, *,
         DefinitionRow(title, values(by_paper.of(k=k), comparison), values(overall, comparison))
         for comparison, title in titles.items()
     ]
-    return [published, *rows]
+    return [*published, *rows]
 
 
 def _beside_paper(
