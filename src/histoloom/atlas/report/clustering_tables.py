@@ -106,7 +106,9 @@ def definition_rows(similarity: Similarity, by_paper: PaperSimilarity | None, *,
 
     overall = [entry for entry in similarity.entries if (entry.k, entry.cluster) == (k, None) and not entry.same_slide]
     published = [
-        DefinitionRow(f"the paper, k = {k}", tuple(ROWS[k][name] for name in METRIC_TITLES), (None,) * len(METRIC_TITLES))
+        DefinitionRow(
+            f"the paper, k = {k}", tuple(ROWS[k][name] for name in METRIC_TITLES), (None,) * len(METRIC_TITLES)
+        )
         for k in {k} & ROWS.keys()
     ]
     titles = {
