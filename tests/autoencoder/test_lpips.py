@@ -1,4 +1,4 @@
-"""LPIPS against its published values, torchmetrics' implementation and its own properties; its weights' way in."""
+"""LPIPS against its published values, torchmetrics' implementation and its own properties; how its weights are found, verified and downloaded."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder as HISTOLOOM_WEIGHTS, and an empty torch hub cache."""
     folder = tmp_path / "weights"
     folder.mkdir()
@@ -65,7 +65,7 @@ def global_stream_kept() -> Iterator[None]:
 
 def load(trunk: Trunk) -> LPIPS:
     if find_weights(trunk, download=False) is None:
-        pytest.skip(f"{FILES[trunk].npz} is not at hand")
+        pytest.skip(f"{FILES[trunk].npz} is not on this machine")
     return LPIPS.load(trunk, download=False)
 
 
@@ -100,7 +100,7 @@ def test_squeeze_gives_torchmetrics_documented_pairs() -> None:
 
 @pytest.mark.usefixtures("published")
 @pytest.mark.parametrize(("trunk", "parameters"), [("alex", 2_470_848), ("squeeze", 724_736)])
-def test_loading_is_frozen_whole_and_leaves_the_global_stream_alone(trunk: Trunk, parameters: int) -> None:
+def test_the_loaded_network_is_frozen_and_loading_keeps_the_global_random_state(trunk: Trunk, parameters: int) -> None:
     before = torch.get_rng_state()
     network = load(trunk)
     assert torch.equal(torch.get_rng_state(), before)
@@ -111,7 +111,7 @@ def test_loading_is_frozen_whole_and_leaves_the_global_stream_alone(trunk: Trunk
 
 @pytest.mark.usefixtures("published")
 @pytest.mark.parametrize("trunk", ["alex", "squeeze"])
-def test_shipped_heads_are_those_of_the_archive(trunk: Trunk) -> None:
+def test_shipped_heads_agree_with_those_of_the_archive(trunk: Trunk) -> None:
     shipped = read_heads(trunk)
     for name, head in zip(shipped, load(trunk).heads, strict=True):
         assert torch.allclose(shipped[name].flatten(), head, rtol=1e-6)
@@ -119,7 +119,7 @@ def test_shipped_heads_are_those_of_the_archive(trunk: Trunk) -> None:
 
 @pytest.mark.usefixtures("published")
 @pytest.mark.parametrize(("trunk", "golden"), [("alex", 0.60829), ("squeeze", 0.53944)])
-def test_the_published_weights_on_tissue_give_what_torchmetrics_gives(
+def test_published_weights_agree_with_torchmetrics_on_tissue(
     trunk: Trunk, golden: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = load(trunk)
@@ -179,9 +179,9 @@ def test_smallest_image(trunk: Trunk) -> None:
         network(x[..., 1:], y[..., 1:])
 
 
-@pytest.mark.usefixtures("nowhere")
+@pytest.mark.usefixtures("empty_weights")
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_absent_weights_say_where_it_looked_and_what_to_do(trunk: Trunk) -> None:
+def test_the_error_for_missing_weights_names_the_places_and_the_remedy(trunk: Trunk) -> None:
     assert find_weights(trunk, download=False) is None
     with pytest.raises(UserError) as caught:
         LPIPS.load(trunk, download=False)
@@ -191,69 +191,69 @@ def test_absent_weights_say_where_it_looked_and_what_to_do(trunk: Trunk) -> None
         assert part in message
 
 
-def test_folder_that_is_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weights_folder_that_does_not_exist_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HISTOLOOM_WEIGHTS", str(tmp_path / "typo"))
     with pytest.raises(UserError, match="is no folder"):
         find_weights("alex", download=False)
 
 
-def test_tampered_archive_is_refused(published: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tampered_archive_is_refused(published: Path, empty_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = published / FILES["squeeze"].npz
     if not source.is_file():
-        pytest.skip(f"{source.name} is not at hand")
-    monkeypatch.setenv("HISTOLOOM_WEIGHTS", str(nowhere))
+        pytest.skip(f"{source.name} is not on this machine")
+    monkeypatch.setenv("HISTOLOOM_WEIGHTS", str(empty_weights))
     data = bytearray(source.read_bytes())
     data[len(data) // 2] ^= 1
-    (nowhere / source.name).write_bytes(data)
+    (empty_weights / source.name).write_bytes(data)
     with pytest.raises(UserError, match="is not the published file: its SHA-256"):
         LPIPS.load("squeeze", download=False)
 
 
-def test_tampered_torchvision_file_is_refused(nowhere: Path) -> None:
+def test_tampered_torchvision_file_is_refused(empty_weights: Path) -> None:
     name = FILES["alex"].pth
-    torch.save({"features.0.weight": torch.zeros(1)}, nowhere / name)
+    torch.save({"features.0.weight": torch.zeros(1)}, empty_weights / name)
     with pytest.raises(UserError, match=r"7be5be79.pth is not the published file"):
         LPIPS.load("alex", download=False)
 
 
-def test_torchvision_file_without_heads_gets_the_shipped_ones(nowhere: Path) -> None:
+def test_torchvision_file_without_heads_gets_the_shipped_ones(empty_weights: Path) -> None:
     network = random_lpips("squeeze")
-    path = nowhere / "trunk.pth"
+    path = empty_weights / "trunk.pth"
     torch.save(dict(network.trunk.state_dict()) | {"classifier.1.weight": torch.zeros(2)}, path)
     trunk, heads = WeightsFile(path, "squeeze", None).read()
     assert set(trunk) == set(network.trunk.state_dict())
     assert [head.numel() for head in heads.values()] == [64, 128, 256, 384, 384, 512, 512]
 
 
-def test_archive_of_another_network_is_refused(nowhere: Path) -> None:
+def test_archive_of_another_network_is_refused(empty_weights: Path) -> None:
     weights: dict[str, Any] = {"features.0.weight": np.zeros((64, 3, 3, 3), np.float32)}
-    np.savez(nowhere / FILES["vgg"].npz, **weights)
+    np.savez(empty_weights / FILES["vgg"].npz, **weights)
     with pytest.raises(UserError, match="does not hold the weights of LPIPS's vgg trunk"):
         LPIPS.load("vgg", download=False)
 
 
-def test_truncated_archive_is_refused(nowhere: Path) -> None:
-    np.savez(nowhere / "whole.npz", features=np.zeros(100))
-    data = (nowhere / "whole.npz").read_bytes()
-    (nowhere / FILES["vgg"].npz).write_bytes(data[:60])
+def test_truncated_archive_is_refused(empty_weights: Path) -> None:
+    np.savez(empty_weights / "whole.npz", features=np.zeros(100))
+    data = (empty_weights / "whole.npz").read_bytes()
+    (empty_weights / FILES["vgg"].npz).write_bytes(data[:60])
     with pytest.raises(UserError, match="cannot be read as weights"):
         LPIPS.load("vgg", download=False)
 
 
-def test_cache_comes_after_the_folder(nowhere: Path, tmp_path: Path) -> None:
+def test_the_weights_folder_has_priority_over_the_cache(empty_weights: Path, tmp_path: Path) -> None:
     cache = tmp_path / "torch" / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     (cache / FILES["alex"].pth).touch()
     file = find_weights("alex", download=False)
     assert file == WeightsFile(cache / FILES["alex"].pth, "alex", "7be5be79")
-    (nowhere / FILES["alex"].npz).touch()
+    (empty_weights / FILES["alex"].npz).touch()
     file = find_weights("alex", download=False)
     assert file is not None
-    assert file.path.parent == nowhere
+    assert file.path.parent == empty_weights
 
 
-@pytest.mark.usefixtures("nowhere")
-def test_download_lands_in_the_cache_checked_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("empty_weights")
+def test_a_download_is_verified_and_stored_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "served"
     source.write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
@@ -269,7 +269,7 @@ def test_download_lands_in_the_cache_checked_and_whole(tmp_path: Path, monkeypat
     assert [p.name for p in file.path.parent.iterdir()] == [name]
 
 
-def test_download_of_something_else_leaves_nothing(tmp_path: Path) -> None:
+def test_a_download_with_another_digest_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "page").write_bytes(b"<html>please log in</html>")
     target = tmp_path / "cache" / "net-12345678.pth"
     with pytest.raises(UserError, match="is not the published file"):
@@ -277,8 +277,8 @@ def test_download_of_something_else_leaves_nothing(tmp_path: Path) -> None:
     assert list(target.parent.iterdir()) == []
 
 
-@pytest.mark.usefixtures("nowhere")
-def test_failed_download_says_so_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("empty_weights")
+def test_a_failed_download_is_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lpips, "_ADDRESS", (tmp_path / "nothing here").as_uri())
     with pytest.raises(UserError, match="could not be downloaded; set HISTOLOOM_WEIGHTS"):
         LPIPS.load("alex", download=True)

@@ -43,7 +43,7 @@ def test_a_change_of_brightness_costs_less_than_an_equal_one_of_detail() -> None
 def test_texture_of_other_grains_costs_less_than_no_texture() -> None:
     x, other, flat = noise(1, size=64, seed=0), noise(1, size=64, seed=1), torch.zeros(1, 3, 64, 64)
     assert PyramidLoss()(x, other) < PyramidLoss()(x, flat)
-    assert PyramidLoss(texture=0.0)(x, other) > PyramidLoss(texture=0.0)(x, flat)
+    assert PyramidLoss(texture_weight=0.0)(x, other) > PyramidLoss(texture_weight=0.0)(x, flat)
 
 
 def test_gradient_leads_from_blur_to_the_image() -> None:

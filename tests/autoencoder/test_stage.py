@@ -52,7 +52,7 @@ def test_the_log_reports_a_discriminator_that_lost(
     execute(run, until="autoencoder")
     assert ReconstructionQuality.load(run.path / "autoencoder").discriminator_accuracy == accuracy
     log = (run.path / "autoencoder" / "log.jsonl").read_text()
-    assert ("it has lost" in log) == lost
+    assert ("it is too weak" in log) == lost
 
 
 def test_without_a_discriminator_there_is_no_accuracy(tiny_run: Path) -> None:

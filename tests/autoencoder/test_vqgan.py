@@ -98,8 +98,8 @@ def test_hinge_losses_have_their_values() -> None:
 def test_adaptive_weight_balances_gradients_and_is_bounded() -> None:
     w = torch.tensor([1.0, 2.0], requires_grad=True)
     gradients = last_layer_gradients(3 * w.sum(), w.sum(), last_layer=w)
-    assert adaptive_weight(gradients, bound=10).item() == pytest.approx(3, rel=1e-3)
-    assert adaptive_weight(gradients, bound=2).item() == 2
+    assert adaptive_weight(gradients, max_weight=10).item() == pytest.approx(3, rel=1e-3)
+    assert adaptive_weight(gradients, max_weight=2).item() == 2
 
 
 def test_the_discriminator_joins_late_and_slowly() -> None:

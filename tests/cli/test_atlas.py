@@ -19,7 +19,7 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "histoloom", "atlas", *map(str, arguments), "--no-open"]
 
 
-def test_it_prints_its_address_answers_and_closes(tiny_run: Path) -> None:
+def test_atlas_prints_its_address_serves_and_stops(tiny_run: Path) -> None:
     with subprocess.Popen(
         command(tiny_run, "--port", "0"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
@@ -42,14 +42,14 @@ def test_it_prints_its_address_answers_and_closes(tiny_run: Path) -> None:
         (["--token", "short"], "the token must have at least 16"),
     ],
 )
-def test_what_is_not_safe_is_one_line(tiny_run: Path, arguments: list[str], line: str) -> None:
+def test_unsafe_options_are_one_line_errors(tiny_run: Path, arguments: list[str], line: str) -> None:
     done = histoloom("atlas", tiny_run, *arguments, "--no-open")
     assert done.returncode == 2
     assert line in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_no_run_and_a_port_in_use_are_one_line(tiny_run: Path, tmp_path: Path) -> None:
+def test_a_missing_run_and_a_port_in_use_are_one_line_errors(tiny_run: Path, tmp_path: Path) -> None:
     with listening("127.0.0.1", port=0) as listener:
         port = listener.getsockname()[1]
         for arguments, line in (((tmp_path,), "config.yaml"), ((tiny_run, "--port", port), f"port {port} is in use")):

@@ -47,7 +47,7 @@ def test_a_dry_run_does_nothing(run: Path) -> None:
     assert (run / "config.yaml").read_text() == before
 
 
-def test_more_images_keep_the_first_and_order_does_not_matter(tiny_run: Path, tmp_path: Path) -> None:
+def test_images_do_not_depend_on_their_number_or_the_order_of_tissues(tiny_run: Path, tmp_path: Path) -> None:
     histoloom("sample", tiny_run, "-n", "2", "--out", tmp_path / "few", "--tissue", "0", "--tissue", "1", "--k", "2")
     histoloom("sample", tiny_run, "-n", "5", "--out", tmp_path / "many", "--tissue", "1", "--tissue", "0", "--k", "2")
     few, many = pictures(tmp_path / "few"), pictures(tmp_path / "many")
@@ -56,7 +56,7 @@ def test_more_images_keep_the_first_and_order_does_not_matter(tiny_run: Path, tm
     assert len(set(many.values())) == 10
 
 
-def test_a_stopped_job_continues_and_a_longer_one_adds(tiny_run: Path, tmp_path: Path) -> None:
+def test_an_interrupted_job_continues_and_a_larger_n_adds_images(tiny_run: Path, tmp_path: Path) -> None:
     job = ("sample", tiny_run, "--out", tmp_path / "job", "--seed", "3")
     histoloom(*job, "-n", "4")
     whole = pictures(tmp_path / "job")
@@ -69,7 +69,7 @@ def test_a_stopped_job_continues_and_a_longer_one_adds(tiny_run: Path, tmp_path:
     assert sorted(table["file_name"]) == sorted(pictures(tmp_path / "job"))
 
 
-def test_seed_steps_and_guidance_matter(tiny_run: Path, tmp_path: Path) -> None:
+def test_seed_steps_and_guidance_change_the_image(tiny_run: Path, tmp_path: Path) -> None:
     results = []
     for number, extra in enumerate((("--seed", "0"), ("--seed", "1"), ("--steps", "2"), ("--guidance", "3"))):
         out = tmp_path / str(number)
@@ -92,7 +92,7 @@ def test_a_name_reaches_samples_report_and_sampling(run: Path, tmp_path: Path) -
     assert pd.read_csv(out / "metadata.csv")["cluster"].tolist() == [1]
 
 
-def test_export_draws_the_same_images_and_diffusers_reads_it(run: Path, tmp_path: Path) -> None:
+def test_an_export_generates_the_same_images_and_diffusers_loads_it(run: Path, tmp_path: Path) -> None:
     histoloom("name", run, "0", "bone", "--k", "2", "--rater", "Dr A")
     histoloom("export", run, tmp_path / "generator")
     for source in (run, tmp_path / "generator"):

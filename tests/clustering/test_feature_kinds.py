@@ -95,7 +95,7 @@ def test_shape_and_type_are_as_promised(features: Features, patches: PatchSet) -
     assert features.views > 0
 
 
-def test_a_patch_alone_in_any_order_and_in_any_batch(features: Features, patches: PatchSet) -> None:
+def test_features_do_not_depend_on_order_or_batch(features: Features, patches: PatchSet) -> None:
     order = permutation(0, "order", n=len(patches))[:ROWS]
     sorted_rows = np.sort(order)
     back = np.argsort(np.argsort(order))
@@ -109,16 +109,14 @@ def test_a_patch_alone_in_any_order_and_in_any_batch(features: Features, patches
     torch.testing.assert_close(alone, features.views_of_rows(order[:6]), atol=1e-5, rtol=1e-4)
 
 
-def test_the_runs_rows_are_what_their_pictures_give(features: Features, patches: PatchSet) -> None:
-    """Up to the encoder's rounding in other batches, by which a place may fall to the next code now and then."""
+def test_features_of_rows_agree_with_features_of_their_images(features: Features, patches: PatchSet) -> None:
+    """Up to rounding: in another batch size a few latent positions may get another code."""
     rows = np.arange(ROWS)
     from_pictures, from_rows = features.of_images(patches.images(rows)), features.of_rows(rows)
     assert float((from_pictures - from_rows).abs().mean()) < 1e-3
 
 
-def test_saved_and_loaded_it_gives_the_same_bytes(
-    kind: str, features: Features, context: Context, tmp_path: Path
-) -> None:
+def test_loaded_features_give_the_same_bytes(kind: str, features: Features, context: Context, tmp_path: Path) -> None:
     stage = context(kind, tmp_path / "saved")
     record = features.save(stage.out)
     write_json(stage.out / "record.json", record.model_dump(mode="json"))
@@ -128,7 +126,9 @@ def test_saved_and_loaded_it_gives_the_same_bytes(
     assert torch.equal(KINDS[kind].load(sources).of_images(images), features.of_images(images))
 
 
-def test_made_again_it_gives_the_same_bytes(kind: str, features: Features, context: Context, tmp_path: Path) -> None:
+def test_features_made_twice_give_the_same_bytes(
+    kind: str, features: Features, context: Context, tmp_path: Path
+) -> None:
     again = KINDS[kind].make(context(kind, tmp_path / "again"))
     rows = np.arange(9)
     assert torch.equal(again.of_rows(rows), features.of_rows(rows))
@@ -136,7 +136,7 @@ def test_made_again_it_gives_the_same_bytes(kind: str, features: Features, conte
 
 
 @pytest.mark.parametrize("kind", VECTORS)
-def test_clusters_of_any_kind_repeat_and_are_predicted_from_pictures(
+def test_clusters_of_any_features_are_reproducible_and_predicted_from_images(
     kind: str, context: Context, patches: PatchSet, tmp_path: Path
 ) -> None:
     one, two = (context(kind, tmp_path / name) for name in ("one", "two"))
@@ -201,7 +201,7 @@ def test_features_that_were_interrupted_continue(
     assert (torn.out / FEATURES).read_bytes() == (whole.out / FEATURES).read_bytes()
 
 
-def test_an_absent_encoder_is_an_error_and_is_not_downloaded(context: Context, tiny_run: Path, tmp_path: Path) -> None:
+def test_a_missing_encoder_is_an_error_and_is_not_downloaded(context: Context, tiny_run: Path, tmp_path: Path) -> None:
     values = load_config(tiny_run / "config.yaml").model_dump(mode="json")
 
     def refused(name: str) -> str:
@@ -220,7 +220,7 @@ def test_an_absent_encoder_is_an_error_and_is_not_downloaded(context: Context, t
 
 
 @pytest.mark.usefixtures("tiny_encoder")
-def test_another_encoder_in_its_place_is_refused(context: Context, tmp_path: Path) -> None:
+def test_a_replaced_encoder_is_refused(context: Context, tmp_path: Path) -> None:
     stage = context("encoder", tmp_path / "made")
     record = KINDS["encoder"].make(stage).save(stage.out).model_copy(update={"digest": "another"})
     sources = Sources(stage.inputs, stage.out, record, torch.device("cpu"))
@@ -229,7 +229,7 @@ def test_another_encoder_in_its_place_is_refused(context: Context, tmp_path: Pat
 
 
 def test_a_whole_run_on_other_features_with_maps_and_report(tiny_run: Path, tmp_path: Path) -> None:
-    """And back: the stages on latents return without work, by the fingerprints that they have always had."""
+    """The earlier stages on latents are kept under their fingerprints, so that going back needs no work."""
     shutil.copytree(tiny_run, tmp_path / "run")
     settings = ["clusters.features=codes", "clusters.validity_features=same", "report.map_patches=16"]
     changed = change_settings(Run.open(tmp_path / "run"), settings, save=True)

@@ -1,4 +1,4 @@
-"""Which k: the paper's own table gives its k, and ties go where the rule says."""
+"""The vote of the indices: the paper's table gives the paper's k, and ties are resolved by the rule."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def table(rows: Mapping[int, Sequence[float]]) -> dict[int, dict[str, float]]:
     return {k: dict(zip(INDICES, values, strict=True)) for k, values in rows.items()}
 
 
-def test_the_papers_table_gives_the_papers_k() -> None:
+def test_the_papers_indices_give_the_papers_k() -> None:
     vote = vote_by_indices(table(PAPER))
     assert vote.k == 14
     assert vote.by_index == dict.fromkeys(INDICES, 14)
@@ -34,14 +34,14 @@ def test_the_papers_table_gives_the_papers_k() -> None:
     assert "no evidence that there are clusters" in vote.text
 
 
-def test_most_votes_win_though_another_k_ranks_better_on_average() -> None:
+def test_most_votes_win_even_against_a_better_mean_rank() -> None:
     rows = {2: (9, 0.1, 0.9, 0, 0.9), 3: (8, 0.2, 0.8, 8, 0.2), 4: (1, 0.9, 0.1, 9, 0.1)}
     vote = vote_by_indices(table(rows))
     assert vote.votes == {2: 3, 3: 0, 4: 2}
     assert vote.k == 2
 
 
-def test_equal_votes_go_to_the_better_mean_rank() -> None:
+def test_a_tie_of_votes_goes_to_the_better_mean_rank() -> None:
     rows = {2: (9, 0.1, 0.1, 0, 0.9), 3: (8, 0.2, 0.2, 9, 0.1), 4: (1, 0.9, 0.9, 8, 0.2)}
     vote = vote_by_indices(table(rows))
     assert vote.votes == {2: 2, 3: 2, 4: 1}
@@ -49,11 +49,11 @@ def test_equal_votes_go_to_the_better_mean_rank() -> None:
 
 
 @pytest.mark.parametrize("order", [(5, 3), (3, 5)])
-def test_equal_in_everything_goes_to_the_smaller_k(order: tuple[int, int]) -> None:
+def test_a_complete_tie_goes_to_the_smaller_k(order: tuple[int, int]) -> None:
     assert vote_by_indices(table(dict.fromkeys(order, (1, 1, 1, 1, 1)))).k == 3
 
 
-def test_a_k_with_an_empty_cluster_is_passed_over_while_another_is_there() -> None:
+def test_a_k_with_an_empty_cluster_is_not_chosen_if_another_k_has_none() -> None:
     vote = vote_by_indices(table(PAPER), empty={14: 1, 13: 0, 16: 2})
     assert vote.passed_over == [14, 16]
     assert vote.k in PAPER

@@ -1,4 +1,4 @@
-"""Information maximisation: entropies by hand, the perturbation, and textures that it must tell apart."""
+"""Information maximisation: entropies against values by hand, and textures that it must separate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from histoloom.clustering.clusterer import Architecture, Clusterer, build
 from histoloom.clustering.infomax import (
     Network,
     conditional_entropy,
-    divergence,
+    kl_divergence,
     marginal_entropy,
     mutual_information,
     probabilities,
@@ -27,7 +27,7 @@ from histoloom.training.tasks import StepContext
 
 
 def test_entropies_by_hand() -> None:
-    """Half the patches surely in cluster 0, half of them divided over clusters 1 and 2."""
+    """Half of the patches are in cluster 0 with probability 1, the others in clusters 1 and 2 with 0.5 each."""
     p_NK = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 0.5, 0.5], [0, 0.5, 0.5]], dtype=torch.float64)
     assert float(marginal_entropy(p_NK)) == pytest.approx(1.5 * math.log(2))
     assert float(conditional_entropy(p_NK)) == pytest.approx(0.5 * math.log(2))
@@ -35,7 +35,7 @@ def test_entropies_by_hand() -> None:
 
 
 @pytest.mark.parametrize("k", [2, 7])
-def test_information_lies_between_nothing_and_all(k: int) -> None:
+def test_mutual_information_lies_between_zero_and_log_k(k: int) -> None:
     assert float(mutual_information(torch.eye(k))) == pytest.approx(math.log(k), rel=1e-6)
     assert float(mutual_information(torch.full((5, k), 1 / k))) == pytest.approx(0, abs=1e-6)
     assert float(mutual_information(torch.eye(k)[:1].expand(5, k))) == pytest.approx(0, abs=1e-6)
@@ -43,14 +43,14 @@ def test_information_lies_between_nothing_and_all(k: int) -> None:
     assert 0 <= float(mutual_information(p_NK)) <= math.log(k)
 
 
-def test_divergence_is_that_of_torch() -> None:
+def test_kl_divergence_agrees_with_torch() -> None:
     p_NK, q_NK = torch.rand(2, 9, 4, generator=torch_generator(0, "p")).softmax(2)
     expected = torch.nn.functional.kl_div(q_NK.log(), p_NK, reduction="batchmean")
-    assert float(divergence(p_NK, q_NK)) == pytest.approx(float(expected), rel=1e-5)
-    assert float(divergence(p_NK, p_NK)) == pytest.approx(0, abs=1e-6)
+    assert float(kl_divergence(p_NK, q_NK)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(kl_divergence(p_NK, p_NK)) == pytest.approx(0, abs=1e-6)
 
 
-def test_entropies_of_sure_patches_have_finite_gradients() -> None:
+def test_gradients_are_finite_for_one_hot_probabilities() -> None:
     logits_NK = torch.tensor([[200.0, 0, -200], [0, 200, -200]], requires_grad=True)
     (-mutual_information(logits_NK.softmax(1))).backward()
     assert logits_NK.grad is not None
@@ -58,7 +58,7 @@ def test_entropies_of_sure_patches_have_finite_gradients() -> None:
 
 
 def textures(n: int) -> tuple[Tensor, np.ndarray]:
-    """Four kinds with the same moments in every channel: only neighbouring positions tell them apart."""
+    """Four kinds with the same moments in every channel: only their spatial pattern differs."""
     labels_N = torch.arange(n) % 4
     noise_NChw = torch.randn(n, 8, 8, 8, generator=torch_generator(0, "textures"))
     rows_h1 = (-1.0) ** torch.arange(8)[:, None]
@@ -102,14 +102,14 @@ def config() -> ClustersConfig:
     return ClustersConfig(k=(3, 4), channels=16, marginal_weight=2.0, training=training)
 
 
-def test_finds_textures_that_differ_in_nothing_but_texture() -> None:
+def test_separates_textures_with_equal_channel_moments() -> None:
     z_NChw, labels_N = textures(160)
     clusterer = trained(z_NChw, config=config(), steps=60)
     predicted_N = clusterer.probabilities(z_NChw)[4].argmax(1).numpy()
     assert normalized_mutual_info_score(labels_N, predicted_N) > 0.9
 
 
-def test_saved_and_loaded_it_predicts_the_same_and_batches_do_not_matter(tmp_path: Path) -> None:
+def test_a_loaded_clusterer_predicts_the_same_in_any_batch_size(tmp_path: Path) -> None:
     z_NChw, _ = textures(50)
     clusterer = trained(z_NChw, config=config(), steps=5)
     clusterer.sort_by_size({3: torch.tensor([4, 30, 16]), 4: torch.tensor([1, 2, 2, 45])})
@@ -123,7 +123,7 @@ def test_saved_and_loaded_it_predicts_the_same_and_batches_do_not_matter(tmp_pat
         assert torch.equal(alone_NK.argmax(1), p_NK.argmax(1))
 
 
-def test_clusters_are_renumbered_by_falling_size() -> None:
+def test_clusters_are_renumbered_by_decreasing_size() -> None:
     z_NChw, _ = textures(20)
     clusterer = build(Architecture(8, 16, (3,)))
     before_NK = probabilities(clusterer.network(z_NChw))[3]

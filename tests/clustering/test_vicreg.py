@@ -1,4 +1,4 @@
-"""The own encoder's objective, against its equations, and a collapse that it must leave."""
+"""The VICReg loss of the run's own encoder: its terms agree with the equations, and it prevents collapse."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from histoloom.clustering.features.images import random_view, views_of
-from histoloom.clustering.features.vicreg import Expander, PatchEncoder, VicregLoss, covariance_loss, spread_loss
+from histoloom.clustering.features.vicreg import Expander, PatchEncoder, VicregLoss, covariance_loss, variance_loss
 from histoloom.config import SelfsupConfig
 from histoloom.seeding import numpy_generator, torch_generator
 from histoloom.training.tasks import StepContext
@@ -28,7 +28,7 @@ def context(n: int, *, step: int = 0) -> StepContext:
 
 
 def pictures(n: int) -> np.ndarray:
-    """Stripes along and checks, of several tones."""
+    """Stripes and chequerboards in several tones."""
     rng = numpy_generator(0, "pictures")
     grid = np.indices((32, 32)) // 4 % 2
     patterns = np.stack([grid[0], grid[0] ^ grid[1]])[np.arange(n) % 2]
@@ -36,22 +36,22 @@ def pictures(n: int) -> np.ndarray:
     return tones.clip(0, 255).astype(np.uint8)
 
 
-def test_terms_are_those_of_numpy() -> None:
+def test_loss_terms_agree_with_numpy() -> None:
     z_BE = numpy_generator(0, "z").standard_normal((20, 6))
     covariance = np.cov(z_BE.T)
     expected = (np.square(covariance).sum() - np.square(np.diag(covariance)).sum()) / 6
     assert float(covariance_loss(torch.from_numpy(z_BE))) == pytest.approx(expected, rel=1e-6)
     small_BE = 0.5 * z_BE
     expected = np.maximum(0, 1 - np.sqrt(small_BE.var(0, ddof=1) + 1e-4)).mean()
-    assert float(spread_loss(torch.from_numpy(small_BE))) == pytest.approx(expected, rel=1e-6)
+    assert float(variance_loss(torch.from_numpy(small_BE))) == pytest.approx(expected, rel=1e-6)
 
 
-def test_same_embeddings_cost_their_spread() -> None:
-    assert float(spread_loss(torch.ones(8, 3))) == pytest.approx(1 - 0.01, rel=1e-4)
+def test_identical_embeddings_have_the_largest_variance_loss() -> None:
+    assert float(variance_loss(torch.ones(8, 3))) == pytest.approx(1 - 0.01, rel=1e-4)
     assert float(covariance_loss(torch.ones(8, 3))) == 0
 
 
-def test_a_training_learns_and_does_not_collapse() -> None:
+def test_training_lowers_the_loss_and_does_not_collapse() -> None:
     torch.manual_seed(0)
     encoder = PatchEncoder(8)
     expander = Expander(encoder.features)
@@ -69,7 +69,7 @@ def test_a_training_learns_and_does_not_collapse() -> None:
     assert float(terms["variance"].detach()) < 0.8
 
 
-def test_random_views_keep_shape_and_range_and_repeat() -> None:
+def test_random_views_keep_shape_and_range_and_are_reproducible() -> None:
     x_N3HW = torch.from_numpy(pictures(6)).permute(0, 3, 1, 2).float() / 127.5 - 1
     one, two, other = (random_view(x_N3HW, context=context(6, step=step), strength=0.3) for step in (0, 0, 1))
     assert one.shape == x_N3HW.shape
@@ -78,7 +78,7 @@ def test_random_views_keep_shape_and_range_and_repeat() -> None:
     assert not torch.equal(one, other)
 
 
-def test_views_of_a_row_do_not_depend_on_the_rows_beside_it() -> None:
+def test_views_of_a_row_do_not_depend_on_other_rows() -> None:
     images = pictures(5)
     settings: dict[str, Any] = {"views": 3, "strength": 0.3, "seed": 0}
     whole = views_of(images, rows_N=np.arange(5), **settings)

@@ -46,9 +46,9 @@ def test_entries_of_all_clusters_and_of_one() -> None:
     similarity = Similarity.load(STARTER)
     assert similarity is not None
     (k,) = {entry.k for entry in similarity.entries}
-    assert {entry.cluster for entry in similarity.of(k=k)} == {None}
-    assert {entry.cluster for entry in similarity.of(k=k, cluster=2)} == {2}
-    assert similarity.of(k=k + 1) == []
+    assert {entry.cluster for entry in similarity.select(k=k)} == {None}
+    assert {entry.cluster for entry in similarity.select(k=k, cluster=2)} == {2}
+    assert similarity.select(k=k + 1) == []
 
 
 def test_same_slide_stands_in_the_file_only_where_it_is_true(tmp_path: Path) -> None:

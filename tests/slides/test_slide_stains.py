@@ -1,4 +1,4 @@
-"""Stains of whole slides: one estimate a slide, kept in the patches' folder, the same for a slide seen later."""
+"""Stain estimates: one for each slide, saved in the folder of the patches, and nearly the same for a new slide."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def messages(context):
     return [event["message"] for event in context.log.read()]
 
 
-def test_filters_judge_the_slides_own_pixels(tiny_slides, configured, context):
+def test_filters_use_the_pixels_before_stain_normalisation(tiny_slides, configured, context):
     filters = {"filters": {"blur": 0.1}}
     plain = context(configured(tiny_slides, patches=filters), name="plain")
     normal = context(configured(tiny_slides, patches=MACENKO | filters), name="normal")
@@ -124,7 +124,7 @@ def test_a_slide_can_be_the_reference(tiny_slides, configured, context):
     assert change[~own].max() > 10
 
 
-def test_a_reference_that_is_not_there_is_said_in_one_line(tiny_slides, configured, context):
+def test_an_unknown_reference_slide_is_a_one_line_error(tiny_slides, configured, context):
     job = context(configured(tiny_slides, patches=MACENKO | {"stain_reference": "slide-9"}))
     with pytest.raises(UserError, match="'slide-9' is not a usable slide of this run; there are: slide-01, slide-02"):
         stage.run(job)
@@ -132,7 +132,7 @@ def test_a_reference_that_is_not_there_is_said_in_one_line(tiny_slides, configur
         PatchesConfig(stain_reference="slide-01")
 
 
-def test_fields_of_a_slide_share_an_estimate(tiny_slides, tmp_path, configured, context):
+def test_several_images_of_one_slide_share_an_estimate(tiny_slides, tmp_path, configured, context):
     folder = tmp_path / "fields"
     folder.mkdir()
     with open_slide(tiny_slides / "slide-01.tif") as slide:
@@ -145,7 +145,7 @@ def test_fields_of_a_slide_share_an_estimate(tiny_slides, tmp_path, configured, 
     assert sorted(SlideStains.load(job.out).slides) == ["a", "b"]
 
 
-def test_a_slide_seen_later_is_estimated_alike(tiny_slides, configured, context):
+def test_a_new_slide_gets_nearly_the_same_estimate(tiny_slides, configured, context):
     job = context(configured(tiny_slides, patches=MACENKO))
     stage.run(job)
     stains = SlideStains.load(job.out)
@@ -161,7 +161,7 @@ def test_a_slide_seen_later_is_estimated_alike(tiny_slides, configured, context)
     np.testing.assert_allclose(later.stain.strengths, known.stain.strengths, rtol=0.1)
 
 
-def test_points_lie_on_tissue_and_are_shared_by_its_area():
+def test_fields_lie_on_tissue_in_proportion_to_its_area():
     left, right = np.zeros((10, 20), bool), np.zeros((30, 30), bool)
     left[2:6, 5:10] = True
     right[10:20, 5:11] = True

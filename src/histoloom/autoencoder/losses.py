@@ -19,8 +19,8 @@ from histoloom.config import AutoencoderConfig
 from histoloom.training import distributed
 from histoloom.training.loop import StepContext
 
-SURVEYED = "surveyed"
-"""key of a context's scratch: the codebook has already moved by the whole batch"""
+CODEBOOK_UPDATED = "codebook_updated"
+"""key of a context's scratch: the codebook has already been updated with the whole batch"""
 
 
 class VQGANLosses:
@@ -45,7 +45,7 @@ class VQGANLosses:
         Esser et al. 2021, equations 4 and 6; the codebook's own term is replaced by moving averages (``Quantizer``).
         """
         x_BCHW, z_BChw = self._encode(images_BHWC, context=context)
-        if not context.scratch.get(SURVEYED):
+        if not context.scratch.get(CODEBOOK_UPDATED):
             self.autoencoder.quantizer.update(z_BChw, generator=context.generator)
         quantized = self.autoencoder.quantize(z_BChw)
         y_BCHW = self._decode(quantized.z_NCHW)
@@ -55,14 +55,14 @@ class VQGANLosses:
         weight: float | Tensor = self._adversarial_weight(context.progress)
         if self.discriminator is not None and weight > 0:
             metrics["adversarial"] = self._generator_loss(self.discriminator(y_BCHW))
-            bound = self.config.adversarial.max_adaptive
-            if bound is not None:
+            max_weight = self.config.adversarial.max_adaptive
+            if max_weight is not None:
                 adaptive = context.scratch.get("adaptive")
                 if adaptive is None:
                     gradients_2 = last_layer_gradients(
                         loss, metrics["adversarial"], last_layer=self.autoencoder.last_layer
                     )
-                    adaptive = adaptive_weight(gradients_2, bound=bound)
+                    adaptive = adaptive_weight(gradients_2, max_weight=max_weight)
                 metrics["adaptive"] = adaptive
                 weight = weight * adaptive
             loss = loss + weight * metrics["adversarial"]
@@ -71,20 +71,20 @@ class VQGANLosses:
         loss = loss + self.config.commitment * quantized.commitment
         return loss if quantized.codebook is None else loss + quantized.codebook, metrics
 
-    def survey(self, batches: Sequence[Tensor], contexts: Sequence[StepContext]) -> None:
-        """Take from all micro-batches (B, H, W, 3) of a step what depends on the whole batch.
+    def prepare(self, batches: Sequence[Tensor], contexts: Sequence[StepContext]) -> None:
+        """Compute what depends on the whole batch of a step from all its micro-batches (B, H, W, 3).
 
-        The codebook moves before any micro-batch is quantised, as it does when the batch comes in one piece; the
-        adaptive weight is that of the mean gradients.
+        The codebook is updated before any micro-batch is quantised, as it is for a batch in one piece. The adaptive
+        weight is that of the mean gradients.
         """
         with _only_last_layer(self.autoencoder):
             pairs = zip(batches, contexts, strict=True)
             encoded = [self._encode(images_BHWC, context=context) for images_BHWC, context in pairs]
             self.autoencoder.quantizer.update(torch.cat([z for _, z in encoded]), generator=contexts[-1].generator)
             gradients = []
-            bound = self.config.adversarial.max_adaptive
+            max_weight = self.config.adversarial.max_adaptive
             joined = self._adversarial_weight(contexts[0].progress) > 0
-            if self.discriminator is not None and joined and bound is not None:
+            if self.discriminator is not None and joined and max_weight is not None:
                 for x_BCHW, z_BChw in encoded:
                     y_BCHW = self._decode(self.autoencoder.quantize(z_BChw).z_NCHW)
                     loss, _ = self._reconstruction(y_BCHW, x_BCHW)
@@ -93,9 +93,9 @@ class VQGANLosses:
                     gradients.append(last_layer_gradients(loss, adversarial, last_layer=last_layer))
 
         for context in contexts:
-            context.scratch[SURVEYED] = True
-            if gradients and bound is not None:
-                context.scratch["adaptive"] = adaptive_weight(torch.stack(gradients).mean(0), bound=bound)
+            context.scratch[CODEBOOK_UPDATED] = True
+            if gradients and max_weight is not None:
+                context.scratch["adaptive"] = adaptive_weight(torch.stack(gradients).mean(0), max_weight=max_weight)
 
     def discriminator_loss(self, _images_BHWC: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """Hinge or least-squares loss on the micro-batch that the autoencoder just reconstructed."""
@@ -173,21 +173,21 @@ def last_layer_gradients(reconstruction: Tensor, adversarial: Tensor, *, last_la
     return torch.stack([of_reconstruction, of_adversarial])
 
 
-def adaptive_weight(gradients_2: Tensor, *, bound: float) -> Tensor:
-    """The ratio of the norms of both ``last_layer_gradients``, at most ``bound``.
+def adaptive_weight(gradients_2: Tensor, *, max_weight: float) -> Tensor:
+    """The ratio of the norms of both ``last_layer_gradients``, at most ``max_weight``.
 
     lambda = |grad L_rec| / (|grad L_GAN| + delta), at the last layer (Esser et al. 2021, equation 7).
 
-    With several processes, of the mean of their gradients, which is that of the whole batch's losses.
+    Several processes average their gradients first, so that the weight is that of the whole batch.
     """
     of_reconstruction, of_adversarial = distributed.averaged(gradients_2)
-    return (of_reconstruction.norm() / (of_adversarial.norm() + 1e-4)).clamp(0, bound).detach()
+    return (of_reconstruction.norm() / (of_adversarial.norm() + 1e-4)).clamp(0, max_weight).detach()
 
 
 def perceptual_loss(config: AutoencoderConfig) -> nn.Module | None:
-    """The perceptual term that ``config`` names, frozen; None where it names none.
+    """The perceptual loss that ``config`` names, frozen; None for ``none``.
 
-    Raises ``UserError`` where it is LPIPS and its weights are neither on this machine nor can be downloaded.
+    Raises ``UserError`` if LPIPS's weights are neither on this machine nor can be downloaded.
     """
     if config.perceptual == "none":
         return None
@@ -198,27 +198,27 @@ def perceptual_loss(config: AutoencoderConfig) -> nn.Module | None:
 
 
 class PyramidLoss(nn.Module):
-    """How far the edges and textures of two images are apart, over octaves of scale (``perceptual: pyramid``).
+    """A distance between the edges and textures of two images at several scales (``perceptual: pyramid``).
 
     It is Histoloom's own, made from published parts: the Laplacian pyramid of Burt and Adelson (1983, IEEE Trans.
     Commun. 31(4), 532) and a comparison of local contrast. It is no published metric and is never reported as one.
 
     Each band of the pyramid adds two terms: the mean absolute difference of the bands (edges in the wrong place) and,
-    ``texture`` times, that of their local contrast, the mean absolute value of the band over 8 x 8 of its own pixels
+    ``texture_weight`` times, that of their local contrast, the mean absolute value of the band over 8 x 8 of its own pixels
     (missing texture, wherever its grains lie). Under plain L1 a smooth grey is the best guess for an unpredictable
-    texture; with ``texture`` at 1 a texture of other grains is the better one.
+    texture; with ``texture_weight`` at 1 a texture with other grains is the better guess.
     """
 
     BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
     MIN_SIDE = 8
-    """px; smaller bands are left out"""
+    """px; smaller bands are not compared"""
 
     kernel_K: Tensor
 
-    def __init__(self, *, levels: int = 4, texture: float = 1.0) -> None:
+    def __init__(self, *, levels: int = 4, texture_weight: float = 1.0) -> None:
         super().__init__()
         self.levels = levels
-        self.texture = texture
+        self.texture_weight = texture_weight
         self.register_buffer("kernel_K", torch.tensor(self.BINOMIAL), persistent=False)
 
     def forward(self, x_NCHW: Tensor, y_NCHW: Tensor) -> Tensor:
@@ -233,7 +233,7 @@ class PyramidLoss(nn.Module):
         distance_N = x_NCHW.new_zeros(len(x_NCHW))
         for bx_NCHW, by_NCHW in zip(self.bands(x_NCHW), self.bands(y_NCHW), strict=True):
             distance_N = distance_N + l1(bx_NCHW, by_NCHW)
-            distance_N = distance_N + self.texture * l1(contrast(bx_NCHW), contrast(by_NCHW))
+            distance_N = distance_N + self.texture_weight * l1(contrast(bx_NCHW), contrast(by_NCHW))
         return distance_N
 
     def bands(self, x_NCHW: Tensor) -> list[Tensor]:

@@ -22,9 +22,9 @@ from histoloom.training.devices import accelerator, autocast
 
 QUALITY_PATCHES = 256
 SHOWN_PATCHES = 16
-CHUNK = 32
-MIN_ACCURACY = 0.6
-"""Below it the discriminator has lost: 0.5 is chance."""
+BATCH_SIZE = 32
+MIN_DISCRIMINATOR_ACCURACY = 0.6
+"""Below it the discriminator is too weak to sharpen the reconstructions; 0.5 is chance."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ def measure(context: StageContext, *, modules: Mapping[str, nn.Module], patches:
             return scores_N1hw
 
         accuracy = discriminator_accuracy(score, originals_NHWC, reconstructions_NHWC, runtime=runtime)
-        if accuracy < MIN_ACCURACY:
+        if accuracy < MIN_DISCRIMINATOR_ACCURACY:
             context.say(
                 f"the discriminator recognises the real image in only {accuracy:.0%} of pairs of image and "
-                "reconstruction (50% is chance): it has lost, and sharpens nothing; raise autoencoder.adversarial.lr, "
+                "reconstruction (50% is chance): it is too weak to sharpen the reconstructions; raise autoencoder.adversarial.lr, "
                 "or train without it: autoencoder.adversarial.weight=0"
             )
 
@@ -133,8 +133,8 @@ def reconstruct(
     device = accelerator(runtime).device
     counts_K = torch.zeros(model.config.codes)
     parts = []
-    for start in range(0, len(images_NHWC), CHUNK):
-        x_NCHW = to_float(torch.from_numpy(images_NHWC[start : start + CHUNK]).to(device))
+    for start in range(0, len(images_NHWC), BATCH_SIZE):
+        x_NCHW = to_float(torch.from_numpy(images_NHWC[start : start + BATCH_SIZE]).to(device))
         with autocast(runtime):
             quantized = model.quantize(model.encode(x_NCHW))
             parts.append(to_uint8(model.decode_codes(quantized.z_NCHW)).cpu().numpy())
@@ -154,6 +154,6 @@ def discriminator_accuracy(
         with autocast(runtime):
             return discriminator(x_NCHW).float().mean(dim=(1, 2, 3))
 
-    starts = range(0, len(real_NHWC), CHUNK)
-    right = [scores(real_NHWC[s : s + CHUNK]) > scores(fake_NHWC[s : s + CHUNK]) for s in starts]
-    return float(torch.cat(right).float().mean())
+    starts = range(0, len(real_NHWC), BATCH_SIZE)
+    correct = [scores(real_NHWC[s : s + BATCH_SIZE]) > scores(fake_NHWC[s : s + BATCH_SIZE]) for s in starts]
+    return float(torch.cat(correct).float().mean())

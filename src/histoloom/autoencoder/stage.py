@@ -97,7 +97,7 @@ def make_task(config: AutoencoderConfig, *, seed: int, n: int) -> Task:
 
 
 def make_objectives(losses: VQGANLosses, *, n: int) -> tuple[Objective, ...]:
-    """What is minimised on ``n`` patches: the autoencoder's loss, and the discriminator's from where it joins."""
+    """What is minimised on ``n`` patches: the autoencoder's loss, and the discriminator's from the point at which it joins."""
     config = losses.config
     objectives = [
         Objective(
@@ -105,7 +105,7 @@ def make_objectives(losses: VQGANLosses, *, n: int) -> tuple[Objective, ...]:
             ("autoencoder",),
             losses.autoencoder_loss,
             config.training.phases,
-            survey=losses.survey,
+            prepare=losses.prepare,
         )
     ]
     if losses.discriminator is not None:

@@ -109,7 +109,7 @@ def mutual_information(p_NK: Tensor) -> Tensor:
     return marginal_entropy(p_NK) - conditional_entropy(p_NK)
 
 
-def divergence(p_NK: Tensor, q_NK: Tensor) -> Tensor:
+def kl_divergence(p_NK: Tensor, q_NK: Tensor) -> Tensor:
     """Mean Kullback-Leibler divergence KL(p || q)."""
     return (p_NK * (_log(p_NK) - _log(q_NK))).sum(1).mean()
 

@@ -15,7 +15,7 @@ from histoloom.clustering.infomax import (
     Heads,
     Network,
     conditional_entropy,
-    divergence,
+    kl_divergence,
     marginal_entropy,
     mutual_information,
     probabilities,
@@ -61,7 +61,7 @@ class InfoMaxLoss:
         losses, informations, agreements = [], [], []
         for p_2BK in both.values():
             first_BK, second_BK = p_2BK.chunk(2)
-            consistency = 0.5 * (divergence(first_BK, second_BK) + divergence(second_BK, first_BK))
+            consistency = 0.5 * (kl_divergence(first_BK, second_BK) + kl_divergence(second_BK, first_BK))
             rim = rim_loss(p_2BK, marginal_weight=marginal_weight(self.config, progress=context.progress))
             losses.append(rim + self.config.consistency_weight * consistency)
             informations.append(mutual_information(p_2BK) / torch.tensor(float(p_2BK.shape[1])).log())

@@ -26,7 +26,7 @@ from histoloom.clustering import stage as clusters_stage
 from histoloom.clustering.clusterer import Architecture, Clusterer, SweepClusterer, build
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.clustering.features.bank import Bank
-from histoloom.clustering.infomax import conditional_entropy, divergence, marginal_entropy
+from histoloom.clustering.infomax import conditional_entropy, kl_divergence, marginal_entropy
 from histoloom.config import Config, JointConfig
 from histoloom.diffusion.generation.generator import Generator
 from histoloom.diffusion.model.conditions import Conditions
@@ -102,7 +102,7 @@ class JointLoss:
         metrics |= {
             "marginal_entropy": marginal_entropy(p_Bk),
             "conditional_entropy": conditional_entropy(p_Bk),
-            "consistency": divergence(p_Bk, q_Bk),
+            "consistency": kl_divergence(p_Bk, q_Bk),
         }
         loss = loss - self.joint.marginal_weight * metrics["marginal_entropy"]
         loss = loss + self.joint.conditional_weight * metrics["conditional_entropy"]

@@ -267,7 +267,7 @@ def write_distribution(
     for k in samples.ks:
         distances = [
             f"{entry.metric} by {entry.extractor} {entry.value:.4g} (real against real {entry.floor:.4g})"
-            for entry in result.of(k=k)
+            for entry in result.select(k=k)
             if entry.metric in ("frechet", "fid", "kid")
         ]
         context.say(f"k = {k}: {', '.join(distances) or 'too few samples or real patches to compare distributions'}")

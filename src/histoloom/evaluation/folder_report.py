@@ -67,7 +67,7 @@ def write_audit(result: Originality, out: Path, *, pairs: tuple[np.ndarray, np.n
     for sample in result.samples:
         row = {"file": sample.file, "nearest": sample.nearest, "score": sample.score}
         row |= {"copy": sample.is_copy, "too_plain": sample.too_plain}
-        for extractor, match in sample.by.items():
+        for extractor, match in sample.by_extractor.items():
             row |= {f"{extractor} nearest": match.nearest, f"{extractor} distance": match.distance}
         rows.append(row)
     assert result.interval is not None, "an audit of folders is calibrated"

@@ -17,7 +17,7 @@ from histoloom.run.directory import read_json, write_json
 from histoloom.run.record import Record
 
 Interval = tuple[float, float]
-Comparison = Literal["synthetic_real", "real_real", "synthetic_other"]
+ComparisonKind = Literal["synthetic_real", "real_real", "synthetic_other"]
 Better = Literal["smaller", "larger"]
 
 
@@ -54,7 +54,7 @@ class SimilarityEntry(Record):
 
     k: int
     cluster: int | None
-    comparison: Comparison
+    comparison: ComparisonKind
     metric: str
     value: float
     interval: Interval
@@ -87,7 +87,7 @@ class Similarity(Record):
         write_json(folder / "similarity.json", [entry.as_json() for entry in self.entries])
         write_json(folder / "missing.json", dict(self.missing))
 
-    def of(self, *, k: int, cluster: int | None = None) -> list[SimilarityEntry]:
+    def select(self, *, k: int, cluster: int | None = None) -> list[SimilarityEntry]:
         """The entries of one cluster of ``k``, or of all of them together."""
         return [entry for entry in self.entries if (entry.k, entry.cluster) == (k, cluster)]
 
@@ -155,7 +155,7 @@ class Distribution(ResultFile):
     entries: tuple[DistributionEntry, ...]
     missing: Mapping[str, str] = {}
 
-    def of(self, *, k: int, cluster: int | None = None) -> list[DistributionEntry]:
+    def select(self, *, k: int, cluster: int | None = None) -> list[DistributionEntry]:
         """The entries of one cluster of ``k``, or of all of them together."""
         return [entry for entry in self.entries if (entry.k, entry.cluster) == (k, cluster)]
 
@@ -354,14 +354,14 @@ class AuditedSample(Record):
     score: float
     is_copy: bool = Field(alias="copy")
     too_plain: bool
-    by: Mapping[str, FeatureMatch] = {}
+    by_extractor: Mapping[str, FeatureMatch] = Field(default={}, alias="by")
 
 
 class Originality(CopyRates, ResultFile):
     """``originality.json`` of a run, ``audit.json`` of folders; ``samples``: the most suspicious first.
 
-    ``threshold``: a score above it counts as a copy; ``threshold_set_for`` is the false-alarm rate that it aims at.
-    ``slides``: how many held-out slides set the threshold and how many others tested it. ``too_plain`` and
+    ``threshold``: a score above it counts as a copy; ``target_false_alarm_rate`` is the rate for which it was set.
+    ``n_slides``: held-out slides that set the threshold, and others that tested it. ``too_plain`` and
     ``plain_half`` count samples of which a changed copy, or a copy of one half, might not be recognised. ``missing``:
     extractors of an audit of folders that could not be used, with the reason. ``version``: of the scores; thresholds of
     another version do not apply.
@@ -371,11 +371,11 @@ class Originality(CopyRates, ResultFile):
 
     version: int = 1
     n: int
-    threshold_set_for: float | None = None
+    target_false_alarm_rate: float | None = Field(default=None, alias="threshold_set_for")
     n_train: int = 0
     n_calibration: int = 0
     n_test: int
-    slides: tuple[int, int] = (0, 0)
+    n_slides: tuple[int, int] = Field(default=(0, 0), alias="slides")
     too_plain: int = 0
     plain_half: int = 0
     membership: Membership | None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from histoloom.evaluation.images import SampleFolder
 from histoloom.evaluation.pair_metrics import PairMetric, PairMetricSettings, Values, make_metrics, measure
-from histoloom.evaluation.results import Comparison, Similarity, SimilarityEntry
+from histoloom.evaluation.results import ComparisonKind, Similarity, SimilarityEntry
 from histoloom.evaluation.statistics import bootstrap_interval
 from histoloom.progress import meter
 from histoloom.run.directory import read_json, write_json

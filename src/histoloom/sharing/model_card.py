@@ -151,7 +151,7 @@ def _similarity(folder: Path, *, k: int) -> str:
         "| metric | comparison | value | 95 % interval | pairs | extractor |",
         "|---|---|---|---|---|---|",
     ]
-    for entry in similarity.of(k=k):
+    for entry in similarity.select(k=k):
         low, high = entry.interval
         lines.append(
             f"| {entry.metric} | {entry.comparison.replace('_', ' against ')} | {entry.value:.4f} "
@@ -163,7 +163,7 @@ def _similarity(folder: Path, *, k: int) -> str:
 def _distribution(folder: Path, *, k: int) -> str:
     """All samples against all real patches: distances, precision and recall, each with its floor."""
     distribution = Distribution.load(folder)
-    entries = [] if distribution is None else distribution.of(k=k)
+    entries = [] if distribution is None else distribution.select(k=k)
     if not entries:
         return ""
     first = entries[0]

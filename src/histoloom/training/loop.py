@@ -7,7 +7,7 @@ micro-batch of one process.
 
 Both ways of splitting a batch end with the weights of the undivided one, to rounding. Draws are made for the whole
 batch. A task whose loss is a statistic of the batch is not split into micro-batches, and gathers what it needs over
-processes (``distributed``). An objective may survey all micro-batches first. Only dropout draws other masks for other
+processes (``distributed``). An objective may compute statistics of all micro-batches first (``prepare``). Only dropout draws other masks for other
 splits.
 """
 
@@ -138,10 +138,10 @@ class _Loop:
             optimizer.zero_grad(set_to_none=True)
 
             with only_trains(self.task, objective):
-                # What a loss takes from the whole batch is surveyed first, where the batch comes in parts.
-                if objective.survey is not None and self.accumulate > 1:
+                # Statistics of the whole batch come first, if the batch is split into micro-batches.
+                if objective.prepare is not None and self.accumulate > 1:
                     with self.accelerator.autocast():
-                        objective.survey(batches, self._contexts(objective, scratches))
+                        objective.prepare(batches, self._contexts(objective, scratches))
                 for batch, context in zip(batches, self._contexts(objective, scratches), strict=True):
                     loss = self._loss(objective, batch, context)
                     self.accelerator.backward(loss / self.accumulate)

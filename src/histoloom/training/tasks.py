@@ -57,8 +57,8 @@ class StepContext:
 class Objective:
     """One optimizer's side of a training; ``loss`` gives a scalar and metrics (detached scalars) to log.
 
-    ``survey`` sees all of a process's micro-batches before the first ``loss``, where there are several: for what the
-    loss takes from the whole batch. It leaves its result in the contexts' scratch. ``betas`` are Adam's and AdamW's;
+    ``prepare`` gets all micro-batches of a process before the first ``loss`` of a step, if there are several: it computes
+    what the loss needs from the whole batch, and leaves its result in the contexts' scratch. ``betas`` are Adam's and AdamW's;
     None: the training's.
     ``lr_setting``: where its learning rate is in a run's configuration; empty: in the phases of the task's training.
     ``rates``: parameters, by the end of their name, with a learning rate so many times the phase's and no decay.
@@ -69,7 +69,7 @@ class Objective:
     loss: Callable[[Batch, StepContext], tuple[Tensor, dict[str, Tensor]]]
     phases: tuple[Phase, ...]
     starts_at: int = 0
-    survey: Callable[[Sequence[Batch], Sequence[StepContext]], None] | None = None
+    prepare: Callable[[Sequence[Batch], Sequence[StepContext]], None] | None = None
     betas: tuple[float, float] | None = None
     lr_setting: str = ""
     rates: Mapping[str, float] = field(default_factory=dict)

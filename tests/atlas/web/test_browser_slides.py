@@ -77,16 +77,18 @@ def middle(page: Page) -> tuple[float, float]:
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
-def settled(page: Page, wanted: Callable[[tuple[float, float, float]], bool]) -> tuple[float, float, float]:
-    """Where the viewer looks, once it looks where it should; waits for what moves by and by."""
+def wait_for_view(page: Page, wanted: Callable[[tuple[float, float, float]], bool]) -> tuple[float, float, float]:
+    """Wait until ``wanted`` accepts the centre and zoom of the viewer, which may move in an animation; return them."""
     for _ in range(100):
         if wanted(place(page)):
             return place(page)
         page.wait_for_timeout(30)
-    pytest.fail(f"the viewer looks at {place(page)}")
+    pytest.fail(f"the viewer stopped at {place(page)}")
 
 
-def test_it_shows_the_slides_own_pixels(page: Page, larger: tuple[Run, str], fields: dict[str, np.ndarray]) -> None:
+def test_the_viewer_shows_the_slides_own_pixels(
+    page: Page, larger: tuple[Run, str], fields: dict[str, np.ndarray]
+) -> None:
     opened(page, f"{larger[1]}/slides/slide-0#805,645,2")
     page.get_by_label("Clusters of patches").uncheck()
     assert np.abs(np.array(colour_in_the_middle(page)) - fields["slide-0"][64, 80]).max() <= 12
@@ -108,12 +110,12 @@ def test_the_wheel_zooms_about_the_mouse(page: Page, larger: tuple[Run, str]) ->
     x, y = middle(page)
     page.mouse.move(x + 100, y - 50)
     page.mouse.wheel(0, -200)
-    across, down, zoom = settled(page, lambda found: found[2] > 1)
+    across, down, zoom = wait_for_view(page, lambda found: found[2] > 1)
     # The place under the mouse was (900, 590), and still is.
     assert across + 100 / zoom == pytest.approx(900, abs=1.5)
     assert down - 50 / zoom == pytest.approx(590, abs=1.5)
     page.mouse.wheel(0, 200)
-    settled(page, lambda found: found == (800, 640, 1))
+    wait_for_view(page, lambda found: found == (800, 640, 1))
 
 
 def test_keys_move_and_zoom_and_open(visit: Visit, larger: tuple[Run, str]) -> None:
@@ -126,14 +128,14 @@ def test_keys_move_and_zoom_and_open(visit: Visit, larger: tuple[Run, str]) -> N
         viewer = page.get_by_role("application", name="Slide slide-0")
         viewer.focus()
         page.keyboard.press("ArrowRight")
-        moved = settled(page, lambda found: found[0] > x)
+        moved = wait_for_view(page, lambda found: found[0] > x)
         assert moved[1:] == (y, 2)
         page.keyboard.press("ArrowLeft")
-        settled(page, lambda found: found == (x, y, 2))
+        wait_for_view(page, lambda found: found == (x, y, 2))
         page.keyboard.press("-")
-        settled(page, lambda found: found[2] == 1.25)
+        wait_for_view(page, lambda found: found[2] == 1.25)
         page.keyboard.press("+")
-        settled(page, lambda found: found[2] == 2)
+        wait_for_view(page, lambda found: found[2] == 2)
         expect(page.locator("#live")).to_contain_text("in the middle")
         page.keyboard.press("Enter")
         page.wait_for_url(re.compile(rf"/clusters/2/{labels[first.patch_id]}$"))
@@ -153,16 +155,16 @@ def test_a_click_on_a_patch_opens_its_cluster(page: Page, larger: tuple[Run, str
     page.wait_for_url(re.compile(rf"/clusters/4/{labels[last.patch_id]}$"))
 
 
-def test_an_address_leads_to_a_patch_and_frames_it(page: Page, larger: tuple[Run, str]) -> None:
+def test_an_address_with_a_patch_shows_that_patch_in_a_frame(page: Page, larger: tuple[Run, str]) -> None:
     index = pd.read_parquet(larger[0].folder("patches") / "index.parquet").query("slide_id == 'slide-0'")
     x, y = int(index.iloc[3].x), int(index.iloc[3].y)
     opened(page, f"{larger[1]}/slides/slide-0?patch={x},{y}")
-    *_, zoom = settled(page, lambda found: found[:2] == (x + SIDE / 2, y + SIDE / 2))
+    *_, zoom = wait_for_view(page, lambda found: found[:2] == (x + SIDE / 2, y + SIDE / 2))
     page.get_by_label("Clusters of patches").uncheck()
     assert colour_in_the_middle(page, left=SIDE / 2 * zoom) == [0x0B, 0x5C, 0xAD]
     assert colour_in_the_middle(page) != [0x0B, 0x5C, 0xAD]
     opened(page, f"{larger[1]}/slides/slide-0?patch={x},{y}#805,645,2")
-    assert place(page) == (805, 645, 2), "an address that says where to look is followed"
+    assert place(page) == (805, 645, 2), "a centre and zoom in the address have priority"
     opened(page, f"{larger[1]}/slides/slide-0?patch=bone#805,645,2")
     assert place(page) == (805, 645, 2)
 
@@ -201,30 +203,30 @@ def test_another_k_keeps_the_place(page: Page, larger: tuple[Run, str]) -> None:
     assert place(page) == (700, 600, 0.75)
 
 
-def test_requests_for_what_is_not_seen_any_more_are_cancelled(page: Page, larger: tuple[Run, str]) -> None:
+def test_requests_for_tiles_out_of_view_are_cancelled(page: Page, larger: tuple[Run, str]) -> None:
     opened(page, f"{larger[1]}/slides/slide-0#100,100,4")
     cancelled: list[str] = []
     held: list[Route] = []
     hold = True
-    page.on("requestfailed", lambda asked: cancelled.append(asked.url))
+    page.on("requestfailed", lambda request: cancelled.append(request.url))
     page.route("**/tiles/**", lambda route: held.append(route) if hold else route.continue_())
     page.evaluate("() => (location.hash = '#1500,1200,4')")
-    settled(page, lambda found: found == (1500, 1200, 4))
+    wait_for_view(page, lambda found: found == (1500, 1200, 4))
     for _ in range(100):
         page.wait_for_timeout(30)
         if held:
             break
-    asked = [route.request.url for route in held]
-    assert any("/tiles/0/5/4.jpg" in url for url in asked)
+    held_urls = [route.request.url for route in held]
+    assert any("/tiles/0/5/4.jpg" in url for url in held_urls)
     hold = False
     page.evaluate("() => (location.hash = '#800,640,0.5')")
-    settled(page, lambda found: found == (800, 640, 0.5))
+    wait_for_view(page, lambda found: found == (800, 640, 0.5))
     page.wait_for_selector('#viewer[data-sharp="true"]')
     for _ in range(100):
-        if len(cancelled) >= len(asked):
+        if len(cancelled) >= len(held_urls):
             break
         page.wait_for_timeout(30)
-    assert sorted(cancelled) == sorted(asked)
+    assert sorted(cancelled) == sorted(held_urls)
 
 
 def test_a_slide_that_moved_is_shown_as_its_thumbnail(page: Page, own_address: str, finished: Run) -> None:
@@ -240,7 +242,7 @@ def test_a_slide_that_moved_is_shown_as_its_thumbnail(page: Page, own_address: s
 
 @pytest.mark.parametrize("width", [1024, 1600, 2560])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_stands_over(visit: Visit, address: str, width: int, scheme: str) -> None:
+def test_the_page_does_not_overflow(visit: Visit, address: str, width: int, scheme: str) -> None:
     with visit(viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
         for path in ("/slides", "/slides/slide-1"):
             page.goto(f"{address}{path}")
@@ -261,6 +263,6 @@ def test_two_fingers_zoom(visit: Visit, larger: tuple[Run, str]) -> None:
         for apart in (60, 75, 90, 100):
             touch("touchMove", -apart, apart)
         touch("touchEnd")
-        across, down, zoom = settled(page, lambda found: found[2] > 1.5)
+        across, down, zoom = wait_for_view(page, lambda found: found[2] > 1.5)
         assert zoom == pytest.approx(2, rel=0.02)
         assert (across, down) == pytest.approx((800, 640), abs=3)

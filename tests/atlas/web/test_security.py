@@ -19,7 +19,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from histoloom.atlas.web.app import create_app
 from histoloom.atlas.web.errors import Conflict
-from histoloom.atlas.web.security import HEADERS, MAX_BODY, Access, address
+from histoloom.atlas.web.security import MAX_BODY, SECURITY_HEADERS, Access, browser_url
 from histoloom.atlas.web.serve import listening
 from histoloom.errors import UserError
 from histoloom.run.directory import Run
@@ -110,7 +110,7 @@ def test_only_the_atlas_itself_may_change_something(notes: TestClient, headers: 
 )
 def test_only_json_is_taken(notes: TestClient, kind: str) -> None:
     answered = notes.post("/api/notes", content=b'{"text": "a"}', headers={"Content-Type": kind})
-    assert (answered.status_code, answered.json()) == (415, {"detail": "only application/json is taken"})
+    assert (answered.status_code, answered.json()) == (415, {"detail": "only application/json is accepted"})
 
 
 def test_a_large_request_is_turned_away(notes: TestClient) -> None:
@@ -157,9 +157,9 @@ def test_errors_are_one_line_and_do_not_leak(notes: TestClient) -> None:
     torn = notes.post("/api/notes", content=b"{", headers={"Content-Type": "application/json"})
     assert (torn.status_code, torn.text.count("\n")) == (422, 0)
     for answered in (broken, wrong, torn):
-        assert HEADERS.items() <= dict(answered.headers).items() or {k.lower() for k in HEADERS} <= set(
-            answered.headers
-        )
+        assert SECURITY_HEADERS.items() <= dict(answered.headers).items() or {
+            k.lower() for k in SECURITY_HEADERS
+        } <= set(answered.headers)
 
 
 def test_half_a_pair_is_no_server_error(notes: TestClient) -> None:
@@ -173,7 +173,7 @@ def test_half_a_pair_is_no_server_error(notes: TestClient) -> None:
 @pytest.mark.parametrize("path", ["/", "/api/map", "/static/common.js", "/nothing", "/clusters/2/0", "/openapi.json"])
 def test_every_answer_has_the_headers(client: TestClient, path: str) -> None:
     answered = client.get(path)
-    assert {name: answered.headers[name] for name in HEADERS} == HEADERS
+    assert {name: answered.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
     assert "server" not in answered.headers
     assert "access-control-allow-origin" not in answered.headers
 
@@ -272,13 +272,13 @@ def test_a_port_in_use_is_one_line() -> None:
 
 
 def test_addresses_can_be_typed() -> None:
-    assert address(Access(), port=8765) == "http://127.0.0.1:8765/"
-    assert address(Access("::1", TOKEN), port=80) == f"http://[::1]:80/?token={TOKEN}"
+    assert browser_url(Access(), port=8765) == "http://127.0.0.1:8765/"
+    assert browser_url(Access("::1", TOKEN), port=80) == f"http://[::1]:80/?token={TOKEN}"
     everywhere = Access("0.0.0.0", TOKEN)
-    found = re.fullmatch(rf"http://([\d.]+):80/\?token={TOKEN}", address(everywhere, port=80))
+    found = re.fullmatch(rf"http://([\d.]+):80/\?token={TOKEN}", browser_url(everywhere, port=80))
     assert found
     assert found[1] != "0.0.0.0"
-    assert everywhere.addressed(found[1])
+    assert everywhere.accepts_host(found[1])
 
 
 def test_a_web_socket_is_closed(client: TestClient) -> None:

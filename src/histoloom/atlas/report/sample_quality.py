@@ -81,7 +81,7 @@ class RecognitionLine:
 
 def similarity_rows(similarity: Similarity, *, k: int, cluster: int | None) -> list[SimilarityRow]:
     """SSIM, MS-SSIM and LPIPS of one cluster, or of all clusters of ``k`` together where ``cluster`` is None."""
-    entries = {(entry.metric, entry.comparison): entry for entry in similarity.of(k=k, cluster=cluster)}
+    entries = {(entry.metric, entry.comparison): entry for entry in similarity.select(k=k, cluster=cluster)}
     rows = []
     for metric, title in METRIC_TITLES.items():
         synthetic, floor = entries.get((metric, "synthetic_real")), entries.get((metric, "real_real"))
@@ -114,7 +114,7 @@ def distribution_table(distribution: Distribution | None, *, k: int, cluster: in
     """
     if distribution is None:
         return DistributionTable((), ())
-    entries = distribution.of(k=k, cluster=cluster)
+    entries = distribution.select(k=k, cluster=cluster)
     rows = [
         DistributionRow(
             title, EXTRACTOR_TITLES.get(entry.extractor, entry.extractor), entry, distribution_reading(entry)

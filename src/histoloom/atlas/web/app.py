@@ -20,8 +20,8 @@ from histoloom.atlas.web import (
     reading,
     slides,
 )
-from histoloom.atlas.web.errors import add_error_handlers, failed
-from histoloom.atlas.web.pages import Entry
+from histoloom.atlas.web.errors import add_error_handlers, internal_error
+from histoloom.atlas.web.pages import NavigationEntry
 from histoloom.atlas.web.run_view import RunView
 from histoloom.atlas.web.security import Access, Guard
 
@@ -40,14 +40,14 @@ ROUTERS: tuple[APIRouter, ...] = (
 )
 """The routes of every part."""
 
-NAVIGATION: tuple[Entry, ...] = (
-    Entry("/", "Clusters", also=("/clusters",)),
-    Entry("/slides", "Slides"),
-    Entry("/name", "Name"),
-    Entry("/map", "Map"),
-    Entry("/flow", "Splits and merges"),
-    Entry("/draw", "Draw"),
-    Entry("/read", "Read blinded"),
+NAVIGATION: tuple[NavigationEntry, ...] = (
+    NavigationEntry("/", "Clusters", also=("/clusters",)),
+    NavigationEntry("/slides", "Slides"),
+    NavigationEntry("/name", "Name"),
+    NavigationEntry("/map", "Map"),
+    NavigationEntry("/flow", "Splits and merges"),
+    NavigationEntry("/draw", "Draw"),
+    NavigationEntry("/read", "Read blinded"),
 )
 """The pages, in the order in which a pathologist goes through them."""
 
@@ -61,7 +61,7 @@ def create_app(run: Path, *, access: Access) -> FastAPI:
         title="Histoloom atlas",
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
-        middleware=[Middleware(Guard, access=access, failed=failed)],
+        middleware=[Middleware(Guard, access=access, on_error=internal_error)],
     )
     app.state.view = view
     app.state.navigation = NAVIGATION

@@ -62,9 +62,9 @@ def start(request: Request, view: View, k: QueryK) -> HTMLResponse:
 
 
 @router.get("/clusters/{k}/colours.css", response_class=Response)
-def colour_sheet(view: View, k: PathK) -> Response:
+def colour_stylesheet(view: View, k: PathK) -> Response:
     """The colour of each cluster as ``--c`` of the class ``c{cluster}``."""
-    return routing.colour_sheet(view.colours(k), prefix="c")
+    return routing.colour_stylesheet(view.colours(k), prefix="c")
 
 
 @router.get("/clusters/{k}/{cluster}", response_class=HTMLResponse)

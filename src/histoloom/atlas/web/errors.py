@@ -43,7 +43,7 @@ def error_response(request: Request, *, status: int, line: str) -> Response:
     return render(request, "error.html", status=status, line=text)
 
 
-def failed(request: Request) -> Response:
+def internal_error(request: Request) -> Response:
     """The response to an unexpected error of the application; the server's log has the error itself."""
     return error_response(request, status=500, line="something went wrong here; the terminal says more")
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from histoloom.atlas.web.errors import NotFound
-from histoloom.atlas.web.routing import cached
+from histoloom.atlas.web.routing import cached_response
 
 router = APIRouter(tags=["pages"])
 
@@ -26,7 +26,7 @@ def static(name: str, request: Request) -> Response:
         raise NotFound("there is no such file")
     made_from = [hashlib.sha256(content).hexdigest()]
     media_type = _TYPES[PurePath(name).suffix]
-    return cached(request, made_from=made_from, final=False, media_type=media_type, make=lambda: content)
+    return cached_response(request, made_from=made_from, immutable=False, media_type=media_type, make=lambda: content)
 
 
 @cache

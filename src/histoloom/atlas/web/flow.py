@@ -25,9 +25,9 @@ def flow_page(request: Request, view: View, k: QueryK) -> HTMLResponse:
     """The picture, with colours of the clusters at k, and every step in words."""
     first_column = max(0, min(view.ks.index(k) - COLUMNS // 2, len(view.ks) - COLUMNS))
     shown = view.ks[first_column : first_column + COLUMNS]
-    picture = view.kept(
+    picture = view.cached(
         ("flow", k),
-        of=["patches/artifact.json", "clusters/artifact.json"],
+        depends_on=["patches/artifact.json", "clusters/artifact.json"],
         make=lambda: flow([view.clusters(other) for other in shown], focus=k),
     )
     return render(

@@ -135,7 +135,7 @@ class Deleted(BaseModel):
 
 def queue_of(view: View) -> JobQueue:
     """The run's queue, made when it is first needed."""
-    return view.kept("jobs", of=[], make=lambda: JobQueue(view.path))
+    return view.cached("jobs", depends_on=[], make=lambda: JobQueue(view.path))
 
 
 Queue = Annotated[JobQueue, Depends(queue_of)]
@@ -228,7 +228,7 @@ def nearest(view: View, queue: Queue, job_id: JobId, number: Number) -> Nearest:
 
     with errors_as_http():
         image = read_picture(queue.file(job_id, number), size=view.table.size).image_HW3
-    training = view.kept("training patches", of=[], make=lambda: TrainingPatches(view.path))
+    training = view.cached("training patches", depends_on=[], make=lambda: TrainingPatches(view.path))
     match = training.nearest(image)
     if match is None:
         return Nearest(patch_id=None)

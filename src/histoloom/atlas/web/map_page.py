@@ -1,4 +1,4 @@
-"""The 2-D map of patches: similar patches lie together. It is data for a canvas, and a table in words."""
+"""The 2-D map of patches: similar patches lie together. The page draws it on a canvas and describes it in a table."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class PlacedPatches:
 
 @dataclass(frozen=True)
 class ClusterOnMap:
-    """A cluster in the table below the map, and its most central patch on the first map."""
+    """A row of the table below the map: a cluster, and its most central patch on the first map."""
 
     row: NeighbourShares
-    central: str
+    central_patch_id: str
 
 
 class MapModel(BaseModel):
@@ -63,7 +63,7 @@ class MapModel(BaseModel):
 
 @router.get("/map", response_class=HTMLResponse, tags=["pages"])
 def map_page(request: Request, view: View, k: QueryK) -> HTMLResponse:
-    """The map, and the same in words."""
+    """The map, and a table that describes it for those who cannot see it."""
     placed = placed_patches(view)
     return render(
         request,
@@ -73,7 +73,7 @@ def map_page(request: Request, view: View, k: QueryK) -> HTMLResponse:
         titles={} if placed is None else {method: METHOD_TITLES[method] for method in placed.maps},
         n=0 if placed is None else len(placed.rows_N),
         features=FEATURE_TITLES[view.config.clusters.validity_features],
-        words=[] if placed is None else clusters_on_map(view, placed, k=k),
+        rows=[] if placed is None else clusters_on_map(view, placed, k=k),
         path=view.path,
     )
 
@@ -96,7 +96,7 @@ def points(view: View, k: QueryK) -> MapModel:
 
 
 def placed_patches(view: RunView) -> PlacedPatches | None:
-    """The report's ``embedding.json``; None where there is none, or where it is of other patches."""
+    """The report's ``embedding.json``; None if it does not exist, or if it is of other patches."""
 
     def read() -> PlacedPatches | None:
         embedding = Embedding.load(view.run.folder("report") / "embedding.json")
@@ -108,7 +108,7 @@ def placed_patches(view: RunView) -> PlacedPatches | None:
         maps = {method: embedding.maps[method] for method in _METHODS if method in embedding.maps}
         return PlacedPatches(rows_N, maps, embedding.neighbours_Nn)
 
-    return view.kept("embedding", of=["report/artifact.json", "patches/artifact.json"], make=read)
+    return view.cached("embedding", depends_on=["report/artifact.json", "patches/artifact.json"], make=read)
 
 
 def clusters_on_map(view: RunView, placed: PlacedPatches, *, k: int) -> list[ClusterOnMap]:

@@ -108,7 +108,7 @@ def page(request: Request, view: View, k: QueryK) -> HTMLResponse:
 @router.get("/name/palette.css", response_class=Response, include_in_schema=False)
 def palette_sheet() -> Response:
     """The colours to choose from as ``--c`` of ``p{number}``."""
-    return routing.colour_sheet(map(hexadecimal, colours(PALETTE)), prefix="p")
+    return routing.colour_stylesheet(map(hexadecimal, colours(PALETTE)), prefix="p")
 
 
 @api.get("/table.csv", response_class=Response)
@@ -248,7 +248,7 @@ class SampleNames:
 
 
 def _refresh_sample_names(view: RunView) -> None:
-    view.kept("sample names", of=[], make=lambda: SampleNames(view.path)).schedule()
+    view.cached("sample names", depends_on=[], make=lambda: SampleNames(view.path)).schedule()
 
 
 def _names(view: RunView, *, k: int, rater: str) -> Names:
@@ -278,18 +278,18 @@ def _names(view: RunView, *, k: int, rater: str) -> Names:
         ],
         undo=bool(state.undoable(rater)),
         redo=bool(state.redoable(rater)),
-        suggestions=view.kept("suggestions", of=["clusters/artifact.json", "names.jsonl"], make=suggestions),
+        suggestions=view.cached("suggestions", depends_on=["clusters/artifact.json", "names.jsonl"], make=suggestions),
     )
 
 
 def _events(view: RunView) -> list[Event]:
-    journal = view.kept("journal", of=[], make=lambda: Journal(view.path))
-    return view.kept("names' events", of=["names.jsonl"], make=journal.events)
+    journal = view.cached("journal", depends_on=[], make=lambda: Journal(view.path))
+    return view.cached("names' events", depends_on=["names.jsonl"], make=journal.events)
 
 
 def _label_state(view: RunView, *, k: int) -> LabelState:
     make = lambda: LabelState(_events(view), k=k, clustering=clustering_of(view.path))  # noqa: E731
-    return view.kept(("label state", k), of=["clusters/artifact.json", "names.jsonl"], make=make)
+    return view.cached(("label state", k), depends_on=["clusters/artifact.json", "names.jsonl"], make=make)
 
 
 def _sizes(view: RunView) -> Sizes:
@@ -298,7 +298,7 @@ def _sizes(view: RunView) -> Sizes:
 
         return Clustering.open(view.run.require("clusters")).sizes
 
-    return view.kept("sizes", of=["clusters/artifact.json"], make=make)
+    return view.cached("sizes", depends_on=["clusters/artifact.json"], make=make)
 
 
 router.include_router(api)

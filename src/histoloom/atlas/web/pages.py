@@ -14,7 +14,7 @@ from histoloom.atlas.report.text import count
 
 
 @dataclass(frozen=True)
-class Entry:
+class NavigationEntry:
     """An entry of the navigation; it is current for its path and all below, or below one of ``also``."""
 
     path: str

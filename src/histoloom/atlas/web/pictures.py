@@ -16,7 +16,7 @@ from PIL import Image
 
 from histoloom.atlas.maps.overlay import cluster_overlay
 from histoloom.atlas.maps.palette import colours
-from histoloom.atlas.web.routing import ClusterNumber, PatchId, PathK, SampleId, SlideId, Version, View, cached
+from histoloom.atlas.web.routing import ClusterNumber, PatchId, PathK, SampleId, SlideId, Version, View, cached_response
 from histoloom.atlas.web.run_view import RunView
 
 router = APIRouter(prefix="/api", tags=["pictures"], default_response_class=Response)
@@ -96,7 +96,7 @@ def place(
 def _picture(request: Request, view: RunView, *, v: str, media_type: str, make: Callable[[], bytes]) -> Response:
     """A picture whose content depends on its address and on the run's version."""
     made_from = (view.version, request.url.path)
-    return cached(request, made_from=made_from, final=v == view.version, media_type=media_type, make=make)
+    return cached_response(request, made_from=made_from, immutable=v == view.version, media_type=media_type, make=make)
 
 
 def _encoded(image_HW3: np.ndarray, kind: str = "JPEG", *, quality: int = QUALITY, **options: int) -> bytes:

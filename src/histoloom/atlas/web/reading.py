@@ -145,7 +145,7 @@ def _readings(view: RunView) -> Iterator[Reading]:
     """The run's readings; plans, which never change, are read once."""
     for reading in readings(view.path):
         plan = f"{FOLDER}/{reading.id}/plan.json"
-        yield view.kept(("reading", reading.id), of=[plan], make=partial(Reading, reading.folder))
+        yield view.cached(("reading", reading.id), depends_on=[plan], make=partial(Reading, reading.folder))
 
 
 def session_of(view: View, session: SessionId) -> Session:
@@ -279,7 +279,7 @@ def result(view: View, session: ReaderSession) -> Outcome:
 
 
 def _handouts(view: RunView) -> Handouts:
-    return view.kept("handouts", of=[], make=Handouts)
+    return view.cached("handouts", depends_on=[], make=Handouts)
 
 
 def _info(reading: Reading) -> ReadingInfo:

@@ -55,23 +55,23 @@ def cluster_of_path(
 ClusterNumber = Annotated[int, Depends(cluster_of_path)]
 
 
-def cached(
-    request: Request, *, made_from: Iterable[object], final: bool, media_type: str, make: Callable[[], bytes]
+def cached_response(
+    request: Request, *, made_from: Iterable[object], immutable: bool, media_type: str, make: Callable[[], bytes]
 ) -> Response:
     """``make()``, or 304 where the browser has it. ``made_from`` identifies the content.
 
-    ``final``: the address names the content as well, so that the browser keeps it without asking again.
+    ``immutable``: the address names the content as well, so that the browser keeps it without asking again.
     """
     key = "\0".join(map(str, made_from)).encode("utf-8", "replace")
     etag = f'"{hashlib.sha256(key).hexdigest()[:24]}"'
-    lifetime = "private, max-age=31536000, immutable" if final else "private, no-cache"
+    lifetime = "private, max-age=31536000, immutable" if immutable else "private, no-cache"
     headers = {"ETag": etag, "Cache-Control": lifetime}
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers=headers)
     return Response(make(), media_type=media_type, headers=headers)
 
 
-def colour_sheet(colours: Iterable[str], *, prefix: str) -> Response:
+def colour_stylesheet(colours: Iterable[str], *, prefix: str) -> Response:
     """Colours as ``--c`` of the classes ``{prefix}0``, ``{prefix}1``, ...: the page itself may carry no styles."""
     lines = [f".{prefix}{number} {{ --c: {colour}; }}\n" for number, colour in enumerate(colours)]
     return Response("".join(lines), media_type="text/css", headers={"Cache-Control": "private, no-cache"})

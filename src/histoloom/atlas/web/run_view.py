@@ -41,64 +41,66 @@ class Sample:
 
 
 class RunView:
-    """A run directory, read only. Threads may share it; nothing is kept of a stage that was replaced."""
+    """A run directory, read only. Threads may share it; it forgets what it has read of a stage that is replaced."""
 
     def __init__(self, path: Path) -> None:
         self.run = Run.open(path)
         self.path = self.run.path
         self.title = path.resolve().name
-        self._kept: dict[Hashable, tuple[object, object]] = {}
+        self._cache: dict[Hashable, tuple[object, object]] = {}
         self._locks: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def kept(self, name: Hashable, *, of: Sequence[str], make: Callable[[], T]) -> T:
-        """``make()``, computed once for as long as the files ``of`` (relative to the run) stay as they are."""
+    def cached(self, name: Hashable, *, depends_on: Sequence[str], make: Callable[[], T]) -> T:
+        """``make()``, computed once for as long as the files ``depends_on`` (relative to the run) stay as they are."""
         with self._lock:
             lock = self._locks.setdefault(name, threading.Lock())
-        stamp = tuple(_stamp(self.path / file) for file in of)
-        entry = self._kept.get(name)
+        stamp = tuple(_stamp(self.path / file) for file in depends_on)
+        entry = self._cache.get(name)
         if entry is None or entry[0] != stamp:
             with lock:  # another thread may have made it by now
-                entry = self._kept.get(name)
+                entry = self._cache.get(name)
                 if entry is None or entry[0] != stamp:
                     try:
                         entry = (stamp, make())
                     except FileNotFoundError as error:
                         raise Conflict(f"{self.title} is being changed right now; try again in a moment") from error
-                    self._kept[name] = entry
+                    self._cache[name] = entry
         return entry[1]  # type: ignore[return-value]
 
     @property
     def config(self) -> Config:
         """The run's settings."""
-        return self.kept("config", of=[_CONFIG], make=lambda: load_config(self.path / _CONFIG))
+        return self.cached("config", depends_on=[_CONFIG], make=lambda: load_config(self.path / _CONFIG))
 
     @property
     def version(self) -> str:
         """Digits that change when patches or clusters do; part of pictures' addresses, so that these never change."""
-        return self.kept("version", of=[_PATCHES, _CLUSTERS], make=self._version)
+        return self.cached("version", depends_on=[_PATCHES, _CLUSTERS], make=self._version)
 
     @property
     def table(self) -> PatchTable:
         """All patches."""
-        return self.kept("table", of=[_PATCHES], make=lambda: PatchTable(self.run.require("patches")))
+        return self.cached("table", depends_on=[_PATCHES], make=lambda: PatchTable(self.run.require("patches")))
 
     @property
     def random_N(self) -> np.ndarray:
         """A permutation of all patches, int32 (N,); the same in every visit."""
-        return self.kept("random", of=[_PATCHES], make=self._random)
+        return self.cached("random", depends_on=[_PATCHES], make=self._random)
 
     @property
     def ks(self) -> tuple[int, ...]:
         """The sweep, rising."""
-        return self.kept("ks", of=[_CLUSTERS], make=self._ks)
+        return self.cached("ks", depends_on=[_CLUSTERS], make=self._ks)
 
     @property
     def chosen(self) -> int:
         """The k that is shown by default: the report's, or the clustering's decision."""
         if self.config.report.k:
             return self.config.report.k
-        return self.kept("decision", of=[_CLUSTERS], make=lambda: Decision.load(self.run.require("clusters"))).k
+        return self.cached(
+            "decision", depends_on=[_CLUSTERS], make=lambda: Decision.load(self.run.require("clusters"))
+        ).k
 
     def k_or_chosen(self, k: int | None) -> int:
         """``k``, or the chosen one; ``NotFound`` where it is not in the sweep."""
@@ -110,9 +112,9 @@ class RunView:
     def clusters(self, k: int) -> ClusterTable:
         """The clusters of ``k``; ``NotFound`` where it is not in the sweep."""
         self.k_or_chosen(k)
-        return self.kept(
+        return self.cached(
             ("clusters", k),
-            of=[_PATCHES, _CLUSTERS],
+            depends_on=[_PATCHES, _CLUSTERS],
             make=lambda: read_clusters(self.run.require("clusters"), table=self.table, k=k),
         )
 
@@ -127,7 +129,7 @@ class RunView:
 
     def labels(self, k: int) -> dict[int, Label]:
         """Name, colour and flag that count for each cluster of ``k``; the last two may be empty."""
-        return self.kept(("names", k), of=[_CLUSTERS, _NAMES], make=lambda: current_labels(self.path, k=k))
+        return self.cached(("names", k), depends_on=[_CLUSTERS, _NAMES], make=lambda: current_labels(self.path, k=k))
 
     def colours(self, k: int) -> list[str]:
         """The colour of each cluster of ``k`` as ``#rrggbb``: the expert's, else the palette's."""
@@ -149,20 +151,20 @@ class RunView:
 
     def overlap(self, k: int, other: int) -> np.ndarray:
         """How many patches each cluster of ``k`` shares with each of ``other``, int64 (k, other)."""
-        return self.kept(
+        return self.cached(
             ("overlap", k, other),
-            of=[_PATCHES, _CLUSTERS],
+            depends_on=[_PATCHES, _CLUSTERS],
             make=lambda: overlap(self.clusters(k), self.clusters(other)),
         )
 
     @property
     def samples(self) -> dict[str, Sample]:
         """The run's samples by id; empty where none were drawn."""
-        return self.kept("samples", of=_SAMPLES, make=self._samples)
+        return self.cached("samples", depends_on=_SAMPLES, make=self._samples)
 
     def samples_of(self, k: int, cluster: int) -> list[Sample]:
         """The samples of a cluster, in the order in which they were drawn."""
-        by_cluster = self.kept("samples by cluster", of=_SAMPLES, make=self._samples_by_cluster)
+        by_cluster = self.cached("samples by cluster", depends_on=_SAMPLES, make=self._samples_by_cluster)
         return by_cluster.get((k, cluster), [])
 
     def sample(self, sample_id: str) -> Sample:

@@ -1,8 +1,8 @@
-"""Who may ask what: checked before any of the application sees a request.
+"""Access control: every request is checked before the application sees it.
 
-The atlas has no accounts. On this computer it answers only requests that were addressed to this computer by name
-(against DNS rebinding) and whose origin is the atlas itself (against other pages in the same browser); on any other
-address it also wants a token with every request, pictures and files included.
+The atlas has no accounts. A request must name this computer in its header Host (against DNS rebinding). A request that changes
+something must come from the atlas's own pages (against other pages in the same browser). Where other computers can reach
+the atlas, every request also needs a token, those for pictures and files included.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from histoloom.errors import UserError
 MAX_BODY = 1_000_000
 """Bytes of a request's body."""
 
-HEADERS = {
+SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -42,41 +42,41 @@ HEADERS = {
 }
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-_ANY = frozenset({"0.0.0.0", "::"})
-_READING = frozenset({"GET", "HEAD", "OPTIONS"})
-_SECONDS = 30.0  # that a body may take to arrive
-_SHORTEST = 16  # characters of a token
+_ALL_INTERFACES = frozenset({"0.0.0.0", "::"})
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_BODY_TIMEOUT = 30.0  # seconds
+_MIN_TOKEN_LENGTH = 16
 
 
 @dataclass(frozen=True)
 class Access:
-    """Where the atlas listens and what it asks of a visitor; ``token`` is None only on this computer itself."""
+    """Where the atlas listens, and the token that each request needs; None only if it listens on this computer alone."""
 
     host: str = "127.0.0.1"
     token: str | None = None
 
     def __post_init__(self) -> None:
-        if self.token is None and not self.local:
+        if self.token is None and not self.is_local:
             raise UserError(
                 f"--host {self.host} lets other computers in, which needs a token: "
                 f"histoloom atlas RUN --host {self.host} --token {secrets.token_urlsafe(24)}"
             )
-        if self.token is not None and (len(self.token) < _SHORTEST or not self.token.isascii()):
+        if self.token is not None and (len(self.token) < _MIN_TOKEN_LENGTH or not self.token.isascii()):
             raise UserError(
-                f"the token must have at least {_SHORTEST} letters, digits or signs; "
+                f"the token must have at least {_MIN_TOKEN_LENGTH} letters, digits or signs; "
                 f"such as --token {secrets.token_urlsafe(24)}"
             )
 
     @property
-    def local(self) -> bool:
+    def is_local(self) -> bool:
         """Whether it listens on this computer alone."""
         return self.host in _LOOPBACK
 
-    def addressed(self, name: str) -> bool:
-        """Whether a request's Host names this place. Numbers cannot be rebound by a name server; names can."""
+    def accepts_host(self, name: str) -> bool:
+        """Whether ``name`` in the header Host is the atlas's. IP addresses cannot be rebound by a name server; names can."""
         if name in _LOOPBACK or name == self.host.lower():
             return True
-        if self.host not in _ANY:
+        if self.host not in _ALL_INTERFACES:
             return False
         try:
             ipaddress.ip_address(name)
@@ -85,16 +85,16 @@ class Access:
         return True
 
     @property
-    def cookie(self) -> str:
-        """The name of the cookie that stands for the token; several atlases on one computer keep theirs apart."""
+    def cookie_name(self) -> str:
+        """The name of the cookie that stands for the token; it differs between several atlases on one computer."""
         return f"histoloom-{_digest(self.token or '', 'name')[:8]}"
 
     @property
-    def secret(self) -> str:
-        """What the cookie holds: the token cannot be read from it."""
+    def cookie_value(self) -> str:
+        """A hash of the token, from which the token cannot be read."""
         return _digest(self.token or "", "secret")
 
-    def proven(self, headers: Headers) -> bool:
+    def is_authenticated(self, headers: Headers) -> bool:
         """Whether a request carries the token, as a cookie or as ``Authorization: Bearer``."""
         assert self.token is not None, "called only where there is one"
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
@@ -104,20 +104,20 @@ class Access:
         for line in headers.getlist("cookie"):
             with suppress(CookieError):
                 cookies |= {name: morsel.value for name, morsel in SimpleCookie(line).items()}
-        return _equal(cookies.get(self.cookie, ""), self.secret)
+        return _equal(cookies.get(self.cookie_name, ""), self.cookie_value)
 
 
 class Guard:
-    """ASGI middleware: Host, token, Origin, type and size of the body; and the headers of every answer."""
+    """ASGI middleware: Host, token, Origin, type and size of the body; and the headers of every response."""
 
-    def __init__(self, app: ASGIApp, *, access: Access, failed: Callable[[Request], Response]) -> None:
-        """``failed`` is the answer where the application fails unexpectedly; the error then goes on to the server."""
+    def __init__(self, app: ASGIApp, *, access: Access, on_error: Callable[[Request], Response]) -> None:
+        """``on_error`` makes the response to an unexpected error of the application, which the server then logs."""
         self.app = app
         self.access = access
-        self.failed = failed
+        self.on_error = on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or hand it on."""
+        """Refuse a request, redirect it, or pass it on to the application."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -128,7 +128,7 @@ class Guard:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in SECURITY_HEADERS.items():
                     answer[name] = value
                 answer.setdefault("Cache-Control", "no-store")
             await send(message)
@@ -139,30 +139,34 @@ class Guard:
         if refusal is not None:
             await _refuse(send_with_headers, *refusal)
         elif location is not None:
-            await _redirect(send_with_headers, location, cookie=f"{self.access.cookie}={self.access.secret}")
+            await _redirect(send_with_headers, location, cookie=f"{self.access.cookie_name}={self.access.cookie_value}")
         else:
             await self._pass_on(scope, receive, send_with_headers, headers=headers)
 
     def _refusal(self, scope: Scope, *, headers: Headers, has_token: bool) -> tuple[int, str] | None:
-        """The status and the line with which a request is refused, None where it is allowed."""
+        """Status and message if the request is refused; None if it is allowed."""
         hosts = headers.getlist("host")
-        if len(hosts) != 1 or not self.access.addressed(_host_name(hosts[0])):
+        if len(hosts) != 1 or not self.access.accepts_host(_host_name(hosts[0])):
             return 421, "this address is not the atlas's; open the one that the terminal shows"
-        if self.access.token is not None and not has_token and not self.access.proven(headers):
+        if self.access.token is not None and not has_token and not self.access.is_authenticated(headers):
             return 401, "a token is needed: open the whole address that the terminal shows"
-        if scope["method"] in _READING:
+        if scope["method"] in _SAFE_METHODS:
             return None
 
-        # Changes come from the atlas's own pages, or from no page at all (a program).
+        # Changes may come from the atlas's own pages, or from a program that is no browser.
         origin = headers.get("origin")
         if origin is None:
             is_own = headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
         else:
             is_own = origin.lower() in (f"http://{hosts[0].lower()}", f"https://{hosts[0].lower()}")
-        return None if is_own else (403, "another page asked for this; only the atlas itself may")
+        return (
+            None
+            if is_own
+            else (403, "this request comes from another page; only the atlas's own pages may change anything")
+        )
 
     def _location_without_token(self, scope: Scope) -> str | None:
-        """Where a page that is opened with the right token in its address is redirected to; None for other requests."""
+        """Where to redirect a page whose address has the correct token; None for other requests."""
         if self.access.token is None or scope["method"] != "GET":
             return None
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
@@ -176,19 +180,19 @@ class Guard:
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, *, headers: Headers) -> None:
         declared = headers.get("content-length", "0")
         if not declared.isdecimal() or len(declared) > 18 or int(declared) > MAX_BODY:
-            await _refuse(send, 413, f"the request is too large; at most {MAX_BODY:,} bytes are taken")
+            await _refuse(send, 413, f"the request is too large; at most {MAX_BODY:,} bytes are accepted")
             return
         try:
-            body = await asyncio.wait_for(_body(receive), _SECONDS)
+            body = await asyncio.wait_for(_body(receive), _BODY_TIMEOUT)
         except TimeoutError:
             await _refuse(send, 408, "the request did not arrive in time")
             return
         if body is None:
-            await _refuse(send, 413, f"the request is too large; at most {MAX_BODY:,} bytes are taken")
+            await _refuse(send, 413, f"the request is too large; at most {MAX_BODY:,} bytes are accepted")
             return
         content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if body and scope["method"] not in _READING and content_type != "application/json":
-            await _refuse(send, 415, "only application/json is taken")
+        if body and scope["method"] not in _SAFE_METHODS and content_type != "application/json":
+            await _refuse(send, 415, "only application/json is accepted")
             return
         if body and not _is_text(body):
             await _refuse(send, 422, "the request is not text in UTF-8")
@@ -215,12 +219,12 @@ class Guard:
             await self.app(scope, receive, sending)
         except Exception:
             if not started:
-                await self.failed(Request(scope))(scope, receive, send)
+                await self.on_error(Request(scope))(scope, receive, send)
             raise
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """The whole body, however it is cut into pieces; None where it is too large."""
+    """The whole body, read piece by piece; None if it is too large."""
     parts, size = [], 0
     while True:
         message = await receive()
@@ -247,7 +251,7 @@ async def _refuse(send: Send, status: int, line: str) -> None:
 
 
 async def _redirect(send: Send, location: str, *, cookie: str) -> None:
-    """Go on without the token in the address, so that neither history nor screenshots hold it."""
+    """Redirect to the address without the token, so that neither the browser's history nor a screenshot shows it."""
     headers = [
         (b"location", location.encode("latin-1", "replace")),
         (b"set-cookie", f"{cookie}; Path=/; HttpOnly; SameSite=Lax".encode()),
@@ -258,9 +262,9 @@ async def _redirect(send: Send, location: str, *, cookie: str) -> None:
 
 
 def _is_text(body: bytes) -> bool:
-    """Whether JSON holds only text that can be written again: half a surrogate pair cannot, escaped or not."""
+    """Whether all text in the JSON can be encoded as UTF-8; half of a surrogate pair cannot, escaped or not."""
     try:
-        if b"\0" in body:  # another encoding, which JSON's reader would guess
+        if b"\0" in body:  # UTF-16 or UTF-32, which the JSON parser would detect
             return False
         text = body.decode()
         if "\\u" in text:
@@ -268,12 +272,12 @@ def _is_text(body: bytes) -> bool:
     except UnicodeError:
         return False
     except (ValueError, RecursionError):
-        return True  # not JSON, which the application says better
+        return True  # not JSON: the application has a better message for that
     return True
 
 
 def _host_name(host: str) -> str:
-    """The name in a Host header, without its port and without brackets; empty where it makes no sense."""
+    """The name in a Host header, without its port and without brackets; empty if it is not valid."""
     try:
         parts = urlsplit(f"//{host}")
         return "" if "@" in host or parts.path or parts.query or parts.fragment else (parts.hostname or "")
@@ -285,15 +289,15 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(("histoloom", *parts)).encode()).hexdigest()
 
 
-def _equal(given: str, wanted: str) -> bool:
-    return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode())
+def _equal(value: str, expected: str) -> bool:
+    return hmac.compare_digest(value.encode("utf-8", "replace"), expected.encode())
 
 
-def address(access: Access, *, port: int) -> str:
-    """What to type into a browser; of an atlas that listens everywhere, the number under which others find it."""
+def browser_url(access: Access, *, port: int) -> str:
+    """The URL to open in a browser; if the atlas listens on all interfaces, with this computer's IP address."""
     host = access.host
-    if host in _ANY:
-        # This computer's number in its network; nothing is sent to find it. Loopback where there is no network.
+    if host in _ALL_INTERFACES:
+        # This computer's IP address in its network. Nothing is sent to find it. Loopback if there is no network.
         family, remote, host = socket.AF_INET, "192.0.2.1", "127.0.0.1"
         if ":" in access.host:
             family, remote, host = socket.AF_INET6, "2001:db8::1", "::1"

@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from histoloom.atlas.web.app import create_app
-from histoloom.atlas.web.security import Access, address
+from histoloom.atlas.web.security import Access, browser_url
 from histoloom.errors import UserError
 
 PORT = 8765
@@ -23,12 +23,12 @@ def serve(run: Path, *, access: Access, port: int, say: Callable[[str], None], o
     """Answer requests until Ctrl+C; ``say`` is given the address once it can be opened. ``UserError``."""
     app = create_app(run, access=access)
     with listening(access.host, port=port) as listener:
-        place = address(access, port=listener.getsockname()[1])
+        url = browser_url(access, port=listener.getsockname()[1])
         config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none")
-        say(place)
+        say(url)
         _warm(app)
         if open_browser:
-            threading.Timer(0.2, webbrowser.open, [place]).start()
+            threading.Timer(0.2, webbrowser.open, [url]).start()
         uvicorn.Server(config).run(sockets=[listener])
 
 

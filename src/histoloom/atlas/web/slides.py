@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from histoloom.atlas.browse.run_slides import NoSlide, RunSlides, SlideInfo, drawn_map, jpeg_settings
 from histoloom.atlas.web.errors import Conflict, NotFound
 from histoloom.atlas.web.pages import render
-from histoloom.atlas.web.routing import PageNumber, QueryK, SlideId, Version, View, cached
+from histoloom.atlas.web.routing import PageNumber, QueryK, SlideId, Version, View, cached_response
 from histoloom.atlas.web.run_view import RunView
 from histoloom.slides.entries import SlideError
 from histoloom.slides.readers.viewer import TILE, NoTile, SlideCache
@@ -28,11 +28,11 @@ from histoloom.slides.readers.viewer import TILE, NoTile, SlideCache
 router = APIRouter()
 
 PER_PAGE = 60
-_SMALL = 384  # px; the longer side of a picture in the list
+_SMALL_THUMBNAIL = 384  # px; the longer side of a picture in the list
 
 Index = Annotated[int, InPath(description="From 0.")]
 Coordinate = Annotated[float, Query(ge=-1e8, le=1e8, allow_inf_nan=False, description="Level-0 px.")]
-Text = Annotated[str, Query(max_length=200, description="Part of a slide's id, slide, patient or split.")]
+SearchText = Annotated[str, Query(max_length=200, description="Part of a slide's id, slide, patient or split.")]
 
 
 class LegendEntry(BaseModel):
@@ -47,8 +47,8 @@ class LegendEntry(BaseModel):
 class ViewerSlide(BaseModel):
     """What the viewer needs: geometry (level-0 px, ``mpp`` um/px), addresses of pictures, and the legend.
 
-    ``tiles`` has ``{level}``, ``{column}``, ``{row}`` to be filled in; it is empty where ``problem`` says why there
-    are none. ``thumbnail`` and ``map`` are empty where there is none.
+    ``tiles`` is a pattern with ``{level}``, ``{column}`` and ``{row}``; it is empty if the slide cannot be read, and
+    ``problem`` then says why. ``thumbnail`` and ``map`` are empty if there is none.
     """
 
     slide_id: str
@@ -76,22 +76,22 @@ class Segment:
 
 @dataclass(frozen=True)
 class SlideCard:
-    """A slide in the list; ``segments`` and ``most`` are the clusters of its patches, the largest first."""
+    """A slide in the list; ``segments`` and ``top_clusters`` are the clusters of its patches, the largest first."""
 
     info: SlideInfo
     has_thumbnail: bool
     segments: tuple[Segment, ...]
-    most: str
+    top_clusters: str
 
     @property
     def title(self) -> str:
-        """The slide's name; with its file's where a slide has several."""
+        """The slide's name; with the file's name if a slide has several files."""
         info = self.info
         return info.slide_id if info.slide_id.startswith(info.slide) else f"{info.slide}, {info.slide_id}"
 
     @property
     def size(self) -> str:
-        """In millimetres where the um/px are known, else in pixels; empty where neither is."""
+        """In millimetres if the um/px are known, else in pixels; empty if the size is unknown."""
         info = self.info
         if info.zoom is None:
             return ""
@@ -112,11 +112,11 @@ def errors_as_http() -> Iterator[None]:
 
 
 def slides_of(view: View) -> RunSlides:
-    """The run's slides. Their open files stay open when the stage is published again."""
-    cache = view.kept("open slides", of=(), make=SlideCache)
-    return view.kept(
+    """The run's slides. Its open slide files stay open when the stage ``patches`` is published again."""
+    cache = view.cached("open slides", depends_on=(), make=SlideCache)
+    return view.cached(
         "slides",
-        of=["patches/artifact.json"],
+        depends_on=["patches/artifact.json"],
         make=lambda: RunSlides(view.run.require("patches"), slide_cache=cache),
     )
 
@@ -135,7 +135,7 @@ Slide = Annotated[SlideInfo, Depends(slide_of)]
 
 @router.get("/slides", response_class=HTMLResponse, include_in_schema=False)
 def slides_page(
-    request: Request, view: View, slides: Slides, k: QueryK, page: PageNumber = 0, find: Text = ""
+    request: Request, view: View, slides: Slides, k: QueryK, page: PageNumber = 0, find: SearchText = ""
 ) -> HTMLResponse:
     """The list of slides, with the share of each cluster on them."""
     matches = slides.search(find)
@@ -172,8 +172,8 @@ def cards(view: RunView, shown: Sequence[SlideInfo], *, slides: RunSlides, k: in
             if sizes_K[cluster]:
                 segments.append(Segment(cluster, start, 100 * sizes_K[cluster] / sum(sizes_K)))
                 start += segments[-1].width
-        most = ", ".join(f"{names[one.cluster]} {one.width:.0f} %" for one in segments[:3])
-        result.append(SlideCard(info, slides.thumbnail(info.slide_id) is not None, tuple(segments), most))
+        top_clusters = ", ".join(f"{names[one.cluster]} {one.width:.0f} %" for one in segments[:3])
+        result.append(SlideCard(info, slides.thumbnail(info.slide_id) is not None, tuple(segments), top_clusters))
     return result
 
 
@@ -188,8 +188,8 @@ def slide_page(request: Request, view: View, slides: Slides, slide: Slide, k: Qu
         k=k,
         slide=slide,
         problem=slides.problem(slide.slide_id),
-        before=slide_ids[place - 1] if place else None,
-        after=slide_ids[place + 1] if place + 1 < len(slide_ids) else None,
+        previous=slide_ids[place - 1] if place else None,
+        following=slide_ids[place + 1] if place + 1 < len(slide_ids) else None,
         thumbnail=thumbnail_address(view, slides, slide),
     )
 
@@ -216,7 +216,7 @@ def viewer_slide(view: View, slides: Slides, slide: Slide, k: QueryK) -> ViewerS
         problem=problem,
         tiles=tiles,
         thumbnail=thumbnail_address(view, slides, slide),
-        map="" if map_of(view, slide, k=k) is None else f"{address}/map.png?k={k}&v={view.version}",
+        map="" if tissue_map_path(view, slide, k=k) is None else f"{address}/map.png?k={k}&v={view.version}",
         clusters=[LegendEntry(cluster=c, name=names[c], colour=colours[c], patches=int(sizes[c])) for c in range(k)],
     )
 
@@ -228,10 +228,10 @@ def tile(
     """A tile; level 0 is the slide itself, and each further level half of the one before."""
     with errors_as_http():
         identity = slides.identity(slide.slide_id)
-        return cached(
+        return cached_response(
             request,
             made_from=(identity, level, column, row, jpeg_settings()),
-            final=v == identity,
+            immutable=v == identity,
             media_type="image/jpeg",
             make=lambda: slides.tile(slide.slide_id, level=level, column=column, row=row),
         )
@@ -256,24 +256,28 @@ def thumbnail(
             return path.read_bytes()
         data = io.BytesIO()
         with Image.open(path) as image:
-            image.draft("RGB", (_SMALL, _SMALL))
-            image.thumbnail((_SMALL, _SMALL), Image.Resampling.LANCZOS, reducing_gap=2.0)
+            image.draft("RGB", (_SMALL_THUMBNAIL, _SMALL_THUMBNAIL))
+            image.thumbnail((_SMALL_THUMBNAIL, _SMALL_THUMBNAIL), Image.Resampling.LANCZOS, reducing_gap=2.0)
             image.convert("RGB").save(data, "JPEG", quality=85, subsampling=0)
         return data.getvalue()
 
     made_from = (view.version, slide.slide_id, size)
-    return cached(request, made_from=made_from, final=v == view.version, media_type="image/jpeg", make=make)
+    return cached_response(
+        request, made_from=made_from, immutable=v == view.version, media_type="image/jpeg", make=make
+    )
 
 
 @router.get("/api/slides/{slide_id}/map.png", tags=["slides"], response_class=Response)
 def tissue_map(request: Request, view: View, slide: Slide, k: QueryK, v: Version = "") -> Response:
     """The report's tissue map of the slide: its thumbnail with the clusters of a grid of patches over it."""
-    path = map_of(view, slide, k=k)
+    path = tissue_map_path(view, slide, k=k)
     if path is None:
         raise NotFound(f"the report has no tissue map of this slide at k = {k}; more: --set report.map_slides=N")
     made_from = (view.version, slide.slide_id, k, path.stat().st_mtime_ns)
-    final = v == view.version
-    return cached(request, made_from=made_from, final=final, media_type="image/png", make=path.read_bytes)
+    immutable = v == view.version
+    return cached_response(
+        request, made_from=made_from, immutable=immutable, media_type="image/png", make=path.read_bytes
+    )
 
 
 @router.get("/api/slides/{slide_id}/patches", tags=["slides"], response_class=Response)
@@ -288,8 +292,8 @@ def patches(
 ) -> Response:
     """The patches that touch a part of the slide (level-0 px), as lists of equal length.
 
-    ``{"x": [], "y": [], "extent": [], "cluster": [], "total": n}``; where they are more than can be shown, an even
-    selection of them.
+    ``{"x": [], "y": [], "extent": [], "cluster": [], "total": n}``; an even selection
+    if there are too many to show.
     """
     label_N, table = view.clusters(k).label_N, view.table
     inside = table.in_box(slide.slide_id, label_N=label_N, box=(left, top, right, bottom))
@@ -298,8 +302,8 @@ def patches(
     return Response(json.dumps(content | {"total": inside.total}), media_type="application/json")
 
 
-def map_of(view: RunView, slide: SlideInfo, *, k: int) -> Path | None:
-    """The report's tissue map of a slide; None unless it is of this k and of the present clusters."""
+def tissue_map_path(view: RunView, slide: SlideInfo, *, k: int) -> Path | None:
+    """The report's tissue map of a slide; None if it shows another k or earlier clusters."""
     artifact = view.run.artifact("clusters")
     clusters = artifact.fingerprint if artifact else ""
     return drawn_map(view.run.folder("report"), slide_id=slide.slide_id, k=k, clusters=clusters)

@@ -80,14 +80,14 @@ class VicregLoss:
         a_BE, b_BE = both.chunk(2)
         terms = {
             "invariance": F.mse_loss(a_BE, b_BE),
-            "variance": 0.5 * (spread_loss(a_BE) + spread_loss(b_BE)),
+            "variance": 0.5 * (variance_loss(a_BE) + variance_loss(b_BE)),
             "covariance": covariance_loss(a_BE) + covariance_loss(b_BE),
         }
         weights = {"invariance": self.config.invariance, "variance": self.config.variance, "covariance": 1.0}
         return torch.stack([weights[name] * terms[name] for name in terms]).sum(), terms
 
 
-def spread_loss(z_BE: Tensor) -> Tensor:
+def variance_loss(z_BE: Tensor) -> Tensor:
     """Mean over the dimensions of how far the deviation over the batch is below 1 (equation 1)."""
     return F.relu(1 - (z_BE.var(dim=0) + 1e-4).sqrt()).mean()
 

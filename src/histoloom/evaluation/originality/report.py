@@ -53,7 +53,7 @@ def audit_originality(
             score=float(audit.nearest.score_N[row]),
             is_copy=bool(audit.alarm_N[row]),
             too_plain=bool(audit.too_plain_N[row]),
-            by={
+            by_extractor={
                 one.extractor: FeatureMatch(
                     nearest=str(train_names[int(one.number_N[row])]),
                     distance=float(one.distance_N[row]),
@@ -69,11 +69,11 @@ def audit_originality(
         **dict(copy_rates(audit.copies, calibration)),
         version=VERSION,
         n=audit.copies.n,
-        threshold_set_for=calibration.rate if calibration else None,
+        target_false_alarm_rate=calibration.rate if calibration else None,
         n_train=audit.n_train,
         n_calibration=calibration.n if calibration else 0,
         n_test=calibration.tested.n if calibration else 0,
-        slides=calibration.slides if calibration else (0, 0),
+        n_slides=calibration.slides if calibration else (0, 0),
         too_plain=int(audit.too_plain_N.sum()),
         plain_half=int(audit.plain_half_N.sum()),
         membership=audit.membership,
