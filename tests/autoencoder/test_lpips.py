@@ -1,4 +1,7 @@
-"""LPIPS against its published values, torchmetrics' implementation and its own properties; how its weights are found, verified and downloaded."""
+"""LPIPS against its published values, torchmetrics' implementation and its own properties.
+
+How its weights are found, verified and downloaded.
+"""
 
 from __future__ import annotations
 

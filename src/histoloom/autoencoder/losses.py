@@ -204,9 +204,9 @@ class PyramidLoss(nn.Module):
     Commun. 31(4), 532) and a comparison of local contrast. It is no published metric and is never reported as one.
 
     Each band of the pyramid adds two terms: the mean absolute difference of the bands (edges in the wrong place) and,
-    ``texture_weight`` times, that of their local contrast, the mean absolute value of the band over 8 x 8 of its own pixels
-    (missing texture, wherever its grains lie). Under plain L1 a smooth grey is the best guess for an unpredictable
-    texture; with ``texture_weight`` at 1 a texture with other grains is the better guess.
+    ``texture_weight`` times, that of their local contrast, the mean absolute value of the band over 8 x 8 of its own
+    pixels (missing texture, wherever its grains lie). Under plain L1 a smooth grey is the best guess for an
+    unpredictable texture; with ``texture_weight`` at 1 a texture with other grains is the better guess.
     """
 
     BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)

@@ -99,8 +99,8 @@ def measure(context: StageContext, *, modules: Mapping[str, nn.Module], patches:
         if accuracy < MIN_DISCRIMINATOR_ACCURACY:
             context.say(
                 f"the discriminator recognises the real image in only {accuracy:.0%} of pairs of image and "
-                "reconstruction (50% is chance): it is too weak to sharpen the reconstructions; raise autoencoder.adversarial.lr, "
-                "or train without it: autoencoder.adversarial.weight=0"
+                "reconstruction (50% is chance): it is too weak to sharpen the reconstructions; raise "
+                "autoencoder.adversarial.lr, or train without it: autoencoder.adversarial.weight=0"
             )
 
     mse_N = np.square(originals_NHWC.astype(np.float64) - reconstructions_NHWC).mean(axis=(1, 2, 3))

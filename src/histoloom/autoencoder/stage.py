@@ -97,7 +97,7 @@ def make_task(config: AutoencoderConfig, *, seed: int, n: int) -> Task:
 
 
 def make_objectives(losses: VQGANLosses, *, n: int) -> tuple[Objective, ...]:
-    """What is minimised on ``n`` patches: the autoencoder's loss, and the discriminator's from the point at which it joins."""
+    """What is minimised on ``n`` patches: the autoencoder's loss, and the discriminator's once it has joined."""
     config = losses.config
     objectives = [
         Objective(

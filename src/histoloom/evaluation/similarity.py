@@ -123,7 +123,7 @@ class PairSet:
     """
 
     cluster: int
-    comparison: Comparison
+    comparison: ComparisonKind
     pairs: Pairs
     real_split: Split
     same_slide: bool = False
@@ -139,7 +139,7 @@ def pair_sets(
         rows, split = patches.real_side(own)
         other_rows, other_split = patches.real_side(~own)
 
-        def rng(comparison: Comparison, cluster: int = cluster) -> np.random.Generator:
+        def rng(comparison: ComparisonKind, cluster: int = cluster) -> np.random.Generator:
             return numpy_generator(seed, "evaluation", "pairs", k, cluster, comparison)
 
         with_own = _row_pairs(synthetic, rows, count=count, rng=rng("synthetic_real"))
@@ -174,7 +174,7 @@ def similarity_entries(
     ``values`` are those of the ``sets``, by metric.
     """
     measured = list(zip(sets, values, strict=True))
-    groups: list[tuple[int | None, Comparison, list[tuple[PairSet, Mapping[str, Values]]]]] = [
+    groups: list[tuple[int | None, ComparisonKind, list[tuple[PairSet, Mapping[str, Values]]]]] = [
         (pair_set.cluster, pair_set.comparison, [(pair_set, by_metric)]) for pair_set, by_metric in measured
     ]
     for comparison in dict.fromkeys(pair_set.comparison for pair_set in sets):

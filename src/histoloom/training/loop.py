@@ -7,8 +7,8 @@ micro-batch of one process.
 
 Both ways of splitting a batch end with the weights of the undivided one, to rounding. Draws are made for the whole
 batch. A task whose loss is a statistic of the batch is not split into micro-batches, and gathers what it needs over
-processes (``distributed``). An objective may compute statistics of all micro-batches first (``prepare``). Only dropout draws other masks for other
-splits.
+processes (``distributed``). An objective may compute statistics of all micro-batches first (``prepare``). Only dropout
+draws other masks for other splits.
 """
 
 from __future__ import annotations

@@ -57,9 +57,9 @@ class StepContext:
 class Objective:
     """One optimizer's side of a training; ``loss`` gives a scalar and metrics (detached scalars) to log.
 
-    ``prepare`` gets all micro-batches of a process before the first ``loss`` of a step, if there are several: it computes
-    what the loss needs from the whole batch, and leaves its result in the contexts' scratch. ``betas`` are Adam's and AdamW's;
-    None: the training's.
+    ``prepare`` gets all micro-batches of a process before the first ``loss`` of a step, if there are several: it
+    computes what the loss needs from the whole batch, and leaves its result in the contexts' scratch. ``betas`` are
+    Adam's and AdamW's; None: the training's.
     ``lr_setting``: where its learning rate is in a run's configuration; empty: in the phases of the task's training.
     ``rates``: parameters, by the end of their name, with a learning rate so many times the phase's and no decay.
     """

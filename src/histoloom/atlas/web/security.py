@@ -1,8 +1,8 @@
 """Access control: every request is checked before the application sees it.
 
-The atlas has no accounts. A request must name this computer in its header Host (against DNS rebinding). A request that changes
-something must come from the atlas's own pages (against other pages in the same browser). Where other computers can reach
-the atlas, every request also needs a token, those for pictures and files included.
+The atlas has no accounts. A request must name this computer in its header Host (against DNS rebinding). A request that
+changes something must come from the atlas's own pages (against other pages in the same browser). Where other computers
+can reach the atlas, every request also needs a token, those for pictures and files included.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _MIN_TOKEN_LENGTH = 16
 
 @dataclass(frozen=True)
 class Access:
-    """Where the atlas listens, and the token that each request needs; None only if it listens on this computer alone."""
+    """Where the atlas listens, and the token that each request needs; None only if it listens on this computer."""
 
     host: str = "127.0.0.1"
     token: str | None = None
@@ -73,7 +73,7 @@ class Access:
         return self.host in _LOOPBACK
 
     def accepts_host(self, name: str) -> bool:
-        """Whether ``name`` in the header Host is the atlas's. IP addresses cannot be rebound by a name server; names can."""
+        """Whether ``name`` in the header Host is the atlas's. A name server can rebind names, not IP addresses."""
         if name in _LOOPBACK or name == self.host.lower():
             return True
         if self.host not in _ALL_INTERFACES:
