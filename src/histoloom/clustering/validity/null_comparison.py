@@ -288,7 +288,7 @@ def _excess(name: str, real_S: np.ndarray, null_S: np.ndarray, *, share: float) 
         real_S, null_S = sign * real_S.mean(1), sign * null_S.mean(1)
         scale = float(null_S.std(ddof=1)) or 1.0
     else:
-        # In its own unit. Chance among data sets is taken from the null, whose every draw is another one.
+        # In its own unit. Each draw of the null is another data set, so the null gives the spread among data sets.
         chance, scale = float(null_S.var(ddof=1)), 1.0
     variance = share * chance + (float(real_S.var(ddof=1)) + float(null_S.var(ddof=1))) / draws
     half = float(student.ppf((1 + LEVEL) / 2, draws - 1)) * math.sqrt(variance)

@@ -70,7 +70,7 @@ def area_means(side: int, new_side: int) -> np.ndarray:
 
 
 def interpolation(side: int, new_side: int, places: np.ndarray) -> np.ndarray:
-    """Reads ``side`` pixels at fractional ``places`` (new_side,), linearly; the border's pixels go on outside."""
+    """Reads ``side`` pixels at fractional ``places`` (new_side,), linearly; outside, the border's pixels repeat."""
     places = np.clip(places, 0, side - 1)
     low = np.minimum(places.astype(int), side - 2)
     matrix = np.zeros((new_side, side), np.float32)
