@@ -17,6 +17,7 @@ import pytest
 import torch
 from skimage.data import immunohistochemistry
 from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics.functional.image import lpips as reference
 
 from histoloom.autoencoder import lpips
@@ -31,6 +32,7 @@ from histoloom.autoencoder.lpips import (
     find_weights,
     hub_hash,
     read_heads,
+    unit_length,
 )
 from histoloom.autoencoder.vqgan import to_float
 from histoloom.errors import UserError
@@ -141,6 +143,13 @@ def test_agrees_with_torchmetrics_on_the_same_trunk(trunk: Trunk, monkeypatch: p
     theirs = reference._LPIPS(pretrained=True, pnet_rand=True, net=trunk, use_dropout=True)
     x, y = noise(2, size=64, seed=0), noise(2, size=64, seed=1)
     assert torch.allclose(ours(x, y), theirs(x, y).flatten(), rtol=1e-5, atol=1e-8)
+
+
+def test_features_are_normalised_as_by_torch_along_channels() -> None:
+    """The paper's own code calls ``F.normalize``; its default axis is that of the channels."""
+    features_NCHW = torch.randn(2, 64, 5, 5, generator=torch.Generator().manual_seed(0)).relu()
+    features_NCHW[:, :, 0, 0] = 0  # nothing is active there
+    torch.testing.assert_close(unit_length(features_NCHW), F.normalize(features_NCHW))
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)

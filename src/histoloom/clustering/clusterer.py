@@ -39,22 +39,11 @@ class Architecture:
 
 
 class SweepClusterer(nn.Module):
-    """The paper's clusterer of latents (N, C, side, side), one for each k of the sweep."""
+    """The paper's clusterers of latents (N, C, side, side), one for each k of the sweep."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, networks: Mapping[int, nn.Module]) -> None:
         super().__init__()
-        self.networks = nn.ModuleDict(
-            {
-                str(k): paper.Clusterer(
-                    architecture.in_channels, channels=architecture.channels, k=k, side=architecture.side
-                )
-                for k in architecture.ks
-            }
-        )
-
-    def of(self, k: int) -> nn.Module:
-        """The network for ``k``."""
-        return self.networks[str(k)]
+        self.networks = nn.ModuleDict({str(k): network for k, network in networks.items()})
 
     def forward(self, z_NChw: Tensor) -> Heads:
         """Logits of every network, (N, k) by k."""
@@ -134,7 +123,13 @@ class Clusterer(nn.Module):
 def build(architecture: Architecture) -> Clusterer:
     """A clusterer with fresh weights."""
     if architecture.side:
-        return Clusterer(architecture, network=SweepClusterer(architecture))
+        networks = {k: build_for(k, architecture) for k in architecture.ks}
+        return Clusterer(architecture, network=SweepClusterer(networks))
     kind = VectorNet if architecture.vectors else InfoMaxNet
     network = kind(architecture.in_channels, channels=architecture.channels, ks=architecture.ks)
     return Clusterer(architecture, network=network)
+
+
+def build_for(k: int, architecture: Architecture) -> paper.Clusterer:
+    """The paper's network for ``k`` with fresh weights."""
+    return paper.Clusterer(architecture.in_channels, channels=architecture.channels, k=k, side=architecture.side)

@@ -19,11 +19,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from histoloom import paper
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.clustering import stage as clusters_stage
-from histoloom.clustering.clusterer import Architecture, Clusterer, SweepClusterer, build
+from histoloom.clustering.clusterer import Architecture, Clusterer, SweepClusterer, build_for
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.clustering.features.bank import Bank
 from histoloom.clustering.infomax import conditional_entropy, kl_divergence, marginal_entropy
@@ -151,30 +150,24 @@ def train_pairs(
     autoencoder = Autoencoder.load(context.inputs["autoencoder"]).to(device)
     space = fit_space(config, latents=latents)
     fill_3 = mean_colour(patches, rows=rows)
-    side = bank.shape[-1]
-    clusterer = build(Architecture(bank.shape[0], config.clusters.channels, config.clusters.k, side=side))
+    architecture = Architecture(bank.shape[0], config.clusters.channels, config.clusters.k, side=bank.shape[-1])
 
-    networks = clusterer.network
-    assert isinstance(networks, SweepClusterer), "one network for each k"
-
+    clusterers: dict[int, nn.Module] = {}
     out = distributed.shared_path(context.out)
     for k in config.clusters.k:
         part = out / f"restart-{restart}" / f"k{k}"
-        network = networks.of(k)
-        if distributed.shared((part / WEIGHTS).is_file()):
-            network.load_state_dict(load_file(part / WEIGHTS))
-            continue
         torch.manual_seed(derive(seed, "joint", "weights", k))
-        network.load_state_dict(
-            paper.Clusterer(bank.shape[0], channels=config.clusters.channels, k=k, side=side).state_dict()
-        )
+        clusterers[k] = build_for(k, architecture)
+        if distributed.shared((part / WEIGHTS).is_file()):
+            clusterers[k].load_state_dict(load_file(part / WEIGHTS))
+            continue
         unet = make_unet(config.diffusion, shape=space.shape(latents.shape), conditions=k)
         loss = JointLoss(
             config,
             k=k,
             n=len(rows),
             unet=unet,
-            clusterer=network,
+            clusterer=clusterers[k],
             space=space,
             view=lambda x_B3HW, step: affine_view(x_B3HW, step, config=joint, fill_3=fill_3),
             encode=autoencoder.latents,
@@ -183,7 +176,7 @@ def train_pairs(
         rate = config.diffusion.condition_rate
         task = Task(
             name=f"joint-k{k}",
-            modules={"unet": unet, "clusterer": network},
+            modules={"unet": unet, "clusterer": clusterers[k]},
             objectives=(
                 Objective(
                     "pair",
@@ -219,7 +212,7 @@ def train_pairs(
         for k in config.clusters.k:
             for event in EventLog(log.path.parent / f"k{k}" / "log.jsonl").read():
                 log.write(event)
-    return clusterer.to(device).eval()
+    return Clusterer(architecture, network=SweepClusterer(clusterers)).to(device).eval()
 
 
 def fit_space(config: Config, *, latents: LatentSet) -> LatentSpace:
