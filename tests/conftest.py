@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 def _one_thread() -> None:
     """Small tensors do not gain from threads, and the machine has other work."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_garbage_collection() -> None:
+    """What is imported by now is never garbage: without it a collection, of which each training makes one, is quick."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

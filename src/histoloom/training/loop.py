@@ -217,8 +217,8 @@ class _Loop:
         return optimizer
 
     def _prepare_optimizer(self, objective: Objective, *, index: int) -> None:
-        self.optimizers.pop(objective.name, None)
-        self.accelerator.free_memory()  # it would keep the optimizer of the phase before, and its state
+        if self.optimizers.pop(objective.name, None) is not None:
+            self.accelerator.free_memory()  # it would keep the optimizer of the phase before, and its state
         optimizer = make_optimizer(self.task, objective, phase=objective.phases[index], betas=self.config.betas)
         self.optimizers[objective.name] = (index, self.accelerator.prepare_optimizer(optimizer))
 
