@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,18 @@ from matplotlib import pyplot as plt
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from histoloom.evaluation.pair_metrics import ssim
-from histoloom.evaluation.paper_similarity import FIGURE_SIDE, as_figure, colour_volume_ssim, paper_metrics, paper_pairs
+from histoloom.autoencoder.lpips import LPIPS, FeatureTrunk
+from histoloom.autoencoder.vqgan import to_float
+from histoloom.evaluation.pair_metrics import PairMetric, ssim
+from histoloom.evaluation.paper_similarity import (
+    FIGURE_SIDE,
+    RepeatedLPIPS,
+    as_figure,
+    colour_volume_ssim,
+    measure_sets,
+    paper_metrics,
+    paper_pairs,
+)
 
 CPU = torch.device("cpu")
 CLUSTERS, EACH = 14, 10
@@ -108,8 +119,8 @@ def test_pairs_are_of_a_training_patch_and_a_sample_of_its_cluster() -> None:
     labels = np.array([0] * 60 + [1] * 30 + [2] * 10 + [0, 1] * 5)
     train = np.arange(100)
     samples = {0: np.arange(8), 1: np.arange(8, 16)}  # cluster 2 has none
-    sets = paper_pairs(labels, train, samples=samples, k=3, count=45, seed=0)
-    by = {(one.cluster, one.comparison): one.pairs for one in sets}
+    pairs = paper_pairs(labels, train, samples=samples, k=3, count=45, seed=0)
+    by = {(one.cluster, one.comparison): one.pairs for one in pairs.sets}
     assert {comparison for _, comparison in by} == {"synthetic_real", "real_real", "synthetic_other"}
     assert sum(len(by[cluster, "synthetic_real"]) for cluster in (0, 1)) == 45
     for cluster in (0, 1):
@@ -128,8 +139,39 @@ def test_pairs_are_of_a_training_patch_and_a_sample_of_its_cluster() -> None:
 
 
 def test_one_cluster_has_no_others() -> None:
-    sets = paper_pairs(np.zeros(10, int), np.arange(10), samples={0: np.arange(4)}, k=1, count=10, seed=0)
-    assert {one.comparison for one in sets} == {"synthetic_real", "real_real"}
+    pairs = paper_pairs(np.zeros(10, int), np.arange(10), samples={0: np.arange(4)}, k=1, count=10, seed=0)
+    assert {one.comparison for one in pairs.sets} == {"synthetic_real", "real_real"}
+
+
+def test_each_image_goes_once_through_the_network_and_values_are_those_of_its_pairs(crops) -> None:
+    real, drawn = crops(24, 64, seed=0), crops(24, 64, seed=1)
+    labels = np.arange(24) % 3
+    samples = {cluster: np.flatnonzero(labels == cluster) for cluster in range(3)}
+    pairs = paper_pairs(labels, np.arange(24), samples=samples, k=3, count=24, seed=0)
+    torch.manual_seed(0)
+    network = LPIPS(FeatureTrunk("squeeze"), heads=[torch.rand(c) for c in (64, 128, 256, 384, 384, 512, 512)])
+    lpips = RepeatedLPIPS(network, device=CPU)
+    reads: list[int] = []
+
+    def read(images: np.ndarray):
+        def some(rows: np.ndarray) -> np.ndarray:
+            reads.extend(rows)
+            return images[rows]
+
+        return some
+
+    metrics = [PairMetric("ssim", "", partial(colour_volume_ssim, device=CPU)), PairMetric("lpips", "", lpips)]
+    values = measure_sets(metrics, pairs, real=read(real), samples=read(drawn))
+    # The first rows' samples come again at the end, as those of another cluster.
+    assert lpips.features.cache_info().misses <= 48 + 4
+    assert len(reads) <= 48 + 4
+    for pair_set, by_metric in zip(pairs.sets, values, strict=True):
+        left = as_figure((real if pair_set.comparison == "real_real" else drawn)[pair_set.pairs[:, 0]])
+        right = as_figure(real[pair_set.pairs[:, 1]])
+        assert by_metric["ssim"] == pytest.approx(colour_volume_ssim(left, right, device=CPU), abs=1e-6)
+        with torch.inference_mode():
+            direct = network(to_float(torch.from_numpy(left)), to_float(torch.from_numpy(right)))
+        assert by_metric["lpips"] == pytest.approx(direct.numpy(), rel=1e-4)
 
 
 @pytest.mark.usefixtures("no_weights")

@@ -115,9 +115,12 @@ class LPIPS(nn.Module):
 
     def forward(self, x_NCHW: Tensor, y_NCHW: Tensor) -> Tensor:
         """Distances (N,), 0 for equal images, of two sets of RGB images in -1..1."""
-        distance_N = x_NCHW.new_zeros(len(x_NCHW), dtype=torch.float32)
-        taps = zip(self.heads, self.features(x_NCHW), self.features(y_NCHW), strict=True)
-        for head_C, fx_NCHW, fy_NCHW in taps:
+        return self.distance(self.features(x_NCHW), self.features(y_NCHW))
+
+    def distance(self, x_taps: Sequence[Tensor], y_taps: Sequence[Tensor]) -> Tensor:
+        """Distances (N,) of two sets of images by what ``features`` gives of each."""
+        distance_N = x_taps[0].new_zeros(len(x_taps[0]), dtype=torch.float32)
+        for head_C, fx_NCHW, fy_NCHW in zip(self.heads, x_taps, y_taps, strict=True):
             difference_NC = (unit_length(fx_NCHW) - unit_length(fy_NCHW)).square().mean(dim=(2, 3))
             distance_N = distance_N + (difference_NC * head_C).sum(dim=1)
         return distance_N

@@ -201,6 +201,9 @@ class EvaluationConfig(Section):
         description="also measure SSIM, MS-SSIM and LPIPS by the definitions of Rumman et al. 2025, to compare with "
         "the paper's table",
     )
+    paper_pairs: PositiveInt = Field(
+        1000, description="training patches of each k that paper_definitions compares with samples, over all clusters"
+    )
     lpips_trunk: Literal["alex", "squeeze", "vgg"] = Field("alex", description="ImageNet network behind LPIPS")
     bootstrap: PositiveInt = Field(1000, description="bootstrap resamples for the confidence intervals")
     extractors: tuple[ExtractorName, ...] = Field(

@@ -11,18 +11,22 @@ Shapes: P pairs, N images uint8 RGB (N, H, W, 3), S ``FIGURE_SIDE``.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache, partial
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from histoloom.autoencoder.lpips import LPIPS
+from histoloom.autoencoder.vqgan import to_float
+from histoloom.errors import UserError
 from histoloom.evaluation.images import Images, Reader, SampleFolder
-from histoloom.evaluation.pair_metrics import PairMetric, PairMetricSettings, Values, make_metrics, measure
+from histoloom.evaluation.pair_metrics import PairMetric, PairMetricSettings, Values, make_metric, measure
 from histoloom.evaluation.results import PaperSimilarity, SimilarityEntry
-from histoloom.evaluation.similarity import PairSet, disjoint_pairs, entries_or_kept, overall_line, similarity_entries
+from histoloom.evaluation.similarity import PairSet, entries_or_kept, overall_line, similarity_entries
 from histoloom.progress import meter
 from histoloom.run.stage import StageContext
 from histoloom.seeding import numpy_generator
@@ -35,6 +39,8 @@ JPEG_QUALITY = 75
 """Pillow's default, with which matplotlib writes JPEG files"""
 WINDOW = 3
 """px; the window of SSIM spans 3 x 3 px and the three colours"""
+KEPT = 16
+"""figures; their features of VGG-16 take 26 MB each"""
 
 
 # --- images as the paper's figures
@@ -73,9 +79,15 @@ def _resampling(size: int, side: int) -> np.ndarray:
     return (weights_SN / weights_SN.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def figure_reader(read: Reader) -> Reader:
-    """Reads what ``read`` reads, as figures."""
-    return lambda indices: as_figure(read(indices))
+def figure_reader(real: Reader, samples: Reader, *, n_real: int) -> Reader:
+    """Reads figures by number: the ``n_real`` real patches come first, then the samples. The latest are kept."""
+
+    @lru_cache(KEPT)
+    def figure(number: int) -> Images:
+        read, row = (real, number) if number < n_real else (samples, number - n_real)
+        return as_figure(read(np.array([row])))[0]
+
+    return lambda numbers: np.stack([figure(int(number)) for number in numbers])
 
 
 # --- the metrics
@@ -106,45 +118,123 @@ def colour_volume_ssim(a_PHW3: Images, b_PHW3: Images, *, device: torch.device) 
     return map_PHW.mean(dim=(1, 2)).cpu().double().numpy()
 
 
+class RepeatedLPIPS:
+    """LPIPS of pairs (``PairFunction``) in which images come again: the latest images' features are kept."""
+
+    def __init__(self, network: LPIPS, *, device: torch.device) -> None:
+        self.network = network
+        self.device = device
+        self.features = lru_cache(KEPT)(self._features)
+
+    @torch.inference_mode()
+    def __call__(self, a_PHW3: Images, b_PHW3: Images, /) -> Values:
+        distances = [
+            self.network.distance(
+                self.features(a_HW3.tobytes(), a_HW3.shape), self.features(b_HW3.tobytes(), b_HW3.shape)
+            )
+            for a_HW3, b_HW3 in zip(a_PHW3, b_PHW3, strict=True)
+        ]
+        return torch.cat(distances).cpu().double().numpy()
+
+    def _features(self, pixels: bytes, shape: tuple[int, ...]) -> list[Tensor]:
+        image_HW3 = torch.from_numpy(np.frombuffer(pixels, np.uint8).reshape(shape).copy())
+        return self.network.features(to_float(image_HW3[None].to(self.device)))
+
+
 def paper_metrics(*, device: torch.device, download: bool = True) -> tuple[list[PairMetric], dict[str, str]]:
     """The paper's three metrics of pairs of figures, and the reason for each that cannot be computed here."""
-    metrics, missing = make_metrics(PairMetricSettings(FIGURE_SIDE, "vgg", device, download))
-
-    def ssim(a_PHW3: Images, b_PHW3: Images, /) -> Values:
-        return colour_volume_ssim(a_PHW3, b_PHW3, device=device)
-
-    own = PairMetric("ssim", "RGB pixels, window of 3 px with colour as its third axis", ssim)
-    return [own if metric.name == "ssim" else metric for metric in metrics], missing
+    metrics = [
+        PairMetric(
+            "ssim",
+            "RGB pixels, window of 3 px with colour as its third axis",
+            partial(colour_volume_ssim, device=device),
+        ),
+        make_metric("ms_ssim", PairMetricSettings(FIGURE_SIDE, "vgg", device, download)),
+    ]
+    try:
+        network = LPIPS.load("vgg", download=download).to(device)
+    except UserError as error:
+        return metrics, {"lpips": str(error)}
+    return [*metrics, PairMetric("lpips", "LPIPS v0.1, vgg trunk", RepeatedLPIPS(network, device=device))], {}
 
 
 # --- the pairs
 
 
-def paper_pairs(
-    labels_N: np.ndarray, train: np.ndarray, *, samples: Mapping[int, np.ndarray], k: int, count: int, seed: int
-) -> list[PairSet]:
+@dataclass(frozen=True)
+class PaperPairs:
     """Pairs of training patches and samples; a real patch stands on the right, as in ``similarity.pair_sets``.
 
-    ``count`` of the ``train`` rows are drawn at random, so that clusters have their share among the training patches;
-    rows of clusters without samples do not count. Each is paired with a sample of its cluster, dealt so that samples
-    come equally often, and with one of another cluster. For the floor, the drawn rows of a cluster are paired with one
-    another, each at most once.
+    ``rows``: the training patches in an order in which the pairs of an image lie near each other.
+    """
+
+    sets: list[PairSet]
+    rows: np.ndarray
+
+
+def paper_pairs(
+    labels_N: np.ndarray, train: np.ndarray, *, samples: Mapping[int, np.ndarray], k: int, count: int, seed: int
+) -> PaperPairs:
+    """Pairs of ``count`` of the ``train`` rows, drawn at random, so that clusters have their share among them.
+
+    Rows of clusters without samples do not count. Each row is paired with a sample of its cluster, dealt so that
+    samples come equally often, and with the sample that was dealt to a row of another cluster. For the floor, the
+    drawn rows of a cluster are paired with one another, each at most once.
     """
     rng = numpy_generator(seed, "evaluation", "paper pairs", k)
     train = train[np.isin(labels_N[train], sorted(samples))]
     drawn = rng.permutation(train)[:count]
-    sets = []
+
+    # Rows two by two of a cluster, the twos of all clusters in random order; and the sample that is dealt to each row.
+    twos = []
     for cluster, own in sorted(samples.items()):
         rows = drawn[labels_N[drawn] == cluster]
-        dealt = np.resize(rng.permutation(own), len(rows))
-        sets.append(PairSet(cluster, "synthetic_real", np.stack([dealt, rows], axis=1), "train"))
-        floor = rows[disjoint_pairs(len(rows), count=count, rng=rng)]
-        sets.append(PairSet(cluster, "real_real", floor, "train"))
-        others = [rows for other, rows in samples.items() if other != cluster]
-        if others:
-            dealt = rng.choice(np.concatenate(others), size=len(rows))
-            sets.append(PairSet(cluster, "synthetic_other", np.stack([dealt, rows], axis=1), "train"))
-    return [pair_set for pair_set in sets if len(pair_set.pairs)]
+        both = np.stack([rows, np.resize(rng.permutation(own), len(rows))], axis=1)
+        twos += [both[start : start + 2] for start in range(0, len(both), 2)]
+    rows, dealt = np.concatenate([np.empty((0, 2), np.int64), *(twos[n] for n in rng.permutation(len(twos)))]).T
+    clusters = labels_N[rows]
+
+    # The next row of another cluster, from the next two on.
+    n = len(rows)
+    other = np.full(n, -1)
+    for step in range(2, n + 2):
+        candidates = (np.arange(n) + step) % n
+        found = (other < 0) & (clusters[candidates] != clusters)
+        other[found] = candidates[found]
+        if (other >= 0).all():
+            break
+
+    sets = []
+    for cluster in sorted(samples):
+        own = clusters == cluster
+        sets.append(PairSet(cluster, "synthetic_real", np.stack([dealt[own], rows[own]], axis=1), "train"))
+        sets.append(PairSet(cluster, "real_real", rows[own][: own.sum() // 2 * 2].reshape(-1, 2), "train"))
+        own &= other >= 0
+        sets.append(PairSet(cluster, "synthetic_other", np.stack([dealt[other[own]], rows[own]], axis=1), "train"))
+    return PaperPairs([pair_set for pair_set in sets if len(pair_set.pairs)], rows)
+
+
+def measure_sets(
+    metrics: Sequence[PairMetric],
+    pairs: PaperPairs,
+    *,
+    real: Reader,
+    samples: Reader,
+    advance: Callable[[int], None] = lambda _: None,
+) -> list[dict[str, Values]]:
+    """Each metric's values of the pairs of each set, as figures; see ``pair_metrics.measure``."""
+    n_real = int(pairs.rows.max(initial=-1)) + 1
+    numbered = [one.pairs if one.comparison == "real_real" else one.pairs + np.array([n_real, 0]) for one in pairs.sets]
+    pairs_P2 = np.concatenate([np.empty((0, 2), np.int64), *numbered])
+    rank = np.zeros(n_real, np.int64)
+    rank[pairs.rows] = np.arange(len(pairs.rows))
+    order_P = np.argsort(rank[pairs_P2[:, 1]], kind="stable")
+
+    read = figure_reader(real, samples, n_real=n_real)
+    values = measure(metrics, left=read, right=read, pairs=pairs_P2[order_P], advance=advance)
+    ends = np.cumsum([len(one.pairs) for one in pairs.sets])[:-1]
+    split = {name: np.split(values_P[np.argsort(order_P)], ends) for name, values_P in values.items()}
+    return [{name: parts[number] for name, parts in split.items()} for number in range(len(pairs.sets))]
 
 
 # --- the part of the stage
@@ -155,32 +245,23 @@ def write_paper_similarity(
 ) -> None:
     """Write ``paper_similarity.json``; ``labels`` are the patches' clusters of each k, in their order.
 
-    Over all clusters, at most ``evaluation.pairs`` times k training patches are paired.
+    For each k, at most ``evaluation.paper_pairs`` training patches are paired.
     """
     config = context.config
     metrics, missing = paper_metrics(device=torch.device(resolve_device(config.runtime.device)))
     for name, reason in missing.items():
         context.say(f"{name} is not measured by the paper's definition: {reason}")
     train = patches.rows("train")
-    real, synthetic = figure_reader(patches.images), figure_reader(samples.images)
 
     def entries_of(k: int) -> list[SimilarityEntry]:
-        count = config.evaluation.pairs * k
-        sets = paper_pairs(labels[k], train, samples=samples.rows(k), k=k, count=count, seed=config.seed)
-        total = sum(len(pair_set.pairs) for pair_set in sets)
+        pairs = paper_pairs(
+            labels[k], train, samples=samples.rows(k), k=k, count=config.evaluation.paper_pairs, seed=config.seed
+        )
+        total = sum(len(pair_set.pairs) for pair_set in pairs.sets)
         with meter(f"comparing by the paper's definitions, k = {k}", total=total) as counter:
-            values = [
-                measure(
-                    metrics,
-                    left=real if pair_set.comparison == "real_real" else synthetic,
-                    right=real,
-                    pairs=pair_set.pairs,
-                    advance=counter.advance,
-                )
-                for pair_set in sets
-            ]
+            values = measure_sets(metrics, pairs, real=patches.images, samples=samples.images, advance=counter.advance)
         return similarity_entries(
-            sets, values, metrics=metrics, k=k, seed=config.seed, resamples=config.evaluation.bootstrap
+            pairs.sets, values, metrics=metrics, k=k, seed=config.seed, resamples=config.evaluation.bootstrap
         )
 
     entries: list[SimilarityEntry] = []
