@@ -74,6 +74,10 @@ def init(
     )
     typer.echo(f"{created.path} is ready; next: histoloom run {created.path}")
 
+    from histoloom.cost import describe
+
+    typer.echo(describe(created.config), err=True)
+
 
 def run(
     run: RunArgument,
