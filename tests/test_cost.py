@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from histoloom import cost
+from histoloom import cost, demo
 from histoloom.autoencoder.losses import PyramidLoss, VQGANLosses
 from histoloom.autoencoder.stage import make_task
 from histoloom.autoencoder.vqgan import Autoencoder
@@ -30,7 +32,7 @@ PRESETS = ("cpu", "demo", "modern", "paper", "starter", "tune")
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed is small; the counts stay those of the whole networks."""
-    monkeypatch.setattr(cost, "TIMED_OPERATIONS", {"cpu": 1e8})
+    monkeypatch.setattr(cost, "TIMED_OPERATIONS", {"cpu": (1e8, 1e8)})
     monkeypatch.setattr(cost, "TIMED_SECONDS", 0.0)
 
 
@@ -145,7 +147,7 @@ def test_an_epoch_has_as_many_images_as_are_not_held_out() -> None:
 
 def test_a_large_network_is_timed_on_a_part_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = estimate(configured("demo"), clock=ticking())
-    monkeypatch.setattr(cost, "TIMED_OPERATIONS", {"cpu": 2e7})
+    monkeypatch.setattr(cost, "TIMED_OPERATIONS", {"cpu": (2e7, 2e7)})
     part = estimate(configured("demo"), clock=ticking())
     for before, after in zip(whole.stages, part.stages, strict=True):
         assert after.work.operations == before.work.operations
@@ -171,3 +173,17 @@ def test_an_estimate_draws_no_random_numbers() -> None:
     torch.manual_seed(3)
     estimate(configured("demo"))
     assert torch.equal(torch.rand(4), expected)
+
+
+def test_the_demo_begins_with_the_estimate_and_does_not_repeat_it(
+    tiny_settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(demo, "SLIDES", 3)
+    monkeypatch.setattr(demo, "SLIDE_SIDE", 512)
+    caplog.set_level(logging.INFO, logger="histoloom")
+    for lines in (1, 0):
+        caplog.clear()
+        demo.run_demo(tmp_path, settings=tiny_settings, until="patches")
+        estimates = [message.startswith("about ") for message in caplog.messages]
+        assert sum(estimates) == lines
+        assert estimates[0] == bool(lines)

@@ -31,8 +31,8 @@ from histoloom.training.devices import autocast, resolve_device
 
 TRAINED, FROZEN = 3, 2
 """forward passes that a training step costs: of a network that learns, and of one that only passes gradients on"""
-TIMED_OPERATIONS = {"cpu": 8e9, "mps": 2e11, "cuda": 2e12}
-"""of the forward pass that is timed, at most: less than a second on two cores"""
+TIMED_OPERATIONS = {"cpu": (4e9, 1.6e10), "mps": (1e11, 1e11), "cuda": (2e12, 2e12)}
+"""of the batch that is timed, and of a single input, at most: half a second on two cores"""
 TIMED_SECONDS = 0.1
 """least time of the forward passes that are timed, after one that warms up"""
 
@@ -231,17 +231,17 @@ class _Measure:
     ) -> Work:
         """The forward pass of an input of ``shape``; ``forward`` calls the network, None: with the input alone.
 
-        A batch of at most ``batch_size`` inputs is timed. An input with more than ``TIMED_OPERATIONS`` is halved, as
-        long as its sides are multiples of ``multiple``, and the seconds are scaled by the operations.
+        A batch of at most ``batch_size`` inputs is timed. The sides of an input with more than ``TIMED_OPERATIONS`` are
+        halved, as long as they stay multiples of ``multiple``, and the seconds are scaled by the operations.
         """
         forward = forward or network
         network.eval()
         operations = timed = count(forward, torch.empty(1, *shape, device="meta"))
-        limit = TIMED_OPERATIONS[self.device.type]
-        while timed > limit and shape[-1] % (2 * multiple) == 0:
+        most_of_batch, most = TIMED_OPERATIONS[self.device.type]
+        while timed > most and shape[-1] % (2 * multiple) == 0:
             shape = (shape[0], *(side // 2 for side in shape[1:]))
             timed = count(forward, torch.empty(1, *shape, device="meta"))
-        batch_size = max(1, min(batch_size, int(limit / timed)))
+        batch_size = max(1, min(batch_size, int(most_of_batch / timed)))
 
         network.to_empty(device=self.device)
         for tensor in (*network.parameters(), *network.buffers()):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from histoloom import pipeline
+from histoloom.config import make_config, read_preset, with_settings
 from histoloom.setup import init_run
 
 logger = logging.getLogger("histoloom")
@@ -21,9 +22,13 @@ def run_demo(out: Path, *, seed: int = 0, settings: Sequence[str] = (), until: s
 
     The same call again continues where an earlier one stopped.
     """
+    from histoloom.cost import describe
     from histoloom.evaluation.results import Truth
     from histoloom.slides.procedural.slides import make_slides
 
+    if not (out / "run").exists():
+        values = read_preset("demo") | {"slides": {"paths": [str((out / "slides").resolve())]}}
+        logger.info("%s", describe(make_config(with_settings(values, settings))))
     logger.info("making %d procedural slides in %s", SLIDES, out / "slides")
     make_slides(out / "slides", seed=seed, count=SLIDES, size=SLIDE_SIDE, mpp=SLIDE_MPP)
     run = init_run(out / "run", slides=[out / "slides"], preset="demo", settings=[f"seed={seed}", *settings])
