@@ -114,8 +114,7 @@ def seconds_an_image(task: Task, *, config: Config, training: TrainingConfig, st
 
     with tempfile.TemporaryDirectory() as folder, suppress(Enough):
         log = EventLog(Path(folder) / "log.jsonl")
-        task = replace(task, batch=batch)
-        train(task, config=training, runtime=config.runtime, seed=0, out=Path(folder), log=log)
+        train(replace(task, batch=batch), config=training, runtime=config.runtime, seed=0, out=Path(folder), log=log)
     return (times[-1] - times[SKIPPED]) / (len(times) - 1 - SKIPPED) / training.batch_size
 
 
