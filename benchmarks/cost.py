@@ -1,9 +1,9 @@
 """The cost of each preset on this machine, as ``histoloom init`` prints it; and the error of that estimate.
 
-A table for each preset: operations an image, how many times an image is trained on, encoded or drawn, seconds an image
+A table: operations an image, how many times an image is trained on, encoded or drawn, seconds an image
 and hours. With ``--steps``, real training steps are timed too: of random images and latents, with random weights under
-LPIPS, and with the discriminator from the first step on. Both times are processor time, so that other work on the
-machine does not count. Therefore one thread is used. Times of the preset are wall times of that one thread alone.
+LPIPS, and with the discriminator from the first step on. All times are processor time of one thread, so that other work
+on the machine counts little.
 
     python benchmarks/cost.py [--presets cpu demo ...] [--steps 10] [--batch-size 8]
 """
@@ -59,42 +59,37 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1024, help="largest batch of these steps")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    configs = []
     for preset in given.presets:
         values = read_preset(preset) | {"slides": {"paths": ["/unused"]}}
-        config = make_config(with_settings(values, ["runtime.device=cpu"]))
-        print_cost(config)
-        if given.steps:
-            print_error(config, steps=given.steps, batch_size=given.batch_size)
+        configs.append(make_config(with_settings(values, ["runtime.device=cpu"])))
 
+    print("| preset | stage | GFLOP an image | images | seconds an image | hours |\n|---|---|---|---|---|---|")
+    for config in configs:
+        cost = estimate(config, clock=time.process_time)
+        for stage in cost.stages:
+            work = f"{stage.work.operations / 1e9:,.2f} | {stage.images:,} | {stage.work.seconds:,.4f}"
+            print(f"| `{config.preset}` | {stage.stage} | {work} | {stage.hours:,.2f} |")
+        print(f"| `{config.preset}` | all | | | | {cost.hours:,.2f} |", flush=True)
 
-def print_cost(config: Config) -> None:
-    """The estimate, stage by stage."""
-    cost = estimate(config, clock=time.process_time)
-    print(
-        f"{config.preset}: {cost}\n\n"
-        "| stage | GFLOP an image | images | seconds an image | hours |\n|---|---|---|---|---|"
-    )
-    for stage in cost.stages:
-        work = f"{stage.work.operations / 1e9:,.2f} | {stage.images:,} | {stage.work.seconds:,.4f}"
-        print(f"| {stage.stage} | {work} | {stage.hours:,.2f} |")
-    print(flush=True)
+    if given.steps:
+        print("\n| preset | stage | estimated seconds an image | real | real / estimated |\n|---|---|---|---|---|")
+    for config in configs if given.steps else ():
+        print_error(config, steps=given.steps, batch_size=given.batch_size)
 
 
 def print_error(config: Config, *, steps: int, batch_size: int) -> None:
-    """Real steps beside the estimate of before and after them."""
+    """Rows: real steps beside the estimates before and after them."""
     adversarial = config.autoencoder.adversarial.model_copy(update={"start": 0.0, "warmup": 0.0})
     autoencoder = config.autoencoder.model_copy(update={"adversarial": adversarial})
     config = config.model_copy(update={"autoencoder": autoencoder})
-    print("| stage | estimated seconds an image | real | real / estimated |\n|---|---|---|---|")
     for stage, task, training in tasks(config):
         training = training.model_copy(update={"batch_size": min(batch_size, training.batch_size)})
-        estimated = [seconds_estimated(config, stage)]
+        before = seconds_estimated(config, stage)
         real = seconds_an_image(task, config=config, training=training, steps=steps)
-        estimated.append(seconds_estimated(config, stage))
-        mean = sum(estimated) / 2
-        both = " and ".join(f"{seconds:.4f}" for seconds in estimated)
-        print(f"| {stage} | {both} | {real:.4f} | {real / mean:.2f} |", flush=True)
-    print()
+        after = seconds_estimated(config, stage)
+        ratio = 2 * real / (before + after)
+        print(f"| `{config.preset}` | {stage} | {before:.4f} and {after:.4f} | {real:.4f} | {ratio:.2f} |", flush=True)
 
 
 def seconds_estimated(config: Config, stage: str) -> float:

@@ -145,6 +145,18 @@ def test_an_epoch_has_as_many_images_as_are_not_held_out() -> None:
     assert stages["latents"].images == 1000
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("patches.sampling=grid", "patches.count=null"),
+        ("patches.size=16", "diffusion.channels=[64, 128]", "diffusion.attention=[false, true]"),
+        ("clusters.features=pooled", "samples.k=chosen"),
+    ],
+)
+def test_other_settings_have_an_estimate(settings: tuple[str, ...]) -> None:
+    assert 0 < estimate(configured("demo", *settings)).hours < 100
+
+
 def test_a_large_network_is_timed_on_a_part_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = estimate(configured("demo"), clock=ticking())
     monkeypatch.setattr(cost, "TIMED_OPERATIONS", {"cpu": (2e7, 2e7)})

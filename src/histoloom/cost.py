@@ -167,7 +167,7 @@ def _autoencoder_losses(config: Config, *, measure: _Measure) -> Work:
     auto, shape = config.autoencoder, (3, config.patches.size, config.patches.size)
     batch_size, adversarial = auto.training.batch_size, auto.adversarial
     trunk, discriminator = Work(), Work()
-    if auto.perceptual in ("lpips", "auto"):
+    if auto.perceptual == "lpips" or (auto.perceptual == "auto" and shape[1] >= LPIPS_MIN_SIZE):
         with torch.device("meta"):
             network: nn.Module = FeatureTrunk(auto.perceptual_trunk)
         trunk = measure(network, shape=shape, multiple=LPIPS_MIN_SIZE, batch_size=batch_size)
@@ -258,8 +258,8 @@ class _Measure:
     def _seconds(self, forward: Callable[[Tensor], object], x_B: Tensor) -> float:
         start = self.clock()
         forward(x_B)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
         return self.clock() - start
 
 
