@@ -82,15 +82,15 @@ def test_two_jobs_wait_for_each_other_and_one_is_cancelled(page: Page, draw_addr
     page.goto(f"{draw_address}/draw")
     ask(page, n=400, steps=20)
     first = page.locator(".job").last
-    expect(first.get_by_text("Is drawn")).to_be_visible(timeout=WAIT)
+    expect(first.get_by_text("Drawing")).to_be_visible(timeout=WAIT)
     ask(page, n=2, seed=1)
     second = page.locator(".job").first
-    expect(second.get_by_text("Waits")).to_be_visible(timeout=WAIT)
+    expect(second.get_by_text("Waiting")).to_be_visible(timeout=WAIT)
     expect(second.get_by_text("1 job before it")).to_be_visible()
     first.get_by_role("button", name="Cancel").click()
     expect(first.get_by_text("Cancelled")).to_be_visible(timeout=WAIT)
     expect(second.get_by_text("Done")).to_be_visible(timeout=WAIT)
-    expect(first.get_by_role("button", name="Go on")).to_be_visible()
+    expect(first.get_by_role("button", name="Continue")).to_be_visible()
     expect(second.locator(".gallery img")).to_have_count(2)
 
 

@@ -29,7 +29,7 @@ def start(page: Page, address: str, *, rater: str = "Dr A") -> None:
 
 
 def kept(page: Page) -> None:
-    expect(page.locator("#saved")).to_have_text("All is kept")
+    expect(page.locator("#saved")).to_have_text("All changes saved")
 
 
 def names(run: Path, rater: str, *, k: int = 4) -> list[str]:
@@ -110,7 +110,7 @@ def test_a_name_that_cannot_be_kept_says_why_and_how_it_goes_on(page: Page, own_
     page.keyboard.press("Enter")
     page.keyboard.type("3")
     expect(page.get_by_text("reads as a cluster's number")).to_be_visible()
-    expect(page.locator("#saved")).to_have_text("Cluster 0 is not kept")
+    expect(page.locator("#saved")).to_have_text("Cluster 0 is not saved")
     page.keyboard.type(" kinds of cells")
     expect(page.get_by_text("reads as a cluster's number")).to_be_hidden()
     kept(page)
@@ -166,7 +166,7 @@ def test_the_list_of_tissues_can_be_walked_without_merging(page: Page, own_addre
     expect(page.get_by_role("group", name="Cluster 1", exact=True)).to_be_focused()
     assert names(finished.path, "Dr A") == ["", "", "bone", ""]
     page.get_by_label("Cluster 1 is the same tissue as").select_option("2 · bone")
-    page.get_by_role("button", name="Make one tissue of cluster 1").click()
+    page.get_by_role("button", name="Merge cluster 1 with this cluster").click()
     expect(page.get_by_label("Name of cluster 1")).to_have_value("bone")
     page.locator("#toasts").get_by_role("button", name="Undo").click()
     expect(page.get_by_label("Name of cluster 1")).to_have_value("")
@@ -192,7 +192,7 @@ def test_a_table_is_exported_filled_in_and_imported(
     page.set_input_files("#file", table)
     page.get_by_role("button", name="As names of Dr A").click()
     expect(page.get_by_role("listitem").filter(has_text="row 3: 1 patches in the table")).to_be_visible()
-    page.get_by_role("button", name="Take it all the same").click()
+    page.get_by_role("button", name="Import anyway").click()
     expect(page.get_by_label("Name of cluster 3")).to_have_value("x")
     assert names(finished.path, "Dr A") == ["bone", "fat", "x", "x"]
 
@@ -242,7 +242,7 @@ def test_a_kill_while_typing_loses_at_most_the_last_keystroke(visit: Visit, fini
         last = read_events(finished.path)[-1].value
         assert last in ("boundary of tissue containing red blood cells", "boundary of tissue containing red blood cell")
         page.keyboard.type(" and more")
-        expect(page.locator("#saved")).to_have_text("Not kept: the atlas does not answer")
+        expect(page.locator("#saved")).to_have_text("Not saved: the atlas does not answer")
         second, _ = served(finished.path, port=int(address.rpartition(":")[2]))
         kept(page)
         assert names(finished.path, "Dr A")[0] == "boundary of tissue containing red blood cells and more"

@@ -13,7 +13,7 @@ from histoloom.names import add_name
 from histoloom.run.directory import Run
 
 Visit = Callable[..., AbstractContextManager[Page]]
-READY = "Go on|Begin"
+READY = "Continue|Start"
 
 
 def begin(page: Page, address: str, *, reader: str, trials: int, question: str = "Real or synthetic?") -> None:
@@ -21,7 +21,7 @@ def begin(page: Page, address: str, *, reader: str, trials: int, question: str =
     page.get_by_label("Your name").fill(reader)
     page.get_by_label(question).check()
     page.get_by_label("Pictures", exact=True).fill(str(trials))
-    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("button", name="Start").click()
     page.wait_for_url(re.compile("/read/[0-9a-f]{32}$"))
 
 
@@ -42,7 +42,7 @@ def test_a_whole_reading_by_keyboard_with_a_reload_and_a_pause(page: Page, own_a
         press(page, key)
     shown = page.locator("#picture").get_attribute("src")
     page.reload()
-    expect(page.get_by_role("heading", name="Go on with picture 4 of 6")).to_be_visible()
+    expect(page.get_by_role("heading", name="Continue with picture 4 of 6")).to_be_visible()
     expect(page.locator("#picture")).to_be_hidden()
     page.keyboard.press("Enter")
     expect(page.locator("#picture")).to_have_attribute("src", str(shown))
@@ -86,12 +86,12 @@ def test_naming_by_letters(page: Page, own_address: str, finished: Run) -> None:
     for cluster, name in enumerate(("bone", "<img src=x onerror=alert(1)>", "fat", "voids")):
         add_name(finished.path, cluster=cluster, name=name, k=4, rater="x")
     begin(page, own_address, reader="Ann", trials=4, question="Which tissue is it?")
-    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("button", name="Start").click()
     expect(page.get_by_role("button", name="b <img src=x onerror=alert(1)>")).to_be_visible()
     for key in "abce":
         press(page, key)
     expect(page.locator(".verdict")).to_contain_text("of the samples as what they were drawn for")
-    expect(page.get_by_text("Named otherwise than meant")).to_be_visible()
+    expect(page.get_by_text("Named differently from the requested tissue")).to_be_visible()
 
 
 def test_a_training_says_what_it_was(page: Page, own_address: str) -> None:
@@ -99,8 +99,8 @@ def test_a_training_says_what_it_was(page: Page, own_address: str) -> None:
     page.get_by_label(re.compile("Training")).check()
     page.get_by_label("Pictures", exact=True).fill("4")
     page.get_by_label("Your name").fill("Ann")
-    page.get_by_role("button", name="Begin").click()
-    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("button", name="Start").click()
+    page.get_by_role("button", name="Start").click()
     press(page, "5")
     expect(
         page.get_by_role("status").filter(has_text=re.compile("Right: a sample|Wrong: a real patch"))
@@ -109,7 +109,7 @@ def test_a_training_says_what_it_was(page: Page, own_address: str) -> None:
 
 def test_a_lost_answer_is_sent_again(page: Page, own_address: str, finished: Run) -> None:
     begin(page, own_address, reader="Ann", trials=4)
-    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("button", name="Start").click()
     page.locator("#picture").wait_for(state="visible")
     page.wait_for_timeout(300)
     page.route("**/answers", lambda route: route.abort())
@@ -126,5 +126,5 @@ def test_what_is_missing_is_said_in_the_form(page: Page, own_address: str) -> No
     expect(page.locator("#trials-hint")).to_have_text("an accuracy of 50 % is known to ± 15 points")
     page.get_by_label("Your name").fill("Ann")
     page.get_by_label("Pictures", exact=True).fill("300")
-    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("button", name="Start").click()
     expect(page.get_by_role("alert")).to_contain_text("ask for fewer")

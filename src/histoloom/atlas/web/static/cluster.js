@@ -1,102 +1,107 @@
-// A cluster's galleries: real patches in three orders, and samples; a page of each is in the address.
+// A cluster's two galleries: its real patches in one of three orders, and its samples. The address holds the page of each.
 
-import { api, complain, element, gallery, say } from "./common.js";
+import { announce, api, element, gallery, showError } from "./common.js";
 
-const real = document.getElementById("real");
-const drawn = document.getElementById("samples");
-const buttons = [...document.querySelectorAll("[data-order]")];
-const { k, cluster } = real.dataset;
-const MEANING = {
-  typical: "The most probable first; those that are equally probable are mixed.",
-  random: "As they come, always in the same order.",
+const patchList = document.getElementById("real");
+const sampleList = document.getElementById("samples");
+const orderButtons = [...document.querySelectorAll("[data-order]")];
+const { k, cluster } = patchList.dataset;
+const ORDERS = {
+  typical: "The most probable first. Patches of equal probability are mixed.",
+  random: "A random order, the same each time.",
   borderline: "First those that are almost as probable in another cluster.",
 };
 
-const asked = new URLSearchParams(location.search);
-let order = asked.get("order") in MEANING ? asked.get("order") : "typical";
-const whole = (text) => (/^\d{1,6}$/.test(text ?? "") ? Number(text) : 0);
+const query = new URLSearchParams(location.search);
+let order = query.get("order") in ORDERS ? query.get("order") : "typical";
+const pageNumber = (text) => (/^\d{1,6}$/.test(text ?? "") ? Number(text) : 0);
 
-async function showReal(page) {
-  const found = await api(`/api/clusters/${k}/${cluster}/patches?order=${order}&page=${page}`);
-  gallery(real, found.patches.map(described));
-  for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.order === order);
-  document.getElementById("real-order").textContent = MEANING[order];
-  pager("real-pager", found, (wanted) => turn(showReal, wanted, real));
-  remember({ order: order === "typical" ? null : order, page: page || null });
-  return `${order} patches, page ${page + 1} of ${found.pages}`;
+/** Show a page of the patches; returns what to announce. */
+async function showPatches(page) {
+  const response = await api(`/api/clusters/${k}/${cluster}/patches?order=${order}&page=${page}`);
+  gallery(patchList, response.patches.map(patchEntry));
+  for (const button of orderButtons) button.setAttribute("aria-pressed", button.dataset.order === order);
+  document.getElementById("real-order").textContent = ORDERS[order];
+  fillPager("real-pager", response, (next) => turnPage(showPatches, next, patchList));
+  setQuery({ order: order === "typical" ? null : order, page: page || null });
+  return `${order} patches, page ${page + 1} of ${response.pages}`;
 }
 
+/** Show a page of the samples; returns what to announce. */
 async function showSamples(page) {
-  const found = await api(`/api/clusters/${k}/${cluster}/samples?page=${page}`);
-  gallery(drawn, found.samples.map((sample) => ({
+  const response = await api(`/api/clusters/${k}/${cluster}/samples?page=${page}`);
+  gallery(sampleList, response.samples.map((sample) => ({
     src: sample.src,
     text: `Synthetic patch number ${sample.index + 1}`,
     facts: [["Synthetic", "not a photograph of tissue"], ["Sample", sample.id]],
-    actions: drawing(`samples/${sample.id}`),
+    actions: drawActions(`samples/${sample.id}`),
   })));
-  pager("samples-pager", found, (wanted) => turn(showSamples, wanted, drawn));
-  remember({ samples: page || null });
-  return `samples, page ${page + 1} of ${found.pages}`;
+  fillPager("samples-pager", response, (next) => turnPage(showSamples, next, sampleList));
+  setQuery({ samples: page || null });
+  return `samples, page ${page + 1} of ${response.pages}`;
 }
 
-function described(patch) {
-  const share = (value) => value.toFixed(value > 0.995 && value < 1 ? 4 : 2);
+function patchEntry(patch) {
+  const format = (probability) => probability.toFixed(probability > 0.995 && probability < 1 ? 4 : 2);
+  const probability = format(patch.probability);
+  const secondProbability = format(patch.second_probability);
   return {
     src: patch.src,
-    text: `Patch of ${patch.slide_id} at ${patch.x}, ${patch.y}; probability ${share(patch.probability)}`,
-    note: order === "borderline" ? `${share(patch.probability)}, ${patch.second}: ${share(patch.second_probability)}` : share(patch.probability),
+    text: `Patch of ${patch.slide_id} at ${patch.x}, ${patch.y}; probability ${probability}`,
+    note: order === "borderline" ? `${probability}, ${patch.second}: ${secondProbability}` : probability,
     facts: [
-      ["Slide file", patch.slide_id], ["Slide", patch.slide], ["Patient", patch.patient], ["Place", `${patch.x}, ${patch.y} px`],
-      ["Probability", share(patch.probability)], ["Next", `cluster ${patch.second}, ${share(patch.second_probability)}`],
+      ["Slide file", patch.slide_id], ["Slide", patch.slide], ["Patient", patch.patient], ["Position", `${patch.x}, ${patch.y} px`],
+      ["Probability", probability], ["Second", `cluster ${patch.second}, ${secondProbability}`],
       ["Used for", patch.held_out ? "evaluation (held out)" : "training"],
     ],
     actions: [
-      ...drawing(patch.id),
+      ...drawActions(patch.id),
       { title: "On its slide", href: `/slides/${encodeURIComponent(patch.slide_id)}?k=${k}&cluster=${cluster}&patch=${patch.x},${patch.y}` },
       { title: "As PNG", href: patch.src.replace(/\.jpg(?=\?|$)/, ".png") },
     ],
   };
 }
 
-/** Ways to the page to draw on, which begin from a picture. */
-function drawing(name) {
-  const href = (how) => `/draw?k=${k}&${how}=${encodeURIComponent(name)}`;
+/** Links to the drawing page with a picture as the source. */
+function drawActions(name) {
+  const href = (mode) => `/draw?k=${k}&${mode}=${encodeURIComponent(name)}`;
   return [{ title: "More like this", href: href("like") }, { title: "Between…", href: href("between") }];
 }
 
-function pager(id, { page, pages, total }, go) {
-  const turnTo = (wanted, title, sign) => element("button", {
-    type: "button", disabled: wanted < 0 || wanted >= pages, "aria-label": title, onclick: () => go(wanted),
+function fillPager(id, { page, pages, total }, goTo) {
+  const button = (target, title, sign) => element("button", {
+    type: "button", disabled: target < 0 || target >= pages, "aria-label": title, onclick: () => goTo(target),
   }, sign);
   const bar = document.getElementById(id);
   bar.hidden = pages < 2;
   bar.replaceChildren(
-    turnTo(page - 1, "The page before", "←"),
+    button(page - 1, "The previous page", "←"),
     element("span", {}, `${page + 1} of ${pages}`),
-    turnTo(page + 1, "The next page", "→"),
+    button(page + 1, "The next page", "→"),
     element("span", { class: "soft small" }, `${total.toLocaleString("en")} in all`));
 }
 
-async function turn(show, page, list) {
+async function turnPage(show, page, list) {
   try {
-    say(await show(page));
+    announce(await show(page));
     list.querySelector("button")?.focus();
   } catch (error) {
-    complain(error);
+    showError(error);
   }
 }
 
-function remember(changes) {
-  const query = new URLSearchParams(location.search);
-  for (const [key, value] of Object.entries(changes)) value === null ? query.delete(key) : query.set(key, value);
-  history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
+/** Change parameters of the address; null removes one. */
+function setQuery(changes) {
+  const changed = new URLSearchParams(location.search);
+  for (const [key, value] of Object.entries(changes)) value === null ? changed.delete(key) : changed.set(key, value);
+  history.replaceState(null, "", changed.size ? `?${changed}` : location.pathname);
 }
 
-for (const button of buttons) {
+for (const button of orderButtons) {
   button.addEventListener("click", () => {
     order = button.dataset.order;
-    showReal(0).then(say, complain);
+    showPatches(0).then(announce, showError);
   });
 }
-showReal(whole(asked.get("page"))).catch(complain);
-if (Number(drawn.dataset.total)) showSamples(whole(asked.get("samples"))).catch(complain);
+showPatches(pageNumber(query.get("page"))).catch(showError);
+if (Number(sampleList.dataset.total)) showSamples(pageNumber(query.get("samples"))).catch(showError);

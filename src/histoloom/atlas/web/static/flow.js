@@ -1,21 +1,22 @@
-// Follow a cluster's patches: its bands stay, the others fade.
+// The flow of patches between numbers of clusters: pointing at a cluster highlights its bands and fades the others.
 
-const picture = document.getElementById("flow");
-const bands = [...picture.querySelectorAll(".band")];
+const chart = document.getElementById("flow");
+const bands = [...chart.querySelectorAll(".band")];
 
-function follow(node) {
-  picture.classList.toggle("following", node !== null);
+/** Highlight the bands that start or end at a node; null highlights none. */
+function highlight(node) {
+  chart.classList.toggle("following", node !== null);
   for (const band of bands) band.classList.toggle("on", node !== null && (band.dataset.start === node || band.dataset.end === node));
 }
 
-for (const link of picture.querySelectorAll(".node")) {
-  for (const event of ["mouseenter", "focus"]) link.addEventListener(event, () => follow(link.dataset.node));
-  for (const event of ["mouseleave", "blur"]) link.addEventListener(event, () => follow(null));
+for (const link of chart.querySelectorAll(".node")) {
+  for (const event of ["mouseenter", "focus"]) link.addEventListener(event, () => highlight(link.dataset.node));
+  for (const event of ["mouseleave", "blur"]) link.addEventListener(event, () => highlight(null));
 }
 for (const band of bands) {
   band.addEventListener("mouseenter", () => {
-    picture.classList.add("following");
+    chart.classList.add("following");
     band.classList.add("on");
   });
-  band.addEventListener("mouseleave", () => follow(null));
+  band.addEventListener("mouseleave", () => highlight(null));
 }

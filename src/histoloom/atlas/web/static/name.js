@@ -1,9 +1,9 @@
-// Naming: one rater's names of all clusters of one k, kept as they are typed. agreement.js shows all raters side by side.
+// The naming page: one rater's names of all clusters at one k, saved while they are typed. agreement.js compares the raters.
 
-import { api, complain, element, enlarge, say, toast } from "./common.js";
+import { announce, api, element, enlarge, showError, toast } from "./common.js";
 import { showAgreement } from "./agreement.js";
-import { colouring } from "./name_colour.js";
-import { importing } from "./name_import.js";
+import { colourDialog } from "./name_colour.js";
+import { importDialog } from "./name_import.js";
 import { keyboard } from "./name_keys.js";
 
 const k = Number(document.body.dataset.k);
@@ -13,320 +13,331 @@ const rows = [...document.querySelectorAll(".naming-row")].map((node) => ({
   name: node.querySelector(".name"),
   flags: [...node.querySelectorAll("[data-flag]")],
   colour: node.querySelector(".colour"),
-  same: node.querySelector(".same"),
-  join: node.querySelector(".join"),
+  mergeSelect: node.querySelector(".same"),
+  mergeButton: node.querySelector(".join"),
   tissue: node.querySelector(".tissue"),
   problem: node.querySelector(".naming-form .problem"),
   images: [...node.querySelectorAll("img")],
   controls: [...node.querySelectorAll("a, button, select, input")],
-  edit: null, // joins what is typed in one go
-  waiting: null, // typed, not yet on its way
-  unkept: null, // typed, not yet answered for
+  editId: null, // what is typed between two visits of the field is one edit, which one undo takes back
+  toSend: null, // typed, not yet sent
+  unsaved: null, // typed, not yet confirmed by the server
+  saving: false,
+  problemTimer: undefined,
 }));
-const at = (id) => document.getElementById(id);
-const RATER = "histoloom-rater";
+const byId = (id) => document.getElementById(id);
+const RATER = "histoloom-rater"; // keys of the browser's storage
 const DRAFT = `histoloom-draft ${location.host} ${k}`;
-const POLL = 1500;
-const RETRY = 2000;
-const PATIENCE = 900;
+const POLL_INTERVAL = 1500; // ms
+const RETRY_DELAY = 2000; // ms
+const PROBLEM_DELAY = 900; // ms that a name which the server refuses may stay in a field before the page says so
 
 let rater = localStorage.getItem(RATER) ?? "";
-let state = null;
-let queue = Promise.resolve();
-let pending = 0;
-let sent = 0;
+let state = null; // of the server: clusters, suggestions, raters, undo, redo, version
+let queue = Promise.resolve(); // the requests that change names, one after the other
+let pending = 0; // requests in the queue
+let requestCount = 0; // requests sent since the page was opened
 
-// --- what the server knows -------------------------------------------------------------------------------------------
+// --- requests --------------------------------------------------------------------------------------------------------
 
-/** One request after the other: what was done first is kept first. */
+/** Send a change after those before it, and show the state that the server returns. */
 function send(path, body) {
   pending += 1;
-  sent += 1;
-  saved();
-  const answered = queue.then(() => api(`/api/names/${k}/${path}`, { body: { rater, ...body } }));
-  queue = answered.then(() => {}, () => {});
-  return answered.then(apply).finally(() => {
+  requestCount += 1;
+  showSaveStatus();
+  const response = queue.then(() => api(`/api/names/${k}/${path}`, { body: { rater, ...body } }));
+  queue = response.then(() => {}, () => {});
+  return response.then(render).finally(() => {
     pending -= 1;
-    saved();
+    showSaveStatus();
   });
 }
 
-const act = (path, body) => send(path, body).catch(complain);
+const sendOrShowError = (path, body) => send(path, body).catch(showError);
 
-function saved(problem = "") {
-  const waiting = rows.some((row) => row.unkept !== null);
-  const refused = rows.find((row) => !row.problem.hidden);
-  const trouble = problem || (refused ? `Cluster ${refused.cluster} is not kept` : "");
-  const text = trouble || (pending || waiting ? "Saving …" : state && rater ? "All is kept" : "");
-  at("saved").classList.toggle("problem", trouble !== "");
-  if (at("saved").textContent !== text) at("saved").textContent = text;
+/** Resolves when everything that was typed or clicked has been sent. */
+async function allSent() {
+  while (rows.some((row) => row.saving)) await new Promise((resolve) => setTimeout(resolve, 10));
+  await queue;
 }
 
-/** Show what the server knows. A field that is being typed into changes only where somebody else (`foreign`) changed it. */
-function apply(found, { foreign = false } = {}) {
+function showSaveStatus(message = "") {
+  const refused = rows.find((row) => !row.problem.hidden);
+  const problem = message || (refused ? `Cluster ${refused.cluster} is not saved` : "");
+  const saving = pending > 0 || rows.some((row) => row.unsaved !== null);
+  const text = problem || (saving ? "Saving …" : state && rater ? "All changes saved" : "");
+  byId("saved").classList.toggle("problem", problem !== "");
+  // Screen readers announce each change of this text, so it is set only where it differs.
+  if (byId("saved").textContent !== text) byId("saved").textContent = text;
+}
+
+const normalised = (name) => name.normalize("NFC").toLowerCase().trim().split(/\s+/).join(" ");
+
+/** Show a state of the server; returns the one before. A field that is being typed into changes only where another window or rater (`external`) changed it. */
+function render(newState, { external = false } = {}) {
   const before = state;
-  state = found;
-  const mine = found.clusters;
+  const { clusters } = newState;
+  state = newState;
   for (const row of rows) {
-    const { name, flag, colour, shown } = mine[row.cluster];
-    const typing = row.unkept !== null || !row.problem.hidden || (row.edit !== null && document.activeElement === row.name);
-    const changed = foreign && before && before.clusters[row.cluster].name !== name;
-    if ((!typing || changed) && row.name.value !== name) row.name.value = name;
+    const { name, flag, colour, shown } = clusters[row.cluster];
+    const typing = row.unsaved !== null || !row.problem.hidden || (row.editId !== null && document.activeElement === row.name);
+    const changedElsewhere = external && before && before.clusters[row.cluster].name !== name;
+    if ((!typing || changedElsewhere) && row.name.value !== name) row.name.value = name;
     for (const button of row.flags) button.setAttribute("aria-pressed", button.dataset.flag === flag);
     row.node.style.setProperty("--c", colour || shown);
-    const others = name ? mine.filter((one) => one.cluster !== row.cluster && plain(one.name) === plain(name)).map((one) => one.cluster) : [];
-    row.tissue.textContent = others.length ? `One tissue with cluster ${others.join(", ")}` : "";
+    const sameName = name ? clusters.filter((other) => other.cluster !== row.cluster && normalised(other.name) === normalised(name)) : [];
+    row.tissue.textContent = sameName.length ? `One tissue with cluster ${sameName.map((other) => other.cluster).join(", ")}` : "";
   }
-  if (!before || before.clusters.some((one, place) => one.name !== mine[place].name)) fillSelects(mine);
-  if (!before || before.suggestions.join("\n") !== found.suggestions.join("\n")) {
-    at("suggestions").replaceChildren(...found.suggestions.map((name) => element("option", { value: name })));
+  // Selects and lists are filled only when they change: filling them closes one that is open.
+  if (!before || before.clusters.some((one, index) => one.name !== clusters[index].name)) {
+    const label = ({ cluster, name }) => (name ? `${cluster} · ${name}` : `${cluster}`);
+    for (const row of rows) {
+      const own = normalised(clusters[row.cluster].name);
+      const others = clusters.filter((other) => other.cluster !== row.cluster && (!other.name || normalised(other.name) !== own));
+      row.mergeSelect.replaceChildren(element("option", { value: "" }, "Same tissue as …"),
+        ...others.map((other) => element("option", { value: String(other.cluster) }, label(other))));
+    }
   }
-  at("raters").replaceChildren(...found.raters.map((name) => element("option", { value: name })));
-  at("undo").disabled = !found.undo;
-  at("redo").disabled = !found.redo;
-  saved();
+  if (!before || before.suggestions.join("\n") !== newState.suggestions.join("\n")) {
+    byId("suggestions").replaceChildren(...newState.suggestions.map((name) => element("option", { value: name })));
+  }
+  byId("raters").replaceChildren(...newState.raters.map((name) => element("option", { value: name })));
+  byId("undo").disabled = !newState.undo;
+  byId("redo").disabled = !newState.redo;
+  showSaveStatus();
   return before;
 }
 
-function fillSelects(mine) {
-  const label = (one) => (one.name ? `${one.cluster} · ${one.name}` : `${one.cluster}`);
-  for (const row of rows) {
-    const others = mine.filter((one) => one.cluster !== row.cluster && (!one.name || plain(one.name) !== plain(mine[row.cluster].name)));
-    row.same.replaceChildren(element("option", { value: "" }, "Same tissue as …"),
-      ...others.map((one) => element("option", { value: String(one.cluster) }, label(one))));
-  }
+/** Fetch what another window or rater changed; with `always`, the whole state even if nothing changed. */
+async function refresh({ always = false } = {}) {
+  const since = always || !state ? "" : state.version;
+  const [requestedRater, requestsBefore] = [rater, requestCount];
+  const response = await api(`/api/names/${k}?${new URLSearchParams({ rater, since })}`);
+  if (!response || requestedRater !== rater || requestsBefore !== requestCount) return; // older than what was done since
+  const before = render(response, { external: !always });
+  const changed = before && before.clusters.some((one, index) => ["name", "colour", "flag"].some((key) => one[key] !== response.clusters[index][key]));
+  if (changed && !always) announce("Your names were changed in another window");
+  if (!byId("agreement").hidden) updateAgreement();
 }
-
-const plain = (text) => text.normalize("NFC").toLowerCase().trim().split(/\s+/).join(" ");
 
 async function poll() {
   try {
-    if (rater && !pending && document.visibilityState === "visible") await look();
-    if (!rows.some((row) => row.unkept !== null)) saved();
+    if (rater && !pending && document.visibilityState === "visible") await refresh();
+    if (!rows.some((row) => row.unsaved !== null)) showSaveStatus();
   } catch (error) {
-    if (error.status === 0) saved("The atlas does not answer");
+    if (error.status === 0) showSaveStatus("The atlas does not answer");
   }
-  setTimeout(poll, POLL);
-}
-
-/** Ask whether something changed: in another tab, or by another rater. */
-async function look({ always = false } = {}) {
-  const since = always || !state ? "" : state.version;
-  const [asked, already] = [rater, sent];
-  const found = await api(`/api/names/${k}?${new URLSearchParams({ rater: asked, since })}`);
-  if (!found || asked !== rater || already !== sent) return; // older than what was done since
-  const before = apply(found, { foreign: !always });
-  const other = before && before.clusters.some((one, place) => ["name", "colour", "flag"].some((part) => one[part] !== found.clusters[place][part]));
-  if (other && !always) say("Your names were changed in another window");
-  if (!at("agreement").hidden) agreement();
+  setTimeout(poll, POLL_INTERVAL);
 }
 
 // --- typing ----------------------------------------------------------------------------------------------------------
 
-/** Each keystroke is sent at once, or, while one is on its way, the latest as soon as that has arrived. */
-function typed(row) {
-  row.edit ??= crypto.randomUUID?.() ?? `e${Date.now()}-${Math.floor(performance.now())}`;
-  row.waiting = row.unkept = row.name.value;
-  keepDraft();
-  complainAt(row, "");
-  saved();
-  if (!row.sending) keep(row);
+/** Send each keystroke at once. While a request is on its way, only the latest text waits for it. */
+function onInput(row) {
+  row.editId ??= crypto.randomUUID?.() ?? `e${Date.now()}-${Math.floor(performance.now())}`;
+  row.toSend = row.unsaved = row.name.value;
+  storeDraft();
+  showProblem(row, "");
+  if (!row.saving) save(row);
 }
 
-async function keep(row) {
-  row.sending = true;
-  while (row.waiting !== null) {
-    const name = row.waiting;
-    row.waiting = null;
+async function save(row) {
+  row.saving = true;
+  while (row.toSend !== null) {
+    const name = row.toSend;
+    row.toSend = null;
     try {
-      await send(String(row.cluster), { name, edit: row.edit ?? "" });
-      answered(row, "");
+      await send(String(row.cluster), { name, edit: row.editId ?? "" });
+      onResponse(row, "");
     } catch (error) {
       if (error.status !== 0) {
-        answered(row, error.message);
+        onResponse(row, error.message);
       } else {
-        row.waiting ??= name;
-        saved("Not kept: the atlas does not answer");
-        await new Promise((done) => setTimeout(done, RETRY));
+        row.toSend ??= name;
+        showSaveStatus("Not saved: the atlas does not answer");
+        await new Promise((resolve) => setTimeout(resolve, RETRY_DELAY));
       }
     }
   }
-  row.sending = false;
+  row.saving = false;
 }
 
-function answered(row, problem) {
-  if (row.waiting !== null) return; // more was typed
-  row.unkept = null;
-  keepDraft();
-  clearTimeout(row.complaining);
-  // A name may pass through what is no name: "2" on the way to "2 nuclei".
-  if (problem) row.complaining = setTimeout(() => row.unkept === null && complainAt(row, problem), document.activeElement === row.name ? PATIENCE : 0);
-  saved();
+/** The server saved the name, or refused it with `problem`. */
+function onResponse(row, problem) {
+  if (row.toSend !== null) return; // more was typed
+  row.unsaved = null;
+  storeDraft();
+  clearTimeout(row.problemTimer);
+  // A name may be invalid only while it is typed: "2" on the way to "2 nuclei".
+  if (problem) row.problemTimer = setTimeout(() => row.unsaved === null && showProblem(row, problem), document.activeElement === row.name ? PROBLEM_DELAY : 0);
+  showSaveStatus();
 }
 
-function complainAt(row, text) {
-  clearTimeout(row.complaining);
-  row.problem.textContent = text && `Not kept: ${text}`;
+function showProblem(row, text) {
+  clearTimeout(row.problemTimer);
+  row.problem.textContent = text && `Not saved: ${text}`;
   row.problem.hidden = !text;
   if (text) row.name.setAttribute("aria-invalid", "true");
   else row.name.removeAttribute("aria-invalid");
-  saved();
+  showSaveStatus();
 }
 
-/** What is not kept yet survives a reload, and an atlas that was stopped. */
-function keepDraft() {
-  const names = rows.filter((row) => row.unkept !== null).map((row) => [row.cluster, row.unkept]);
+/** Store what is not saved yet in the browser: it survives a reload and a stop of the atlas. */
+function storeDraft() {
+  const names = rows.filter((row) => row.unsaved !== null).map((row) => [row.cluster, row.unsaved]);
   if (names.length && state) localStorage.setItem(DRAFT, JSON.stringify({ rater, clustering: state.clustering, names }));
   else localStorage.removeItem(DRAFT);
 }
 
-function takeDraft() {
+/** Type the stored draft again, if it is of this rater and this clustering. */
+function restoreDraft() {
   const draft = JSON.parse(localStorage.getItem(DRAFT) ?? "null");
   localStorage.removeItem(DRAFT);
   if (!draft || draft.rater !== rater || draft.clustering !== state.clustering) return;
   for (const [cluster, name] of draft.names) {
     rows[cluster].name.value = name;
-    typed(rows[cluster]);
+    onInput(rows[cluster]);
   }
 }
 
-/** After what is typed has been sent. */
-async function settled() {
-  while (rows.some((row) => row.sending)) await new Promise((done) => setTimeout(done, 10));
-  await queue;
-}
-
-/** Every field as the server knows it; nothing is being typed any more. */
-function showAll() {
+/** Set all fields to the server's state and end all edits. */
+function resetFields() {
   for (const row of rows) {
-    row.edit = null;
-    complainAt(row, "");
+    row.editId = null;
+    showProblem(row, "");
     row.name.value = state.clusters[row.cluster].name;
   }
 }
 
-// --- what a rater does -----------------------------------------------------------------------------------------------
+// --- the other actions on a cluster ----------------------------------------------------------------------------------
 
-function flag(row, wanted) {
-  const now = state.clusters[row.cluster].flag;
-  const next = now === wanted ? "" : wanted;
-  say(next ? `Cluster ${row.cluster}: ${next}` : `Cluster ${row.cluster}: no flag`);
-  return act(String(row.cluster), { flag: next });
+/** Set a flag, or remove it where it is set. */
+function toggleFlag(row, flag) {
+  const newFlag = state.clusters[row.cluster].flag === flag ? "" : flag;
+  announce(newFlag ? `Cluster ${row.cluster}: ${newFlag}` : `Cluster ${row.cluster}: no flag`);
+  return sendOrShowError(String(row.cluster), { flag: newFlag });
 }
 
-async function sameAs(row, other) {
-  await settled();
-  const mine = state.clusters;
-  const name = mine[other].name || mine[row.cluster].name;
+/** Merge the row's cluster with the selected one. Arrow keys change the selection too, so only Enter or the button calls this. */
+function mergeWithSelected(row) {
+  const selected = row.mergeSelect.value;
+  row.mergeSelect.value = "";
+  row.mergeButton.hidden = true;
+  focusRow(row);
+  if (selected !== "") merge(row, Number(selected)).catch(showError);
+}
+
+/** Give both clusters, and all that share the name already, one name: that of `other`, or the row's where it has none. */
+async function merge(row, other) {
+  await allSent();
+  const { clusters } = state;
+  const name = clusters[other].name || clusters[row.cluster].name;
   if (!name) {
     toast(`Name cluster ${row.cluster} or cluster ${other} first; then they can share the name.`);
     return;
   }
-  const tissue = mine.filter((one) => one.name && plain(one.name) === plain(name)).map((one) => one.cluster);
-  const clusters = [...new Set([other, row.cluster, ...tissue])].sort((a, b) => a - b);
-  await act("merge", { clusters, name });
-  toast(`Clusters ${clusters.join(", ")} are one tissue: ${name}`, { action: { title: "Undo", run: () => step("undo") } });
+  const sameName = clusters.filter((one) => one.name && normalised(one.name) === normalised(name)).map((one) => one.cluster);
+  const merged = [...new Set([other, row.cluster, ...sameName])].sort((a, b) => a - b);
+  await sendOrShowError("merge", { clusters: merged, name });
+  toast(`Clusters ${merged.join(", ")} are one tissue: ${name}`, { action: { title: "Undo", run: () => undoOrRedo("undo") } });
 }
 
-/** The arrow keys go through the list as well, so that only Enter or the button says that it is the one. */
-function joined(row) {
-  const other = row.same.value;
-  row.same.value = "";
-  row.join.hidden = true;
-  go(row);
-  if (other !== "") sameAs(row, Number(other)).catch(complain);
-}
-
-async function step(which) {
-  await settled();
-  if (!state || !state[which]) return;
+/** `action` is "undo" or "redo". */
+async function undoOrRedo(action) {
+  await allSent();
+  if (!state || !state[action]) return;
   const before = state;
-  await act(which, {});
-  showAll();
+  await sendOrShowError(action, {});
+  resetFields();
   const changed = rows.find((row) => JSON.stringify(before.clusters[row.cluster]) !== JSON.stringify(state.clusters[row.cluster]));
   changed?.node.scrollIntoView({ block: "nearest" });
-  say(changed ? `${which === "undo" ? "Undone" : "Brought back"} at cluster ${changed.cluster}` : "Done");
+  announce(changed ? `${action === "undo" ? "Undone" : "Redone"} at cluster ${changed.cluster}` : "Done");
 }
 
-const colour = colouring({
-  now: (row) => state.clusters[row.cluster],
-  chosen: (row, value) => {
-    act(String(row.cluster), { colour: value });
-    say(value ? `Cluster ${row.cluster}: colour ${value}` : `Cluster ${row.cluster}: no colour of its own`);
+const openColourDialog = colourDialog({
+  current: (row) => state.clusters[row.cluster],
+  onChange: (row, colour) => {
+    sendOrShowError(String(row.cluster), { colour });
+    announce(colour ? `Cluster ${row.cluster}: colour ${colour}` : `Cluster ${row.cluster}: no colour of its own`);
   },
-  done: (row) => back(row),
+  onClose: (row) => restoreFocus(row),
 });
 
-const { go, back, reachable } = keyboard(rows, {
-  ready: () => state && !at("names").hidden,
-  step,
-  flag,
-  noFlag: (row) => act(String(row.cluster), { flag: "" }),
-  colour,
-  joined,
-  large: (row) => large(row, 0),
+function enlargePatch(row, index) {
+  const dialog = enlarge(row.images.map((image) => ({ src: image.src, text: image.alt })), index);
+  dialog.addEventListener("close", () => restoreFocus(row));
+}
+
+const { focusRow, restoreFocus, makeCurrent } = keyboard(rows, {
+  isReady: () => state && !byId("names").hidden,
+  undoOrRedo,
+  toggleFlag,
+  removeFlag: (row) => sendOrShowError(String(row.cluster), { flag: "" }),
+  openColourDialog,
+  mergeWithSelected,
+  enlarge: (row) => enlargePatch(row, 0),
 });
 
-function large(row, place) {
-  const dialog = enlarge(row.images.map((image) => ({ src: image.src, text: image.alt })), place);
-  dialog.addEventListener("close", () => back(row));
+// --- rater and view --------------------------------------------------------------------------------------------------
+
+function askForRater() {
+  byId("rater").value = rater;
+  byId("who-dialog").showModal();
+  byId("rater").select();
 }
 
-// --- rater, view -------------------------------------------------------------------------------------------
-
-function askWho() {
-  at("rater").value = rater;
-  at("who-dialog").showModal();
-  at("rater").select();
-}
-
-async function become(name) {
-  await settled();
+async function setRater(name) {
+  await allSent();
   rater = name;
   localStorage.setItem(RATER, rater);
-  at("who").textContent = rater;
-  at("export").href = `/api/names/table.csv?${new URLSearchParams({ rater })}`;
+  byId("who").textContent = rater;
+  byId("export").href = `/api/names/table.csv?${new URLSearchParams({ rater })}`;
   state = null;
-  await look({ always: true });
-  showAll();
-  takeDraft();
+  await refresh({ always: true });
+  resetFields();
+  restoreDraft();
 }
 
-function view(shown) {
-  at("names").hidden = shown;
-  at("agreement").hidden = !shown;
-  at("view-names").setAttribute("aria-pressed", String(!shown));
-  at("view-agreement").setAttribute("aria-pressed", String(shown));
-  if (shown) settled().then(agreement);
+function showView({ agreement }) {
+  byId("names").hidden = agreement;
+  byId("agreement").hidden = !agreement;
+  byId("view-names").setAttribute("aria-pressed", String(!agreement));
+  byId("view-agreement").setAttribute("aria-pressed", String(agreement));
+  if (agreement) allSent().then(updateAgreement);
 }
 
-const agreement = () => showAgreement(at("agreement"), { k, rater, colours: state.clusters.map((one) => one.shown) }).catch(complain);
+const updateAgreement = () => showAgreement(byId("agreement"), { k, rater, colours: state.clusters.map((one) => one.shown) }).catch(showError);
+
+// --- start -----------------------------------------------------------------------------------------------------------
 
 for (const row of rows) {
-  row.name.addEventListener("input", () => typed(row));
-  row.name.addEventListener("blur", () => settled().then(() => { if (document.activeElement !== row.name) row.edit = null; }));
-  row.node.addEventListener("focusin", () => reachable(row));
-  for (const button of row.flags) button.addEventListener("click", () => flag(row, button.dataset.flag));
-  row.colour.addEventListener("click", () => colour(row));
-  row.same.addEventListener("change", () => { row.join.hidden = row.same.value === ""; });
-  row.join.addEventListener("click", () => joined(row));
-  row.images.forEach((image, place) => image.addEventListener("click", () => large(row, place)));
+  row.name.addEventListener("input", () => onInput(row));
+  row.name.addEventListener("blur", () => allSent().then(() => { if (document.activeElement !== row.name) row.editId = null; }));
+  row.node.addEventListener("focusin", () => makeCurrent(row));
+  for (const button of row.flags) button.addEventListener("click", () => toggleFlag(row, button.dataset.flag));
+  row.colour.addEventListener("click", () => openColourDialog(row));
+  row.mergeSelect.addEventListener("change", () => { row.mergeButton.hidden = row.mergeSelect.value === ""; });
+  row.mergeButton.addEventListener("click", () => mergeWithSelected(row));
+  row.images.forEach((image, index) => image.addEventListener("click", () => enlargePatch(row, index)));
 }
-at("undo").addEventListener("click", () => step("undo"));
-at("redo").addEventListener("click", () => step("redo"));
-at("who").addEventListener("click", askWho);
-at("help").addEventListener("click", () => at("help-dialog").showModal());
-at("view-names").addEventListener("click", () => view(false));
-at("view-agreement").addEventListener("click", () => view(true));
-at("who-dialog").addEventListener("cancel", (event) => rater || event.preventDefault());
-at("who-dialog").addEventListener("close", () => {
-  const given = at("rater").value.trim();
-  if (at("who-dialog").returnValue === "ok" && given && given !== rater) become(given).then(() => back(rows[0])).catch(complain);
-  else if (!rater) askWho();
+byId("undo").addEventListener("click", () => undoOrRedo("undo"));
+byId("redo").addEventListener("click", () => undoOrRedo("redo"));
+byId("who").addEventListener("click", askForRater);
+byId("help").addEventListener("click", () => byId("help-dialog").showModal());
+byId("view-names").addEventListener("click", () => showView({ agreement: false }));
+byId("view-agreement").addEventListener("click", () => showView({ agreement: true }));
+byId("who-dialog").addEventListener("cancel", (event) => rater || event.preventDefault());
+byId("who-dialog").addEventListener("close", () => {
+  const entered = byId("rater").value.trim();
+  if (byId("who-dialog").returnValue === "ok" && entered && entered !== rater) setRater(entered).then(() => restoreFocus(rows[0])).catch(showError);
+  else if (!rater) askForRater();
 });
-importing({ button: at("import"), file: at("file"), dialog: at("import-dialog"), body: at("import-body"), whose: () => rater, done: () => look({ always: true }).then(showAll) });
-document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && rater && !pending && look().catch(() => {}));
-reachable(rows[0]);
-if (rater) become(rater).catch(complain);
-else look().catch(complain).then(askWho);
-setTimeout(poll, POLL);
+importDialog({
+  button: byId("import"), file: byId("file"), dialog: byId("import-dialog"), body: byId("import-body"),
+  getRater: () => rater, onImported: () => refresh({ always: true }).then(resetFields),
+});
+document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && rater && !pending && refresh().catch(() => {}));
+makeCurrent(rows[0]);
+if (rater) setRater(rater).catch(showError);
+else refresh().catch(showError).then(askForRater);
+setTimeout(poll, POLL_INTERVAL);

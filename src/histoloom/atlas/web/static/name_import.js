@@ -1,60 +1,59 @@
-// Import of a table of names: choose a file; what is wrong with it is listed row by row, and nothing is taken then.
+// The import of a table of names. If any row has a problem, all problems are listed and nothing is imported.
 
-import { api, complain, element, toast } from "./common.js";
+import { api, element, showError, toast } from "./common.js";
 
-const LARGEST = 700_000; // bytes; in base64 they still fit a request
+const MAX_BYTES = 700_000; // in base64 they still fit into a request
 
-export function importing({ button, file, dialog, body, whose, done }) {
-  let data = "";
+/** `getRater()` returns the rater's name; `onImported()` is called after an import. */
+export function importDialog({ button, file, dialog, body, getRater, onImported }) {
+  let data = ""; // the table in base64
 
-  async function chosen() {
-    const [found] = file.files;
+  const run = (request) => importTable(request).catch(showError);
+  const cancelButton = () => element("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
+
+  async function openDialog() {
+    const [table] = file.files;
     file.value = "";
-    if (!found) return;
-    if (found.size > LARGEST) {
-      toast(`The table is too large for this page (${found.size} bytes); use histoloom names RUN --import FILE.csv`, { problem: true });
+    if (!table) return;
+    if (table.size > MAX_BYTES) {
+      toast(`The table is too large for this page (${table.size} bytes); use histoloom names RUN --import FILE.csv`, { problem: true });
       return;
     }
-    data = base64(new Uint8Array(await found.arrayBuffer()));
+    const bytes = new Uint8Array(await table.arrayBuffer());
+    let binary = "";
+    for (let start = 0; start < bytes.length; start += 8192) binary += String.fromCharCode(...bytes.subarray(start, start + 8192));
+    data = btoa(binary);
     body.replaceChildren(
-      element("p", {}, "Take the names in ", element("strong", {}, found.name), "? Empty cells change nothing, and one Undo takes it all back."),
+      element("p", {}, "Import the names in ", element("strong", {}, table.name), "? Empty cells change nothing. One undo takes back the whole import."),
       element("div", { class: "row" },
-        element("button", { type: "button", class: "primary", onclick: () => run({ rater: whose() }) }, `As names of ${whose()}`),
+        element("button", { type: "button", class: "primary", onclick: () => run({ rater: getRater() }) }, `As names of ${getRater()}`),
         element("button", { type: "button", onclick: () => run({}) }, "As names of the raters in the table"),
-        cancel()));
+        cancelButton()));
     dialog.showModal();
   }
 
-  async function take(how) {
-    const found = await api("/api/names/import", { body: { data, ...how } });
-    if (found.problems.length) {
-      refused(found.problems, how);
+  async function importTable(request) {
+    const result = await api("/api/names/import", { body: { data, ...request } });
+    if (result.problems.length) {
+      showProblems(result.problems, request);
       return;
     }
     dialog.close();
-    await done();
-    toast(`${found.changes} changes from ${found.rows} rows with names; ${found.empty} empty rows`);
+    await onImported();
+    toast(`${result.changes} changes from ${result.rows} rows with names; ${result.empty} empty rows`);
   }
 
-  function refused(problems, how) {
-    const forced = !how.force && problems.some((line) => line.includes("force imports it anyway"));
+  function showProblems(problems, request) {
+    const canForce = !request.force && problems.some((line) => line.includes("force imports it anyway"));
     body.replaceChildren(
-      element("p", {}, "Nothing was taken:"),
+      element("p", {}, "Nothing was imported:"),
       element("ul", { class: "problems", tabindex: "0", "aria-label": "Problems" }, problems.map((line) => element("li", {}, line))),
       element("div", { class: "row" },
-        forced ? element("button", { type: "button", class: "danger", onclick: () => run({ ...how, force: true }) }, "Take it all the same") : null,
-        cancel()));
+        canForce ? element("button", { type: "button", class: "danger", onclick: () => run({ ...request, force: true }) }, "Import anyway") : null,
+        cancelButton()));
     body.querySelector("button").focus();
   }
 
-  const run = (how) => take(how).catch(complain);
-  const cancel = () => element("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
   button.addEventListener("click", () => file.click());
-  file.addEventListener("change", () => chosen().catch(complain));
-}
-
-function base64(bytes) {
-  let text = "";
-  for (let start = 0; start < bytes.length; start += 8192) text += String.fromCharCode(...bytes.subarray(start, start + 8192));
-  return btoa(text);
+  file.addEventListener("change", () => openDialog().catch(showError));
 }

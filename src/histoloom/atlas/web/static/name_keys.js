@@ -1,91 +1,91 @@
-// Naming without a mouse: one row is current, the Tab key goes through its controls alone, and every step has a key.
+// Naming by keyboard. One row is current: Tab moves through its controls only, and every action has a key.
 
 /**
- * `rows` have {node, name, same, flags, controls}. What the keys do: `ready()`, `step("undo" | "redo")`, `flag(row, flag)`, `noFlag(row)`,
- * `colour(row)`, `joined(row)` when another tissue was chosen, `large(row)`. Returns {go, back, reachable}, which make a row the current one.
+ * `rows` have {node, name, mergeSelect, flags, controls}. `actions` are what the keys call: `isReady()`, `undoOrRedo("undo" | "redo")`,
+ * `toggleFlag(row, flag)`, `removeFlag(row)`, `openColourDialog(row)`, `mergeWithSelected(row)`, `enlarge(row)`.
+ * Returns {focusRow, restoreFocus, makeCurrent}.
  */
-export function keyboard(rows, does) {
-  function go(row, { typing = false } = {}) {
+export function keyboard(rows, actions) {
+  /** Focus a row, or with `typing` its name; nothing where there is no such row. */
+  function focusRow(row, { typing = false } = {}) {
     if (!row) return;
-    reachable(row);
-    const target = typing ? row.name : row.node;
-    target.focus({ preventScroll: true });
+    makeCurrent(row);
+    (typing ? row.name : row.node).focus({ preventScroll: true });
     if (typing) row.name.select();
     row.node.scrollIntoView({ block: "nearest" });
   }
 
-  /** After a dialog: its end is told late, and who types fast is in another row by then, and stays there. */
-  function back(row) {
-    if (!rows.some((other) => other !== row && other.node.contains(document.activeElement))) go(row);
+  /** Focus the row after its dialog closed, unless another row has the focus: the close event comes late, and a fast typist is there already. */
+  function restoreFocus(row) {
+    if (!rows.some((other) => other !== row && other.node.contains(document.activeElement))) focusRow(row);
   }
 
-  function reachable(row) {
-    for (const other of rows) for (const one of [other.node, ...other.controls]) one.tabIndex = other === row ? 0 : -1;
+  /** Only the controls of the current row can be reached with Tab. */
+  function makeCurrent(row) {
+    for (const other of rows) for (const control of [other.node, ...other.controls]) control.tabIndex = other === row ? 0 : -1;
   }
 
   const keys = {
-    n: (row, place) => go(rows[place + 1]),
-    ArrowDown: (row, place) => go(rows[place + 1]),
-    p: (row, place) => go(rows[place - 1]),
-    ArrowUp: (row, place) => go(rows[place - 1]),
-    Home: () => go(rows[0]),
-    End: () => go(rows.at(-1)),
-    Enter: (row) => go(row, { typing: true }),
-    c: (row) => does.colour(row),
-    m: (row) => row.same.focus(),
-    o: (row) => does.large(row),
+    n: (row, index) => focusRow(rows[index + 1]),
+    ArrowDown: (row, index) => focusRow(rows[index + 1]),
+    p: (row, index) => focusRow(rows[index - 1]),
+    ArrowUp: (row, index) => focusRow(rows[index - 1]),
+    Home: () => focusRow(rows[0]),
+    End: () => focusRow(rows.at(-1)),
+    Enter: (row) => focusRow(row, { typing: true }),
+    c: (row) => actions.openColourDialog(row),
+    m: (row) => row.mergeSelect.focus(),
+    o: (row) => actions.enlarge(row),
   };
 
-  function flagged(row, digit) {
-    if (digit === "0") does.noFlag(row);
-    else does.flag(row, row.flags[Number(digit) - 1].dataset.flag);
+  function setFlag(row, digit) {
+    if (digit === "0") actions.removeFlag(row);
+    else actions.toggleFlag(row, row.flags[Number(digit) - 1].dataset.flag);
   }
 
-  /** What a key does in a row; false where it does nothing. */
-  function inRow(event, row) {
-    const place = rows.indexOf(row);
-    // By its place on the keyboard too: a French one gives 1 with Shift alone.
+  /** Handle a key pressed within a row; returns whether it did anything. */
+  function handleRowKey(event, row) {
+    const index = rows.indexOf(row);
+    // The digit by the key's position too: on a French keyboard, 1 needs Shift.
     const digit = /^Digit([0-3])$/.exec(event.code)?.[1] ?? (/^[0-3]$/.test(event.key) ? event.key : null);
     if (event.target === row.name) {
-      const next = rows[place + (event.shiftKey ? -1 : 1)];
-      if (event.key === "Enter") go(next ?? row, { typing: next !== undefined });
-      else if (event.key === "Escape") go(row);
-      else if (event.altKey && digit !== null) flagged(row, digit);
+      const next = rows[index + (event.shiftKey ? -1 : 1)];
+      if (event.key === "Enter") focusRow(next ?? row, { typing: next !== undefined });
+      else if (event.key === "Escape") focusRow(row);
+      else if (event.altKey && digit !== null) setFlag(row, digit);
       else return false;
       return true;
     }
-    if (event.target === row.same && ["Enter", "Escape"].includes(event.key)) {
-      if (event.key === "Escape") row.same.value = "";
-      does.joined(row);
+    if (event.target === row.mergeSelect && ["Enter", "Escape"].includes(event.key)) {
+      if (event.key === "Escape") row.mergeSelect.value = "";
+      actions.mergeWithSelected(row);
       return true;
     }
     if (event.target.matches("select, input") || event.altKey) return false;
     if (event.target.matches("button, a") && ["Enter", " "].includes(event.key)) return false;
-    if (digit !== null) flagged(row, digit);
-    else if (event.key in keys) keys[event.key](row, place);
+    if (digit !== null) setFlag(row, digit);
+    else if (event.key in keys) keys[event.key](row, index);
     else return false;
     return true;
   }
 
-  function pressed(event) {
+  document.addEventListener("keydown", (event) => {
     if (document.querySelector("dialog[open]") || event.isComposing) return;
     const key = event.key.toLowerCase();
     if ((event.ctrlKey || event.metaKey) && !event.altKey) {
       if (!["z", "y"].includes(key)) return;
       event.preventDefault();
-      does.step(key === "y" || event.shiftKey ? "redo" : "undo");
+      actions.undoOrRedo(key === "y" || event.shiftKey ? "redo" : "undo");
       return;
     }
-    if (!does.ready()) return;
+    if (!actions.isReady()) return;
     const row = rows.find((one) => one.node.contains(document.activeElement));
     if (row) {
-      if (inRow(event, row)) event.preventDefault();
+      if (handleRowKey(event, row)) event.preventDefault();
     } else if (document.activeElement === document.body && ["n", "ArrowDown"].includes(event.key)) {
       event.preventDefault();
-      go(rows.find((one) => one.node.tabIndex === 0) ?? rows[0]);
+      focusRow(rows.find((one) => one.node.tabIndex === 0) ?? rows[0]);
     }
-  }
-
-  document.addEventListener("keydown", pressed);
-  return { go, back, reachable };
+  });
+  return { focusRow, restoreFocus, makeCurrent };
 }

@@ -1,69 +1,68 @@
-// The page that begins a reading: the form, and the readings that there are.
+// The page that starts a blinded reading: the form, and a table of the readings that exist.
 
-import { api, complain, element } from "/static/common.js";
+import { api, element, showError } from "/static/common.js";
 
 const form = document.getElementById("new-reading");
 const problem = document.getElementById("problem");
-const NAME = "histoloom-reader";
+const READER = "histoloom-reader"; // key of the reader's name in the browser's storage
 const KINDS = { "real-or-synthetic": "real or synthetic", "reconstruction-or-synthetic": "reconstruction or synthetic", naming: "which tissue" };
 
-form.reader.value = localStorage.getItem(NAME) ?? "";
-form.trials.addEventListener("input", hint);
-form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  begin(async () => {
-    const body = { kind: form.kind.value, trials: Number(form.trials.value), k: Number(form.k.value), feedback: form.feedback.checked };
-    return (await api("/api/readings", { body })).id;
-  });
-});
-
-/** What a number of pictures can show: the widest 95 % interval, at a half of right answers (Wilson). */
-function hint() {
+/** Show how precise this number of pictures is: the widest 95 % interval (Wilson), at half of the answers right. */
+function showPrecision() {
   const n = Number(form.trials.value);
-  const half = 1.96 / (2 * Math.sqrt(n + 1.96 ** 2));
-  document.getElementById("trials-hint").textContent = n >= 4 ? `an accuracy of 50 % is known to ± ${Math.round(100 * half)} points` : "";
+  const halfWidth = 1.96 / (2 * Math.sqrt(n + 1.96 ** 2));
+  document.getElementById("trials-hint").textContent = n >= 4 ? `an accuracy of 50 % is known to ± ${Math.round(100 * halfWidth)} points` : "";
 }
 
-async function begin(reading) {
+/** Start a session of the reading whose id `getReading` resolves to, and open it. */
+async function startSession(getReading) {
   const reader = form.reader.value.trim();
-  problem.textContent = reader ? "" : "Say who reads: your name.";
+  problem.textContent = reader ? "" : "Enter your name.";
   form.reader.setAttribute("aria-invalid", String(!reader));
   if (!reader) return form.reader.focus();
   const buttons = [...document.querySelectorAll("main button")];
   buttons.forEach((button) => (button.disabled = true));
   try {
-    localStorage.setItem(NAME, reader);
-    const id = await reading();
-    const state = await api(`/api/readings/${encodeURIComponent(id)}/sessions`, { body: { reader } });
-    location.href = `/read/${state.session}`;
+    localStorage.setItem(READER, reader);
+    const id = await getReading();
+    const { session } = await api(`/api/readings/${encodeURIComponent(id)}/sessions`, { body: { reader } });
+    location.href = `/read/${session}`;
   } catch (error) {
     problem.textContent = error.message;
     buttons.forEach((button) => (button.disabled = false));
-    if (error.status === undefined) complain(error);
+    if (error.status === undefined) showError(error);
   }
 }
 
-function row(reading) {
-  const readers = reading.readers.map(({ reader, answered }) => `${reader}: ${answered === reading.trials ? "done" : `${answered} of ${reading.trials}`}`);
-  return element("tr", {},
-    element("th", { scope: "row", class: "text" }, reading.id.split("-")[0]),
-    element("td", { class: "text" }, KINDS[reading.kind] + (reading.feedback ? " (training)" : "")),
-    element("td", {}, String(reading.k)),
-    element("td", {}, String(reading.trials)),
-    element("td", { class: "text who" }, readers.length ? readers.map((reader) => element("div", {}, reader)) : "nobody yet"),
-    element("td", {}, element("button", { type: "button", "aria-label": `Read ${reading.id}`, onclick: () => begin(async () => reading.id) }, "Read")));
-}
-
-async function list() {
-  const found = await api("/api/readings");
-  const titles = [["number", "text"], ["question", "text"], ["k"], ["pictures"], ["readers", "text"], [""]];
-  document.getElementById("readings").replaceChildren(found.length
+async function listReadings() {
+  const readings = await api("/api/readings");
+  const columns = [["number", "text"], ["question", "text"], ["k"], ["pictures"], ["readers", "text"], [""]];
+  const row = (reading) => {
+    const readers = reading.readers.map(({ reader, answered }) => `${reader}: ${answered === reading.trials ? "done" : `${answered} of ${reading.trials}`}`);
+    return element("tr", {},
+      element("th", { scope: "row", class: "text" }, reading.id.split("-")[0]),
+      element("td", { class: "text" }, KINDS[reading.kind] + (reading.feedback ? " (training)" : "")),
+      element("td", {}, String(reading.k)),
+      element("td", {}, String(reading.trials)),
+      element("td", { class: "text who" }, readers.length ? readers.map((reader) => element("div", {}, reader)) : "nobody yet"),
+      element("td", {}, element("button", { type: "button", "aria-label": `Read ${reading.id}`, onclick: () => startSession(async () => reading.id) }, "Read")));
+  };
+  document.getElementById("readings").replaceChildren(readings.length
     ? element("div", { class: "scroll" }, element("table", {},
       element("caption", { class: "hidden" }, "Readings, the newest first"),
-      element("thead", {}, element("tr", {}, titles.map(([title, kind]) => (title ? element("th", { scope: "col", class: kind }, title) : element("td"))))),
-      element("tbody", {}, found.map(row))))
+      element("thead", {}, element("tr", {}, columns.map(([title, kind]) => (title ? element("th", { scope: "col", class: kind }, title) : element("td"))))),
+      element("tbody", {}, readings.map(row))))
     : element("p", {}, "None yet."));
 }
 
-hint();
-list().catch(complain);
+form.reader.value = localStorage.getItem(READER) ?? "";
+form.trials.addEventListener("input", showPrecision);
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  startSession(async () => {
+    const body = { kind: form.kind.value, trials: Number(form.trials.value), k: Number(form.k.value), feedback: form.feedback.checked };
+    return (await api("/api/readings", { body })).id;
+  });
+});
+showPrecision();
+listReadings().catch(showError);

@@ -1,189 +1,205 @@
-// One reader's way through a reading: a picture, an answer, the next; then the result.
+// One reader's session of a blinded reading: a picture, an answer, the next picture; at the end the result.
 
-import { Refused, api, complain, element, gallery, say } from "/static/common.js";
+import { ApiError, announce, api, element, gallery, showError } from "/static/common.js";
 
-const root = document.getElementById("reading");
-const session = root.dataset.session;
+const byId = (id) => document.getElementById(id);
+const root = byId("reading");
+const image = byId("picture");
 const naming = root.dataset.kind === "naming";
-const base = `/api/reading-sessions/${session}`;
-const at = (id) => document.getElementById(id);
-const image = at("picture");
+const sessionPath = `/api/reading-sessions/${root.dataset.session}`;
 const KEYS = naming ? [..."abcdefghijklmnopqrstuvwxyz123456789"] : [..."12345"];
-const GUARD = 250; // ms in which a key that was meant for the picture before does nothing
-const SCALING = "histoloom-scaling";
+const MIN_VIEW_TIME = 250; // ms; a key pressed sooner was meant for the previous picture
+const SCALING = "histoloom-scaling"; // key of the browser's storage
 
-let state; // as the server last said
-let mode = "waiting"; // waiting, ready, shown, paused, sending, unsent, done
-let since = 0; // when the picture appeared, or appeared again after a pause
-let spent = 0; // ms on this picture before the last pause
-let unsent = null;
+let state; // the last response of the server
+let mode = "loading"; // loading, ready, showing, paused, sending, unsent, done
+let shownAt = 0; // when the picture appeared, or appeared again after a pause
+let timeBeforePause = 0; // ms
+let retry = null; // repeats the request that failed
 
-function show(...ids) {
-  for (const id of ["ready", "shown", "asked", "choices", "unsent", "result"]) at(id).hidden = !ids.includes(id);
-  at("pause").disabled = !["shown", "paused"].includes(mode);
+/** Show these parts of the page and hide the others. */
+function showParts(...ids) {
+  for (const id of ["ready", "shown", "question", "choices", "unsent", "result"]) byId(id).hidden = !ids.includes(id);
+  byId("pause").disabled = !["showing", "paused"].includes(mode);
 }
 
-function count() {
-  at("progress").value = state.answered;
-  at("count").textContent = `${state.answered} of ${state.total}`;
+function showProgress() {
+  byId("progress").value = state.answered;
+  byId("count").textContent = `${state.answered} of ${state.total}`;
 }
 
-function ready() {
+/** Show the card with the button that starts or continues. */
+function showReadyCard(title, text, button) {
+  byId("ready-title").textContent = title;
+  byId("ready-text").textContent = text;
+  byId("go").textContent = button;
+  showParts("ready");
+  byId("go").focus();
+}
+
+function showInstructions() {
   mode = "ready";
-  const begun = state.answered > 0;
-  at("ready-title").textContent = begun ? `Go on with picture ${state.answered + 1} of ${state.total}` : `${state.total} pictures`;
-  at("ready-text").textContent = naming
-    ? "Say which tissue each picture shows, by its letter or with the mouse. Some are real, some synthetic. An answer cannot be changed. The clock runs while a picture is seen; pause whenever you like."
-    : "Half of them are real, half synthetic, in a random order. Answer with the keys 1 to 5 or with the mouse. An answer cannot be changed. The clock runs while a picture is seen; pause whenever you like.";
-  at("go").textContent = begun ? "Go on" : "Begin";
-  show("ready");
-  at("go").focus();
+  const started = state.answered > 0;
+  showReadyCard(
+    started ? `Continue with picture ${state.answered + 1} of ${state.total}` : `${state.total} pictures`,
+    naming
+      ? "Answer which tissue each picture shows, by its letter or with the mouse. Some pictures are real, some synthetic. An answer cannot be changed. The clock runs while a picture is shown; you can pause at any time."
+      : "Half of the pictures are real, half synthetic, in a random order. Answer with the keys 1 to 5 or with the mouse. An answer cannot be changed. The clock runs while a picture is shown; you can pause at any time.",
+    started ? "Continue" : "Start");
 }
 
-async function next() {
-  mode = "waiting";
-  count();
-  if (!state.picture) return finish();
+async function showNextPicture() {
+  mode = "loading";
+  showProgress();
+  if (!state.picture) return showResult();
   image.src = state.picture.address;
   try {
     await image.decode();
   } catch {
-    return lost(new Refused("The picture did not arrive.", 0), () => next());
+    return showRetry(new ApiError("The picture did not arrive.", 0), showNextPicture);
   }
-  mode = "shown";
-  show("shown", "asked", "choices");
-  spent = 0;
-  // The picture is on the screen with the frame after this one.
-  requestAnimationFrame(() => requestAnimationFrame(() => (since = performance.now())));
-  since = performance.now();
-  say(`Picture ${state.answered + 1} of ${state.total}`);
+  mode = "showing";
+  showParts("shown", "question", "choices");
+  timeBeforePause = 0;
+  // The picture is on the screen one frame after the next one.
+  requestAnimationFrame(() => requestAnimationFrame(() => (shownAt = performance.now())));
+  shownAt = performance.now();
+  announce(`Picture ${state.answered + 1} of ${state.total}`);
   if (state.after) new Image().src = state.after;
 }
 
-function pause() {
-  if (mode === "shown") {
-    spent += performance.now() - since;
+function togglePause() {
+  if (mode === "showing") {
+    timeBeforePause += performance.now() - shownAt;
     mode = "paused";
-    at("ready-title").textContent = "Paused";
-    at("ready-text").textContent = "The picture is hidden and the clock stands.";
-    at("go").textContent = "Go on";
-    show("ready");
-    at("go").focus();
-  } else if (mode === "paused") resume();
+    showReadyCard("Paused", "The picture is hidden and the clock is stopped.", "Continue");
+  } else if (mode === "paused") {
+    mode = "showing";
+    showParts("shown", "question", "choices");
+    shownAt = performance.now();
+  }
 }
 
-function resume() {
-  mode = "shown";
-  show("shown", "asked", "choices");
-  since = performance.now();
-}
-
-async function choose(answer) {
-  if (mode !== "shown" || performance.now() - since + spent < GUARD) return;
-  const seconds = (spent + performance.now() - since) / 1000;
-  await send({ picture: state.picture.id, answer, seconds, scaling: image.dataset.scaling });
+async function answer(choice) {
+  const viewTime = timeBeforePause + performance.now() - shownAt;
+  if (mode !== "showing" || viewTime < MIN_VIEW_TIME) return;
+  await send({ picture: state.picture.id, answer: choice, seconds: viewTime / 1000, scaling: image.dataset.scaling });
 }
 
 async function send(body) {
   mode = "sending";
   try {
-    state = await api(`${base}/answers`, { body });
+    state = await api(`${sessionPath}/answers`, { body });
   } catch (error) {
     if (error.status === 409 || error.status === 400) {
-      // Answered in another window: go on from where the reading stands.
-      complain(error);
-      state = await api(base);
-      return ready();
+      // The picture was answered in another window: continue where the reading is now.
+      showError(error);
+      state = await api(sessionPath);
+      return showInstructions();
     }
-    return lost(error, () => send(body));
+    return showRetry(error, () => send(body));
   }
   if (state.last) {
     const verdict = state.last.right === null ? "It is a" : state.last.right ? "Right: a" : "Wrong: a";
-    at("feedback").textContent = `${verdict} ${state.last.truth}.`;
-    at("feedback").dataset.right = String(state.last.right);
+    byId("feedback").textContent = `${verdict} ${state.last.truth}.`;
+    byId("feedback").dataset.right = String(state.last.right);
   }
-  await next();
+  await showNextPicture();
 }
 
-function lost(error, retry) {
+/** Show an error with a button that repeats the request. */
+function showRetry(error, repeat) {
   mode = "unsent";
-  unsent = retry;
-  at("unsent-text").textContent = error.message;
-  show("shown", "unsent");
-  at("again").focus();
+  retry = repeat;
+  byId("unsent-text").textContent = error.message;
+  showParts("shown", "unsent");
+  byId("retry").focus();
 }
 
-async function finish() {
-  mode = "done";
-  const found = await api(`${base}/result`);
-  at("feedback").textContent = "";
-  root.classList.add("done");
-  const short = naming ? found.answers.map((answer, place) => (place < found.answers.length - 1 ? KEYS[place] ?? String(place + 1) : answer)) : found.answers;
-  const named = (truth) => (naming ? `${short[found.answers.indexOf(truth)]}: ${truth}` : truth);
-  const table = (caption, titles, rows) => element("div", { class: "scroll" }, element("table", {},
+function resultTable(caption, titles, rows) {
+  return element("div", { class: "scroll" }, element("table", {},
     element("caption", {}, caption),
-    element("thead", {}, element("tr", {}, titles.map((title, place) => element("th", { scope: "col", class: place ? null : "text" }, title)))),
+    element("thead", {}, element("tr", {}, titles.map((title, index) => element("th", { scope: "col", class: index ? null : "text" }, title)))),
     element("tbody", {}, rows.map(([first, ...rest]) => element("tr", {}, element("th", { scope: "row", class: "text" }, first), rest.map((cell) => element("td", {}, cell)))))));
-  const pictures = element("ul", { class: "gallery" });
-  const rows = naming ? "rows are what was meant, columns what you said, by the letters of the rows" : "rows are what it was, columns what you said";
-  at("result").replaceChildren(
+}
+
+async function showResult() {
+  mode = "done";
+  const result = await api(`${sessionPath}/result`);
+  byId("feedback").textContent = "";
+  root.classList.add("done");
+
+  // A naming has many answers: the columns have letters, and the rows say what each letter means. The last answer is no tissue.
+  const last = result.answers.length - 1;
+  const columns = naming ? result.answers.map((text, index) => (index < last ? KEYS[index] ?? String(index + 1) : text)) : result.answers;
+  const rowTitle = (truth) => (naming ? `${columns[result.answers.indexOf(truth)]}: ${truth}` : truth);
+  const axes = naming ? "rows are the requested tissues, columns your answers by the letters of the rows" : "rows are the truth, columns your answers";
+  const readersCaption = "All who finished this reading. Intervals are 95 %, in brackets; seconds are medians."
+    + (naming ? "" : " Positive is synthetic; “cannot tell” counts as half right.");
+  const counts = result.counts.map(({ title, truths, numbers }) => element("div", { class: "card" }, resultTable(
+    `${title}: ${axes}.`, ["truth", ...columns],
+    truths.map((truth, index) => [rowTitle(truth), ...numbers[index].map((number) => (number ? String(number) : "·"))]))));
+
+  const mistaken = element("ul", { class: "gallery" });
+  gallery(mistaken, result.mistaken.map((picture) => ({
+    src: picture.address,
+    text: `A ${picture.truth}; your answer: ${picture.answer}`,
+    note: naming ? picture.answer : picture.truth,
+    facts: [["It is a", picture.truth], ["Your answer", picture.answer]],
+  })));
+  byId("result").replaceChildren(
     element("h2", { tabindex: "-1" }, "The result"),
-    element("p", { class: "verdict" }, found.sentence),
-    ...found.notes.map((note) => element("p", { class: "soft" }, note)),
-    element("div", { class: "card" }, table("All who finished this reading. Intervals are 95 %, in brackets; seconds are medians." + (naming ? "" : " Positive is synthetic; “cannot tell” counts as half right."), found.titles, found.rows),
-      found.together ? element("p", {}, `Together: accuracy ${found.together}.`) : null),
+    element("p", { class: "verdict" }, result.sentence),
+    ...result.notes.map((note) => element("p", { class: "soft" }, note)),
+    element("div", { class: "card" }, resultTable(readersCaption, result.titles, result.rows),
+      result.together ? element("p", {}, `Together: accuracy ${result.together}.`) : null),
     element("h2", {}, "Your answers"),
-    element("div", { class: "counts" }, found.counts.map((one) => element("div", { class: "card" }, table(`${one.title}: ${rows}.`,
-      ["it was", ...short], one.truths.map((truth, place) => [named(truth), ...one.numbers[place].map((number) => (number ? String(number) : "·"))]))))),
-    element("h2", {}, naming ? "Named otherwise than meant" : "Taken for the other kind"),
-    found.mistaken.length ? pictures : element("p", {}, "None."),
+    element("div", { class: "counts" }, counts),
+    element("h2", {}, naming ? "Named differently from the requested tissue" : "Wrong answers"),
+    result.mistaken.length ? mistaken : element("p", {}, "None."),
     element("p", {}, element("a", { class: "button", href: "/read" }, "To all readings")));
-  gallery(pictures, found.mistaken.map(({ address, truth, answer }) => ({
-    src: address, text: `A ${truth}; you said: ${answer}`, note: naming ? `said: ${answer}` : truth, facts: [["It is a", truth], ["You said", answer]] })));
-  show("result");
-  at("result").querySelector("h2").focus();
-  say(found.sentence);
+  showParts("result");
+  byId("result").querySelector("h2").focus();
+  announce(result.sentence);
 }
 
-function scale(wanted) {
-  image.dataset.scaling = wanted;
-  localStorage.setItem(SCALING, wanted);
-  for (const button of root.querySelectorAll("[data-scaling]")) if (button !== image) button.setAttribute("aria-pressed", String(button.dataset.scaling === wanted));
-}
-
-function go() {
-  if (mode === "paused") resume();
-  else if (mode === "ready") next().catch(complain);
+function setScaling(scaling) {
+  image.dataset.scaling = scaling;
+  localStorage.setItem(SCALING, scaling);
+  for (const button of root.querySelectorAll("button[data-scaling]")) button.setAttribute("aria-pressed", String(button.dataset.scaling === scaling));
 }
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || document.querySelector("dialog[open]")) return;
-  // A button of the bar that has the focus is pressed by Space itself.
-  if (event.key === " " && ["shown", "paused"].includes(mode) && !event.target.closest(".bar, .reading-bar")) {
+  // Space presses the focused button of the bar, as everywhere; elsewhere it pauses.
+  if (event.key === " " && ["showing", "paused"].includes(mode) && !event.target.closest(".bar, .reading-bar")) {
     event.preventDefault();
-    pause();
+    togglePause();
     return;
   }
-  const answer = KEYS.indexOf(event.key.toLowerCase());
-  if (mode === "shown" && answer >= 0 && answer < state.choices.length) {
+  const choice = KEYS.indexOf(event.key.toLowerCase());
+  if (mode === "showing" && choice >= 0 && choice < state.choices.length) {
     event.preventDefault();
-    choose(answer).catch(complain);
+    answer(choice).catch(showError);
   }
 });
-at("go").addEventListener("click", go);
-at("pause").addEventListener("click", pause);
-at("again").addEventListener("click", () => unsent().catch(complain));
-for (const button of root.querySelectorAll("button[data-scaling]")) button.addEventListener("click", () => scale(button.dataset.scaling));
+byId("go").addEventListener("click", () => {
+  if (mode === "paused") togglePause();
+  else if (mode === "ready") showNextPicture().catch(showError);
+});
+byId("pause").addEventListener("click", togglePause);
+byId("retry").addEventListener("click", () => retry().catch(showError));
+for (const button of root.querySelectorAll("button[data-scaling]")) button.addEventListener("click", () => setScaling(button.dataset.scaling));
 
-async function open() {
-  state = await api(base);
-  at("asked").textContent = naming ? "Which tissue is it?" : "Real or synthetic?";
-  at("choices").replaceChildren(...state.choices.map((choice, place) => element("button", { type: "button", onclick: () => choose(place).catch(complain) },
-    element("kbd", {}, KEYS[place] ?? ""), element("span", {}, choice))));
-  scale(localStorage.getItem(SCALING) === "pixelated" ? "pixelated" : "smooth");
-  count();
-  if (state.picture) ready();
-  else await finish();
+async function start() {
+  state = await api(sessionPath);
+  byId("question").textContent = naming ? "Which tissue is it?" : "Real or synthetic?";
+  byId("choices").replaceChildren(...state.choices.map((text, index) => element("button", { type: "button", onclick: () => answer(index).catch(showError) },
+    element("kbd", {}, KEYS[index] ?? ""), element("span", {}, text))));
+  setScaling(localStorage.getItem(SCALING) === "pixelated" ? "pixelated" : "smooth");
+  showProgress();
+  if (state.picture) showInstructions();
+  else await showResult();
 }
 
-open().catch(complain);
+start().catch(showError);

@@ -1,98 +1,96 @@
-// How hands move the viewer: mouse, wheel, touch, keys.
+// Input of the viewer: mouse, wheel, touch and keys.
 
-const STEP = 1.6; // a press of + or -
-const STILL = 5; // CSS px that a click may wander
+const ZOOM_STEP = 1.6; // of the keys + and -
+const CLICK_TOLERANCE = 5; // CSS px that the pointer may move during a click
 
 /**
- * `surface` is what is touched; `camera` moves; `hover` is called with a place in the viewer, or null when it is left;
- * `click` with a place; `keys` has further keys by name.
+ * Listen to `surface` and move `camera`. `onHover` is called with a point of the viewer, or null when the pointer leaves;
+ * `onClick` with a point; `keys` holds further actions by key.
  */
-export function listen({ surface, camera, hover, click, keys }) {
-  const touches = new Map();
-  let wandered = 0, last = null;
+export function addInputListeners({ surface, camera, onHover, onClick, keys }) {
+  const pointers = new Map(); // those that touch the surface, by id
+  let moved = 0; // CSS px since the first pointer went down
+  let lastGesture = null;
 
-  const place = (event) => {
+  const point = (event) => {
     const { left, top } = surface.getBoundingClientRect();
     return { left: event.clientX - left, top: event.clientY - top };
   };
-  // The middle of what touches, and how far apart two fingers are.
-  const grip = () => {
-    const all = [...touches.values()];
-    const middle = { left: mean(all.map((one) => one.left)), top: mean(all.map((one) => one.top)) };
-    const apart = all.length > 1 ? Math.hypot(all[0].left - all[1].left, all[0].top - all[1].top) : 0;
-    return { ...middle, apart, fingers: all.length };
+  // The centre of all pointers, and the distance between two fingers.
+  const currentGesture = () => {
+    const points = [...pointers.values()];
+    const mean = (key) => points.reduce((sum, one) => sum + one[key], 0) / points.length;
+    const distance = points.length > 1 ? Math.hypot(points[0].left - points[1].left, points[0].top - points[1].top) : 0;
+    return { left: mean("left"), top: mean("top"), distance, fingers: points.length };
   };
 
   surface.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     camera.stop();
     surface.setPointerCapture(event.pointerId);
-    touches.set(event.pointerId, place(event));
-    if (touches.size === 1) wandered = 0;
-    last = grip();
+    pointers.set(event.pointerId, point(event));
+    if (pointers.size === 1) moved = 0;
+    lastGesture = currentGesture();
     surface.classList.add("held");
   });
   surface.addEventListener("pointermove", (event) => {
-    if (!touches.has(event.pointerId)) {
-      if (event.pointerType === "mouse") hover(place(event));
+    if (!pointers.has(event.pointerId)) {
+      if (event.pointerType === "mouse") onHover(point(event));
       return;
     }
-    touches.set(event.pointerId, place(event));
-    const now = grip();
-    if (last && now.fingers === last.fingers) {
-      wandered += Math.hypot(now.left - last.left, now.top - last.top) + Math.abs(now.apart - last.apart);
-      if (wandered > STILL) hover(null);
-      camera.pan(last.left - now.left, last.top - now.top);
-      if (now.apart && last.apart) camera.zoomBy(now.apart / last.apart, now);
+    pointers.set(event.pointerId, point(event));
+    const gesture = currentGesture();
+    if (lastGesture && gesture.fingers === lastGesture.fingers) {
+      moved += Math.hypot(gesture.left - lastGesture.left, gesture.top - lastGesture.top) + Math.abs(gesture.distance - lastGesture.distance);
+      if (moved > CLICK_TOLERANCE) onHover(null);
+      camera.pan(lastGesture.left - gesture.left, lastGesture.top - gesture.top);
+      if (gesture.distance && lastGesture.distance) camera.zoomBy(gesture.distance / lastGesture.distance, gesture);
     }
-    last = now;
+    lastGesture = gesture;
   });
-  const lift = (event) => {
-    if (!touches.delete(event.pointerId)) return;
-    last = touches.size ? grip() : null;
-    if (touches.size) return;
+  const onPointerEnd = (event) => {
+    if (!pointers.delete(event.pointerId)) return;
+    lastGesture = pointers.size ? currentGesture() : null;
+    if (pointers.size) return;
     surface.classList.remove("held");
-    if (event.type === "pointerup" && wandered <= STILL) click(place(event));
+    if (event.type === "pointerup" && moved <= CLICK_TOLERANCE) onClick(point(event));
   };
-  surface.addEventListener("pointerup", lift);
-  surface.addEventListener("pointercancel", lift);
-  surface.addEventListener("pointerleave", () => hover(null));
+  surface.addEventListener("pointerup", onPointerEnd);
+  surface.addEventListener("pointercancel", onPointerEnd);
+  surface.addEventListener("pointerleave", () => onHover(null));
 
   surface.addEventListener("wheel", (event) => {
     event.preventDefault();
     camera.stop();
-    const lines = event.deltaMode === 1 ? 33 : event.deltaMode === 2 ? 400 : 1;
-    const turned = Math.max(-240, Math.min(240, event.deltaY * lines));
-    // Browsers tell a pinch on a touchpad as a wheel with Ctrl, in small steps.
-    camera.zoomBy(Math.exp(-turned * (event.ctrlKey ? 0.01 : 0.0022)), place(event));
-    hover(place(event));
+    const pixelsPerUnit = event.deltaMode === 1 ? 33 : event.deltaMode === 2 ? 400 : 1; // lines, pages, pixels
+    const delta = Math.max(-240, Math.min(240, event.deltaY * pixelsPerUnit));
+    // Browsers report a pinch on a touchpad as a wheel with Ctrl, in small steps.
+    camera.zoomBy(Math.exp(-delta * (event.ctrlKey ? 0.01 : 0.0022)), point(event));
+    onHover(point(event));
   }, { passive: false });
   surface.addEventListener("dblclick", (event) => event.preventDefault());
 
   surface.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const run = { ...moves(camera, event.shiftKey), ...keys }[event.key];
-    if (!run) return;
+    const action = { ...cameraKeys(camera, { far: event.shiftKey }), ...keys }[event.key];
+    if (!action) return;
     event.preventDefault();
-    run();
+    action();
   });
 }
 
-function moves(camera, far) {
+/** The actions of the keys that move the camera; with Shift (`far`), the arrow keys move by almost a whole view. */
+function cameraKeys(camera, { far }) {
   const share = far ? 0.9 : 0.2;
-  const across = share * camera.across, down = share * camera.down;
-  const closer = () => camera.zoomBy(STEP, { glide: true }), away = () => camera.zoomBy(1 / STEP, { glide: true });
+  const dx = share * camera.viewWidth, dy = share * camera.viewHeight;
+  const zoomIn = () => camera.zoomBy(ZOOM_STEP, { animate: true }), zoomOut = () => camera.zoomBy(1 / ZOOM_STEP, { animate: true });
   return {
-    ArrowLeft: () => camera.pan(-across, 0, { glide: true }),
-    ArrowRight: () => camera.pan(across, 0, { glide: true }),
-    ArrowUp: () => camera.pan(0, -down, { glide: true }),
-    ArrowDown: () => camera.pan(0, down, { glide: true }),
-    "+": closer, "=": closer, "-": away, "−": away, _: away,
+    ArrowLeft: () => camera.pan(-dx, 0, { animate: true }),
+    ArrowRight: () => camera.pan(dx, 0, { animate: true }),
+    ArrowUp: () => camera.pan(0, -dy, { animate: true }),
+    ArrowDown: () => camera.pan(0, dy, { animate: true }),
+    "+": zoomIn, "=": zoomIn, "-": zoomOut, "−": zoomOut, _: zoomOut,
     0: () => camera.fit(), Home: () => camera.fit(),
-    1: () => camera.glide({ zoom: 1 / devicePixelRatio }),
+    1: () => camera.animate({ zoom: 1 / devicePixelRatio }),
   };
-}
-
-function mean(values) {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }

@@ -1,116 +1,117 @@
-// The slide's pictures: tiles as they are needed, the nearest first, and what can stand in until they are there.
+// The tiles of the slide: the visible ones are loaded, the nearest to the middle first. Coarser tiles are drawn until they arrive.
 
-const AT_ONCE = 6; // requests; more would wait in the browser, where they cannot be reordered
-const KEPT = 512; // decoded tiles, 256 KiB each
-const AGAIN = 3000; // milliseconds until a tile that failed is asked for again
+const MAX_REQUESTS = 6; // at once; more would wait in the browser, where they cannot be reordered
+const CACHE_SIZE = 512; // decoded tiles, 256 KiB each
+const RETRY_DELAY = 3000; // ms until a tile that failed is requested again
 
 export class Tiles {
-  /** `came` is called when a tile has come, `failed` with a refusal of the server. */
-  constructor({ slide, came, failed }) {
-    Object.assign(this, { slide, came, failed, kept: new Map(), asked: new Map(), broken: new Map(), waiting: [] });
+  /** `onLoad` is called when a tile has been loaded, `onError` with an error. */
+  constructor({ slide, onLoad, onError }) {
+    Object.assign(this, { slide, onLoad, onError });
+    this.cache = new Map(); // bitmaps by key, the least recently used first
+    this.requests = new Map(); // running requests by key
+    this.failedAt = new Map(); // times by key
+    this.waiting = []; // positions to request
   }
 
-  /** The level whose pixels are nearest to the screen's, at `scale` screen px a level-0 px. */
+  /** The level whose pixels are nearest in size to the screen's, at `scale` screen px per level-0 px. */
   levelFor(scale) {
     return Math.min(this.slide.levels - 1, Math.max(0, Math.floor(0.35 - Math.log2(scale))));
   }
 
-  /** The places of a level's tiles in a part of the slide, the nearest to its middle first. */
-  within(level, { left, top, right, bottom }) {
-    const side = this.slide.tile * 2 ** level;
-    const last = (length) => Math.ceil(length / side) - 1;
-    const clamp = (place, length) => Math.min(last(length), Math.max(0, Math.floor(place / side)));
-    const [first, stop] = [clamp(left, this.slide.width), clamp(right, this.slide.width)];
-    const [upper, lower] = [clamp(top, this.slide.height), clamp(bottom, this.slide.height)];
-    const found = [];
-    for (let row = upper; row <= lower; row++) for (let column = first; column <= stop; column++) found.push({ level, column, row });
-    const middle = [(left + right) / 2 / side - 0.5, (top + bottom) / 2 / side - 0.5];
-    const distance = ({ column, row }) => (column - middle[0]) ** 2 + (row - middle[1]) ** 2;
-    return found.sort((one, other) => distance(one) - distance(other));
+  /** The positions {level, column, row} of a level's tiles in a part of the slide, the nearest to its middle first. */
+  inBox(level, { left, top, right, bottom }) {
+    const side = this.slide.tile * 2 ** level; // level-0 px
+    const indexOf = (pixel, length) => Math.min(Math.ceil(length / side) - 1, Math.max(0, Math.floor(pixel / side)));
+    const [firstColumn, lastColumn] = [indexOf(left, this.slide.width), indexOf(right, this.slide.width)];
+    const [firstRow, lastRow] = [indexOf(top, this.slide.height), indexOf(bottom, this.slide.height)];
+    const positions = [];
+    for (let row = firstRow; row <= lastRow; row++) for (let column = firstColumn; column <= lastColumn; column++) positions.push({ level, column, row });
+    const [middleColumn, middleRow] = [(left + right) / 2 / side - 0.5, (top + bottom) / 2 / side - 0.5];
+    const distance = ({ column, row }) => (column - middleColumn) ** 2 + (row - middleRow) ** 2;
+    return positions.sort((a, b) => distance(a) - distance(b));
   }
 
-  /** Ask for these tiles, in this order, and for no others: requests for what is not wanted any more are cancelled. */
-  want(places) {
+  /** Load these tiles, in this order, and cancel the requests of all others. */
+  load(positions) {
     if (!this.slide.tiles) return;
-    const wanted = new Set(places.map(key));
-    for (const [name, request] of this.asked) if (!wanted.has(name)) request.abort();
-    this.waiting = places.filter((place) => !this.kept.has(key(place)) && !this.asked.has(key(place)));
-    this.pump();
+    const keys = new Set(positions.map(keyOf));
+    for (const [key, request] of this.requests) if (!keys.has(key)) request.abort();
+    this.waiting = positions.filter((position) => !this.cache.has(keyOf(position)) && !this.requests.has(keyOf(position)));
+    this.startRequests();
   }
 
-  pump() {
+  startRequests() {
     const now = performance.now();
-    while (this.asked.size < AT_ONCE && this.waiting.length) {
-      const place = this.waiting.shift();
-      if (now - (this.broken.get(key(place)) ?? -Infinity) > AGAIN) this.load(place);
+    while (this.requests.size < MAX_REQUESTS && this.waiting.length) {
+      const position = this.waiting.shift();
+      if (now - (this.failedAt.get(keyOf(position)) ?? -Infinity) > RETRY_DELAY) this.request(position);
     }
   }
 
-  async load(place) {
-    const name = key(place), request = new AbortController();
-    this.asked.set(name, request);
-    const address = this.slide.tiles.replace(/\{(level|column|row)\}/g, (_, part) => place[part]);
+  async request(position) {
+    const key = keyOf(position), request = new AbortController();
+    this.requests.set(key, request);
+    const address = this.slide.tiles.replace(/\{(level|column|row)\}/g, (_, name) => position[name]);
     try {
       const response = await fetch(address, { signal: request.signal });
       if (!response.ok) throw new Error((await response.json()).detail);
-      this.keep(name, await createImageBitmap(await response.blob()));
-      this.came();
+      this.store(key, await createImageBitmap(await response.blob()));
+      this.onLoad();
     } catch (error) {
       if (error.name !== "AbortError") {
-        this.broken.set(name, performance.now());
-        this.failed(error);
+        this.failedAt.set(key, performance.now());
+        this.onError(error);
       }
     } finally {
-      if (this.asked.get(name) === request) this.asked.delete(name);
-      this.pump();
+      if (this.requests.get(key) === request) this.requests.delete(key);
+      this.startRequests();
     }
   }
 
-  keep(name, bitmap) {
-    this.broken.delete(name);
-    this.kept.set(name, bitmap);
-    for (const [oldest, gone] of this.kept) {
-      if (this.kept.size <= KEPT) break;
-      this.kept.delete(oldest);
-      gone.close();
+  store(key, bitmap) {
+    this.failedAt.delete(key);
+    this.cache.set(key, bitmap);
+    for (const [oldKey, oldBitmap] of this.cache) {
+      if (this.cache.size <= CACHE_SIZE) break;
+      this.cache.delete(oldKey);
+      oldBitmap.close();
     }
   }
 
-  /** Draw what there is of a tile: itself, or its part of the nearest coarser one. */
-  draw(context, place, toScreen) {
-    for (let up = 0; place.level + up < this.slide.levels; up++) {
-      const above = { level: place.level + up, column: place.column >> up, row: place.row >> up };
-      const name = key(above), bitmap = this.kept.get(name);
+  /** Draw a tile, or its part of the nearest coarser tile in the cache; returns whether it is the tile itself. */
+  draw(context, position, toScreen) {
+    for (let up = 0; position.level + up < this.slide.levels; up++) {
+      const ancestor = { level: position.level + up, column: position.column >> up, row: position.row >> up };
+      const key = keyOf(ancestor), bitmap = this.cache.get(key);
       if (!bitmap) continue;
-      this.kept.delete(name); // and at the end again: the last used ones stay
-      this.kept.set(name, bitmap);
-      drawPart(context, bitmap, part(this.slide, place, above), toScreen);
+      // Setting it again makes it the most recently used.
+      this.cache.delete(key);
+      this.cache.set(key, bitmap);
+      this.drawPart(context, bitmap, position, ancestor, toScreen);
       return up === 0;
     }
     return false;
   }
+
+  /** Draw the part of a bitmap that shows the tile at `position`; the bitmap is of `ancestor`, the same tile or a coarser one. */
+  drawPart(context, bitmap, position, ancestor, toScreen) {
+    const { slide } = this;
+    // The tile on the slide, in level-0 px.
+    const side = slide.tile * 2 ** position.level;
+    const left = position.column * side, top = position.row * side;
+    const right = Math.min(left + side, slide.width), bottom = Math.min(top + side, slide.height);
+    // The same in the bitmap.
+    const scale = 2 ** ancestor.level;
+    const sourceX = left / scale - ancestor.column * slide.tile, sourceY = top / scale - ancestor.row * slide.tile;
+    const sourceWidth = Math.min((right - left) / scale, bitmap.width - sourceX);
+    const sourceHeight = Math.min((bottom - top) / scale, bitmap.height - sourceY);
+    // The same on the screen, in whole pixels, so that no seam shows between tiles.
+    const [x0, y0, x1, y1] = [...toScreen(left, top), ...toScreen(right, bottom)].map(Math.round);
+    if (sourceWidth > 0 && sourceHeight > 0 && x1 > x0 && y1 > y0) context.drawImage(bitmap, sourceX, sourceY, sourceWidth, sourceHeight, x0, y0, x1 - x0, y1 - y0);
+  }
 }
 
-/** The level-0 px of a tile and where they lie in the bitmap of one above it (or in its own). */
-function part(slide, place, above) {
-  const side = slide.tile * 2 ** place.level, scale = 2 ** above.level;
-  const left = place.column * side, top = place.row * side;
-  const start = [above.column * slide.tile, above.row * slide.tile];
-  return {
-    left, top, right: Math.min(left + side, slide.width), bottom: Math.min(top + side, slide.height),
-    from: [left / scale - start[0], top / scale - start[1]], scale,
-  };
-}
-
-function drawPart(context, bitmap, { left, top, right, bottom, from, scale }, toScreen) {
-  const [x, y] = toScreen(left, top), [endX, endY] = toScreen(right, bottom);
-  // On whole pixels of the screen, so that no seam shows between tiles.
-  const [x0, y0, x1, y1] = [x, y, endX, endY].map(Math.round);
-  const across = Math.min((right - left) / scale, bitmap.width - from[0]);
-  const down = Math.min((bottom - top) / scale, bitmap.height - from[1]);
-  if (across > 0 && down > 0 && x1 > x0 && y1 > y0) context.drawImage(bitmap, from[0], from[1], across, down, x0, y0, x1 - x0, y1 - y0);
-}
-
-function key({ level, column, row }) {
+function keyOf({ level, column, row }) {
   return `${level}/${column}/${row}`;
 }

@@ -1,9 +1,9 @@
-// The slide viewer: puts camera, tiles, layers, hands and panel together, and draws.
+// The slide viewer: joins camera, tiles, patches, input and panel, and draws.
 
-import { api, complain, delayed, say, toast } from "./common.js";
+import { announce, api, debounce, showError, toast } from "./common.js";
 import { Camera } from "./viewer-camera.js";
-import { listen } from "./viewer-input.js";
-import { legend, mark, Overview, scaleBar, title } from "./viewer-panel.js";
+import { addInputListeners } from "./viewer-input.js";
+import { clusterTitle, drawScaleBar, fillLegend, markLegend, Overview } from "./viewer-panel.js";
 import { Patches } from "./viewer-patches.js";
 import { Tiles } from "./viewer-tiles.js";
 
@@ -14,227 +14,231 @@ class Viewer {
     this.slide = slide;
     this.surface = byId("viewer");
     this.context = byId("picture").getContext("2d");
-    this.camera = new Camera({ width: slide.width, height: slide.height, moved: () => this.changed() });
-    this.tiles = new Tiles({ slide, came: () => this.changed(), failed: (error) => this.failed(error) });
-    this.patches = new Patches({ slide, came: () => this.changed() });
+    this.camera = new Camera({ width: slide.width, height: slide.height, onChange: () => this.redraw() });
+    this.tiles = new Tiles({ slide, onLoad: () => this.redraw(), onError: (error) => this.onTileError(error) });
+    this.patches = new Patches({ slide, onLoad: () => this.redraw() });
     this.overview = new Overview({ canvas: byId("overview"), slide, camera: this.camera });
     this.thumbnail = null;
-    this.map = null;
-    this.hovered = -1; // a patch's number
-    this.sought = null; // the patch that the address asked for
-    this.alone = null;
-    this.waiting = false;
-    this.remember = delayed(() => history.replaceState(history.state, "", this.camera.hash), 200);
-    this.tell = delayed(() => this.spoken(), 500);
+    this.map = null; // the report's tissue map, once it is loaded
+    this.hovered = -1; // index of the patch under the pointer
+    this.linkedPatch = null; // {x, y, side} of the patch in the address
+    this.highlighted = null; // a cluster
+    this.frameRequested = false;
+    this.tileErrorShown = false;
+    this.updateAddress = debounce(() => history.replaceState(history.state, "", this.camera.hash), 200);
+    this.announceMiddle = debounce(() => {
+      const cluster = this.clusterAt(this.middle);
+      const { mpp } = this.slide;
+      const width = mpp === null ? "" : `, ${Math.round((this.camera.viewWidth / this.camera.zoom) * mpp).toLocaleString("en")} micrometres across`;
+      announce(`${cluster ? clusterTitle(cluster) : "No patch"} in the middle${width}`);
+    }, 500);
   }
 
   async start() {
-    const resized = new ResizeObserver(() => this.resize());
     this.resize();
-    this.placed = this.camera.follow(location.hash);
-    if (!this.placed) this.camera.fit({ glide: false });
-    resized.observe(this.surface);
-    addEventListener("hashchange", () => this.camera.follow(location.hash));
-    this.controls();
-    listen({
-      surface: this.surface, camera: this.camera, hover: (place) => this.hover(place), click: (place) => this.open(place),
-      keys: { Enter: () => this.open(this.middle), l: () => byId("show-patches").click(), L: () => byId("show-patches").click() },
+    const hasPosition = this.camera.goToHash(location.hash);
+    if (!hasPosition) this.camera.fit({ animate: false });
+    new ResizeObserver(() => this.resize()).observe(this.surface);
+    addEventListener("hashchange", () => this.camera.goToHash(location.hash));
+    this.addControls();
+    const togglePatches = () => byId("show-patches").click();
+    addInputListeners({
+      surface: this.surface, camera: this.camera, onHover: (point) => this.hover(point), onClick: (point) => this.openClusterAt(point),
+      keys: { Enter: () => this.openClusterAt(this.middle), l: togglePatches, L: togglePatches },
     });
-    this.surface.addEventListener("keydown", () => this.tell());
-    this.surface.addEventListener("focus", () => this.changed());
-    this.surface.addEventListener("blur", () => this.changed());
+    this.surface.addEventListener("keydown", () => this.announceMiddle());
+    this.surface.addEventListener("focus", () => this.redraw());
+    this.surface.addEventListener("blur", () => this.redraw());
     this.surface.dataset.ready = "true";
-    const patches = this.patches.start().then(() => this.seek());
-    await Promise.all([this.base(), patches]).catch(complain);
+    const patches = this.patches.loadAll().then(() => this.markLinkedPatch({ moveCamera: !hasPosition }));
+    await Promise.all([this.loadThumbnail(), patches]).catch(showError);
   }
 
-  /** The thumbnail: what is seen until tiles come, and all there is where the slide is gone. */
-  async base() {
+  /** The thumbnail is visible until tiles arrive, and always if the slide's file is missing. */
+  async loadThumbnail() {
     if (!this.slide.thumbnail) return;
-    this.thumbnail = await picture(this.slide.thumbnail);
+    this.thumbnail = await loadImage(this.slide.thumbnail);
     this.overview.picture = this.thumbnail;
-    this.changed();
+    this.redraw();
   }
 
-  /** Go to the patch that the address asks for (`patch=x,y`), unless it also says where to look. */
-  seek() {
+  /** Mark the patch in the address (`patch=x,y`). */
+  markLinkedPatch({ moveCamera }) {
     const [x, y] = (new URLSearchParams(location.search).get("patch") ?? "").split(",").map(Number);
-    const number = this.patches.from({ x, y });
-    if (number < 0) return;
-    const side = this.patches.extent[number];
-    this.sought = { x, y, side };
-    if (!this.placed) this.camera.set({ x: x + side / 2, y: y + side / 2, zoom: Math.min(this.camera.across, this.camera.down) / (3 * side) });
-    this.changed();
+    const index = this.patches.indexOfCorner({ x, y });
+    if (index < 0) return;
+    const side = this.patches.extent[index];
+    this.linkedPatch = { x, y, side };
+    if (moveCamera) this.camera.set({ x: x + side / 2, y: y + side / 2, zoom: Math.min(this.camera.viewWidth, this.camera.viewHeight) / (3 * side) });
+    this.redraw();
   }
 
-  drawSought(toScreen, ratio) {
-    const { x, y, side } = this.sought, { context } = this;
-    const [left, top] = toScreen(x, y), length = side * this.camera.zoom * ratio;
-    for (const [colour, wide] of [["#ffffff", 7], ["#0b5cad", 4]]) {
-      context.strokeStyle = colour;
-      context.lineWidth = wide * ratio;
-      context.strokeRect(left, top, length, length);
-    }
-  }
-
-  controls() {
-    const wanted = Number.parseInt(new URLSearchParams(location.search).get("cluster"), 10);
-    legend(byId("legend"), { slide: this.slide, press: (cluster) => this.highlight(cluster === this.alone ? null : cluster) });
-    if (wanted >= 0 && wanted < this.slide.clusters.length) this.highlight(wanted);
-    byId("zoom-in").addEventListener("click", () => this.camera.zoomBy(1.6, { glide: true }));
-    byId("zoom-out").addEventListener("click", () => this.camera.zoomBy(1 / 1.6, { glide: true }));
+  addControls() {
+    const cluster = Number.parseInt(new URLSearchParams(location.search).get("cluster"), 10);
+    fillLegend(byId("legend"), { slide: this.slide, onSelect: (selected) => this.highlight(selected === this.highlighted ? null : selected) });
+    if (cluster >= 0 && cluster < this.slide.clusters.length) this.highlight(cluster);
+    byId("zoom-in").addEventListener("click", () => this.camera.zoomBy(1.6, { animate: true }));
+    byId("zoom-out").addEventListener("click", () => this.camera.zoomBy(1 / 1.6, { animate: true }));
     byId("zoom-fit").addEventListener("click", () => this.camera.fit());
-    byId("zoom-full").addEventListener("click", () => this.camera.glide({ zoom: 1 / devicePixelRatio }));
-    for (const id of ["show-patches", "opacity"]) byId(id).addEventListener("input", () => this.changed());
+    byId("zoom-full").addEventListener("click", () => this.camera.animate({ zoom: 1 / devicePixelRatio }));
+    for (const id of ["show-patches", "opacity"]) byId(id).addEventListener("input", () => this.redraw());
     byId("map-layer").hidden = !this.slide.map;
     byId("show-map").addEventListener("input", async () => {
-      if (byId("show-map").checked) this.map ??= await picture(this.slide.map).catch(complain);
-      this.changed();
+      if (byId("show-map").checked) this.map ??= await loadImage(this.slide.map).catch(showError);
+      this.redraw();
     });
-    // The same place under another k.
+    // The links to other k keep the position.
     for (const link of document.querySelectorAll(".k-switch a")) link.addEventListener("click", () => (link.hash = this.camera.hash));
   }
 
+  /** Highlight a cluster; null shows all. */
   highlight(cluster) {
-    this.alone = cluster;
-    mark(byId("legend"), cluster);
-    say(cluster === null ? "All clusters are shown" : `${title(this.slide.clusters[cluster])} is shown alone`);
-    this.changed();
+    this.highlighted = cluster;
+    markLegend(byId("legend"), cluster);
+    announce(cluster === null ? "All clusters are shown" : `${clusterTitle(this.slide.clusters[cluster])} is shown alone`);
+    this.redraw();
   }
 
   resize() {
     const { clientWidth, clientHeight } = this.surface;
-    const canvas = this.context.canvas;
+    const { canvas } = this.context;
     Object.assign(canvas, { width: Math.round(clientWidth * devicePixelRatio), height: Math.round(clientHeight * devicePixelRatio) });
     this.camera.resize(clientWidth, clientHeight);
   }
 
-  /** Draw before the next frame. */
-  changed() {
-    if (this.waiting) return;
-    this.waiting = true;
+  /** Draw in the next frame, once however often this is called before it. */
+  redraw() {
+    if (this.frameRequested) return;
+    this.frameRequested = true;
     requestAnimationFrame(() => {
-      this.waiting = false;
+      this.frameRequested = false;
       this.draw();
     });
   }
 
   get middle() {
-    return { left: this.camera.across / 2, top: this.camera.down / 2 };
+    return { left: this.camera.viewWidth / 2, top: this.camera.viewHeight / 2 };
   }
 
   draw() {
-    const { camera, context, slide } = this;
-    const ratio = devicePixelRatio, scale = camera.zoom * ratio, seen = camera.seen;
-    const toScreen = (x, y) => [(x - seen.left) * scale, (y - seen.top) * scale];
+    const { camera, context, slide, patches } = this;
+    const ratio = devicePixelRatio, scale = camera.zoom * ratio, visible = camera.visible; // scale: screen px per level-0 px
+    const toScreen = (x, y) => [(x - visible.left) * scale, (y - visible.top) * scale];
+
+    // The slide.
     context.clearRect(0, 0, context.canvas.width, context.canvas.height);
     context.imageSmoothingEnabled = scale < 2;
     context.imageSmoothingQuality = "high";
     const [left, top] = toScreen(0, 0).map(Math.round), [right, bottom] = toScreen(slide.width, slide.height).map(Math.round);
-    const whole = [left, top, right - left, bottom - top];
+    const wholeSlide = [left, top, right - left, bottom - top];
     context.fillStyle = "#ffffff";
-    context.fillRect(...whole);
-    if (this.thumbnail) context.drawImage(this.thumbnail, ...whole);
-    if (slide.tiles) this.drawTiles(toScreen, { seen, scale });
+    context.fillRect(...wholeSlide);
+    if (this.thumbnail) context.drawImage(this.thumbnail, ...wholeSlide);
+    if (slide.tiles) this.drawTiles(toScreen, { visible, scale });
+
+    // The layers on it.
     const opacity = Number(byId("opacity").value) / 100;
     if (this.map && byId("show-map").checked) {
       context.globalAlpha = opacity;
-      context.drawImage(this.map, ...whole);
+      context.drawImage(this.map, ...wholeSlide);
       context.globalAlpha = 1;
     }
+    const frame = ({ x, y, side }, colour, lineWidth) => strokeTwice(context, colour, lineWidth, () => context.strokeRect(...toScreen(x, y), side * scale, side * scale));
     if (byId("show-patches").checked) {
-      this.patches.want(seen);
-      this.patches.draw(context, { seen, toScreen, zoom: camera.zoom, ratio, opacity, alone: this.alone });
-      if (this.hovered >= 0) this.patches.outline(context, this.hovered, { toScreen, zoom: camera.zoom, ratio });
+      patches.loadVisible(visible);
+      patches.draw(context, { visible, toScreen, zoom: camera.zoom, opacity, highlighted: this.highlighted });
+      const i = this.hovered;
+      if (i >= 0) frame({ x: patches.x[i], y: patches.y[i], side: patches.extent[i] }, "#101418", [4, 2]);
     }
-    if (this.sought) this.drawSought(toScreen, ratio);
-    if (this.surface.matches(":focus-visible")) cross(context, ratio);
-    this.around();
+    if (this.linkedPatch) frame(this.linkedPatch, "#0b5cad", [7, 4]);
+    if (this.surface.matches(":focus-visible")) {
+      // A cross in the middle, for those who move by keys.
+      const x = context.canvas.width / 2, y = context.canvas.height / 2, arm = 9 * ratio;
+      const cross = new Path2D(`M${x - arm} ${y}H${x + arm}M${x} ${y - arm}V${y + arm}`);
+      strokeTwice(context, "#101418", [4, 1.5], () => context.stroke(cross));
+    }
+
+    // The panel, and the address.
+    drawScaleBar({ svg: byId("scale-svg"), bar: byId("scale-bar"), text: byId("scale-text") }, { zoom: camera.zoom, mpp: slide.mpp });
+    this.overview.draw();
+    const loaded = patches.x.length;
+    byId("shown").textContent = loaded < patches.total ? `${loaded.toLocaleString("en")} of ${patches.total.toLocaleString("en")} patches here are drawn; zoom in for all.` : "";
+    Object.assign(this.surface.dataset, { x: Math.round(camera.x), y: Math.round(camera.y), zoom: camera.zoom.toPrecision(5), patches: loaded });
+    this.updateAddress();
   }
 
-  drawTiles(toScreen, { seen, scale }) {
+  drawTiles(toScreen, { visible, scale }) {
     const level = this.tiles.levelFor(scale);
-    const places = this.tiles.within(level, seen);
+    const positions = this.tiles.inBox(level, visible);
     let missing = false;
-    for (const place of places) missing = !this.tiles.draw(this.context, place, toScreen) || missing;
-    // One level up first: a quarter of the tiles shows everything, half as sharp.
-    const coarse = missing && level + 2 < this.slide.levels ? this.tiles.within(level + 2, seen) : [];
-    this.tiles.want([...coarse, ...places]);
+    for (const position of positions) missing = !this.tiles.draw(this.context, position, toScreen) || missing;
+    // Tiles two levels up are loaded first: a sixteenth of the tiles shows everything, at a quarter of the resolution.
+    const coarse = missing && level + 2 < this.slide.levels ? this.tiles.inBox(level + 2, visible) : [];
+    this.tiles.load([...coarse, ...positions]);
     this.surface.dataset.sharp = String(!missing);
   }
 
-  /** Scale bar, overview, how many patches are shown, the address. */
-  around() {
-    scaleBar({ svg: byId("scale-svg"), bar: byId("scale-bar"), text: byId("scale-text") }, { zoom: this.camera.zoom, mpp: this.slide.mpp });
-    this.overview.draw();
-    const { x, total } = this.patches;
-    byId("shown").textContent = x.length < total ? `${x.length.toLocaleString("en")} of ${total.toLocaleString("en")} patches here are drawn; zoom in for all.` : "";
-    Object.assign(this.surface.dataset, { x: Math.round(this.camera.x), y: Math.round(this.camera.y), zoom: this.camera.zoom.toPrecision(5), patches: x.length });
-    this.remember();
+  /** The index of the patch at a point of the viewer, -1 if there is none or patches are hidden. */
+  patchAt({ left, top }) {
+    return byId("show-patches").checked ? this.patches.indexAt(this.camera.toSlide(left, top)) : -1;
   }
 
-  /** The cluster of the patch at a place in the viewer, null where there is none. */
-  clusterAt({ left, top }) {
-    if (!byId("show-patches").checked) return null;
-    const number = this.patches.at(this.camera.onSlide(left, top));
-    return number < 0 ? null : this.slide.clusters[this.patches.cluster[number]];
+  /** The cluster of the patch at a point of the viewer, or null. */
+  clusterAt(point) {
+    const index = this.patchAt(point);
+    return index < 0 ? null : this.slide.clusters[this.patches.cluster[index]];
   }
 
-  hover(place) {
-    const found = place && byId("show-patches").checked ? this.patches.at(this.camera.onSlide(place.left, place.top)) : -1;
+  /** Frame the patch under the pointer and show its cluster beside it; `point` is null when the pointer left. */
+  hover(point) {
+    const index = point ? this.patchAt(point) : -1;
     const tip = byId("tip");
-    if (found !== this.hovered) {
-      this.hovered = found;
-      this.surface.classList.toggle("over", found >= 0);
-      this.changed();
+    if (index !== this.hovered) {
+      this.hovered = index;
+      this.surface.classList.toggle("over", index >= 0);
+      this.redraw();
     }
-    tip.hidden = found < 0;
-    if (found < 0) return;
-    const entry = this.slide.clusters[this.patches.cluster[found]];
-    tip.textContent = title(entry);
-    tip.style.setProperty("--c", entry.colour);
-    tip.style.left = `${Math.min(place.left + 16, this.camera.across - tip.offsetWidth - 8)}px`;
-    tip.style.top = `${Math.min(place.top + 18, this.camera.down - tip.offsetHeight - 8)}px`;
+    tip.hidden = index < 0;
+    if (index < 0) return;
+    const cluster = this.slide.clusters[this.patches.cluster[index]];
+    tip.textContent = clusterTitle(cluster);
+    tip.style.setProperty("--c", cluster.colour);
+    tip.style.left = `${Math.min(point.left + 16, this.camera.viewWidth - tip.offsetWidth - 8)}px`;
+    tip.style.top = `${Math.min(point.top + 18, this.camera.viewHeight - tip.offsetHeight - 8)}px`;
   }
 
-  open(place) {
-    const entry = this.clusterAt(place);
-    if (!entry) return;
-    this.remember();
-    this.remember.flush();
-    location.assign(`/clusters/${this.slide.k}/${entry.cluster}`);
+  openClusterAt(point) {
+    const cluster = this.clusterAt(point);
+    if (!cluster) return;
+    // The back button returns to this position.
+    this.updateAddress();
+    this.updateAddress.flush();
+    location.assign(`/clusters/${this.slide.k}/${cluster.cluster}`);
   }
 
-  spoken() {
-    const entry = this.clusterAt(this.middle);
-    const across = this.slide.mpp === null ? "" : `, ${Math.round((this.camera.across / this.camera.zoom) * this.slide.mpp).toLocaleString("en")} micrometres across`;
-    say(`${entry ? title(entry) : "No patch"} in the middle${across}`);
-  }
-
-  failed(error) {
-    if (this.told) return;
-    this.told = true;
-    toast(error.message || "A part of the slide did not come.", { problem: true });
+  /** Show the first error only: all tiles fail for the same reason. */
+  onTileError(error) {
+    if (this.tileErrorShown) return;
+    this.tileErrorShown = true;
+    toast(error.message || "A part of the slide could not be loaded.", { problem: true });
   }
 }
 
-async function picture(address) {
+async function loadImage(address) {
   const image = new Image();
   image.src = address;
   await image.decode();
   return image;
 }
 
-/** A cross in the middle, for those who move by keys. */
-function cross(context, ratio) {
-  const x = context.canvas.width / 2, y = context.canvas.height / 2, arm = 9 * ratio;
-  const path = new Path2D(`M${x - arm} ${y}H${x + arm}M${x} ${y - arm}V${y + arm}`);
-  for (const [colour, wide] of [["#ffffff", 4], ["#101418", 1.5]]) {
-    context.strokeStyle = colour;
-    context.lineWidth = wide * ratio;
-    context.stroke(path);
+/** Stroke a wide white line and a narrower one in `colour` on it, which shows on any background; line widths in CSS px. */
+function strokeTwice(context, colour, [outer, inner], stroke) {
+  for (const [style, width] of [["#ffffff", outer], [colour, inner]]) {
+    context.strokeStyle = style;
+    context.lineWidth = width * devicePixelRatio;
+    stroke();
   }
 }
 
 const { slide, k } = byId("viewer").dataset;
-api(`/api/slides/${slide}?k=${k}`).then((answer) => new Viewer(answer).start()).catch(complain);
+api(`/api/slides/${slide}?k=${k}`).then((response) => new Viewer(response).start()).catch(showError);
