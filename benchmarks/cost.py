@@ -1,9 +1,9 @@
 """The cost of each preset on this machine, as ``histoloom init`` prints it; and the error of that estimate.
 
-A table: operations an image, how many times an image is trained on, encoded or drawn, seconds an image
-and hours. With ``--steps``, real training steps are timed too: of random images and latents, with random weights under
-LPIPS, and with the discriminator from the first step on. All times are processor time of one thread, so that other work
-on the machine counts little.
+A table: operations an image, how many times an image is trained on, encoded or drawn, seconds an image and hours. With
+``--steps``, real training steps are timed too: of random images and latents, with random weights under LPIPS, and with
+the discriminator from the first step on. All times are processor time of one thread, so that other work on the machine
+counts little.
 
     python benchmarks/cost.py [--presets cpu demo ...] [--steps 10] [--batch-size 8]
 """
