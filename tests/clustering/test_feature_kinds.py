@@ -14,6 +14,7 @@ import torch
 
 from histoloom import pipeline
 from histoloom.autoencoder.latents import LatentSet
+from histoloom.autoencoder.lpips import LPIPS, Trunk
 from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.clustering.features.bank import CHUNK, FEATURES, KINDS, load_features, make_bank
@@ -226,6 +227,29 @@ def test_a_replaced_encoder_is_refused(context: Context, tmp_path: Path) -> None
     sources = Sources(stage.inputs, stage.out, record, torch.device("cpu"))
     with pytest.raises(UserError, match="put that one back"):
         KINDS["encoder"].load(sources)
+
+
+@pytest.mark.parametrize("trunk", ["alex", "squeeze"])
+def test_a_trunk_of_lpips_gives_its_last_three_taps(
+    trunk: Trunk, context: Context, tmp_path: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch, patches: PatchSet
+) -> None:
+    monkeypatch.setenv("HISTOLOOM_WEIGHTS", str(real_data / "weights"))
+    stage = context("perceptual", tmp_path / "made")
+    clusters = stage.config.clusters.model_copy(update={"trunk": trunk})
+    made = KINDS["perceptual"].make(replace(stage, config=stage.config.model_copy(update={"clusters": clusters})))
+    images_NHW3 = patches.images(np.arange(3))
+    x_N3HW = torch.from_numpy(images_NHW3).permute(0, 3, 1, 2) / 127.5 - 1
+    taps = LPIPS.load(trunk, download=False).features(x_N3HW)[-3:]
+    expected_ND = torch.cat([tap_NCHW.mean(dim=(2, 3)) for tap_NCHW in taps], dim=1)
+    torch.testing.assert_close(made.of_images(images_NHW3), expected_ND, rtol=1e-3, atol=2e-4)
+    assert made.shape == (expected_ND.shape[1],)
+
+
+def test_other_weights_of_a_trunk_are_refused(context: Context, tmp_path: Path) -> None:
+    stage = context("perceptual", tmp_path / "made")
+    record = KINDS["perceptual"].make(stage).save(stage.out).model_copy(update={"digest": "another"})
+    with pytest.raises(UserError, match="not those that the clusters were made with; put them back"):
+        KINDS["perceptual"].load(Sources(stage.inputs, stage.out, record, torch.device("cpu")))
 
 
 def test_a_whole_run_on_other_features_with_maps_and_report(tiny_run: Path, tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ class WeightsFile:
 
         Raises ``UserError`` where the file is not what its name says.
         """
-        _check(self.path, expected=self.sha256)
+        require_published(self.path, expected=self.sha256)
         try:
             if self.path.suffix == ".npz":
                 with self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -330,7 +330,7 @@ def fetch(url: str, *, target: Path, sha256: str | None) -> None:
             with temporary.open("wb") as file:
                 while chunk := response.read(_CHUNK_BYTES):
                     file.write(chunk)
-            _check(temporary, expected=sha256, name=url)
+            require_published(temporary, expected=sha256, name=url)
 
 
 def read_heads(trunk: Trunk) -> Tensors:
@@ -341,7 +341,8 @@ def read_heads(trunk: Trunk) -> Tensors:
     return _read_pth(Path(spec.origin).parent / "functional" / "image" / "lpips_models" / f"{trunk}.pth")
 
 
-def _check(path: Path, *, expected: str | None, name: str | None = None) -> None:
+def require_published(path: Path, *, expected: str | None, name: str | None = None) -> None:
+    """``UserError`` where the file's SHA-256 does not begin with ``expected``; nothing where that is None."""
     if expected is None:
         return
     with path.open("rb") as file:

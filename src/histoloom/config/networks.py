@@ -19,6 +19,8 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 LPIPS_MIN_SIZE = 32
 """Shortest side of an image for LPIPS, px: below it a trunk has no position left at its last layer."""
 
+PerceptualTrunk = Literal["efficientnet-lite0", "alex", "squeeze", "vgg"]
+
 ATTENTION_HEADS = 16
 """Heads of each self-attention of the paper's networks."""
 
@@ -291,11 +293,14 @@ class ClustersConfig(Section):
 
     retired: ClassVar[Mapping[str, object]] = {"consistency": "augment"}
 
-    features: Literal["latents", "pooled", "codes", "selfsup", "encoder"] = Field(
+    features: Literal["latents", "pooled", "codes", "perceptual", "selfsup", "encoder"] = Field(
         "latents",
         description="what is clustered: latent maps; their means and deviations over positions (pooled); histograms "
-        "of codes; features of an encoder that is trained on the run's patches (selfsup); features of a Hugging Face "
-        "or timm encoder (docs/explanation/features.md)",
+        "of codes; activations of an ImageNet classifier (perceptual); features of an encoder that is trained on the "
+        "run's patches (selfsup); features of a Hugging Face or timm encoder (docs/explanation/features.md)",
+    )
+    trunk: PerceptualTrunk = Field(
+        "efficientnet-lite0", description="the classifier of features: perceptual; all but the first are LPIPS's trunks"
     )
     encoder: str | None = Field(
         None,
@@ -390,6 +395,8 @@ class ClustersConfig(Section):
                 "features: encoder and a name in encoder (hf:NAME, timm:NAME) go together; give both, or another kind "
                 "of features and clusters.encoder=null"
             )
+        if self.features != "perceptual" and self.trunk != type(self).model_fields["trunk"].default:
+            raise ValueError("trunk has no effect without features: perceptual; leave it out")
         if self.selfsup is not None and self.features != "selfsup":
             raise ValueError("selfsup needs features: selfsup; or set clusters.selfsup=null")
         if self.validity_features == "same" and self.features == "latents":

@@ -316,6 +316,11 @@ class Config(Section):
                 f"patches.size must be at least {LPIPS_MIN_SIZE} for autoencoder.perceptual: lpips, got {size}; "
                 "pyramid takes smaller ones"
             )
+        if self.clusters.features == "perceptual" and size < LPIPS_MIN_SIZE:
+            raise ValueError(
+                f"patches.size must be at least {LPIPS_MIN_SIZE} for clusters.features: perceptual, got {size}; "
+                "codes takes smaller ones"
+            )
         if auto.adversarial.weight > 0 and size < auto.adversarial.min_size:
             raise ValueError(
                 f"patches.size must be at least {auto.adversarial.min_size} for a discriminator of "

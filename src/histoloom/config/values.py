@@ -116,6 +116,7 @@ LATER: Mapping[str, Any] = {
     "clusters": {
         "features": "latents",
         "encoder": None,
+        "trunk": "efficientnet-lite0",
         "selfsup": {"training": BETAS},
         "joint": {},
         "training": BETAS,

@@ -21,6 +21,7 @@ from torch import Tensor
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.features.base import BLOCK, EncoderRecord, Features, FeaturesRecord, Sources
 from histoloom.clustering.features.latents import Codes, LatentMaps, Pooled, UnscaledLatents, hellinger, pooled
+from histoloom.clustering.features.perceptual import PerceptualFeatures
 from histoloom.clustering.features.pretrained import PretrainedFeatures
 from histoloom.clustering.features.selfsup import Selfsup
 from histoloom.processes import is_main_process
@@ -40,6 +41,7 @@ KINDS: Mapping[str, type[Features]] = {
     "pooled": Pooled,
     "codes": Codes,
     "selfsup": Selfsup,
+    "perceptual": PerceptualFeatures,
     "encoder": PretrainedFeatures,
 }
 """Every kind of features that patches can be clustered by."""

@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from histoloom.config import PerceptualTrunk
 from histoloom.run.directory import read_json, write_json
 from histoloom.run.record import Record
 from histoloom.run.stage import StageContext
@@ -27,13 +28,15 @@ BLOCK = 16
 
 
 class EncoderRecord(Record):
-    """The network behind the features: the run's own (``channels``), or a pretrained one (``encoder``, ``digest``).
+    """The network behind the features: the run's own (``channels``), or a pretrained one (``encoder`` or ``trunk``,
+    ``digest``).
 
     All are None where the features come from the VQ-GAN's latents.
     """
 
     channels: int | None = None
     encoder: str | None = None
+    trunk: PerceptualTrunk | None = None
     digest: str | None = None
 
 
