@@ -65,6 +65,28 @@ def test_tissue_is_no_pen(section):
     assert segment_thumbnail(section[0]).pen_hw.mean() < 0.012
 
 
+def test_bone_and_blood_are_no_red_pen(real_data):
+    """45 fields of osteosarcoma without any pen; dense bone has nearly the colour of red ink."""
+    fields = sorted((real_data / "tiles" / "osteosarcoma").glob("*.jpg"))
+    assert len(fields) == 45
+    for path in fields:
+        thumbnail = np.asarray(Image.open(path).convert("RGB"))
+        assert segment_thumbnail(thumbnail).pen_hw.mean() < 1e-3, path.name
+
+
+def test_red_pen_is_found_on_a_field_of_bone(real_data):
+    """A ring and a stroke on the glass beside bone count, the bone itself does not."""
+    field = np.asarray(Image.open(real_data / "tiles" / "osteosarcoma" / "Case3-A17-7799-34542.jpg").convert("RGB"))
+    picture = np.concatenate([field, np.full_like(field, 245)], axis=1)
+    marked, where = pen(picture, colour="red", rng=rng("bone"))
+    found = segment_thumbnail(marked).pen_hw
+    on_glass = where & (np.arange(picture.shape[1]) >= field.shape[1])
+    assert on_glass.sum() > 1000
+    assert found[on_glass].mean() > 0.9
+    bone = ~ndimage.binary_dilation(where, iterations=8) & (np.arange(picture.shape[1]) < field.shape[1])
+    assert found[bone].mean() < 0.01
+
+
 def test_black_borders(section):
     thumbnail, before = section
     bordered, where = black_border(thumbnail, share=0.06, rng=rng("border"))
