@@ -1,12 +1,12 @@
 """How far are the paper's samples from the paper's tissue, and those of the starter from its own? One yardstick.
 
 The paper's patches are the 140 real and 140 synthetic ones of its Figures 2 and 3, ten of each of 14 clusters, from the
-authors' public repository (randomaccess2023/KPC_LDM_128). The starter's are as many: the first ten samples that are
-drawn of each of its clusters at k = 14, and ten of its training patches of each. An exported generator has no
-clusterer. So the cluster of a real patch is the condition under which the generator denoises it with the least error
-(Li et al. 2023). The last column has the starter's patches enlarged, compressed and reduced, as the figures' were.
+authors' public repository (randomaccess2023/KPC_LDM_128). The starter's are as many: training patches drawn at random,
+and the first samples of each of its clusters at k = 14, in the cluster's share. An exported generator has no clusterer,
+so the cluster of its real patches is not known, and nothing is recognised. The last column has the starter's patches
+enlarged, compressed and reduced, as the figures' were.
 
-Real patches are split at random into halves A and B, with half of each cluster. Every number compares half of the
+Real patches are split at random into halves A and B, with half of each known cluster. Every number compares half of the
 samples with A. Its floor compares B with A: as many patches, so the biases of small samples are equal. Numbers are
 means over several such splits. A half varies as much around its set as the set does around all tissue (the delete-half
 jackknife, Shao and Wu 1989), so the deviation over splits gives the interval.
@@ -40,7 +40,7 @@ from sklearn.preprocessing import StandardScaler
 from histoloom.autoencoder.lpips import ENVIRONMENT, FeatureTrunk
 from histoloom.autoencoder.vqgan import to_float
 from histoloom.diffusion.generation.generator import Generator
-from histoloom.diffusion.model.warm_start import denoising_errors
+from histoloom.evaluation.distribution import cluster_quotas
 from histoloom.evaluation.extractors import Extractor, ExtractorSources, make_extractors
 from histoloom.evaluation.faithfulness import recognition
 from histoloom.evaluation.feature_cache import cached_features
@@ -53,16 +53,12 @@ from histoloom.evaluation.paper_similarity import as_figure, colour_volume_ssim
 from histoloom.evaluation.results import FolderSetComparison
 from histoloom.pipeline import execute
 from histoloom.run.directory import replacing
-from histoloom.seeding import numpy_generator, torch_generator
+from histoloom.seeding import numpy_generator
 from histoloom.setup import init_run
 from histoloom.slides.patch_set import PatchSet
 
 FOLDER = Path(__file__).parents[2] / "shared" / "data"
 K, EACH = 14, 10
-DRAWS, SPAN = 2, (1 / 3, 5 / 6)
-"""draws of noise by which a real patch of the starter gets its cluster, and the part of the process that tells most"""
-BLOCK = 40
-"""real patches that get their cluster at once"""
 SETS = ("frechet", "kid", "precision", "recall")
 SHARES = ("precision", "recall", "recognised")
 RATIO = "frechet, divided by its floor"
@@ -73,7 +69,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class FigurePatches:
-    """As many real patches as samples of each cluster, uint8 (K, E, H, W, 3) each."""
+    """As many real patches as samples of each cluster, uint8 (K, E, H, W, 3); K is 1 where clusters are unknown."""
 
     real: np.ndarray
     synthetic: np.ndarray
@@ -105,28 +101,21 @@ def paper_patches(data: Path) -> FigurePatches:
 
 def starter_patches(data: Path, out: Path) -> FigurePatches:
     """The starter's samples and training patches; ``out`` keeps them, and a call that was stopped continues."""
-    generator = Generator.load("starter")
-
-    def draw(cluster: int) -> np.ndarray:
-        return np.stack([one.image for one in generator.sample(str(cluster), n=EACH, seed=0, k=K)])
-
-    samples = np.stack([kept(out / f"samples-of-{cluster}.npy", partial(draw, cluster)) for cluster in range(K)])
-
     # The preset cuts the same patches as for the starter, with the same held-out slides.
     run = init_run(out / "starter-run", slides=[data / "tiles" / "osteosarcoma"], preset="starter")
     execute(run, until="patches")
     patches = PatchSet.open(run.require("patches"))
-    rows = numpy_generator(0, "benchmark", "paper figures", "rows").permutation(patches.rows("train"))
+    rows = numpy_generator(0, "benchmark", "paper figures", "rows").permutation(patches.rows("train"))[: K * EACH]
 
-    def clusters_of_rows(some: np.ndarray) -> np.ndarray:
-        return kept(out / f"clusters-of-{some[0]}.npy", lambda: clusters_of(generator, patches.images(some)))
+    generator = Generator.load("starter")
+    shares = dict(enumerate(generator.spec.frequencies[K]))
+    counts = cluster_quotas(shares, available={cluster: np.arange(K * EACH) for cluster in shares}, most=K * EACH)
 
-    chosen = first_of_each(rows, clusters_of_rows, clusters=K, each=EACH)
-    flat = samples.reshape(-1, *samples.shape[2:])
-    clusters = kept(out / "clusters-of-samples.npy", lambda: clusters_of(generator, flat))
-    share = np.mean(clusters == np.repeat(np.arange(K), EACH))
-    print(f"{share:.0%} of the samples get the cluster under which they were drawn", flush=True)
-    return FigurePatches(patches.images(chosen.ravel()).reshape(samples.shape), samples)
+    def draw(cluster: int, n: int) -> np.ndarray:
+        return np.stack([one.image for one in generator.sample(str(cluster), n=n, seed=0, k=K)])
+
+    samples = [kept(out / f"samples-of-{cluster}.npy", partial(draw, cluster, n)) for cluster, n in counts.items()]
+    return FigurePatches(patches.images(np.sort(rows))[None], np.concatenate(samples)[None])
 
 
 def kept(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
@@ -135,38 +124,6 @@ def kept(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, compute())
     return np.load(path)
-
-
-def first_of_each(
-    rows: np.ndarray, clusters_of_rows: Callable[[np.ndarray], np.ndarray], *, clusters: int, each: int
-) -> np.ndarray:
-    """The first ``each`` rows of every cluster, (clusters, each); rows get their cluster a block at a time."""
-    found: list[list[int]] = [[] for _ in range(clusters)]
-    for start in range(0, len(rows), BLOCK):
-        some = rows[start : start + BLOCK]
-        for row, cluster in zip(some, clusters_of_rows(some), strict=True):
-            found[cluster].append(int(row))
-        if min(map(len, found)) >= each:
-            print(f"{start + len(some)} real patches got their cluster", flush=True)
-            return np.array([own[:each] for own in found])
-    raise SystemExit(f"{len(rows)} patches are too few: a cluster has only {min(map(len, found))} of {each}")
-
-
-@torch.inference_mode()
-def clusters_of(generator: Generator, images_NHW3: np.ndarray) -> np.ndarray:
-    """The cluster at ``K`` under which the generator denoises each image with the least error, int64 (N,)."""
-    z_NChw = generator.autoencoder.latents(to_float(torch.from_numpy(images_NHW3)).to(generator.device)).cpu()
-    offset = generator.spec.conditions.offset(K)
-    errors_MK = denoising_errors(
-        generator.unet,
-        generator.spec.space.encode(z_NChw).repeat(DRAWS, 1, 1, 1),
-        config=generator.spec.diffusion,
-        conditions=range(offset, offset + K),
-        generator=torch_generator(0, "benchmark", "paper figures", "noise"),
-        device=generator.device,
-        span=SPAN,
-    )
-    return errors_MK.reshape(DRAWS, len(z_NChw), K).mean(axis=0).argmin(axis=1)
 
 
 def as_in_figures(images: np.ndarray) -> np.ndarray:
@@ -238,6 +195,8 @@ def compare_split(
 
     # A linear classifier of the clusters, trained on A.
     clusters, each = parts["a"].shape[:2]
+    if clusters == 1:
+        return values
     labels = np.repeat(np.arange(clusters), each)
     features = [cached_features(images, extractor=extractor, cache=cache, what="") for images in (a, synthetic, b)]
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(features[0], labels)
@@ -308,16 +267,22 @@ def seconds_of_vgg(image_HW3: np.ndarray) -> float:
 
 
 def table(columns: Mapping[str, Mapping[str, Number]]) -> str:
-    """Markdown: a row for each number, value and floor of each column."""
+    """Markdown: a row for each number, value and floor of each column; empty where it is not measured."""
+
+    def cells(number: Number | None) -> list[str]:
+        if number is None:
+            return ["", ""]
+        estimates = (number.value, number.interval), (number.floor, number.floor_interval)
+        return [
+            f"{value:.3g}" if low == high else f"{value:.3g} ({low:.3g} to {high:.3g})"
+            for value, (low, high) in estimates
+        ]
+
     lines = ["| number | " + " | ".join(f"{name} | floor" for name in columns) + " |"]
     lines.append("|---" * (1 + 2 * len(columns)) + "|")
-    for name in next(iter(columns.values())):
-        cells = [
-            f"{value:.3g}" if low == high else f"{value:.3g} ({low:.3g} to {high:.3g})"
-            for number in (column[name] for column in columns.values())
-            for value, (low, high) in ((number.value, number.interval), (number.floor, number.floor_interval))
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for name in dict.fromkeys(name for column in columns.values() for name in column):
+        row = [cell for column in columns.values() for cell in cells(column.get(name))]
+        lines.append(f"| {name} | {' | '.join(row)} |")
     return "\n".join(lines)
 
 
@@ -326,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("HISTOLOOM_TEST_DATA", FOLDER)))
     parser.add_argument("--splits", type=int, default=12)
-    parser.add_argument("--each", type=int, default=EACH, help="patches of each cluster that are used, 4 to 10")
+    parser.add_argument("--each", type=int, default=EACH, help="of the paper's ten patches of each cluster")
     parser.add_argument("--extractor", default="lpips-alex")
     parser.add_argument("--only", choices=("paper", "starter"))
     parsed = parser.parse_args(arguments)
@@ -341,8 +306,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     columns: dict[str, FigurePatches] = {}
     if parsed.only != "starter":
-        columns["paper"] = paper = paper_patches(parsed.data)
-        spread = spread_of_pairs(FigurePatches(paper.real[:, : parsed.each], paper.synthetic[:, : parsed.each]))
+        paper = paper_patches(parsed.data)
+        paper = FigurePatches(paper.real[:, : parsed.each], paper.synthetic[:, : parsed.each])
+        columns["paper"] = paper
+        spread = spread_of_pairs(paper)
         for name, (mean, deviation) in spread.items():
             error = deviation / 1000**0.5
             print(f"{name}: {mean:.3f}, deviation {deviation:.3f}, standard error of 1,000 pairs {error:.4f}")
@@ -353,8 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         columns["starter, as in figures"] = FigurePatches(as_in_figures(own.real), as_in_figures(own.synthetic))
 
     results = {}
-    for name, whole in columns.items():
-        patches = FigurePatches(whole.real[:, : parsed.each], whole.synthetic[:, : parsed.each])
+    for name, patches in columns.items():
         with TemporaryDirectory() as folder:
             results[name] = compare(patches, extractor=extractors[0], splits=parsed.splits, folder=Path(folder))
     print(table(results))

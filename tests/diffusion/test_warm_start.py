@@ -66,27 +66,3 @@ def test_one_condition_that_fits_all_is_given_to_one_cluster() -> None:
 def test_a_cluster_without_patches_takes_what_is_left() -> None:
     errors_MG = np.array([[0.1, 0.9, 0.4], [0.9, 0.1, 0.4]])
     assert closest_conditions(errors_MG, labels_M=np.array([0, 1]), k=3).tolist() == [0, 1, 2]
-
-
-def test_errors_are_those_of_the_asked_part_of_the_process() -> None:
-    training = {"phases": [{"optimizer": "adam", "lr": 1e-3, "images": 10}]}
-    config = DiffusionConfig.model_validate({"steps": 100, "training": training})
-    seen: list[int] = []
-
-    class Recording(Ideal):
-        def forward(self, x_NCHW: Tensor, steps_N: Tensor, *, class_labels: Tensor) -> SimpleNamespace:
-            seen.extend(steps_N.tolist())
-            return super().forward(x_NCHW, steps_N, class_labels=class_labels)
-
-    for span, steps in (((0.0, 1.0), [12, 37, 62, 87]), ((0.5, 0.9), [55, 65, 75, 85])):
-        denoising_errors(
-            Recording(config),
-            torch.zeros(4, 1, 2, 2),
-            config=config,
-            conditions=[0],
-            generator=torch.Generator().manual_seed(0),
-            device=torch.device("cpu"),
-            span=span,
-        )
-        assert seen == steps
-        seen.clear()

@@ -10,8 +10,13 @@ import paper_figures
 import pytest
 import torch
 
-from histoloom.evaluation.extractors import ExtractorSources, make_extractors
+from histoloom.evaluation.extractors import Extractor, ExtractorSources, make_extractors
 from histoloom.evaluation.images import ImageFolder
+
+
+def pixels() -> Extractor:
+    sources = ExtractorSources(torch.device("cpu"), download=False)
+    return make_extractors(["pixels"], sources=sources, size=32)[0][0]
 
 
 def test_samples_like_the_real_patches_reach_the_floor_and_others_do_not(
@@ -21,12 +26,10 @@ def test_samples_like_the_real_patches_reach_the_floor_and_others_do_not(
     rng = np.random.default_rng(0)
     levels_KE = 40 + 35 * np.arange(5)[:, None] + rng.normal(0, 4, (5, 20))
     tissue = rng.normal(levels_KE[..., None, None, None], 15, (5, 20, 32, 32, 3)).clip(0, 255).astype(np.uint8)
-    sources = ExtractorSources(torch.device("cpu"), download=False)
-    extractor = make_extractors(["pixels"], sources=sources, size=32)[0][0]
 
     def numbers(synthetic: np.ndarray, name: str) -> dict[str, paper_figures.Number]:
         patches = paper_figures.FigurePatches(tissue[:, :10], synthetic)
-        return paper_figures.compare(patches, extractor=extractor, splits=3, folder=tmp_path / name)
+        return paper_figures.compare(patches, extractor=pixels(), splits=3, folder=tmp_path / name)
 
     alike, dark = numbers(tissue[:, 10:], "alike"), numbers(tissue[:, 10:] // 2, "dark")
     assert alike["recognised"].value > 0.9
@@ -41,21 +44,13 @@ def test_samples_like_the_real_patches_reach_the_floor_and_others_do_not(
     assert all(line.count("|") == 6 for line in table)
 
 
-def test_patches_are_labelled_until_each_cluster_has_enough() -> None:
-    rows = np.arange(1000)[::-1]
-    asked: list[int] = []
-
-    def by_last_digit(some: np.ndarray) -> np.ndarray:
-        asked.extend(some)
-        return some % 10
-
-    chosen = paper_figures.first_of_each(rows, by_last_digit, clusters=10, each=5)
-    assert chosen.shape == (10, 5)
-    assert (chosen % 10 == np.arange(10)[:, None]).all()
-    assert chosen[3].tolist() == [993, 983, 973, 963, 953]
-    assert len(asked) < 100
-    with pytest.raises(SystemExit, match="too few"):
-        paper_figures.first_of_each(rows, by_last_digit, clusters=11, each=5)
+def test_without_clusters_nothing_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paper_figures, "AUDITED", 0)
+    images = np.random.default_rng(0).integers(0, 255, (2, 1, 40, 32, 32, 3), dtype=np.uint8)
+    numbers = paper_figures.compare(paper_figures.FigurePatches(*images), extractor=pixels(), splits=2, folder=tmp_path)
+    assert numbers.keys() == {"frechet", "kid", "precision", "recall", paper_figures.RATIO}
+    table = paper_figures.table({"known": numbers | {"recognised": numbers["recall"]}, "unknown": numbers})
+    assert table.splitlines()[-1].endswith("|  |  |")
 
 
 def test_without_the_figures_it_says_so_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

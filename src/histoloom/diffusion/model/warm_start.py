@@ -32,17 +32,15 @@ def denoising_errors(
     conditions: Sequence[int],
     generator: torch.Generator,
     device: torch.device,
-    span: tuple[float, float] = (0.0, 1.0),
 ) -> np.ndarray:
     """Mean squared error of the prediction for each patch under each of ``conditions``, float64 (M, G).
 
-    Each patch has one step, evenly spread over ``span`` of the process by its row, and one draw of noise. ``unet`` is
-    on ``device`` and in evaluation mode.
+    Each patch has one step, evenly spread over the process by its row, and one draw of noise. ``unet`` is on ``device``
+    and in evaluation mode.
     """
-    M = len(z_MChw)
-    first, last = (share * config.steps for share in span)
+    M, T = len(z_MChw), config.steps
     noise_MChw = torch.randn(z_MChw.shape, generator=generator)
-    steps_M = (first + (torch.arange(M) + 0.5) * (last - first) / M).long()
+    steps_M = ((torch.arange(M) + 0.5) * T / M).long()
     alpha_bar_M = alphas_cumprod(config).float()[steps_M]
     errors_MG = np.empty((M, len(conditions)))
     with meter("comparing clusters with those of the pretrained generator", total=M) as counter:
