@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from forked import Forked, run_forked, start_together
 
 from histoloom import pipeline
 from histoloom.run.directory import Run
@@ -101,17 +100,15 @@ def test_runtime_settings_change_no_result(tiny_run: Path, tmp_path: Path) -> No
 
 def killed_in(stage: str, run: Path) -> None:
     """Start ``histoloom run`` and kill -9 it once ``stage`` is under way (for a training, after a checkpoint)."""
-    command = [sys.executable, "-m", "histoloom", "run", str(run)]
     building = run / ".building" / stage
     trains = stage in {"autoencoder", "clusters", "diffusion"}
     sign = building / ("checkpoints/last.pt" if trains else "building.json")
     deeper = building / "restart-0" / "checkpoints" / "last.pt"
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        while process.poll() is None and not sign.exists() and not deeper.exists():
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        output = process.stdout.read() if process.stdout else ""
-    assert building.exists(), f"{stage} was over before it could be killed: {output[-1500:]}"
+    started = Forked("histoloom", "run", run)
+    started.kill_when(lambda: sign.exists() or deeper.exists())
+    done = started.finish()
+    assert done.returncode == -signal.SIGKILL, f"{stage} was over before it could be killed: {done.stdout[-1500:]}"
+    assert building.exists()
 
 
 @pytest.mark.timeout(600)
@@ -125,9 +122,7 @@ def test_killed_in_every_stage_ends_with_the_same_bytes(tiny_run: Path, tiny_sli
     )
     for stage in pipeline.STAGE_NAMES:
         killed_in(stage, run.path)
-    done = subprocess.run(
-        [sys.executable, "-m", "histoloom", "run", str(run.path)], capture_output=True, text=True, check=False
-    )
+    done = run_forked("histoloom", "run", run.path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("report.html")
     whole, resumed = payload(tiny_run), payload(run.path)
@@ -139,9 +134,9 @@ def test_killed_in_every_stage_ends_with_the_same_bytes(tiny_run: Path, tiny_sli
 def test_two_processes_bring_a_run_to_its_report(tiny_run: Path, tiny_slides: Path, tmp_path: Path) -> None:
     settings = Run.open(tiny_run).config.model_dump(mode="json")
     run = init_run(tmp_path / "run", slides=[tiny_slides], preset="demo", settings=_as_settings(settings))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "histoloom"]
-    done = subprocess.run([*launch, "run", str(run.path)], capture_output=True, text=True, check=False, timeout=800)
-    assert done.returncode == 0, done.stderr[-3000:]
+    for started in start_together(2, "histoloom", "run", run.path):
+        done = started.finish(timeout=800)
+        assert done.returncode == 0, done.stderr[-3000:]
     assert states(run.path) == ["done"] * len(pipeline.STAGE_NAMES)
     assert (run.path / "report.html").is_file()
     assert list((run.path / "evaluation" / "classifiers").glob("*/log.jsonl")), "classifiers were trained"
