@@ -1,13 +1,12 @@
 """The real trainings, tiny, on two processes: to rounding what one process makes of the same batches.
 
-This file is also the program that torchrun starts: ``python test_processes.py ACTION FOLDER``.
+This file is also the program of the two processes: ``python test_processes.py ACTION FOLDER``.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import Finished, start_together
 from torch import Tensor
 
 from histoloom import paper
@@ -225,27 +225,22 @@ def main(action: str, folder: Path) -> None:
         raise
 
 
-def launch(action: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
-    return subprocess.run(
-        [*command, action, str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+def launch(action: str, folder: Path) -> list[Finished]:
+    """Both processes' ends: the first one's, and the other's, which cannot go on without it."""
+    return [started.finish(timeout=900) for started in start_together(2, __file__, action, folder)]
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left: killed once, then started again for the rest; the last training breaks off."""
     folder = tmp_path_factory.mktemp("two")
-    assert launch("kill", folder).returncode != 0
+    killed, left = launch("kill", folder)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    assert left.returncode != 0
     assert torch.load(folder / "killed/checkpoints/last.pt", weights_only=True)["images"] == 3 * BATCH
-    done = launch("rest", folder)
-    assert done.returncode != 0
-    assert "TrainingDiverged" in done.stderr, done.stderr[-3000:]
+    for done in launch("rest", folder):
+        assert done.returncode != 0
+        assert "TrainingDiverged" in done.stderr, done.stderr[-3000:]
     return folder
 
 

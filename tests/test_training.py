@@ -6,8 +6,6 @@ import ast
 import dataclasses
 import gc
 import json
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked import start_together
 from torch import Tensor, nn
 
 import histoloom
@@ -441,6 +440,7 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
+from forked import start_together
 torch.set_num_threads(1)
 import test_training as t
 state = t.fit(t.linear_task(), Path(sys.argv[2]))
@@ -455,12 +455,9 @@ end_process(0)
 def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
     script, result = tmp_path / "two.py", tmp_path / "two.json"
     script.write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    here = str(Path(__file__).parent)
-    done = subprocess.run(
-        [*command, here, str(tmp_path / "two"), str(result)], capture_output=True, text=True, check=False, timeout=200
-    )
-    assert done.returncode == 0, done.stderr[:3000]
+    for started in start_together(2, script, Path(__file__).parent, tmp_path / "two", result):
+        done = started.finish(timeout=200)
+        assert done.returncode == 0, done.stderr[:3000]
     one = fit(linear_task(), tmp_path / "one")
     two = {name: torch.tensor(value) for name, value in json.loads(result.read_text()).items()}
     for name in one:

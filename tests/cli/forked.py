@@ -28,6 +28,7 @@ PRELOADED = (
     "histoloom.cli.app",
     "torch.distributed",
 )
+Finished = subprocess.CompletedProcess[str]
 _context = multiprocessing.get_context("forkserver")
 
 
@@ -49,7 +50,7 @@ class Forked:
         self.process.kill()
         self.process.join()
 
-    def finish(self, *, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+    def finish(self, *, timeout: float = 280) -> Finished:
         """Wait for its end; what it printed, and its exit status, negative where a signal ended it."""
         self.process.join(timeout)
         assert self.process.exitcode is not None, f"{self.command} still runs after {timeout} s"
@@ -57,7 +58,7 @@ class Forked:
         return subprocess.CompletedProcess(self.command, self.process.exitcode, *texts)
 
 
-def run_forked(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_forked(*command: str | Path, **environment: str) -> Finished:
     """Run a command in a process of its own to its end."""
     return Forked(*command, **environment).finish()
 
@@ -84,4 +85,5 @@ def _run(command: list[str], files: tuple[str, str], environment: dict[str, str]
 
         main()
     else:
+        sys.path.insert(0, str(Path(command[0]).parent))
         runpy.run_path(command[0], run_name="__main__")
