@@ -13,10 +13,11 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/histoloom demo --out demo
 
-# Two processes at once, a file of tests at a time; with a thread each, they do not wait for each other.
+# Two processes at once, a file of tests at a time, the longest first; with a thread each, they do not wait for each
+# other.
 test: export OMP_NUM_THREADS := 1
 test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -13,6 +13,26 @@ import torch
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
+SLOWEST = (
+    "test_pipeline.py",
+    "test_processes.py",
+    "test_feature_kinds.py",
+    "test_hostile.py",
+    "test_browser_axe.py",
+    "test_run.py",
+    "test_decision.py",
+    "test_pseudonyms.py",
+    "test_jobs.py",
+    "test_browser_naming.py",
+    "test_long_jobs.py",
+    "test_copy_check.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files that take longest, so that at the end no test process is alone with one of them."""
+    rank = {name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(SLOWEST)))
 
 
 @pytest.fixture(autouse=True, scope="session")
