@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import shapely
 import torch
@@ -13,7 +15,7 @@ from PIL import Image
 
 from histoloom.atlas import stage
 from histoloom.atlas.maps import embedding
-from histoloom.atlas.maps.tissue_map import map_slide
+from histoloom.atlas.maps.tissue_map import map_slide, run_slide
 from histoloom.autoencoder.vqgan import Autoencoder
 from histoloom.clustering.clusterer import Architecture, build
 from histoloom.errors import UserError
@@ -22,6 +24,7 @@ from histoloom.run.directory import Run, read_json, write_json
 from histoloom.run.stage import EventLog, StageContext
 from histoloom.seeding import derive
 from histoloom.slides.entries import SlideError
+from histoloom.slides.inventory.pseudonyms import FOLDER_VARIABLE, PrivateRecord, SlideNames
 from histoloom.slides.readers.open import FlatSlide
 
 STAGES = ("patches", "autoencoder", "latents", "clusters", "diffusion", "samples", "evaluation")
@@ -154,6 +157,34 @@ def test_a_slide_is_mapped_for_qupath(run: Run, tmp_path: Path) -> None:
         assert image.size == (160, 128)
 
 
+def test_a_slide_of_the_run_has_the_runs_scale(run: Run, tmp_path: Path) -> None:
+    """Its file, a PNG, has none; ``--mpp`` still goes before the run's."""
+    slide = tmp_path / "slides" / "slide-0.png"
+    maps = {}
+    for mpp in (None, 1.0, 2.0):
+        out = tmp_path / f"map-{mpp}.geojson"
+        map_slide(run.path, slide, out=out, k=2, mpp=mpp)
+        maps[mpp] = out.read_bytes()
+    assert maps[None] == maps[1.0]
+    assert maps[None] != maps[2.0]
+
+
+def test_a_slide_of_a_private_run_has_the_runs_scale(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slide, table = tmp_path / "slides" / "slide-0.png", run.folder("patches") / "slides.parquet"
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "private"))
+    names = SlideNames(file=str(slide), slide="", patient="", patient_id="")
+    (tmp_path / "private").mkdir()
+    PrivateRecord(paths=(), table=None, slides={"slide-0": names}).save(tmp_path / "private" / "token.json")
+    rows = pd.read_parquet(table)
+    rows.loc[0, "file"] = "private:token/slide-0"
+    rows.loc[1, "file"] = "private:elsewhere/slide-1"
+    rows.to_parquet(table, index=False)
+    found = run_slide(slide, patches=run.folder("patches"))
+    assert found is not None
+    assert (found.slide_id, found.mpp) == ("slide-0", 1.0)
+    assert run_slide(tmp_path / "slides" / "slide-1.png", patches=run.folder("patches")) is None
+
+
 def test_a_map_counts_from_where_the_scan_begins(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """QuPath crops a slide to its scanned part; a flat image plays a slide that has such a part."""
     monkeypatch.setattr(FlatSlide, "origin", (30, 20))
@@ -169,7 +200,7 @@ def test_a_map_counts_from_where_the_scan_begins(run: Run, tmp_path: Path, monke
     [
         ("slide-0.png", "map.geojson", 3, 1.0, "allowed: 2, 4"),
         ("slide-0.png", "map.txt", None, 1.0, "ends in .geojson"),
-        ("slide-0.png", "map.geojson", None, None, "does not say its mpp .*: give it with --mpp"),
+        ("other.png", "map.geojson", None, None, "does not say its mpp .*: give it with --mpp"),
         ("absent.png", "map.geojson", None, 1.0, "does not exist"),
         ("slide-0.png", "map.geojson", None, 0.01, "smaller than one patch"),
     ],
@@ -177,6 +208,7 @@ def test_a_map_counts_from_where_the_scan_begins(run: Run, tmp_path: Path, monke
 def test_a_slide_that_cannot_be_mapped_gives_one_line(
     run: Run, tmp_path: Path, slide: str, out: str, k: int | None, mpp: float | None, message: str
 ) -> None:
+    shutil.copy(tmp_path / "slides" / "slide-0.png", tmp_path / "slides" / "other.png")
     with pytest.raises(UserError, match=message) as raised:
         map_slide(run.path, tmp_path / "slides" / slide, out=tmp_path / out, k=k, mpp=mpp)
     assert "\n" not in str(raised.value)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import command_line
@@ -25,6 +30,20 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
     """A copy that a test may change."""
     shutil.copytree(tiny_run, tmp_path / "run")
     return tmp_path / "run"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups")
+def test_ctrl_c_says_that_the_same_command_continues(run: Path) -> None:
+    """Ctrl-C reaches the whole process group, as from a terminal, while the generator trains."""
+    command = [sys.executable, "-m", "histoloom", "run", run, "--set", "diffusion.training.phases.0.images=1000000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while process.poll() is None and not (run / ".building" / "diffusion" / "log.jsonl").exists():
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130, printed
+    assert printed.splitlines()[-1] == "histoloom: stopped; the same command continues where it stopped"
+    assert "Traceback" not in printed
 
 
 def pictures(folder: Path) -> dict[str, bytes]:

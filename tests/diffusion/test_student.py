@@ -162,6 +162,17 @@ def test_a_killed_distillation_continues_to_the_same_weights(
     assert (path / weights).read_bytes() == (distilled / weights).read_bytes()
 
 
+def test_a_refused_distillation_leaves_nothing(distilled: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(distilled, path)
+    shutil.rmtree(path / "student")
+    shutil.rmtree(path / "clusters")
+    before = sorted(path.rglob("*"))
+    with pytest.raises(UserError, match="has no clusters yet"):
+        distil(Run.open(path), DistillConfig(steps=2, images=64))
+    assert sorted(path.rglob("*")) == before
+
+
 def test_an_export_takes_the_student_along(distilled: Path, tmp_path: Path) -> None:
     export_generator(Run.open(distilled), tmp_path / "export")
     sampler = student_sampler(Request(n=2, method="student"), Generator.load(distilled))

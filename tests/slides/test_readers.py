@@ -6,12 +6,14 @@ import threading
 import warnings
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 from PIL import Image
 
 from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.patches.grid import batches, grid
+from histoloom.slides.readers import decoding
 from histoloom.slides.readers.decoding import quiet
 from histoloom.slides.readers.open import FlatSlide, open_slide
 from histoloom.slides.readers.pyramid import PyramidSlide, scanned_origin
@@ -25,6 +27,17 @@ def test_pyramid_reads_its_own_pixels(tmp_path, picture, pyramid):
         assert slide.dimensions == (256, 192)
         assert len(slide.levels) == 3
         np.testing.assert_array_equal(slide.read(37, 91, extent=64, size=64), image[91:155, 37:101])
+
+
+@pytest.mark.parametrize("reader", [PyramidSlide, TiffSlide])
+def test_a_refused_slide_is_closed(tmp_path, picture, pyramid, monkeypatch, reader):
+    path = pyramid(tmp_path / "a.tif", picture(256, 192), mpp=0.5)
+    monkeypatch.setattr(decoding, "MAX_PIECE_PIXELS", 100)
+    with pytest.raises(SlideError) as raised:
+        reader(path)
+    # The traceback keeps the reader alive, so that nothing else can have closed its file.
+    assert raised.tb is not None
+    assert str(path) not in [file.path for file in psutil.Process().open_files()]
 
 
 def test_mpp_from_resolution_tags(tmp_path, picture, pyramid):

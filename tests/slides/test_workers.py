@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -23,6 +24,15 @@ def test_results_come_in_the_order_of_the_jobs(count):
 def test_errors_reach_the_caller(count):
     with Workers(count) as workers, pytest.raises(TypeError):
         workers.run(abs, jobs=[1, "x", 2], label="a")  # type: ignore[arg-type]
+
+
+def ignores_ctrl_c(_job):
+    return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_ctrl_c_is_left_to_the_process_that_started_them():
+    with Workers(2) as workers:
+        assert workers.run(ignores_ctrl_c, jobs=[1, 2], label="x") == [True, True]
 
 
 def test_a_process_that_dies_is_told_in_one_line():

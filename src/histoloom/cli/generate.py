@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from histoloom.cli.runs import OtherK, RunArgument, Seed
+from histoloom.cli.runs import OtherK, RunArgument, Seed, continues_after_interrupt
 from histoloom.config import SamplerMethod
 
 
@@ -72,7 +72,8 @@ def distil(
     from histoloom.diffusion.distillation import distil as make
     from histoloom.run.directory import Run
 
-    student = make(Run.open(run), DistillConfig(steps=steps, images=images, guidance=guidance))
+    with continues_after_interrupt():
+        student = make(Run.open(run), DistillConfig(steps=steps, images=images, guidance=guidance))
     typer.echo(f"{student}; draw with it: histoloom sample {run} --method student")
 
 
@@ -81,7 +82,9 @@ def map_slide(
     slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="A slide, of the run or any other.")],
     out: Annotated[Path, typer.Option(metavar="FILE.geojson", help="File for the map; a PNG is written beside it.")],
     k: OtherK = None,
-    mpp: Annotated[float | None, typer.Option(help="um/px of a slide whose file does not contain it.")] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="um/px of the slide; else the run's for a slide of the run, or the file's.")
+    ] = None,
 ) -> None:
     """Map the tissues of a slide as a GeoJSON that QuPath opens."""
     from histoloom.atlas.maps.tissue_map import map_slide as make_map

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +30,19 @@ def print_json(value: object) -> None:
     typer.echo(json.dumps(value, allow_nan=False, ensure_ascii=False))
 
 
+@contextmanager
+def continues_after_interrupt() -> Iterator[None]:
+    """Ctrl-C within says in one line that the same command continues, and exits with 130, the shells' status for it."""
+    from histoloom.processes import is_main_process
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if is_main_process():
+            typer.echo("histoloom: stopped; the same command continues where it stopped", err=True)
+        raise typer.Exit(130) from None
+
+
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the slides and the run.")] = Path("histoloom-demo"),
     seed: Seed = 0,
@@ -36,7 +51,9 @@ def demo(
     """Run the whole pipeline on small slides that the program makes itself; minutes on a CPU."""
     from histoloom.demo import run_demo
 
-    typer.echo(run_demo(out, seed=seed, settings=set_ or []))
+    with continues_after_interrupt():
+        page = run_demo(out, seed=seed, settings=set_ or [])
+    typer.echo(page)
 
 
 def init(
@@ -103,7 +120,8 @@ def run(
     if dry_run:
         _print_status(opened)
         return
-    pipeline.execute(opened, until=until)
+    with continues_after_interrupt():
+        pipeline.execute(opened, until=until)
 
     from histoloom.processes import is_main_process
 

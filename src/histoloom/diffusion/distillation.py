@@ -202,7 +202,11 @@ def distil(run: Run, config: DistillConfig) -> Path:
         if run.state(STUDENT, wanted=wanted) == "done" or run.restore(STUDENT, wanted=wanted):
             return run.folder(STUDENT)
         out, start = run.begin(STUDENT, wanted=wanted), time.monotonic()
-        _train_student(run, spec, record, training=training, out=out)
+        try:
+            _train_student(run, spec, record, training=training, out=out)
+        except UserError:
+            run.discard_if_empty(STUDENT)
+            raise
         record.save(out)
         seconds = run.spent(STUDENT, seconds=time.monotonic() - start)
         settings = {"training": training.model_dump(mode="json"), **decided}

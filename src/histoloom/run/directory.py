@@ -215,6 +215,14 @@ class Run:
             write_json(marker, {"fingerprint": wanted, "seconds": 0.0})
         return folder
 
+    def discard_if_empty(self, stage: str) -> None:
+        """Remove the unfinished build of a stage if nothing was made in it, as after a refusal."""
+        folder = self.building(stage)
+        if [path.name for path in folder.iterdir()] == ["building.json"]:
+            shutil.rmtree(folder)
+        if not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
+
     def spent(self, stage: str, *, seconds: float) -> float:
         """Add ``seconds`` to the time that the unfinished build took so far; returns the sum."""
         marker = self.building(stage) / "building.json"

@@ -6,6 +6,7 @@ Shape suffixes: N cells, 4 the sides of a cell (left, top, right, bottom) in lev
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from histoloom.errors import UserError
 from histoloom.names import current_labels
 from histoloom.run.directory import Run, disk_errors_explained, replacing, write_text
 from histoloom.slides.entries import SlideEntry, SlideError
+from histoloom.slides.inventory.pseudonyms import real_file
 from histoloom.slides.patch_set import SlideRow
 from histoloom.slides.patches.grid import Grid, batches, grid
 from histoloom.slides.readers.open import open_slide
@@ -150,7 +152,8 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
     """Classify a slide with a run's clusters and write GeoJSON for QuPath, and a picture beside it (``.png``).
 
     Its stain is normalised as the run's slides were. ``k`` is None for the chosen one. ``mpp`` is the slide's um/px at
-    level 0, None for the value in its file. Raises ``UserError``.
+    level 0. If it is None, a slide of the run has the value that the run uses, and any other slide the value in its
+    file. Raises ``UserError``.
     """
     opened = Run.open(run)
     config, sweep = opened.config, opened.config.clusters.k
@@ -162,8 +165,7 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
     k = k or Decision.load(opened.folder("clusters")).k
 
     patches = opened.folder("patches")
-    file = str(slide.resolve())
-    name = next((row.slide for row in SlideRow.load(patches) if row.file == file and row.usable), None)
+    known = run_slide(slide, patches=patches)
     try:
         slide_map = classify_slide(
             slide,
@@ -171,9 +173,9 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
             size=config.patches.size,
             mpp=config.patches.mpp,
             limit=config.report.map_patches,
-            source_mpp=mpp,
+            source_mpp=known.mpp if mpp is None and known is not None else mpp,
             stains=run_stains(patches, config=config),
-            name=name,
+            name=None if known is None else known.slide,
         )
     except SlideError as error:
         raise UserError(f"{slide}: {error}") from error
@@ -195,6 +197,16 @@ def load_classifier(config: Config, inputs: Mapping[str, Path]) -> Classifier:
         clusters=inputs["clusters"],
         device=accelerator(config.runtime).device,
     )
+
+
+def run_slide(slide: Path, *, patches: Path) -> SlideRow | None:
+    """The usable slide of the run whose stage ``patches`` is in this folder with the file ``slide``, or None."""
+    file = slide.resolve()
+    for row in SlideRow.load(patches):
+        with suppress(SlideError):  # the slide of a private run whose names are not known here
+            if row.usable and real_file(row.file) == file:
+                return row
+    return None
 
 
 def run_stains(patches: Path, *, config: Config) -> SlideStains | None:

@@ -20,7 +20,7 @@ from histoloom.atlas.web import (
     reading,
     slides,
 )
-from histoloom.atlas.web.errors import add_error_handlers, internal_error
+from histoloom.atlas.web.errors import add_error_handlers
 from histoloom.atlas.web.pages import NavigationEntry
 from histoloom.atlas.web.run_view import RunView
 from histoloom.atlas.web.security import Access, Guard
@@ -61,7 +61,7 @@ def create_app(run: Path, *, access: Access) -> FastAPI:
         title="Histoloom atlas",
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
-        middleware=[Middleware(Guard, access=access, on_error=internal_error)],
+        middleware=[Middleware(Guard, access=access)],
     )
     app.state.view = view
     app.state.navigation = NAVIGATION

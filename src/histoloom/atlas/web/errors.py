@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from histoloom.atlas.web.pages import render
+from histoloom.atlas.web.security import SECURITY_HEADERS
 from histoloom.errors import UserError
 
 _MAX_LENGTH = 500  # characters of a line
@@ -29,6 +30,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _internal_error)
 
 
 def error_response(request: Request, *, status: int, line: str) -> Response:
@@ -43,14 +45,19 @@ def error_response(request: Request, *, status: int, line: str) -> Response:
     return render(request, "error.html", status=status, line=text)
 
 
-def internal_error(request: Request) -> Response:
-    """The response to an unexpected error of the application; the server's log has the error itself."""
-    return error_response(request, status=500, line="something went wrong here; the terminal says more")
-
-
 async def _user_error(request: Request, error: Exception) -> Response:
     status = 404 if isinstance(error, NotFound) else 409 if isinstance(error, Conflict) else 400
     return error_response(request, status=status, line=str(error))
+
+
+async def _internal_error(request: Request, _error: Exception) -> Response:
+    """The response to an unexpected error, which Starlette raises again afterwards, so that the server logs it.
+
+    It is sent outside of ``Guard``, which adds the headers to all other responses.
+    """
+    response = error_response(request, status=500, line="something went wrong here; the terminal says more")
+    response.headers.update(SECURITY_HEADERS | {"Cache-Control": "no-store"})
+    return response
 
 
 async def _invalid_request(request: Request, error: Exception) -> Response:

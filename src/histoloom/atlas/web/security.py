@@ -14,15 +14,12 @@ import ipaddress
 import json
 import secrets
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from histoloom.errors import UserError
@@ -110,11 +107,9 @@ class Access:
 class Guard:
     """ASGI middleware: Host, token, Origin, type and size of the body; and the headers of every response."""
 
-    def __init__(self, app: ASGIApp, *, access: Access, on_error: Callable[[Request], Response]) -> None:
-        """``on_error`` makes the response to an unexpected error of the application, which the server then logs."""
+    def __init__(self, app: ASGIApp, *, access: Access) -> None:
         self.app = app
         self.access = access
-        self.on_error = on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, redirect it, or pass it on to the application."""
@@ -205,22 +200,7 @@ class Guard:
                 return {"type": "http.request", "body": waiting.pop(), "more_body": False}
             return await receive()
 
-        await self._answer(scope, receive_again, send)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def sending(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self.app(scope, receive, sending)
-        except Exception:
-            if not started:
-                await self.on_error(Request(scope))(scope, receive, send)
-            raise
+        await self.app(scope, receive_again, send)
 
 
 async def _body(receive: Receive) -> bytes | None:

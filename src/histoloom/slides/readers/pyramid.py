@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, final
@@ -51,24 +52,21 @@ class PyramidSlide(Slide):
     concurrent = True
 
     def __init__(self, path: Path, *, cache_bytes: int = CACHE_BYTES) -> None:
-        with slide_errors(path):
+        with slide_errors(path), ExitStack() as on_error:
             self._file = openslide.OpenSlide(str(path))
+            on_error.callback(self._file.close)
             properties = self._file.properties
-            try:
-                # OpenSlide would end the process for want of memory on a tile that is too large.
-                for level in range(int(properties.get("openslide.level-count", "0"))):
-                    prefix = f"openslide.level[{level}].tile-"
-                    area = int(properties.get(f"{prefix}width", "0")) * int(properties.get(f"{prefix}height", "0"))
-                    if area > decoding.MAX_PIECE_PIXELS:
-                        raise SlideError(decoding.too_large(area))
-                self._file.set_cache(openslide.OpenSlideCache(cache_bytes))
-                scale = scale_from_openslide(properties)
-                if scale is None and is_tiff(path):
-                    with open_tiff(path) as tiff:
-                        scale = scale_from_tiff(tiff)
-            except BaseException:
-                self._file.close()
-                raise
+            # OpenSlide would end the process for want of memory on a tile that is too large.
+            for level in range(int(properties.get("openslide.level-count", "0"))):
+                prefix = f"openslide.level[{level}].tile-"
+                area = int(properties.get(f"{prefix}width", "0")) * int(properties.get(f"{prefix}height", "0"))
+                if area > decoding.MAX_PIECE_PIXELS:
+                    raise SlideError(decoding.too_large(area))
+            self._file.set_cache(openslide.OpenSlideCache(cache_bytes))
+            scale = scale_from_openslide(properties)
+            if scale is None and is_tiff(path):
+                with open_tiff(path) as tiff:
+                    scale = scale_from_tiff(tiff)
             super().__init__([(int(w), int(h)) for w, h in self._file.level_dimensions], scale)
             self.origin = scanned_origin(properties)
             self._tiles: JpegTiles | None = None
@@ -76,6 +74,7 @@ class PyramidSlide(Slide):
                 with quiet:
                     cache = min(cache_bytes, TILES_CACHE_BYTES)
                     self._tiles = JpegTiles.open(path, levels=self.levels, cache_bytes=cache)
+            on_error.pop_all()
         self.whole_pixels = self._tiles is not None
         self._path = path
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import ExitStack
 from io import BytesIO
 from itertools import product
 from pathlib import Path
@@ -51,18 +52,16 @@ class TiffSlide(Slide):
 
     def __init__(self, path: Path, *, cache_bytes: int = decoding.CACHE_BYTES) -> None:
         self._path = path
-        with slide_errors(path), quiet:
+        with slide_errors(path), quiet, ExitStack() as on_error:
             self._tiff = tifffile.TiffFile(path)
-            try:
-                check_ome(self._tiff.ome_metadata)
-                self._levels = _pages_of_levels(self._tiff)
-                for pages in self._levels:
-                    for page in pages:
-                        _check_page(page, file_size=path.stat().st_size)
-                scale = scale_from_tiff(self._tiff)
-            except BaseException:
-                self._tiff.close()
-                raise
+            on_error.callback(self._tiff.close)
+            check_ome(self._tiff.ome_metadata)
+            self._levels = _pages_of_levels(self._tiff)
+            for pages in self._levels:
+                for page in pages:
+                    _check_page(page, file_size=path.stat().st_size)
+            scale = scale_from_tiff(self._tiff)
+            on_error.pop_all()
         super().__init__([(pages[0].imagewidth, pages[0].imagelength) for pages in self._levels], scale)
         self._cache = TileCache(cache_bytes)
 

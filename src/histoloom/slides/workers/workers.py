@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -122,7 +123,11 @@ class ProcessPool:
 
 
 def _start_process(started: Event) -> None:
-    """Signal the start, and end this process when its parent is killed: else it would wait for jobs forever."""
+    """Signal the start, and end this process when its parent is killed: else it would wait for jobs forever.
+
+    Ctrl-C, which a terminal sends to all processes, is the parent's to handle: it closes the pool.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     started.set()
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in a worker process"
