@@ -132,10 +132,10 @@ def main() -> None:
         start = time.perf_counter()
         if kind == "mixture":
             wrong = misses(seeds=seeds, size=size, separation=given.separation)
-            said = f"{given.seeds - len(wrong)} of {given.seeds} within 1; misses (K, D, k): {wrong}"
+            result = f"{given.seeds - len(wrong)} of {given.seeds} within 1; misses (K, D, k): {wrong}"
         else:
-            said = f"{false_alarms(kind, seeds=seeds, size=size)} of {given.seeds} called clusters"
-        print(f"{kind}: {said}; {(time.perf_counter() - start) / given.seeds:.2f} s each", flush=True)
+            result = f"{false_alarms(kind, seeds=seeds, size=size)} of {given.seeds} called clusters"
+        print(f"{kind}: {result}; {(time.perf_counter() - start) / given.seeds:.2f} s each", flush=True)
 
 
 if __name__ == "__main__":

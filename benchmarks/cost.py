@@ -157,7 +157,9 @@ def clusters_task(config: Config, *, shape: tuple[int, ...]) -> Task:
     z_NVChw = torch.randn(N, 1 + config.latents.stain_views, *shape)
     objective = Objective("network", ("network",), InfoMaxLoss(clusters, network=network), clusters.training.phases)
     n = config.patches.count or N
-    return Task("clusters", {"network": network}, (objective,), n, batch=lambda rows: z_NVChw[rows % N], whole=True)
+    return Task(
+        "clusters", {"network": network}, (objective,), n, batch=lambda rows: z_NVChw[rows % N], whole_batch=True
+    )
 
 
 def diffusion_task(config: Config, *, z_NChw: torch.Tensor) -> Task:
@@ -202,7 +204,7 @@ def joint_task(config: Config, *, images_NHW3: torch.Tensor, z_NChw: torch.Tenso
         n,
         batch=lambda rows: (z_NChw[rows % N], images_NHW3[rows % N]),
         ema=("unet",) if training.averages else (),
-        whole=True,
+        whole_batch=True,
     )
 
 

@@ -6,7 +6,7 @@
 For the chosen k of each run (of the samples, where they have that k alone): Frechet and kernel distance (KID) of
 samples to held-out real patches, and to training patches. SAMPLES is a folder that ``histoloom sample`` wrote, in place
 of RUN/samples. A set of samples has every cluster by its frequency among the real patches that it is compared with; so
-has the floor, which is real patches of the other split in the same number. The same number n is taken of every run,
+has the floor, which is real patches of the other split in the same number. The same number n is drawn from every run,
 since a Frechet distance falls as n rises; each value is the mean over draws. +- is one standard error, from halves of
 the sets (evaluation/set_metrics/base.py). Ratio: samples' distance over the floor's. At most 2,000 real patches.
 """
@@ -86,7 +86,7 @@ def features(
     return dict(zip(rows.tolist(), np.concatenate(parts), strict=True))
 
 
-def taken(of: dict[int, np.ndarray], rows: np.ndarray) -> np.ndarray:
+def stacked(of: dict[int, np.ndarray], rows: np.ndarray) -> np.ndarray:
     """The features (n, D) of these rows."""
     return np.stack([of[int(row)] for row in rows])
 
@@ -111,7 +111,7 @@ def compare(run: Material, *, extractor: Extractor, n: int, draws: int) -> Itera
         shares = run.shares(split)
         wanted = cluster_quotas(shares, available=run.synthetic, most=n)
         target = {cluster: rows for cluster, rows in run.real[split].items() if cluster in shares}
-        all_real = taken(real[split], np.concatenate(list(target.values())))
+        all_real = stacked(real[split], np.concatenate(list(target.values())))
         sets = _sets(run.synthetic, synthetic, wanted=wanted, draws=draws)
         floors = _sets(run.real[other], real[other], wanted=wanted, draws=draws)
         for metric, (function, scale) in METRICS.items():
@@ -126,7 +126,7 @@ def compare(run: Material, *, extractor: Extractor, n: int, draws: int) -> Itera
 
 def _sets(found: ClusterRows, of: dict[int, np.ndarray], *, wanted: dict[int, int], draws: int) -> list[np.ndarray]:
     rngs = (numpy_generator(0, "distances", "draw", number) for number in range(draws))
-    return [taken(of, draw_rows(found, quotas=wanted, rng=rng)) for rng in rngs]
+    return [stacked(of, draw_rows(found, quotas=wanted, rng=rng)) for rng in rngs]
 
 
 def main() -> None:

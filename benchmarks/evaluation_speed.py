@@ -80,9 +80,9 @@ def folders(*, n: int, size: int, extractors: tuple[str, ...]) -> None:
                 place / "real", place / "synthetic", extractors=extractors, cache=place / "cache", pairs=64
             )
 
-        for said in ("empty cache", "full cache"):
+        for state in ("empty cache", "full cache"):
             clock, cpu = timed(evaluate)
-            say(f"{n} images of {size} px, {said}", clock=clock, cpu=cpu)
+            say(f"{n} images of {size} px, {state}", clock=clock, cpu=cpu)
     for name in extractors:
         of_extractor(name, image=image)
 
@@ -111,9 +111,12 @@ def whole(folder: Path, *, n: int, size: int, extractors: tuple[str, ...]) -> No
         shutil.copytree(cache, folder / "all", dirs_exist_ok=True)
     if "the command, features at hand" not in parts:
         measure(parts, "the command, features at hand", command, noted=noted)
-    for part, told in parts.items():
-        print(f"{part}: {told['clock']:.0f} s, {told['cpu']:.0f} CPU s, peak {told['peak']:.0f} MB", flush=True)
-    clock, cpu = (sum(told[key] for told in parts.values()) for key in ("clock", "cpu"))
+    for part, measured in parts.items():
+        print(
+            f"{part}: {measured['clock']:.0f} s, {measured['cpu']:.0f} CPU s, peak {measured['peak']:.0f} MB",
+            flush=True,
+        )
+    clock, cpu = (sum(measured[key] for measured in parts.values()) for key in ("clock", "cpu"))
     print(f"{n} images of {size} px: {clock / 60:.1f} minutes, {cpu / 60:.1f} CPU minutes", flush=True)
 
 
@@ -130,8 +133,8 @@ def of_extractor(name: str, *, image: np.ndarray) -> None:
     images = np.repeat(image[None], 64, axis=0)
     extractor.features(images[:8])
     clock, cpu = (seconds / 64 for seconds in timed(lambda: extractor.features(images)))
-    said = f"{1000 * clock:.1f} ms, {1000 * cpu:.1f} CPU ms an image"
-    print(f"{name}: {said}; extrapolated to {AIM:,}: {AIM * clock:.0f} s, {AIM * cpu:.0f} CPU s", flush=True)
+    per_image = f"{1000 * clock:.1f} ms, {1000 * cpu:.1f} CPU ms an image"
+    print(f"{name}: {per_image}; extrapolated to {AIM:,}: {AIM * clock:.0f} s, {AIM * cpu:.0f} CPU s", flush=True)
 
 
 def metrics(*, n: int, dimension: int) -> None:

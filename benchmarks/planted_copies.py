@@ -1,4 +1,4 @@
-"""Are planted copies of training patches found, and how often is a real patch of another slide taken for one?
+"""Are planted copies of training patches found, and how often does a real patch of another slide count as one?
 
 Patches are cut from flat fields (the osteosarcoma tiles, with their slides.csv); whole slides train, calibrate or test.
 Copies of training patches are changed in each of several ways and looked up. The threshold comes from the calibration

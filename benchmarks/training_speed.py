@@ -55,7 +55,7 @@ SKIPPED = 3  # steps at the start of a turn: they make optimizers and buffers
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds a step, from when the data of the first counted step were asked for; seconds to read a batch."""
+    """Seconds a step, from the request for the data of the first counted step; seconds to read a batch."""
 
     step: float
     reading: float = 0.0
@@ -65,8 +65,8 @@ Turn = Callable[[int], Measured]
 """Makes so many steps."""
 
 
-def _seconds(asked: list[float]) -> float:
-    return (asked[-1] - asked[SKIPPED]) / (len(asked) - 1 - SKIPPED)
+def _seconds(started: list[float]) -> float:
+    return (started[-1] - started[SKIPPED]) / (len(started) - 1 - SKIPPED)
 
 
 class Enough(Exception):
@@ -75,22 +75,22 @@ class Enough(Exception):
 
 def rehearsed(task: Task, *, config: Config, training: str, steps: int) -> Measured:
     """The first ``steps`` of our loop as the preset has it: its warm-up, and checks as often as in the whole of it."""
-    asked: list[float] = []
+    started: list[float] = []
     reading: list[float] = []
 
     def batch(rows: np.ndarray) -> Any:
-        if len(asked) > steps:
+        if len(started) > steps:
             raise Enough
-        asked.append(time.perf_counter())
+        started.append(time.perf_counter())
         read = task.batch(rows)
-        reading.append(time.perf_counter() - asked[-1])
+        reading.append(time.perf_counter() - started[-1])
         return read
 
     settings = getattr(config, training).training
     with tempfile.TemporaryDirectory() as folder, suppress(Enough):
         log = EventLog(Path(folder) / "log.jsonl")
         train(replace(task, batch=batch), config=settings, runtime=config.runtime, seed=0, out=Path(folder), log=log)
-    return Measured(_seconds(asked), reading=statistics.median(reading))
+    return Measured(_seconds(started), reading=statistics.median(reading))
 
 
 def our_vqgan(config: Config, *, images_NHWC: np.ndarray) -> Turn:
@@ -150,8 +150,8 @@ def plain_cldm(config: Config, *, z_NCHW: Tensor, numbers_NS: Tensor) -> Turn:
     def loss(z: Tensor, labels: Tensor) -> Tensor:
         noise = torch.randn_like(z)
         steps = torch.randint(settings.steps, (len(z),), device=device)
-        said = model(scheduler.add_noise(z, noise, steps), steps, class_labels=labels).sample
-        return F.mse_loss(said.float(), noise)
+        predicted = model(scheduler.add_noise(z, noise, steps), steps, class_labels=labels).sample
+        return F.mse_loss(predicted.float(), noise)
 
     return plain(model, loss, data=[z_NCHW, numbers_NS[:, 0]], config=config, batch=batch_of(settings))
 
@@ -163,16 +163,16 @@ def plain(model: nn.Module, loss: Callable[..., Tensor], *, data: list[Tensor], 
 
     def turn(steps: int) -> Measured:
         model.train()
-        asked = []
+        started = []
         for _ in range(steps):
-            asked.append(time.perf_counter())
+            started.append(time.perf_counter())
             rows = torch.randint(N, (batch,))
             with autocast(config.runtime):
                 value = loss(*(part[rows].to(device) for part in data))
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
-        return Measured(_seconds(asked))
+        return Measured(_seconds(started))
 
     return turn
 

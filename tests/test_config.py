@@ -73,7 +73,7 @@ def test_paper_preset_is_the_published_recipe() -> None:
     assert (config.samples.sampler.method, config.samples.sampler.steps) == ("ddpm", 1000)
 
 
-def test_filters_are_off_where_everything_is_taken_and_on_with_detect() -> None:
+def test_filters_are_off_with_all_and_on_with_detect() -> None:
     plain, detect = config_of("paper").patches, config_of("paper", "patches.tissue=detect").patches
     assert (plain.min_sharpness, plain.max_pen) == (None, None)
     assert (detect.min_sharpness, detect.max_pen) == (0.012, 0.05)

@@ -11,7 +11,7 @@ import torch
 from histoloom.training.batches import Prefetcher
 
 
-def test_it_reads_what_comes_next_and_what_was_asked_for_instead() -> None:
+def test_it_reads_ahead_and_follows_other_requests() -> None:
     seen: list[int] = []
 
     def read(images: int) -> list[Any]:

@@ -90,7 +90,7 @@ def clusters_task() -> Task:
     def batch(rows: np.ndarray) -> tuple[Tensor, Tensor]:
         return z_NVChw[rows], slides_N[rows]
 
-    return Task("clusters", {"network": network}, (objective,), n=N, batch=batch, whole=True)
+    return Task("clusters", {"network": network}, (objective,), n=N, batch=batch, whole_batch=True)
 
 
 def diffusion_task(*, dropout: float = 0.0) -> Task:
@@ -165,7 +165,7 @@ def joint_task() -> Task:
     def batch(rows: np.ndarray) -> tuple[Tensor, Tensor]:
         return z_NChw[rows], images[rows]
 
-    return Task("joint", {"unet": unet, "clusterer": clusterer}, (objective,), n=N, batch=batch, whole=True)
+    return Task("joint", {"unet": unet, "clusterer": clusterer}, (objective,), n=N, batch=batch, whole_batch=True)
 
 
 TASKS = {
@@ -261,10 +261,10 @@ def test_two_processes_killed_and_resumed_end_with_the_same_bytes(two: Path) -> 
 
 @pytest.mark.timeout(1900)
 def test_nan_on_one_process_stops_both_and_names_the_last_good_checkpoint(two: Path) -> None:
-    said = [(two / f"nan-{rank}.txt").read_text() for rank in (0, 1)]
-    assert said[0] == said[1]
+    messages = [(two / f"nan-{rank}.txt").read_text() for rank in (0, 1)]
+    assert messages[0] == messages[1]
     last = two / "nan" / "checkpoints" / "last.pt"
-    assert f"no longer finite after {4 * BATCH} images; the last good checkpoint is {last}" in said[0]
+    assert f"no longer finite after {4 * BATCH} images; the last good checkpoint is {last}" in messages[0]
     state = torch.load(last, weights_only=True)
     assert state["images"] == 3 * BATCH
     assert all(value.isfinite().all() for part in state["modules"].values() for value in part.values())

@@ -155,11 +155,11 @@ def test_every_row_comes_once_an_epoch(tmp_path: Path) -> None:
 
 
 def test_versions_are_drawn_anew_and_the_same_after_a_stop_or_a_split(tmp_path: Path) -> None:
-    def with_versions(asked: list[int], *, stop_at: int | None = None) -> Task:
+    def with_versions(rows_read: list[int], *, stop_at: int | None = None) -> Task:
         task = linear_task(stop_at=stop_at)
 
         def batch(rows: np.ndarray) -> object:
-            asked.extend(rows.tolist())
+            rows_read.extend(rows.tolist())
             return task.batch(rows % N)
 
         return Task(**{**vars(task), "versions": 8, "batch": batch})

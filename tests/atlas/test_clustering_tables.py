@@ -37,7 +37,7 @@ def report(run: Run, *, apart: float) -> str:
 def test_structureless_features_are_called_so(finished: Run) -> None:
     page = report(finished, apart=0.0)
     assert page.count("No evidence of clusters") >= 2, "in the summary and beside the table"
-    assert "k = 4 is taken by the plain rule" in page
+    assert "k = 4 is chosen by the plain rule" in page
     assert "k-means on this run's features against k-means on data without clusters" in page
     assert "no: 0 of 5 indices better than without clusters" in page
 
@@ -95,7 +95,7 @@ def test_paper_tables_keep_every_k_and_leave_gaps() -> None:
     assert rows[1].pairs[0] == (2142.54026, None)
 
 
-def test_the_papers_definitions_stand_beside_the_usual_ones_with_their_floor() -> None:
+def test_the_papers_definitions_are_reported_with_the_usual_ones_and_their_floor() -> None:
     def entry(comparison: str, value: float, *, metric: str = "ssim", k: int = 14) -> SimilarityEntry:
         return SimilarityEntry.model_validate(
             {"k": k, "cluster": None, "comparison": comparison, "metric": metric, "value": value, "pairs": 9}

@@ -63,7 +63,7 @@ def test_umap_says_how_to_get_it() -> None:
         embed(groups(), method="umap", seed=0)
 
 
-def test_every_thumbnail_is_where_its_point_looks() -> None:
+def test_every_thumbnail_is_at_its_point() -> None:
     grey_N = [int(value) for value in np.linspace(0, 255, COLUMNS + 3)]
     tiles = [thumbnail(np.full((64, 64, 3), grey, np.uint8)) for grey in grey_N]
     source, size = sprite_of(tiles)

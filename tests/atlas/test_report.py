@@ -144,7 +144,7 @@ def test_the_table_over_k_holds_the_numbers_of_the_run(document: Document, publi
     assert {str(entry["dunn"]) for entry in validity} <= exact
 
 
-def test_similarity_stands_beside_its_floor_with_interval_and_pairs(document: Document) -> None:
+def test_similarity_is_shown_with_its_floor_interval_and_pairs(document: Document) -> None:
     rows = {row[0].split()[0]: row[1:] for row in document.table("Similarity of image pairs of cluster 2")[1:]}
     assert rows["SSIM"] == [
         "0.5323 (0.5123 to 0.5523; 64 pairs)",
@@ -165,7 +165,7 @@ def test_the_summary_says_what_was_chosen_and_why(document: Document) -> None:
     assert "Its discriminator distinguishes patches from their reconstructions in 92 % of pairs" in document.text
 
 
-def test_the_papers_tables_stand_beside_ours(document: Document, published: Run) -> None:
+def test_the_papers_tables_are_shown_beside_ours(document: Document, published: Run) -> None:
     validity = read_json(published.folder("clusters") / "validity.json")
     rows = {row[0]: row[1:] for row in document.table("Validity of the clusters")[2:]}
     assert list(rows) == ["2", "4", *map(str, ROWS)]

@@ -35,7 +35,15 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups")
 def test_ctrl_c_says_that_the_same_command_continues(run: Path) -> None:
     """Ctrl-C reaches the whole process group, as from a terminal, while the generator trains."""
-    command = [sys.executable, "-m", "histoloom", "run", run, "--set", "diffusion.training.phases.0.images=1000000"]
+    command = [
+        sys.executable,
+        "-m",
+        "histoloom",
+        "run",
+        str(run),
+        "--set",
+        "diffusion.training.phases.0.images=1000000",
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         while process.poll() is None and not (run / ".building" / "diffusion" / "log.jsonl").exists():
             time.sleep(0.05)

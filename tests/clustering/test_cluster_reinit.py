@@ -18,7 +18,7 @@ CENTRES_3F = 4 * torch.eye(3, 5)
 
 def views() -> tuple[Tensor, Tensor]:
     """Two views of 600 patches around three centres; patches of the first differ along axis 3, views along axis 4."""
-    generator = torch_generator(0, "renewal")
+    generator = torch_generator(0, "reinit")
     place_MF = CENTRES_3F[torch.arange(600) % 3] + 0.1 * torch.randn(600, 5, generator=generator)
     place_MF[::3, 3] += 1 - 2 * (torch.arange(200) % 2)
     apart_MF = 0.05 * torch.randn(600, 5, generator=generator)

@@ -127,7 +127,7 @@ def labels_of(patches: PatchSet, labels_N: np.ndarray) -> pd.DataFrame:
     return table.iloc[numpy_generator(0, "order").permutation(len(table))]
 
 
-def test_nothing_is_said_where_nothing_is_wrong(patches: PatchSet) -> None:
+def test_no_warning_where_nothing_is_wrong(patches: PatchSet) -> None:
     result = examine(labels_of(patches, tissues()), patches=patches, seed=0)
     assert result.warnings == {}
     assert result.one_slide == ()
@@ -137,7 +137,9 @@ def test_nothing_is_said_where_nothing_is_wrong(patches: PatchSet) -> None:
     assert max(entry.excess for entry in result.associations) < 0.05
 
 
-def test_clusters_of_the_stain_are_told_from_clusters_of_the_patient(patches: PatchSet, tmp_path: Path) -> None:
+def test_clusters_of_the_stain_are_distinguished_from_clusters_of_the_patient(
+    patches: PatchSet, tmp_path: Path
+) -> None:
     stain_N = SLIDES_N % 2
     result = examine(labels_of(patches, 2 * stain_N + tissues() % 2), patches=patches, seed=0)
     by = {entry.factor: entry for entry in result.associations}

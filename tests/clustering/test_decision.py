@@ -65,7 +65,7 @@ def test_without_evidence_the_plain_rule_gives_the_k(clear: NullDecision, none: 
     without, with_it = decide(VOTE, by_nulls=none), decide(VOTE, by_nulls=clear)
     assert (without.k, without.has_clusters) == (VOTE.k, False)
     assert "No evidence of clusters" in without.text
-    assert f"k = {VOTE.k} is taken by the plain rule" in without.text
+    assert f"k = {VOTE.k} is chosen by the plain rule" in without.text
     assert (with_it.k, with_it.has_clusters, with_it.standing[-1]) == (4, True, 4)
     for decision in (without, with_it):
         assert decision.plain is not None

@@ -87,8 +87,8 @@ def patches(tiny_run: Path) -> PatchSet:
 
 def test_shape_and_type_are_as_promised(features: Features, patches: PatchSet) -> None:
     rows = np.arange(5)
-    own, views = features.of_rows(rows), features.views_of_rows(rows)
-    from_images = features.of_images(patches.images(rows))
+    own, views = features.compute_rows(rows), features.compute_views(rows)
+    from_images = features.compute_images(patches.images(rows))
     assert own.shape == from_images.shape == (5, *features.shape)
     assert views.shape == (5, features.views, *features.shape)
     assert own.dtype == views.dtype == from_images.dtype == torch.float32
@@ -100,20 +100,20 @@ def test_features_do_not_depend_on_order_or_batch(features: Features, patches: P
     order = permutation(0, "order", n=len(patches))[:ROWS]
     sorted_rows = np.sort(order)
     back = np.argsort(np.argsort(order))
-    whole = features.of_images(patches.images(sorted_rows))[back]
+    whole = features.compute_images(patches.images(sorted_rows))[back]
     for size in (1, 7, 33):
-        parts = [features.of_images(patches.images(order[i : i + size])) for i in range(0, ROWS, size)]
+        parts = [features.compute_images(patches.images(order[i : i + size])) for i in range(0, ROWS, size)]
         assert torch.equal(torch.cat(parts), whole)
-        rows = torch.cat([features.of_rows(order[i : i + size]) for i in range(0, ROWS, size)])
-        assert torch.equal(rows, features.of_rows(sorted_rows)[back])
-    alone = torch.cat([features.views_of_rows(order[i : i + 1]) for i in range(6)])
-    torch.testing.assert_close(alone, features.views_of_rows(order[:6]), atol=1e-5, rtol=1e-4)
+        rows = torch.cat([features.compute_rows(order[i : i + size]) for i in range(0, ROWS, size)])
+        assert torch.equal(rows, features.compute_rows(sorted_rows)[back])
+    alone = torch.cat([features.compute_views(order[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(alone, features.compute_views(order[:6]), atol=1e-5, rtol=1e-4)
 
 
 def test_features_of_rows_agree_with_features_of_their_images(features: Features, patches: PatchSet) -> None:
     """Up to rounding: in another batch size a few latent positions may get another code."""
     rows = np.arange(ROWS)
-    from_pictures, from_rows = features.of_images(patches.images(rows)), features.of_rows(rows)
+    from_pictures, from_rows = features.compute_images(patches.images(rows)), features.compute_rows(rows)
     assert float((from_pictures - from_rows).abs().mean()) < 1e-3
 
 
@@ -124,7 +124,7 @@ def test_loaded_features_give_the_same_bytes(kind: str, features: Features, cont
     encoder = EncoderRecord(**read_json(stage.out / "record.json"))
     sources = Sources(stage.inputs, stage.out, encoder, torch.device("cpu"))
     images = PatchSet.open(stage.inputs["patches"]).images(np.arange(9))
-    assert torch.equal(KINDS[kind].load(sources).of_images(images), features.of_images(images))
+    assert torch.equal(KINDS[kind].load(sources).compute_images(images), features.compute_images(images))
 
 
 def test_features_made_twice_give_the_same_bytes(
@@ -132,8 +132,8 @@ def test_features_made_twice_give_the_same_bytes(
 ) -> None:
     again = KINDS[kind].make(context(kind, tmp_path / "again"))
     rows = np.arange(9)
-    assert torch.equal(again.of_rows(rows), features.of_rows(rows))
-    assert torch.equal(again.views_of_rows(rows), features.views_of_rows(rows))
+    assert torch.equal(again.compute_rows(rows), features.compute_rows(rows))
+    assert torch.equal(again.compute_views(rows), features.compute_views(rows))
 
 
 @pytest.mark.parametrize("kind", VECTORS)
@@ -161,7 +161,7 @@ def test_vectors_are_centred_and_scaled_by_one_number_over_the_training_split(co
     latents = LatentSet.open(stage.inputs["latents"])
     bank = make_bank(stage, latents=latents)
     rows_T, rows_N = latents.rows("train"), np.arange(len(latents))
-    x_ND, raw_ND = np.load(stage.out / FEATURES), KINDS["pooled"].make(stage).of_rows(rows_N).numpy()
+    x_ND, raw_ND = np.load(stage.out / FEATURES), KINDS["pooled"].make(stage).compute_rows(rows_N).numpy()
     np.testing.assert_array_equal(x_ND, bank.own(rows_N).numpy())
     np.testing.assert_allclose(x_ND[rows_T].mean(0), 0, atol=1e-4)
     assert float(x_ND[rows_T].var(0).mean()) == pytest.approx(1, rel=1e-3)
@@ -171,7 +171,7 @@ def test_vectors_are_centred_and_scaled_by_one_number_over_the_training_split(co
     assert list(record) == ["kind", "shape", "views", "mean", "deviation", "said"]
     assert record["said"] == {}  # only the networks that the run does not have elsewhere
     loaded = load_features(stage.out, inputs=stage.inputs, device=torch.device("cpu"))
-    from_images = loaded.of_images(PatchSet.open(stage.inputs["patches"]).images(rows_N[:9]))
+    from_images = loaded.compute_images(PatchSet.open(stage.inputs["patches"]).images(rows_N[:9]))
     np.testing.assert_allclose(from_images.numpy(), x_ND[:9], atol=1e-3)
     versions = bank.versions(rows_T[[5, 0]])
     np.testing.assert_array_equal(versions[:, 0].numpy(), x_ND[rows_T[[5, 0]]])
@@ -193,8 +193,8 @@ def test_features_that_were_interrupted_continue(
         return original(_self, rows)
 
     kind = KINDS["codes"]
-    original = kind.of_rows
-    monkeypatch.setattr(kind, "of_rows", stop)
+    original = kind.compute_rows
+    monkeypatch.setattr(kind, "compute_rows", stop)
     with pytest.raises(KeyboardInterrupt):
         make_bank(torn, latents=latents)
     make_bank(torn, latents=latents)
@@ -241,7 +241,7 @@ def test_a_trunk_of_lpips_gives_its_last_three_taps(
     x_N3HW = torch.from_numpy(images_NHW3).permute(0, 3, 1, 2) / 127.5 - 1
     taps = LPIPS.load(trunk, download=False).features(x_N3HW)[-3:]
     expected_ND = torch.cat([tap_NCHW.mean(dim=(2, 3)) for tap_NCHW in taps], dim=1)
-    torch.testing.assert_close(made.of_images(images_NHW3), expected_ND, rtol=1e-3, atol=2e-4)
+    torch.testing.assert_close(made.compute_images(images_NHW3), expected_ND, rtol=1e-3, atol=2e-4)
     assert made.shape == (expected_ND.shape[1],)
 
 

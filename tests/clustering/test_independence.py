@@ -52,7 +52,7 @@ class Given:
         return torch.zeros(()), {}, {self.p_NK.shape[1]: self.p_NK}
 
 
-def test_the_bias_of_small_batches_is_taken_off() -> None:
+def test_the_bias_of_small_batches_is_subtracted() -> None:
     """Clusters that know nothing of the slide: plainly about (4 - 1)(6 - 1) / (2 64) = 0.12 nats, on the mean 0."""
     plain, corrected = [], []
     for number in range(200):

@@ -195,7 +195,7 @@ def test_a_wrong_bracket_costs_passes_but_not_exactness(
         ([0.0, 1.0, 2.0], [0, 0, 1], "must be a table"),
     ],
 )
-def test_what_is_not_defined_is_said(x_ND: list[object], labels: list[float], message: str) -> None:
+def test_undefined_indices_are_refused(x_ND: list[object], labels: list[float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         validity_indices(torch.tensor(x_ND), torch.tensor(labels))
 

@@ -171,7 +171,7 @@ def test_the_same_settings_give_the_same_bytes(clusters: Path, latents: Path, tm
         assert (again / name).read_bytes() == (clusters / name).read_bytes()
 
 
-def test_nothing_is_said_of_slides_that_clusters_do_not_follow(clusters: Path) -> None:
+def test_no_warning_about_slides_that_clusters_do_not_follow(clusters: Path) -> None:
     confounding = Confounding.load(clusters)
     assert confounding is not None
     assert confounding.warnings == {}

@@ -36,7 +36,7 @@ def test_every_variant_of_the_table_is_a_valid_change_of_the_preset(line: str) -
     )
 
 
-def test_a_variant_is_trained_and_looked_at_and_the_run_has_its_own_stages_again(
+def test_a_variant_is_trained_and_evaluated_and_the_run_has_its_own_stages_again(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, out = tmp_path / "run", tmp_path / "rows"

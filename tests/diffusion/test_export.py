@@ -66,7 +66,7 @@ def test_the_card_says_what_one_has_to_know(exported: Path) -> None:
     assert "Dr A" not in "".join(f.read_text(errors="ignore") for f in exported.rglob("*") if f.is_file())
 
 
-def test_what_only_the_user_knows_is_asked_for(run: Run, tmp_path: Path) -> None:
+def test_what_only_the_user_knows_is_marked_to_fill_in(run: Run, tmp_path: Path) -> None:
     export_generator(run, tmp_path / "plain")
     assert (tmp_path / "plain/README.md").read_text().count("Fill this in before you share this folder") == 2
     with pytest.raises(UserError, match="such as cc-by-4"):

@@ -193,7 +193,7 @@ def test_a_slide_that_ends_its_workers_is_named(entries, tmp_path):
         workers.run(make_thumbnail, jobs=[Fatal(entries[0])], label="a")  # type: ignore[arg-type]
 
 
-def test_workers_that_do_not_see_the_slides_are_told_before_the_work(over, entries, tmp_path):
+def test_workers_that_do_not_see_the_slides_are_reported_before_the_work(over, entries, tmp_path):
     unseen = replace(entries[1], file=tmp_path / "elsewhere" / "b.tif")
     jobs = [ThumbnailJob(entry, tmp_path / f"{entry.slide_id}.jpg") for entry in (entries[0], unseen)]
     with pytest.raises(UserError, match=r"the Dask worker on .* cannot read .*b\.tif: every worker needs .* share"):
@@ -201,7 +201,7 @@ def test_workers_that_do_not_see_the_slides_are_told_before_the_work(over, entri
     assert not list(tmp_path.glob("*.jpg"))
 
 
-def test_workers_that_do_not_see_the_run_are_told_before_the_work(over, tmp_path):
+def test_workers_that_do_not_see_the_run_are_reported_before_the_work(over, tmp_path):
     (tmp_path / dask_cluster.TOKEN_FILE).rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"does not see this run in .*: every worker needs the run's folder"):
         over.run(abs, jobs=[-1], label="a")

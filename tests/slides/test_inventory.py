@@ -85,7 +85,7 @@ def test_csv_as_path_names_the_slides(tmp_path, picture):
         ("file,patient\n,1\n", "column file is empty"),
     ],
 )
-def test_wrong_tables_are_told(tmp_path, picture, text, message):
+def test_wrong_tables_get_one_line(tmp_path, picture, text, message):
     save(tmp_path / "a.png", picture)
     (tmp_path / "slides.csv").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):

@@ -133,7 +133,7 @@ def test_rows_of_a_slide_need_not_lie_together(tmp_path):
         assert patches._index.place_n[expected == name].tolist() == [0, 1, 2, 3]
 
 
-def test_a_file_that_is_cut_short_is_told(tmp_path):
+def test_a_truncated_file_is_reported(tmp_path):
     folder = write_set(tmp_path / "cut", slides=1, each=4)
     path = folder / "images" / f"{slide_name(0)}.npy"
     path.write_bytes(path.read_bytes()[:-1])

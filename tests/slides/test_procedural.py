@@ -79,7 +79,7 @@ def test_slides_that_are_there_are_kept_and_others_made_anew(tmp_path: Path) -> 
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_foreign_file_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_not_overwritten(tmp_path: Path) -> None:
     other = tmp_path / "slide-01.tif"
     other.write_bytes(b"mine")
     with pytest.raises(UserError, match="not a procedural slide"):

@@ -114,7 +114,7 @@ def test_seeds_differ(slide_folder, configured, context):
     assert len(first & second) < 5
 
 
-def test_broken_slides_are_left_out_and_told(slide_folder, configured, context, pyramid, picture, spoiled):
+def test_broken_slides_are_left_out_and_reported(slide_folder, configured, context, pyramid, picture, spoiled):
     spoiled(pyramid(slide_folder / "spoiled.tif", picture(256, 256), mpp=0.5, levels=1))
     (slide_folder / "text.svs").write_text("hello", encoding="utf-8")
     pyramid(slide_folder / "tiny.tif", picture(24, 200), mpp=0.5, levels=1)

@@ -35,12 +35,12 @@ def test_ctrl_c_is_left_to_the_process_that_started_them():
         assert workers.run(ignores_ctrl_c, jobs=[1, 2], label="x") == [True, True]
 
 
-def test_a_process_that_dies_is_told_in_one_line():
+def test_a_process_that_dies_gets_one_line():
     with Workers(2) as workers, pytest.raises(UserError, match=r"runtime\.workers=1"):
         workers.run(os._exit, jobs=[1, 1], label="a")
 
 
-def test_a_script_without_a_main_guard_is_told_what_it_misses(tmp_path):
+def test_a_script_without_a_main_guard_gets_one_line(tmp_path):
     script = tmp_path / "script.py"
     head = "from histoloom.slides.workers.workers import Workers\n"
     work = "with Workers(2) as w: print(w.run(abs, jobs=[-1, -2], label='a'))\n"

@@ -91,7 +91,8 @@ def make_task(config: AutoencoderConfig, *, seed: int, n: int) -> Task:
         batch=lambda rows: rows,
         ema=("autoencoder",) if config.training.averages else (),
         setting="autoencoder.training",
-        whole=config.architecture == "paper" and config.adversarial.weight > 0,  # its discriminator normalises batches
+        # The discriminator of the paper normalises batches.
+        whole_batch=config.architecture == "paper" and config.adversarial.weight > 0,
         compiled=(autoencoder.encoder,),  # the adaptive weight differentiates the decoder's last layer by itself
     )
 

@@ -40,5 +40,5 @@ class Classifier:
 
         A patch's cluster does not depend on the other patches: networks that could see them get batches of one size.
         """
-        p_by_k = self.clusterer.probabilities(self.features.of_images(patches))
+        p_by_k = self.clusterer.probabilities(self.features.compute_images(patches))
         return {k: p_NK.argmax(dim=1).cpu().numpy() for k, p_NK in p_by_k.items()}

@@ -72,7 +72,7 @@ class Excess(Record):
     high: float
 
 
-class Comparison(Record):
+class ValueAgainstNulls(Record):
     """One number of the data and of data without clusters (the nulls).
 
     ``real``: mean over the draws of the data, ``deviation``: standard deviation among these draws. ``null``: mean over
@@ -101,8 +101,8 @@ class NullComparison(Record):
     """
 
     k: int
-    indices: Mapping[str, Comparison]
-    stability: Mapping[str, Comparison]
+    indices: Mapping[str, ValueAgainstNulls]
+    stability: Mapping[str, ValueAgainstNulls]
     smallest: float
     largest: float
     objections: tuple[str, ...] = ()

@@ -140,7 +140,7 @@ def _train(
         objectives=(Objective("network", ("network",), loss, config.training.phases),),
         n=len(rows),
         batch=batch,
-        whole=True,
+        whole_batch=True,
     )
     out = context.out / f"restart-{restart}"
     out.mkdir(exist_ok=True)

@@ -189,7 +189,7 @@ def train_pairs(
             n=len(rows),
             batch=lambda places: (bank.own(rows[places]), torch.from_numpy(patches.images(rows[places]))),
             ema=("unet",) if training.averages else (),
-            whole=True,
+            whole_batch=True,
             compiled=(unet,),
             setting="diffusion.training",
         )

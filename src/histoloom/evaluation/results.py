@@ -362,9 +362,9 @@ class Originality(CopyRates, ResultFile):
 
     ``threshold``: a score above it counts as a copy; ``target_false_alarm_rate`` is the rate for which it was set.
     ``n_slides``: held-out slides that set the threshold, and others that tested it. ``too_plain`` and
-    ``plain_half`` count samples of which a changed copy, or a copy of one half, might not be recognised. ``missing``:
-    extractors of an audit of folders that could not be used, with the reason. ``version``: of the scores; thresholds of
-    another version do not apply.
+    ``half_too_plain`` count samples of which a changed copy, or a copy of one half, might not be recognised.
+    ``missing``: extractors of an audit of folders that could not be used, with the reason. ``version``: of the scores;
+    thresholds of another version do not apply.
     """
 
     FILE = "originality.json"
@@ -377,7 +377,7 @@ class Originality(CopyRates, ResultFile):
     n_test: int
     n_slides: tuple[int, int] = Field(default=(0, 0), alias="slides")
     too_plain: int = 0
-    plain_half: int = 0
+    half_too_plain: int = Field(default=0, alias="plain_half")
     membership: Membership | None
     notes: tuple[str, ...]
     by_features: tuple[FeatureOriginality, ...] = ()

@@ -82,8 +82,8 @@ class _Loop:
         self.total = math.ceil(config.images(n=task.n) / config.batch_size) * config.batch_size
 
         # How a batch is split: over processes, and over micro-batches whose gradients add up.
-        self.accumulate = 1 if task.whole else runtime.accumulate
-        if task.whole and runtime.accumulate > 1:
+        self.accumulate = 1 if task.whole_batch else runtime.accumulate
+        if task.whole_batch and runtime.accumulate > 1:
             logger.info("%s: runtime.accumulate does not split its batch, whose statistics the loss needs", task.name)
         self.micro_batch, rest = divmod(config.batch_size, distributed.size() * self.accumulate)
         if rest or not self.micro_batch:

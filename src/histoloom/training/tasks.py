@@ -94,7 +94,8 @@ class Task:
     ``versions``: an item comes in so many, of which one is drawn each time it is seen; ``batch`` then reads the
     row ``item + n * version``, and 0 is the item as it is.
     ``compiled``: networks that may be compiled while they train: each is differentiated once a step, as a whole.
-    ``whole``: the loss is a statistic of the whole batch, which micro-batches must not split (several processes may).
+    ``whole_batch``: the loss is a statistic of the whole batch, which processes may share but micro-batches must not
+    split.
     ``setting``: where the training is in a run's configuration, such as ``diffusion.training``; empty: nowhere.
     """
 
@@ -104,7 +105,7 @@ class Task:
     n: int
     batch: Callable[[np.ndarray], Batch]
     ema: tuple[str, ...] = ()
-    whole: bool = False
+    whole_batch: bool = False
     versions: int = 1
     compiled: tuple[nn.Module, ...] = ()
     callback: Callback | None = None

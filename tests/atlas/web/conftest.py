@@ -139,7 +139,7 @@ def watched_page(browser: Browser, **options: Any) -> Iterator[Page]:
     found, wrong = context.new_page(), []
     found.on("pageerror", lambda error: wrong.append(str(error)))
     found.on("console", lambda message: wrong.append(message.text) if _is_wrong(message.text) else None)
-    found.on("request", lambda asked: wrong.append(asked.url) if not _is_here(asked.url) else None)
+    found.on("request", lambda request: wrong.append(request.url) if not _is_here(request.url) else None)
     yield found
     context.close()
     assert not wrong, wrong

@@ -30,7 +30,7 @@ def test_the_first_page_shows_pictures_and_keeps_k(page: Page, address: str) -> 
     expect(page.get_by_role("heading", level=1)).to_have_text("2 clusters")
 
 
-def test_a_cluster_is_looked_at_with_the_keyboard_alone(page: Page, address: str) -> None:
+def test_a_cluster_is_viewed_with_the_keyboard_alone(page: Page, address: str) -> None:
     page.goto(f"{address}/")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
@@ -66,7 +66,7 @@ def test_the_order_of_a_gallery_is_in_the_address(page: Page, address: str) -> N
     expect(first).to_have_attribute("src", borderline)
 
 
-def test_samples_stand_beside_the_real_patches(page: Page, address: str) -> None:
+def test_samples_are_shown_with_the_real_patches(page: Page, address: str) -> None:
     page.goto(f"{address}/clusters/4/3")
     samples = page.get_by_role("list", name="Synthetic patches").get_by_role("button")
     expect(samples).to_have_count(3)
@@ -114,7 +114,7 @@ def test_a_cluster_is_followed_through_splits_and_merges(page: Page, address: st
     expect(page).to_have_url(f"{address}/clusters/2/0")
 
 
-def test_what_goes_wrong_is_said(page: Page, address: str) -> None:
+def test_errors_are_shown(page: Page, address: str) -> None:
     page.goto(f"{address}/clusters/2/0")
     page.route("**/patches?*", lambda route: route.fulfill(status=409, json={"detail": "someone was faster"}))
     page.get_by_role("button", name="Random").click()

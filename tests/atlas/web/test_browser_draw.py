@@ -138,7 +138,7 @@ def test_axe_finds_nothing(visit: Callable[..., Any], draw_address: str, scheme:
         assert not axe.Axe().run(page).response["violations"]
 
 
-def test_what_is_wrong_is_said_beside_the_button(page: Page, draw_address: str) -> None:
+def test_the_form_shows_its_errors_beside_the_button(page: Page, draw_address: str) -> None:
     page.goto(f"{draw_address}/draw")
     ask(page, n=0)
     expect(page.get_by_role("alert")).to_contain_text("Pictures")

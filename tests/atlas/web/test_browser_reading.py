@@ -121,7 +121,7 @@ def test_a_lost_answer_is_sent_again(page: Page, own_address: str, finished: Run
     assert [answer.answer for answer in readings(finished.path)[0].answers()["Ann"].values()] == [1]
 
 
-def test_what_is_missing_is_said_in_the_form(page: Page, own_address: str) -> None:
+def test_the_form_shows_what_is_missing(page: Page, own_address: str) -> None:
     page.goto(f"{own_address}/read")
     expect(page.locator("#trials-hint")).to_have_text("an accuracy of 50 % is known to ± 15 points")
     page.get_by_label("Your name").fill("Ann")

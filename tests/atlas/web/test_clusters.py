@@ -1,4 +1,4 @@
-"""The pages to look at clusters with, and what they ask for."""
+"""The pages that show clusters, and the requests that they make."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def gallery(client: TestClient, *, k: int, cluster: int, order: str = "typical")
 
 def test_the_first_page_has_a_card_for_each_cluster(client: TestClient) -> None:
     for query, clusters in (("", 4), ("?k=2", 2)):
-        answered = client.get(f"/{query}")
-        assert answered.status_code == 200
-        assert answered.text.count('<li class="card') == clusters
-        assert "Cluster 0" in answered.text
+        response = client.get(f"/{query}")
+        assert response.status_code == 200
+        assert response.text.count('<li class="card') == clusters
+        assert "Cluster 0" in response.text
 
 
-def test_an_unknown_k_is_said_in_one_line(client: TestClient) -> None:
-    answered = client.get("/?k=3")
-    assert answered.status_code == 404
-    assert "k = 3 is not in this run&#39;s sweep; there are 2, 4" in answered.text
+def test_an_unknown_k_gets_one_line(client: TestClient) -> None:
+    response = client.get("/?k=3")
+    assert response.status_code == 404
+    assert "k = 3 is not in this run&#39;s sweep; there are 2, 4" in response.text
 
 
 @pytest.mark.parametrize("order", ["typical", "random", "borderline"])
@@ -94,9 +94,9 @@ def test_nothing_is_found_by_a_name_that_is_not_in_the_run(client: TestClient) -
     names = ("nothing", "..%2f..%2fconfig.yaml", "%2e%2e%2fconfig.yaml", "%00", "%ff", "%ed%a0%80")
     for place in ("patches/{}.png", "patches/{}.jpg", "patches/{}", "samples/{}.png", "clusters/2/0/slides/{}.jpg"):
         for name in names:
-            answered = client.get(f"/api/{place.format(name)}")
-            assert answered.status_code == 404
-            assert answered.json()["detail"].startswith("there is no")
+            response = client.get(f"/api/{place.format(name)}")
+            assert response.status_code == 404
+            assert response.json()["detail"].startswith("there is no")
 
 
 @pytest.mark.parametrize(

@@ -46,11 +46,11 @@ def drawing(drawing_run: Path) -> Iterator[TestClient]:
         yield client
 
 
-def finished_job(client: TestClient, **asked: Any) -> dict[str, Any]:
-    answered = client.post("/api/jobs", json=asked)
-    assert answered.status_code == 201, answered.text
+def finished_job(client: TestClient, **body: Any) -> dict[str, Any]:
+    response = client.post("/api/jobs", json=body)
+    assert response.status_code == 201, response.text
     for _ in range(6000):
-        job: dict[str, Any] = client.get(f"/api/jobs/{answered.json()['id']}").json()
+        job: dict[str, Any] = client.get(f"/api/jobs/{response.json()['id']}").json()
         if job["state"] in ENDED:
             return job
         time.sleep(0.01)
@@ -69,10 +69,10 @@ def test_a_job_draws_what_the_generator_draws(drawing: TestClient, drawing_run: 
     for shown, drawn in zip(
         pictures(drawing, job), generator.sample("1", n=2, seed=6, k=2, sampler=sampler), strict=True
     ):
-        answered = drawing.get(shown["src"])
-        assert answered.headers["content-type"] == "image/png"
-        assert "immutable" in answered.headers["cache-control"]
-        assert np.array_equal(np.array(Image.open(io.BytesIO(answered.content))), drawn.image)
+        response = drawing.get(shown["src"])
+        assert response.headers["content-type"] == "image/png"
+        assert "immutable" in response.headers["cache-control"]
+        assert np.array_equal(np.array(Image.open(io.BytesIO(response.content))), drawn.image)
         assert shown["record"]["sample_id"] == drawn.record["sample_id"]
 
 
@@ -105,15 +105,15 @@ def test_the_nearest_training_patch(drawing: TestClient, drawing_run: Path) -> N
 
 def test_the_zip_file_is_a_labelled_folder_that_no_spreadsheet_computes(drawing: TestClient) -> None:
     job = finished_job(drawing, n=2, tissues=["0"], k=2, steps=1)
-    answered = drawing.get(f"/api/jobs/{job['id']}/pictures.zip")
-    assert answered.headers["content-disposition"] == f'attachment; filename="synthetic-{job["id"]}.zip"'
-    with zipfile.ZipFile(io.BytesIO(answered.content)) as file:
+    response = drawing.get(f"/api/jobs/{job['id']}/pictures.zip")
+    assert response.headers["content-disposition"] == f'attachment; filename="synthetic-{job["id"]}.zip"'
+    with zipfile.ZipFile(io.BytesIO(response.content)) as file:
         assert file.testzip() is None
         names = file.namelist()
         assert all(name.startswith(f"synthetic-{job['id']}/") and ".." not in name for name in names)
-        said = list(csv.DictReader(io.TextIOWrapper(file.open(names[-1]), encoding="utf-8", newline="")))
-        assert {f"synthetic-{job['id']}/{row['file_name']}" for row in said} == {n for n in names if n.endswith(".png")}
-        assert {row["tissue"] for row in said} == {"'=cmd|' /C calc'!A0"}
+        rows = list(csv.DictReader(io.TextIOWrapper(file.open(names[-1]), encoding="utf-8", newline="")))
+        assert {f"synthetic-{job['id']}/{row['file_name']}" for row in rows} == {n for n in names if n.endswith(".png")}
+        assert {row["tissue"] for row in rows} == {"'=cmd|' /C calc'!A0"}
         assert "Not for diagnosis" in file.read(names[0]).decode()
         first = pictures(drawing, job)[0]
         assert file.read(f"synthetic-{job['id']}/{first['record']['file_name']}") == drawing.get(first["src"]).content
@@ -152,7 +152,7 @@ def test_cancel_go_on_and_delete(drawing: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "said"),
+    ("body", "status", "message"),
     [
         ({"n": 0}, 422, "n: "),
         ({"n": 1, "seed": -1}, 422, "seed: "),
@@ -167,17 +167,17 @@ def test_cancel_go_on_and_delete(drawing: TestClient) -> None:
         ({"n": 9999}, 400, "at most 500"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(drawing: TestClient, asked: dict[str, Any], status: int, said: str) -> None:
-    answered = drawing.post("/api/jobs", json=asked)
-    assert answered.status_code == status
-    assert said in answered.json()["detail"]
+def test_an_invalid_request_gets_one_line(drawing: TestClient, body: dict[str, Any], status: int, message: str) -> None:
+    response = drawing.post("/api/jobs", json=body)
+    assert response.status_code == status
+    assert message in response.json()["detail"]
 
 
 def test_half_a_surrogate_pair_is_refused(drawing: TestClient) -> None:
     for field in ('"tissues":["\\ud800"]', '"like":"\\ud800"'):
         content = f'{{"n":1,{field}}}'.encode()
-        answered = drawing.post("/api/jobs", content=content, headers={"Content-Type": "application/json"})
-        assert answered.status_code == 422
+        response = drawing.post("/api/jobs", content=content, headers={"Content-Type": "application/json"})
+        assert response.status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -189,9 +189,9 @@ def test_half_a_surrogate_pair_is_refused(drawing: TestClient) -> None:
     ],
 )
 def test_what_is_not_there_is_not_found(drawing: TestClient, address: str) -> None:
-    answered = drawing.get(f"/api/{address}")
-    assert answered.status_code == 404
-    assert answered.json()["detail"]
+    response = drawing.get(f"/api/{address}")
+    assert response.status_code == 404
+    assert response.json()["detail"]
 
 
 def test_what_can_be_chosen(drawing: TestClient) -> None:
@@ -213,8 +213,8 @@ def test_a_run_without_a_generator_says_so(finished: Run, open_client: Callable[
     (finished.folder("diffusion") / "generator.json").unlink(missing_ok=True)
     client = open_client(finished.path)
     assert "This run has no generator yet." in client.get("/draw").text
-    answered = client.post("/api/jobs", json={"n": 1})
-    assert (answered.status_code, answered.json()["detail"].split(";")[0]) == (409, "this run has no generator yet")
+    response = client.post("/api/jobs", json={"n": 1})
+    assert (response.status_code, response.json()["detail"].split(";")[0]) == (409, "this run has no generator yet")
 
 
 def test_a_restart_keeps_the_jobs(

@@ -309,14 +309,14 @@ def _ask(client: TestClient, method: str, address: str, **request: Any) -> bool:
     """Send one request; False where it is no HTTP."""
     try:
         with WATCH.watching():
-            answered = client.request(method, address, **request)
+            response = client.request(method, address, **request)
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, UnicodeError):
         return False
-    assert answered.status_code < 500, (method, address, request)
-    if answered.status_code >= 400 and answered.request.url.path.startswith("/api/") and method != "HEAD":
-        assert answered.json().keys() == {"detail"}, (method, address, request)
-        assert "\n" not in answered.json()["detail"]
-        assert "Traceback" not in answered.text
+    assert response.status_code < 500, (method, address, request)
+    if response.status_code >= 400 and response.request.url.path.startswith("/api/") and method != "HEAD":
+        assert response.json().keys() == {"detail"}, (method, address, request)
+        assert "\n" not in response.json()["detail"]
+        assert "Traceback" not in response.text
     return True
 
 

@@ -22,9 +22,9 @@ def say(changing_client: TestClient) -> Callable[..., dict[str, Any]]:
     """POST below /api/names/4 as a rater; gives what is answered."""
 
     def post(path: str, *, rater: str = "A", status: int = 200, **body: Any) -> dict[str, Any]:
-        answered = changing_client.post(f"/api/names/4/{path}", json={"rater": rater, **body})
-        assert answered.status_code == status, answered.text
-        found: dict[str, Any] = answered.json()
+        response = changing_client.post(f"/api/names/4/{path}", json={"rater": rater, **body})
+        assert response.status_code == status, response.text
+        found: dict[str, Any] = response.json()
         return found
 
     return post
@@ -34,7 +34,7 @@ def in_base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def test_what_is_said_is_kept_and_shown(say: Callable[..., Any], changing_client: TestClient, finished: Run) -> None:
+def test_labels_are_saved_and_shown(say: Callable[..., Any], changing_client: TestClient, finished: Run) -> None:
     say("1", name=" bone ")
     say("1", colour="#0072B2")
     found = say("1", flag="mixed")
@@ -103,8 +103,8 @@ def test_a_table_goes_out_and_in(say: Callable[..., Any], changing_client: TestC
     rows = list(csv.DictReader(io.StringIO(out.content.decode("utf-8-sig"), newline="")))
     assert [row["name"] for row in rows] == ["", "", "'=HYPERLINK(1)", ""]
     data = in_base64(out.content.decode())
-    taken = changing_client.post("/api/names/import", json={"data": data, "rater": "B"}).json()
-    assert taken == {"rows": 1, "empty": 3, "changes": 2, "problems": []}
+    result = changing_client.post("/api/names/import", json={"data": data, "rater": "B"}).json()
+    assert result == {"rows": 1, "empty": 3, "changes": 2, "problems": []}
     before = len(read_events(finished.path))
     wrong = in_base64("k,cluster,name,patches\n4,0,bone,1\n4,1,bone,1\n")
     refused = changing_client.post("/api/names/import", json={"data": wrong, "rater": "B"}).json()
@@ -137,20 +137,20 @@ def test_a_table_goes_out_and_in(say: Callable[..., Any], changing_client: TestC
         ("import", {"rater": "A", "data": ""}, 200),
     ],
 )
-def test_what_cannot_be_taken_is_said_in_one_line(
+def test_invalid_labels_get_one_line(
     changing_client: TestClient, finished: Run, path: str, body: dict[str, Any], status: int
 ) -> None:
-    answered = changing_client.post(f"/api/names/{path}", json=body)
-    assert answered.status_code == status, answered.text
+    response = changing_client.post(f"/api/names/{path}", json=body)
+    assert response.status_code == status, response.text
     if status >= 400:
-        assert "\n" not in answered.json()["detail"]
+        assert "\n" not in response.json()["detail"]
     assert not (finished.path / "names.jsonl").exists()
 
 
 def test_half_a_character_is_no_name(changing_client: TestClient) -> None:
     for body in (b'{"rater": "A", "name": "\\ud800"}', b'{"rater": "\\ud800", "name": "x"}', b"[1]", b"{"):
-        answered = changing_client.post("/api/names/4/0", content=body, headers={"content-type": "application/json"})
-        assert answered.status_code in (400, 422)
+        response = changing_client.post("/api/names/4/0", content=body, headers={"content-type": "application/json"})
+        assert response.status_code in (400, 422)
     assert changing_client.get("/api/names/4?rater=%ED%A0%80%00").status_code == 200
     assert changing_client.get("/api/names/table.csv?rater=%ED%A0%80").status_code == 200
 

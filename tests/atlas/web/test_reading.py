@@ -55,19 +55,19 @@ def finish(
     return state
 
 
-def test_nothing_that_is_sent_tells_the_truth_before_the_end(changing_client: TestClient, finished: Run) -> None:
+def test_no_response_tells_the_truth_before_the_end(changing_client: TestClient, finished: Run) -> None:
     client = changing_client
     state = begin(client)
     seen: dict[bool, list[str]] = {True: [], False: []}
     lengths: set[tuple[int, str]] = set()
     while state["picture"]:
         plan, trial = trial_of(finished, state)
-        answered = client.get(state["picture"]["address"])
-        told = [json.dumps(state), str(sorted(answered.headers.items()))]
-        told += [client.get(path).text for path in ("/read", f"/read/{state['session']}", "/api/readings")]
-        told += [client.get(f"/api/reading-sessions/{state['session']}").text]
-        told += [client.get(f"/api/reading-sessions/{state['session']}/result").text]
-        text = "\n".join(told)
+        response = client.get(state["picture"]["address"])
+        sent = [json.dumps(state), str(sorted(response.headers.items()))]
+        sent += [client.get(path).text for path in ("/read", f"/read/{state['session']}", "/api/readings")]
+        sent += [client.get(f"/api/reading-sessions/{state['session']}").text]
+        sent += [client.get(f"/api/reading-sessions/{state['session']}/result").text]
+        text = "\n".join(sent)
         for other in plan.trials:
             assert other.name not in text
         for word in ("holdout", "sample_id", "patch_id", "cluster-0", "fingerprint", plan.names[0]):
@@ -75,7 +75,7 @@ def test_nothing_that_is_sent_tells_the_truth_before_the_end(changing_client: Te
         # What differs from picture to picture is the digits of its address alone.
         plain = re.sub(r"[0-9a-f]{32}", "*", text).replace(f'"answered": {state["answered"]}', "n")
         seen[plan.trials[trial].synthetic].append(re.sub(r"\d+", "#", plain))
-        lengths.add((len(answered.content), answered.headers["content-type"]))
+        lengths.add((len(response.content), response.headers["content-type"]))
         state = give(client, state).json()
     assert len(lengths) == 1
     assert set(seen[True][:-1]) & set(seen[False][:-1])
@@ -119,7 +119,7 @@ def test_a_reload_goes_on_at_the_same_picture(changing_client: TestClient, finis
         assert join(again, state["reading"], "ann")["picture"] == state["picture"]
 
 
-def test_an_answer_stays_and_is_taken_once(changing_client: TestClient, finished: Run) -> None:
+def test_an_answer_is_recorded_once_and_cannot_change(changing_client: TestClient, finished: Run) -> None:
     state = begin(changing_client)
     after = give(changing_client, state, 4, seconds=1e5).json()
     assert give(changing_client, state, 4).json()["picture"] == after["picture"]
@@ -127,10 +127,10 @@ def test_an_answer_stays_and_is_taken_once(changing_client: TestClient, finished
     assert (refused.status_code, refused.json()["detail"][:41]) == (409, "this picture has an answer already, which")
     answers = Reading(finished.path / FOLDER / state["reading"]).answers()["Ann"]
     assert [answer.answer for answer in answers.values()] == [4]
-    taken = next(iter(answers.values()))
-    assert taken.at_most is not None
-    assert taken.seconds == pytest.approx(taken.at_most, abs=0.002)
-    assert taken.seconds < 60
+    first = next(iter(answers.values()))
+    assert first.at_most is not None
+    assert first.seconds == pytest.approx(first.at_most, abs=0.002)
+    assert first.seconds < 60
 
 
 def test_the_result_comes_at_the_end_and_only_then(changing_client: TestClient, finished: Run) -> None:
@@ -178,9 +178,9 @@ def test_a_training_tells_after_each_answer_and_another_reading_does_not(
 ) -> None:
     state = begin(changing_client, feedback=True)
     plan, trial = trial_of(finished, state)
-    told = give(changing_client, state, 4).json()["last"]
-    assert told["right"] is plan.trials[trial].synthetic
-    assert told["truth"].split(" of ")[0] == ("sample" if plan.trials[trial].synthetic else "real patch")
+    feedback = give(changing_client, state, 4).json()["last"]
+    assert feedback["right"] is plan.trials[trial].synthetic
+    assert feedback["truth"].split(" of ")[0] == ("sample" if plan.trials[trial].synthetic else "real patch")
     assert give(changing_client, begin(changing_client), 4).json()["last"] is None
 
 
@@ -197,27 +197,27 @@ def test_a_training_tells_after_each_answer_and_another_reading_does_not(
     ],
 )
 def test_readings_that_cannot_be(changing_client: TestClient, finished: Run, body: Any) -> None:
-    answered = changing_client.post("/api/readings", json=body)
-    assert answered.status_code == 422
-    assert isinstance(answered.json()["detail"], str)
+    response = changing_client.post("/api/readings", json=body)
+    assert response.status_code == 422
+    assert isinstance(response.json()["detail"], str)
     assert not (finished.path / "readings").exists()
 
 
 def test_readings_that_the_run_cannot_have(changing_client: TestClient) -> None:
     for body in ({"trials": 200}, {"trials": 4, "k": 3}):
-        answered = changing_client.post("/api/readings", json={"kind": "real-or-synthetic"} | body)
-        assert answered.status_code == 400
+        response = changing_client.post("/api/readings", json={"kind": "real-or-synthetic"} | body)
+        assert response.status_code == 400
 
 
 @pytest.mark.parametrize("reader", ["", " ", "x" * 81, "a\nb", "\x00", "\ud800", None, 5])
 def test_readers_that_cannot_be(changing_client: TestClient, reader: Any) -> None:
     made = changing_client.post("/api/readings", json={"kind": "real-or-synthetic", "trials": 4}).json()
     body = json.dumps({"reader": reader}).encode()
-    answered = changing_client.post(
+    response = changing_client.post(
         f"/api/readings/{made['id']}/sessions", content=body, headers={"content-type": "application/json"}
     )
-    assert answered.status_code in (400, 422)
-    assert isinstance(answered.json()["detail"], str)
+    assert response.status_code in (400, 422)
+    assert isinstance(response.json()["detail"], str)
 
 
 @pytest.mark.parametrize(
@@ -226,8 +226,8 @@ def test_readers_that_cannot_be(changing_client: TestClient, reader: Any) -> Non
 )
 def test_answers_that_cannot_be(changing_client: TestClient, finished: Run, more: dict[str, Any]) -> None:
     state = begin(changing_client)
-    answered = give(changing_client, state, **more)
-    assert answered.status_code in (400, 422)
+    response = give(changing_client, state, **more)
+    assert response.status_code in (400, 422)
     assert Reading(finished.path / FOLDER / state["reading"]).answers() == {"Ann": {}}
 
 
@@ -242,8 +242,8 @@ def test_what_is_not_there(changing_client: TestClient) -> None:
 def test_a_run_without_samples_says_so(changing_client: TestClient, finished: Run, tmp_path: Path) -> None:
     finished.folder("samples").rename(tmp_path / "away")
     assert "no samples yet" in changing_client.get("/read").text
-    answered = changing_client.post("/api/readings", json={"kind": "real-or-synthetic", "trials": 4})
-    assert (answered.status_code, "has no samples yet" in answered.json()["detail"]) == (400, True)
+    response = changing_client.post("/api/readings", json={"kind": "real-or-synthetic", "trials": 4})
+    assert (response.status_code, "has no samples yet" in response.json()["detail"]) == (400, True)
 
 
 def test_orders_of_readers_differ(changing_client: TestClient, finished: Run) -> None:

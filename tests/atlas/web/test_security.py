@@ -1,4 +1,4 @@
-"""Who is let in, what is turned away, and what never gets out."""
+"""Access control: which requests are accepted, which are refused, and what no response contains."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def test_this_computer_is_answered(client: TestClient, host: str) -> None:
 )
 def test_another_name_for_this_computer_is_not(client: TestClient, host: str) -> None:
     for path in ("/", "/api/map", "/static/common.js", "/openapi.json"):
-        answered = client.get(path, headers={"Host": host})
-        assert answered.status_code == 421
-        assert "the one that the terminal shows" in answered.json()["detail"]
+        response = client.get(path, headers={"Host": host})
+        assert response.status_code == 421
+        assert "the one that the terminal shows" in response.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_only_the_atlas_itself_may_change_something(notes: TestClient, headers: 
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
 )
-def test_only_json_is_taken(notes: TestClient, kind: str) -> None:
-    answered = notes.post("/api/notes", content=b'{"text": "a"}', headers={"Content-Type": kind})
-    assert (answered.status_code, answered.json()) == (415, {"detail": "only application/json is accepted"})
+def test_only_json_is_accepted(notes: TestClient, kind: str) -> None:
+    response = notes.post("/api/notes", content=b'{"text": "a"}', headers={"Content-Type": kind})
+    assert (response.status_code, response.json()) == (415, {"detail": "only application/json is accepted"})
 
 
-def test_a_large_request_is_turned_away(notes: TestClient) -> None:
+def test_a_large_request_is_refused(notes: TestClient) -> None:
     text = "a" * MAX_BODY
     assert notes.post("/api/notes", json={"text": text[:-100]}).status_code == 200
     assert notes.post("/api/notes", json={"text": text}).status_code == 413
@@ -122,7 +122,7 @@ def test_a_large_request_is_turned_away(notes: TestClient) -> None:
         assert notes.post("/api/notes", content=b"{}", headers=headers).status_code == 413
 
 
-def test_a_large_request_in_pieces_is_turned_away_before_it_is_all_there(notes: TestClient) -> None:
+def test_a_large_request_in_pieces_is_refused_before_it_has_all_arrived(notes: TestClient) -> None:
     sent = []
 
     def pieces() -> Iterator[bytes]:
@@ -171,10 +171,10 @@ def test_half_a_pair_is_no_server_error(notes: TestClient) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/api/map", "/static/common.js", "/nothing", "/clusters/2/0", "/openapi.json"])
 def test_every_answer_has_the_headers(client: TestClient, path: str) -> None:
-    answered = client.get(path)
-    assert {name: answered.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
-    assert "server" not in answered.headers
-    assert "access-control-allow-origin" not in answered.headers
+    response = client.get(path)
+    assert {name: response.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
+    assert "server" not in response.headers
+    assert "access-control-allow-origin" not in response.headers
 
 
 @pytest.mark.parametrize("path", ["/", "/clusters/2/0", "/map", "/flow", "/nothing"])
@@ -221,8 +221,8 @@ def test_a_token_does_not_lead_to_another_computer(guarded: TestClient) -> None:
 def test_a_cookie_does_not_make_another_page_the_atlas(guarded: TestClient) -> None:
     guarded.get("/", params={"token": TOKEN})
     assert guarded.post("/api/notes", json={"text": "a"}).status_code == 200
-    answered = guarded.post("/api/notes", json={"text": "a"}, headers={"Origin": "http://evil.example"})
-    assert answered.status_code == 403
+    response = guarded.post("/api/notes", json={"text": "a"}, headers={"Origin": "http://evil.example"})
+    assert response.status_code == 403
 
 
 def test_a_name_that_was_not_given_is_not_answered_elsewhere_either(guarded: TestClient) -> None:

@@ -1,4 +1,4 @@
-"""The slides over HTTP: pages, tiles, patches; what is asked for wrongly gets one line, and no path gets through."""
+"""The slides over HTTP: pages, tiles, patches; an invalid request gets one line, and no file can be reached."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ TILE = "/api/slides/slide-1/tiles/0/0/0.jpg"
 
 
 def picture(client: TestClient, address: str) -> np.ndarray:
-    answered = client.get(address)
-    assert answered.status_code == 200, answered.text
-    with Image.open(io.BytesIO(answered.content)) as image:
+    response = client.get(address)
+    assert response.status_code == 200, response.text
+    with Image.open(io.BytesIO(response.content)) as image:
         return np.asarray(image.convert("RGB"))
 
 
@@ -111,17 +111,17 @@ def test_tiles_are_kept_by_what_the_slide_is(finished: Run, open_client: Callabl
     ["1/0/0", "-1/0/0", "0/1/0", "0/0/1", "0/-1/0", "99999999999999999999/0/0", "0/0/-99999999999999999999"],
 )
 def test_no_tile_there(client: TestClient, place: str) -> None:
-    answered = client.get(f"/api/slides/slide-1/tiles/{place}.jpg")
-    assert answered.status_code == 404
-    assert answered.json()["detail"].startswith("there is no such")
-    assert "\n" not in answered.json()["detail"]
+    response = client.get(f"/api/slides/slide-1/tiles/{place}.jpg")
+    assert response.status_code == 404
+    assert response.json()["detail"].startswith("there is no such")
+    assert "\n" not in response.json()["detail"]
 
 
 @pytest.mark.parametrize("place", ["a/0/0", "0/0.5/0", "0/0/0x1", "1e3/0/0", "%00/0/0", "9" * 5000 + "/0/0"])
 def test_no_number(client: TestClient, place: str) -> None:
-    answered = client.get(f"/api/slides/slide-1/tiles/{place}.jpg")
-    assert answered.status_code == 422
-    assert isinstance(answered.json()["detail"], str)
+    response = client.get(f"/api/slides/slide-1/tiles/{place}.jpg")
+    assert response.status_code == 422
+    assert isinstance(response.json()["detail"], str)
 
 
 @pytest.mark.parametrize("slide_id", ["nobody", "..%2fslide-1", "%2e%2e", "%00", "%ff", "x" * 290, "%F0%9F%92%A9"])
@@ -129,9 +129,9 @@ def test_no_number(client: TestClient, place: str) -> None:
     "rest", ["", "/tiles/0/0/0.jpg", "/thumbnail.jpg", "/map.png", "/patches?left=0&top=0&right=9&bottom=9"]
 )
 def test_no_slide_of_that_name(client: TestClient, slide_id: str, rest: str) -> None:
-    answered = client.get(f"/api/slides/{slide_id}{rest}")
-    assert answered.status_code == 404
-    assert answered.json()["detail"].startswith(("there is no", "this run has no", "there is nothing"))
+    response = client.get(f"/api/slides/{slide_id}{rest}")
+    assert response.status_code == 404
+    assert response.json()["detail"].startswith(("there is no", "this run has no", "there is nothing"))
     assert client.get(f"/slides/{slide_id}").status_code == 404
 
 
@@ -149,9 +149,9 @@ def test_patches_of_a_part_are_those_of_the_index(client: TestClient, published:
 
 @pytest.mark.parametrize("left", ["nan", "inf", "-1e9", "", "x"])
 def test_patches_of_no_place(client: TestClient, left: str) -> None:
-    answered = client.get(f"/api/slides/slide-2/patches?left={left}&top=0&right=1&bottom=1")
-    assert answered.status_code == 422
-    assert isinstance(answered.json()["detail"], str)
+    response = client.get(f"/api/slides/slide-2/patches?left={left}&top=0&right=1&bottom=1")
+    assert response.status_code == 422
+    assert isinstance(response.json()["detail"], str)
     assert client.get("/api/slides/slide-2/patches?left=0&top=0&right=1&bottom=1&k=3").status_code == 404
 
 
@@ -172,7 +172,7 @@ def test_the_reports_map_is_shown_where_it_is_of_these_clusters(
     assert client.get("/api/slides/slide-1?k=4").json()["map"] == ""
 
 
-def test_a_slide_that_moved_is_said_and_its_thumbnail_shown(
+def test_a_missing_slide_is_reported_and_its_thumbnail_shown(
     finished: Run, open_client: Callable[..., TestClient]
 ) -> None:
     file = file_of(finished, "slide-1")

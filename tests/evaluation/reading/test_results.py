@@ -124,7 +124,7 @@ def test_naming_by_the_truth_and_by_guessing(run: Run, read: Read) -> None:
     assert ben.samples.kappa.value == 0.0
 
 
-def test_a_reading_of_earlier_samples_is_said_to_be_so(run: Run, reading: Reading, read: Read) -> None:
+def test_a_reading_of_earlier_samples_is_marked(run: Run, reading: Reading, read: Read) -> None:
     read(reading, "Ann", perfect)
     assert result(reading, run=run.path).current
     path = run.folder("samples") / "artifact.json"

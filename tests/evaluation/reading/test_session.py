@@ -120,7 +120,7 @@ def test_the_same_name_goes_on(reading: Reading) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 81, "a\nb", "a\u202eb", "\x00"])
-def test_names_that_cannot_be_taken(reading: Reading, name: str) -> None:
+def test_invalid_names_are_refused(reading: Reading, name: str) -> None:
     with pytest.raises(UserError, match="a reader's name"):
         Session.open(reading, reader=name)
     assert reading.readers() == []
@@ -153,7 +153,7 @@ def test_two_readers_at_once_lose_nothing(reading: Reading) -> None:
     assert len((reading.folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()) == 24
 
 
-def test_who_waits_too_long_for_another_process_is_told(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_too_long_for_another_process_is_an_error(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("histoloom.evaluation.reading.folder._WAIT_SECONDS", 0.01)
     ann = Session.open(reading, reader="Ann")
     with reading.locked(), pytest.raises(UserError, match="another process holds"):

@@ -20,12 +20,12 @@ from histoloom.atlas.web import routing
 from histoloom.atlas.web.errors import Conflict
 from histoloom.atlas.web.naming_models import (
     Change,
-    Comparison,
     Flag,
     ImportOutcome,
     Merge,
     Named,
     Names,
+    RaterComparison,
     Reference,
     Side,
     Step,
@@ -157,7 +157,7 @@ def names(
 
 
 @api.get("/{k}/agreement")
-def compare(view: View, k: PathK) -> Comparison:
+def compare(view: View, k: PathK) -> RaterComparison:
     """All raters side by side, and how far they agree."""
     state, sizes = _label_state(view, k=k), _sizes(view)[k]
     labels = {rater: state.labels(rater) for rater in state.raters}
@@ -174,7 +174,7 @@ def compare(view: View, k: PathK) -> Comparison:
         )
         for cluster, label in display_labels(state.effective()).items()
     ]
-    return Comparison(
+    return RaterComparison(
         k=k,
         reference=state.reference,
         raters=list(labels),

@@ -108,7 +108,7 @@ class Side(BaseModel):
     differ: bool
 
 
-class Comparison(BaseModel):
+class RaterComparison(BaseModel):
     """All raters side by side."""
 
     k: int

@@ -141,8 +141,8 @@ def make_bank(context: StageContext, *, latents: LatentSet) -> Bank:
     if is_main_process():
         folder.mkdir(exist_ok=True)
         own, views = folder / "own.npy", folder / "views.npy"
-        _fill(own, rows=np.arange(len(latents)), shape=features.shape, compute=features.of_rows)
-        compute = features.views_of_rows if features.views else None
+        _fill(own, rows=np.arange(len(latents)), shape=features.shape, compute=features.compute_rows)
+        compute = features.compute_views if features.views else None
         _fill(views, rows=rows_T, shape=(features.views, *features.shape), compute=compute)
     accelerator(context.config.runtime).wait_for_everyone()
     bank = VectorBank(folder, rows_T=rows_T)
@@ -193,9 +193,9 @@ class PredictedFeatures:
     features: Features
     scale: Scale | None
 
-    def of_images(self, images_NHW3: np.ndarray) -> Tensor:
+    def compute_images(self, images_NHW3: np.ndarray) -> Tensor:
         """Images, uint8 (N, H, W, 3); float32 (N, *shape) on the device."""
-        x_N = self.features.of_images(images_NHW3)
+        x_N = self.features.compute_images(images_NHW3)
         return x_N if self.scale is None else self.scale(x_N)
 
 

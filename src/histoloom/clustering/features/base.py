@@ -82,7 +82,7 @@ class Features(ABC):
     @classmethod
     @abstractmethod
     def load(cls, sources: Sources) -> Features:
-        """The same features for ``of_images``, from what ``save`` wrote."""
+        """The same features for ``compute_images``, from what ``save`` wrote."""
 
     @abstractmethod
     def save(self, folder: Path) -> EncoderRecord:
@@ -99,15 +99,15 @@ class Features(ABC):
         """How many other views of each patch the training of clusters gets."""
 
     @abstractmethod
-    def of_rows(self, rows_N: np.ndarray) -> Tensor:
+    def compute_rows(self, rows_N: np.ndarray) -> Tensor:
         """The run's patches of these rows, float32 (N, *shape), on the CPU."""
 
     @abstractmethod
-    def views_of_rows(self, rows_N: np.ndarray) -> Tensor:
+    def compute_views(self, rows_N: np.ndarray) -> Tensor:
         """Other views of these patches (restained, flipped, cropped), float32 (N, V, *shape), on the CPU."""
 
     @abstractmethod
-    def of_images(self, images_NHW3: np.ndarray) -> Tensor:
+    def compute_images(self, images_NHW3: np.ndarray) -> Tensor:
         """Any images, uint8 (N, H, W, 3) at the run's um/px; float32 (N, *shape), on the features' device."""
 
 

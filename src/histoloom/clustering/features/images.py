@@ -62,11 +62,11 @@ class ImageFeatures(Features):
     def views(self) -> int:
         return 0 if self.images is None else self.images.views
 
-    def of_rows(self, rows_N: np.ndarray) -> Tensor:
+    def compute_rows(self, rows_N: np.ndarray) -> Tensor:
         assert self.images is not None, "rows are computed in the stage, which has its patches"
-        return self.of_images(self.images.patches.images(rows_N)).cpu()
+        return self.compute_images(self.images.patches.images(rows_N)).cpu()
 
-    def views_of_rows(self, rows_N: np.ndarray) -> Tensor:
+    def compute_views(self, rows_N: np.ndarray) -> Tensor:
         assert self.images is not None, "rows are computed in the stage, which has its patches"
         source = self.images
         views_NVHW3 = views_of(
@@ -76,10 +76,10 @@ class ImageFeatures(Features):
             strength=source.stain_jitter,
             seed=source.seed,
         )
-        flat_MD = self.of_images(views_NVHW3.reshape(-1, *views_NVHW3.shape[2:])).cpu()
+        flat_MD = self.compute_images(views_NVHW3.reshape(-1, *views_NVHW3.shape[2:])).cpu()
         return flat_MD.view(len(rows_N), source.views, -1)
 
-    def of_images(self, images_NHW3: np.ndarray) -> Tensor:
+    def compute_images(self, images_NHW3: np.ndarray) -> Tensor:
         return blockwise(torch.from_numpy(images_NHW3), function=self.of_block, device=self.device)
 
 

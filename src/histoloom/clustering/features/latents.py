@@ -77,23 +77,23 @@ class LatentMaps(Features):
         stains = self.latents.stain_views
         return 0 if stains is None else stains.shape[1]
 
-    def of_rows(self, rows_N: np.ndarray) -> Tensor:
+    def compute_rows(self, rows_N: np.ndarray) -> Tensor:
         return self.latents.normalised(rows_N)
 
-    def views_of_rows(self, rows_N: np.ndarray) -> Tensor:
+    def compute_views(self, rows_N: np.ndarray) -> Tensor:
         return self.latents.with_stain_views(rows_N)[:, 1:]
 
-    def of_images(self, images_NHW3: np.ndarray) -> Tensor:
+    def compute_images(self, images_NHW3: np.ndarray) -> Tensor:
         return self.latents.moments.normalise(self.encoder.latents(images_NHW3))
 
 
 class UnscaledLatents(LatentMaps):
     """Latents as the autoencoder gives them, for clusters that are trained with the diffusion model."""
 
-    def of_rows(self, rows_N: np.ndarray) -> Tensor:
+    def compute_rows(self, rows_N: np.ndarray) -> Tensor:
         return self.latents.raw(rows_N)
 
-    def of_images(self, images_NHW3: np.ndarray) -> Tensor:
+    def compute_images(self, images_NHW3: np.ndarray) -> Tensor:
         return self.encoder.latents(images_NHW3)
 
 
@@ -108,15 +108,15 @@ class Pooled(LatentMaps):
     def views(self) -> int:
         return views_with_corners(super().views)
 
-    def of_rows(self, rows_N: np.ndarray) -> Tensor:
-        return _pooled(super().of_rows(rows_N))
+    def compute_rows(self, rows_N: np.ndarray) -> Tensor:
+        return _pooled(super().compute_rows(rows_N))
 
-    def views_of_rows(self, rows_N: np.ndarray) -> Tensor:
+    def compute_views(self, rows_N: np.ndarray) -> Tensor:
         views = with_corners(self.latents.with_stain_views(rows_N))
         return torch.stack([_pooled(z_NChw) for z_NChw in views], dim=1)
 
-    def of_images(self, images_NHW3: np.ndarray) -> Tensor:
-        return _pooled(super().of_images(images_NHW3))
+    def compute_images(self, images_NHW3: np.ndarray) -> Tensor:
+        return _pooled(super().compute_images(images_NHW3))
 
 
 class Codes(LatentMaps):
@@ -130,10 +130,10 @@ class Codes(LatentMaps):
     def views(self) -> int:
         return views_with_corners(super().views)
 
-    def of_rows(self, rows_N: np.ndarray) -> Tensor:
+    def compute_rows(self, rows_N: np.ndarray) -> Tensor:
         return hellinger(torch.from_numpy(np.asarray(self.latents.histograms[rows_N])))
 
-    def views_of_rows(self, rows_N: np.ndarray) -> Tensor:
+    def compute_views(self, rows_N: np.ndarray) -> Tensor:
         z_NSChw = self.latents.raw(rows_N)[:, None]
         if (stains := self.latents.stain_views) is not None:
             others_NSChw = torch.from_numpy(np.asarray(stains[rows_N], dtype=np.float32))
@@ -142,7 +142,7 @@ class Codes(LatentMaps):
         views = with_corners(codes_NShw[:, :, None])
         return torch.stack([self._histogram(codes_N1hw) for codes_N1hw in views], dim=1).cpu()
 
-    def of_images(self, images_NHW3: np.ndarray) -> Tensor:
+    def compute_images(self, images_NHW3: np.ndarray) -> Tensor:
         def of_block(x_BHW3: Tensor) -> Tensor:
             return self._histogram(self._codes(self.encoder.encode(x_BHW3)))
 

@@ -223,9 +223,9 @@ def decide(
     """
     k, rule, reason = by_nulls.k, by_nulls.rule, ""
     if chooser == "plain":
-        k, rule, reason = vote.k, vote.rule, f" k = {vote.k} is taken by the plain rule, as clusters.chooser says."
+        k, rule, reason = vote.k, vote.rule, f" k = {vote.k} is chosen by the plain rule, as clusters.chooser says."
     elif k is None:
-        k, reason = vote.k, f" k = {vote.k} is taken by the plain rule because a number is needed."
+        k, reason = vote.k, f" k = {vote.k} is chosen by the plain rule because a number is needed."
     return Decision(
         k=k,
         rule=rule,

@@ -24,7 +24,7 @@ from scipy.spatial.distance import pdist
 from scipy.stats import t as student
 from sklearn.cluster import KMeans
 
-from histoloom.clustering.results import Comparison, Excess, NullComparison
+from histoloom.clustering.results import Excess, NullComparison, ValueAgainstNulls
 from histoloom.clustering.validity.indices import INDICES, LARGER_IS_BETTER, five_indices
 from histoloom.clustering.validity.pair_distances import PairSums
 from histoloom.progress import meter
@@ -256,10 +256,10 @@ def _comparison(
     def values(draws: Sequence[Measures], name: str) -> np.ndarray:
         return np.array([draw[name] for draw in draws])
 
-    def compared(name: str) -> Comparison:
+    def compared(name: str) -> ValueAgainstNulls:
         real_S = values(real, name)
         null_by_name = {null: values(draws, name) for null, draws in nulls.items()}
-        return Comparison(
+        return ValueAgainstNulls(
             real=float(real_S.mean()),
             deviation=float(real_S.reshape(len(real), -1).mean(axis=1).std(ddof=1)),
             null={null: float(null_S.mean()) for null, null_S in null_by_name.items()},

@@ -79,7 +79,7 @@ class PixelAudit:
         return self.best_N < SURE
 
     @property
-    def plain_half_N(self) -> np.ndarray:
+    def half_too_plain_N(self) -> np.ndarray:
         """Whether a half of a sample shows so little that a copy of that half alone may not be recognised."""
         return self.half_N < SURE
 
@@ -163,10 +163,10 @@ def notes(audit: PixelAudit) -> list[str]:
             f"{plain} of {audit.copies.n} samples show so little (empty glass, a few cells) that a changed copy might "
             "not be recognised"
         )
-    plain_halves = int(audit.plain_half_N.sum()) - plain
-    if plain_halves > 0:
+    halves = int(audit.half_too_plain_N.sum()) - plain
+    if halves > 0:
         result.append(
-            f"{plain_halves} others have a half that shows so little that a copy of it alone might not be recognised"
+            f"{halves} others have a half that shows so little that a copy of it alone might not be recognised"
         )
     if audit.copies.interval[0] <= high:
         result.append("the copy rate is no higher than what false alarms alone may give")

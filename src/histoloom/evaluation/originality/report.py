@@ -75,7 +75,7 @@ def audit_originality(
         n_test=calibration.tested.n if calibration else 0,
         n_slides=calibration.slides if calibration else (0, 0),
         too_plain=int(audit.too_plain_N.sum()),
-        plain_half=int(audit.plain_half_N.sum()),
+        half_too_plain=int(audit.half_too_plain_N.sum()),
         membership=audit.membership,
         notes=tuple(notes(audit)),
         by_features=tuple(one.record for one in by_features),

@@ -46,7 +46,7 @@ class NamingResult:
     """The numbers of one reader: of samples, and of real patches as their measure.
 
     ``difference``: accuracy of samples less that of real patches, with Newcombe's interval. ``verdict``: ``fewer``,
-    ``more`` or ``open``: whether samples are named as meant less often than real patches.
+    ``more`` or ``open``: whether samples are named as requested less often than real patches.
     """
 
     reader: str

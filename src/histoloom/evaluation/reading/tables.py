@@ -10,7 +10,7 @@ from histoloom.evaluation.reading.plan import Plan
 from histoloom.evaluation.reading.results import Result
 from histoloom.evaluation.statistics import Estimate
 
-NAMING_TITLES = ("reader", "samples named as meant", "real patches", "kappa, samples", "kappa, real", "seconds")
+NAMING_TITLES = ("reader", "samples named as requested", "real patches", "kappa, samples", "kappa, real", "seconds")
 DETECTION_TITLES = (
     *("reader", "accuracy", "sensitivity", "specificity", "AUC"),
     *("p", "seconds", "seconds, real", "seconds, synthetic"),
