@@ -167,6 +167,7 @@ def test_a_refused_distillation_leaves_nothing(distilled: Path, tmp_path: Path) 
     shutil.copytree(distilled, path)
     shutil.rmtree(path / "student")
     shutil.rmtree(path / "clusters")
+    shutil.rmtree(path / ".building", ignore_errors=True)
     before = sorted(path.rglob("*"))
     with pytest.raises(UserError, match="has no clusters yet"):
         distil(Run.open(path), DistillConfig(steps=2, images=64))
