@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import Forked
 from PIL import Image
 
 from histoloom.atlas.jobs.job_log import ENDED, JobLog, JobSpec
@@ -239,12 +237,12 @@ time.sleep(600)
 """
 
 
-def test_killed_it_leaves_whole_pictures_and_a_job_marked_interrupted(run: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", KILLED, str(run)], stderr=subprocess.PIPE) as process:
-        # A batch is recorded after its pictures: once there are more than two of them, the first one is.
-        while process.poll() is None and len(list((run / "drawn").rglob("*.png"))) <= 16:
-            time.sleep(0.002)
-        os.kill(process.pid, signal.SIGKILL)
+def test_killed_it_leaves_whole_pictures_and_a_job_marked_interrupted(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "draws.py").write_text(KILLED)
+    # A batch is recorded after its pictures: once there are more than two of them, the first one is.
+    started = Forked(tmp_path / "draws.py", run)
+    started.kill_when(lambda: len(list((run / "drawn").rglob("*.png"))) > 16)
+    assert started.finish().returncode == -signal.SIGKILL
     queue = JobQueue(run)
     (status,) = queue.jobs()
     assert status.state == "interrupted"

@@ -7,13 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tracemalloc
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from filelock import FileLock
+from forked import Forked
 
 from histoloom import Generator, UserError
 from histoloom.diffusion.generation.run_request import Request, draw_request
@@ -31,9 +31,8 @@ def whole(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_request(tiny_run, REQUEST, out=tmp_path_factory.mktemp("whole") / "job")
 
 
-def command(run: Path, out: Path, *, processes: int) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    start = [sys.executable, *(launcher if processes > 1 else []), "-m", "histoloom", "sample", str(run)]
+def command(run: Path, out: Path) -> list[str]:
+    start = ["histoloom", "sample", str(run)]
     return [*start, "-n", "120", "--k", "2", "--steps", "1", "--guidance", "1", "--out", str(out)]
 
 
@@ -42,15 +41,15 @@ def test_killed_shared_and_continued_without_drawing_anything_twice(
     tiny_run: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "job"
-    with subprocess.Popen(command(tiny_run, out, processes=1), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
-        while job.poll() is None and not any(out.rglob("*.png")):
-            time.sleep(0.002)
-        job.send_signal(signal.SIGKILL)
+    started = Forked(*command(tiny_run, out))
+    started.kill_when(lambda: any(out.rglob("*.png")))
+    assert started.finish().returncode == -signal.SIGKILL
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     assert 0 < len(kept) < 120
     assert not (out / "metadata.csv").exists()
     (next(iter(kept)).parent / ".torn.png.1.part").write_bytes(b"torn")
-    done = subprocess.run(command(tiny_run, out, processes=2), capture_output=True, text=True, check=False)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    done = subprocess.run([*launch, *command(tiny_run, out)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == [str(out.resolve())]
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
