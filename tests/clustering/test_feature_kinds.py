@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -136,12 +137,14 @@ def test_features_made_twice_give_the_same_bytes(
     assert torch.equal(again.compute_views(rows), features.compute_views(rows))
 
 
-@pytest.mark.parametrize("kind", VECTORS)
+@pytest.mark.parametrize(("kind", "positives"), [*((kind, "views") for kind in VECTORS), ("perceptual", "neighbours")])
 def test_clusters_of_any_features_are_reproducible_and_predicted_from_images(
-    kind: str, context: Context, patches: PatchSet, tmp_path: Path
+    kind: str, positives: Literal["views", "neighbours"], context: Context, patches: PatchSet, tmp_path: Path
 ) -> None:
     one, two = (context(kind, tmp_path / name) for name in ("one", "two"))
     for made in (one, two):
+        clusters = made.config.clusters.model_copy(update={"positives": positives})
+        made = replace(made, config=made.config.model_copy(update={"clusters": clusters}))
         run(made)
     names = ("features.npy", "features.json", "clusterer.safetensors", "probabilities.safetensors", "choice.json")
     for name in names:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from histoloom import paper
 from histoloom.clustering.infomax import Heads, InfoMaxNet, Network, VectorNet, probabilities
+from histoloom.clustering.neighbours import LinearNet
 from histoloom.run.directory import read_json, write_bytes, write_json
 from histoloom.training.devices import full_precision
 
@@ -29,6 +30,7 @@ class Architecture:
 
     ``in_channels``: of latents, or the numbers of a vector where ``vectors`` are what is clustered. ``side``: of the
     latents of the paper's networks, of which there is one for each k; 0: one network with a head for each k.
+    ``linear``: vectors are classified without hidden layers.
     """
 
     in_channels: int
@@ -36,6 +38,7 @@ class Architecture:
     ks: tuple[int, ...]
     vectors: bool = False
     side: int = 0
+    linear: bool = False
 
 
 class SweepClusterer(nn.Module):
@@ -107,8 +110,9 @@ class Clusterer(nn.Module):
         weights = save({name: value.contiguous() for name, value in self.state_dict().items()})
         write_bytes(folder / "clusterer.safetensors", weights)
         values = asdict(self.architecture)
-        if not self.architecture.vectors:
-            del values["vectors"]  # as files had it before vectors could be clustered
+        for name in ("vectors", "linear"):
+            if not values[name]:
+                del values[name]  # as files had it before there was such a network
         write_json(folder / "clusterer.json", values)
 
     @staticmethod
@@ -125,6 +129,8 @@ def build(architecture: Architecture) -> Clusterer:
     if architecture.side:
         networks = {k: build_for(k, architecture) for k in architecture.ks}
         return Clusterer(architecture, network=SweepClusterer(networks))
+    if architecture.linear:
+        return Clusterer(architecture, network=LinearNet(architecture.in_channels, ks=architecture.ks))
     kind = VectorNet if architecture.vectors else InfoMaxNet
     network = kind(architecture.in_channels, channels=architecture.channels, ks=architecture.ks)
     return Clusterer(architecture, network=network)

@@ -29,7 +29,7 @@ class Network(nn.Module, ABC):
     def __init__(self, *, width: int, ks: Sequence[int]) -> None:
         super().__init__()
         self.ks = tuple(ks)
-        self.norm = nn.BatchNorm1d(width, affine=False)
+        self.norm: nn.Module = nn.BatchNorm1d(width, affine=False)
         self.heads = nn.ModuleDict({str(k): nn.Linear(width, k) for k in self.ks})
 
     @abstractmethod

@@ -22,6 +22,7 @@ from histoloom.clustering.features.bank import Bank, make_bank, validity_feature
 from histoloom.clustering.independence import IndependentLoss, slide_share
 from histoloom.clustering.infomax import Network, mutual_information
 from histoloom.clustering.losses import InfoMaxLoss
+from histoloom.clustering.neighbours import KMEANS_POINTS, LinearNet, NeighbourLoss, slide_neighbours
 from histoloom.clustering.results import Decision, Method, ValidityEntry, ValidityTable
 from histoloom.clustering.validity.decision import decide, decide_by_nulls, vote_by_indices
 from histoloom.clustering.validity.indices import INDICES, validity_indices
@@ -130,8 +131,12 @@ def _train(
     assert config.training is not None, "the clusters have a training of their own"
     seed = derive(context.config.seed, "clusters", "restart", restart)
     torch.manual_seed(derive(seed, "weights"))
-    clusterer = build(Architecture(bank.shape[0], config.channels, config.k, vectors=len(bank.shape) == 1))
+    vectors, linear = len(bank.shape) == 1, config.positives == "neighbours"
+    clusterer = build(Architecture(bank.shape[0], config.channels, config.k, vectors=vectors, linear=linear))
     assert isinstance(clusterer.network, Network), "one network for all k"
+    if isinstance(clusterer.network, LinearNet):
+        some = numpy_generator(seed, "kmeans").permutation(len(rows))[:KMEANS_POINTS]
+        clusterer.network.start_from_kmeans(bank.own(rows[np.sort(some)]).numpy(), seed=derive(seed, "kmeans"))
     loss, batch = _loss(context, bank=bank, rows=rows, slides_N=slides_N, network=clusterer.network)
     task = Task(
         name="clusters",
@@ -151,27 +156,43 @@ def _train(
 
 def _loss(
     context: StageContext, *, bank: Bank, rows: np.ndarray, slides_N: np.ndarray | None, network: Network
-) -> tuple[InfoMaxLoss | IndependentLoss, Callable[[np.ndarray], Tensor | tuple[Tensor, Tensor]]]:
+) -> tuple[InfoMaxLoss | NeighbourLoss | IndependentLoss, Callable[[np.ndarray], Tensor | tuple[Tensor, Tensor]]]:
     """The loss, and the function that reads its batches: features, and slides where there are ``slides_N``."""
     config = context.config.clusters
-    shuffled = numpy_generator(context.config.seed, "clusters", "renewal").permutation(len(rows))
-    sample_N = np.sort(shuffled[:REINIT_PATCHES])
+    inner: InfoMaxLoss | NeighbourLoss
+    if config.positives == "neighbours":
+        inner = NeighbourLoss(network)
+        place = PatchSet.open(context.inputs["patches"]).columns("patch_id", "slide_id", "x", "y", "extent")
+        place = place.set_index("patch_id").loc[LatentSet.open(context.inputs["latents"]).table["patch_id"]].iloc[rows]
+        side_N = place["extent"].to_numpy(np.float64)
+        neighbours_NM = slide_neighbours(
+            pd.factorize(place["slide_id"])[0],
+            middle_N2=place[["x", "y"]].to_numpy(np.float64) + side_N[:, None] / 2,
+            side_N=side_N,
+        )
 
-    def read(indices: np.ndarray) -> Tensor:
-        return bank.versions(rows[indices])
+        def read(indices: np.ndarray) -> Tensor:
+            near_BV = np.concatenate([indices[:, None], neighbours_NM[indices]], axis=1)
+            return bank.own(rows[near_BV.ravel()]).unflatten(0, near_BV.shape)
 
-    def sample() -> Iterator[Tensor]:
-        return (read(sample_N[start : start + BATCH_SIZE]) for start in range(0, len(sample_N), BATCH_SIZE))
+    else:
+        shuffled = numpy_generator(context.config.seed, "clusters", "renewal").permutation(len(rows))
+        sample_N = np.sort(shuffled[:REINIT_PATCHES])
 
-    infomax = InfoMaxLoss(config, network=network, sample=sample)
+        def read(indices: np.ndarray) -> Tensor:
+            return bank.versions(rows[indices])
+
+        def sample() -> Iterator[Tensor]:
+            return (read(sample_N[start : start + BATCH_SIZE]) for start in range(0, len(sample_N), BATCH_SIZE))
+
+        inner = InfoMaxLoss(config, network=network, sample=sample)
     if slides_N is None:
-        return infomax, read
+        return inner, read
 
     def read_with_slides(indices: np.ndarray) -> tuple[Tensor, Tensor]:
         return read(indices), torch.from_numpy(slides_N[indices])
 
-    loss = IndependentLoss(infomax, weight=config.independence, slides=int(slides_N.max()) + 1)
-    return loss, read_with_slides
+    return IndependentLoss(inner, weight=config.independence, slides=int(slides_N.max()) + 1), read_with_slides
 
 
 def objective(predicted: Probabilities) -> float:

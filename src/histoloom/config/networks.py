@@ -329,6 +329,11 @@ class ClustersConfig(Section):
     independence: float = Field(
         0.0, ge=0, description="weight of the mutual information of cluster and slide, as a cost; 0: none"
     )
+    positives: Literal["views", "neighbours"] = Field(
+        "views",
+        description="which pairs get the same cluster: two views of a patch; or a patch and one near it on its slide, "
+        "from k-means on (features that are vectors)",
+    )
     restarts: PositiveInt = Field(1, description="trainings, of which the one with the best objective is kept")
     validity_features: Literal["pooled", "codes", "flat", "same", "softmax"] = Field(
         "pooled",
@@ -372,10 +377,16 @@ class ClustersConfig(Section):
 
     @model_validator(mode="after")
     def _network_can_train(self) -> ClustersConfig:
+        weights = ("marginal_weight", "marginal_end", "consistency_weight")
         if self.features == "latents" and self.channels % 8:
             raise ValueError(f"channels must be a multiple of 8 with features: latents, got {self.channels}")
         if (self.training is None) == (self.joint is None):
             raise ValueError("training is needed without joint, and has no effect with it; give one of the two")
+        for name in weights if self.positives == "neighbours" else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect with positives: neighbours; leave it out")
+        if self.positives == "neighbours" and self.features == "latents":
+            raise ValueError("positives: neighbours needs features that are vectors; take perceptual, codes or pooled")
         if self.training is not None and self.training.averages:
             raise ValueError("training: ema has no effect on clusters; set ema=0")
         return self
@@ -383,7 +394,7 @@ class ClustersConfig(Section):
     @model_validator(mode="after")
     def _joint_training_has_its_own_losses(self) -> ClustersConfig:
         weights = ("marginal_weight", "marginal_end", "consistency_weight", "independence")
-        for name in ("features", *weights, "restarts") if self.joint is not None else ():
+        for name in ("features", *weights, "positives", "restarts") if self.joint is not None else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has no effect with joint; leave it out")
         return self

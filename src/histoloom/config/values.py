@@ -117,6 +117,7 @@ LATER: Mapping[str, Any] = {
         "features": "latents",
         "encoder": None,
         "trunk": "efficientnet-lite0",
+        "positives": "views",
         "selfsup": {"training": BETAS},
         "joint": {},
         "training": BETAS,

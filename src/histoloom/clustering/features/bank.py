@@ -136,14 +136,15 @@ def make_bank(context: StageContext, *, latents: LatentSet) -> Bank:
     if kind == "latents":
         return LatentBank(latents, scaled=True)
     features = KINDS[kind].make(context)
+    count = features.views if context.config.clusters.positives == "views" else 0
     folder = shared_path(context.out / "checkpoints")  # not published
     rows_T = latents.rows(split="train")
     if is_main_process():
         folder.mkdir(exist_ok=True)
         own, views = folder / "own.npy", folder / "views.npy"
         _fill(own, rows=np.arange(len(latents)), shape=features.shape, compute=features.compute_rows)
-        compute = features.compute_views if features.views else None
-        _fill(views, rows=rows_T, shape=(features.views, *features.shape), compute=compute)
+        compute = features.compute_views if count else None
+        _fill(views, rows=rows_T, shape=(count, *features.shape), compute=compute)
     accelerator(context.config.runtime).wait_for_everyone()
     bank = VectorBank(folder, rows_T=rows_T)
     if is_main_process():
@@ -157,7 +158,7 @@ def make_bank(context: StageContext, *, latents: LatentSet) -> Bank:
         FeaturesRecord(
             kind=kind,
             shape=features.shape,
-            views=features.views,
+            views=count,
             mean=tuple(bank.scale.mean_D.tolist()),
             deviation=bank.scale.deviation,
             encoder=encoder,

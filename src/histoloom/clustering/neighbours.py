@@ -1,0 +1,139 @@
+"""Clusters of patches that lie near each other: tissue is the same some tens of micrometres further.
+
+No one labels which patches belong together, but every slide says which lie side by side. A patch and one near it are a
+positive pair of a self-supervised clustering: the network gives both the same cluster, and uses all clusters. The loss
+is the pointwise mutual information of TEMI (Adaloglou, Michels, Kalisch and Kollmann 2023, equation 6) without its
+teacher; the network is linear and starts from k-means.
+
+Shapes: N patches, M neighbours of each, B of a batch, D numbers of a vector, K clusters.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+
+from histoloom.clustering.infomax import (
+    Heads,
+    Network,
+    conditional_entropy,
+    marginal_entropy,
+    mutual_information,
+    probabilities,
+)
+from histoloom.training.distributed import gathered
+from histoloom.training.loop import StepContext
+
+NEIGHBOURS = 8
+REACH = 4.0
+"""Sides of a patch within which another is a neighbour, between their middles."""
+
+SHARPNESS = 8.0
+"""Of the first clusters' edges: logits are this times the squared distance to a centre, in the data's variance."""
+
+INPUT_SCALE = 3.0
+"""Norm of the inputs: the larger, the farther a step of the optimizer moves the logits."""
+
+BETA = 0.6
+"""Exponent of the agreement; at 1 patches collect in few clusters (Adaloglou et al. 2023, section 3.3)."""
+
+KMEANS_POINTS = 20_000
+_SMALLEST, _SMALLEST_PRODUCT = 1e-8, 1e-24  # a root of 0 has no finite gradient
+
+
+def slide_neighbours(slide_N: np.ndarray, *, middle_N2: np.ndarray, side_N: np.ndarray) -> np.ndarray:
+    """The ``NEIGHBOURS`` nearest patches of each patch on its slide within ``REACH`` sides, int64 (N, M) rows.
+
+    ``slide_N``: any numbers, one a slide; ``middle_N2``: x and y of the patches' middles; ``side_N``: their sides,
+    in the same unit. Where there are fewer neighbours, they are repeated; a patch without any has itself.
+    """
+    neighbours_NM = np.repeat(np.arange(len(slide_N))[:, None], NEIGHBOURS, axis=1)
+    for slide in np.unique(slide_N):
+        rows_n = np.flatnonzero(slide_N == slide)
+        count = min(NEIGHBOURS + 1, len(rows_n))
+        if count < 2:
+            continue
+        distance_nm, nearest_nm = cKDTree(middle_N2[rows_n]).query(middle_N2[rows_n], k=count)
+        itself_nm = nearest_nm == np.arange(len(rows_n))[:, None]
+        usable_nm = (distance_nm <= REACH * side_N[rows_n, None]) & ~itself_nm
+        for row, nearest_m, usable_m in zip(rows_n, nearest_nm, usable_nm, strict=True):
+            if usable_m.any():
+                neighbours_NM[row] = np.resize(rows_n[nearest_m[usable_m]], NEIGHBOURS)
+    return neighbours_NM
+
+
+class LinearNet(Network):
+    """A linear classifier of vectors (N, D) for every k, without hidden layers or normalisation."""
+
+    def __init__(self, dimensions: int, *, ks: tuple[int, ...]) -> None:
+        super().__init__(width=dimensions, ks=ks)
+        self.norm = nn.Identity()
+        self.factor = INPUT_SCALE / math.sqrt(dimensions)
+
+    def pooled(self, x_N: Tensor) -> Tensor:
+        """The vectors at a mean norm of about ``INPUT_SCALE``; they come with a mean variance of 1."""
+        return x_N * self.factor
+
+    @torch.no_grad()
+    def start_from_kmeans(self, x_ND: np.ndarray, *, seed: int) -> None:
+        """Make the heads soft versions of k-means on ``x_ND``: logits fall with the squared distance to a centre."""
+        inputs_ND = self.pooled(torch.from_numpy(x_ND)).numpy()
+        sharpness = SHARPNESS / float(inputs_ND.var(axis=0).sum())
+        for k in self.ks:
+            centre_KD = torch.from_numpy(
+                KMeans(k, n_init=2, random_state=(seed + k) % 2**32).fit(inputs_ND).cluster_centers_
+            )
+            head = self.heads[str(k)]
+            assert isinstance(head, nn.Linear), "a head is linear"
+            head.weight.copy_(2 * sharpness * centre_KD)
+            head.bias.copy_(-sharpness * centre_KD.square().sum(dim=1))
+
+
+class NeighbourLoss:
+    """Batches are vectors of each patch and of its neighbours, (B, 1 + M, D)."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    def __call__(self, x_BVD: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss averaged over the heads, and metrics of the last head."""
+        loss, metrics, _ = self.with_heads(x_BVD, context)
+        return loss, metrics
+
+    def with_heads(self, x_BVD: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor], Heads]:
+        """The same, and the probabilities (2 B, k) by k of the patches, and below them of one neighbour each.
+
+        With several processes B is the whole batch, of which ``x`` is this process's part.
+        """
+        B, V = x_BVD.shape[:2]
+        partner_B = 1 + context.randint(V - 1, (B,))
+        pair_2BD = torch.cat([x_BVD[:, 0], x_BVD[torch.arange(B, device=x_BVD.device), partner_B]])
+        pooled_BF = self.network.pooled(pair_2BD).chunk(2)
+        both = probabilities(self.network.classified(torch.cat([gathered(part_BF) for part_BF in pooled_BF])))
+        losses = [-pair_information(*p_2BK.chunk(2)) for p_2BK in both.values()]
+        informations = [mutual_information(p_2BK) / math.log(p_2BK.shape[1]) for p_2BK in both.values()]
+        last_2BK = next(reversed(both.values()))
+        first_BK, second_BK = last_2BK.chunk(2)
+        metrics = {
+            "information": torch.stack(informations).mean(),
+            "agreement": (first_BK.argmax(1) == second_BK.argmax(1)).float().mean(),
+            "marginal_entropy": marginal_entropy(last_2BK),
+            "conditional_entropy": conditional_entropy(last_2BK),
+        }
+        return torch.stack(losses).mean(), metrics, both
+
+
+def pair_information(p_BK: Tensor, q_BK: Tensor) -> Tensor:
+    """Mean of log sum_c (p_c q_c)^beta / m_c, m being the mean of both distributions over the batch.
+
+    At beta = 1 each term is the pointwise mutual information of two patches, log P(x, x') / (P(x) P(x')), where they
+    depend on each other through the cluster alone (Adaloglou et al. 2023, equations 4 to 6).
+    """
+    marginal_K = torch.cat([p_BK, q_BK]).mean(0).clamp_min(_SMALLEST)
+    agreement_BK = (p_BK * q_BK).clamp_min(_SMALLEST_PRODUCT) ** BETA
+    return (agreement_BK / marginal_K).sum(1).log().mean()
