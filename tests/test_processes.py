@@ -226,7 +226,7 @@ def main(action: str, folder: Path) -> None:
 
 
 def launch(action: str, folder: Path) -> list[Finished]:
-    """Both processes' ends: the first one's, and the other's, which cannot go on without it."""
+    """Run ``action`` on two processes; how each of them ended."""
     return [started.finish(timeout=900) for started in start_together(2, __file__, action, folder)]
 
 

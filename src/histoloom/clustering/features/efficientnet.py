@@ -29,9 +29,6 @@ STAGES = ((16, 3, 1, 1, 1), (24, 3, 2, 6, 2), (40, 5, 2, 6, 2), (80, 3, 2, 6, 3)
 TAPS = (7, 10)
 """The last block with 80 channels and the last with 112, 16 px a position."""
 
-MIN_SIZE = 32
-"""Side of the smallest images, px: at two positions along each side."""
-
 
 class EfficientNetLite0(nn.Module):
     """The stem and the first five stages; RGB images in -1..1 in, the activations of ``TAPS`` out."""

@@ -18,9 +18,9 @@ from torch import Tensor
 from histoloom.autoencoder.lpips import LPIPS
 from histoloom.autoencoder.vqgan import to_float
 from histoloom.clustering.features.base import BLOCK, EncoderRecord, Features, Sources
-from histoloom.clustering.features.efficientnet import MIN_SIZE, SHA256, EfficientNetLite0
+from histoloom.clustering.features.efficientnet import SHA256, EfficientNetLite0
 from histoloom.clustering.features.images import ImageFeatures, PatchImages
-from histoloom.config import PerceptualTrunk
+from histoloom.config import LPIPS_MIN_SIZE, PerceptualTrunk
 from histoloom.errors import UserError
 from histoloom.run.stage import StageContext
 from histoloom.training.devices import accelerator
@@ -35,7 +35,7 @@ class PerceptualFeatures(ImageFeatures):
         super().__init__(images=images, device=device)
         self.trunk = trunk
         self.activations, self.digest = _load(trunk, device=device)
-        blank_B3HW = torch.zeros(BLOCK, 3, MIN_SIZE, MIN_SIZE, device=device)
+        blank_B3HW = torch.zeros(BLOCK, 3, LPIPS_MIN_SIZE, LPIPS_MIN_SIZE, device=device)
         with torch.no_grad():
             self._shape = (sum(tap_BCHW.shape[1] for tap_BCHW in self.activations(blank_B3HW)),)
 
