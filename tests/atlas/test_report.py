@@ -247,6 +247,24 @@ def test_clusters_that_follow_slides_have_a_warning_and_others_have_none(finishe
     assert "may follow slides" not in report(finished).text
 
 
+def test_clusters_that_follow_colour_have_a_warning_and_old_runs_have_no_table(finished: Run) -> None:
+    sentence = "Colour explains most of the <clusters>."
+    rows = [{"k": k, "n": 72, "colour": 0.8125, "stain": 0.5, "warning": sentence if k == 4 else ""} for k in (2, 4)]
+    slide = {"factor": "slide", "null": "patches", "n": 72, "levels": 3, "mi": 0.1, "nmi": 0.2, "ami": 0.05, "k": 4}
+    slide |= {"share": 0.1, "excess": 0.01, "null_mean": 0.02, "null_high": 0.04, "z": 1.0, "p": 0.2, "warns": False}
+    path = finished.folder("clusters") / "confounding.json"
+    write_json(path, {"colour": rows, "associations": [slide]})
+    document = report(finished)
+    assert "The clusters at k = 4 may follow colour rather than tissue." in document.text
+    assert document.text.count(sentence) == 1
+    table = document.table("Agreement of the clusters with those that k-means finds in colour")[1:]
+    assert table == [["2", "0.812", "0.500", "–", ""], ["4", "0.812", "0.500", "0.050", "warning"]]
+    write_json(path, {"colour": rows[:1], "associations": [slide]})
+    assert "may follow colour" not in report(finished).text
+    write_json(path, {"associations": [slide]})
+    assert "that k-means finds in colour" not in report(finished).text
+
+
 def test_the_page_stays_small(finished: Run, tmp_path: Path) -> None:
     write_map(finished, "slide-0")
     inputs = {stage: finished.folder(stage) for stage in STAGES}

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import mutual_info_score
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_mutual_info_score, mutual_info_score
 
 from histoloom.clustering.confounding.association import (
+    COLOUR_WARN_ABOVE,
     PERMUTATIONS,
     Factor,
     association,
+    colour_agreement,
     mutual_information,
     one_slide_clusters,
     patch_stains,
@@ -106,6 +109,70 @@ def test_stain_is_measured_as_it_was_mixed() -> None:
     assert [balance[slide].balance for slide in ("a", "b")] == pytest.approx([0.75, 0.2], abs=0.03)
 
 
+def test_colour_is_mean_and_deviation_over_the_patch() -> None:
+    images_NHW3 = numpy_generator(0, "pixels").integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
+    result = patch_stains(images_NHW3)
+    flat_NP3 = images_NHW3.reshape(3, -1, 3).astype(np.float64)
+    np.testing.assert_allclose(result.colour_N6[:, :3], flat_NP3.mean(1))
+    np.testing.assert_allclose(result.colour_N6[:, 3:], flat_NP3.std(1))
+    np.testing.assert_array_equal(result.stain_N4[:, 0], result.haematoxylin_N)
+    half_glass = patch_stains(stained(0.9, 0.3, n=1)).stain_N4[0]
+    np.testing.assert_allclose(half_glass, [0.45, 0.15, 0.45, 0.15], atol=0.02)
+
+
+def coloured(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Patches of one tone each, its haematoxylin and eosin drawn at random, and with speckles or none, by chance.
+
+    uint8 (n, 8, 8, 3), and which have speckles (n,): these differ from the others in texture, not in colour.
+    """
+    rng = numpy_generator(0, "coloured")
+    parts, speckled_N = [], rng.integers(0, 2, count)
+    for h, e, speckles in zip(*rng.uniform(0.1, 1.2, (2, count)), speckled_N, strict=True):
+        image_HW3 = stained(h, e, n=1)[0]
+        pixels_P3 = image_HW3.reshape(-1, 3)
+        parts.append((rng.permutation(pixels_P3) if speckles else pixels_P3).reshape(image_HW3.shape))
+    return np.stack(parts), speckled_N
+
+
+def test_clusters_made_from_colour_warn_and_clusters_independent_of_it_do_not() -> None:
+    images_NHW3, speckled_N = coloured(1200)
+    stains = patch_stains(images_NHW3)
+    made_of = {"colour": stains.colour_N6, "stain": stains.stain_N4}
+    for name, x_ND in made_of.items():
+        labels = {k: KMeans(k, n_init=1, random_state=1).fit_predict(x_ND) for k in (4, 6)}
+        for entry in colour_agreement(labels, stains=stains, seed=0):
+            assert getattr(entry, name) >= COLOUR_WARN_ABOVE, (name, entry)
+            assert entry.warning.startswith("Colour explains most of the clusters")
+            assert entry.warning.count(". ") == 0, "one sentence"
+    random_N = numpy_generator(1, "labels").integers(0, 6, len(images_NHW3))
+    for k, labels_N in ((2, speckled_N), (6, random_N)):
+        (entry,) = colour_agreement({k: labels_N}, stains=stains, seed=0)
+        assert abs(entry.colour) < 0.02
+        assert abs(entry.stain) < 0.02
+        assert entry.warning == ""
+
+
+def test_agreement_with_colour_is_the_adjusted_information_and_repeats() -> None:
+    stains = patch_stains(coloured(300)[0])
+    labels = {3: numpy_generator(0, "labels").integers(0, 3, 300)}
+    labels[3][:200] = KMeans(3, n_init=4, random_state=0).fit_predict(stains.colour_N6)[:200]
+    (entry,) = colour_agreement(labels, stains=stains, seed=0)
+    starts = [KMeans(3, n_init=1, random_state=start).fit_predict(stains.colour_N6) for start in range(20)]
+    expected = max(adjusted_mutual_info_score(start_N, labels[3]) for start_N in starts)
+    assert entry.colour == pytest.approx(expected, abs=0.03)
+    assert (entry.k, entry.n) == (3, 300)
+    assert colour_agreement(labels, stains=stains, seed=0) == [entry]
+
+
+def test_no_comparison_with_colour_where_there_are_fewer_colours_than_clusters() -> None:
+    images_NHW3 = np.concatenate([stained(0.9, 0.3, n=20), stained(0.2, 0.8, n=20)])
+    stains = patch_stains(images_NHW3)
+    labels = {2: np.repeat([0, 1], 20), 3: np.arange(40) % 3}
+    (entry,) = colour_agreement(labels, stains=stains, seed=0)
+    assert entry.k == 2
+    assert (entry.colour, entry.stain) == pytest.approx((1, 1))
+
+
 @pytest.fixture(scope="module")
 def patches(tmp_path_factory: pytest.TempPathFactory) -> PatchSet:
     """Eight slides of four patients, half of them with more eosin."""
@@ -135,6 +202,21 @@ def test_no_warning_where_nothing_is_wrong(patches: PatchSet) -> None:
     factors = [entry.factor for entry in result.associations]
     assert factors == ["slide", "patient", "slide_stain", "haematoxylin", "eosin"]
     assert max(entry.excess for entry in result.associations) < 0.05
+    (colour,) = result.colour
+    assert max(abs(colour.colour), abs(colour.stain)) < 0.1
+    assert colour.warning == ""
+    assert result.ami_with_slides(4) == pytest.approx(0, abs=0.05)
+
+
+def test_a_run_without_comparison_with_colour_still_loads(patches: PatchSet, tmp_path: Path) -> None:
+    result = examine(labels_of(patches, tissues()), patches=patches, seed=0)
+    content = result.model_dump(mode="json")
+    del content["colour"], content["rule"]["colour"]
+    write_json(tmp_path / "confounding.json", content)
+    loaded = Confounding.load(tmp_path)
+    assert loaded is not None
+    assert loaded.associations == result.associations
+    assert loaded.colour_of(4) is None
 
 
 def test_clusters_of_the_stain_are_distinguished_from_clusters_of_the_patient(

@@ -188,22 +188,39 @@ class OneSlide(Record):
     patches: int
 
 
+class ColourAgreement(Record):
+    """Clusters of one ``k`` beside k-means with the same k on colour alone, over ``n`` patches.
+
+    ``colour`` and ``stain``: adjusted mutual information (AMI) with k-means on RGB, and on the densities of
+    haematoxylin and eosin; 1 for the same partition, 0 by chance. ``warning``: a sentence, empty where none is due.
+    """
+
+    k: int
+    n: int
+    colour: float
+    stain: float
+    warning: str = ""
+
+
 class WarningRule(Record):
     """When the user is warned: ``p`` at most, ``excess`` of each factor and ``one_slide`` share at least.
 
-    ``null_high``: the quantile of the null that is reported as its upper bound.
+    ``null_high``: the quantile of the null that is reported as its upper bound. ``colour``: the least agreement with
+    k-means on colour or stain; None in runs that did not compare them.
     """
 
     p: float
     excess: Mapping[str, float]
     one_slide: float
     null_high: float
+    colour: float | None = None
 
 
 class Confounding(Record):
-    """``confounding.json``: ``associations`` by rising k, and ``warnings`` in plain sentences, by k.
+    """``confounding.json``: ``associations`` and ``colour`` by rising k, and ``warnings`` in plain sentences, by k.
 
-    ``patches`` were examined, the stain of ``stain_patches`` of them was measured.
+    ``patches`` were examined, the stain of ``stain_patches`` of them was measured. ``colour`` is empty in runs that did
+    not compare the clusters with colour. ``warnings`` are those about slides.
     """
 
     patches: int = 0
@@ -212,7 +229,16 @@ class Confounding(Record):
     rule: WarningRule | None = None
     associations: tuple[Association, ...] = ()
     one_slide: tuple[OneSlide, ...] = ()
+    colour: tuple[ColourAgreement, ...] = ()
     warnings: Mapping[int, tuple[str, ...]] = {}
+
+    def colour_of(self, k: int) -> ColourAgreement | None:
+        """The comparison of the clusters of ``k`` with colour; None where there is none."""
+        return next((entry for entry in self.colour if entry.k == k), None)
+
+    def ami_with_slides(self, k: int) -> float | None:
+        """AMI of the clusters of ``k`` with slides; None where there is one slide."""
+        return next((entry.ami for entry in self.associations if (entry.k, entry.factor) == (k, "slide")), None)
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:

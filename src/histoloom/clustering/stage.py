@@ -116,10 +116,17 @@ def run(context: StageContext, *, train_restart: TrainRestart | None = None) -> 
     decision.save(context.out)
     context.say(f"k = {decision.k}: {decision.text}")
 
-    # What the clusters share with slide, patient and stain: confounding.json
+    # What the clusters share with slide, patient, stain and colour: confounding.json
     confounding = examine(table, patches=patches, seed=seed)
     confounding.save(context.out)
-    for sentence in confounding.warnings.get(decision.k, ()):
+    colour, slides = confounding.colour_of(decision.k), confounding.ami_with_slides(decision.k)
+    if colour is not None:
+        with_slides = "" if slides is None else f", with slides {slides:.2f}"
+        context.say(
+            f"agreement of the clusters at k = {decision.k} (AMI, 1 is the same partition): with k-means on colour "
+            f"{colour.colour:.2f}, on stain {colour.stain:.2f}{with_slides}"
+        )
+    for sentence in (*confounding.warnings.get(decision.k, ()), *filter(None, [colour and colour.warning])):
         context.say(f"warning, clusters at k = {decision.k}: {sentence}")
 
 

@@ -1,4 +1,4 @@
-"""What clusters share with slide, patient and stain: mutual information against a permutation null.
+"""What clusters share with slide, patient, stain and colour: mutual information, against a permutation null.
 
 Patches of one slide lie near each other, so that clusters of real tissue beat a null that permutes patches whenever
 slides hold different tissue. What counts is therefore the size of the effect: the share of the clusters' entropy that a
@@ -7,6 +7,8 @@ slides, which asks what they explain beyond any other grouping of the same slide
 
 Stain is measured as mean optical density of haematoxylin and eosin: light falls off by the law of Beer and Lambert, and
 its density is split by the directions of scikit-image (Ruifrok & Johnston 2001), as in ``slides.stain.augment``.
+
+Colour has no levels to permute: the clusters are compared with those that k-means finds in colour alone.
 
 Shapes: N patches, H x W px, 3 channels, K clusters, L levels of a factor, S slides, P permutations.
 """
@@ -19,9 +21,11 @@ from typing import Literal
 
 import numpy as np
 from skimage.color import hed_from_rgb
+from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
-from histoloom.clustering.results import Association, OneSlide
+from histoloom.clustering.results import Association, ColourAgreement, OneSlide
+from histoloom.seeding import derive
 
 PERMUTATIONS = 200
 SIGNIFICANT = 0.05
@@ -33,6 +37,12 @@ ONE_SLIDE, ONE_SLIDE_PATCHES, LEAST_SLIDES = 0.9, 10, 3
 
 WARN_ABOVE: Mapping[str, float] = {"slide": 0.1, "patient": 0.1, "slide_stain": 0.1}
 """Least excess that is warned of (docs/explanation/confounding.md). A patch's own stain is tissue: no warning."""
+
+COLOUR_WARN_ABOVE = 0.75
+"""Least AMI with k-means on colour or stain that is warned of (docs/explanation/confounding.md)."""
+
+COLOUR_STARTS = 8
+"""Of k-means on colour; the start that agrees best counts, since several partitions of colour can be equally good."""
 
 PIXELS = 64
 """Pixels sampled along each side: a mean needs no more."""
@@ -150,6 +160,12 @@ ADVICE = (
     "then patches.stain=macenko, more slides, or clusters.independence=4 may help."
 )
 
+_COLOUR_WARNING = (
+    "Colour explains most of the clusters: k-means on {closest} alone finds nearly the same ones (AMI {ami:.2f}, "
+    "warned of from {least:.2f}), so look whether each cluster is one tissue or one shade, and try other "
+    "clusters.features."
+)
+
 
 def warnings_of(k: int, *, associations: Sequence[Association], one_slide: Sequence[OneSlide]) -> list[str]:
     """What is wrong at ``k``, a sentence each, and what to do; empty where nothing is."""
@@ -171,12 +187,17 @@ def warnings_of(k: int, *, associations: Sequence[Association], one_slide: Seque
 
 @dataclass(frozen=True)
 class PatchStains:
-    """Of each patch, (N,): mean density of haematoxylin and of eosin, and the sums of both over its tissue's pixels."""
+    """Of each patch, (N,): mean density of haematoxylin and of eosin, and the sums of both over its tissue's pixels.
+
+    ``colour_N6`` and ``stain_N4``: mean, then deviation, over the pixels of RGB (0..255), and of the two densities.
+    """
 
     haematoxylin_N: np.ndarray
     eosin_N: np.ndarray
     tissue_haematoxylin_N: np.ndarray
     tissue_eosin_N: np.ndarray
+    colour_N6: np.ndarray
+    stain_N4: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -187,16 +208,44 @@ class SlideStain:
 
 
 def patch_stains(images_NHW3: np.ndarray) -> PatchStains:
-    """Stains of patches, uint8 (N, H, W, 3)."""
+    """Colour and stains of patches, uint8 (N, H, W, 3)."""
     step = max(1, images_NHW3.shape[1] // PIXELS)
-    density_NHW3 = -np.log((images_NHW3[:, ::step, ::step].astype(np.float64) + 1) / 256)
-    stains_NHW3 = density_NHW3 @ hed_from_rgb
-    h_NHW, e_NHW = stains_NHW3[..., 0].clip(min=0), stains_NHW3[..., 1].clip(min=0)
-    tissue_NHW = density_NHW3.mean(axis=-1) > TISSUE_DENSITY
+    rgb_NHW3 = images_NHW3[:, ::step, ::step].astype(np.float64)
+    density_NHW3 = -np.log((rgb_NHW3 + 1) / 256)
+    stains_NHW2 = (density_NHW3 @ hed_from_rgb)[..., :2].clip(min=0)
+    tissue_NHW1 = density_NHW3.mean(axis=-1, keepdims=True) > TISSUE_DENSITY
     axes = (1, 2)
-    return PatchStains(
-        h_NHW.mean(axes), e_NHW.mean(axes), (h_NHW * tissue_NHW).sum(axes), (e_NHW * tissue_NHW).sum(axes)
+    tissue_N2 = (stains_NHW2 * tissue_NHW1).sum(axes)
+    colour_N6, stain_N4 = (
+        np.concatenate([values.mean(axes), values.std(axes)], axis=1) for values in (rgb_NHW3, stains_NHW2)
     )
+    return PatchStains(stain_N4[:, 0], stain_N4[:, 1], tissue_N2[:, 0], tissue_N2[:, 1], colour_N6, stain_N4)
+
+
+def colour_agreement(
+    labels: Mapping[int, np.ndarray], *, stains: PatchStains, seed: int
+) -> list[ColourAgreement]:
+    """Each k's clusters of the patches of ``stains``, (N,) by k, beside k-means on their colour and on their stain.
+
+    A k is left out where there are fewer different patches than clusters.
+    """
+    features = {"colour": stains.colour_N6, "stain": stains.stain_N4}
+    different = min(len(np.unique(x_ND, axis=0)) for x_ND in features.values())
+    agreements = []
+    for k, labels_N in labels.items():
+        if k > different:
+            continue
+        best = dict.fromkeys(features, -1.0)
+        for name, x_ND in features.items():
+            for start in range(COLOUR_STARTS):
+                model = KMeans(k, n_init=1, random_state=derive(seed, "confounding", name, k, start) % 2**32)
+                ami = float(adjusted_mutual_info_score(model.fit_predict(x_ND), labels_N))
+                best[name] = max(best[name], ami)
+        closest = max(best, key=lambda name: best[name])
+        warning = _COLOUR_WARNING.format(closest=closest, ami=best[closest], least=COLOUR_WARN_ABOVE)
+        warns = best[closest] >= COLOUR_WARN_ABOVE
+        agreements.append(ColourAgreement(k=k, n=len(labels_N), **best, warning=warning if warns else ""))
+    return agreements
 
 
 def slide_stains(stains: PatchStains, *, slides_N: np.ndarray) -> Mapping[str, SlideStain]:

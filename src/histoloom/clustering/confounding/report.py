@@ -1,4 +1,4 @@
-"""``confounding.json``: what the clusters of every k share with slide, patient and stain.
+"""``confounding.json``: what the clusters of every k share with slide, patient, stain and colour.
 
 Shapes: N patches, M patches whose stain is measured.
 """
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.clustering.confounding.association import (
+    COLOUR_WARN_ABOVE,
     HIGH,
     ONE_SLIDE,
     PERMUTATIONS,
@@ -20,6 +21,7 @@ from histoloom.clustering.confounding.association import (
     PatchStains,
     association,
     by_quantile,
+    colour_agreement,
     one_slide_clusters,
     patch_stains,
     slide_stain_groups,
@@ -32,7 +34,7 @@ from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
 
 MOST_PATCHES, MOST_STAINS = 20_000, 2_000
-"""At most so many patches, drawn at random, are examined; the stain of so many of these is measured."""
+"""At most so many patches, drawn at random, are examined; stain and colour of so many of these are measured."""
 
 STAIN_BINS, CHUNK = 8, 64
 
@@ -64,9 +66,10 @@ def examine(labels: pd.DataFrame, *, patches: PatchSet, seed: int) -> Confoundin
         patches=len(table),
         stain_patches=len(some),
         permutations=PERMUTATIONS,
-        rule=WarningRule(p=SIGNIFICANT, excess=WARN_ABOVE, one_slide=ONE_SLIDE, null_high=HIGH),
+        rule=WarningRule(p=SIGNIFICANT, excess=WARN_ABOVE, one_slide=ONE_SLIDE, null_high=HIGH, colour=COLOUR_WARN_ABOVE),
         associations=tuple(sorted(associations, key=lambda entry: entry.k)),
         one_slide=tuple(one_slide),
+        colour=tuple(colour_agreement({k: labels_N[some] for k, labels_N in by_k.items()}, stains=stains, seed=seed)),
         warnings={k: sentences for k, sentences in warnings.items() if sentences},
     )
 
