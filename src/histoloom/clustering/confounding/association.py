@@ -222,9 +222,7 @@ def patch_stains(images_NHW3: np.ndarray) -> PatchStains:
     return PatchStains(stain_N4[:, 0], stain_N4[:, 1], tissue_N2[:, 0], tissue_N2[:, 1], colour_N6, stain_N4)
 
 
-def colour_agreement(
-    labels: Mapping[int, np.ndarray], *, stains: PatchStains, seed: int
-) -> list[ColourAgreement]:
+def colour_agreement(labels: Mapping[int, np.ndarray], *, stains: PatchStains, seed: int) -> list[ColourAgreement]:
     """Each k's clusters of the patches of ``stains``, (N,) by k, beside k-means on their colour and on their stain.
 
     A k is left out where there are fewer different patches than clusters.

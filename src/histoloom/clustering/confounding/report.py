@@ -66,7 +66,9 @@ def examine(labels: pd.DataFrame, *, patches: PatchSet, seed: int) -> Confoundin
         patches=len(table),
         stain_patches=len(some),
         permutations=PERMUTATIONS,
-        rule=WarningRule(p=SIGNIFICANT, excess=WARN_ABOVE, one_slide=ONE_SLIDE, null_high=HIGH, colour=COLOUR_WARN_ABOVE),
+        rule=WarningRule(
+            p=SIGNIFICANT, excess=WARN_ABOVE, one_slide=ONE_SLIDE, null_high=HIGH, colour=COLOUR_WARN_ABOVE
+        ),
         associations=tuple(sorted(associations, key=lambda entry: entry.k)),
         one_slide=tuple(one_slide),
         colour=tuple(colour_agreement({k: labels_N[some] for k, labels_N in by_k.items()}, stains=stains, seed=seed)),
