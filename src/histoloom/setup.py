@@ -31,6 +31,7 @@ def init_run(
     start: Path | None = None,
 ) -> Run:
     """Make ``path`` a run over ``slides``. The slides are opened, so that a problem with them shows now.
+    Features from files are looked up for the same reason.
 
     ``pseudonymise`` keeps every name of a slide or patient out of the run. ``start``, a run or an exported generator,
     is copied into the run, which begins with its weights.
@@ -55,11 +56,18 @@ def init_run(
             values = with_start(values, copy)
         previous = load_config(path / "config.yaml") if (path / "config.yaml").is_file() else None
         config = resolve_auto(make_config(with_settings(values, settings)), previous=previous)
+        config = _with_absolute_files(config, settings=settings)
         if copy is not None:
             require_fit(config, copy)
         if pseudonymise:
             config = config.model_copy(update={"slides": pseudonymised(config.slides, run=path)})
-        find_slides(config.slides)
+        entries = [entry for entry in find_slides(config.slides) if entry.usable]
+        if config.clusters.files is not None:
+            from histoloom.clustering.features.from_files import find_features
+            from histoloom.clustering.features.tile_files import TileFiles
+
+            files = TileFiles(Path(config.clusters.files), obsm=config.clusters.obsm)
+            find_features({entry.slide_id: (entry.stored_file, entry.slide) for entry in entries}, files=files)
         run = Run.create(path, config)
 
         # The generator goes where the run looks for it, unless it is there, whole.
@@ -113,13 +121,26 @@ def resolve_auto(config: Config, *, previous: Config | None = None) -> Config:
     return config.model_copy(update={"autoencoder": auto.model_copy(update={"perceptual": perceptual})})
 
 
+def _with_absolute_files(config: Config, *, settings: Sequence[str]) -> Config:
+    """``config`` with ``clusters.files`` as an absolute path, where it is among ``settings``.
+
+    Raises ``UserError`` where nothing is there: the clusters come hours later.
+    """
+    if config.clusters.files is None or not any(setting.startswith("clusters.files=") for setting in settings):
+        return config
+    files = Path(config.clusters.files).expanduser().resolve()
+    if not files.exists():
+        raise UserError(f"clusters.files: {files} does not exist; give a folder or a file of features")
+    return config.model_copy(update={"clusters": config.clusters.model_copy(update={"files": str(files)})})
+
+
 def change_settings(run: Run, settings: Sequence[str], *, save: bool) -> Run:
     """``run`` with other settings; stages that depend on them become stale, and none is lost.
 
     Raises ``UserError`` when another process works on the run.
     """
     values = with_settings(run.config.model_dump(mode="json"), settings)
-    changed = Run(run.path, resolve_auto(make_config(values)))
+    changed = Run(run.path, _with_absolute_files(resolve_auto(make_config(values)), settings=settings))
     if save:
         with run.locked():
             changed.save_config()

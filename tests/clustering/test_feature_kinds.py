@@ -1,4 +1,4 @@
-"""Every kind of features keeps the same promises: its shape, the patch alone, repeatable, the same when loaded."""
+"""Every kind of features of images keeps its promises: its shape, the patch alone, repeatable, the same when loaded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from histoloom.setup import change_settings
 from histoloom.slides.patch_set import PatchSet
 
 ROWS = 40
-VECTORS = [kind for kind in KINDS if kind != "latents"]
+OF_IMAGES = [kind for kind in KINDS if kind != "files"]  # features from files are tested in test_tile_files.py
+VECTORS = [kind for kind in OF_IMAGES if kind != "latents"]
 NO_TRANSFORMERS = find_spec("transformers") is None
 TINY_TRAINING = (
     "clusters.selfsup.channels=8",
@@ -71,7 +72,7 @@ def context(tiny_run: Path, request: pytest.FixtureRequest) -> Context:
     return made
 
 
-@pytest.fixture(params=list(KINDS))
+@pytest.fixture(params=OF_IMAGES)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -22,6 +22,7 @@ from histoloom.atlas.report.figures import read_image
 from histoloom.atlas.report.page import render
 from histoloom.atlas.report.read_run import read_page
 from histoloom.clustering.classifier import Classifier
+from histoloom.clustering.features.base import ImagesUnsupported
 from histoloom.clustering.results import Decision
 from histoloom.names import current_labels
 from histoloom.progress import meter
@@ -47,7 +48,14 @@ def run(context: StageContext) -> None:
     current = MapRecord("", clusters=clustering.fingerprint, k=k, limit=config.report.map_patches)
     colours = cluster_colours(current_labels(context.run, k=k), k=k)
     missing = [slide_id for slide_id in selected if not _reuse_map(context, slide_id, current=current, colours=colours)]
-    classifier = load_classifier(config, context.inputs) if missing else None
+    classifier: Classifier | None = None
+    try:
+        classifier = load_classifier(config, context.inputs) if missing else None
+    except ImagesUnsupported as error:
+        context.say(f"no tissue maps: {error}")
+        missing = []
+        for slide_id in selected:
+            replace(current, slide_id=slide_id, title=slide_id, missing=str(error)).save(folder / f"{slide_id}.json")
     with meter("mapping slides", total=len(selected), done=len(selected) - len(missing)) as progress:
         for slide_id in missing:
             assert classifier is not None, "loaded where a slide has no map"

@@ -26,7 +26,8 @@ class Classifier:
     def load(*, autoencoder: Path, latents: Path, clusters: Path, device: torch.device) -> Classifier:
         """Read the networks from the folders of the three stages.
 
-        ``UserError`` where the clusters were made with an encoder that is not the run's own, and that is gone.
+        ``UserError`` where the clusters were made with an encoder that is not the run's own, and that is gone;
+        ``ImagesUnsupported`` where they were made of features from files.
         """
         inputs = {"autoencoder": autoencoder, "latents": latents}
         return Classifier(

@@ -293,11 +293,12 @@ class ClustersConfig(Section):
 
     retired: ClassVar[Mapping[str, object]] = {"consistency": "augment"}
 
-    features: Literal["latents", "pooled", "codes", "perceptual", "selfsup", "encoder"] = Field(
+    features: Literal["latents", "pooled", "codes", "perceptual", "selfsup", "encoder", "files"] = Field(
         "latents",
         description="what is clustered: latent maps; their means and deviations over positions (pooled); histograms "
         "of codes; activations of an ImageNet classifier (perceptual); features of an encoder that is trained on the "
-        "run's patches (selfsup); features of a Hugging Face or timm encoder (docs/explanation/features.md)",
+        "run's patches (selfsup); features of a Hugging Face or timm encoder; features that another program computed "
+        "(files) (docs/explanation/features.md)",
     )
     trunk: PerceptualTrunk = Field(
         "efficientnet-lite0", description="the classifier of features: perceptual; all but the first are LPIPS's trunks"
@@ -306,6 +307,15 @@ class ClustersConfig(Section):
         None,
         pattern=r"^(hf|timm):\S.*$",
         description="with features: encoder, hf:NAME or timm:NAME; NAME is an absolute folder or a cached repository",
+    )
+    files: str | None = Field(
+        None,
+        min_length=1,
+        description="with features: files, a folder with one .h5 or .h5ad a slide, or with .npy files and their "
+        "tables; or one such file (docs/how-to/features-from-files.md)",
+    )
+    obsm: str | None = Field(
+        None, min_length=1, description="with .h5ad files, the key of obsm that holds the features; null: they are X"
     )
     selfsup: SelfsupConfig | None = Field(None, description="the encoder of features: selfsup; null: none")
     k: tuple[int, ...] = Field(
@@ -406,6 +416,13 @@ class ClustersConfig(Section):
                 "features: encoder and a name in encoder (hf:NAME, timm:NAME) go together; give both, or another kind "
                 "of features and clusters.encoder=null"
             )
+        if (self.features == "files") != (self.files is not None):
+            raise ValueError(
+                "features: files and the place of the files in files go together; give both, or another kind of "
+                "features and clusters.files=null"
+            )
+        if self.obsm is not None and self.files is None:
+            raise ValueError("obsm has no effect without features: files; leave it out")
         if self.features != "perceptual" and self.trunk != type(self).model_fields["trunk"].default:
             raise ValueError("trunk has no effect without features: perceptual; leave it out")
         if self.selfsup is not None and self.features != "selfsup":

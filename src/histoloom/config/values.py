@@ -116,6 +116,8 @@ LATER: Mapping[str, Any] = {
     "clusters": {
         "features": "latents",
         "encoder": None,
+        "files": None,
+        "obsm": None,
         "trunk": "efficientnet-lite0",
         "positives": "views",
         "selfsup": {"training": BETAS},

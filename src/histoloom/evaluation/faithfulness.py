@@ -20,6 +20,7 @@ from sklearn.metrics import confusion_matrix
 from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
 from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clustering_set import Clustering
+from histoloom.clustering.features.base import ImagesUnsupported
 from histoloom.evaluation.cluster_classifier import LabelledSet, predict_clusters, train_classifier
 from histoloom.evaluation.images import ImageRows, SampleFolder
 from histoloom.evaluation.results import (
@@ -65,9 +66,13 @@ def write_faithfulness(
         return
 
     classifier, usefulness = _classify(context, train=train, synthetic=synthetic, held_out=held_out, k=k)
-    clusterer = None
+    clusterer, no_clusterer = None, None
     if {"autoencoder", "latents"} <= context.inputs.keys():
-        clusterer = _recluster(context, synthetic=synthetic, held_out=held_out, k=k)
+        try:
+            clusterer = _recluster(context, synthetic=synthetic, held_out=held_out, k=k)
+        except ImagesUnsupported as error:
+            no_clusterer = str(error)
+            context.say(f"the run's clusterer does not judge the samples: {error}")
     result = Faithfulness(
         k=k,
         n_real=len(train),
@@ -75,6 +80,7 @@ def write_faithfulness(
         classifier=classifier,
         usefulness=usefulness,
         clusterer=clusterer,
+        no_clusterer=no_clusterer,
     )
     result.save(context.out)
 

@@ -212,7 +212,7 @@ class Faithfulness(ResultFile):
     """``faithfulness.json``, for the chosen ``k``.
 
     Where there are too few held-out patches, ``note`` says so and everything else is None. ``clusterer`` is None where
-    the run's own clusterer was not at hand.
+    the run's own clusterer was not at hand, or cannot judge images for the reason ``no_clusterer``.
     """
 
     FILE = "faithfulness.json"
@@ -225,6 +225,7 @@ class Faithfulness(ResultFile):
     classifier: ClassifierRecognition | None = Field(default=None, alias="judge")
     usefulness: Usefulness | None = None
     clusterer: ClustererRecognition | None = None
+    no_clusterer: str | None = None
 
     def as_json(self) -> object:
         """The content of the file, without the values that are None."""

@@ -206,7 +206,7 @@ def recognition_line(faithfulness: Faithfulness | None, *, cluster: int, k: int)
 
 
 def usefulness_sentences(faithfulness: Faithfulness | None, *, k: int) -> tuple[str, ...]:
-    """How well classifiers learn from all samples together."""
+    """How well classifiers learn from all samples together, and why the run's own clusterer says nothing of them."""
     if faithfulness is None or faithfulness.k != k:
         return ()
     if faithfulness.note is not None:
@@ -219,12 +219,15 @@ def usefulness_sentences(faithfulness: Faithfulness | None, *, k: int) -> tuple[
         low, high = accuracy.interval
         return f"{accuracy.accuracy:.0%} ({low:.0%} to {high:.0%})"
 
-    return (
+    sentences = [
         "A small classifier of the clusters, tested on real patches of held-out slides, recognises "
         f"{score(useful.real)} trained on real patches, {score(useful.synthetic)} trained on samples alone and "
         f"{score(useful.both)} trained on both ({faithfulness.n_real:,} real patches, {faithfulness.n_synthetic:,} "
-        "samples; balanced over clusters).",
-    )
+        "samples; balanced over clusters)."
+    ]
+    if faithfulness.no_clusterer is not None:
+        sentences.append(f"The run's own clusterer does not judge the samples: {faithfulness.no_clusterer}.")
+    return tuple(sentences)
 
 
 def cluster_verdict(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.features.base import BLOCK, EncoderRecord, Features, FeaturesRecord, Sources
+from histoloom.clustering.features.from_files import FileFeatures
 from histoloom.clustering.features.latents import Codes, LatentMaps, Pooled, UnscaledLatents, hellinger, pooled
 from histoloom.clustering.features.perceptual import PerceptualFeatures
 from histoloom.clustering.features.pretrained import PretrainedFeatures
@@ -43,6 +44,7 @@ KINDS: Mapping[str, type[Features]] = {
     "selfsup": Selfsup,
     "perceptual": PerceptualFeatures,
     "encoder": PretrainedFeatures,
+    "files": FileFeatures,
 }
 """Every kind of features that patches can be clustered by."""
 
@@ -203,7 +205,7 @@ class PredictedFeatures:
 def load_features(clusters: Path, *, inputs: Mapping[str, Path], device: torch.device) -> PredictedFeatures:
     """What the clusters in this folder are predicted from; ``inputs`` has the folders of the stages before.
 
-    Raises ``UserError`` where a pretrained encoder is gone.
+    Raises ``UserError`` where a pretrained encoder is gone, and ``ImagesUnsupported`` for features from files.
     """
     record = FeaturesRecord.load(clusters)
     if record is None:

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from histoloom.config import PerceptualTrunk
+from histoloom.errors import UserError
 from histoloom.run.directory import read_json, write_json
 from histoloom.run.record import Record
 from histoloom.run.stage import StageContext
@@ -27,9 +28,19 @@ BLOCK = 16
 """Patches that are computed at once: sums differ in the last bit between batch sizes."""
 
 
+class ImagesUnsupported(UserError):
+    """The clusters were made of features from files, which new images do not have."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the clusters are made of features from files (clusters.files), and the cluster of a new image is not "
+            "known; take clusters.features=encoder where new images must be recognised"
+        )
+
+
 class EncoderRecord(Record):
     """The network behind the features: the run's own (``channels``), or a pretrained one (``encoder`` or ``trunk``,
-    ``digest``).
+    ``digest``). Of features from files ``encoder`` is the name in the files.
 
     All are None where the features come from the VQ-GAN's latents.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clustering_set import Clustering
+from histoloom.clustering.features.base import ImagesUnsupported
 from histoloom.errors import UserError
 from histoloom.run.directory import Run
 from histoloom.slides.patch_set import PatchSet
@@ -126,6 +128,7 @@ def encode_picture(
         run = Run.open(home)
         if all(run.artifact(stage) is not None for stage in CLASSIFIER_STAGES):
             folders = {stage: run.folder(stage) for stage in CLASSIFIER_STAGES}
-            predicted = Classifier.load(**folders, device=device).labels(picture.image_HW3[None])
-            clusters = {k: int(labels_1[0]) for k, labels_1 in predicted.items()} | clusters
+            with suppress(ImagesUnsupported):  # the caller asks for a tissue where it needs one
+                predicted = Classifier.load(**folders, device=device).labels(picture.image_HW3[None])
+                clusters = {k: int(labels_1[0]) for k, labels_1 in predicted.items()} | clusters
     return EncodedPicture(picture.name, z_1Chw[0], clusters)
