@@ -18,6 +18,7 @@ from histoloom.autoencoder.losses import (
 from histoloom.autoencoder.stage import make_objectives, make_task
 from histoloom.autoencoder.vqgan import Autoencoder, Discriminator, to_float, to_uint8
 from histoloom.config import AdversarialConfig, AutoencoderConfig, RuntimeConfig
+from histoloom.errors import UserError
 from histoloom.run.stage import EventLog
 from histoloom.training.loop import StepContext, train
 
@@ -87,6 +88,14 @@ def test_saved_weights_come_back(tmp_path: Path) -> None:
     loaded = Autoencoder.load(tmp_path)
     assert loaded.config == model.config
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["autoencoder.json", "autoencoder.safetensors"])
+def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
+    Autoencoder(a_config()).save(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=f"{tmp_path} has no {name}; restore it from a copy"):
+        Autoencoder.load(tmp_path)
 
 
 def test_hinge_losses_have_their_values() -> None:

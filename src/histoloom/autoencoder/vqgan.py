@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from histoloom import paper
 from histoloom.autoencoder.quantizer import Quantized, Quantizer
 from histoloom.config import DISCRIMINATOR_GROUPS, AdversarialConfig, AutoencoderConfig
+from histoloom.errors import UserError
 from histoloom.run.directory import read_json, write_bytes, write_json
 
 HEAD_CHANNELS = {4: 24, 2: 12}
@@ -118,6 +119,9 @@ class Autoencoder(nn.Module):
     @staticmethod
     def load(folder: Path) -> Autoencoder:
         """Read what ``save`` of this or an earlier version wrote; in evaluation mode, on the CPU."""
+        for name in ("autoencoder.json", "autoencoder.safetensors"):
+            if not (folder / name).is_file():
+                raise UserError(f"{folder} has no {name}; restore it from a copy, or train the autoencoder again")
         model = Autoencoder(AutoencoderConfig.model_validate(read_json(folder / "autoencoder.json")))
         model.load_state_dict(load_file(folder / "autoencoder.safetensors"))
         return model.eval().requires_grad_(False)
