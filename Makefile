@@ -6,6 +6,11 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+
+# Modules are compiled when they are first imported (pip would compile all 16,000, of which a third is ever imported),
+# and what was compiled is kept.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo docs test lint format setup clean
 .DEFAULT_GOAL := demo
@@ -42,6 +47,6 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Histoloom needs Python 3.11 or later: make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[dev]'
 	@touch $@
