@@ -8,9 +8,10 @@ Shapes: B images, H x W px, S x S px of the network's input, L tokens, D feature
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,54 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and deviation of the colours (0..1) where a folder has none."""
 
 CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a model's authors set beside its files.
+
+    ``timm``: arguments of ``timm.create_model``, classes by their name; ``side``: px of the input; ``mean``, ``std``:
+    of the colours, 0..1. None: as the files have it.
+    """
+
+    timm: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    side: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+H_OPTIMUS = Recipe(
+    timm={"init_values": 1e-5, "dynamic_img_size": False},
+    mean=(0.707223, 0.578729, 0.703617),
+    std=(0.211883, 0.230117, 0.177517),
+)
+GATED = {"mlp_layer": "SwiGLUPacked", "act_layer": "SiLU"}  # classes, which a config.json cannot hold
+
+RECIPES: Mapping[str, Recipe] = {
+    # github.com/bioptimus/releases; TRIDENT has the same values for H-optimus-1
+    "H-optimus-0": H_OPTIMUS,
+    "H-optimus-1": H_OPTIMUS,
+    # huggingface.co/kaiko-ai/midnight; its configuration has the 518 px of the DINOv2 that it began with
+    "midnight": Recipe(side=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    # github.com/mahmoodlab/UNI
+    "UNI2-h": Recipe(
+        timm={
+            "img_size": 224,
+            "patch_size": 14,
+            "depth": 24,
+            "num_heads": 24,
+            "init_values": 1e-5,
+            "embed_dim": 1536,
+            "mlp_ratio": 2.66667 * 2,
+            "no_embed_class": True,
+            "reg_tokens": 8,
+            "dynamic_img_size": True,
+            **GATED,
+        }
+    ),
+    "Virchow2": Recipe(timm=GATED),  # huggingface.co/paige-ai/Virchow2
+}
+"""By the name of a model's repository, which is the name of its folder too."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +142,8 @@ def load_encoder(name: str, *, device: torch.device) -> PretrainedEncoder:
     """The network called ``hf:NAME`` or ``timm:NAME``; ``UserError`` where it is not on this machine."""
     library, _, place = name.partition(":")
     folder = _folder(place, library=library)
-    encoder = _from_transformers(folder) if library == "hf" else _from_timm(folder)
+    recipe = RECIPES.get(Path(place).name, Recipe())
+    encoder = (_from_transformers if library == "hf" else _from_timm)(folder, recipe=recipe)
     encoder.network.to(device).eval().requires_grad_(False)
     return encoder
 
@@ -124,7 +174,12 @@ def _digest(folder: Path) -> str:
     return fingerprint({"config": config, **{path.name: file_digest(path) for path in files}})
 
 
-def _from_transformers(folder: Path) -> PretrainedEncoder:
+def _from_transformers(folder: Path, *, recipe: Recipe) -> PretrainedEncoder:
+    if "AutoModel" in read_json(folder / "config.json").get("auto_map", {}):
+        raise UserError(
+            f"clusters.encoder: {folder} brings code of its own, which is not run; compute its features with another "
+            "program and set clusters.features=files"
+        )
     try:
         transformers = importlib.import_module("transformers")
     except ImportError as error:
@@ -141,15 +196,24 @@ def _from_transformers(folder: Path) -> PretrainedEncoder:
     absent = [key for key in loading["missing_keys"] if "pooler" not in key]  # poolers are not used
     if absent:
         raise UserError(f"clusters.encoder: {folder} lacks weights ({sorted(absent)[0]}, ...); fetch the model again")
+    # Weights of a part that the network has, but not of a head: the network is not the one that was trained.
+    parts = {key.partition(".")[0] for key in network.state_dict()}
+    ignored = [key for key in loading["unexpected_keys"] if key.partition(".")[0] in parts - {"pooler"}]
+    if ignored:
+        raise UserError(
+            f"clusters.encoder: transformers' {type(network).__name__} has no {sorted(ignored)[0]}, which {folder} "
+            "holds; compute its features with another program and set clusters.features=files"
+        )
 
     # The input's size and colours, as the model's folder has them
     path = folder / "preprocessor_config.json"
     processor = read_json(path) if path.is_file() else {}
-    size = getattr(network.config, "image_size", None) or processor.get("crop_size") or processor.get("size") or 224
+    size = processor.get("crop_size") or processor.get("size") or getattr(network.config, "image_size", None)
     if isinstance(size, dict):
         size = size.get("height") or size.get("shortest_edge")
-    side = int(size[0] if isinstance(size, list | tuple) else size or 224)
-    mean, std = processor.get("image_mean", IMAGENET_MEAN), processor.get("image_std", IMAGENET_STD)
+    side = recipe.side or int(size[0] if isinstance(size, list | tuple) else size or 224)
+    mean = recipe.mean or tuple(processor.get("image_mean", IMAGENET_MEAN))
+    std = recipe.std or tuple(processor.get("image_std", IMAGENET_STD))
 
     has_token = any(key.rsplit(".", 1)[-1] in CLASS_TOKENS for key, _ in network.named_parameters())
 
@@ -167,10 +231,10 @@ def _from_transformers(folder: Path) -> PretrainedEncoder:
             return states[:, 0]
         return states.mean(dim=(2, 3) if states.ndim == 4 else 1)
 
-    return PretrainedEncoder(network, read, side, tuple(mean), tuple(std), _digest(folder))
+    return PretrainedEncoder(network, read, side, mean, std, _digest(folder))
 
 
-def _from_timm(folder: Path) -> PretrainedEncoder:
+def _from_timm(folder: Path, *, recipe: Recipe) -> PretrainedEncoder:
     try:
         timm = importlib.import_module("timm")
     except ImportError as error:
@@ -179,15 +243,30 @@ def _from_timm(folder: Path) -> PretrainedEncoder:
             "install both, or use an hf: encoder, which needs no torchvision"
         ) from error
     try:
-        network = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
+        network = timm.create_model(
+            f"local-dir:{folder}", pretrained=True, num_classes=0, **timm_arguments(recipe, timm=timm)
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"clusters.encoder: {folder} cannot be loaded by timm: {reason}") from error
     cfg = network.pretrained_cfg
-    side = int(cfg["input_size"][-1])
+    side = recipe.side or int(cfg["input_size"][-1])
+    mean, std = recipe.mean or tuple(cfg["mean"]), recipe.std or tuple(cfg["std"])
+    has_token = getattr(network, "cls_token", None) is not None
 
     def read(network: nn.Module, x_B3SS: Tensor) -> Tensor:
-        """timm's own pooled features."""
-        return network(x_B3SS)
+        """timm's own pooled features; where it pools none, the class token, or the mean over tokens."""
+        features: Tensor = network(x_B3SS)
+        if features.ndim != 3:
+            return features
+        return features[:, 0] if has_token else features.mean(dim=1)
 
-    return PretrainedEncoder(network, read, side, tuple(cfg["mean"]), tuple(cfg["std"]), _digest(folder))
+    return PretrainedEncoder(network, read, side, mean, std, _digest(folder))
+
+
+def timm_arguments(recipe: Recipe, *, timm: ModuleType) -> dict[str, object]:
+    """The recipe's arguments of ``timm.create_model``, with the classes behind the names."""
+    classes = {"mlp_layer": timm.layers, "act_layer": nn}
+    return {
+        name: getattr(classes[name], str(value)) if name in classes else value for name, value in recipe.timm.items()
+    }
