@@ -42,11 +42,13 @@ setup: .venv/installed
 clean:
 	rm -rf .venv demo build .mypy_cache .pytest_cache .ruff_cache
 
-# torch comes first and alone, so that nothing else can ask for another build of it.
+# pip of Python 3.11 takes three times as long to find the packages. torch comes first and alone, so that nothing else
+# can ask for another build of it.
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Histoloom needs Python 3.11 or later: make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade pip==26.3
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[dev]'
 	@touch $@

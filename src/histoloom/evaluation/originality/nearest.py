@@ -45,12 +45,17 @@ FULL = SIDE**2 // 4
 MIN_WHOLE, MIN_HALF = 0.5, 0.8
 """share of the whole, or of a half, that has to lie on the training patch"""
 
+PAIRS = 8
+"""that are compared at a time, so that what they need fits the processor's cache"""
+
 _HALF = SIDE // 2
 _HALVES = (slice(0, _HALF), slice(_HALF, SIDE))
-_QUARTERS_TQ = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 0, 1], [1, 1, 0, 0], [0, 0, 1, 1]], np.float32)
-_BAND_T = np.array([0, 1, 1, 2, 2])
+_PARTS = ((0, [0, 1, 2, 3]), (1, [0, 2]), (1, [1, 3]), (2, [0, 1]), (2, [2, 3]))
+"""the band of each part and its quarters of the image"""
 _MIN_PIXELS_T = np.array([MIN_WHOLE, *[MIN_HALF / 2] * 4])[:, None, None] * SIDE**2
 _PAD = FURTHEST + 8
+_INSIDE_SG = sliding_window_view(np.pad(np.ones(SIDE, np.float32), _PAD), SIDE)
+"""which pixels of an image's side lie on the patch, where it starts at S of the padded side"""
 
 
 @dataclass(frozen=True)
@@ -145,49 +150,53 @@ def scores(
     """
     shifts = np.clip(shift_C2, -FURTHEST, FURTHEST)
     moves_P = np.arange(-reach, reach + 1, step)
-    return np.array(
-        [
-            _score(image, patch, shift=shift, sizes=sizes, moves_P=moves_P)
-            for image, patch, shift in zip(images_CBGG, patches_CGG, shifts, strict=True)
-        ]
-    )
+    score_C = np.empty(len(shifts))
+    for start in range(0, len(shifts), PAIRS):
+        part = slice(start, start + PAIRS)
+        score_C[part] = _scores(images_CBGG[part], patches_CGG[part], shifts[part], sizes=sizes, moves_P=moves_P)
+    return score_C
 
 
-def _score(
-    image_BGG: np.ndarray, patch_GG: np.ndarray, *, shift: np.ndarray, sizes: tuple[float, ...], moves_P: np.ndarray
-) -> float:
-    # The image in each size (B, Z, G, G), 0 where it does not reach, and where along a side it does (Z, G).
-    resized = [_enlargement(size) for size in sizes]
-    views_BZGG = np.stack([matrix @ image_BGG @ matrix.T for matrix, _ in resized], axis=1)
-    rows_ZG = np.stack([reached_G for _, reached_G in resized])
+def _scores(
+    images_CBGG: np.ndarray,
+    patches_CGG: np.ndarray,
+    shift_C2: np.ndarray,
+    *,
+    sizes: tuple[float, ...],
+    moves_P: np.ndarray,
+) -> np.ndarray:
+    """The scores of a few pairs. Every product is one of each pair alone, so that a score depends on its pair only."""
+    # The image in each size (C, B, Z, G, G), 0 where it does not reach, and where along a side it does (Z, G).
+    matrices_ZGG, rows_ZG = (np.stack(parts) for parts in zip(*map(_enlargement, sizes), strict=True))
+    views_CBZGG = matrices_ZGG @ images_CBGG[:, :, None] @ matrices_ZGG.transpose(0, 2, 1)
 
     # The patch's pixels below the image at every shift: sums of products, by quarter of the image.
-    top, left = _PAD + shift[0] + moves_P, _PAD + shift[1] + moves_P
-    padded_WW = np.pad(patch_GG, _PAD)
-    windows_PGG = sliding_window_view(padded_WW, (SIDE, SIDE))[np.ix_(top, left)].reshape(-1, SIDE, SIDE)
-    products = np.stack([_quarters(view) @ _quarters(windows_PGG).transpose(0, 2, 1) for view in views_BZGG])
+    top_CP, left_CP = _PAD + shift_C2[:, :1] + moves_P, _PAD + shift_C2[:, 1:] + moves_P
+    below_CQPH = _quarters_below(patches_CGG, top_CP=top_CP, left_CP=left_CP)
+    products = _sum_parts(_quarters(views_CBZGG) @ below_CQPH[:, None].swapaxes(-1, -2))
 
     # Which pixels of the image lie on the patch, how many, and the energies of both there.
-    inside_SG = sliding_window_view(np.pad(np.ones(SIDE, np.float32), _PAD), SIDE)
-    down_PG, right_PG = inside_SG[top], inside_SG[left]
-    count = _sum_parts(_sums_inside(rows_ZG[:, :, None] * rows_ZG[:, None, :], down_PG, right_PG)[None])
+    down_CPG, right_CPG = _INSIDE_SG[top_CP], _INSIDE_SG[left_CP]
+    whole_1ZGG = rows_ZG[None, :, :, None] * rows_ZG[None, :, None, :]
+    count = _sum_parts(_sums_inside(whole_1ZGG, down_CPG[:, None, None], right_CPG[:, None, None]))
     own = [
-        _sum_parts(np.stack([_sums_inside(images_ZGG, down_PG, right_PG) for images_ZGG in energies]))
-        for energies in _energies(views_BZGG)
+        _sum_parts(_sums_inside(energy_CBZGG, down_CPG[:, None, None], right_CPG[:, None, None]))
+        for energy_CBZGG in _energies(views_CBZGG)
     ]
+    masks = [_below(rows_ZG, starts_CP) for starts_CP in (top_CP, left_CP)]
     other = [
-        _sum_parts(_sums_below(np.pad(energies[0, 0], _PAD), rows_ZG, top=top, left=left)[None])
-        for energies in _energies(patch_GG[None, None])
+        _sum_parts(_sums_below(energy_C11GG[:, 0, 0], *masks)[:, None])
+        for energy_C11GG in _energies(patches_CGG[:, None, None])
     ]
     energy = (own[0] + NOISE * count) * (other[0] + NOISE * count)
-    correlation = np.clip(_sum_parts(products) / np.sqrt(energy + 1e-6), 0, 1)
+    correlation = np.clip(products / np.sqrt(energy + 1e-6), 0, 1)
 
     # How many pixels hold structure, as if all of these held the same: the participation number of the energies.
     pixels = np.minimum(*(np.square(sums[1]) / (sums[2] + 1e-6) for sums in (own, other)))
     # The correlation of equal likelihood ratio if ``FULL`` pixels held structure, 0..1: the likelihood ratio of
     # a correlation c among n independent pixels is (1 - c^2)^(-n/2).
     value = np.sqrt(1 - (1 - np.square(correlation)) ** np.minimum(1, pixels / FULL))
-    return float(np.where(count >= _MIN_PIXELS_T, value, 0).max())
+    return np.where(count >= _MIN_PIXELS_T, value, 0).max(axis=(1, 2, 3))
 
 
 @cache
@@ -199,47 +208,66 @@ def _enlargement(size: float) -> tuple[np.ndarray, np.ndarray]:
     return interpolation(SIDE, SIDE, places_G) * reached_G[:, None], reached_G
 
 
-def _sum_parts(sums_BQZP: np.ndarray) -> np.ndarray:
-    """Sums over quarters as sums over parts, each part from its band (of one band, all from that), (T, Z, P)."""
-    band_T = _BAND_T if len(sums_BQZP) > 1 else np.zeros_like(_BAND_T)
-    return np.einsum("tq,tqzp->tzp", _QUARTERS_TQ, sums_BQZP[band_T])
+def _sum_parts(sums_CBQZP: np.ndarray) -> np.ndarray:
+    """Sums over quarters as sums over parts, each part from its band (of one band, all from that), (C, T, Z, P)."""
+    bands = sums_CBQZP.swapaxes(0, 1) if sums_CBQZP.shape[1] > 1 else [sums_CBQZP[:, 0]] * len(BANDS)
+    parts = [bands[band][:, quarters].sum(axis=1) for band, quarters in _PARTS]
+    return np.stack(parts, axis=1)
 
 
-def _energies(images_BZGG: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _energies(images_CBZGG: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Squares, the same spread out over their neighbourhood, and the squares of that."""
-    squares = np.square(images_BZGG)
-    spread = np.stack(
-        [
-            gaussian_in_pieces(NEIGHBOURHOOD, rows) @ image_ZGG @ gaussian_in_pieces(NEIGHBOURHOOD, columns).T
-            for image_ZGG, (rows, columns) in zip(squares, BANDS, strict=False)
-        ]
+    squares = np.square(images_CBZGG)
+    rows_BGG, columns_BGG = (
+        np.stack([gaussian_in_pieces(NEIGHBOURHOOD, pieces[axis]) for pieces in BANDS[: squares.shape[1]]])
+        for axis in (0, 1)
     )
+    spread = rows_BGG[:, None] @ squares @ columns_BGG[:, None].swapaxes(-1, -2)
     return squares, spread, np.square(spread)
 
 
-def _quarters(images_NGG: np.ndarray) -> np.ndarray:
-    """Upper left, upper right, lower left, lower right, as vectors, (Q, N, H * H)."""
-    n = len(images_NGG)
-    parts = images_NGG.reshape(n, 2, _HALF, 2, _HALF).transpose(1, 3, 0, 2, 4)
-    return parts.reshape(4, n, _HALF * _HALF)
+def _quarters(images_CBZGG: np.ndarray) -> np.ndarray:
+    """Upper left, upper right, lower left, lower right, as vectors, (C, B, Q, Z, H * H)."""
+    c, b, z = images_CBZGG.shape[:3]
+    parts = images_CBZGG.reshape(c, b, z, 2, _HALF, 2, _HALF).transpose(0, 1, 3, 5, 2, 4, 6)
+    return parts.reshape(c, b, 4, z, _HALF * _HALF)
 
 
-def _sums_inside(images_ZGG: np.ndarray, down_PG: np.ndarray, right_PG: np.ndarray) -> np.ndarray:
-    """Sums over the pixels of each quarter of the image that lie on the patch at each shift, (Q, Z, P * P)."""
-    sums = [down_PG[:, a] @ images_ZGG[:, a, b] @ right_PG[:, b].T for a in _HALVES for b in _HALVES]
-    return np.stack(sums).reshape(4, len(images_ZGG), -1)
+def _quarters_below(patches_CGG: np.ndarray, *, top_CP: np.ndarray, left_CP: np.ndarray) -> np.ndarray:
+    """The patch's pixels below each quarter of the image at each shift, (C, Q, P * P, H * H)."""
+    padded_CWW = np.pad(patches_CGG, ((0, 0), (_PAD, _PAD), (_PAD, _PAD)))
+    windows = sliding_window_view(padded_CWW, (_HALF, _HALF), axis=(1, 2))
+    halves_2 = np.array([0, _HALF])
+    pair = np.arange(len(patches_CGG))[:, None, None, None, None]
+    rows, columns = halves_2[:, None] + top_CP[:, None], halves_2[:, None] + left_CP[:, None]
+    below = windows[pair, rows[:, :, None, :, None], columns[:, None, :, None, :]]
+    return below.reshape(len(patches_CGG), 4, -1, _HALF * _HALF)
 
 
-def _sums_below(padded_WW: np.ndarray, rows_ZG: np.ndarray, *, top: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Sums over the patch's pixels below each quarter of the image at each size and shift, (Q, Z, P * P)."""
-    # Where the first and the second half of the image's side lie on the padded side, (2, Z, P, W).
-    masks = []
-    for starts_P in (top, left):
-        mask = np.zeros((2, len(rows_ZG), len(starts_P), len(padded_WW)), np.float32)
-        for place, start in enumerate(starts_P):
-            mask[0, :, place, start : start + _HALF] = rows_ZG[:, :_HALF]
-            mask[1, :, place, start + _HALF : start + SIDE] = rows_ZG[:, _HALF:]
-        masks.append(mask)
-    down, right = masks
-    sums = [down[a] @ padded_WW @ right[b].transpose(0, 2, 1) for a in (0, 1) for b in (0, 1)]
-    return np.stack(sums).reshape(4, len(rows_ZG), -1)
+def _sums_inside(images_CBZGG: np.ndarray, down_C11PG: np.ndarray, right_C11PG: np.ndarray) -> np.ndarray:
+    """Sums over the pixels of each quarter of the image that lie on the patch at each shift, (C, B, Q, Z, P * P)."""
+    sums = []
+    for upper_or_lower in _HALVES:
+        rows = down_C11PG[..., upper_or_lower] @ images_CBZGG[..., upper_or_lower, :]
+        sums += [rows[..., side] @ right_C11PG[..., side].swapaxes(-1, -2) for side in _HALVES]
+    return np.stack(sums, axis=2).reshape(*sums[0].shape[:2], 4, sums[0].shape[2], -1)
+
+
+def _below(rows_ZG: np.ndarray, starts_CP: np.ndarray) -> np.ndarray:
+    """Where the first and the second half of the image's side lie on the patch's, at each size and shift.
+
+    ``starts_CP`` count from the padded side's begin. The result is (C, 2, Z, P, G).
+    """
+    halves_2ZG = np.stack([rows_ZG, rows_ZG])
+    halves_2ZG[0, :, _HALF:] = halves_2ZG[1, :, :_HALF] = 0
+    padded_2ZW = np.pad(halves_2ZG, ((0, 0), (0, 0), (_PAD, _PAD)))
+    # The patch's pixel g is the image's pixel g - shift.
+    return np.moveaxis(sliding_window_view(padded_2ZW, SIDE, axis=2)[:, :, 2 * _PAD - starts_CP], 2, 0)
+
+
+def _sums_below(images_CGG: np.ndarray, down_C2ZPG: np.ndarray, right_C2ZPG: np.ndarray) -> np.ndarray:
+    """Sums over the patch's pixels below each quarter of the image at each size and shift, (C, Q, Z, P * P)."""
+    c, _, z, p, _ = down_C2ZPG.shape
+    rows_C2ZPG = (down_C2ZPG.reshape(c, -1, SIDE) @ images_CGG).reshape(down_C2ZPG.shape)
+    sums = rows_C2ZPG[:, :, None] @ right_C2ZPG[:, None].swapaxes(-1, -2)
+    return sums.reshape(c, 4, z, p * p)
