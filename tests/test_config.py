@@ -11,7 +11,6 @@ import yaml
 from histoloom.config import (
     Config,
     Section,
-    SelfsupConfig,
     dump_config,
     identity,
     load_config,
@@ -109,10 +108,15 @@ def test_scientific_notation_is_a_number() -> None:
         ("clusters.features=files", ["clusters", "place of the files", "give both"]),
         ("clusters.files=/features", ["clusters", "features: files", "give both"]),
         ("clusters.obsm=X_uni", ["clusters", "obsm has no effect without features: files"]),
-        ("clusters.selfsup.channels=16", ["clusters", "features: selfsup", "clusters.selfsup=null"]),
-        ("clusters.selfsup.chanels=16", ["clusters.selfsup.chanels", "did you mean 'channels'"]),
-        ("clusters.validity_features=same", ["clusters", "vectors", "flat"]),
-        ("clusters.channels=20", ["clusters", "multiple of 8 with features: latents", "20"]),
+        ("clusters.features=selfsup", ["clusters", "selfsup was removed", "take perceptual"]),
+        ("clusters.selfsup={channels: 16}", ["clusters", "selfsup was removed", "only None is left"]),
+        ("clusters.training.batch_sise=16", ["clusters.training.batch_sise", "did you mean 'batch_size'"]),
+        ("clusters.features=latents", ["clusters", "latents are maps", "clusters.surroundings=0", "positives=views"]),
+        ("clusters.features=[latents, codes]", ["clusters", "latents are maps", "pooled or codes"]),
+        ("clusters.features=[codes, codes]", ["clusters", "several that differ"]),
+        ("clusters.features=[]", ["clusters", "one kind, or several"]),
+        ("clusters.positives=views", ["clusters", "surroundings", "clusters.positives=neighbours"]),
+        ("clusters.surroundings=-1", ["clusters.surroundings", "greater than or equal to 0"]),
         ("autoencoder.adversarial.channels=12", ["adversarial.channels", "multiple of 8, or 1, 2 or 4", "12"]),
         ("runtime.fast=maybe", ["runtime.fast", "'auto', 'on' or 'off'", "maybe"]),
         ("patches.tissue=no", ["patches.tissue", "'all' or 'detect'"]),
@@ -151,19 +155,6 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(setting: str, words: list
         assert word in message
 
 
-def test_the_settings_of_an_own_encoder_are_written_out_and_used() -> None:
-    assert config_of("cpu").clusters.selfsup is None
-    plain = config_of("cpu", "clusters.features=selfsup")
-    assert plain.clusters.selfsup == SelfsupConfig()
-    values = plain.model_dump(mode="json")
-    changed = make_config(with_settings(values, ["clusters.selfsup.training.phases.0.lr=0.01"])).clusters.selfsup
-    assert changed is not None
-    assert changed.training.phases[0].lr == 0.01
-    from_off = with_settings(config_of("cpu").model_dump(mode="json"), ["clusters.selfsup.channels=16"])
-    turned_on = make_config(with_settings(from_off, ["clusters.features=selfsup"]))
-    assert turned_on.clusters.selfsup == SelfsupConfig(channels=16)
-
-
 @pytest.mark.parametrize(
     ("text", "value"), [("on", "on"), ("off", "off"), ("yes", "on"), ("no", "off"), ("auto", "auto"), ('"on"', "on")]
 )
@@ -196,15 +187,6 @@ def test_every_setting_understands_its_own_words() -> None:
     assert {"runtime.fast=on", "evaluation.originality=off", "patches.stain=none"} <= tried
 
 
-def test_what_the_program_filled_in_does_not_block_the_user() -> None:
-    own = config_of("cpu", "clusters.features=selfsup").model_dump(mode="json")
-    codes = make_config(with_settings(own, ["clusters.features=codes"]))
-    assert codes == config_of("cpu", "clusters.features=codes")
-    changed = make_config(with_settings(own, ["clusters.selfsup.channels=16"])).model_dump(mode="json")
-    with pytest.raises(UserError, match=r"clusters\.selfsup=null"):
-        make_config(with_settings(changed, ["clusters.features=codes"]))
-
-
 def test_the_perceptual_loss_stays_as_it_was_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that appear later must not make the same init ask for another run."""
     config = config_of("demo")
@@ -216,20 +198,6 @@ def test_the_perceptual_loss_stays_as_it_was_resolved(monkeypatch: pytest.Monkey
     assert resolve_auto(config, previous=first) == first
     assert resolve_auto(config).autoencoder.perceptual == "lpips"
     assert resolve_auto(config_of("demo", "patches.size=16")).autoencoder.perceptual == "pyramid"
-
-
-def test_one_setting_of_a_training_leaves_its_others_at_their_defaults() -> None:
-    changed = config_of("cpu", "evaluation.cluster_classifier.training.grad_clip=1", "clusters.features=selfsup")
-    changed = make_config(with_settings(changed.model_dump(mode="json"), ["clusters.selfsup.training.batch_size=32"]))
-    at_init = config_of(
-        "cpu",
-        "evaluation.cluster_classifier.training.grad_clip=1",
-        "clusters.features=selfsup",
-        "clusters.selfsup.training.batch_size=32",
-    )
-    assert at_init == changed
-    assert at_init.clusters.selfsup is not None
-    assert at_init.clusters.selfsup.training.warmup_images == 6400
 
 
 def test_every_setting_has_a_description() -> None:
@@ -244,8 +212,17 @@ def test_every_setting_has_a_description() -> None:
 
 
 def test_settings_that_came_later_leave_the_identity_of_runs_made_before() -> None:
-    before, after = identity(config_of("cpu")), identity(config_of("cpu", "clusters.features=pooled"))
-    assert not {"features", "encoder", "selfsup"} & set(before["clusters"])
+    earlier = (
+        "clusters.features=latents",
+        "clusters.surroundings=0",
+        "clusters.positives=views",
+        "clusters.validity_features=pooled",
+    )
+    before, after = (
+        identity(config_of("cpu", *earlier)),
+        identity(config_of("cpu", *earlier, "clusters.features=pooled")),
+    )
+    assert not {"features", "encoder", "surroundings", "positives"} & set(before["clusters"])
     assert after["clusters"] == before["clusters"] | {"features": "pooled"}
     assert set(before["samples"]["sampler"]) == {"method", "steps", "guidance"}
     assert "copies" not in before["latents"]
@@ -253,8 +230,6 @@ def test_settings_that_came_later_leave_the_identity_of_runs_made_before() -> No
     assert identity(config_of("paper"))["autoencoder"]["adversarial"]["betas"] == [0.5, 0.999]
     for section in ("autoencoder", "clusters", "diffusion"):
         assert "ema_width" not in before[section]["training"]
-    selfsup = identity(config_of("cpu", "clusters.features=selfsup"))["clusters"]["selfsup"]
-    assert set(selfsup["training"]) == set(before["diffusion"]["training"])
 
 
 def test_removed_settings_of_the_autoencoder_stay_readable() -> None:

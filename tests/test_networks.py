@@ -11,7 +11,6 @@ import torch
 from histoloom.autoencoder.losses import VQGANLosses
 from histoloom.autoencoder.stage import make_task
 from histoloom.clustering.clusterer import Architecture, build
-from histoloom.clustering.features.vicreg import PatchEncoder
 from histoloom.config import Config, make_config, read_preset, with_settings
 from histoloom.diffusion.model.unet import make_unet
 from histoloom.errors import UserError
@@ -118,7 +117,7 @@ def test_every_clusterer_and_classifier_takes_patches_or_is_refused() -> None:
     assert 3 <= len(accepted) <= len(CLUSTERERS) - 10
     for config in accepted:
         size, clusters = config.patches.size, config.clusters
-        vectors = clusters.features != "latents"
+        vectors = "latents" not in clusters.kinds
         network = build(Architecture(4, clusters.channels, clusters.k, vectors)).network
         side = size // config.autoencoder.factor
         logits = network(torch.randn(4, 4) if vectors else torch.randn(4, 4, side, side))
@@ -129,20 +128,12 @@ def test_every_clusterer_and_classifier_takes_patches_or_is_refused() -> None:
         assert classifier(images).shape == (1, 3)
 
 
-@pytest.mark.parametrize("channels", range(1, 33))
-def test_every_own_encoder_takes_patches_or_is_refused(channels: int) -> None:
-    config = config_of({"clusters.features": "selfsup", "clusters.selfsup.channels": channels})
-    assert (config is None) == (channels % 8 != 0)
-    if config is not None:
-        assert PatchEncoder(channels)(torch.rand(1, 3, 32, 32)).shape == (1, 4 * channels)
-
-
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         (["patches.size=16", "autoencoder.perceptual=lpips"], "at least 32 for autoencoder.perceptual: lpips, got 16"),
         (["patches.size=16", "autoencoder.adversarial.weight=1"], "at least 24 for a discriminator of 3 layers"),
-        (["clusters.features=selfsup", "clusters.selfsup.training.batch_size=1"], "batch_size must be at least 2"),
+        (["patches.size=16", "clusters.trunk=squeeze"], "at least 32 for clusters.trunk: squeeze, got 16"),
     ],
 )
 def test_what_a_network_cannot_take_is_named_with_what_is_allowed(settings: list[str], words: str) -> None:

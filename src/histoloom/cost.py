@@ -202,7 +202,7 @@ def _clusters(config: Config, *, n: int, measure: _Measure) -> StageCost:
     """The clusterer's own training for all k at once, on two views of each patch: of latents, or of vectors."""
     clusters, auto = config.clusters, config.autoencoder
     assert clusters.training is not None, "the clusters have a training of their own"
-    side, vectors = config.patches.size // auto.factor, clusters.features != "latents"
+    side, vectors = config.patches.size // auto.factor, "latents" not in clusters.kinds
     shape = (2 * auto.code_dim,) if vectors else (auto.code_dim, side, side)
     with torch.device("meta"):
         network = build(Architecture(shape[0], clusters.channels, clusters.k, vectors=vectors)).network

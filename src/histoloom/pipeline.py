@@ -195,6 +195,8 @@ def wanted_fingerprints(run: Run) -> dict[str, str]:
         }
         if stage.name == "patches":
             value["slides"] = inventory_fingerprint(run.config.slides)
+            if run.config.clusters.surroundings:  # no key without them, as in runs made before there were any
+                value["surroundings"] = True
         if stage.name == "report":
             names = journal_file(run.path)
             value["names"] = fingerprint(names.read_text(encoding="utf-8", errors="replace") if names.is_file() else "")

@@ -260,14 +260,15 @@ def _artifact(stage: str, *, seconds: float) -> dict[str, Any]:
     return common | {"seconds": seconds, "peak_memory_mb": 512.0}
 
 
-BrightnessLabel = Callable[[np.ndarray], dict[int, np.ndarray]]
+BrightnessLabel = Callable[[np.ndarray, np.ndarray | None], dict[int, np.ndarray]]
 
 
 @pytest.fixture
 def label() -> BrightnessLabel:
     """Labels patches by brightness: two classes at k = 2, four at k = 4."""
 
-    def by_brightness(patches: np.ndarray) -> dict[int, np.ndarray]:
+    def by_brightness(patches: np.ndarray, fields: np.ndarray | None = None) -> dict[int, np.ndarray]:
+        assert fields is None
         brightness = patches.mean(axis=(1, 2, 3))
         return {k: np.minimum((brightness / 256 * k).astype(int), k - 1) for k in KS}
 

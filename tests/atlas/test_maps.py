@@ -6,7 +6,6 @@ Shape suffixes: H and W height and width.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from PIL import Image
 
 from histoloom.atlas.maps.overlay import geojson, overlay
 from histoloom.atlas.maps.palette import Rgb, colours
-from histoloom.atlas.maps.tissue_map import REFINED_CELLS, boxes, classify_slide, refined
+from histoloom.atlas.maps.tissue_map import REFINED_CELLS, Classify, boxes, classify_slide, refined
 from histoloom.names import Label
 from histoloom.seeding import numpy_generator
 from histoloom.slides.entries import SlideEntry, SlideError
@@ -154,9 +153,7 @@ def test_cells_tile_the_slide_and_keep_to_the_limit(tmp_path: Path, limit: int) 
     assert inside.all()
 
 
-def test_a_slide_is_classified_where_its_tissue_is(
-    tmp_path: Path, label: Callable[[np.ndarray], dict[int, np.ndarray]]
-) -> None:
+def test_a_slide_is_classified_where_its_tissue_is(tmp_path: Path, label: Classify) -> None:
     image_HW3 = np.full((256, 384, 3), 250, dtype=np.uint8)
     image_HW3[:, :192] = 20
     Image.fromarray(image_HW3).save(tmp_path / "half.png")
@@ -167,7 +164,7 @@ def test_a_slide_is_classified_where_its_tissue_is(
     assert slide_map.thumbnail.shape == (256, 384, 3)
 
 
-def test_a_slide_without_scale_says_so(tmp_path: Path, label: Callable[[np.ndarray], dict[int, np.ndarray]]) -> None:
+def test_a_slide_without_scale_says_so(tmp_path: Path, label: Classify) -> None:
     Image.new("RGB", (128, 128)).save(tmp_path / "slide.png")
     with pytest.raises(SlideError, match="mpp"):
         classify_slide(tmp_path / "slide.png", classify=label, size=32, mpp=1.0, limit=100)
@@ -185,7 +182,8 @@ def test_a_slide_is_classified_in_the_reference_stain(tmp_path: Path) -> None:
     seen: dict[str, float] = {}
     for name in ("pale", "stranger"):
 
-        def label(patches: np.ndarray, name: str = name) -> dict[int, np.ndarray]:
+        def label(patches: np.ndarray, fields: np.ndarray | None, name: str = name) -> dict[int, np.ndarray]:
+            assert fields is None
             seen[name] = float(patches.mean())
             return {2: np.zeros(len(patches), int)}
 

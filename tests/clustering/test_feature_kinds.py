@@ -33,11 +33,13 @@ ROWS = 40
 OF_IMAGES = [kind for kind in KINDS if kind != "files"]  # features from files are tested in test_tile_files.py
 VECTORS = [kind for kind in OF_IMAGES if kind != "latents"]
 NO_TRANSFORMERS = find_spec("transformers") is None
-TINY_TRAINING = (
-    "clusters.selfsup.channels=8",
-    "clusters.selfsup.training.batch_size=16",
-    "clusters.selfsup.training.phases=[{optimizer: adamw, lr: 0.001, images: 96}]",
+ON_VIEWS = (
+    "clusters.positives=views",
+    "clusters.surroundings=0",
+    "clusters.independence=0",
+    "clusters.validity_features=pooled",
 )
+"""Clusters of the patches alone, by two views of each."""
 
 Context = Callable[[str, Path], StageContext]
 
@@ -60,7 +62,7 @@ def context(tiny_run: Path, request: pytest.FixtureRequest) -> Context:
     """A stage ``clusters`` of the tiny run, of a kind and in a folder."""
 
     def made(kind: str, out: Path) -> StageContext:
-        settings = [f"clusters.features={kind}", *(TINY_TRAINING if kind == "selfsup" else ())]
+        settings = [f"clusters.features={kind}", *ON_VIEWS]
         if kind == "encoder":
             settings.append(f"clusters.encoder=hf:{request.getfixturevalue('tiny_encoder')}")
         values = load_config(tiny_run / "config.yaml").model_dump(mode="json")
@@ -172,8 +174,8 @@ def test_vectors_are_centred_and_scaled_by_one_number_over_the_training_split(co
     ratio_D = raw_ND.std(0) / x_ND.std(0)
     np.testing.assert_allclose(ratio_D, ratio_D[0], rtol=1e-3)
     record = read_json(stage.out / "features.json")
-    assert list(record) == ["kind", "shape", "views", "mean", "deviation", "said"]
-    assert record["said"] == {}  # only the networks that the run does not have elsewhere
+    assert list(record) == ["kind", "shape", "views", "mean", "parts"]
+    assert record["parts"][0]["encoder"] == {}  # only the networks that the run does not have elsewhere
     loaded = load_features(stage.out, inputs=stage.inputs, device=torch.device("cpu"))
     from_images = loaded.compute_images(PatchSet.open(stage.inputs["patches"]).images(rows_N[:9]))
     np.testing.assert_allclose(from_images.numpy(), x_ND[:9], atol=1e-3)
@@ -243,8 +245,10 @@ def test_a_trunk_of_lpips_gives_its_last_three_taps(
     made = KINDS["perceptual"].make(replace(stage, config=stage.config.model_copy(update={"clusters": clusters})))
     images_NHW3 = patches.images(np.arange(3))
     x_N3HW = torch.from_numpy(images_NHW3).permute(0, 3, 1, 2) / 127.5 - 1
-    taps = LPIPS.load(trunk, download=False).features(x_N3HW)[-3:]
-    expected_ND = torch.cat([tap_NCHW.mean(dim=(2, 3)) for tap_NCHW in taps], dim=1)
+    lpips = LPIPS.load(trunk, download=False)
+    turns = [lpips.features(x_N3HW.rot90(quarters, dims=(2, 3)))[-3:] for quarters in (0, 1)]
+    means = [torch.cat([tap_NCHW.mean(dim=(2, 3)) for tap_NCHW in taps], dim=1) for taps in turns]
+    expected_ND = torch.stack(means).mean(dim=0)
     torch.testing.assert_close(made.compute_images(images_NHW3), expected_ND, rtol=1e-3, atol=2e-4)
     assert made.shape == (expected_ND.shape[1],)
 
@@ -257,9 +261,9 @@ def test_other_weights_of_a_trunk_are_refused(context: Context, tmp_path: Path) 
 
 
 def test_a_whole_run_on_other_features_with_maps_and_report(tiny_run: Path, tmp_path: Path) -> None:
-    """The earlier stages on latents are kept under their fingerprints, so that going back needs no work."""
+    """The earlier stages are kept under their fingerprints, so that going back needs no work."""
     shutil.copytree(tiny_run, tmp_path / "run")
-    settings = ["clusters.features=codes", "clusters.validity_features=same", "report.map_patches=16"]
+    settings = ["clusters.features=codes", "clusters.surroundings=0", "report.map_patches=16"]
     changed = change_settings(Run.open(tmp_path / "run"), settings, save=True)
     pipeline.execute(changed)
     assert read_json(tmp_path / "run" / "clusters" / "features.json")["kind"] == "codes"

@@ -45,7 +45,7 @@ def test_patches_in_the_same_place_are_neighbours_and_not_themselves() -> None:
 def test_the_linear_network_starts_as_kmeans() -> None:
     x_ND = numpy_generator(0, "blobs").standard_normal((200, 6)).astype(np.float32)
     x_ND[:100] += 3
-    network = LinearNet(6, ks=(2, 4))
+    network = LinearNet(6, ks=(2, 4), of_patch=6)
     network.start_from_kmeans(x_ND, seed=5)
     for k, logits_NK in network(torch.from_numpy(x_ND)).items():
         expected_N = KMeans(k, n_init=2, random_state=5 + k).fit_predict(network.pooled(torch.from_numpy(x_ND)).numpy())
@@ -75,7 +75,7 @@ def test_neighbours_find_tissue_that_kmeans_misses() -> None:
     nuisance_N = generator.choice([-2.0, 2.0], size=600)
     x_ND = np.stack([nuisance_N, 1.3 * (2 * tissue_N - 1)], axis=1) + 0.3 * generator.standard_normal((600, 2))
     x_ND = (x_ND / math.sqrt(x_ND.var(axis=0).mean())).astype(np.float32)
-    network = LinearNet(2, ks=(2,))
+    network = LinearNet(2, ks=(2,), of_patch=2)
     network.start_from_kmeans(x_ND, seed=0)
     before = adjusted_rand_score(tissue_N, network(torch.from_numpy(x_ND))[2].argmax(dim=1).numpy())
 

@@ -25,6 +25,11 @@ from histoloom.seeding import numpy_generator
 
 N = 200
 SETTINGS = (
+    "clusters.features=latents",
+    "clusters.positives=views",
+    "clusters.surroundings=0",
+    "clusters.independence=0",
+    "clusters.validity_features=pooled",
     "clusters.k=[3, 4]",
     "clusters.channels=16",
     "clusters.restarts=2",

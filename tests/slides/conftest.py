@@ -81,13 +81,15 @@ def slide_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def configured() -> Callable[..., Config]:
-    """A configuration of 16-px patches at 1 um/px in this process; ``patches`` and ``slides`` replace settings."""
+    """A configuration of 16-px patches at 1 um/px in this process, without their surroundings; ``patches`` and
+    ``slides`` replace settings.
+    """
 
     def make(*paths: Path, patches: dict | None = None, slides: dict | None = None, workers: int = 1) -> Config:
         values = read_preset("cpu")
         values["slides"] = {"paths": [str(path) for path in paths], **(slides or {})}
         values["patches"] = {"size": 16, "mpp": 1.0, "count": 60, "tissue": "all", **(patches or {})}
-        values["clusters"]["k"] = [2, 3]
+        values["clusters"] |= {"k": [2, 3], "surroundings": 0}
         values["diffusion"] |= {
             "channels": [16, 16],
             "attention": [False, False],

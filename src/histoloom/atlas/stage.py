@@ -111,6 +111,7 @@ def _draw_map(
         slide_map = classify_slide(
             real_file(file),
             classify=classifier.labels,
+            surroundings=classifier.features.with_surroundings,
             size=config.patches.size,
             mpp=config.patches.mpp,
             limit=config.report.map_patches,

@@ -36,10 +36,12 @@ class Classifier:
         )
 
     @torch.no_grad()
-    def labels(self, patches: np.ndarray) -> dict[int, np.ndarray]:
+    def labels(self, patches: np.ndarray, surroundings: np.ndarray | None = None) -> dict[int, np.ndarray]:
         """The most probable cluster (N,) under each k of patches, uint8 (N, H, W, 3).
 
+        ``surroundings``: the fields about the patches, uint8 (N, S, S, 3), where the clusters were made with them and
+        the slide is at hand. Without it the patches alone are looked at; what that costs is in ``patch_alone.json``.
         A patch's cluster does not depend on the other patches: networks that could see them get batches of one size.
         """
-        p_by_k = self.clusterer.probabilities(self.features.compute_images(patches))
+        p_by_k = self.clusterer.probabilities(self.features.compute_images(patches, surroundings))
         return {k: p_NK.argmax(dim=1).cpu().numpy() for k, p_NK in p_by_k.items()}

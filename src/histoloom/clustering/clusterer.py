@@ -30,7 +30,8 @@ class Architecture:
 
     ``in_channels``: of latents, or the numbers of a vector where ``vectors`` are what is clustered. ``side``: of the
     latents of the paper's networks, of which there is one for each k; 0: one network with a head for each k.
-    ``linear``: vectors are classified without hidden layers.
+    ``linear``: vectors are classified without hidden layers. ``of_patch``: how many of a vector's numbers describe the
+    patch itself, and the others its surroundings; 0: all of them.
     """
 
     in_channels: int
@@ -39,6 +40,7 @@ class Architecture:
     vectors: bool = False
     side: int = 0
     linear: bool = False
+    of_patch: int = 0
 
 
 class SweepClusterer(nn.Module):
@@ -77,6 +79,7 @@ class Clusterer(nn.Module):
     def probabilities(self, z_NChw: Tensor) -> Heads:
         """Clusters' probabilities of normalised latents, or of vectors (N, D); float32 (N, k) by k.
 
+        Vectors may be of the patch alone where the architecture has ``of_patch``.
         They depend on each patch alone, never on the others, their order or their batches. On other
         machines and devices they differ in the last digits, but the most probable cluster of the same latents does not.
         """
@@ -110,7 +113,7 @@ class Clusterer(nn.Module):
         weights = save({name: value.contiguous() for name, value in self.state_dict().items()})
         write_bytes(folder / "clusterer.safetensors", weights)
         values = asdict(self.architecture)
-        for name in ("vectors", "linear"):
+        for name in ("vectors", "linear", "of_patch"):
             if not values[name]:
                 del values[name]  # as files had it before there was such a network
         write_json(folder / "clusterer.json", values)
@@ -130,7 +133,8 @@ def build(architecture: Architecture) -> Clusterer:
         networks = {k: build_for(k, architecture) for k in architecture.ks}
         return Clusterer(architecture, network=SweepClusterer(networks))
     if architecture.linear:
-        return Clusterer(architecture, network=LinearNet(architecture.in_channels, ks=architecture.ks))
+        D = architecture.in_channels
+        return Clusterer(architecture, network=LinearNet(D, ks=architecture.ks, of_patch=architecture.of_patch or D))
     kind = VectorNet if architecture.vectors else InfoMaxNet
     network = kind(architecture.in_channels, channels=architecture.channels, ks=architecture.ks)
     return Clusterer(architecture, network=network)

@@ -68,16 +68,29 @@ def slide_neighbours(slide_N: np.ndarray, *, middle_N2: np.ndarray, side_N: np.n
 
 
 class LinearNet(Network):
-    """A linear classifier of vectors (N, D) for every k, without hidden layers or normalisation."""
+    """A linear classifier of vectors (N, D) for every k, without hidden layers or normalisation.
 
-    def __init__(self, dimensions: int, *, ks: tuple[int, ...]) -> None:
+    Where only the first ``of_patch`` numbers describe the patch itself, and the others its surroundings, a second set
+    of heads classifies vectors (N, of_patch).
+    """
+
+    def __init__(self, dimensions: int, *, ks: tuple[int, ...], of_patch: int) -> None:
         super().__init__(width=dimensions, ks=ks)
         self.norm = nn.Identity()
+        self.dimensions = dimensions
+        alone = ks if of_patch < dimensions else ()
+        self.heads_alone = nn.ModuleDict({str(k): nn.Linear(of_patch, k) for k in alone})
         self.factor = INPUT_SCALE / math.sqrt(dimensions)
 
     def pooled(self, x_N: Tensor) -> Tensor:
         """The vectors at a mean norm of about ``INPUT_SCALE``; they come with a mean variance of 1."""
         return x_N * self.factor
+
+    def forward(self, x_N: Tensor) -> Heads:
+        """Logits of every head, (N, k) by k; of the second set where the vectors are of the patch alone."""
+        if x_N.shape[1] == self.dimensions:
+            return super().forward(x_N)
+        return {k: self.heads_alone[str(k)](self.pooled(x_N)) for k in self.ks}
 
     @torch.no_grad()
     def start_from_kmeans(self, x_ND: np.ndarray, *, seed: int) -> None:

@@ -149,6 +149,30 @@ class Decision(Record):
         write_json(folder / "choice.json", self.model_dump(mode="json", by_alias=True))
 
 
+# --- how far a patch alone shows its cluster: patch_alone.json
+
+
+class PatchAlone(Record):
+    """``patch_alone.json``: how often a patch alone gets the cluster that it has with its surroundings.
+
+    ``agreement``: share of ``n`` patches of ``split``, 0..1, by k.
+    """
+
+    n: int
+    split: Literal["train", "holdout"]
+    agreement: Mapping[int, float]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Read ``patch_alone.json``; None where clusters were made without surroundings."""
+        path = folder / "patch_alone.json"
+        return cls(**read_json(path)) if path.is_file() else None
+
+    def save(self, folder: Path) -> None:
+        """Write ``patch_alone.json``."""
+        write_json(folder / "patch_alone.json", self.model_dump(mode="json"))
+
+
 # --- what the clusters share with slide, patient and stain: confounding.json
 
 

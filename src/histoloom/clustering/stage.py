@@ -23,7 +23,8 @@ from histoloom.clustering.independence import IndependentLoss, slide_share
 from histoloom.clustering.infomax import Network, mutual_information
 from histoloom.clustering.losses import InfoMaxLoss
 from histoloom.clustering.neighbours import KMEANS_POINTS, LinearNet, NeighbourLoss, slide_neighbours
-from histoloom.clustering.results import Decision, Method, ValidityEntry, ValidityTable
+from histoloom.clustering.patch_alone import MOST_PATCHES, teach
+from histoloom.clustering.results import Decision, Method, PatchAlone, ValidityEntry, ValidityTable
 from histoloom.clustering.validity.decision import decide, decide_by_nulls, vote_by_indices
 from histoloom.clustering.validity.indices import INDICES, validity_indices
 from histoloom.clustering.validity.null_comparison import agreement_of_restarts
@@ -92,6 +93,7 @@ def run(context: StageContext, *, train_restart: TrainRestart | None = None) -> 
         context.log.write(event)
     context.say(f"restart {best} of {len(trained)} kept: information {objectives[best]:.3f} of 1")
     clusterer = trained[best]
+    alone = _teach_patch_alone(context, clusterer, bank=bank, latents=latents, predicted=predicted[best])
     labels = [{k: p_NK.argmax(axis=1) for k, p_NK in probabilities.items()} for probabilities in predicted]
     clusterer.sort_by_size({k: torch.from_numpy(np.bincount(x_N, minlength=k)) for k, x_N in labels[best].items()})
     clusterer.save(context.out)
@@ -115,6 +117,8 @@ def run(context: StageContext, *, train_restart: TrainRestart | None = None) -> 
     decision = _decide(context, x_ND, validity=validity, restarts=agreement_of_restarts(labels))
     decision.save(context.out)
     context.say(f"k = {decision.k}: {decision.text}")
+    if alone is not None:
+        context.say(f"a patch alone, without its surroundings, shows its cluster in {alone.agreement[decision.k]:.0%}")
 
     # What the clusters share with slide, patient, stain and colour: confounding.json
     confounding = examine(table, patches=patches, seed=seed)
@@ -139,7 +143,10 @@ def _train(
     seed = derive(context.config.seed, "clusters", "restart", restart)
     torch.manual_seed(derive(seed, "weights"))
     vectors, linear = len(bank.shape) == 1, config.positives == "neighbours"
-    clusterer = build(Architecture(bank.shape[0], config.channels, config.k, vectors=vectors, linear=linear))
+    of_patch = bank.of_patch if bank.of_patch < bank.shape[0] else 0
+    clusterer = build(
+        Architecture(bank.shape[0], config.channels, config.k, vectors=vectors, linear=linear, of_patch=of_patch)
+    )
     assert isinstance(clusterer.network, Network), "one network for all k"
     if isinstance(clusterer.network, LinearNet):
         some = numpy_generator(seed, "kmeans").permutation(len(rows))[:KMEANS_POINTS]
@@ -159,6 +166,33 @@ def _train(
     log = EventLog(out / "log.jsonl")
     train(task, config=config.training, runtime=context.config.runtime, seed=seed, out=out, log=log)
     return clusterer.eval()
+
+
+def _teach_patch_alone(
+    context: StageContext, clusterer: Clusterer, *, bank: Bank, latents: LatentSet, predicted: Probabilities
+) -> PatchAlone | None:
+    """Teach the heads for the patch alone, and write how often they agree; None without surroundings.
+
+    ``predicted``: the training split's probabilities with the surroundings.
+    """
+    network = clusterer.network
+    if not isinstance(network, LinearNet) or not network.heads_alone:
+        return None
+    train_rows, held_out = latents.rows(split="train"), latents.rows(split="holdout")
+    order = numpy_generator(context.config.seed, "clusters", "patch alone").permutation(len(train_rows))
+    some = np.sort(order[:MOST_PATCHES])
+    device = next(network.parameters()).device
+    teach(
+        network,
+        bank.own(train_rows[some])[:, : bank.of_patch].to(device),
+        targets={k: torch.from_numpy(p_NK[some]).to(device) for k, p_NK in predicted.items()},
+    )
+    rows = held_out if len(held_out) else train_rows
+    alone, whole = (predict(clusterer, bank, rows=rows, alone=alone) for alone in (True, False))
+    shares = {k: float(np.mean(p_NK.argmax(axis=1) == whole[k].argmax(axis=1))) for k, p_NK in alone.items()}
+    record = PatchAlone(n=len(rows), split="holdout" if len(held_out) else "train", agreement=shares)
+    record.save(context.out)
+    return record
 
 
 def _loss(
@@ -209,12 +243,13 @@ def objective(predicted: Probabilities) -> float:
 
 
 @torch.no_grad()
-def predict(clusterer: Clusterer, bank: Bank, *, rows: np.ndarray) -> Probabilities:
-    """Probabilities of ``rows`` for every k, float32 (len(rows), k)."""
+def predict(clusterer: Clusterer, bank: Bank, *, rows: np.ndarray, alone: bool = False) -> Probabilities:
+    """Probabilities of ``rows`` for every k, float32 (len(rows), k); ``alone``: without the patches' surroundings."""
     device = next(clusterer.network.parameters()).device
     parts: dict[int, list[np.ndarray]] = {k: [] for k in clusterer.architecture.ks}
     for start in range(0, len(rows), BATCH_SIZE):
         z_NChw = bank.own(rows[start : start + BATCH_SIZE]).to(device)
+        z_NChw = z_NChw[:, : bank.of_patch] if alone else z_NChw
         for k, p_NK in clusterer.to(device).probabilities(z_NChw).items():
             parts[k].append(p_NK.cpu().numpy())
     return {k: np.concatenate(chunks) for k, chunks in parts.items()}

@@ -11,11 +11,11 @@ from histoloom.config.networks import (
     ClusterClassifierConfig,
     ClustersConfig,
     DiffusionConfig,
+    FeatureKind,
     JointConfig,
     LatentsConfig,
     PerceptualTrunk,
     Phase,
-    SelfsupConfig,
     TrainingConfig,
 )
 from histoloom.config.section import Section
@@ -62,6 +62,7 @@ __all__ = [
     "Config",
     "DiffusionConfig",
     "EvaluationConfig",
+    "FeatureKind",
     "FiltersConfig",
     "JointConfig",
     "LatentsConfig",
@@ -74,7 +75,6 @@ __all__ = [
     "SamplerMethod",
     "SamplesConfig",
     "Section",
-    "SelfsupConfig",
     "SlidesConfig",
     "SplitConfig",
     "StartConfig",

@@ -20,6 +20,7 @@ LPIPS_MIN_SIZE = 32
 """Shortest side of an image for LPIPS, px: below it a trunk has no position left at its last layer."""
 
 PerceptualTrunk = Literal["efficientnet-lite0", "alex", "squeeze", "vgg"]
+FeatureKind = Literal["latents", "pooled", "codes", "perceptual", "encoder", "files"]
 
 ATTENTION_HEADS = 16
 """Heads of each self-attention of the paper's networks."""
@@ -242,31 +243,6 @@ class LatentsConfig(Section):
     )
 
 
-class SelfsupConfig(Section):
-    """The clusters' own encoder of patches, trained without labels (VICReg: Bardes et al. 2022)."""
-
-    channels: PositiveInt = Field(
-        32, multiple_of=8, description="width of the first level, a multiple of 8; features are 4 times as many"
-    )
-    invariance: PositiveFloat = Field(25.0, description="weight of the invariance loss; the covariance loss has 1")
-    variance: PositiveFloat = Field(25.0, description="weight of the variance loss; the covariance loss has 1")
-    training: TrainingConfig = Field(
-        TrainingConfig(
-            batch_size=64,
-            warmup_images=6400,
-            lr_decay="cosine",
-            phases=(Phase(optimizer="adamw", lr=2e-3, images=64_000),),
-        ),
-        description="how the encoder is trained; its batches have at least 2 patches",
-    )
-
-    @model_validator(mode="after")
-    def _compares_patches(self) -> SelfsupConfig:
-        if self.training.batch_size < 2:
-            raise ValueError("training.batch_size must be at least 2: the loss compares the patches of a batch")
-        return self
-
-
 class JointConfig(Section):
     """Clusters and diffusion model trained together, one pair of networks for each k (Rumman et al. 2025).
 
@@ -291,14 +267,20 @@ class JointConfig(Section):
 class ClustersConfig(Section):
     """Clusters by information maximisation, for a sweep of k (RIM: Krause et al. 2010; IMSAT: Hu et al. 2017)."""
 
-    retired: ClassVar[Mapping[str, object]] = {"consistency": "augment"}
+    retired: ClassVar[Mapping[str, object]] = {"consistency": "augment", "selfsup": None}
 
-    features: Literal["latents", "pooled", "codes", "perceptual", "selfsup", "encoder", "files"] = Field(
+    features: FeatureKind | tuple[FeatureKind, ...] = Field(
         "latents",
         description="what is clustered: latent maps; their means and deviations over positions (pooled); histograms "
-        "of codes; activations of an ImageNet classifier (perceptual); features of an encoder that is trained on the "
-        "run's patches (selfsup); features of a Hugging Face or timm encoder; features that another program computed "
-        "(files) (docs/explanation/features.md)",
+        "of codes; activations of an ImageNet classifier (perceptual); features of a Hugging Face or timm "
+        "encoder; features that another program computed "
+        "(files); or a list of several, but for latents, side by side (docs/explanation/features.md)",
+    )
+    surroundings: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the features of what lies around a patch, a field four times as wide, beside those of "
+        "the patch, which have weight 1; 0: without",
     )
     trunk: PerceptualTrunk = Field(
         "efficientnet-lite0", description="the classifier of features: perceptual; all but the first are LPIPS's trunks"
@@ -317,7 +299,6 @@ class ClustersConfig(Section):
     obsm: str | None = Field(
         None, min_length=1, description="with .h5ad files, the key of obsm that holds the features; null: they are X"
     )
-    selfsup: SelfsupConfig | None = Field(None, description="the encoder of features: selfsup; null: none")
     k: tuple[int, ...] = Field(
         tuple(range(10, 17)), min_length=1, description="numbers of clusters to try: rising, from 2 up"
     )
@@ -366,17 +347,20 @@ class ClustersConfig(Section):
         None, description="how the clustering network is trained; null with joint, which has diffusion.training"
     )
 
+    @property
+    def kinds(self) -> tuple[FeatureKind, ...]:
+        """The kinds of features, one or several."""
+        return self.features if isinstance(self.features, tuple) else (self.features,)
+
     @model_validator(mode="before")
     @classmethod
-    def _fill_in_selfsup(cls, values: Any) -> Any:
-        """Write out the encoder's defaults where it is used, and drop them, unchanged, where it no longer is."""
-        if not isinstance(values, dict):
-            return values
-        used, selfsup = values.get("features") == "selfsup", values.get("selfsup")
-        if used and selfsup is None:
-            return {**values, "selfsup": {}}
-        if not used and selfsup in ({}, SelfsupConfig(), SelfsupConfig().model_dump(mode="json")):
-            return {**values, "selfsup": None}
+    def _selfsup_was_removed(cls, values: Any) -> Any:
+        features = values.get("features") if isinstance(values, dict) else None
+        if "selfsup" in (features if isinstance(features, list | tuple) else (features,)):
+            raise ValueError(
+                "features: selfsup was removed, since it agreed less with labelled tissue than colour does; "
+                "take perceptual"
+            )
         return values
 
     @model_validator(mode="after")
@@ -388,15 +372,13 @@ class ClustersConfig(Section):
     @model_validator(mode="after")
     def _network_can_train(self) -> ClustersConfig:
         weights = ("marginal_weight", "marginal_end", "consistency_weight")
-        if self.features == "latents" and self.channels % 8:
+        if "latents" in self.kinds and self.channels % 8:
             raise ValueError(f"channels must be a multiple of 8 with features: latents, got {self.channels}")
         if (self.training is None) == (self.joint is None):
             raise ValueError("training is needed without joint, and has no effect with it; give one of the two")
         for name in weights if self.positives == "neighbours" else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has no effect with positives: neighbours; leave it out")
-        if self.positives == "neighbours" and self.features == "latents":
-            raise ValueError("positives: neighbours needs features that are vectors; take perceptual, codes or pooled")
         if self.training is not None and self.training.averages:
             raise ValueError("training: ema has no effect on clusters; set ema=0")
         return self
@@ -404,31 +386,41 @@ class ClustersConfig(Section):
     @model_validator(mode="after")
     def _joint_training_has_its_own_losses(self) -> ClustersConfig:
         weights = ("marginal_weight", "marginal_end", "consistency_weight", "independence")
-        for name in ("features", *weights, "positives", "restarts") if self.joint is not None else ():
+        for name in ("features", "surroundings", *weights, "positives", "restarts") if self.joint is not None else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has no effect with joint; leave it out")
         return self
 
     @model_validator(mode="after")
     def _features_fit(self) -> ClustersConfig:
-        if (self.features == "encoder") != (self.encoder is not None):
+        kinds = self.kinds
+        if not kinds or len(set(kinds)) < len(kinds):
+            raise ValueError("features must name one kind, or several that differ")
+        if "latents" in kinds and len(kinds) > 1:
+            raise ValueError("latents are maps and stand alone in features; take pooled or codes beside other kinds")
+        needs_vectors = self.positives == "neighbours" or self.surroundings or self.validity_features == "same"
+        if "latents" in kinds and needs_vectors:
+            raise ValueError(
+                "features: latents are maps, and other settings need vectors; set as well clusters.positives=views "
+                "clusters.surroundings=0 clusters.validity_features=pooled"
+            )
+        if ("encoder" in kinds) != (self.encoder is not None):
             raise ValueError(
                 "features: encoder and a name in encoder (hf:NAME, timm:NAME) go together; give both, or another kind "
                 "of features and clusters.encoder=null"
             )
-        if (self.features == "files") != (self.files is not None):
+        if ("files" in kinds) != (self.files is not None):
             raise ValueError(
                 "features: files and the place of the files in files go together; give both, or another kind of "
                 "features and clusters.files=null"
             )
         if self.obsm is not None and self.files is None:
             raise ValueError("obsm has no effect without features: files; leave it out")
-        if self.features != "perceptual" and self.trunk != type(self).model_fields["trunk"].default:
+        uses_trunk = "perceptual" in kinds or (self.surroundings and "encoder" not in kinds)
+        if not uses_trunk and self.trunk != type(self).model_fields["trunk"].default:
             raise ValueError("trunk has no effect without features: perceptual; leave it out")
-        if self.selfsup is not None and self.features != "selfsup":
-            raise ValueError("selfsup needs features: selfsup; or set clusters.selfsup=null")
-        if self.validity_features == "same" and self.features == "latents":
-            raise ValueError("validity_features: same needs features that are vectors; latents are maps: take flat")
+        if self.positives == "views" and (self.surroundings or len(kinds) > 1):
+            raise ValueError("surroundings and lists of features have no views; set clusters.positives=neighbours")
         return self
 
 

@@ -316,10 +316,11 @@ class Config(Section):
                 f"patches.size must be at least {LPIPS_MIN_SIZE} for autoencoder.perceptual: lpips, got {size}; "
                 "pyramid takes smaller ones"
             )
-        if self.clusters.features == "perceptual" and size < LPIPS_MIN_SIZE:
+        trunk = self.clusters.trunk
+        if trunk in ("alex", "squeeze", "vgg") and size < LPIPS_MIN_SIZE:
             raise ValueError(
-                f"patches.size must be at least {LPIPS_MIN_SIZE} for clusters.features: perceptual, got {size}; "
-                "codes takes smaller ones"
+                f"patches.size must be at least {LPIPS_MIN_SIZE} for clusters.trunk: {trunk}, got {size}; "
+                "efficientnet-lite0 takes smaller ones"
             )
         if auto.adversarial.weight > 0 and size < auto.adversarial.min_size:
             raise ValueError(

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from histoloom.autoencoder.augment import DIHEDRAL, dihedral
 from histoloom.autoencoder.vqgan import to_float
-from histoloom.clustering.features.vicreg import PatchEncoder
 from histoloom.config import ClusterClassifierConfig, RuntimeConfig
 from histoloom.evaluation.images import Reader
+from histoloom.evaluation.patch_encoder import PatchEncoder
 from histoloom.run.stage import EventLog
 from histoloom.seeding import derive
 from histoloom.training.devices import accelerator, full_precision

@@ -37,11 +37,15 @@ _OPEN_FILES = 128  # each holds a file descriptor
 
 
 class PatchSetInfo(Record):
-    """``meta.json``: side of the patches, px, their um/px, and how many there are."""
+    """``meta.json``: side of the patches, px, their um/px, and how many there are.
+
+    ``surroundings``: side of the images of their surroundings, px; None where these were not read.
+    """
 
     size: int
     mpp: float
     n: int
+    surroundings: int | None = None
 
     @staticmethod
     def load(folder: Path) -> PatchSetInfo:
@@ -55,7 +59,7 @@ class PatchSetInfo(Record):
 
     def save(self, folder: Path) -> None:
         """Write ``meta.json``."""
-        write_json(folder / "meta.json", self.model_dump())
+        write_json(folder / "meta.json", self.model_dump(exclude_none=True))
 
 
 @dataclass(frozen=True)
@@ -134,10 +138,11 @@ class PatchSet:
     table is read at its first use, and takes some hundred.
     """
 
-    def __init__(self, folder: Path, *, size: int, mpp: float) -> None:
+    def __init__(self, folder: Path, *, size: int, mpp: float, surroundings_side: int | None = None) -> None:
         self.folder = folder
         self.size = size
         self.mpp = mpp
+        self.surroundings_side = surroundings_side
         self._index = PatchIndex(folder / "index.parquet")
         self._open_file = lru_cache(_OPEN_FILES)(PatchFile)
 
@@ -145,7 +150,7 @@ class PatchSet:
     def open(folder: Path) -> PatchSet:
         """The patches in a published stage folder."""
         info = PatchSetInfo.load(folder)
-        return PatchSet(folder, size=info.size, mpp=info.mpp)
+        return PatchSet(folder, size=info.size, mpp=info.mpp, surroundings_side=info.surroundings)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -169,12 +174,23 @@ class PatchSet:
 
     def images(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The patches of ``rows``, in their order: uint8 (n, size, size, 3). Several threads may read at once."""
+        return self._read("images", rows, side=self.size)
+
+    def surroundings(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The fields about the patches of ``rows``, four times as wide: uint8 (n, side, side, 3).
+
+        ``side`` is ``surroundings_side``; the fields' places on their slides are in ``table``.
+        """
+        assert self.surroundings_side is not None, "the stage patches has read surroundings"
+        return self._read("surroundings", rows, side=self.surroundings_side)
+
+    def _read(self, name: str, rows: Sequence[int] | np.ndarray, *, side: int) -> np.ndarray:
         wanted = np.asarray(rows, dtype=np.int64)
-        result = np.empty((len(wanted), self.size, self.size, 3), np.uint8)
+        result = np.empty((len(wanted), side, side, 3), np.uint8)
         slides, places = self._index.slide_n[wanted], self._index.place_n[wanted]
         for index in np.lexsort((places, slides)):
-            path = self.folder / "images" / f"{self._index.slide_ids[slides[index]]}.npy"
-            self._open_file(path, size=self.size).read_into(result[index], place=int(places[index]))
+            path = self.folder / name / f"{self._index.slide_ids[slides[index]]}.npy"
+            self._open_file(path, size=side).read_into(result[index], place=int(places[index]))
         return result
 
     def rows_of(self, patch_ids: Sequence[str] | np.ndarray | pd.Series) -> np.ndarray:

@@ -39,6 +39,7 @@ from histoloom.slides.patches.sampling import (
     patch_extent,
     splits_of,
 )
+from histoloom.slides.patches.surroundings import fields_of, image_side
 from histoloom.slides.stain.normalise import SlideStains, StainNormaliser, estimate_slide, reference_of, stain_jobs
 from histoloom.slides.workers.workers import Workers
 
@@ -67,7 +68,8 @@ def run(context: StageContext) -> None:
         disk_errors_explained(out),
         Workers(config.runtime.workers, scheduler=config.runtime.scheduler, place=out) as workers,
     ):
-        for name in ("images", "thumbnails", "overviews"):
+        around = ("surroundings",) if config.clusters.surroundings else ()
+        for name in ("images", "thumbnails", "overviews", *around):
             (out / name).mkdir(parents=True, exist_ok=True)
         _remove_unfinished_files(out)
 
@@ -216,7 +218,7 @@ def _extract(
     workers: Workers,
 ) -> tuple[dict[str, AcceptedPatches], Reasons]:
     """Write each usable slide's patches; returns the accepted ones, and why some slides gave none."""
-    config = context.config.patches
+    config, around = context.config.patches, context.config.clusters.surroundings
     jobs = [
         ExtractionJob(
             entry,
@@ -227,6 +229,7 @@ def _extract(
             checkpoint=context.out / "checkpoints" / f"{entry.slide_id}.json",
             filters=Filters.of(config, source_mpp=entry.source_mpp),
             normaliser=normalisers.get(entry.slide_id),
+            surroundings=context.out / "surroundings" / f"{entry.slide_id}.npy" if around else None,
         )
         for entry in entries
         if entry.usable
@@ -268,6 +271,11 @@ def _write_tables(
                 "extent": float(geometries[entry.slide_id].extent),
                 "tissue": at.tissue,
             }
+            if config.clusters.surroundings:
+                extent = geometries[entry.slide_id].extent
+                fields_N3 = fields_of(at.x, at.y, extent=extent, dimensions=(entry.width, entry.height))
+                names = ("field_x", "field_y", "field_extent")
+                columns |= dict(zip(names, fields_N3.T, strict=True))
             parts.append(pd.DataFrame(columns))
     index = pd.concat(parts, ignore_index=True)
     train = int((index["split"] == "train").sum())
@@ -295,7 +303,8 @@ def _write_tables(
     with replacing(context.out / "index.parquet") as temporary:
         index.to_parquet(temporary, index=False)
     SlideRow.save(slides, context.out)
-    PatchSetInfo(size=config.patches.size, mpp=config.patches.mpp, n=len(index)).save(context.out)
+    side = image_side(config.patches.size) if config.clusters.surroundings else None
+    PatchSetInfo(size=config.patches.size, mpp=config.patches.mpp, n=len(index), surroundings=side).save(context.out)
     return splits
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,13 @@ from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.inventory.pseudonyms import real_file
 from histoloom.slides.patch_set import SlideRow
 from histoloom.slides.patches.grid import Grid, batches, grid
+from histoloom.slides.patches.surroundings import fields_of, image_side, read_fields
 from histoloom.slides.readers.open import open_slide
 from histoloom.slides.stain.normalise import SlideStains
 from histoloom.training.devices import accelerator
 
-Classify = Callable[[np.ndarray], Mapping[int, np.ndarray]]
-"""From patches, uint8 (n, size, size, 3), to their clusters (n,) under each k."""
+Classify = Callable[[np.ndarray, np.ndarray | None], Mapping[int, np.ndarray]]
+"""From patches, uint8 (n, size, size, 3), and the fields about them, to their clusters (n,) under each k."""
 
 REFINED_CELLS = 900
 """Cells up to which a grid is refined beyond one patch a cell."""
@@ -93,12 +95,14 @@ def classify_slide(
     size: int,
     mpp: float,
     limit: int,
+    surroundings: bool = False,
     source_mpp: float | None = None,
     stains: SlideStains | None = None,
     name: str | None = None,
 ) -> SlideMap:
     """Classify at most ``limit`` patches of ``size`` px at ``mpp`` um/px on a grid over the slide at ``path``.
 
+    ``surroundings``: whether ``classify`` gets the fields about the patches as well, or None in their place.
     ``source_mpp`` is the slide's um/px at level 0 and replaces the value in the file. ``stains`` are those of
     the run, None where it did not normalise stain; ``name`` is the slide's name there, None for a slide that the run
     did not use. Raises ``SlideError`` where the slide cannot be read, does not say its
@@ -108,9 +112,14 @@ def classify_slide(
     with open_slide(entry) as slide:
         cells = refined(grid(slide, size=size, mpp=mpp, limit=limit), dimensions=slide.dimensions, limit=limit)
         recolour = None if stains is None else stains.of_slide(slide, name=name)
+        fields_N3 = fields_of(cells.x, cells.y, extent=cells.extent, dimensions=slide.dimensions)
+        fields = read_fields(slide, fields_N3, side=image_side(size))
         parts: dict[int, list[np.ndarray]] = {}
         for patches in batches(slide, cells=cells, size=size, batch=_BATCH):
-            for k, labels_n in classify(patches if recolour is None else recolour(patches)).items():
+            images = [patches, *([np.stack(list(islice(fields, len(patches))))] if surroundings else [])]
+            if recolour is not None:
+                images = [recolour(part) for part in images]
+            for k, labels_n in classify(images[0], images[1] if surroundings else None).items():
                 parts.setdefault(k, []).append(labels_n)
         return SlideMap(
             boxes_N4=boxes(cells, dimensions=slide.dimensions),
@@ -170,6 +179,7 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
         slide_map = classify_slide(
             slide,
             classify=classifier.labels,
+            surroundings=classifier.features.with_surroundings,
             size=config.patches.size,
             mpp=config.patches.mpp,
             limit=config.report.map_patches,

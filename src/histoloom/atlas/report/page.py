@@ -18,7 +18,7 @@ from histoloom.atlas.report.sample_checks import OriginalitySection, ReadingBloc
 from histoloom.atlas.report.sample_quality import DistributionTable, RecognitionLine, SimilarityRow
 from histoloom.atlas.report.text import count, duration, number
 from histoloom.autoencoder.quality import ReconstructionQuality
-from histoloom.clustering.results import Confounding, Decision
+from histoloom.clustering.results import Confounding, Decision, PatchAlone
 from histoloom.evaluation.results import Agreement
 from histoloom.run.directory import Artifact
 
@@ -99,6 +99,7 @@ class Page:
     similarity: Sequence[SimilarityRow]
     distribution: DistributionTable
     usefulness: Sequence[str]
+    patch_alone: PatchAlone | None
     missing: Mapping[str, str]
     agreement: Sequence[str]
     clusters: Sequence[Cluster]

@@ -45,7 +45,7 @@ from histoloom.atlas.report.sample_quality import (
 )
 from histoloom.atlas.report.text import count, number
 from histoloom.autoencoder.quality import ReconstructionQuality, Reconstructions
-from histoloom.clustering.results import Confounding, Decision, ValidityTable
+from histoloom.clustering.results import Confounding, Decision, PatchAlone, ValidityTable
 from histoloom.config import Config
 from histoloom.evaluation.results import Distribution, Faithfulness, Originality, PaperSimilarity, Similarity, Truth
 from histoloom.names import current_labels, default_name, read_label_state
@@ -121,6 +121,7 @@ def read_page(
         similarity=overall,
         distribution=distribution_table(distribution, k=k),
         usefulness=usefulness_sentences(faithfulness, k=k),
+        patch_alone=PatchAlone.load(inputs["clusters"]),
         missing=similarity.missing,
         agreement=sentences(read_label_state(run, k=k), sizes=[len(rows) for rows in clusters.members]),
         clusters=_clusters(

@@ -1,15 +1,17 @@
-"""Features of all patches of a run, as the clusters' network gets them: computed once, centred, on one scale.
+"""Features of all patches of a run, as the clusters' network gets them: computed once, centred, each part on its scale.
 
 Latents are read where they lie. All other kinds are vectors: each patch's own, and of the training split also its
-views, are computed in chunks that a killed stage does not repeat. Their mean over the training split is subtracted, and
-all are divided by one number, the root of their mean variance: distances keep their proportions.
+views, are computed in chunks that a killed stage does not repeat. Several kinds stand side by side, and after them the
+features of the surroundings. Their mean over the training split is subtracted, and each part is divided by one number,
+so that its mean variance is the square of its weight: within a part, distances keep their proportions. The mean
+variance of the whole is 1.
 
 Shapes: N patches, T of the training split, V views besides a patch itself, D features; ``*shape``: of a patch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,12 +21,13 @@ import torch
 from torch import Tensor
 
 from histoloom.autoencoder.latents import LatentSet
-from histoloom.clustering.features.base import BLOCK, EncoderRecord, Features, FeaturesRecord, Sources
+from histoloom.clustering.features.base import BLOCK, EncoderRecord, Features, FeaturesRecord, PartRecord, Sources
 from histoloom.clustering.features.from_files import FileFeatures
 from histoloom.clustering.features.latents import Codes, LatentMaps, Pooled, UnscaledLatents, hellinger, pooled
 from histoloom.clustering.features.perceptual import PerceptualFeatures
 from histoloom.clustering.features.pretrained import PretrainedFeatures
-from histoloom.clustering.features.selfsup import Selfsup
+from histoloom.clustering.features.surroundings import Surroundings
+from histoloom.errors import UserError
 from histoloom.processes import is_main_process
 from histoloom.progress import meter
 from histoloom.run.directory import read_json, replacing, write_json
@@ -41,7 +44,6 @@ KINDS: Mapping[str, type[Features]] = {
     "latents": LatentMaps,
     "pooled": Pooled,
     "codes": Codes,
-    "selfsup": Selfsup,
     "perceptual": PerceptualFeatures,
     "encoder": PretrainedFeatures,
     "files": FileFeatures,
@@ -55,6 +57,10 @@ class Bank(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one patch."""
+
+    @property
+    def of_patch(self) -> int:
+        """How many of a vector's numbers describe the patch itself; those after them describe its surroundings."""
 
     def own(self, rows_N: np.ndarray) -> Tensor:
         """Patches as they are, float32 (N, *shape)."""
@@ -74,6 +80,10 @@ class LatentBank:
     def shape(self) -> tuple[int, ...]:
         return self.latents.shape
 
+    @property
+    def of_patch(self) -> int:
+        return self.shape[0]
+
     def own(self, rows_N: np.ndarray) -> Tensor:
         return self.latents.normalised(rows_N) if self.scaled else self.latents.raw(rows_N)
 
@@ -83,39 +93,58 @@ class LatentBank:
 
 @dataclass(frozen=True)
 class Scale:
-    """The mean that is subtracted, (D,), and the number that the rest is divided by."""
+    """The mean that is subtracted, and the numbers that the rest is divided by, both (D,)."""
 
     mean_D: Tensor
-    deviation: float
+    deviation_D: Tensor
 
     def __call__(self, x_ND: Tensor) -> Tensor:
-        return (x_ND - self.mean_D.to(x_ND)) / self.deviation
+        """Features, or the first of them alone, on this scale."""
+        D = x_ND.shape[-1]
+        return (x_ND - self.mean_D[:D].to(x_ND)) / self.deviation_D[:D].to(x_ND)
 
     @staticmethod
-    def fit(x_ND: np.ndarray, *, rows_T: np.ndarray) -> Scale:
-        """Of some rows, in double precision and bounded memory."""
+    def fit(x_ND: np.ndarray, *, rows_T: np.ndarray, dimensions: Sequence[int], weights: Sequence[float]) -> Scale:
+        """Of some rows, in double precision and bounded memory; the parts have these ``dimensions`` and ``weights``."""
         total, squares = np.zeros(x_ND.shape[1]), np.zeros(x_ND.shape[1])
         for start in range(0, len(rows_T), ROWS):
             part = np.asarray(x_ND[rows_T[start : start + ROWS]], np.float64)
             total += part.sum(0)
             squares += np.square(part).sum(0)
         mean_D = total / len(rows_T)
-        variance = float((squares / len(rows_T) - mean_D**2).mean())
-        return Scale(torch.from_numpy(mean_D.astype(np.float32)), float(np.sqrt(max(variance, 1e-12))))
+        variance_D = np.maximum(squares / len(rows_T) - mean_D**2, 0.0)
+
+        # Each part gets a mean variance of the square of its weight, then the whole one of 1.
+        edges = np.cumsum(dimensions)[:-1]
+        deviations = [max(float(part.mean()), 1e-12) ** 0.5 for part in np.split(variance_D, edges)]
+        whole = float(np.average(np.square(weights), weights=dimensions)) ** 0.5
+        scales = [deviation * whole / weight for deviation, weight in zip(deviations, weights, strict=True)]
+        deviation_D = np.repeat(scales, dimensions).astype(np.float32)
+        return Scale(torch.from_numpy(mean_D.astype(np.float32)), torch.from_numpy(deviation_D))
 
 
 class VectorBank:
-    """Vectors of all patches in ``folder``, raw; ``rows_T`` are the training split's, in rising order."""
+    """Vectors of all patches in ``folder``, raw; ``rows_T`` are the training split's, in rising order.
 
-    def __init__(self, folder: Path, *, rows_T: np.ndarray) -> None:
+    ``parts`` stand side by side; the features of surroundings have the weight ``surroundings``, all others 1.
+    """
+
+    def __init__(self, folder: Path, *, rows_T: np.ndarray, parts: Sequence[Features], surroundings: float) -> None:
         self.own_ND = np.load(folder / "own.npy", mmap_mode="r")
         self.views_TVD = np.load(folder / "views.npy", mmap_mode="r")
         self.rows_T = rows_T
-        self.scale = Scale.fit(self.own_ND, rows_T=rows_T)
+        dimensions = [part.shape[0] for part in parts]
+        weights = [surroundings if part.of_surroundings else 1.0 for part in parts]
+        self.scale = Scale.fit(self.own_ND, rows_T=rows_T, dimensions=dimensions, weights=weights)
+        self._of_patch = sum(part.shape[0] for part in parts if not part.of_surroundings)
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.own_ND.shape[1:]
+
+    @property
+    def of_patch(self) -> int:
+        return self._of_patch
 
     def own(self, rows_N: np.ndarray) -> Tensor:
         return self.scale(torch.from_numpy(np.asarray(self.own_ND[rows_N])))
@@ -130,42 +159,67 @@ def make_bank(context: StageContext, *, latents: LatentSet) -> Bank:
 
     The main process computes; the others wait, and read what it wrote.
     """
-    kind = context.config.clusters.features
-    if context.config.clusters.joint is not None:
+    config = context.config.clusters
+    if config.joint is not None:
         if is_main_process():
             FeaturesRecord(kind=UNSCALED, shape=latents.shape, views=0).save(context.out)
         return LatentBank(latents, scaled=False)
-    if kind == "latents":
+    if "latents" in config.kinds:
         return LatentBank(latents, scaled=True)
-    features = KINDS[kind].make(context)
-    count = features.views if context.config.clusters.positives == "views" else 0
+    parts = [KINDS[kind].make(context) for kind in config.kinds]
+    if config.surroundings:
+        parts.append(Surroundings.make(context))
+    count = parts[0].views if config.positives == "views" else 0  # of one part: several have no views
     folder = shared_path(context.out / "checkpoints")  # not published
     rows_T = latents.rows(split="train")
     if is_main_process():
         folder.mkdir(exist_ok=True)
-        own, views = folder / "own.npy", folder / "views.npy"
-        _fill(own, rows=np.arange(len(latents)), shape=features.shape, compute=features.compute_rows)
-        compute = features.compute_views if count else None
-        _fill(views, rows=rows_T, shape=(count, *features.shape), compute=compute)
+        _compute(folder, parts=parts, rows_N=np.arange(len(latents)), rows_T=rows_T, views=count)
     accelerator(context.config.runtime).wait_for_everyone()
-    bank = VectorBank(folder, rows_T=rows_T)
+    bank = VectorBank(folder, rows_T=rows_T, parts=parts, surroundings=config.surroundings)
     if is_main_process():
-        encoder = features.save(context.out)
-        with replacing(context.out / FEATURES) as temporary, temporary.open("wb") as file:
-            header = {"descr": "<f4", "fortran_order": False, "shape": bank.own_ND.shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for start in range(0, len(latents), ROWS):
-                rows_N = np.arange(start, min(start + ROWS, len(latents)))
-                file.write(bank.own(rows_N).numpy().astype("<f4").tobytes())
-        FeaturesRecord(
-            kind=kind,
-            shape=features.shape,
-            views=count,
-            mean=tuple(bank.scale.mean_D.tolist()),
-            deviation=bank.scale.deviation,
-            encoder=encoder,
-        ).save(context.out)
+        _save(bank, parts=parts, kinds=config.kinds, views=count, out=context.out)
     return bank
+
+
+def _compute(folder: Path, *, parts: Sequence[Features], rows_N: np.ndarray, rows_T: np.ndarray, views: int) -> None:
+    """Fill ``own.npy`` and ``views.npy``."""
+
+    def own(rows_n: np.ndarray) -> Tensor:
+        return torch.cat([part.compute_rows(rows_n) for part in parts], dim=1)
+
+    dimensions = sum(part.shape[0] for part in parts)
+    _fill(folder / "own.npy", rows=rows_N, shape=(dimensions,), compute=own)
+    compute = parts[0].compute_views if views else None
+    _fill(folder / "views.npy", rows=rows_T, shape=(views, dimensions), compute=compute)
+
+
+def _save(bank: VectorBank, *, parts: Sequence[Features], kinds: Sequence[str], views: int, out: Path) -> None:
+    """Write ``features.npy`` and ``features.json``."""
+    with replacing(out / FEATURES) as temporary, temporary.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": bank.own_ND.shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(bank.own_ND), ROWS):
+            rows_N = np.arange(start, min(start + ROWS, len(bank.own_ND)))
+            file.write(bank.own(rows_N).numpy().astype("<f4").tobytes())
+    records, start = [], 0
+    for number, part in enumerate(parts):
+        record = PartRecord(
+            kind="surroundings" if part.of_surroundings else kinds[number],
+            dimensions=part.shape[0],
+            deviation=float(bank.scale.deviation_D[start]),
+            surroundings=part.of_surroundings,
+            encoder=part.save(out),
+        )
+        records.append(record)
+        start += part.shape[0]
+    FeaturesRecord(
+        kind=kinds[0],
+        shape=bank.shape,
+        views=views,
+        mean=tuple(bank.scale.mean_D.tolist()),
+        parts=tuple(records),
+    ).save(out)
 
 
 def _fill(
@@ -193,28 +247,51 @@ def _fill(
 class PredictedFeatures:
     """Features of any images, as the network of published clusters gets them."""
 
-    features: Features
+    parts: tuple[Features, ...]
     scale: Scale | None
 
-    def compute_images(self, images_NHW3: np.ndarray) -> Tensor:
-        """Images, uint8 (N, H, W, 3); float32 (N, *shape) on the device."""
-        x_N = self.features.compute_images(images_NHW3)
+    @property
+    def with_surroundings(self) -> bool:
+        """Whether the clusters were made with the surroundings of patches."""
+        return any(part.of_surroundings for part in self.parts)
+
+    def compute_images(self, images_NHW3: np.ndarray, fields_NSS3: np.ndarray | None = None) -> Tensor:
+        """Of images, uint8 (N, H, W, 3), and of the fields about them; float32 (N, *shape) on the device.
+
+        Without fields, only the features of the images themselves.
+        """
+        if fields_NSS3 is not None and not self.with_surroundings:
+            raise ValueError("these clusters were made without surroundings; leave the fields out")
+        computed = []
+        for part in self.parts:
+            images = fields_NSS3 if part.of_surroundings else images_NHW3
+            if images is not None:
+                computed.append(part.compute_images(images))
+        x_N = computed[0] if len(computed) == 1 else torch.cat(computed, dim=1)
         return x_N if self.scale is None else self.scale(x_N)
 
 
 def load_features(clusters: Path, *, inputs: Mapping[str, Path], device: torch.device) -> PredictedFeatures:
     """What the clusters in this folder are predicted from; ``inputs`` has the folders of the stages before.
 
-    Raises ``UserError`` where a pretrained encoder is gone, and ``ImagesUnsupported`` for features from files.
+    Raises ``UserError`` where a pretrained encoder is gone, or where the run was made with features of an earlier
+    version that exist no more, and ``ImagesUnsupported`` for features from files.
     """
     record = FeaturesRecord.load(clusters)
-    if record is None:
-        return PredictedFeatures(LatentMaps.load(Sources(inputs, clusters, EncoderRecord(), device)), None)
-    kind = UnscaledLatents if record.kind == UNSCALED else KINDS[record.kind]
-    features = kind.load(Sources(inputs, clusters, record.encoder, device))
-    if record.mean is None or record.deviation is None:
-        return PredictedFeatures(features, None)
-    return PredictedFeatures(features, Scale(torch.tensor(record.mean), record.deviation))
+    if record is None or record.kind == UNSCALED:
+        kind = LatentMaps if record is None else UnscaledLatents
+        return PredictedFeatures((kind.load(Sources(inputs, clusters, EncoderRecord(), device)),), None)
+    parts: list[Features] = []
+    for part in record.parts:
+        if not part.surroundings and part.kind not in KINDS:
+            raise UserError(
+                f"clusters.features: {part.kind} was removed; cluster the run again with features=perceptual"
+            )
+        known = Surroundings if part.surroundings else KINDS[part.kind]
+        parts.append(known.load(Sources(inputs, clusters, part.encoder, device)))
+    assert record.mean is not None, "vectors have a mean"
+    deviation_D = torch.tensor([part.deviation for part in record.parts for _ in range(part.dimensions)])
+    return PredictedFeatures(tuple(parts), Scale(torch.tensor(record.mean), deviation_D))
 
 
 def validity_features(latents: LatentSet, rows: np.ndarray, *, kind: str, clusters: Path) -> np.ndarray:

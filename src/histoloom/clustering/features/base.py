@@ -14,7 +14,6 @@ from typing import Self
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from histoloom.config import PerceptualTrunk
@@ -39,37 +38,58 @@ class ImagesUnsupported(UserError):
 
 
 class EncoderRecord(Record):
-    """The network behind the features: the run's own (``channels``), or a pretrained one (``encoder`` or ``trunk``,
-    ``digest``). Of features from files ``encoder`` is the name in the files.
+    """The pretrained network behind the features: ``encoder`` or ``trunk``, and the ``digest`` of its weights.
+
+    Of features from files ``encoder`` is the name in the files.
 
     All are None where the features come from the VQ-GAN's latents.
     """
 
-    channels: int | None = None
     encoder: str | None = None
     trunk: PerceptualTrunk | None = None
     digest: str | None = None
 
 
+class PartRecord(Record):
+    """One kind among the features: ``dimensions`` numbers a patch, whose differences are divided by ``deviation``.
+
+    ``surroundings``: they describe the field about a patch, not the patch itself.
+    """
+
+    kind: str
+    dimensions: int
+    deviation: float
+    surroundings: bool = False
+    encoder: EncoderRecord = EncoderRecord()
+
+
 class FeaturesRecord(Record):
-    """``features.json``: the kind of features that were clustered, and how vectors are scaled."""
+    """``features.json``: what was clustered. Vectors have a ``mean`` and ``parts``, side by side, each on its scale.
+
+    ``kind``: of the features, or of the first part.
+    """
 
     kind: str
     shape: tuple[int, ...]
     views: int
     mean: tuple[float, ...] | None = None
-    deviation: float | None = None
-    encoder: EncoderRecord = Field(EncoderRecord(), alias="said")
+    parts: tuple[PartRecord, ...] = ()
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
         """Read ``features.json``; None where latents were clustered, which the stage ``latents`` holds."""
         path = folder / "features.json"
-        return cls(**read_json(path)) if path.is_file() else None
+        if not path.is_file():
+            return None
+        values = read_json(path)
+        if "parts" not in values and values.get("mean") is not None:  # of a version that knew one part only
+            part = {"kind": values["kind"], "dimensions": values["shape"][0], "deviation": values["deviation"]}
+            values["parts"] = [{**part, "encoder": values.get("said") or {}}]
+        return cls(**values)
 
     def save(self, folder: Path) -> None:
         """Write ``features.json``."""
-        write_json(folder / "features.json", self.model_dump(mode="json", by_alias=True, exclude_none=True))
+        write_json(folder / "features.json", self.model_dump(mode="json", exclude_none=True))
 
 
 @dataclass(frozen=True)
@@ -103,6 +123,11 @@ class Features(ABC):
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Of one patch, known before any is computed."""
+
+    @property
+    def of_surroundings(self) -> bool:
+        """Whether they describe the field about a patch; then ``compute_images`` is of images of such fields."""
+        return False
 
     @property
     @abstractmethod

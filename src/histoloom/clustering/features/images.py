@@ -17,12 +17,10 @@ from torch import Tensor
 from histoloom.autoencoder.augment import DIHEDRAL, dihedral
 from histoloom.autoencoder.vqgan import to_float, to_uint8
 from histoloom.clustering.features.base import Features, blockwise
-from histoloom.clustering.views import LEAST_CROP, crop
 from histoloom.run.stage import StageContext
 from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.stain.augment import STAIN_DRAWS, restained
-from histoloom.training.loop import StepContext
 
 
 @dataclass(frozen=True)
@@ -81,14 +79,6 @@ class ImageFeatures(Features):
 
     def compute_images(self, images_NHW3: np.ndarray) -> Tensor:
         return blockwise(torch.from_numpy(images_NHW3), function=self.of_block, device=self.device)
-
-
-def random_view(x_N3HW: Tensor, *, context: StepContext, strength: float) -> Tensor:
-    """One view of each image, float -1..1: rotated or flipped, a crop of at least 0.6 of its side, restained."""
-    N = len(x_N3HW)
-    x_N3HW = dihedral(x_N3HW, context.randint(DIHEDRAL, (N,)))
-    x_N3HW = crop(x_N3HW, place_N3=context.rand((N, 3)), least=LEAST_CROP)
-    return restained(x_N3HW, draws_N10=strength * context.randn((N, STAIN_DRAWS)))
 
 
 def views_of(images_NHW3: np.ndarray, *, rows_N: np.ndarray, views: int, strength: float, seed: int) -> np.ndarray:

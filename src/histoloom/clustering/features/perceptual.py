@@ -1,7 +1,8 @@
 """Features of whole patches by the middle layers of an ImageNet classifier.
 
 What such layers respond to agrees better with what people see than pixels do (Zhang et al., CVPR 2018), and the means
-of their activations over positions describe texture wherever it lies in a patch.
+of their activations over positions describe texture wherever it lies in a patch. Tissue has no upright position:
+features are means over the image and the image turned by a quarter.
 
 Shapes: B a block of images, H x W px, C channels of a tap, D features.
 """
@@ -29,7 +30,7 @@ LAST_TAPS = 3  # of LPIPS's trunks: earlier ones respond to edges and colours
 
 
 class PerceptualFeatures(ImageFeatures):
-    """Means over positions of a trunk's activations, all taps side by side, (B, D)."""
+    """Means over two turns and all positions of a trunk's activations, all taps side by side, (B, D)."""
 
     def __init__(self, trunk: PerceptualTrunk, *, images: PatchImages | None, device: torch.device) -> None:
         super().__init__(images=images, device=device)
@@ -63,7 +64,10 @@ class PerceptualFeatures(ImageFeatures):
         return self._shape
 
     def of_block(self, x_BHW3: Tensor) -> Tensor:
-        return torch.cat([tap_BCHW.mean(dim=(2, 3)) for tap_BCHW in self.activations(to_float(x_BHW3))], dim=1)
+        x_B3HW = to_float(x_BHW3)
+        turns = [self.activations(x_B3HW), self.activations(x_B3HW.rot90(dims=(2, 3)))]
+        means = [torch.cat([tap_BCHW.mean(dim=(2, 3)) for tap_BCHW in taps], dim=1) for taps in turns]
+        return (means[0] + means[1]) / 2
 
 
 def _load(trunk: PerceptualTrunk, *, device: torch.device) -> tuple[Callable[[Tensor], list[Tensor]], str]:

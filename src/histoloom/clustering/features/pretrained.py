@@ -184,7 +184,7 @@ def _from_transformers(folder: Path, *, recipe: Recipe) -> PretrainedEncoder:
         transformers = importlib.import_module("transformers")
     except ImportError as error:
         raise UserError(
-            'an hf: encoder needs the extra: pip install "histoloom[encoders]", or set clusters.features=selfsup'
+            'an hf: encoder needs the extra: pip install "histoloom[encoders]", or set clusters.features=perceptual'
         ) from error
     try:
         network, loading = transformers.AutoModel.from_pretrained(

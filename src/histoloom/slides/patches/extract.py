@@ -19,6 +19,7 @@ from histoloom.run.directory import read_json, replacing, write_json
 from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.patches.filters import MIN_TISSUE_FOR_FOCUS, REASONS, Filters
 from histoloom.slides.patches.sampling import CandidatePatches, Positions, SlideGeometry
+from histoloom.slides.patches.surroundings import fields_of, image_side, read_fields
 from histoloom.slides.readers.base import Slide
 from histoloom.slides.readers.open import open_slide
 from histoloom.slides.stain.normalise import StainNormaliser
@@ -149,7 +150,8 @@ class ExtractionJob:
     """Take patches of level-0 side ``extent`` px among the ``candidates``, ``size`` px each, into ``target``.
 
     ``target`` is a .npy file; ``checkpoint`` a .json that says which candidates it holds, where filters are active.
-    ``normaliser`` changes the stain of accepted patches; filters measure the slide's own pixels.
+    ``normaliser`` changes the stain of accepted patches; filters measure the slide's own pixels. ``surroundings``: the
+    .npy file of the fields about the accepted patches, in their order; None: they are not wanted.
     """
 
     entry: SlideEntry
@@ -160,6 +162,16 @@ class ExtractionJob:
     checkpoint: Path
     filters: Filters
     normaliser: StainNormaliser | None = None
+    surroundings: Path | None = None
+
+    @property
+    def done(self) -> AcceptedPatches | None:
+        """The patches that ``target`` holds, or None where it has to be written."""
+        if not self.target.is_file():
+            return None
+        if not self.filters.active:
+            return AcceptedPatches(self.candidates.first().tolist())
+        return AcceptedPatches.load(self.checkpoint) if self.checkpoint.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -172,16 +184,20 @@ class ExtractionResult:
 
 def extract_patches(job: ExtractionJob) -> ExtractionResult:
     """Write a slide's patches, unless that is done; a slide that gives none, or cannot be read, is left out."""
-    if job.target.is_file():
-        if not job.filters.active:
-            return ExtractionResult(AcceptedPatches(job.candidates.first().tolist()))
-        if job.checkpoint.is_file():
-            return ExtractionResult(AcceptedPatches.load(job.checkpoint))
+    accepted = job.done
+    around = job.surroundings
+    if accepted is not None and (around is None or around.is_file()):
+        return ExtractionResult(accepted)
     try:
-        with open_slide(job.entry) as slide, replacing(job.target) as temporary:
-            accepted = _write_patches(job, slide=slide, path=temporary)
-            if job.filters.active:
-                accepted.save(job.checkpoint)
+        with open_slide(job.entry) as slide:
+            if accepted is None:
+                with replacing(job.target) as temporary:
+                    accepted = _write_patches(job, slide=slide, path=temporary)
+                    if job.filters.active:
+                        accepted.save(job.checkpoint)
+            if around is not None:
+                with replacing(around) as temporary:
+                    _write_surroundings(job, slide=slide, rows=np.array(accepted.rows), path=temporary)
     except SlideError as error:
         return ExtractionResult(None, job.entry.public_reason(error))
     return ExtractionResult(accepted)
@@ -196,11 +212,7 @@ def _write_patches(job: ExtractionJob, *, slide: Slide, path: Path) -> AcceptedP
         return slide.read(int(positions.x[row]), int(positions.y[row]), extent=job.extent, size=job.size)
 
     def reading_order(rows: np.ndarray) -> np.ndarray:
-        # Strip by strip and there band by band, so that neighbours find the slide's tiles still decoded. A strip is so
-        # narrow that the tiles of two of its bands fit the cache, however wide the slide.
-        side = max(1, int(job.extent))
-        x, y = positions.x[rows], positions.y[rows]
-        return np.asarray(rows[np.lexsort((x, y // side, x // (_STRIP * side)))])
+        return np.asarray(rows[_reading_order(positions.x[rows], positions.y[rows], side=job.extent)])
 
     with path.open("wb+") as file:
         start = _write_npy_header(file, n=job.candidates.wanted, size=job.size)
@@ -226,6 +238,28 @@ def _write_patches(job: ExtractionJob, *, slide: Slide, path: Path) -> AcceptedP
         assert end == start, "the header keeps room for any number"
         file.truncate(start + len(accepted.rows) * length)
     return accepted
+
+
+def _write_surroundings(job: ExtractionJob, *, slide: Slide, rows: np.ndarray, path: Path) -> None:
+    """The fields about the patches of these rows of the candidates, in the order of ``rows``; one in memory."""
+    positions, side = job.candidates.positions.take(rows), image_side(job.size)
+    fields_N3 = fields_of(positions.x, positions.y, extent=job.extent, dimensions=slide.dimensions)
+    order = _reading_order(fields_N3[:, 0], fields_N3[:, 1], side=float(fields_N3[0, 2]))
+    with path.open("wb+") as file:
+        start = _write_npy_header(file, n=len(rows), size=side)
+        for slot, image in zip(order.tolist(), read_fields(slide, fields_N3[order], side=side), strict=True):
+            file.seek(start + slot * image.nbytes)
+            file.write((image if job.normaliser is None else job.normaliser(image)).tobytes())
+
+
+def _reading_order(x: np.ndarray, y: np.ndarray, *, side: float) -> np.ndarray:
+    """The order in which boxes of this side are read fast.
+
+    Strip by strip and there band by band, so that neighbours find the slide's tiles still decoded. A strip is so narrow
+    that the tiles of two of its bands fit the cache, however wide the slide.
+    """
+    whole = max(1, int(side))
+    return np.lexsort((x, y // whole, x // (_STRIP * whole)))
 
 
 def _write_npy_header(file: BinaryIO, *, n: int, size: int) -> int:
