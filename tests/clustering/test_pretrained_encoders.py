@@ -101,7 +101,7 @@ def test_the_class_token_of_a_transformer_is_read_at_the_side_of_its_preprocessi
 
 
 def test_a_recipe_goes_before_the_files(transformers: ModuleType, images_NHW3: np.ndarray, tmp_path: Path) -> None:
-    """As Midnight-12k: its configuration has 518 px, its card 224 and other colours than ImageNet's."""
+    """As Midnight-12k: its card has 224 px and other colours than ImageNet's."""
     torch.manual_seed(0)
     shape = transformers.Dinov2Config(image_size=518, patch_size=14, **SIZES)
     network = transformers.Dinov2Model(shape).eval()

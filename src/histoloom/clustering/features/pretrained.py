@@ -56,7 +56,7 @@ RECIPES: Mapping[str, Recipe] = {
     # github.com/bioptimus/releases; TRIDENT has the same values for H-optimus-1
     "H-optimus-0": H_OPTIMUS,
     "H-optimus-1": H_OPTIMUS,
-    # huggingface.co/kaiko-ai/midnight; its configuration has the 518 px of the DINOv2 that it began with
+    # huggingface.co/kaiko-ai/midnight; the DINOv2 that it began with has 518 px in its configuration
     "midnight": Recipe(side=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     # github.com/mahmoodlab/UNI
     "UNI2-h": Recipe(
