@@ -22,6 +22,7 @@ import numpy as np
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
 from scipy.stats import t as student
+from sklearn import config_context
 from sklearn.cluster import KMeans
 
 from histoloom.clustering.results import Excess, NullComparison, ValueAgainstNulls
@@ -140,13 +141,15 @@ def sweep(x_ND: np.ndarray, *, ks: Sequence[int]) -> dict[int, Part]:
     pairs = Pairs(x_ND)
     tree = linkage(pairs.distances_P, method="ward")
     parts = {}
-    for k in ks:
-        start_N = cut(tree, k=k)
-        starts_KD = np.stack([x_ND[start_N == cluster].mean(0) for cluster in range(k)])
-        model = KMeans(n_clusters=k, init=starts_KD, n_init=1, max_iter=50).fit(x_ND)
-        labels_N = np.unique(model.labels_, return_inverse=True)[1]
-        sizes_K = np.bincount(model.labels_, minlength=k)
-        parts[k] = Part(model.cluster_centers_, pairs.indices(labels_N), sizes_K)
+    # Of a few hundred points, checking the input takes scikit-learn longer than clustering.
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        for k in ks:
+            start_N = cut(tree, k=k)
+            starts_KD = np.stack([x_ND[start_N == cluster].mean(0) for cluster in range(k)])
+            model = KMeans(n_clusters=k, init=starts_KD, n_init=1, max_iter=50).fit(x_ND)
+            labels_N = np.unique(model.labels_, return_inverse=True)[1]
+            sizes_K = np.bincount(model.labels_, minlength=k)
+            parts[k] = Part(model.cluster_centers_, pairs.indices(labels_N), sizes_K)
     return parts
 
 
