@@ -47,7 +47,8 @@ def test_the_log_reports_a_discriminator_that_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("histoloom.autoencoder.quality.discriminator_accuracy", lambda *_, **__: accuracy)
-    settings = [*tiny_settings, "autoencoder.adversarial.weight=0.8", "autoencoder.adversarial.channels=4"]
+    discriminator = ["autoencoder.adversarial.weight=0.8", "autoencoder.adversarial.channels=4"]
+    settings = [*tiny_settings, *discriminator, "autoencoder.training.phases.0.images=32"]
     run = init_run(tmp_path / "run", slides=[tiny_slides], preset="demo", settings=settings)
     execute(run, until="autoencoder")
     assert ReconstructionQuality.load(run.path / "autoencoder").discriminator_accuracy == accuracy

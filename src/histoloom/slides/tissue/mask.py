@@ -79,16 +79,14 @@ class PenMask:
 
 def segment_thumbnail(thumbnail: np.ndarray) -> ThumbnailMasks:
     """Tissue and pen of a thumbnail, RGB uint8 (h, w, 3)."""
-    # Optical density against empty glass.
-    glass_3 = glass_colour(thumbnail[::GLASS_STEP, ::GLASS_STEP].reshape(-1, 3))
-    glass_3 = np.full(3, 255.0) if glass_3 is None else glass_3
-    density_hw3 = np.asarray(-np.log((thumbnail.astype(np.float32) + 1) / (glass_3 + 1)), dtype=np.float32)
+    density_hw3 = optical_density(thumbnail)
     pen = find_pen(density_hw3)
 
     # Stain: largest minus smallest optical density, 0 for glass, grey, black and pen.
     channels = np.moveaxis(_smoothed(density_hw3, sigma=_SMOOTHING), 2, 0)
     spread_hw = reduce(np.maximum, channels) - reduce(np.minimum, channels)
-    black_hw = _smoothed(thumbnail.max(axis=2).astype(np.float32), sigma=_SMOOTHING) < _BLACK
+    brightest_hw = reduce(np.maximum, np.moveaxis(thumbnail, 2, 0))
+    black_hw = _smoothed(brightest_hw.astype(np.float32), sigma=_SMOOTHING) < _BLACK
     stain_hw = np.where(pen.pen_hw | pen.grey_hw | black_hw, 0, spread_hw)
 
     # Structure: how much stain varies around each pixel beyond its slow changes.
@@ -111,11 +109,20 @@ def tissue_mask(thumbnail: np.ndarray) -> np.ndarray:
     return segment_thumbnail(thumbnail).tissue_hw
 
 
+def optical_density(thumbnail: np.ndarray) -> np.ndarray:
+    """Optical densities against empty glass, float32 (h, w, 3), of a thumbnail, RGB uint8 (h, w, 3)."""
+    glass_3 = glass_colour(thumbnail[::GLASS_STEP, ::GLASS_STEP].reshape(-1, 3))
+    glass_3 = np.full(3, 255.0) if glass_3 is None else glass_3
+    # A channel has 256 values, so that the logarithm is looked up.
+    by_value = -np.log((np.arange(256)[:, None] + 1) / (glass_3 + 1)).astype(np.float32)
+    return np.stack([by_value[:, channel][thumbnail[..., channel]] for channel in range(3)], axis=2)
+
+
 def find_pen(density_hw3: np.ndarray) -> PenMask:
     """The parts of optical densities (h, w, 3) that cannot be haematoxylin and eosin."""
     smooth_hw3 = _smoothed(density_hw3, sigma=_PEN_SMOOTHING)
-    red, green, blue = np.moveaxis(smooth_hw3, 2, 0)
-    largest, least = smooth_hw3.max(axis=2), smooth_hw3.min(axis=2)
+    red, green, blue = channels = np.moveaxis(smooth_hw3, 2, 0)
+    largest, least = reduce(np.maximum, channels), reduce(np.minimum, channels)
     cold = (red > RED_OVER_GREEN * green) | ((red > DARK_RED_OVER_GREEN * green) & (red > DARK_RED))
     grey = least > GREY * largest
     dense = largest > FAINT
