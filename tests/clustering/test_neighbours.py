@@ -37,6 +37,23 @@ def test_only_the_nearest_are_taken_where_there_are_more() -> None:
     assert set(neighbours_NM[20].tolist()) == {16, 17, 18, 19, 21, 22, 23, 24}
 
 
+def test_slides_in_any_order_have_the_neighbours_of_a_search_by_hand() -> None:
+    """Patches of three slides, mixed, of different sides; some have no neighbour, most have fewer than are wanted."""
+    rng = numpy_generator(0, "places")
+    slide_N, middle_N2 = rng.choice([7, 2, 5], 150), rng.uniform(0, 300, (150, 2))
+    side_N = rng.choice([2.0, 8.0, 16.0], 150)
+    neighbours_NM = slide_neighbours(slide_N, middle_N2=middle_N2, side_N=side_N)
+    counts = set()
+    for row in range(150):
+        distance_N = np.linalg.norm(middle_N2 - middle_N2[row], axis=1)
+        others = [other for other in np.argsort(distance_N) if slide_N[other] == slide_N[row] and other != row]
+        near = [other for other in others if distance_N[other] <= REACH * side_N[row]][:NEIGHBOURS]
+        counts.add(len(near))
+        expected = [near[place % len(near)] for place in range(NEIGHBOURS)] if near else [row] * NEIGHBOURS
+        assert neighbours_NM[row].tolist() == expected
+    assert {0, 1, NEIGHBOURS - 1, NEIGHBOURS} <= counts
+
+
 def test_patches_in_the_same_place_are_neighbours_and_not_themselves() -> None:
     neighbours_NM = slide_neighbours(np.zeros(3, int), middle_N2=np.zeros((3, 2)), side_N=np.ones(3))
     assert [set(row) for row in neighbours_NM.tolist()] == [{1, 2}, {0, 2}, {0, 1}]

@@ -53,17 +53,23 @@ def slide_neighbours(slide_N: np.ndarray, *, middle_N2: np.ndarray, side_N: np.n
     in the same unit. Where there are fewer neighbours, they are repeated; a patch without any has itself.
     """
     neighbours_NM = np.repeat(np.arange(len(slide_N))[:, None], NEIGHBOURS, axis=1)
-    for slide in np.unique(slide_N):
-        rows_n = np.flatnonzero(slide_N == slide)
+    order_N = np.argsort(slide_N, kind="stable")
+    starts = np.flatnonzero(np.diff(slide_N[order_N])) + 1
+    for rows_n in np.split(order_N, starts):
         count = min(NEIGHBOURS + 1, len(rows_n))
         if count < 2:
             continue
         distance_nm, nearest_nm = cKDTree(middle_N2[rows_n]).query(middle_N2[rows_n], k=count)
         itself_nm = nearest_nm == np.arange(len(rows_n))[:, None]
         usable_nm = (distance_nm <= REACH * side_N[rows_n, None]) & ~itself_nm
-        for row, nearest_m, usable_m in zip(rows_n, nearest_nm, usable_nm, strict=True):
-            if usable_m.any():
-                neighbours_NM[row] = np.resize(rows_n[nearest_m[usable_m]], NEIGHBOURS)
+
+        # The usable ones first, from near to far, and over again until there are enough
+        usable_n = usable_nm.sum(axis=1)
+        usable_first_nm = np.argsort(~usable_nm, axis=1, kind="stable")
+        place_nM = np.arange(NEIGHBOURS) % np.maximum(usable_n, 1)[:, None]
+        chosen_nM = np.take_along_axis(nearest_nm, np.take_along_axis(usable_first_nm, place_nM, axis=1), axis=1)
+        with_neighbours = usable_n > 0
+        neighbours_NM[rows_n[with_neighbours]] = rows_n[chosen_nM[with_neighbours]]
     return neighbours_NM
 
 

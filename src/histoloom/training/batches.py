@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -17,13 +18,21 @@ def step_rows(task: Task, *, images: int, batch_size: int, seed: int) -> np.ndar
     places = np.arange(images, images + batch_size)
     rows = np.empty(len(places), dtype=np.int64)
     for epoch in np.unique(places // task.n):
-        shuffled = permutation(seed, task.name, "order", int(epoch), n=task.n)
+        shuffled = _epoch_order(seed, task.name, int(epoch), n=task.n)
         here = places // task.n == epoch
         rows[here] = shuffled[places[here] % task.n]
     if task.versions == 1:
         return rows
     draws = numpy_generator(seed, task.name, "versions", images // batch_size)
     return rows + task.n * draws.integers(task.versions, size=len(rows))
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, name: str, epoch: int, *, n: int) -> np.ndarray:
+    """The permutation of one epoch, kept: to draw a million numbers takes longer than a step of a small network."""
+    shuffled = permutation(seed, name, "order", epoch, n=n)
+    shuffled.flags.writeable = False
+    return shuffled
 
 
 class Prefetcher:

@@ -11,6 +11,7 @@ Shapes: N patches, T of the training split, V views besides a patch itself, D fe
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ from histoloom.training.distributed import shared_path
 
 CHUNK = 4 * BLOCK
 ROWS = 1024  # that are in memory at once
+SAVE_SECONDS = 10.0
+"""Between two records of what is computed: to bring a large file to disk takes longer than to compute a chunk."""
+
 FEATURES = "features.npy"
 UNSCALED = "unscaled"  # kind of the clusters that are trained with the diffusion model
 
@@ -225,7 +229,7 @@ def _save(bank: VectorBank, *, parts: Sequence[Features], kinds: Sequence[str], 
 def _fill(
     path: Path, *, rows: np.ndarray, shape: tuple[int, ...], compute: Callable[[np.ndarray], Tensor] | None
 ) -> None:
-    """A .npy of ``compute`` of each row, (len(rows), *shape) float32, continued where an earlier call stopped."""
+    """A .npy of ``compute`` of each row, (len(rows), *shape) float32, continued where an earlier call last saved."""
     marker = path.with_suffix(".json")
     done = read_json(marker)["rows"] if marker.is_file() else 0
     whole = (len(rows), *shape)
@@ -234,13 +238,24 @@ def _fill(
     )
     if compute is None or done == len(rows):
         return
+
+    def save(computed: int) -> None:
+        target.flush()
+        write_json(marker, {"rows": computed})
+
+    computed, saved_at = done, time.monotonic()
     with meter(f"features ({path.stem})", total=len(rows), done=done) as progress:
-        for start in range(done, len(rows), CHUNK):
-            chunk = rows[start : start + CHUNK]
-            target[start : start + len(chunk)] = compute(chunk).numpy()
-            target.flush()
-            write_json(marker, {"rows": start + len(chunk)})
-            progress.advance(len(chunk))
+        try:
+            for start in range(done, len(rows), CHUNK):
+                chunk = rows[start : start + CHUNK]
+                target[start : start + len(chunk)] = compute(chunk).numpy()
+                computed = start + len(chunk)
+                if time.monotonic() - saved_at >= SAVE_SECONDS:
+                    save(computed)
+                    saved_at = time.monotonic()
+                progress.advance(len(chunk))
+        finally:
+            save(computed)
 
 
 @dataclass(frozen=True)
