@@ -39,7 +39,7 @@ from histoloom.run.directory import write_json
 from histoloom.run.stage import EventLog, StageContext
 
 SIDE, CODES = 40, 512  # patches along a slide's side; features
-CONTRAST = 0.15  # deviation of the tissues' logarithms of shares; that of a patch in its tissue is 1
+CONTRAST = 0.25  # deviation of the tissues' logarithms of shares; that of a patch in its tissue is 1
 PIXELS, PATCH_UM = 8, 128  # images only need to have colours
 ROWS = 10_000  # that are generated at once
 STEPS = ("make_bank", "_train", "slide_neighbours", "predict", "_validity", "_decide", "examine")

@@ -69,6 +69,35 @@ def test_the_linear_network_starts_as_kmeans() -> None:
         assert adjusted_rand_score(expected_N, logits_NK.argmax(dim=1).numpy()) == 1
 
 
+def test_training_keeps_weak_clusters_among_many_noisy_features() -> None:
+    """Twelve tissues that explain 2 % of the variance of 512 features; neighbours are mostly of the same."""
+    N, D, K = 3000, 512, 12
+    rng = numpy_generator(0, "noisy features")
+    tissue_N = np.repeat(rng.integers(0, K, N // 10), 10)
+    raw_ND = 0.15 * rng.standard_normal((K, D))[tissue_N] + rng.standard_normal((N, D))
+    x_ND = torch.from_numpy(((raw_ND - raw_ND.mean(0)) / np.sqrt(raw_ND.var(0).mean())).astype(np.float32))
+    place_N = np.arange(N)
+    neighbours_NM = slide_neighbours(place_N // 500, middle_N2=place_N[:, None] * [1.0, 0.0], side_N=np.ones(N))
+    network = LinearNet(D, ks=(K,))
+    network.start_from_kmeans(x_ND.numpy(), seed=0)
+
+    def agreement() -> float:
+        with torch.no_grad():
+            return float(adjusted_rand_score(tissue_N, network(x_ND)[K].argmax(dim=1).numpy()))
+
+    before = agreement()
+    loss, optimizer = NeighbourLoss(network), torch.optim.AdamW(network.parameters(), lr=2e-3)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(100):
+        rows_B = rng.permutation(N)[:256]
+        x_BVD = x_ND[torch.from_numpy(np.concatenate([rows_B[:, None], neighbours_NM[rows_B]], axis=1))]
+        context = StepContext(256 * step, step, step / 100, torch.device("cpu"), generator, slice(0, 256), 256)
+        optimizer.zero_grad()
+        loss(x_BVD, context)[0].backward()
+        optimizer.step()
+    assert agreement() > before > 0.4
+
+
 def test_pair_information_is_log_k_for_sure_agreeing_even_clusters_and_zero_for_one_cluster() -> None:
     even_BK = torch.eye(5).repeat(4, 1)
     assert float(pair_information(even_BK, even_BK)) == pytest.approx(math.log(5), abs=1e-5)

@@ -36,6 +36,12 @@ REACH = 4.0
 SHARPNESS = 8.0
 """Of the first clusters' edges: logits are this times the squared distance to a centre, in the data's variance."""
 
+LEAST_SHARPNESS = 2.0
+"""The same in the variance that k-means explains: less, and patches start between all clusters, which training merges.
+
+It counts where k-means explains less than a quarter of the variance, as in features of many dimensions and much noise.
+"""
+
 INPUT_SCALE = 3.0
 """Norm of the inputs: the larger, the farther a step of the optimizer moves the logits."""
 
@@ -102,11 +108,12 @@ class LinearNet(Network):
     def start_from_kmeans(self, x_ND: np.ndarray, *, seed: int) -> None:
         """Make the heads soft versions of k-means on ``x_ND``: logits fall with the squared distance to a centre."""
         inputs_ND = self.pooled(torch.from_numpy(x_ND)).numpy()
-        sharpness = SHARPNESS / float(inputs_ND.var(axis=0).sum())
+        variance = float(inputs_ND.var(axis=0).sum())
         for k in self.ks:
-            centre_KD = torch.from_numpy(
-                KMeans(k, n_init=2, random_state=(seed + k) % 2**32).fit(inputs_ND).cluster_centers_
-            )
+            kmeans = KMeans(k, n_init=2, random_state=(seed + k) % 2**32).fit(inputs_ND)
+            explained = variance - float(kmeans.inertia_) / len(inputs_ND)
+            sharpness = max(SHARPNESS / variance, LEAST_SHARPNESS / max(explained, 1e-6 * variance))
+            centre_KD = torch.from_numpy(kmeans.cluster_centers_)
             head = self.heads[str(k)]
             assert isinstance(head, nn.Linear), "a head is linear"
             head.weight.copy_(2 * sharpness * centre_KD)
