@@ -78,7 +78,7 @@ def test_training_keeps_weak_clusters_among_many_noisy_features() -> None:
     x_ND = torch.from_numpy(((raw_ND - raw_ND.mean(0)) / np.sqrt(raw_ND.var(0).mean())).astype(np.float32))
     place_N = np.arange(N)
     neighbours_NM = slide_neighbours(place_N // 500, middle_N2=place_N[:, None] * [1.0, 0.0], side_N=np.ones(N))
-    network = LinearNet(D, ks=(K,))
+    network = LinearNet(D, ks=(K,), of_patch=D)
     network.start_from_kmeans(x_ND.numpy(), seed=0)
 
     def agreement() -> float:
