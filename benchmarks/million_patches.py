@@ -139,6 +139,7 @@ def run_stage(folder: Path, *, ks: Sequence[int], images: int, batch: int, steps
     settings = (
         f"clusters.k=[{', '.join(map(str, ks))}]",
         "clusters.features=codes",
+        "clusters.surroundings=0",
         "clusters.positives=neighbours",
         "clusters.validity_features=same",
         "clusters.restarts=1",

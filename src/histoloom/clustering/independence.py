@@ -62,14 +62,20 @@ def slide_information(p_NK: Tensor, *, slide_N: Tensor, slides: int) -> Tensor:
     """I(cluster; slide) of soft clusters in nats, as these patches have it: biased upwards where they are few."""
     with torch.autocast(p_NK.device.type, enabled=False):  # half precision would round the shares
         joint_SK = F.one_hot(slide_N, slides).to(p_NK.dtype).T @ p_NK / len(p_NK)
+    return _information(joint_SK)
+
+
+def _information(joint_SK: Tensor) -> Tensor:
     return entropy(joint_SK.sum(0)) + entropy(joint_SK.sum(1)) - entropy(joint_SK.flatten())
 
 
 def slide_share(predicted: Mapping[int, np.ndarray], *, slides_N: np.ndarray) -> float:
-    """I(cluster; slide) of many patches' probabilities, (N, k) by k, as a share of log k, averaged over the sweep."""
-    slide_N, slides = torch.from_numpy(slides_N), int(slides_N.max()) + 1
-    shares = [
-        float(slide_information(torch.from_numpy(p_NK), slide_N=slide_N, slides=slides)) / math.log(k)
-        for k, p_NK in predicted.items()
-    ]
+    """I(cluster; slide) of many patches' probabilities, (N, k) by k, as a share of log k, averaged over the sweep.
+
+    Without a column for each slide in memory, which a million patches of hundreds of slides would fill.
+    """
+    slide_N, shares = torch.from_numpy(slides_N), []
+    for k, p_NK in predicted.items():
+        sums = [torch.bincount(slide_N, weights=torch.from_numpy(p_N).double()) for p_N in p_NK.T]
+        shares.append(float(_information(torch.stack(sums, dim=1) / len(p_NK))) / math.log(k))
     return sum(shares) / len(shares)
