@@ -45,7 +45,8 @@ ROWS = 10_000  # that are generated at once
 STEPS = ("make_bank", "_train", "slide_neighbours", "predict", "_validity", "_decide", "examine")
 MEGABYTE = 1 << 20
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Steps:
