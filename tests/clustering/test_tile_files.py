@@ -11,10 +11,12 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from histoloom import pipeline
 from histoloom.atlas.maps.tissue_map import map_slide
 from histoloom.autoencoder.latents import LatentSet
+from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.clustering.features.bank import FEATURES, make_bank
 from histoloom.clustering.features.base import ImagesUnsupported
@@ -180,13 +182,14 @@ def test_a_trident_folder_is_clustered_end_to_end(
 ) -> None:
     """Clusters follow the features; what needs features of new images is left out, and says so once."""
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    settings = ["clusters.features=files", f"clusters.files={folder}", "clusters.validity_features=same"]
+    settings = ["clusters.features=files", f"clusters.files={folder}", "clusters.surroundings=0"]
     pipeline.execute(change_settings(Run.open(run), settings, save=True))
     record = read_json(run / "clusters" / "features.json")
-    assert (record["kind"], record["shape"], record["said"]) == ("files", [WIDTH], {"encoder": "uni_v2"})
+    [part] = record["parts"]
+    assert (part["kind"], part["dimensions"], part["encoder"]) == ("files", WIDTH, {"encoder": "uni_v2"})
     x_ND, raw_ND = np.load(run / "clusters" / FEATURES), expected(tiny_run, tiles)
     train = LatentSet.open(run / "latents").rows("train")
-    np.testing.assert_allclose(x_ND, (raw_ND - raw_ND[train].mean(0)) / record["deviation"], atol=1e-4)
+    np.testing.assert_allclose(x_ND, (raw_ND - raw_ND[train].mean(0)) / part["deviation"], atol=1e-4)
 
     # Patches of one tile have one cluster
     labels_N = Clustering.open(run / "clusters").labels(3).to_numpy()
@@ -204,6 +207,33 @@ def test_a_trident_folder_is_clustered_end_to_end(
     slide = next(Path(file) for file in PatchSet.open(run / "patches").slides["file"])
     with pytest.raises(ImagesUnsupported, match="the cluster of a new image is not known"):
         map_slide(run, slide, out=tmp_path / "map.geojson", k=None, mpp=None)
+
+
+def test_with_perceptual_features_beside_the_files_new_images_get_a_cluster(
+    tiny_run: Path, folder: Path, tmp_path: Path
+) -> None:
+    """By a second classifier, which learns the clusters from the patches' own features."""
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    settings = ["clusters.features=[files, perceptual]", f"clusters.files={folder}", "clusters.surroundings=0.5"]
+    pipeline.execute(change_settings(Run.open(run), settings, save=True))
+    parts = read_json(run / "clusters" / "features.json")["parts"]
+    assert [part["kind"] for part in parts] == ["perceptual", "files", "surroundings"]
+    alone = read_json(run / "clusters" / "patch_alone.json")
+    assert set(alone["agreement"]) == {"2", "3"}
+
+    # What the classifier tells of images is what was measured
+    patches, clustering = PatchSet.open(run / "patches"), Clustering.open(run / "clusters")
+    rows = patches.rows("holdout")
+    folders = {stage: run / stage for stage in ("autoencoder", "latents", "clusters")}
+    labels = Classifier.load(**folders, device=torch.device("cpu")).labels(patches.images(rows))
+    for k in (2, 3):
+        same = float((labels[k] == clustering.labels(k).to_numpy()[rows]).mean())
+        assert same == pytest.approx(alone["agreement"][str(k)], abs=0.02)
+    assert "clusterer" in read_json(run / "evaluation" / "faithfulness.json")
+    assert "does not judge the samples" not in (run / "report.html").read_text(encoding="utf-8")
+    slide = next(Path(file) for file in patches.slides["file"])
+    map_slide(run, slide, out=tmp_path / "map.geojson", k=None, mpp=None)
+    assert read_json(tmp_path / "map.geojson")["features"]
 
 
 def test_patches_beside_all_tiles_take_the_nearest_while_they_are_few(

@@ -153,7 +153,7 @@ class Decision(Record):
 
 
 class PatchAlone(Record):
-    """``patch_alone.json``: how often a patch alone gets the cluster that it has with its surroundings.
+    """``patch_alone.json``: how often a patch alone gets the cluster that it has with what is known on its slide.
 
     ``agreement``: share of ``n`` patches of ``split``, 0..1, by k.
     """
@@ -164,7 +164,7 @@ class PatchAlone(Record):
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Read ``patch_alone.json``; None where clusters were made without surroundings."""
+        """Read ``patch_alone.json``; None where clusters were made of patches alone."""
         path = folder / "patch_alone.json"
         return cls(**read_json(path)) if path.is_file() else None
 

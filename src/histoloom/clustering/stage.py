@@ -118,7 +118,7 @@ def run(context: StageContext, *, train_restart: TrainRestart | None = None) -> 
     decision.save(context.out)
     context.say(f"k = {decision.k}: {decision.text}")
     if alone is not None:
-        context.say(f"a patch alone, without its surroundings, shows its cluster in {alone.agreement[decision.k]:.0%}")
+        context.say(f"a patch alone, without its slide, shows its cluster in {alone.agreement[decision.k]:.0%}")
 
     # What the clusters share with slide, patient, stain and colour: confounding.json
     confounding = examine(table, patches=patches, seed=seed)

@@ -22,7 +22,15 @@ import torch
 from torch import Tensor
 
 from histoloom.autoencoder.latents import LatentSet
-from histoloom.clustering.features.base import BLOCK, EncoderRecord, Features, FeaturesRecord, PartRecord, Sources
+from histoloom.clustering.features.base import (
+    BLOCK,
+    EncoderRecord,
+    Features,
+    FeaturesRecord,
+    ImagesUnsupported,
+    PartRecord,
+    Sources,
+)
 from histoloom.clustering.features.from_files import FileFeatures
 from histoloom.clustering.features.latents import Codes, LatentMaps, Pooled, UnscaledLatents, hellinger, pooled
 from histoloom.clustering.features.perceptual import PerceptualFeatures
@@ -42,6 +50,7 @@ SAVE_SECONDS = 10.0
 """Between two records of what is computed: to bring a large file to disk takes longer than to compute a chunk."""
 
 FEATURES = "features.npy"
+SURROUNDINGS = "surroundings"
 UNSCALED = "unscaled"  # kind of the clusters that are trained with the diffusion model
 
 KINDS: Mapping[str, type[Features]] = {
@@ -64,7 +73,7 @@ class Bank(Protocol):
 
     @property
     def of_patch(self) -> int:
-        """How many of a vector's numbers describe the patch itself; those after them describe its surroundings."""
+        """How many of a vector's numbers, the first, are known of a patch alone, without its slide."""
 
     def own(self, rows_N: np.ndarray) -> Tensor:
         """Patches as they are, float32 (N, *shape)."""
@@ -140,7 +149,7 @@ class VectorBank:
         dimensions = [part.shape[0] for part in parts]
         weights = [surroundings if part.of_surroundings else 1.0 for part in parts]
         self.scale = Scale.fit(self.own_ND, rows_T=rows_T, dimensions=dimensions, weights=weights)
-        self._of_patch = sum(part.shape[0] for part in parts if not part.of_surroundings)
+        self._of_patch = sum(part.shape[0] for part in parts if part.of_patch_alone)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -170,9 +179,11 @@ def make_bank(context: StageContext, *, latents: LatentSet) -> Bank:
         return LatentBank(latents, scaled=False)
     if "latents" in config.kinds:
         return LatentBank(latents, scaled=True)
-    parts = [KINDS[kind].make(context) for kind in config.kinds]
+    named: list[tuple[str, Features]] = [(kind, KINDS[kind].make(context)) for kind in config.kinds]
     if config.surroundings:
-        parts.append(Surroundings.make(context))
+        named.append((SURROUNDINGS, Surroundings.make(context)))
+    named.sort(key=lambda one: not one[1].of_patch_alone)  # what a patch alone has comes first
+    kinds, parts = [kind for kind, _ in named], [part for _, part in named]
     count = parts[0].views if config.positives == "views" else 0  # of one part: several have no views
     folder = shared_path(context.out / "checkpoints")  # not published
     rows_T = latents.rows(split="train")
@@ -182,7 +193,7 @@ def make_bank(context: StageContext, *, latents: LatentSet) -> Bank:
     accelerator(context.config.runtime).wait_for_everyone()
     bank = VectorBank(folder, rows_T=rows_T, parts=parts, surroundings=config.surroundings)
     if is_main_process():
-        _save(bank, parts=parts, kinds=config.kinds, views=count, out=context.out)
+        _save(bank, parts=parts, kinds=kinds, views=count, out=context.out)
     return bank
 
 
@@ -209,7 +220,7 @@ def _save(bank: VectorBank, *, parts: Sequence[Features], kinds: Sequence[str], 
     records, start = [], 0
     for number, part in enumerate(parts):
         record = PartRecord(
-            kind="surroundings" if part.of_surroundings else kinds[number],
+            kind=kinds[number],
             dimensions=part.shape[0],
             deviation=float(bank.scale.deviation_D[start]),
             surroundings=part.of_surroundings,
@@ -297,7 +308,12 @@ def load_features(clusters: Path, *, inputs: Mapping[str, Path], device: torch.d
         kind = LatentMaps if record is None else UnscaledLatents
         return PredictedFeatures((kind.load(Sources(inputs, clusters, EncoderRecord(), device)),), None)
     parts: list[Features] = []
-    for part in record.parts:
+    at_hand = [part for part in record.parts if part.kind != "files"]
+    if len(at_hand) < len(record.parts):  # without them no vector is whole, and the patch alone decides
+        at_hand = [part for part in at_hand if not part.surroundings]
+        if not at_hand:
+            raise ImagesUnsupported
+    for part in at_hand:
         if not part.surroundings and part.kind not in KINDS:
             raise UserError(
                 f"clusters.features: {part.kind} was removed; cluster the run again with features=perceptual"

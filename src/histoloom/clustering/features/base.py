@@ -33,7 +33,7 @@ class ImagesUnsupported(UserError):
     def __init__(self) -> None:
         super().__init__(
             "the clusters are made of features from files (clusters.files), and the cluster of a new image is not "
-            "known; take clusters.features=encoder where new images must be recognised"
+            "known; where new images must be recognised, take clusters.features=[perceptual,files]"
         )
 
 
@@ -128,6 +128,11 @@ class Features(ABC):
     def of_surroundings(self) -> bool:
         """Whether they describe the field about a patch; then ``compute_images`` is of images of such fields."""
         return False
+
+    @property
+    def of_patch_alone(self) -> bool:
+        """Whether they are known of an image of a patch, without its slide."""
+        return not self.of_surroundings
 
     @property
     @abstractmethod

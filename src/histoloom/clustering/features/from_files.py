@@ -84,6 +84,10 @@ class FileFeatures(Features):
         return EncoderRecord(encoder=self.tiles[0].encoder or None)
 
     @property
+    def of_patch_alone(self) -> bool:
+        return False
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return (self.tiles[0].width,)
 
