@@ -335,13 +335,16 @@ def test_features_are_looked_up_when_the_run_is_made(
     """Not hours later; a relative place is one of the folder in which the command is typed."""
     monkeypatch.chdir(folder.parent)
 
-    def made(name: str) -> Run:
+    def made(name: str, *, pseudonymise: bool = False) -> Run:
         settings = ["clusters.features=files", f"clusters.files={name}"]
-        return init_run(tmp_path / "new", slides=[tiny_slides], preset="demo", settings=settings)
+        run = tmp_path / ("private-run" if pseudonymise else "new")
+        return init_run(run, slides=[tiny_slides], preset="demo", settings=settings, pseudonymise=pseudonymise)
 
+    monkeypatch.setenv("HISTOLOOM_PRIVATE", str(tmp_path / "private"))
     with pytest.raises(UserError, match="nowhere does not exist"):
         made("nowhere")
     assert made(folder.name).config.clusters.files == str(folder)
+    made(folder.name, pseudonymise=True)  # its slides have other names, and are found by those of their files
     next(folder.glob("*.h5")).unlink()
     with pytest.raises(UserError, match="no features of 1 of 3 slides"):
         made(folder.name)

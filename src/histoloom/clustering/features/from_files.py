@@ -47,7 +47,7 @@ class FileFeatures(Features):
         config = context.config.clusters
         assert config.files is not None, "the configuration has a place with this kind"
         files = TileFiles(Path(config.files), obsm=config.obsm)
-        slides = [row for row in SlideRow.load(context.inputs["patches"]) if row.usable]
+        slides = [row for row in SlideRow.load(context.inputs["patches"]) if row.usable and row.patches]
         names = find_features({row.slide_id: (row.file, row.slide) for row in slides}, files=files)
         tiles = [files.tiles(name) for name in names.values()]
         if len({one.width for one in tiles}) > 1:
