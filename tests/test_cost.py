@@ -131,9 +131,15 @@ def test_the_preset_paper_has_the_operations_of_its_networks() -> None:
 
 
 def test_a_stage_takes_as_long_as_it_has_images() -> None:
-    short = by_stage(estimate(configured("demo"), clock=ticking()))
+    latents = (  # features of other kinds are computed once, whatever the restarts
+        "clusters.features=latents",
+        "clusters.positives=views",
+        "clusters.surroundings=0",
+        "clusters.validity_features=pooled",
+    )
+    short = by_stage(estimate(configured("demo", *latents), clock=ticking()))
     settings = ("diffusion.training.phases.0.images=24000", "samples.per_cluster=16", "clusters.restarts=2")
-    long = by_stage(estimate(configured("demo", *settings), clock=ticking()))
+    long = by_stage(estimate(configured("demo", *latents, *settings), clock=ticking()))
     times = {name: long[name].hours / short[name].hours for name in short}
     assert times == pytest.approx({"autoencoder": 1, "latents": 1, "clusters": 2, "diffusion": 2, "samples": 2})
 
@@ -152,10 +158,21 @@ def test_an_epoch_has_as_many_images_as_are_not_held_out() -> None:
         ("patches.sampling=grid", "patches.count=null"),
         ("patches.size=16", "diffusion.channels=[64, 128]", "diffusion.attention=[false, true]"),
         ("clusters.features=pooled", "samples.k=chosen"),
+        ("clusters.features=[perceptual, codes]", "clusters.surroundings=0"),
     ],
 )
 def test_other_settings_have_an_estimate(settings: tuple[str, ...]) -> None:
     assert 0 < estimate(configured("demo", *settings), clock=time.process_time).hours < 100
+
+
+def test_surroundings_cost_as_much_as_the_patches_of_their_size() -> None:
+    """At 128 px a field's image is as large as a patch; both pass the trunk once in each turn."""
+    operations = [
+        by_stage(estimate(configured("cpu", f"clusters.surroundings={weight}"), clock=ticking()))["clusters"]
+        for weight in (0, 0.5)
+    ]
+    without, with_fields = (stage.images * stage.work.operations for stage in operations)
+    assert with_fields / without == pytest.approx(2, rel=0.1)
 
 
 def test_a_large_network_is_timed_on_a_part_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:

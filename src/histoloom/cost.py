@@ -23,10 +23,14 @@ from histoloom import paper
 from histoloom.autoencoder.lpips import FeatureTrunk
 from histoloom.autoencoder.vqgan import Autoencoder, Discriminator
 from histoloom.clustering.clusterer import Architecture, build
+from histoloom.clustering.features.base import BLOCK
+from histoloom.clustering.features.efficientnet import EfficientNetLite0
+from histoloom.clustering.features.perceptual import TURNS
 from histoloom.config import LPIPS_MIN_SIZE, Config, PatchesConfig, RuntimeConfig
 from histoloom.diffusion.model.conditions import Conditions
 from histoloom.diffusion.model.unet import make_unet
 from histoloom.errors import UserError
+from histoloom.slides.patches.surroundings import image_side
 from histoloom.training.devices import autocast, resolve_device
 
 TRAINED, FROZEN = 3, 2
@@ -153,7 +157,10 @@ def estimate(config: Config, *, clock: Callable[[], float] = time.perf_counter) 
         step = denoise * TRAINED + _joint_clusterer(config, n=n, encode=encode, measure=measure)
         stages.append(StageCost("clusters", images * len(ks), step, each_k=True))
     else:
-        stages += [_clusters(config, n=n, measure=measure), StageCost("diffusion", images, denoise * TRAINED)]
+        stages += [
+            _clusters(config, n=n, patches=patches, measure=measure),
+            StageCost("diffusion", images, denoise * TRAINED),
+        ]
 
     all_k = samples.k == "all"
     evaluations = samples.sampler.steps * (1 if samples.sampler.guidance in (0.0, 1.0) else 2)
@@ -198,16 +205,33 @@ def _joint_clusterer(config: Config, *, n: int, encode: Work, measure: _Measure)
     return (classify * (2 * TRAINED) + encode) * learning + classify * (1 - learning)
 
 
-def _clusters(config: Config, *, n: int, measure: _Measure) -> StageCost:
-    """The clusterer's own training for all k at once, on two views of each patch: of latents, or of vectors."""
+def _clusters(config: Config, *, n: int, patches: int, measure: _Measure) -> StageCost:
+    """The features of all patches, and the clusterer's own training for all k at once on pairs of them.
+
+    Features of a pretrained encoder or from files are not counted.
+    """
     clusters, auto = config.clusters, config.autoencoder
     assert clusters.training is not None, "the clusters have a training of their own"
     side, vectors = config.patches.size // auto.factor, "latents" not in clusters.kinds
+    linear = clusters.positives == "neighbours"
     shape = (2 * auto.code_dim,) if vectors else (auto.code_dim, side, side)
+    images, describe = clusters.training.images(n=n) * clusters.restarts, Work()
+    fields = clusters.surroundings > 0 and "encoder" not in clusters.kinds
+    if "perceptual" in clusters.kinds or fields:
+        with torch.device("meta"):
+            trunk = EfficientNetLite0()
+            widths = [tap_BCHW.shape[1] for tap_BCHW in trunk(torch.empty(1, 3, LPIPS_MIN_SIZE, LPIPS_MIN_SIZE))]
+        views = 0 if linear else config.latents.stain_views
+        sides = [config.patches.size] * (1 + views) if "perceptual" in clusters.kinds else []
+        sides += [image_side(config.patches.size)] if fields else []
+        for pixels in sides:
+            one = measure(trunk, shape=(3, pixels, pixels), multiple=LPIPS_MIN_SIZE, batch_size=BLOCK)
+            describe += one * (TURNS * patches / images)
+        shape = (sum(widths) * (len(sides) - views),)
     with torch.device("meta"):
-        network = build(Architecture(shape[0], clusters.channels, clusters.k, vectors=vectors)).network
+        network = build(Architecture(shape[0], clusters.channels, clusters.k, vectors=vectors, linear=linear)).network
     classify = measure(network, shape=shape, multiple=shape[-1], batch_size=clusters.training.batch_size)
-    return StageCost("clusters", clusters.training.images(n=n) * clusters.restarts, classify * (2 * TRAINED))
+    return StageCost("clusters", images, classify * (2 * TRAINED) + describe)
 
 
 class _Measure:

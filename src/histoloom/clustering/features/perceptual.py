@@ -27,6 +27,8 @@ from histoloom.run.stage import StageContext
 from histoloom.training.devices import accelerator
 
 LAST_TAPS = 3  # of LPIPS's trunks: earlier ones respond to edges and colours
+TURNS = 2
+"""Quarters of a turn over which features are averaged, the image as it is being the first."""
 
 
 class PerceptualFeatures(ImageFeatures):
@@ -65,9 +67,9 @@ class PerceptualFeatures(ImageFeatures):
 
     def of_block(self, x_BHW3: Tensor) -> Tensor:
         x_B3HW = to_float(x_BHW3)
-        turns = [self.activations(x_B3HW), self.activations(x_B3HW.rot90(dims=(2, 3)))]
+        turns = [self.activations(x_B3HW.rot90(quarters, dims=(2, 3))) for quarters in range(TURNS)]
         means = [torch.cat([tap_BCHW.mean(dim=(2, 3)) for tap_BCHW in taps], dim=1) for taps in turns]
-        return (means[0] + means[1]) / 2
+        return torch.stack(means).mean(dim=0)
 
 
 def _load(trunk: PerceptualTrunk, *, device: torch.device) -> tuple[Callable[[Tensor], list[Tensor]], str]:
