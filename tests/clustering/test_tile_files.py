@@ -177,28 +177,60 @@ def test_every_format_gives_each_patch_the_features_of_its_tile(
     np.testing.assert_array_equal(features.compute_rows(order).numpy(), wanted_ND[order])
 
 
+def clustered(run: Path, *, tiny_run: Path, folder: Path, settings: tuple[str, ...]) -> Path:
+    """A copy of the tiny run, clustered by the features in ``folder``, with all that follows."""
+    shutil.copytree(tiny_run, run)
+    changes = ["clusters.features=files", f"clusters.files={folder}", "clusters.surroundings=0", *settings]
+    pipeline.execute(change_settings(Run.open(run), changes, save=True))
+    return run
+
+
+def one_cluster_a_tile(run: Path, raw_ND: np.ndarray) -> bool:
+    """Whether all patches with the same features have the same cluster."""
+    tile_N = np.unique(raw_ND, axis=0, return_inverse=True)[1].ravel()
+    assert len(np.unique(tile_N)) < len(tile_N)
+    pairs = pd.DataFrame({"tile": tile_N, "label": Clustering.open(run / "clusters").labels(3).to_numpy()})
+    return len(pairs.drop_duplicates()) == len(np.unique(tile_N))
+
+
 def test_a_trident_folder_is_clustered_end_to_end(
     tiny_run: Path, tiles: dict[str, Tiles], folder: Path, tmp_path: Path
 ) -> None:
-    """Clusters follow the features; what needs features of new images is left out, and says so once."""
-    run = shutil.copytree(tiny_run, tmp_path / "run")
-    settings = ["clusters.features=files", f"clusters.files={folder}", "clusters.surroundings=0"]
-    pipeline.execute(change_settings(Run.open(run), settings, save=True))
-    record = read_json(run / "clusters" / "features.json")
-    [part] = record["parts"]
-    assert (part["kind"], part["dimensions"], part["encoder"]) == ("files", WIDTH, {"encoder": "uni_v2"})
+    """Clusters follow the files alone. A second classifier tells them of images, by features that made none of them."""
+    run = clustered(tmp_path / "run", tiny_run=tiny_run, folder=folder, settings=())
+    parts = read_json(run / "clusters" / "features.json")["parts"]
+    assert [part["kind"] for part in parts] == ["perceptual", "files"]
+    assert (parts[1]["dimensions"], parts[1]["encoder"]) == (WIDTH, {"encoder": "uni_v2"})
     x_ND, raw_ND = np.load(run / "clusters" / FEATURES), expected(tiny_run, tiles)
     train = LatentSet.open(run / "latents").rows("train")
-    np.testing.assert_allclose(x_ND, (raw_ND - raw_ND[train].mean(0)) / part["deviation"], atol=1e-4)
-
-    # Patches of one tile have one cluster
-    labels_N = Clustering.open(run / "clusters").labels(3).to_numpy()
-    tile_N = np.unique(raw_ND, axis=0, return_inverse=True)[1].ravel()
-    assert len(np.unique(tile_N)) < len(tile_N)
-    assert len(pd.DataFrame({"tile": tile_N, "label": labels_N}).drop_duplicates()) == len(np.unique(tile_N))
-
+    np.testing.assert_allclose(x_ND, (raw_ND - raw_ND[train].mean(0)) / parts[1]["deviation"], atol=1e-4)
+    assert float(x_ND[train].var(0).mean()) == pytest.approx(1, rel=1e-3)
+    assert one_cluster_a_tile(run, raw_ND)
     said = [str(event.get("message", "")) for event in EventLog(run / "clusters" / "log.jsonl").read()]
     assert [line for line in said if "by uni_v2, 6 numbers a tile; a tile is 1.2 times as wide as a patch" in line]
+
+    # What the second classifier tells of images is what was measured
+    alone = read_json(run / "clusters" / "patch_alone.json")["agreement"]
+    patches, clustering = PatchSet.open(run / "patches"), Clustering.open(run / "clusters")
+    rows = patches.rows("holdout")
+    folders = {stage: run / stage for stage in ("autoencoder", "latents", "clusters")}
+    labels = Classifier.load(**folders, device=torch.device("cpu")).labels(patches.images(rows))
+    for k in (2, 3):
+        same = float((labels[k] == clustering.labels(k).to_numpy()[rows]).mean())
+        assert same == pytest.approx(alone[str(k)], abs=0.02)
+    assert "clusterer" in read_json(run / "evaluation" / "faithfulness.json")
+    assert "does not judge the samples" not in (run / "report.html").read_text(encoding="utf-8")
+    slide = next(Path(file) for file in patches.slides["file"])
+    map_slide(run, slide, out=tmp_path / "map.geojson", k=None, mpp=None)
+    assert read_json(tmp_path / "map.geojson")["features"]
+
+
+def test_without_a_second_classifier_new_images_get_no_cluster_and_that_is_said_once(
+    tiny_run: Path, tiles: dict[str, Tiles], folder: Path, tmp_path: Path
+) -> None:
+    run = clustered(tmp_path / "run", tiny_run=tiny_run, folder=folder, settings=("clusters.positives=views",))
+    assert [part["kind"] for part in read_json(run / "clusters" / "features.json")["parts"]] == ["files"]
+    assert one_cluster_a_tile(run, expected(tiny_run, tiles))
     faithfulness = read_json(run / "evaluation" / "faithfulness.json")
     assert "clusterer" not in faithfulness
     assert "judge" in faithfulness
@@ -209,31 +241,13 @@ def test_a_trident_folder_is_clustered_end_to_end(
         map_slide(run, slide, out=tmp_path / "map.geojson", k=None, mpp=None)
 
 
-def test_with_perceptual_features_beside_the_files_new_images_get_a_cluster(
-    tiny_run: Path, folder: Path, tmp_path: Path
-) -> None:
-    """By a second classifier, which learns the clusters from the patches' own features."""
-    run = shutil.copytree(tiny_run, tmp_path / "run")
-    settings = ["clusters.features=[files, perceptual]", f"clusters.files={folder}", "clusters.surroundings=0.5"]
-    pipeline.execute(change_settings(Run.open(run), settings, save=True))
-    parts = read_json(run / "clusters" / "features.json")["parts"]
+def test_kinds_of_the_patch_stand_before_those_of_the_slide(context: Place, folder: Path) -> None:
+    stage = context(folder, "clusters.features=[files, perceptual]", "clusters.surroundings=0.5")
+    bank = make_bank(stage, latents=LatentSet.open(stage.inputs["latents"]))
+    parts = read_json(stage.out / "features.json")["parts"]
     assert [part["kind"] for part in parts] == ["perceptual", "files", "surroundings"]
-    alone = read_json(run / "clusters" / "patch_alone.json")
-    assert set(alone["agreement"]) == {"2", "3"}
-
-    # What the classifier tells of images is what was measured
-    patches, clustering = PatchSet.open(run / "patches"), Clustering.open(run / "clusters")
-    rows = patches.rows("holdout")
-    folders = {stage: run / stage for stage in ("autoencoder", "latents", "clusters")}
-    labels = Classifier.load(**folders, device=torch.device("cpu")).labels(patches.images(rows))
-    for k in (2, 3):
-        same = float((labels[k] == clustering.labels(k).to_numpy()[rows]).mean())
-        assert same == pytest.approx(alone["agreement"][str(k)], abs=0.02)
-    assert "clusterer" in read_json(run / "evaluation" / "faithfulness.json")
-    assert "does not judge the samples" not in (run / "report.html").read_text(encoding="utf-8")
-    slide = next(Path(file) for file in patches.slides["file"])
-    map_slide(run, slide, out=tmp_path / "map.geojson", k=None, mpp=None)
-    assert read_json(tmp_path / "map.geojson")["features"]
+    assert (bank.of_patch, bank.unseen) == (parts[0]["dimensions"], 0)
+    assert np.load(stage.out / FEATURES).shape[1] == sum(part["dimensions"] for part in parts)
 
 
 def test_patches_beside_all_tiles_take_the_nearest_while_they_are_few(

@@ -31,7 +31,8 @@ class Architecture:
     ``in_channels``: of latents, or the numbers of a vector where ``vectors`` are what is clustered. ``side``: of the
     latents of the paper's networks, of which there is one for each k; 0: one network with a head for each k.
     ``linear``: vectors are classified without hidden layers. ``of_patch``: how many of a vector's numbers describe the
-    patch itself, and the others its surroundings; 0: all of them.
+    patch itself, and the others its surroundings; 0: all of them. ``unseen``: how many of the first are for images
+    without a slide alone, and have no part in the clusters.
     """
 
     in_channels: int
@@ -41,6 +42,7 @@ class Architecture:
     side: int = 0
     linear: bool = False
     of_patch: int = 0
+    unseen: int = 0
 
 
 class SweepClusterer(nn.Module):
@@ -113,7 +115,7 @@ class Clusterer(nn.Module):
         weights = save({name: value.contiguous() for name, value in self.state_dict().items()})
         write_bytes(folder / "clusterer.safetensors", weights)
         values = asdict(self.architecture)
-        for name in ("vectors", "linear", "of_patch"):
+        for name in ("vectors", "linear", "of_patch", "unseen"):
             if not values[name]:
                 del values[name]  # as files had it before there was such a network
         write_json(folder / "clusterer.json", values)
@@ -134,7 +136,8 @@ def build(architecture: Architecture) -> Clusterer:
         return Clusterer(architecture, network=SweepClusterer(networks))
     if architecture.linear:
         D = architecture.in_channels
-        return Clusterer(architecture, network=LinearNet(D, ks=architecture.ks, of_patch=architecture.of_patch or D))
+        of_patch, unseen = architecture.of_patch or D, architecture.unseen
+        return Clusterer(architecture, network=LinearNet(D, ks=architecture.ks, of_patch=of_patch, unseen=unseen))
     kind = VectorNet if architecture.vectors else InfoMaxNet
     network = kind(architecture.in_channels, channels=architecture.channels, ks=architecture.ks)
     return Clusterer(architecture, network=network)

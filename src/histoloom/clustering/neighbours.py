@@ -83,20 +83,21 @@ class LinearNet(Network):
     """A linear classifier of vectors (N, D) for every k, without hidden layers or normalisation.
 
     Where only the first ``of_patch`` numbers describe the patch itself, and the others its surroundings, a second set
-    of heads classifies vectors (N, of_patch).
+    of heads classifies vectors (N, of_patch). The first ``unseen`` numbers are for that set alone.
     """
 
-    def __init__(self, dimensions: int, *, ks: tuple[int, ...], of_patch: int) -> None:
-        super().__init__(width=dimensions, ks=ks)
+    def __init__(self, dimensions: int, *, ks: tuple[int, ...], of_patch: int, unseen: int = 0) -> None:
+        super().__init__(width=dimensions - unseen, ks=ks)
         self.norm = nn.Identity()
         self.dimensions = dimensions
+        self.unseen = unseen
         alone = ks if of_patch < dimensions else ()
         self.heads_alone = nn.ModuleDict({str(k): nn.Linear(of_patch, k) for k in alone})
-        self.factor = INPUT_SCALE / math.sqrt(dimensions)
+        self.factor = INPUT_SCALE / math.sqrt(dimensions - unseen)
 
     def pooled(self, x_N: Tensor) -> Tensor:
-        """The vectors at a mean norm of about ``INPUT_SCALE``; they come with a mean variance of 1."""
-        return x_N * self.factor
+        """What the heads see of the vectors, at a mean norm of about ``INPUT_SCALE``; its mean variance is 1."""
+        return (x_N[:, self.unseen :] if x_N.shape[1] == self.dimensions else x_N) * self.factor
 
     def forward(self, x_N: Tensor) -> Heads:
         """Logits of every head, (N, k) by k; of the second set where the vectors are of the patch alone."""

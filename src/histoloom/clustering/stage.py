@@ -145,7 +145,15 @@ def _train(
     vectors, linear = len(bank.shape) == 1, config.positives == "neighbours"
     of_patch = bank.of_patch if bank.of_patch < bank.shape[0] else 0
     clusterer = build(
-        Architecture(bank.shape[0], config.channels, config.k, vectors=vectors, linear=linear, of_patch=of_patch)
+        Architecture(
+            bank.shape[0],
+            config.channels,
+            config.k,
+            vectors=vectors,
+            linear=linear,
+            of_patch=of_patch,
+            unseen=bank.unseen,
+        )
     )
     assert isinstance(clusterer.network, Network), "one network for all k"
     if isinstance(clusterer.network, LinearNet):

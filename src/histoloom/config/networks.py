@@ -416,7 +416,7 @@ class ClustersConfig(Section):
             )
         if self.obsm is not None and self.files is None:
             raise ValueError("obsm has no effect without features: files; leave it out")
-        uses_trunk = "perceptual" in kinds or (self.surroundings and "encoder" not in kinds)
+        uses_trunk = "perceptual" in kinds or (self.surroundings and "encoder" not in kinds) or kinds == ("files",)
         if not uses_trunk and self.trunk != type(self).model_fields["trunk"].default:
             raise ValueError("trunk has no effect without features: perceptual; leave it out")
         if self.positives == "views" and (self.surroundings or len(kinds) > 1):

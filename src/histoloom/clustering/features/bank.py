@@ -75,6 +75,10 @@ class Bank(Protocol):
     def of_patch(self) -> int:
         """How many of a vector's numbers, the first, are known of a patch alone, without its slide."""
 
+    @property
+    def unseen(self) -> int:
+        """How many of these are for images without a slide alone, and have no part in the clusters."""
+
     def own(self, rows_N: np.ndarray) -> Tensor:
         """Patches as they are, float32 (N, *shape)."""
 
@@ -97,6 +101,10 @@ class LatentBank:
     def of_patch(self) -> int:
         return self.shape[0]
 
+    @property
+    def unseen(self) -> int:
+        return 0
+
     def own(self, rows_N: np.ndarray) -> Tensor:
         return self.latents.normalised(rows_N) if self.scaled else self.latents.raw(rows_N)
 
@@ -117,8 +125,13 @@ class Scale:
         return (x_ND - self.mean_D[:D].to(x_ND)) / self.deviation_D[:D].to(x_ND)
 
     @staticmethod
-    def fit(x_ND: np.ndarray, *, rows_T: np.ndarray, dimensions: Sequence[int], weights: Sequence[float]) -> Scale:
-        """Of some rows, in double precision and bounded memory; the parts have these ``dimensions`` and ``weights``."""
+    def fit(
+        x_ND: np.ndarray, *, rows_T: np.ndarray, dimensions: Sequence[int], weights: Sequence[float], unseen: int = 0
+    ) -> Scale:
+        """Of some rows, in double precision and bounded memory; the parts have these ``dimensions`` and ``weights``.
+
+        The first ``unseen`` parts do not count to the whole.
+        """
         total, squares = np.zeros(x_ND.shape[1]), np.zeros(x_ND.shape[1])
         for start in range(0, len(rows_T), ROWS):
             part = np.asarray(x_ND[rows_T[start : start + ROWS]], np.float64)
@@ -130,7 +143,7 @@ class Scale:
         # Each part gets a mean variance of the square of its weight, then the whole one of 1.
         edges = np.cumsum(dimensions)[:-1]
         deviations = [max(float(part.mean()), 1e-12) ** 0.5 for part in np.split(variance_D, edges)]
-        whole = float(np.average(np.square(weights), weights=dimensions)) ** 0.5
+        whole = float(np.average(np.square(weights[unseen:]), weights=dimensions[unseen:])) ** 0.5
         scales = [deviation * whole / weight for deviation, weight in zip(deviations, weights, strict=True)]
         deviation_D = np.repeat(scales, dimensions).astype(np.float32)
         return Scale(torch.from_numpy(mean_D.astype(np.float32)), torch.from_numpy(deviation_D))
@@ -139,16 +152,20 @@ class Scale:
 class VectorBank:
     """Vectors of all patches in ``folder``, raw; ``rows_T`` are the training split's, in rising order.
 
-    ``parts`` stand side by side; the features of surroundings have the weight ``surroundings``, all others 1.
+    ``parts`` stand side by side; the features of surroundings have the weight ``surroundings``, all others 1. The
+    first ``unseen`` parts are for images without a slide alone.
     """
 
-    def __init__(self, folder: Path, *, rows_T: np.ndarray, parts: Sequence[Features], surroundings: float) -> None:
+    def __init__(
+        self, folder: Path, *, rows_T: np.ndarray, parts: Sequence[Features], surroundings: float, unseen: int
+    ) -> None:
         self.own_ND = np.load(folder / "own.npy", mmap_mode="r")
         self.views_TVD = np.load(folder / "views.npy", mmap_mode="r")
         self.rows_T = rows_T
         dimensions = [part.shape[0] for part in parts]
         weights = [surroundings if part.of_surroundings else 1.0 for part in parts]
-        self.scale = Scale.fit(self.own_ND, rows_T=rows_T, dimensions=dimensions, weights=weights)
+        self.scale = Scale.fit(self.own_ND, rows_T=rows_T, dimensions=dimensions, weights=weights, unseen=unseen)
+        self._unseen = sum(dimensions[:unseen])
         self._of_patch = sum(part.shape[0] for part in parts if part.of_patch_alone)
 
     @property
@@ -158,6 +175,10 @@ class VectorBank:
     @property
     def of_patch(self) -> int:
         return self._of_patch
+
+    @property
+    def unseen(self) -> int:
+        return self._unseen
 
     def own(self, rows_N: np.ndarray) -> Tensor:
         return self.scale(torch.from_numpy(np.asarray(self.own_ND[rows_N])))
@@ -183,6 +204,10 @@ def make_bank(context: StageContext, *, latents: LatentSet) -> Bank:
     if config.surroundings:
         named.append((SURROUNDINGS, Surroundings.make(context)))
     named.sort(key=lambda one: not one[1].of_patch_alone)  # what a patch alone has comes first
+    # Where the clusters are made of what lies on slides alone, images are told by features that have no part in them.
+    unseen = int(not named[0][1].of_patch_alone and config.positives == "neighbours")
+    if unseen:
+        named.insert(0, ("perceptual", PerceptualFeatures.make(context)))
     kinds, parts = [kind for kind, _ in named], [part for _, part in named]
     count = parts[0].views if config.positives == "views" else 0  # of one part: several have no views
     folder = shared_path(context.out / "checkpoints")  # not published
@@ -191,7 +216,7 @@ def make_bank(context: StageContext, *, latents: LatentSet) -> Bank:
         folder.mkdir(exist_ok=True)
         _compute(folder, parts=parts, rows_N=np.arange(len(latents)), rows_T=rows_T, views=count)
     accelerator(context.config.runtime).wait_for_everyone()
-    bank = VectorBank(folder, rows_T=rows_T, parts=parts, surroundings=config.surroundings)
+    bank = VectorBank(folder, rows_T=rows_T, parts=parts, surroundings=config.surroundings, unseen=unseen)
     if is_main_process():
         _save(bank, parts=parts, kinds=kinds, views=count, out=context.out)
     return bank
@@ -212,11 +237,12 @@ def _compute(folder: Path, *, parts: Sequence[Features], rows_N: np.ndarray, row
 def _save(bank: VectorBank, *, parts: Sequence[Features], kinds: Sequence[str], views: int, out: Path) -> None:
     """Write ``features.npy`` and ``features.json``."""
     with replacing(out / FEATURES) as temporary, temporary.open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": bank.own_ND.shape}
+        shape = (len(bank.own_ND), bank.shape[0] - bank.unseen)
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(bank.own_ND), ROWS):
             rows_N = np.arange(start, min(start + ROWS, len(bank.own_ND)))
-            file.write(bank.own(rows_N).numpy().astype("<f4").tobytes())
+            file.write(bank.own(rows_N)[:, bank.unseen :].numpy().astype("<f4").tobytes())
     records, start = [], 0
     for number, part in enumerate(parts):
         record = PartRecord(

@@ -33,7 +33,7 @@ class ImagesUnsupported(UserError):
     def __init__(self) -> None:
         super().__init__(
             "the clusters are made of features from files (clusters.files), and the cluster of a new image is not "
-            "known; where new images must be recognised, take clusters.features=[perceptual,files]"
+            "known; where new images must be recognised, set clusters.positives=neighbours"
         )
 
 
