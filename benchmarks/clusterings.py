@@ -1,54 +1,130 @@
-"""Information maximisation beside other clusterings, on slides whose tissue is known.
+"""Features and objectives of clusters beside each other, on tissue whose labels are kept back.
 
-For each seed: new procedural slides (half of them in another stain), new training with the preset demo. At every k of
-the sweep: agreement with the true tissue (NMI, ARI, matched accuracy: the best one-to-one match of clusters and
-tissues) and NMI with the slide. Baselines get pooled latents, as they are and whitened, and histograms of codes.
-The truth is used here only.
+For each data set and seed a run is made: new patches, new trainings, with the preset as it is, but for more k. Its
+stages make the clusters, also those of other features and objectives, for which the stage ``clusters`` alone is made
+again. The rows ``k-means`` cluster the same features of the same patches: fitted on the training split, as the stage
+is. Labels are read here alone, for the scores.
 
-    python benchmarks/clusterings.py --out FOLDER [--seeds 0 1 2 3 4] [--features latents selfsup] [--encoder hf:NAME]
+    python benchmarks/clusterings.py --out FOLDER [--data FOLDER] [--sets her2 crc demo] [--seeds 0 1 2]
+                                     [--rows colour default ...] [--set SETTING ...]
 
-With ``--features`` the stage clusters is repeated for each kind; baselines get the vectors of each such kind too.
+her2: three sections of two breast tumours; on one of them, patches within 100 um of a spot have its label.
+crc: 70 tiles of colorectal tissue in seven classes; each tile counts as a slide.
+demo: procedural slides, which know their tissue.
+
+Prints a table for each data set and measure, for k = 10, k = 14, and the k that the preset's own clusters choose: means
+over the seeds, each with Student's 95 % interval of the mean. The same ``--out`` again continues where a call stopped.
+``clusterings.csv`` there has every number.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
+import math
+import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import SpectralClustering
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix
+from scipy.spatial import cKDTree
+from scipy.stats import t as student
+from sklearn.cluster import KMeans, SpectralClustering
+from sklearn.decomposition import PCA
+from sklearn.metrics import normalized_mutual_info_score
 from sklearn.mixture import GaussianMixture
 
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.clustering_set import Clustering
-from histoloom.clustering.features.bank import KINDS, validity_features
-from histoloom.clustering.features.latents import pooled
+from histoloom.clustering.confounding.association import patch_stains
+from histoloom.clustering.features.bank import validity_features
 from histoloom.clustering.stage import by_falling_size, kmeans_labels
-from histoloom.demo import run_demo
-from histoloom.diffusion.model.latent_space import LatentSpace
+from histoloom.config import Config
+from histoloom.demo import SLIDE_MPP, SLIDE_SIDE, SLIDES
+from histoloom.errors import UserError
 from histoloom.evaluation.truth import true_classes
 from histoloom.pipeline import execute
 from histoloom.run.directory import Run
 from histoloom.seeding import derive
-from histoloom.setup import change_settings
+from histoloom.setup import change_settings, init_run
 from histoloom.slides.patch_set import PatchSet
+from histoloom.slides.procedural.slides import make_slides
 
-KEPT_VARIANCE = 0.99
+KS = (10, 14)
+SPOT_UM = 100.0  # a patch has the label of a spot whose middle is so near its own
+LEAST_PATCHES = 20  # with a label, for a slide to count within itself
+COMPONENTS = 32
 NEIGHBOURS = 15
+_STARTS = 4
 _SHRINKAGE = 1e-4  # of the features' mean variance, added to each covariance
 _MIXTURE_STARTS = 2
+
+MEASURES = ("NMI with the label", "NMI with the label within each slide", "NMI with the slide")
+
+
+# --- the data sets
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Slides and how to label their patches: a number for each, (N,), -1 where it is not known."""
+
+    preset: str
+    slides: Callable[[Path, int], list[Path]]
+    label: Callable[[PatchSet], np.ndarray]
+    settings: tuple[str, ...] = ()
+    mpp: float | None = None
+
+
+def labelled_sets(data: Path) -> dict[str, LabelledSet]:
+    """By name; ``data`` is the folder of the tests' real data."""
+
+    def near_spots(patches: PatchSet) -> np.ndarray:
+        spots = pd.read_csv(data / "labels" / "her2-B1.csv")
+        spots = spots[spots["label"] != "undetermined"]
+        table = patches.table.merge(patches.slides[["slide_id", "file", "source_mpp"]], on="slide_id", how="left")
+        middle_N2 = table[["x", "y"]].to_numpy(float) + table[["extent"]].to_numpy(float) / 2
+        distance_N, spot_N = cKDTree(spots[["x", "y"]].to_numpy()).query(middle_N2)
+        near_N = (distance_N * table["source_mpp"].to_numpy(float) < SPOT_UM) & table["file"].str.endswith(
+            "her2-B1.tif"
+        )
+        return np.where(near_N, pd.factorize(spots["label"], sort=True)[0][spot_N], -1)
+
+    def of_tiles(patches: PatchSet) -> np.ndarray:
+        label_by_file = pd.read_csv(data / "labels" / "crc.csv").set_index("file")["label"]
+        file_by_slide = patches.slides.set_index("slide_id")["file"]
+        files = [Path(file_by_slide[slide]).name for slide in patches.table["slide_id"]]
+        return np.asarray(pd.factorize(label_by_file.loc[files], sort=True)[0])
+
+    def made(folder: Path, seed: int) -> list[Path]:
+        make_slides(folder, seed=seed, count=SLIDES, size=SLIDE_SIDE, mpp=SLIDE_MPP)
+        return [folder]
+
+    her2 = [data / "slides" / f"her2-{name}.tif" for name in ("B1", "C1", "C3")]
+    return {
+        "her2": LabelledSet("cpu", lambda _folder, _seed: her2, near_spots),
+        # Tiles of 112 um hold no patch of the preset's 128 um.
+        "crc": LabelledSet(
+            "cpu",
+            lambda _folder, _seed: [data / "tiles" / "crc"],
+            of_tiles,
+            settings=("patches.mpp=0.5", "patches.count=2100"),
+            mpp=0.5,
+        ),
+        "demo": LabelledSet("demo", made, lambda patches: true_classes(patches.table, slides=patches.slides)),
+    }
+
+
+# --- clusterings of features
 
 
 def gaussian_mixture_labels(x_ND: np.ndarray, *, k: int, seed: int) -> np.ndarray:
     """The likeliest component of a mixture of K full-covariance Gaussians, the best of two starts by likelihood.
 
-    For features of few dimensions: whiten pooled latents first (``diffusion.latent_space``).
+    For features of few dimensions.
     """
     model = GaussianMixture(
         k,
@@ -82,95 +158,200 @@ BASELINES: Mapping[str, Callable[..., np.ndarray]] = {
 """By name: ``method(x_ND, k=..., seed=...)`` gives labels 0..k-1 (N,), numbered by falling size."""
 
 
-def matched_accuracy(truth: np.ndarray, labels: np.ndarray) -> float:
-    """Share of patches in the tissue that their cluster is matched with; clusters beyond the tissues match none."""
-    table = contingency_matrix(truth, labels)
-    return float(table[linear_sum_assignment(table, maximize=True)].sum() / len(truth))
+def kmeans_of_training(x_ND: np.ndarray, *, rows_T: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """k-means fitted on some rows, for all rows."""
+    model = KMeans(k, n_init=_STARTS, random_state=derive(seed, "benchmark", k) % 2**32).fit(x_ND[rows_T])
+    return np.asarray(model.predict(x_ND))
 
 
-def feature_kinds(latents: LatentSet) -> dict[str, np.ndarray]:
-    """Features (n, D) by name."""
-    rows, clusters = np.arange(len(latents)), latents.folder.parent / "clusters"
-    space = LatentSpace.fit(latents.latents, rows=latents.rows("train"), whiten=KEPT_VARIANCE)
-    return {
-        "pooled": validity_features(latents, rows, kind="pooled", clusters=clusters),
-        "whitened": pooled(space.encode(latents.raw(rows))).numpy(),
-        "codes": validity_features(latents, rows, kind="codes", clusters=clusters),
-    }
+def colour(patches: PatchSet) -> np.ndarray:
+    """Mean and deviation of RGB over each patch, (N, 6)."""
+    chunks = np.array_split(np.arange(len(patches)), -(-len(patches) // 64))
+    return np.concatenate([patch_stains(patches.images(rows)).colour_N6 for rows in chunks])
 
 
-def of_kind(run: Path, *, kind: str, encoder: str | None) -> Clustering:
-    """The run's clusters of another kind of features; all else stays, and what it replaces goes to ``superseded/``."""
-    name = encoder if kind == "encoder" else None
-    settings = [f"clusters.features={kind}", f"clusters.encoder={name or 'null'}", "clusters.selfsup=null"]
-    changed = change_settings(Run.open(run), settings, save=False)
-    execute(changed, until="clusters")
-    return Clustering.open(run / "clusters")
+# --- the rows of the table
 
 
-def clusterings(
-    run: Path, *, patch_ids: pd.Series, seed: int, features: list[str], encoder: str | None
-) -> Iterator[tuple[str, int, np.ndarray]]:
-    """Name, k and labels (n,) in the patches' order."""
-    latents = LatentSet.open(run / "latents")
-    assert list(latents.table["patch_id"]) == list(patch_ids), "latents keep the patches' order"
-    kinds = feature_kinds(latents)
-    for kind in features:
-        found = of_kind(run, kind=kind, encoder=encoder)
-        if kind not in ("latents", *kinds):
-            kinds[kind] = np.load(run / "clusters" / "features.npy")
-        for k in found.ks:
-            name = "information maximisation" + (f", {kind}" if kind != "latents" else "")
-            yield name, k, found.labels(k).loc[patch_ids].to_numpy()
-    for k in found.ks:
-        for method, labels_of in BASELINES.items():
-            for kind, x_ND in kinds.items():
-                if not (method == "gaussian_mixture" and kind != "whitened"):
-                    yield f"{method}, {kind}", k, labels_of(x_ND, k=k, seed=seed)
+@dataclass(frozen=True)
+class Row:
+    """A clustering. ``settings``: of the stage, over the preset's; ``features``: what k-means clusters, if it does."""
+
+    title: str
+    settings: tuple[str, ...] | None = None
+    features: str | None = None
+    method: str = "k-means"
 
 
-def scores(run: Path, *, seed: int, features: list[str], encoder: str | None) -> list[dict[str, object]]:
-    patches = PatchSet.open(run / "patches")
-    truth = true_classes(patches.table, slides=patches.slides)
-    slide = pd.factorize(patches.table["slide_id"])[0]
-    known = truth >= 0
-    chosen = Clustering.open(run / "clusters").chosen
-    return [
-        {
-            "clustering": name,
-            "seed": seed,
-            "k": k,
-            "chosen": k == chosen,
-            "NMI": normalized_mutual_info_score(truth[known], labels[known]),
-            "ARI": adjusted_rand_score(truth[known], labels[known]),
-            "matched": matched_accuracy(truth[known], labels[known]),
-            "NMI with slide": normalized_mutual_info_score(slide, labels),
-        }
-        for name, k, labels in clusterings(
-            run, patch_ids=patches.table["patch_id"], seed=seed, features=features, encoder=encoder
+PATCH_ALONE = ("clusters.features=perceptual", "clusters.surroundings=0")
+VIEWS = (
+    "clusters.surroundings=0",
+    "clusters.positives=views",
+    "clusters.independence=0",
+    "clusters.training.batch_size=128",
+    "clusters.training.phases.0.lr=0.002",
+    "clusters.training.phases.0.images=48000",
+)
+CODES = ("clusters.features=codes", *VIEWS)
+LATENTS = ("clusters.features=latents", "clusters.validity_features=pooled", *VIEWS)
+
+ROWS: Mapping[str, Row] = {
+    "colour": Row("k-means, colour", features="colour"),
+    "kmeans-codes": Row("k-means, codes", features="codes"),
+    "kmeans-latents": Row("k-means, pooled latents", features="pooled"),
+    "kmeans-perceptual": Row("k-means, perceptual, patch alone", PATCH_ALONE, features="same"),
+    "kmeans-default": Row("k-means, the preset's features", (), features="same"),
+    "mixture-default": Row("Gaussian mixture, the same, 32 components", (), features="same", method="gaussian_mixture"),
+    "spectral-default": Row("spectral, the same, 32 components", (), features="same", method="spectral"),
+    "codes": Row("Histoloom, codes, views", CODES),
+    "latents": Row("Histoloom, latents, views", LATENTS),
+    "perceptual": Row("Histoloom, perceptual, patch alone", PATCH_ALONE),
+    "default": Row("Histoloom, the preset's defaults", ()),
+}
+"""By the names that ``--rows`` takes."""
+
+
+def labels_of(row: Row, run: Run, *, ks: Sequence[int], sweep: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Each k's labels (N,) in the order of the run's patches; makes the stage ``clusters`` where it has other ones."""
+    if row.settings is not None:
+        run = change_settings(run, [sweep, *row.settings], save=False)
+        execute(run, until="clusters")
+    patches, latents = PatchSet.open(run.folder("patches")), LatentSet.open(run.folder("latents"))
+    seed, rows_T, rows_N = run.config.seed, latents.rows("train"), np.arange(len(latents))
+    ids = patches.table["patch_id"]
+    assert latents.table["patch_id"].tolist() == ids.tolist(), "latents keep the patches' order"
+    if row.features is None:
+        clustering = Clustering.open(run.folder("clusters"))
+        for k in ks:
+            yield k, clustering.labels(k).loc[ids].to_numpy()
+        return
+    x_ND = (
+        colour(patches)
+        if row.features == "colour"
+        else validity_features(latents, rows_N, kind=row.features, clusters=run.folder("clusters"))
+    )
+    if row.method != "k-means":
+        x_ND = PCA(min(COMPONENTS, x_ND.shape[1]), random_state=0).fit(x_ND[rows_T]).transform(x_ND)
+    for k in ks:
+        if row.method == "k-means":
+            yield k, kmeans_of_training(x_ND, rows_T=rows_T, k=k, seed=seed)
+        else:
+            yield k, BASELINES[row.method](x_ND, k=k, seed=seed)
+
+
+# --- scores
+
+
+def within_slides(label_N: np.ndarray, clusters_N: np.ndarray, *, slide_N: np.ndarray) -> float:
+    """NMI with the label on each slide that has several, weighted by its patches; NaN where there is none."""
+    values, weights = [], []
+    for slide in np.unique(slide_N):
+        rows = slide_N == slide
+        if rows.sum() >= LEAST_PATCHES and len(np.unique(label_N[rows])) > 1:
+            values.append(normalized_mutual_info_score(label_N[rows], clusters_N[rows]))
+            weights.append(rows.sum())
+    return float(np.average(values, weights=weights)) if values else math.nan
+
+
+def scores(label_N: np.ndarray, clusters_N: np.ndarray, *, slide_N: np.ndarray) -> dict[str, float]:
+    """The measures by name; patches without a label count for the slide alone."""
+    known = label_N >= 0
+    return dict(
+        zip(
+            MEASURES,
+            (
+                float(normalized_mutual_info_score(label_N[known], clusters_N[known])),
+                within_slides(label_N[known], clusters_N[known], slide_N=slide_N[known]),
+                float(normalized_mutual_info_score(slide_N, clusters_N)),
+            ),
+            strict=True,
         )
-    ]
+    )
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean and Student's 95 % interval of the mean."""
+    values_S = np.asarray(values, float)
+    if np.isnan(values_S).any():
+        return "none"
+    mean, seeds = values_S.mean(), len(values_S)
+    if seeds < 2:
+        return f"{mean:.3f}"
+    half = float(student.ppf(0.975, seeds - 1)) * values_S.std(ddof=1) / math.sqrt(seeds)
+    return f"{mean:.3f} ({mean - half:.3f} to {mean + half:.3f})"
+
+
+@dataclass
+class Results:
+    """Every number, and the tables made of them."""
+
+    records: list[dict[str, object]] = field(default_factory=list)
+
+    def add(self, name: str, *, seed: int, title: str, k: int, is_chosen: bool, values: Mapping[str, float]) -> None:
+        """One clustering's scores; the chosen k counts also where it is one of ``KS``."""
+        columns = [f"k = {k}"] * (k in KS) + ["chosen k"] * is_chosen
+        for column in columns:
+            self.records.append({"set": name, "seed": seed, "clustering": title, "column": column, "k": k, **values})
+
+    def print(self, name: str) -> None:
+        """A table in Markdown for each measure."""
+        table = pd.DataFrame(self.records)
+        table = table[table["set"] == name]
+        columns = [f"k = {k}" for k in KS] + ["chosen k"]
+        chosen = table[table["column"] == "chosen k"].groupby("seed")["k"].first().tolist()
+        for measure in MEASURES:
+            print(f"\n{name}, {measure}; chosen k = {', '.join(map(str, chosen))}\n")
+            print(f"| clustering | {' | '.join(columns)} |\n|{'---|' * (1 + len(columns))}")
+            for title, part in table.groupby("clustering", sort=False):
+                cells = [interval(part.loc[part["column"] == column, measure].tolist()) for column in columns]
+                print(f"| {title} | {' | '.join(cells)} |", flush=True)
+
+
+def sweep_of(config: Config) -> str:
+    """The preset's k, and those of the table."""
+    return f"clusters.k=[{', '.join(map(str, sorted({*config.clusters.k, *KS})))}]"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--features", nargs="+", choices=KINDS, default=["latents"], help="what is clustered")
-    parser.add_argument("--encoder", help="with --features encoder: hf:NAME or timm:NAME")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("HISTOLOOM_TEST_DATA", "../shared/data")))
+    parser.add_argument("--sets", nargs="+", default=["her2", "crc", "demo"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--set", dest="settings", nargs="+", default=[], help="settings of every run")
     arguments = parser.parse_args()
-    rows: list[dict[str, object]] = []
-    for seed in arguments.seeds:
-        run_demo(arguments.out / f"seed-{seed}", seed=seed, until="clusters")
-        run = arguments.out / f"seed-{seed}" / "run"
-        rows += scores(run, seed=seed, features=arguments.features, encoder=arguments.encoder)
-    table = pd.DataFrame(rows)
-    measures = ["NMI", "ARI", "matched", "NMI with slide"]
-    for title, part in (("at the chosen k", table[table["chosen"]]), ("over all k", table)):
-        by_seed = part.groupby(["clustering", "seed"], sort=False)[measures].mean()
-        summary = by_seed.groupby("clustering", sort=False).agg(["mean", "std"])
-        print(f"\n{title}, mean and deviation over {len(arguments.seeds)} seeds:\n{summary.round(3).to_string()}")
-    print("\n" + table[table["clustering"].str.startswith("information maximisation")].round(3).to_string(index=False))
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    sets, results = labelled_sets(arguments.data.resolve()), Results()
+    for name in arguments.sets:
+        given = sets[name]
+        for seed in arguments.seeds:
+            place = arguments.out / f"{name}-{seed}"
+            slides = given.slides(place / "slides", seed)
+            if absent := [slide for slide in slides if not slide.exists()]:
+                print(f"{name} is skipped: no {absent[0]}; set HISTOLOOM_TEST_DATA to the folder of the test data")
+                break
+            settings = [f"seed={seed}", *given.settings, *arguments.settings]
+            run = init_run(place / "run", slides=slides, preset=given.preset, mpp=given.mpp, settings=settings)
+            sweep = sweep_of(run.config)
+            preset = change_settings(run, [sweep], save=False)
+            execute(preset, until="clusters")
+            chosen = Clustering.open(preset.folder("clusters")).chosen
+            patches = PatchSet.open(preset.folder("patches"))
+            label_N, slide_N = given.label(patches), pd.factorize(patches.table["slide"])[0]
+            for row in (ROWS[key] for key in arguments.rows):
+                try:
+                    for k, clusters_N in labels_of(row, preset, ks=sorted({*KS, chosen}), sweep=sweep):
+                        values = scores(label_N, clusters_N, slide_N=slide_N)
+                        results.add(name, seed=seed, title=row.title, k=k, is_chosen=k == chosen, values=values)
+                except UserError as error:
+                    print(f"{name}, seed {seed}: {row.title} is skipped: {error}")
+            pd.DataFrame(results.records).to_csv(arguments.out / "clusterings.csv", index=False)
+        else:
+            known = label_N >= 0
+            classes = len(np.unique(label_N[known]))
+            print(f"\n{name}: {known.sum()} of {len(known)} patches have a label, of {classes} classes")
+            results.print(name)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ the slide from k-means on, prediction, indices on a sample, choice of k, confoun
 
     OMP_NUM_THREADS=2 python benchmarks/million_patches.py [--patches 1000000] [--k 8 10 12 14] [--images 960000]
 
-Prints a line a step: seconds, seconds of processor time (of all threads), and the largest memory of the process. Pages of memory-mapped files count
-apart: the system takes them back when it needs memory. About 9 KB of disk a patch are needed in ``--folder``.
+Prints a line a step: seconds, seconds of processor time (of all threads), and the largest memory of the process. Pages
+of memory-mapped files count apart: the system takes them back when it needs memory. About 9 KB of disk a patch are
+needed in ``--folder``.
 """
 
 from __future__ import annotations
