@@ -5,7 +5,7 @@ a mixture with as many components as ``--tissues``. The stage runs as in a run (
 the slide from k-means on, prediction, indices on a sample, choice of k, confounding), with the preset cpu and features
 ``codes``. Afterwards scikit-learn's MiniBatchKMeans clusters the same file of features for the same k.
 
-    OMP_NUM_THREADS=2 python benchmarks/million_patches.py [--patches 1000000] [--k 8 10 12 14] [--images 960000]
+    OMP_NUM_THREADS=2 python benchmarks/million_patches.py [--patches 1000000] [--k 8 10 12 14]
 
 Prints a line a step: seconds, seconds of processor time (of all threads), and the largest memory of the process. Pages
 of memory-mapped files count apart: the system takes them back when it needs memory. About 9 KB of disk a patch are
@@ -45,6 +45,7 @@ PIXELS, PATCH_UM = 8, 128  # images only need to have colours
 ROWS = 10_000  # that are generated at once
 STEPS = ("make_bank", "_train", "slide_neighbours", "predict", "_validity", "_decide", "examine")
 MEGABYTE = 1 << 20
+BATCH = 4096  # of MiniBatchKMeans
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -137,7 +138,7 @@ def generate(folder: Path, *, patches: int, tissues: int) -> np.ndarray:
     return tissue_N
 
 
-def run_stage(folder: Path, *, ks: Sequence[int], images: int, batch: int, steps: Steps) -> Clustering:
+def run_stage(folder: Path, *, ks: Sequence[int], steps: Steps) -> Clustering:
     """The stage, each of its steps timed."""
     settings = (
         f"clusters.k=[{', '.join(map(str, ks))}]",
@@ -146,8 +147,6 @@ def run_stage(folder: Path, *, ks: Sequence[int], images: int, batch: int, steps
         "clusters.positives=neighbours",
         "clusters.validity_features=same",
         "clusters.restarts=1",
-        f"clusters.training.batch_size={batch}",
-        f"clusters.training.phases.0.images={images}",
         "runtime.device=cpu",
         f"runtime.threads={torch.get_num_threads()}",
     )
@@ -167,8 +166,6 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=1_000_000)
     parser.add_argument("--tissues", type=int, default=12)
     parser.add_argument("--k", type=int, nargs="+", default=[8, 10, 12, 14])
-    parser.add_argument("--images", type=int, default=960_000, help="patches that the training sees")
-    parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--folder", type=Path, help="where the data go, which are removed at the end")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
@@ -178,12 +175,12 @@ def main() -> None:
         folder = Path(name)
         with steps.step("generating the data (no part of the stage)"):
             tissue_N = generate(folder, patches=arguments.patches, tissues=arguments.tissues)
-        clustering = run_stage(folder, ks=arguments.k, images=arguments.images, batch=arguments.batch, steps=steps)
+        clustering = run_stage(folder, ks=arguments.k, steps=steps)
         x_ND = np.load(folder / "clusters" / FEATURES, mmap_mode="r")
         kmeans = {}
         with steps.step("MiniBatchKMeans, all k"):
             for k in arguments.k:
-                kmeans[k] = MiniBatchKMeans(k, batch_size=arguments.batch, n_init=3, random_state=0).fit(x_ND).labels_
+                kmeans[k] = MiniBatchKMeans(k, batch_size=BATCH, n_init=3, random_state=0).fit(x_ND).labels_
         print(f"the stage's files: {sum(x.stat().st_size for x in (folder / 'clusters').rglob('*')) // MEGABYTE:,} MB")
         for k in arguments.k:
             labels = {"Histoloom": clustering.labels(k).to_numpy(), "MiniBatchKMeans": kmeans[k]}
