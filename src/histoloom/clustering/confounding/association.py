@@ -157,7 +157,7 @@ _WARNINGS = {
 }
 ADVICE = (
     "Either these slides hold different tissue, or the clusters follow slides: compare the clusters' patches by eye; "
-    "then patches.stain=macenko, more slides, or clusters.independence=4 may help."
+    "then patches.stain=macenko, more slides, or a higher clusters.independence may help."
 )
 
 _COLOUR_WARNING = (
