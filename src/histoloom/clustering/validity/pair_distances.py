@@ -214,7 +214,8 @@ def _pass(progress: ProgressFactory, x_ND: Tensor, *, number: int) -> AbstractCo
 def _prefixes(x_ND: Tensor, *, rank: int) -> tuple[Prefix, Prefix]:
     """For the ``rank`` smallest distances and for the ``rank`` smallest negated ones, bracketed by a sample."""
     n = len(x_ND)
-    m = int(min(max(_SAMPLED_SHARE * n * n / 2, _SAMPLED_PAIRS[0]), _SAMPLED_PAIRS[1]))
+    n_pairs = n * (n - 1) // 2
+    m = int(min(max(_SAMPLED_SHARE * n_pairs, _SAMPLED_PAIRS[0]), _SAMPLED_PAIRS[1], n_pairs))
     draws = torch_generator(0, "validity", n)
     first_M = torch.randint(n, (m,), generator=draws)
     second_M = (first_M + torch.randint(1, n, (m,), generator=draws)) % n
@@ -224,7 +225,7 @@ def _prefixes(x_ND: Tensor, *, rank: int) -> tuple[Prefix, Prefix]:
     distances = [torch.linalg.vector_norm(x_ND[first] - x_ND[second], dim=1).cpu() for first, second in parts]
     sample_M = torch.cat(distances).sort().values
     farthest = 2.001 * float(torch.linalg.vector_norm(x_ND, dim=1).max())
-    share = rank / (n * (n - 1) / 2)
+    share = rank / n_pairs
     slack = 5 * math.sqrt(share * (1 - share) / m) + 1 / m
     upward = _bracket(sample_M, share - slack, share + slack, limits=(0.0, farthest))
     downward = _bracket(-sample_M.flip(0), share - slack, share + slack, limits=(-farthest, 0.0))
