@@ -223,7 +223,10 @@ def test_patches_are_clustered_by_an_encoder_and_predicted_from_images(
     run(StageContext(tiny_run, config, out, inputs, EventLog(out / "log.jsonl")))
     patches = PatchSet.open(inputs["patches"])
     folders = {stage: inputs[stage] for stage in ("autoencoder", "latents")}
-    labels = Classifier.load(**folders, clusters=out, device=CPU).labels(patches.images(np.arange(len(patches))))
+    rows = np.arange(len(patches))
+    labels = Classifier.load(**folders, clusters=out, device=CPU).labels(
+        patches.images(rows), patches.surroundings(rows)
+    )
     for k in Clustering.open(out).ks:
         np.testing.assert_array_equal(labels[k], Clustering.open(out).table[f"k{k}"])
         assert len(np.unique(labels[k])) > 1
