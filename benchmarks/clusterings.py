@@ -42,14 +42,15 @@ from histoloom.clustering.clustering_set import Clustering
 from histoloom.clustering.confounding.association import patch_stains
 from histoloom.clustering.features.bank import validity_features
 from histoloom.clustering.stage import by_falling_size, kmeans_labels
-from histoloom.config import Config
+from histoloom.config import make_config, read_preset, with_settings
 from histoloom.demo import SLIDE_MPP, SLIDE_SIDE, SLIDES
 from histoloom.errors import UserError
 from histoloom.evaluation.truth import true_classes
-from histoloom.pipeline import execute
-from histoloom.run.directory import Run
+from histoloom.pipeline import execute, run_clusters
+from histoloom.run.directory import Run, fingerprint
+from histoloom.run.stage import EventLog, StageContext
 from histoloom.seeding import derive
-from histoloom.setup import change_settings, init_run
+from histoloom.setup import init_run
 from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.procedural.slides import make_slides
 
@@ -61,6 +62,8 @@ NEIGHBOURS = 15
 _STARTS = 4
 _SHRINKAGE = 1e-4  # of the features' mean variance, added to each covariance
 _MIXTURE_STARTS = 2
+
+LAST_FILE = "confounding.json"  # that the stage writes
 
 MEASURES = ("NMI with the label", "NMI with the label within each slide", "NMI with the slide")
 
@@ -175,10 +178,10 @@ def colour(patches: PatchSet) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Row:
-    """A clustering. ``settings``: of the stage, over the preset's; ``features``: what k-means clusters, if it does."""
+    """A clustering: the stage's with ``settings`` over the preset's, or ``method`` on some of its ``features``."""
 
     title: str
-    settings: tuple[str, ...] | None = None
+    settings: tuple[str, ...] = ()
     features: str | None = None
     method: str = "k-means"
 
@@ -199,36 +202,45 @@ ROWS: Mapping[str, Row] = {
     "colour": Row("k-means, colour", features="colour"),
     "kmeans-codes": Row("k-means, codes", features="codes"),
     "kmeans-latents": Row("k-means, pooled latents", features="pooled"),
-    "kmeans-perceptual": Row("k-means, perceptual, patch alone", PATCH_ALONE, features="same"),
-    "kmeans-default": Row("k-means, the preset's features", (), features="same"),
-    "mixture-default": Row("Gaussian mixture, the same, 32 components", (), features="same", method="gaussian_mixture"),
-    "spectral-default": Row("spectral, the same, 32 components", (), features="same", method="spectral"),
+    "kmeans-perceptual": Row("k-means, perceptual, patch alone", PATCH_ALONE, "same"),
+    "kmeans-default": Row("k-means, the preset's features", features="same"),
+    "mixture-default": Row("Gaussian mixture, the same, 32 components", features="same", method="gaussian_mixture"),
+    "spectral-default": Row("spectral, the same, 32 components", features="same", method="spectral"),
     "codes": Row("Histoloom, codes, views", CODES),
     "latents": Row("Histoloom, latents, views", LATENTS),
     "perceptual": Row("Histoloom, perceptual, patch alone", PATCH_ALONE),
-    "default": Row("Histoloom, the preset's defaults", ()),
+    "default": Row("Histoloom, the preset's defaults"),
 }
 """By the names that ``--rows`` takes."""
 
 
-def labels_of(row: Row, run: Run, *, ks: Sequence[int], sweep: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Each k's labels (N,) in the order of the run's patches; makes the stage ``clusters`` where it has other ones."""
-    if row.settings is not None:
-        run = change_settings(run, [sweep, *row.settings], save=False)
-        execute(run, until="clusters")
+def made_clusters(run: Run, settings: Sequence[str], *, out: Path) -> Path:
+    """The folder of the run's clusters, or of those that the stage makes in ``out`` with other ``settings``."""
+    if not settings:
+        return run.folder("clusters")
+    if not (out / LAST_FILE).is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        config = make_config(with_settings(run.config.model_dump(mode="json"), settings))
+        inputs = {name: run.folder(name) for name in ("patches", "latents", "autoencoder")}
+        run_clusters(StageContext(run.path, config, out, inputs, EventLog(out / "log.jsonl")))
+    return out
+
+
+def labels_of(row: Row, run: Run, *, ks: Sequence[int], clusters: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """Each k's labels (N,) in the order of the run's patches; ``clusters``: the folder of the row's stage."""
     patches, latents = PatchSet.open(run.folder("patches")), LatentSet.open(run.folder("latents"))
     seed, rows_T, rows_N = run.config.seed, latents.rows("train"), np.arange(len(latents))
     ids = patches.table["patch_id"]
     assert latents.table["patch_id"].tolist() == ids.tolist(), "latents keep the patches' order"
     if row.features is None:
-        clustering = Clustering.open(run.folder("clusters"))
+        clustering = Clustering.open(clusters)
         for k in ks:
             yield k, clustering.labels(k).loc[ids].to_numpy()
         return
     x_ND = (
         colour(patches)
         if row.features == "colour"
-        else validity_features(latents, rows_N, kind=row.features, clusters=run.folder("clusters"))
+        else validity_features(latents, rows_N, kind=row.features, clusters=clusters)
     )
     if row.method != "k-means":
         x_ND = PCA(min(COMPONENTS, x_ND.shape[1]), random_state=0).fit(x_ND[rows_T]).transform(x_ND)
@@ -307,9 +319,10 @@ class Results:
                 print(f"| {title} | {' | '.join(cells)} |", flush=True)
 
 
-def sweep_of(config: Config) -> str:
-    """The preset's k, and those of the table."""
-    return f"clusters.k=[{', '.join(map(str, sorted({*config.clusters.k, *KS})))}]"
+def sweep_of(preset: str) -> str:
+    """The preset's k, and those of the table, as a setting."""
+    ks = sorted({*read_preset(preset)["clusters"]["k"], *KS})
+    return f"clusters.k=[{', '.join(map(str, ks))}]"
 
 
 def main() -> None:
@@ -331,21 +344,21 @@ def main() -> None:
             if absent := [slide for slide in slides if not slide.exists()]:
                 print(f"{name} is skipped: no {absent[0]}; set HISTOLOOM_TEST_DATA to the folder of the test data")
                 break
-            settings = [f"seed={seed}", *given.settings, *arguments.settings]
+            settings = [f"seed={seed}", sweep_of(given.preset), *given.settings, *arguments.settings]
             run = init_run(place / "run", slides=slides, preset=given.preset, mpp=given.mpp, settings=settings)
-            sweep = sweep_of(run.config)
-            preset = change_settings(run, [sweep], save=False)
-            execute(preset, until="clusters")
-            chosen = Clustering.open(preset.folder("clusters")).chosen
-            patches = PatchSet.open(preset.folder("patches"))
+            execute(run, until="clusters")
+            chosen = Clustering.open(run.folder("clusters")).chosen
+            patches = PatchSet.open(run.folder("patches"))
             label_N, slide_N = given.label(patches), pd.factorize(patches.table["slide"])[0]
             for row in (ROWS[key] for key in arguments.rows):
                 try:
-                    for k, clusters_N in labels_of(row, preset, ks=sorted({*KS, chosen}), sweep=sweep):
-                        values = scores(label_N, clusters_N, slide_N=slide_N)
-                        results.add(name, seed=seed, title=row.title, k=k, is_chosen=k == chosen, values=values)
+                    clusters = made_clusters(run, row.settings, out=place / fingerprint(row.settings))
                 except UserError as error:
                     print(f"{name}, seed {seed}: {row.title} is skipped: {error}")
+                    continue
+                for k, clusters_N in labels_of(row, run, ks=sorted({*KS, chosen}), clusters=clusters):
+                    values = scores(label_N, clusters_N, slide_N=slide_N)
+                    results.add(name, seed=seed, title=row.title, k=k, is_chosen=k == chosen, values=values)
             pd.DataFrame(results.records).to_csv(arguments.out / "clusterings.csv", index=False)
         else:
             known = label_N >= 0
