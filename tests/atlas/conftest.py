@@ -85,7 +85,17 @@ def write_run(
 def _config(slides: Path, *, size: int, settings: tuple[str, ...]) -> Config:
     values = with_settings(
         read_preset("cpu") | {"slides": {"paths": [str(slides)]}},
-        (f"patches.size={size}", "patches.mpp=1.0", f"clusters.k={list(KS)}", f"seed={SEED}", *settings),
+        (
+            f"patches.size={size}",
+            "patches.mpp=1.0",
+            f"clusters.k={list(KS)}",
+            "clusters.features=latents",
+            "clusters.positives=views",
+            "clusters.surroundings=0",
+            "clusters.validity_features=pooled",
+            f"seed={SEED}",
+            *settings,
+        ),
     )
     return make_config(values)
 

@@ -12,6 +12,7 @@ from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clusterer import TIGHT, Architecture, Clusterer, build
 from histoloom.clustering.clustering_set import Clustering
+from histoloom.clustering.features.bank import FEATURES
 from histoloom.clustering.infomax import Network
 from histoloom.seeding import permutation, torch_generator
 from histoloom.slides.patch_set import PatchSet
@@ -25,21 +26,37 @@ def classifier(tiny_run: Path) -> Classifier:
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
+def test_probabilities_of_features_do_not_depend_on_the_batch(tiny_run: Path, batch: int) -> None:
+    x_ND = torch.from_numpy(np.load(tiny_run / "clusters" / FEATURES))
+    clusterer = Clusterer.load(tiny_run / "clusters")
+    order = permutation(0, "order", n=len(x_ND))
+    parts = [clusterer.probabilities(x_ND[order[i : i + batch]]) for i in range(0, len(order), batch)]
+    for k, p_NK in clusterer.probabilities(x_ND).items():
+        assert torch.equal(torch.cat([part[k] for part in parts]), p_NK[order])
+        np.testing.assert_array_equal(p_NK.numpy(), Clustering.open(tiny_run / "clusters").probabilities(k))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
 def test_probabilities_of_latents_do_not_depend_on_the_batch(tiny_run: Path, batch: int) -> None:
-    latents, clusterer = LatentSet.open(tiny_run / "latents"), Clusterer.load(tiny_run / "clusters")
+    latents = LatentSet.open(tiny_run / "latents")
+    torch.manual_seed(0)
+    clusterer = build(Architecture(latents.shape[0], 16, (2, 3)))
     order = permutation(0, "order", n=len(latents))
     parts = [clusterer.probabilities(latents.normalised(order[i : i + batch])) for i in range(0, len(order), batch)]
     for k, p_NK in clusterer.probabilities(latents.normalised(np.arange(len(latents)))).items():
         assert torch.equal(torch.cat([part[k] for part in parts]), p_NK[order])
-        np.testing.assert_array_equal(p_NK.numpy(), Clustering.open(tiny_run / "clusters").probabilities(k))
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_clusters_of_patches_do_not_depend_on_the_batch(tiny_run: Path, classifier: Classifier, batch: int) -> None:
     patches = PatchSet.open(tiny_run / "patches")
     order = permutation(1, "order", n=len(patches))[:40]
-    parts = [classifier.labels(patches.images(order[i : i + batch])) for i in range(0, len(order), batch)]
-    for k, labels_N in classifier.labels(patches.images(np.sort(order))).items():
+
+    def classify(rows_N: np.ndarray) -> dict[int, np.ndarray]:
+        return classifier.labels(patches.images(rows_N), patches.surroundings(rows_N))
+
+    parts = [classify(order[i : i + batch]) for i in range(0, len(order), batch)]
+    for k, labels_N in classify(np.sort(order)).items():
         found_N = np.concatenate([part[k] for part in parts])
         np.testing.assert_array_equal(found_N[np.argsort(order)], labels_N)
         published_N = Clustering.open(tiny_run / "clusters").table[f"k{k}"].to_numpy()

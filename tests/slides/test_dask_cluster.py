@@ -140,7 +140,7 @@ def test_a_run_made_elsewhere_is_the_same_and_stays_up_to_date(
     spread = init_run(Path("spread"), slides=[tiny_slides], preset="demo", settings=settings)
     pipeline.execute(spread, until="patches")
     expected, got = contents(local.folder("patches")), contents(spread.folder("patches"))
-    assert len(expected) == 13
+    assert len(expected) == 16
     assert {name for name in expected | got if expected.get(name) != got.get(name)} == {"artifact.json"}, "its seconds"
     home = change_settings(spread, ["runtime.scheduler=null"], save=True)
     assert pipeline.status(home)[0].state == "done"
