@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -86,9 +87,22 @@ def test_a_fast_training_ends_with_the_weights_of_a_plain_one(tmp_path: Path) ->
 
 def test_a_network_is_its_own_again_after_a_fast_training(tmp_path: Path) -> None:
     _, network = fit(tmp_path / "fast", runtime=FAST)
-    assert "forward" not in vars(network)
+    assert network._compiled_call_impl is None
     network(torch.zeros(3, 3, 4, 4))
     assert network.plainly == 1
+
+
+def test_a_copy_of_a_compiled_network_computes_with_its_own_weights_and_mode() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+    x_BD = torch.ones(2, 4)
+    with devices.compiled([network], runtime=FAST):
+        network(x_BD)
+        copied = copy.deepcopy(network).eval()
+        with torch.no_grad():
+            for weight in copied.parameters():
+                weight.fill_(1.0)
+        assert torch.equal(copied(x_BD), torch.full((2, 4), 5.0))
+        assert network.training
 
 
 @pytest.mark.parametrize(("first", "then"), [(PLAIN, FAST), (FAST, PLAIN), (FAST, FAST)])
@@ -104,3 +118,28 @@ def test_either_mode_goes_on_from_a_checkpoint_of_either(
 
 def test_auto_is_plain_without_a_cuda_device() -> None:
     assert not devices.is_fast(RuntimeConfig(device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("card", "capability", "precision"),
+    [("P100", (6, 0), "fp32"), ("T4", (7, 5), "fp16"), ("A100", (8, 0), "bf16"), ("H100", (9, 0), "bf16")],
+)
+def test_cards_that_emulate_bf16_get_fp16(
+    card: str, capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    assert devices.resolve_precision("auto", device="cuda:0") == precision, card
+
+
+@pytest.mark.parametrize("before", ["highest", "high", "medium"])
+def test_full_precision_is_full_in_matrix_products_too(before: str) -> None:
+    kept = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(before)
+    try:
+        with devices.full_precision():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cuda.matmul.allow_tf32
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == before
+    finally:
+        torch.set_float32_matmul_precision(kept)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from histoloom.autoencoder.augment import dihedral
 from histoloom.autoencoder.latents import ChannelMoments
@@ -23,6 +24,7 @@ from histoloom.seeding import torch_generator
 from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.stain.augment import jitter_stain
 from histoloom.training.devices import accelerator, autocast, full_precision
+from histoloom.training.memory import in_fitting_parts
 
 CHUNK = 64
 
@@ -67,13 +69,13 @@ def _encode(images_nHWC: np.ndarray, *, model: Autoencoder, config: Config, star
         for view in range(config.latents.stain_views)
     ]
     with full_precision():  # a patch that is classified later, elsewhere, has to get the same cluster
-        z_nChw = model.latents(x_nCHW)
+        z_nChw = _latents(model, x_nCHW)
         z_copies = [
-            model.latents(dihedral(x_nCHW, torch.full((len(x_nCHW),), copy, device=x_nCHW.device)))
+            _latents(model, dihedral(x_nCHW, torch.full((len(x_nCHW),), copy, device=x_nCHW.device)))
             for copy in range(1, config.latents.copies)
         ]
     with autocast(config.runtime):
-        z_views = [model.latents(view_nCHW) for view_nCHW in stain_views]
+        z_views = [_latents(model, view_nCHW) for view_nCHW in stain_views]
 
     # Share of each patch's positions that use each code.
     codes_nP = model.quantize(z_nChw).indices_NHW.flatten(1).cpu()
@@ -82,6 +84,10 @@ def _encode(images_nHWC: np.ndarray, *, model: Autoencoder, config: Config, star
     encoded = {"latents": z_nChw.cpu().numpy(), "histograms": (counts_nK / codes_nP.shape[1]).numpy()}
     further = {"stain_views": z_views, "copies": z_copies}
     return encoded | {name: torch.stack(parts, dim=1).cpu().numpy() for name, parts in further.items() if parts}
+
+
+def _latents(model: Autoencoder, x_nCHW: Tensor) -> Tensor:
+    return torch.cat(in_fitting_parts(model.latents, x_nCHW, name="encoding patches"))
 
 
 def _open_outputs(out: Path, *, n: int, config: Config) -> dict[str, np.memmap]:

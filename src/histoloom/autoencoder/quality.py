@@ -19,6 +19,7 @@ from histoloom.run.stage import StageContext
 from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
 from histoloom.training.devices import accelerator, autocast
+from histoloom.training.memory import in_fitting_parts
 
 QUALITY_PATCHES = 256
 SHOWN_PATCHES = 16
@@ -132,13 +133,19 @@ def reconstruct(
     """Reconstructions, uint8 as ``images_NHWC``, and how often each code was used, (K,)."""
     device = accelerator(runtime).device
     counts_K = torch.zeros(model.config.codes)
-    parts = []
-    for start in range(0, len(images_NHWC), BATCH_SIZE):
-        x_NCHW = to_float(torch.from_numpy(images_NHWC[start : start + BATCH_SIZE]).to(device))
+
+    def of_part(part_NHWC: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        x_NCHW = to_float(torch.from_numpy(part_NHWC).to(device))
         with autocast(runtime):
             quantized = model.quantize(model.encode(x_NCHW))
-            parts.append(to_uint8(model.decode_codes(quantized.z_NCHW)).cpu().numpy())
-        counts_K += torch.bincount(quantized.indices_NHW.flatten().cpu(), minlength=len(counts_K))
+            return to_uint8(model.decode_codes(quantized.z_NCHW)).cpu().numpy(), quantized.indices_NHW.flatten().cpu()
+
+    parts = []
+    for start in range(0, len(images_NHWC), BATCH_SIZE):
+        batch_NHWC = images_NHWC[start : start + BATCH_SIZE]
+        for reconstructions_NHWC, codes_M in in_fitting_parts(of_part, batch_NHWC, name="reconstructing patches"):
+            parts.append(reconstructions_NHWC)
+            counts_K += torch.bincount(codes_M, minlength=len(counts_K))
     return np.concatenate(parts), counts_K
 
 
@@ -154,6 +161,9 @@ def discriminator_accuracy(
         with autocast(runtime):
             return discriminator(x_NCHW).float().mean(dim=(1, 2, 3))
 
-    starts = range(0, len(real_NHWC), BATCH_SIZE)
-    correct = [scores(real_NHWC[s : s + BATCH_SIZE]) > scores(fake_NHWC[s : s + BATCH_SIZE]) for s in starts]
-    return float(torch.cat(correct).float().mean())
+    def all_scores(images_NHWC: np.ndarray) -> Tensor:
+        starts = range(0, len(images_NHWC), BATCH_SIZE)
+        batches = (images_NHWC[start : start + BATCH_SIZE] for start in starts)
+        return torch.cat([part for b in batches for part in in_fitting_parts(scores, b, name="discriminating patches")])
+
+    return float((all_scores(real_NHWC) > all_scores(fake_NHWC)).float().mean())

@@ -280,7 +280,9 @@ class RuntimeConfig(Section):
     fast: Literal["auto", "on", "off"] = Field(
         "auto", description="train with the channels-last layout and compiled networks; auto: on CUDA devices"
     )
-    accumulate: PositiveInt = Field(1, description="micro-batches per step; more need less memory")
+    accumulate: PositiveInt | Literal["auto"] = Field(
+        1, description="micro-batches per step; more need less memory; auto: as many as fit (one process)"
+    )
     checkpoint_seconds: float = Field(60, ge=0, description="shortest time between checkpoints, s; 0: every step")
     tensorboard: bool = Field(False, description="also write TensorBoard logs")
 

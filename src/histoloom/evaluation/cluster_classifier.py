@@ -23,6 +23,7 @@ from histoloom.run.stage import EventLog
 from histoloom.seeding import derive
 from histoloom.training.devices import accelerator, full_precision
 from histoloom.training.loop import Objective, StepContext, Task, train
+from histoloom.training.memory import in_fitting_parts
 
 BLOCK = 32
 """images that are classified at once, always: sums differ in the last bit between batch sizes"""
@@ -114,11 +115,15 @@ def train_classifier(
 def predict_clusters(classifier: ClusterClassifier, read: Reader, *, n: int, runtime: RuntimeConfig) -> np.ndarray:
     """The most probable cluster of each of the ``n`` images that ``read`` reads, int64 (n,)."""
     device = accelerator(runtime).device
+
+    def of_block(images_BHW3: np.ndarray) -> np.ndarray:
+        return classifier(to_float(torch.from_numpy(images_BHW3).to(device))).argmax(1).cpu().numpy()
+
     parts = []
     for start in range(0, n, BLOCK):
         images_BHW3 = read(np.arange(start, min(n, start + BLOCK)))
         padded = np.concatenate([images_BHW3, np.repeat(images_BHW3[-1:], BLOCK - len(images_BHW3), axis=0)])
         with full_precision():
-            logits_BK = classifier(to_float(torch.from_numpy(padded).to(device)))
-        parts.append(logits_BK.argmax(1)[: len(images_BHW3)].cpu().numpy())
+            blocks = in_fitting_parts(of_block, padded, name="telling clusters of images")
+        parts.append(np.concatenate(blocks)[: len(images_BHW3)])
     return np.concatenate([np.empty(0, np.int64), *parts])

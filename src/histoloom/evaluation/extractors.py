@@ -25,6 +25,7 @@ from histoloom.clustering.features.pretrained import PretrainedEncoder, load_enc
 from histoloom.errors import UserError
 from histoloom.run.directory import fingerprint
 from histoloom.training.devices import full_precision
+from histoloom.training.memory import in_fitting_parts
 
 BLOCK = 8
 """images that a network sees at once, always: sums differ in the last bit between batch sizes"""
@@ -53,7 +54,9 @@ class Extractor(ABC):
         def block(start: int) -> np.ndarray:
             images = images_NHW3[start : start + BLOCK]
             padding = np.repeat(images[-1:], BLOCK - len(images), axis=0)
-            return self.block_features(np.concatenate([images, padding]))[: len(images)]
+            padded = np.concatenate([images, padding])
+            parts = in_fitting_parts(self.block_features, padded, name=f"features of images, {self.name}")
+            return np.concatenate(parts)[: len(images)]
 
         starts = range(0, len(images_NHW3), BLOCK)
         threads = torch.get_num_threads()

@@ -37,6 +37,7 @@ from histoloom.run.stage import StageContext
 from histoloom.seeding import numpy_generator
 from histoloom.slides.patch_set import PatchSet
 from histoloom.training.devices import accelerator, full_precision
+from histoloom.training.memory import in_fitting_parts
 
 BLOCK = 32
 MIN_HELD_OUT = 20
@@ -162,11 +163,16 @@ def _recluster(context: StageContext, *, synthetic: LabelledSet, held_out: Label
 @torch.no_grad()
 def reconstruct(autoencoder: Autoencoder, images_NHW3: np.ndarray, *, device: torch.device) -> np.ndarray:
     """Images after a pass through the VQ-GAN, uint8 (N, H, W, 3); ``BLOCK`` at a time."""
+
+    def of_block(block_BHW3: np.ndarray) -> np.ndarray:
+        x_B3HW = to_float(torch.from_numpy(block_BHW3).to(device))
+        return to_uint8(autoencoder.reconstruct(x_B3HW)).cpu().numpy()
+
     parts = []
     with full_precision():
         for start in range(0, len(images_NHW3), BLOCK):
-            x_B3HW = to_float(torch.from_numpy(images_NHW3[start : start + BLOCK]).to(device))
-            parts.append(to_uint8(autoencoder.reconstruct(x_B3HW)).cpu().numpy())
+            block_BHW3 = images_NHW3[start : start + BLOCK]
+            parts += in_fitting_parts(of_block, block_BHW3, name="reconstructing images")
     return np.concatenate(parts)
 
 

@@ -40,13 +40,25 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_precision(precision: str, *, device: str) -> str:
-    """``auto`` becomes bf16 where the device computes in it at speed, else fp32."""
+    """``auto`` becomes bf16 where the device computes in it at speed, else fp16 where it does in that, else fp32."""
     if precision != "auto":
         if precision == "fp16" and not device.startswith("cuda"):
             raise UserError(f"runtime.precision fp16 needs a CUDA device, not {device}; use fp32 or bf16")
         return precision
-    fast = torch.cuda.is_bf16_supported() if device.startswith("cuda") else device == "cpu" and _cpu_computes_in_bf16()
-    return "bf16" if fast else "fp32"
+    if device.startswith("cuda"):
+        return _cuda_precision(device)
+    return "bf16" if device == "cpu" and _cpu_computes_in_bf16() else "fp32"
+
+
+def _cuda_precision(device: str) -> str:
+    """bf16 on Ampere and later and on AMD's cards; fp16 on Volta and Turing, which emulate bf16; fp32 on older ones.
+
+    Pascal computes in fp16 at a fraction of its speed in fp32 (CUDA C++ Programming Guide, arithmetic throughput).
+    """
+    if torch.version.hip:
+        return "bf16"
+    generation, _ = torch.cuda.get_device_capability(device)
+    return "bf16" if generation >= 8 else "fp16" if generation >= 7 else "fp32"
 
 
 @lru_cache(maxsize=1)
@@ -88,12 +100,20 @@ def autocast(runtime: RuntimeConfig) -> AbstractContextManager[Any]:
     return torch.autocast(device.split(":")[0], dtype=kind)
 
 
-def full_precision() -> AbstractContextManager[Any]:
+@contextmanager
+def full_precision() -> Iterator[None]:
     """Single precision that is single: for what has to come out the same elsewhere.
 
-    By themselves GPUs take TensorFloat-32 for convolutions, which keeps three digits.
+    By themselves GPUs take TensorFloat-32 for convolutions, which keeps three digits. The environment
+    (``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE``) or a program around us may have allowed it for matrix products too.
     """
-    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def is_fast(runtime: RuntimeConfig) -> bool:
@@ -139,9 +159,10 @@ def compiled(modules: Sequence[nn.Module], *, runtime: RuntimeConfig) -> Iterato
     with torch._dynamo.config.patch(suppress_errors=True), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")  # of diffusers
         for module in modules:
-            module.forward = torch.compile(module.forward, backend=BACKEND, dynamic=False)
+            # Not of a copy: where a module is copied, what it was compiled to stays behind.
+            module.compile(backend=BACKEND, dynamic=False)
         try:
             yield
         finally:
             for module in modules:
-                del module.forward  # the instance's, which hides its class's
+                module._compiled_call_impl = None

@@ -26,6 +26,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import send_to_device
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 
 from histoloom.config import RuntimeConfig, TrainingConfig
@@ -39,6 +40,7 @@ from histoloom.training.batches import Prefetcher, step_rows
 from histoloom.training.checks import find_divergence, is_due, keep_good, run_check
 from histoloom.training.devices import accelerator as make_accelerator
 from histoloom.training.devices import compiled, lay_out, lay_out_as_usual, lay_out_states
+from histoloom.training.memory import is_out_of_memory, next_accumulate, out_of_memory_advice
 from histoloom.training.optimizers import (
     average_decay,
     lr_factor,
@@ -63,7 +65,8 @@ def train(
 
     Raises ``TrainingStopped`` where the task's callback says so, and ``TrainingDiverged`` when a loss or weight is
     no longer finite or a loss exploded, both on all processes; ``UserError`` when the batch does not divide over
-    processes and micro-batches.
+    processes and micro-batches, and where a step does not fit into the device's memory (with
+    ``runtime.accumulate: auto`` and one process only where a single image does not).
     """
     loop = _Loop(task, config=config, runtime=runtime, seed=seed, out=out, log=log)
     loop.resume()
@@ -81,20 +84,12 @@ class _Loop:
         self.images = 0
         self.total = math.ceil(config.images(n=task.n) / config.batch_size) * config.batch_size
 
-        # How a batch is split: over processes, and over micro-batches whose gradients add up.
-        self.accumulate = 1 if task.whole_batch else runtime.accumulate
-        if task.whole_batch and runtime.accumulate > 1:
+        # With several processes, one whose memory is full could not tell the others, who wait for it.
+        self.finds_accumulate = runtime.accumulate == "auto" and not task.whole_batch and distributed.size() == 1
+        accumulate = 1 if task.whole_batch or runtime.accumulate == "auto" else runtime.accumulate
+        if task.whole_batch and runtime.accumulate not in (1, "auto"):
             logger.info("%s: runtime.accumulate does not split its batch, whose statistics the loss needs", task.name)
-        self.micro_batch, rest = divmod(config.batch_size, distributed.size() * self.accumulate)
-        if rest or not self.micro_batch:
-            raise UserError(
-                f"a batch of {config.batch_size} does not divide over {distributed.size()} processes x "
-                f"{self.accumulate} micro-batches; change runtime.accumulate or the number of processes"
-            )
-        start = distributed.rank() * self.accumulate * self.micro_batch
-        self.slices = [
-            slice(start + i * self.micro_batch, start + (i + 1) * self.micro_batch) for i in range(self.accumulate)
-        ]
+        self._split(accumulate)
 
         for module in task.modules.values():
             module.to(self.accelerator.device).train()
@@ -112,8 +107,39 @@ class _Loop:
         self.events = len(log)
         self.saved_at = time.monotonic()
 
+    def _split(self, accumulate: int) -> None:
+        """Split each batch over the processes, and over ``accumulate`` micro-batches whose gradients add up."""
+        self.accumulate = accumulate
+        self.micro_batch, rest = divmod(self.config.batch_size, distributed.size() * accumulate)
+        if rest or not self.micro_batch:
+            raise UserError(
+                f"a batch of {self.config.batch_size} does not divide over {distributed.size()} processes x "
+                f"{accumulate} micro-batches; change runtime.accumulate or the number of processes"
+            )
+        start = distributed.rank() * accumulate * self.micro_batch
+        self.slices = [
+            slice(start + i * self.micro_batch, start + (i + 1) * self.micro_batch) for i in range(accumulate)
+        ]
+
     # -- the loop ------------------------------------------------------------------------------------------------
     def run(self) -> None:
+        if self.finds_accumulate and not self.checkpoint.is_file():
+            self._save()  # where a step that does not fit goes back to
+        while self.images < self.total:
+            try:
+                self._steps()
+                continue
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                more = self._more_micro_batches(error)
+            # Outside the handler: the error holds the frames, and they the tensors, of what did not fit.
+            self._restart(more)
+        if self._due_to_save(at_end=True):
+            self._save()
+
+    def _steps(self) -> None:
+        """All steps that are left."""
         with (
             meter(f"training {self.task.name}", total=self.total, done=self.images) as progress,
             Prefetcher(self._read) as reader,
@@ -125,8 +151,28 @@ class _Loop:
                 self.images += self.config.batch_size
                 self._after_step()
                 progress.advance(self.config.batch_size)
-        if self._due_to_save(at_end=True):
-            self._save()
+
+    def _more_micro_batches(self, error: RuntimeError) -> int:
+        """How many micro-batches to try after memory was full; ``UserError`` where they may not, or cannot, be more."""
+        more = None
+        if not self.task.whole_batch:
+            more = next_accumulate(self.accumulate, batch_size=self.config.batch_size, processes=distributed.size())
+        if more is None or not self.finds_accumulate:
+            raise UserError(
+                out_of_memory_advice(error, task=self.task.name, accumulate=more, setting=self.task.setting)
+            ) from error
+        return more
+
+    def _restart(self, accumulate: int) -> None:
+        """Go back to the last checkpoint, and on with smaller micro-batches."""
+        logger.info("%s: memory is full; going on with runtime.accumulate=%d", self.task.name, accumulate)
+        self.optimizers.clear()
+        self.accelerator.free_memory()
+        for module in self.task.modules.values():
+            module.zero_grad(set_to_none=True)
+        clear_device_cache()
+        self.resume()
+        self._split(accumulate)
 
     def _step(self, batches: list[Batch]) -> None:
         """One step of every objective on the batch, which comes in micro-batches; then the averages."""
@@ -293,6 +339,7 @@ class _Loop:
             "counted": self.summed_steps,
             "first": self.first_losses,
             "events": self.events,
+            "accumulate": self.accumulate,
         }
         # Through memory: torch's own writer hides from us why a write failed.
         buffer = io.BytesIO()
@@ -306,6 +353,8 @@ class _Loop:
         state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         self.images, self.sums, self.summed_steps = state["images"], state["sums"], state["counted"]
         self.first_losses = state.get("first", {})
+        if self.finds_accumulate:
+            self._split(state.get("accumulate", 1))
         for name, module in self.task.modules.items():
             module.load_state_dict(state["modules"][name])
         for name, module in self.averages.items():

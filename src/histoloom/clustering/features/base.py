@@ -22,6 +22,7 @@ from histoloom.run.directory import read_json, write_json
 from histoloom.run.record import Record
 from histoloom.run.stage import StageContext
 from histoloom.training.devices import full_precision
+from histoloom.training.memory import in_fitting_parts
 
 BLOCK = 16
 """Patches that are computed at once: sums differ in the last bit between batch sizes."""
@@ -163,5 +164,6 @@ def blockwise(x_N: Tensor, *, function: Callable[[Tensor], Tensor], device: torc
     for part_n in x_N.split(BLOCK):
         filled = torch.cat([part_n, part_n[-1:].expand(BLOCK - len(part_n), *part_n.shape[1:])])
         with full_precision():
-            parts.append(function(filled.to(device)).float()[: len(part_n)])
+            blocks = in_fitting_parts(lambda x_B: function(x_B.to(device)).float(), filled, name="features of patches")
+        parts.append(torch.cat(blocks)[: len(part_n)])
     return torch.cat(parts)

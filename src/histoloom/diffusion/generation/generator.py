@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,7 @@ from histoloom.errors import UserError
 from histoloom.names import Label, current_labels
 from histoloom.run.directory import fingerprint
 from histoloom.training.devices import accelerator, autocast
+from histoloom.training.memory import in_fitting_parts
 
 BATCH_SIZE = {"cpu": 8, "mps": 16, "cuda": 64}
 """images that are drawn at once, by device"""
@@ -215,12 +218,13 @@ class Generator:
         ``sources``: the pictures that they start from. ``on_step`` is called before each step of each batch.
         """
         labels = {k: self.labels(k) for k in {spec.k for spec in specs}}
+        draw_batch = partial(self._draw_batch, sampler=sampler, sources=sources, on_step=on_step)
         batch_size = BATCH_SIZE[self.device.type]
         for start in range(0, len(specs), batch_size):
             batch = list(specs[start : start + batch_size])
             padded = batch + [batch[-1]] * (batch_size - len(batch))
-            images = self._draw_batch(padded, sampler=sampler, sources=sources, on_step=on_step)
-            for image, spec in zip(images, batch, strict=False):
+            parts = in_fitting_parts(draw_batch, padded, name="drawing images")
+            for image, spec in zip(chain.from_iterable(parts), batch, strict=False):
                 yield Sample(image, spec, labels[spec.k][spec.cluster], sampler)
 
     @torch.no_grad()
