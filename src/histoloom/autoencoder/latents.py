@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from histoloom.run.directory import read_json, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class LatentSet:
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row per patch."""
+        import pandas as pd  # only tables need it: a training on tensors goes without
+
         return pd.read_parquet(self.folder / "index.parquet")
 
     @cached_property

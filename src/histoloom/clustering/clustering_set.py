@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from safetensors.numpy import load_file
 
 from histoloom.clustering.results import Decision, ValidityTable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Clustering:
@@ -26,6 +29,8 @@ class Clustering:
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row a patch: ``patch_id`` and a column ``k{k}`` of labels 0..k-1 for each k."""
+        import pandas as pd  # only tables need it: a generator draws without
+
         return pd.read_parquet(self.folder / "index.parquet")
 
     @cached_property

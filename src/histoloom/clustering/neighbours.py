@@ -14,8 +14,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from histoloom.clustering.infomax import (
@@ -58,6 +56,8 @@ def slide_neighbours(slide_N: np.ndarray, *, middle_N2: np.ndarray, side_N: np.n
     ``slide_N``: any numbers, one a slide; ``middle_N2``: x and y of the patches' middles; ``side_N``: their sides,
     in the same unit. Where there are fewer neighbours, they are repeated; a patch without any has itself.
     """
+    from scipy.spatial import cKDTree  # heavy, and the loss below does without
+
     neighbours_NM = np.repeat(np.arange(len(slide_N))[:, None], NEIGHBOURS, axis=1)
     order_N = np.argsort(slide_N, kind="stable")
     starts = np.flatnonzero(np.diff(slide_N[order_N])) + 1
@@ -108,6 +108,8 @@ class LinearNet(Network):
     @torch.no_grad()
     def start_from_kmeans(self, x_ND: np.ndarray, *, seed: int) -> None:
         """Make the heads soft versions of k-means on ``x_ND``: logits fall with the squared distance to a centre."""
+        from sklearn.cluster import KMeans  # heavy, and a network that is loaded does without
+
         inputs_ND = self.pooled(torch.from_numpy(x_ND)).numpy()
         variance = float(inputs_ND.var(axis=0).sum())
         for k in self.ks:

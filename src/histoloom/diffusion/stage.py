@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
@@ -30,6 +30,9 @@ from histoloom.training import distributed
 from histoloom.training.devices import accelerator, autocast
 from histoloom.training.loop import Objective, Task, train
 from histoloom.training.tasks import Callback, Modules
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COMPARED_PATCHES = 512
 """training patches by which new clusters are compared with those of a pretrained generator"""

@@ -15,18 +15,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from histoloom.errors import UserError
 from histoloom.run.directory import read_json, replacing, write_json
 from histoloom.run.record import Record
 from histoloom.slides.entries import OK
+
+if TYPE_CHECKING:  # pandas and pyarrow are loaded where a table is read: who trains on tensors goes without
+    import pandas as pd
+    import pyarrow as pa
 
 Split = Literal["train", "holdout"]
 
@@ -94,6 +94,8 @@ class SlideRow:
     @classmethod
     def load(cls, folder: Path) -> list[Self]:
         """Read ``slides.parquet`` of the patches stage, whatever earlier versions left out."""
+        import pandas as pd
+
         rows = []
         for record in pd.read_parquet(folder / "slides.parquet").to_dict("records"):
             cells = {str(name): value for name, value in record.items() if not pd.isna(value)}
@@ -119,6 +121,8 @@ class SlideRow:
     @staticmethod
     def save(rows: Sequence[SlideRow], folder: Path) -> None:
         """Write ``slides.parquet``."""
+        import pandas as pd
+
         records = []
         for row in rows:
             cells = {_COLUMNS.get(column.name, column.name): getattr(row, column.name) for column in fields(SlideRow)}
@@ -161,15 +165,21 @@ class PatchSet:
     @cached_property
     def table(self) -> pd.DataFrame:
         """A row a patch, with every column."""
+        import pandas as pd
+
         return pd.read_parquet(self._index.path)
 
     @cached_property
     def slides(self) -> pd.DataFrame:
         """A row a slide; ``SlideRow.load`` gives the same as records."""
+        import pandas as pd
+
         return pd.read_parquet(self.folder / "slides.parquet")
 
     def columns(self, *names: str) -> pd.DataFrame:
         """Some columns of the table, read without the others and not kept."""
+        import pandas as pd
+
         return pd.read_parquet(self._index.path, columns=list(names))
 
     def images(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -220,6 +230,8 @@ class PatchIndex:
     """
 
     def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
         self.path = path
         self.slide_ids: list[str] = []
         self.splits: list[str] = []
@@ -245,6 +257,9 @@ class PatchIndex:
 
     def rows_of(self, patch_ids: Sequence[str] | np.ndarray | pd.Series) -> np.ndarray:
         """The rows of patch ids, int64 (n,), -1 where there is none; reads through the ids on disk once."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
         wanted = pa.array(np.asarray(patch_ids, dtype=object), pa.string())
         different = wanted.unique()
         rows = np.full(len(different), -1, np.int64)
@@ -258,6 +273,8 @@ class PatchIndex:
         return np.asarray(rows[pc.index_in(wanted, value_set=different).to_numpy(zero_copy_only=False)])
 
     def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        import pyarrow.parquet as pq
+
         texts = [name for name in columns if name != "patch_id"]
         with pq.ParquetFile(self.path, read_dictionary=texts, pre_buffer=False, buffer_size=2**16) as file:
             yield from file.iter_batches(_BATCH, columns=columns, use_threads=False)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 from PIL import Image
 
@@ -162,6 +161,8 @@ class RunSlides:
 
 def jpeg(pixels: np.ndarray) -> bytes:
     """RGB uint8 (h, w, 3) as a JPEG with its colours at full resolution."""
+    import imagecodecs  # only the atlas encodes tiles
+
     return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels), level=_QUALITY, subsampling="444"))
 
 

@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
 
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
-from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.clustering.features.base import ImagesUnsupported
 from histoloom.errors import UserError
@@ -87,6 +85,8 @@ def patch_of(run: Run, *, patch_id: str) -> Picture | None:
         return None
     clusters = {}
     if run.artifact("clusters") is not None:
+        import pandas as pd  # heavy, and only a run's own patches are looked up in tables
+
         index = Clustering.open(run.folder("clusters")).folder / "index.parquet"
         table = pd.read_parquet(index, filters=[("patch_id", "==", patch_id)])
         columns = [name for name in table.columns if name != "patch_id"]
@@ -127,6 +127,8 @@ def encode_picture(
     if set(ks) - set(clusters) and (home / "config.yaml").is_file():
         run = Run.open(home)
         if all(run.artifact(stage) is not None for stage in CLASSIFIER_STAGES):
+            from histoloom.clustering.classifier import Classifier  # features of all kinds come with it
+
             folders = {stage: run.folder(stage) for stage in CLASSIFIER_STAGES}
             with suppress(ImagesUnsupported):  # the caller asks for a tissue where it needs one
                 predicted = Classifier.load(**folders, device=device).labels(picture.image_HW3[None])

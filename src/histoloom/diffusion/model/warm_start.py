@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from histoloom.config import DiffusionConfig
@@ -69,6 +68,8 @@ def closest_conditions(errors_MG: np.ndarray, *, labels_M: np.ndarray, k: int) -
     # A cluster without patches: the mean over all patches.
     members_kM |= ~members_kM.any(axis=1, keepdims=True)
     mean_kG = members_kM @ errors_MG / members_kM.sum(axis=1, keepdims=True)
+    from scipy.optimize import linear_sum_assignment  # heavy, and no other training needs it
+
     # More clusters than conditions: each condition may be used ceil(k / G) times.
     _, columns_k = linear_sum_assignment(np.tile(mean_kG, -(-k // G)))
     return columns_k % G

@@ -6,10 +6,12 @@ Shapes: N patches; a field is (left, top, side) in level-0 px.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histoloom.slides.readers.base import Slide
+if TYPE_CHECKING:
+    from histoloom.slides.readers.base import Slide
 
 WIDTH = 4
 """Sides of a patch that a field is wide."""

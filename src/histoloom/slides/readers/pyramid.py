@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, final
 
-import imagecodecs
 import numpy as np
 import openslide
 import tifffile
@@ -175,6 +174,8 @@ class JpegTiles:
         with self._lock:
             self._file.seek(grid.offsets[number])
             data = self._file.read(grid.lengths[number])
+        import imagecodecs  # only plain pyramids need it
+
         # An array to decode into, so that a tile that claims to be larger is refused before anything is allocated.
         tile = np.empty((grid.tile_height, grid.tile_width, 3), np.uint8)
         try:

@@ -7,7 +7,6 @@ and a rest (Ruifrok & Johnston 2001, scikit-image's directions), as in the augme
 from __future__ import annotations
 
 import torch
-from skimage.color import hed_from_rgb, rgb_from_hed
 from torch import Tensor
 
 LIGHT, THICKNESS = 0.08, 0.8
@@ -28,6 +27,8 @@ def jitter_stain(x_N3HW: Tensor, *, strength: float, generator: torch.Generator)
 
 def restained(x_N3HW: Tensor, *, draws_N10: Tensor) -> Tensor:
     """The same for numbers that are drawn already: of three stains, colours and lamps, and a thickness."""
+    from skimage.color import hed_from_rgb, rgb_from_hed  # heavy, and here only for two matrices
+
     draws_N10 = draws_N10.to(x_N3HW.device)
     stain_N31, colour_N31, lamp_N31 = (draws_N10[:, first : first + 3, None] for first in (0, 3, 6))
     thickness_N11 = draws_N10[:, 9:, None]
