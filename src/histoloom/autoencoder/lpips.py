@@ -106,6 +106,11 @@ class LPIPS(nn.Module):
             raise UserError(f"{file.path} does not hold the weights of LPIPS's {trunk} trunk") from error
         return LPIPS(network_trunk, heads=heads)
 
+    @staticmethod
+    def blank(trunk: Trunk) -> LPIPS:
+        """LPIPS without weights, to see what it costs."""
+        return LPIPS(FeatureTrunk(trunk), heads=[torch.zeros(channels) for channels in _HEAD_CHANNELS[trunk]])
+
     def features(self, x_NCHW: Tensor) -> list[Tensor]:
         """The trunk's activations at each tap, (N, C, H', W') each, for RGB images in -1..1."""
         if min(x_NCHW.shape[-2:]) < MIN_SIZE:

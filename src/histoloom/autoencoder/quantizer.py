@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from histoloom.training import distributed
+from histoloom.training.devices import without_autocast
 
 Gradient = Literal["straight-through", "rotation"]
 
@@ -104,10 +105,10 @@ class Quantizer(nn.Module):
         rows_K = rows_K - M * distributed.rank()
         own_K1 = ((rows_K >= 0) & (rows_K < M))[:, None]
         candidates_KC = distributed.summed(torch.where(own_K1, x_MC[rows_K.clamp(0, M - 1)], 0.0))
-        if not self.started:
-            self.codebook_KC.copy_(candidates_KC)
-            self.sums_KC.copy_(candidates_KC)
-            self.started.fill_(True)
+        # The first codebook. ``started`` is not read on the CPU, which would wait for a GPU at each step.
+        self.codebook_KC.copy_(torch.where(self.started, self.codebook_KC, candidates_KC))
+        self.sums_KC.copy_(torch.where(self.started, self.sums_KC, candidates_KC))
+        self.started.fill_(True)
 
         # Moving averages of each code's count and sum (van den Oord et al. 2017, equations 6 to 8), in units of vectors
         # a step, so that restart_below is a share of the mean use.
@@ -137,7 +138,7 @@ def rotation_trick(z_NCHW: Tensor, q_NCHW: Tensor) -> Tensor:
     The gradient that reaches a latent keeps its angle to the latent as it was to the code. The rotation is a product of
     two reflections: R z = z - 2 r (r . z) + 2 q' (z' . z) for unit vectors z', q' and r = (z' + q') / |z' + q'|.
     """
-    with torch.autocast(z_NCHW.device.type, enabled=False):
+    with without_autocast(z_NCHW.device):
         z_NCHW, q_NCHW = z_NCHW.float(), q_NCHW.float()
         from_NCHW, to_NCHW = F.normalize(z_NCHW.detach(), dim=1), F.normalize(q_NCHW, dim=1)
         middle_NCHW = F.normalize(from_NCHW + to_NCHW, dim=1)
@@ -153,7 +154,7 @@ def positions(z_NCHW: Tensor) -> Tensor:
 
 def nearest(x_MC: Tensor, codebook_KC: Tensor) -> Tensor:
     """Index of the nearest code (Euclidean) of each vector, (M,) int64."""
-    with torch.autocast(x_MC.device.type, enabled=False):
+    with without_autocast(x_MC.device):
         scores_MK = codebook_KC.pow(2).sum(1) - 2 * x_MC.detach() @ codebook_KC.T  # |x - c|^2 less |x|^2
     return scores_MK.argmin(1)
 
@@ -161,7 +162,7 @@ def nearest(x_MC: Tensor, codebook_KC: Tensor) -> Tensor:
 def assigned(x_MC: Tensor, indices_M: Tensor, codebook_KC: Tensor) -> tuple[Tensor, Tensor]:
     """How many vectors each code got, (K,), and their sums, (K, C)."""
     onehot_MK = F.one_hot(indices_M, len(codebook_KC)).to(x_MC.dtype)
-    with torch.autocast(x_MC.device.type, enabled=False):
+    with without_autocast(x_MC.device):
         return onehot_MK.sum(0), onehot_MK.T @ x_MC
 
 

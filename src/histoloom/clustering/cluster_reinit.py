@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from histoloom.clustering.infomax import Network
+from histoloom.training.devices import without_autocast
 from histoloom.training.tasks import StepContext
 
 CHECKS = 12  # in a whole training
@@ -92,7 +93,7 @@ def due(context: StepContext) -> bool:
 @torch.no_grad()
 def reinitialise(head: nn.Linear, *, first_MF: Tensor, second_MF: Tensor) -> int:
     """Initialise outputs of one head again, in place, by the features of two views of each patch; how many."""
-    with torch.autocast(first_MF.device.type, enabled=False):
+    with without_autocast(first_MF.device):
         p_MK = (head(first_MF).softmax(1) + head(second_MF).softmax(1)) / 2
     K = p_MK.shape[1]
     free = [c for c in range(K) if p_MK[:, c].mean() < DEAD / K]

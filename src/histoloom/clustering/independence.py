@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from histoloom.clustering.infomax import Heads, entropy
+from histoloom.training.devices import without_autocast
 from histoloom.training.distributed import gathered
 from histoloom.training.tasks import StepContext
 
@@ -60,7 +61,7 @@ class IndependentLoss:
 
 def slide_information(p_NK: Tensor, *, slide_N: Tensor, slides: int) -> Tensor:
     """I(cluster; slide) of soft clusters in nats, as these patches have it: biased upwards where they are few."""
-    with torch.autocast(p_NK.device.type, enabled=False):  # half precision would round the shares
+    with without_autocast(p_NK.device):  # half precision would round the shares
         joint_SK = F.one_hot(slide_N, slides).to(p_NK.dtype).T @ p_NK / len(p_NK)
     return _information(joint_SK)
 

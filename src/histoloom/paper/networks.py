@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from histoloom.config import AutoencoderConfig
 from histoloom.training import distributed
+from histoloom.training.devices import without_autocast
 
 HEADS = 16
 """heads of every self-attention"""
@@ -143,7 +144,7 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         if not self.training or distributed.size() == 1:
             return super().forward(x_NCHW)
-        with torch.autocast(x_NCHW.device.type, enabled=False):
+        with without_autocast(x_NCHW.device):
             x_NCHW = x_NCHW.float()
             moments_2C = torch.stack([x_NCHW.mean(dim=(0, 2, 3)), x_NCHW.pow(2).mean(dim=(0, 2, 3))])
             mean_C, square_C = distributed.mean_over_processes(moments_2C)

@@ -100,6 +100,13 @@ def autocast(runtime: RuntimeConfig) -> AbstractContextManager[Any]:
     return torch.autocast(device.split(":")[0], dtype=kind)
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Single precision for what half precision would spoil, within mixed precision on ``device``."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return torch._C.DisableTorchFunction()  # on meta, mixed precision is a mode of functions (memory_cost)
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Single precision that is single: for what has to come out the same elsewhere.
