@@ -58,6 +58,19 @@ def test_killed_shared_and_continued_without_drawing_anything_twice(
     assert not list(out.rglob("*.part"))
 
 
+def test_an_image_that_a_power_cut_tore_is_drawn_again(tiny_run: Path, whole: Path, tmp_path: Path) -> None:
+    job = shutil.copytree(whole, tmp_path / "job")
+    torn, zeroed, *others = sorted(job.rglob("*.png"))
+    times = [path.stat().st_mtime_ns for path in others]
+    torn.write_bytes(torn.read_bytes()[:200])
+    pixels = bytearray(zeroed.read_bytes())
+    pixels[100:300] = bytes(200)  # as long as it was
+    zeroed.write_bytes(pixels)
+    draw_request(tiny_run, REQUEST, out=job)
+    assert pictures(job) == pictures(whole)
+    assert [path.stat().st_mtime_ns for path in others] == times
+
+
 def test_the_table_has_a_row_an_image(whole: Path) -> None:
     table = pd.read_csv(whole / "metadata.csv")
     assert sorted(table["file_name"]) == sorted(pictures(whole))

@@ -73,17 +73,26 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is flushed to disk and takes ``path``'s place."""
+def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is flushed to disk and takes ``path``'s place.
+
+    Not flushed, the file is whole after a kill, but may be torn by a power cut.
+    """
     # Two machines of a cluster may write the same file at once, from processes of the same number.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        if flush:
+            flush_to_disk(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until the file's content is on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager

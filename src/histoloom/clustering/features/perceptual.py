@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from histoloom.autoencoder.lpips import LPIPS
 from histoloom.autoencoder.vqgan import to_float
-from histoloom.clustering.features.base import BLOCK, EncoderRecord, Features, Sources
+from histoloom.clustering.features.base import EncoderRecord, Features, Sources
 from histoloom.clustering.features.efficientnet import SHA256, EfficientNetLite0
 from histoloom.clustering.features.images import ImageFeatures, PatchImages
 from histoloom.config import LPIPS_MIN_SIZE, PerceptualTrunk
@@ -38,9 +39,9 @@ class PerceptualFeatures(ImageFeatures):
         super().__init__(images=images, device=device)
         self.trunk = trunk
         self.activations, self.digest = _load(trunk, device=device)
-        blank_B3HW = torch.zeros(BLOCK, 3, LPIPS_MIN_SIZE, LPIPS_MIN_SIZE, device=device)
+        blank_13HW = torch.zeros(1, 3, LPIPS_MIN_SIZE, LPIPS_MIN_SIZE, device=device)
         with torch.no_grad():
-            self._shape = (sum(tap_BCHW.shape[1] for tap_BCHW in self.activations(blank_B3HW)),)
+            self._shape = (sum(tap_1CHW.shape[1] for tap_1CHW in self.activations(blank_13HW)),)
 
     @classmethod
     def make(cls, context: StageContext) -> Features:
@@ -75,8 +76,14 @@ class PerceptualFeatures(ImageFeatures):
 def _load(trunk: PerceptualTrunk, *, device: torch.device) -> tuple[Callable[[Tensor], list[Tensor]], str]:
     """The activations of RGB images in -1..1 at the trunk's taps, and the digest of its weights."""
     if trunk == "efficientnet-lite0":
-        return EfficientNetLite0.load().to(device), SHA256
+        return _efficientnet(device), SHA256
     lpips = LPIPS.load(trunk, download=False).to(device)
     weights = torch.cat([value.flatten() for value in lpips.trunk.state_dict().values()]).cpu()
     digest = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
     return lambda x_B3HW: lpips.features(x_B3HW)[-LAST_TAPS:], digest
+
+
+@cache
+def _efficientnet(device: torch.device) -> EfficientNetLite0:
+    """The published network, of which a process needs one a device: several stages use it, and nothing changes it."""
+    return EfficientNetLite0.load().to(device)

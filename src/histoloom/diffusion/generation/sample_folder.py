@@ -2,15 +2,18 @@
 
 Images are PNG; ``metadata.csv`` describes each. A job that was stopped continues: finished images are kept. Several
 processes (torchrun) each draw a share of the images, which depends on their number alone, so that none waits for or
-repeats another's work. Never more than a batch is held in memory.
+repeats another's work. Threads write the images while the next batch is drawn; never more than ``WAITING`` images wait
+for them. Before the table is written all images are flushed to the disk: until then a power cut may leave a file torn,
+and whoever continues the job draws it again.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from histoloom.diffusion.generation.sample_spec import SampleSpec
 from histoloom.diffusion.generation.source_images import EncodedPicture
 from histoloom.diffusion.sampling import StepCallback
 from histoloom.progress import meter
-from histoloom.run.directory import replacing, write_bytes
+from histoloom.run.directory import flush_to_disk, replacing
 from histoloom.training.distributed import rank, size, wait_for_all
 
 logger = logging.getLogger("histoloom")
@@ -34,6 +37,11 @@ COLUMNS = (
 )
 INIT_COLUMNS = ("source", "strength", "other", "fraction")
 """of images that start from pictures"""
+
+WRITERS = 4
+"""threads that compress and write images"""
+WAITING = 256
+"""images that may wait for them"""
 
 WITHHELD = "withheld"
 """the folder, inside the job's, of images that a gate did not let through"""
@@ -80,19 +88,44 @@ def write_samples(generator: Generator, job: SampleJob, *, folder: Path, callbac
     """
     callbacks = callbacks or JobCallbacks()
     share = job.specs[rank() :: size()]
-    missing = [spec for spec in share if not any(path.is_file() for path in _places(job, spec, folder=folder))]
     part = "" if size() == 1 else f" (share 1 of {size()})"
-    with meter(f"drawing patches{part}", total=len(share), done=len(share) - len(missing)) as progress:
-        for sample in generator.draw(missing, sampler=job.sampler, sources=job.sources, on_step=callbacks.on_step):
-            public, withheld = _places(job, sample.spec, folder=folder)
-            path = withheld if job.gate is not None and job.gate(sample.image) else public
-            path.parent.mkdir(parents=True, exist_ok=True)
-            png = io.BytesIO()
-            Image.fromarray(sample.image).save(png, format="PNG")
-            write_bytes(path, png.getvalue())
-            row = {"file_name": job.file_of(sample.spec), **sample.record}
-            callbacks.on_written(WrittenSample(row, path is withheld))
-            progress.advance(1)
+    with ThreadPoolExecutor(WRITERS) as pool:
+
+        def is_drawn(spec: SampleSpec) -> bool:
+            return any(_is_whole(path) for path in _places(job, spec, folder=folder))
+
+        missing = [spec for spec, drawn in zip(share, pool.map(is_drawn, share), strict=True) if not drawn]
+        with meter(f"drawing patches{part}", total=len(share), done=len(share) - len(missing)) as progress:
+            waiting: deque[tuple[Future[None], WrittenSample]] = deque()
+
+            def report(*, most: int) -> None:
+                """Report what is written, in its order; wait until no more than ``most`` images are not."""
+                while waiting and (len(waiting) > most or waiting[0][0].done()):
+                    future, written = waiting.popleft()
+                    future.result()
+                    callbacks.on_written(written)
+                    progress.advance(1)
+
+            def on_step(done: int, total: int) -> None:
+                report(most=0 if done else WAITING)  # the last batch's images are written by the second step
+                if callbacks.on_step is not None:
+                    callbacks.on_step(done, total)
+
+            try:
+                for sample in generator.draw(missing, sampler=job.sampler, sources=job.sources, on_step=on_step):
+                    public, withheld = _places(job, sample.spec, folder=folder)
+                    path = withheld if job.gate is not None and job.gate(sample.image) else public
+                    row = {"file_name": job.file_of(sample.spec), **sample.record}
+                    written = WrittenSample(row, path is withheld)
+                    waiting.append((pool.submit(_write_png, path, sample.image), written))
+                    report(most=WAITING)
+            finally:
+                report(most=0)
+
+        def flush(spec: SampleSpec) -> None:
+            flush_to_disk(next(path for path in _places(job, spec, folder=folder) if path.is_file()))
+
+        list(pool.map(flush, share))  # most are on the disk by now, so that this is quick
     wait_for_all()
     if rank() == 0:
         _write_tables(generator, job, folder=folder)
@@ -104,6 +137,23 @@ def _places(job: SampleJob, spec: SampleSpec, *, folder: Path) -> tuple[Path, Pa
     """The file of an image, and its file if it is withheld."""
     file = job.file_of(spec)
     return folder / file, folder / WITHHELD / file
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there, with every checksum right."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError):
+        return False
+    return True
+
+
+def _write_png(path: Path, image_HW3: np.ndarray) -> None:
+    """The file appears whole; ``write_samples`` flushes it later."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, flush=False) as temporary:
+        Image.fromarray(image_HW3).save(temporary, format="PNG")
 
 
 def _write_tables(generator: Generator, job: SampleJob, *, folder: Path) -> None:
