@@ -33,7 +33,6 @@ from histoloom.clustering.infomax import Network
 from histoloom.clustering.losses import InfoMaxLoss
 from histoloom.config import Config, TrainingConfig, make_config, read_preset, with_settings
 from histoloom.cost import estimate
-from histoloom.diffusion.joint import JointLoss, affine_view
 from histoloom.diffusion.model.conditions import Conditions
 from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.diffusion.model.process import DiffusionLoss
@@ -181,6 +180,8 @@ def diffusion_task(config: Config, *, z_NChw: torch.Tensor) -> Task:
 
 def joint_task(config: Config, *, images_NHW3: torch.Tensor, z_NChw: torch.Tensor) -> Task:
     """Clusterer and U-Net of the largest k, in the first phase, in which both learn."""
+    from histoloom.diffusion.joint import JointLoss, affine_view  # it needs what a bare machine lacks (gpu_day.py)
+
     joint, training = config.clusters.joint, config.diffusion.training
     assert joint is not None, "the run trains both together"
     k, n = max(config.clusters.k), config.patches.count or N

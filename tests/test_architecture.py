@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "histoloom"
+BENCHMARKS = SOURCE.parents[1] / "benchmarks"
 FOUNDATION = {"config", "errors", "names", "paper", "processes", "progress", "run", "seeding", "training"}
 ORDER = ["slides", "autoencoder", "clustering", "diffusion", "evaluation", "sharing", "atlas"]
 MODULES = sorted(SOURCE.rglob("*.py"))
@@ -173,7 +174,7 @@ HEAVY = (
 
 def test_trainings_and_sampling_load_without_what_a_bare_machine_lacks() -> None:
     code = (
-        f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r}.split()))\n"
+        f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r}.split())); sys.path.append({str(BENCHMARKS)!r})\n"
         "import histoloom.autoencoder.latents_stage, histoloom.autoencoder.stage, histoloom.clustering.clusterer\n"
         "import histoloom.clustering.losses, histoloom.clustering.neighbours, histoloom.cost\n"
         "import histoloom.diffusion.distillation, histoloom.diffusion.generation.generator, histoloom.diffusion.stage"
