@@ -135,6 +135,7 @@ def test_neither_order_nor_batches_change_a_score(
     np.testing.assert_array_equal(other[reordered.number_N], whole.number_N[order])
     monkeypatch.setattr(search, "IMAGES", 2)
     monkeypatch.setattr(shortlist, "PATCHES", 7)
+    monkeypatch.setattr(shortlist, "IMAGES", {"cpu": 3})
     in_parts = search.nearest(samples, gallery)
     np.testing.assert_array_equal(in_parts.score_N, whole.score_N)
     np.testing.assert_array_equal(in_parts.number_N, whole.number_N)

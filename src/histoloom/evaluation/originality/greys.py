@@ -91,29 +91,6 @@ def gaussian_in_pieces(sigma: float, pieces: int) -> np.ndarray:
     return block_diag(*[gaussian(SIDE // pieces, sigma)] * pieces).astype(np.float32)
 
 
-def bands(greys: np.ndarray) -> np.ndarray:
-    """Greys (..., G, G) without their slow changes (shade, stain, light) and finest grain, float32 (..., B, G, G).
-
-    One for each of ``BANDS``, the first of the whole image. A half is filtered by itself, as if the image ended there:
-    in a collage the edge between two halves would else be the strongest structure of either, and hide what the half
-    shows.
-    """
-    return np.stack([_band(greys, rows=rows, columns=columns) for rows, columns in BANDS], axis=-3)
-
-
-def whole_band(greys: np.ndarray) -> np.ndarray:
-    """The band of whole images alone: greys (..., G, G) to float32 of that shape."""
-    return _band(greys, rows=1, columns=1)
-
-
-def _band(greys: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
-    values = greys.astype(np.float32)
-    fine, slow = (
-        gaussian_in_pieces(sigma, rows) @ values @ gaussian_in_pieces(sigma, columns).T for sigma in (FINEST, COARSEST)
-    )
-    return fine - slow
-
-
 def dihedral_copies(images_NSS: np.ndarray) -> np.ndarray:
     """The eight dihedral copies, (N, 8, S, S): four turns by 90 degrees, then those of the mirror image.
 

@@ -6,7 +6,11 @@ by itself, so that nothing outside of it counts: half of a collage looks like th
 whole numbers whose products single precision adds exactly, so that neither the order nor the size of batches, nor the
 device, changes anything.
 
-Shape suffixes: N images, M training patches, L = ``LOW``, V views of a block, P places, D its pixels, C candidates.
+No bound rules enough patches out to save time: with the Cauchy-Schwarz bound in the images' own principal axes, half of
+the coordinates rule out five of six pairs, and what remains costs as much as it saves.
+
+Shape suffixes: N images, M training patches, L = ``LOW``, V views of a block, P places, D its pixels, C candidates, K
+pairs of an image and a patch.
 """
 
 from __future__ import annotations
@@ -23,8 +27,12 @@ LOW = 20
 """px; the side of the coarse greys"""
 PER_KIND = 8
 """candidates that each kind of block puts forward"""
-IMAGES, PATCHES = 64, 1024
-"""images and training patches that are compared at once"""
+IMAGES = {"cpu": 16}
+"""images that are compared at once, by the kind of device: on a CPU, products that fit its cache"""
+MORE_IMAGES = 256
+"""elsewhere"""
+PATCHES = 256
+"""training patches that they are compared with at once"""
 _NORM = 2000.0  # of a vector: 2000 squared, a sum's bound, is below 2**24
 _SLOW, _FINE = 2.5, 1.0  # px of the coarse grey, px of the grey
 _NOISE = 0.5  # squared grey levels a coarse pixel: what is fainter does not count as structure
@@ -66,6 +74,10 @@ class Candidates:
     dihedral_NC: np.ndarray
     shift_NC2: np.ndarray
 
+    def rows(self, rows: slice) -> Candidates:
+        """Those of some images."""
+        return Candidates(self.patch_NC[rows], self.dihedral_NC[rows], self.shift_NC2[rows])
+
 
 def coarse(greys_NGG: np.ndarray) -> np.ndarray:
     """Greys of ``LOW`` px, float32 (N, L, L)."""
@@ -75,10 +87,7 @@ def coarse(greys_NGG: np.ndarray) -> np.ndarray:
 
 def shortlist(images_NLL: np.ndarray, patches_MLL: np.ndarray, *, device: torch.device) -> Candidates:
     """The candidates of each image among the patches (both ``coarse``)."""
-    parts = []
-    for kind in KINDS:
-        patch_NC = _best_patches(images_NLL, patches_MLL, kind=kind, device=device)
-        parts.append(_align(images_NLL, patches_MLL, patch_NC=patch_NC, kind=kind))
+    parts = [_best_patches(images_NLL, patches_MLL, kind=kind, device=device) for kind in KINDS]
     return Candidates(
         np.concatenate([part.patch_NC for part in parts], axis=1),
         np.concatenate([part.dihedral_NC for part in parts], axis=1),
@@ -88,54 +97,46 @@ def shortlist(images_NLL: np.ndarray, patches_MLL: np.ndarray, *, device: torch.
 
 def _best_patches(
     images_NLL: np.ndarray, patches_MLL: np.ndarray, *, kind: BlockKind, device: torch.device
-) -> np.ndarray:
-    """The numbers of the ``PER_KIND`` best patches of each image, int64 (N, C); of equals the first."""
-    best_NC = np.full((len(images_NLL), PER_KIND), -1, np.int64)
-    values_NC = np.full(best_NC.shape, -np.inf)
-    views_NVD = torch.from_numpy(_views(images_NLL, kind=kind)).to(device)
-    for start in range(0, len(patches_MLL), PATCHES):
-        numbers = np.arange(start, min(start + PATCHES, len(patches_MLL)))
-        blocks_PMD = torch.from_numpy(_blocks(patches_MLL[numbers], kind.from_patch, kind=kind)).to(device)
-
-        # The largest product of any view of the image with any place of the patch.
-        here_NM = torch.full((len(views_NVD), len(numbers)), -torch.inf, device=device)
-        for block_MD in blocks_PMD:
-            products = (views_NVD.flatten(0, 1) @ block_MD.T).view(len(views_NVD), views_NVD.shape[1], -1)
-            here_NM = torch.maximum(here_NM, products.amax(dim=1))
-        new_NM = here_NM.cpu().numpy().astype(np.float64)
-
-        # The best of those kept so far and the new ones.
-        values = np.concatenate([values_NC, new_NM], axis=1)
-        patches = np.concatenate([best_NC, np.broadcast_to(numbers, new_NM.shape)], axis=1)
-        order = np.argsort(-values, axis=1, kind="stable")[:, :PER_KIND]
-        values_NC, best_NC = np.take_along_axis(values, order, axis=1), np.take_along_axis(patches, order, axis=1)
-    best_NC[np.isneginf(values_NC)] = -1
-    return best_NC
-
-
-def _align(images_NLL: np.ndarray, patches_MLL: np.ndarray, *, patch_NC: np.ndarray, kind: BlockKind) -> Candidates:
-    """How each patch lies best: in which of the eight copies of the image, and how far the image has to be shifted."""
-    dihedral_NC = np.zeros_like(patch_NC)
-    shift_NC2 = np.zeros((*patch_NC.shape, 2), np.int64)
-    offsets = np.array(
-        [[(b[0] - a[0], b[1] - a[1]) for b in kind.from_patch] for a in kind.from_image]
-    )  # (cuts, places, 2)
-    views_NVD = _views(images_NLL, kind=kind)
-    for number, patch_C in enumerate(patch_NC):
-        blocks_PCD = _blocks(patches_MLL[patch_C], kind.from_patch, kind=kind)
-        products_CVP = (views_NVD[number] @ blocks_PCD.transpose(0, 2, 1)).transpose(2, 1, 0)
-        best_C = products_CVP.reshape(len(patch_C), -1).argmax(axis=1)
-        view_C, place_C = np.divmod(best_C, len(kind.from_patch))
-        dihedral_NC[number], cut_C = np.divmod(view_C, len(kind.from_image))
-        shift_NC2[number] = np.rint(offsets[cut_C, place_C] * SIDE / LOW)
-    return Candidates(patch_NC, dihedral_NC, shift_NC2)
-
-
-def _views(images_NLL: np.ndarray, *, kind: BlockKind) -> np.ndarray:
-    """The eight copies' blocks, (N, V, D), copies outermost."""
+) -> Candidates:
+    """The ``PER_KIND`` patches with the largest products, of equals the first, and how each lies best."""
+    # The eight copies' blocks, copies outermost.
     copies = dihedral_copies(images_NLL)
     blocks_P8ND = [_blocks(copies[:, number], kind.from_image, kind=kind) for number in range(8)]
-    return np.ascontiguousarray(np.concatenate(blocks_P8ND).transpose(1, 0, 2))
+    views_NVD = torch.from_numpy(np.concatenate(blocks_P8ND)).to(device).transpose(0, 1).contiguous()
+    n, at_once = len(images_NLL), IMAGES.get(device.type, MORE_IMAGES)
+    best_NC, value_NC = np.full((n, PER_KIND), -1, np.int64), np.full((n, PER_KIND), -np.inf, np.float32)
+    for first in range(0, len(patches_MLL), PATCHES):
+        # The largest product of any view of an image with any place of a patch.
+        numbers_M = np.arange(first, min(first + PATCHES, len(patches_MLL)))
+        blocks_PMD = torch.from_numpy(_blocks(patches_MLL[numbers_M], kind.from_patch, kind=kind)).to(device)
+        largest_NM = torch.full((n, len(numbers_M)), -torch.inf, device=device)
+        for views_nVD, largest_nM in zip(views_NVD.split(at_once), largest_NM.split(at_once), strict=True):
+            for block_MD in blocks_PMD:
+                products_nVM = (views_nVD.flatten(0, 1) @ block_MD.T).unflatten(0, views_nVD.shape[:2])
+                torch.maximum(largest_nM, products_nVM.amax(dim=1), out=largest_nM)
+
+        # The best of those kept so far and the new ones.
+        values = np.concatenate([value_NC, largest_NM.cpu().numpy()], axis=1)
+        patches = np.concatenate([best_NC, np.broadcast_to(numbers_M, largest_NM.shape)], axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")[:, :PER_KIND]
+        value_NC, best_NC = np.take_along_axis(values, order, axis=1), np.take_along_axis(patches, order, axis=1)
+    known_NC = ~np.isneginf(value_NC)
+    best_NC[~known_NC] = -1
+
+    # In which of the eight copies of the image, and how far the image has to be shifted.
+    way_NC = np.zeros_like(best_NC)
+    for start in range(0, n, at_once):
+        some = slice(start, start + at_once)
+        patch_U, place_K = np.unique(best_NC[some][known_NC[some]], return_inverse=True)
+        blocks_PUD = torch.from_numpy(_blocks(patches_MLL[patch_U], kind.from_patch, kind=kind)).to(device)
+        image_K = torch.from_numpy(start + np.nonzero(known_NC[some])[0]).to(device)
+        blocks_KPD = blocks_PUD.transpose(0, 1)[torch.from_numpy(place_K).to(device)]
+        products_KVP = views_NVD[image_K] @ blocks_KPD.mT
+        way_NC[some][known_NC[some]] = products_KVP.flatten(1).argmax(dim=1).cpu().numpy()
+    view_NC, place_NC = np.divmod(way_NC, len(kind.from_patch))
+    dihedral_NC, cut_NC = np.divmod(view_NC, len(kind.from_image))
+    offsets = np.array([[(b[0] - a[0], b[1] - a[1]) for b in kind.from_patch] for a in kind.from_image])
+    return Candidates(best_NC, dihedral_NC, np.rint(offsets[cut_NC, place_NC] * SIDE / LOW).astype(np.int64))
 
 
 def _blocks(images_NLL: np.ndarray, places: Sequence[tuple[int, int]], *, kind: BlockKind) -> np.ndarray:
