@@ -341,6 +341,11 @@ def unpack_wheels(day: Day) -> None:
     names = "\n".join(wheel.name for wheel in wheels)
     if not marker.is_file() or marker.read_text(encoding="utf-8") != names:
         for wheel in wheels:
+            python, abi, _ = wheel.stem.split("-")[-3:]
+            this = f"cp{sys.version_info.major}{sys.version_info.minor}"
+            if python.startswith("cp") and abi != "abi3" and python != this:
+                print(f"{wheel.name} is for another Python than {this}: left out", flush=True)
+                continue
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(site)
         write(marker, names)

@@ -31,7 +31,7 @@ TRAINING = Step("training", 4, "nowhere:training", 60, endless=True)
 
 @pytest.fixture
 def day(tmp_path: Path) -> Day:
-    """Two painted fields, and a wheel."""
+    """Two painted fields, and three wheels, of which one is for another Python."""
     fields = tmp_path / "pack" / "fields"
     fields.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -39,8 +39,9 @@ def day(tmp_path: Path) -> Day:
         colours = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
         colours.resize((64, 64)).save(fields / f"field-{number}.jpg")
     (tmp_path / "pack" / "wheels").mkdir()
-    with zipfile.ZipFile(tmp_path / "pack" / "wheels" / "carried-1-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("carried_module.py", "VALUE = 1\n")
+    for module, tags in (("carried", "py3-none-any"), ("stable", "cp311-abi3-linux"), ("other", "cp39-cp39-linux")):
+        with zipfile.ZipFile(tmp_path / "pack" / "wheels" / f"{module}-1-{tags}.whl", "w") as wheel:
+            wheel.writestr(f"{module}.py", "VALUE = 1\n")
     return Day(tmp_path / "pack", tmp_path / "work", tmp_path / "out", "cpu", tiny=True, until=time.time() + 600)
 
 
@@ -80,7 +81,7 @@ def test_the_whole_day_at_a_tiny_size(day: Day) -> None:
     steps = [step for step in gpu_day.STEPS if step.name != "pipeline"]  # test_pipeline.py runs that
     assert gpu_day.run(day, steps=steps, launch=launch_fork), (day.work / "state.json").read_text()
     assert set(states(day).values()) == {"done"}, (day.out / "report.md").read_text()
-    assert (day.work / "site" / "carried_module.py").is_file()
+    assert sorted(path.name for path in (day.work / "site").iterdir()) == ["carried.py", "stable.py"]
 
     # Every loss is the CPU's, the killed training ends with the same weights, and every speed is one.
     values = {step.name: Result.load(day.result(step.name)).values for step in steps}
