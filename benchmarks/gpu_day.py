@@ -9,8 +9,9 @@ for ``histoloom sample`` of the parts that were carried back.
     python benchmarks/gpu_day.py run --pack PACK --work WORK --out OUT --minutes 9.5
     python benchmarks/gpu_day.py unpack OUT --generator FOLDER
 
-Each step is a process of its own. A step that fails leaves its traceback in the report, and the next one starts. A step
-that is cut off starts again in the next call, at most once more; the generator's trainings go on from their checkpoint.
+Each step is a process of its own. A step that fails leaves its traceback in the report, and the next one starts;
+``--again NAME`` repeats it. A step that is cut off starts again in the next call, at most once more; the generator's
+trainings go on from their checkpoint.
 This file needs the standard library alone; the steps are in gpu_day_checks.py, gpu_day_speed.py, gpu_day_generator.py.
 """
 
@@ -147,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runner.add_argument("--minutes", type=float, default=9.5, help="longest time of this call")
         if name == "run":
             runner.add_argument("--skip", nargs="+", default=[], choices=[step.name for step in STEPS])
+            runner.add_argument("--again", nargs="+", default=[], help="steps to start again, whatever became of them")
         else:
             runner.add_argument("name", choices=[step.name for step in (*STEPS, PACKING)])
     unpacker = commands.add_parser("unpack", help="make a generator's folder of the parts")
@@ -173,11 +175,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.command == "step":
             run_step(next(step for step in (*STEPS, PACKING) if step.name == given.name), day)
         else:
-            run(day, steps=[step for step in STEPS if step.name not in given.skip])
+            run(day, steps=[step for step in STEPS if step.name not in given.skip], again=given.again)
 
 
-def run(day: Day, *, steps: Sequence[Step] = STEPS, launch: Launch | None = None) -> bool:
-    """One call: all steps that are open and fit into its time; whether everything is done."""
+def run(day: Day, *, steps: Sequence[Step] = STEPS, launch: Launch | None = None, again: Sequence[str] = ()) -> bool:
+    """One call: all steps that are open and fit into its time; whether everything is done.
+
+    Steps of the names ``again`` are open, whatever became of them in earlier calls.
+    """
     launch = launch or launch_process
     started, end = time.time(), day.until
     day.work.mkdir(parents=True, exist_ok=True)
@@ -185,7 +190,8 @@ def run(day: Day, *, steps: Sequence[Step] = STEPS, launch: Launch | None = None
     unpack_wheels(day)
     records = load_records(day)
     for step in [*steps, PACKING]:
-        records.setdefault(step.name, Record())
+        if step.name in again or step.name not in records:
+            records[step.name] = Record()
 
     left = lambda: end - RESERVE - time.time()  # noqa: E731
     for step in steps:

@@ -122,6 +122,10 @@ def test_a_step_that_fails_is_recorded_and_the_next_one_starts(day: Day) -> None
     assert gpu_day.run(day, steps=[QUICK, replace(QUICK, name="next")], launch=launched({"quick": 1}))
     assert states(day) == {"quick": "failed", "next": "done", "packing": "done"}
     assert "Traceback of quick" in (day.out / "report.md").read_text()
+    gpu_day.run(day, steps=[QUICK], launch=launched({}))
+    assert states(day)["quick"] == "failed"
+    gpu_day.run(day, steps=[QUICK], launch=launched({}), again=["quick"])
+    assert states(day)["quick"] == "done"
 
 
 def test_a_step_that_does_not_fit_waits_and_the_training_takes_the_time(day: Day) -> None:
