@@ -143,3 +143,12 @@ def test_full_precision_is_full_in_matrix_products_too(before: str) -> None:
         assert torch.get_float32_matmul_precision() == before
     finally:
         torch.set_float32_matmul_precision(kept)
+
+
+def test_a_second_run_of_a_process_may_use_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert devices.accelerator(RuntimeConfig(device="cpu", precision="fp32")).device.type == "cpu"
+    monkeypatch.setattr(devices, "resolve_device", lambda device: device)
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")  # stands for a card
+    assert devices.accelerator(RuntimeConfig(device="mps", precision="fp32")).device.type == "meta"
+    monkeypatch.delenv("ACCELERATE_TORCH_DEVICE")
+    assert devices.accelerator(RuntimeConfig(device="cpu", precision="fp32")).device.type == "cpu"
