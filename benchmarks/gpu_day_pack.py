@@ -62,6 +62,8 @@ def pack(folder: Path, *, fields: Path, weights: Path | None, present: Path | No
     if checkout + bytes_of(folder) <= limit * 2**20:
         for wheel in optional.glob("*.whl"):
             wheel.replace(folder / "wheels" / wheel.name)
+    for wheel in optional.glob("*.whl"):
+        print(f"left out, for want of space: {wheel.name} (phase 2 then runs no whole pipeline)")
     shutil.rmtree(optional)
 
     rows = [("checkout, tracked files", checkout), *((path.name, bytes_of(path)) for path in sorted(folder.iterdir()))]

@@ -198,7 +198,9 @@ def test_packing_counts_everything_and_refuses_too_much(
     # Two wheels of one MiB and the checkout: the optional one does not fit.
     gpu_day_pack.pack(tmp_path / "q", fields=day.pack / "fields", weights=None, present=present, limit=2.5)
     assert len(list((tmp_path / "q" / "wheels").iterdir())) == 1
-    assert "MiB  in all, of 2" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "MiB  in all, of 2" in printed
+    assert "left out, for want of space: openslide-bin.whl" in printed
     assert {"diffusers", "pydantic", "pydantic-core"} <= set(asked)
     assert not {"torch", "numpy", "pillow", "safetensors"} & set(asked)
 
@@ -214,5 +216,6 @@ def test_the_recipe_fits_what_can_be_carried() -> None:
     with torch.device("meta"):
         unet = make_unet(config.diffusion, shape=(config.autoencoder.code_dim, side, side), conditions=109)
     weights = sum(weight.numel() for weight in unet.parameters())
-    assert 15e6 < weights < 24e6
-    assert 2 * weights < 3 * gpu_day.FILE_BYTES
+    # Beside the next day's checkout without the starter (6 MiB), fields (9), wheels (9) and small networks (3).
+    assert weights > 15e6
+    assert 2 * weights < (64 - 27) * 2**20
