@@ -21,7 +21,6 @@ import argparse
 import importlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -245,18 +244,14 @@ def launch_process(step: Step, day: Day, log: Path) -> int:
     command += ["--pack", str(day.pack), "--work", str(day.work), "--out", str(day.out)]
     command += ["--minutes", str(max(0.0, day.until - time.time()) / 60), *(["--tiny"] if day.tiny else [])]
     with log.open("ab") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env=environment(day), process_group=0
-        )
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment(day))
         try:
             # The endless step watches the time itself, and writes a checkpoint; a little longer than that is allowed.
-            status = process.wait(timeout=max(1.0, day.until - time.time() + (RESERVE / 3 if step.endless else 0)))
+            status = process.wait(timeout=max(1.0, day.until - time.time() + (RESERVE / 2 if step.endless else 0)))
         except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
             status = -9
-        finally:
-            if process.poll() is None:  # with what it has started
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
     print(log.read_text(encoding="utf-8", errors="replace")[-3000:], flush=True)
     return status
 

@@ -41,7 +41,7 @@ from histoloom.diffusion.model.conditions import Conditions
 from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.diffusion.model.unet import HEAD_CHANNELS, make_unet
 from histoloom.run.stage import EventLog
-from histoloom.training.devices import accelerator, autocast, resolve_device, resolve_precision
+from histoloom.training.devices import autocast, resolve_device, resolve_precision
 from histoloom.training.loop import Objective, StepContext, Task, train
 
 N = 512
@@ -151,7 +151,6 @@ def ours(task: Task, *, config: Config, training: TrainingConfig, day: Day) -> S
     with tempfile.TemporaryDirectory() as folder, suppress(Enough):
         log = EventLog(Path(folder) / "log.jsonl")
         train(timed, config=training, runtime=runtime, seed=0, out=Path(folder), log=log)
-    accelerator(runtime).free_memory()  # the loop was left in its middle
     return watch.speed(training.batch_size)
 
 

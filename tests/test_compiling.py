@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from histoloom.config import Phase, RuntimeConfig, TrainingConfig
+from histoloom.autoencoder import stage as autoencoder_stage
+from histoloom.autoencoder.losses import VQGANLosses
+from histoloom.autoencoder.vqgan import Autoencoder
+from histoloom.config import (
+    Config,
+    Phase,
+    RuntimeConfig,
+    TrainingConfig,
+    make_config,
+    read_preset,
+    with_settings,
+)
+from histoloom.diffusion.model.conditions import Conditions
+from histoloom.diffusion.model.process import DiffusionLoss
+from histoloom.diffusion.model.unet import make_unet
 from histoloom.run.stage import EventLog
 from histoloom.training import devices
 from histoloom.training.loop import Objective, StepContext, Task, Trained, train
@@ -145,10 +161,96 @@ def test_full_precision_is_full_in_matrix_products_too(before: str) -> None:
         torch.set_float32_matmul_precision(kept)
 
 
-def test_a_second_run_of_a_process_may_use_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert devices.accelerator(RuntimeConfig(device="cpu", precision="fp32")).device.type == "cpu"
-    monkeypatch.setattr(devices, "resolve_device", lambda device: device)
-    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")  # stands for a card
-    assert devices.accelerator(RuntimeConfig(device="mps", precision="fp32")).device.type == "meta"
-    monkeypatch.delenv("ACCELERATE_TORCH_DEVICE")
-    assert devices.accelerator(RuntimeConfig(device="cpu", precision="fp32")).device.type == "cpu"
+# -- the networks that are compiled --------------------------------------------------------------------------------
+SMALL = {
+    "demo": (
+        "patches.size=32",
+        "autoencoder.channels=16",
+        "diffusion.channels=[16, 32]",
+        "diffusion.attention=[false, true]",
+    ),
+    "paper": (
+        "patches.size=32",
+        "autoencoder.channels=16",
+        "diffusion.channels=[16, 16, 16]",
+        "diffusion.attention=[true, true, true]",
+        "diffusion.norm_groups=8",
+    ),
+}
+
+
+def in_one_piece(network: nn.Module, step: Callable[[int], Tensor]) -> None:
+    """Two steps of a training compile ``network`` once, without a break in its graph."""
+    with (
+        devices.compiled([network], runtime=FAST),
+        torch._dynamo.config.patch(suppress_errors=False, error_on_recompile=True),
+    ):
+        for number in range(2):
+            step(number).backward()
+
+
+@pytest.fixture
+def whole_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A break in a graph is an error."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, fullgraph=True))
+
+
+def small_config(preset: str) -> Config:
+    return make_config(with_settings(read_preset(preset) | {"slides": {"paths": ["/slides"]}}, SMALL[preset]))
+
+
+def step_context(number: int, *, rows: int) -> StepContext:
+    generator = torch.Generator().manual_seed(number)
+    return StepContext(8 * number, number, 0.5, torch.device("cpu"), generator, slice(0, rows), rows)
+
+
+@pytest.mark.usefixtures("whole_graphs")
+@pytest.mark.parametrize("preset", SMALL)
+def test_the_encoder_is_compiled_once_in_one_piece(preset: str) -> None:
+    config = small_config(preset).autoencoder
+    made = autoencoder_stage.make_task(config, seed=0, n=8)
+    autoencoder = made.modules["autoencoder"]
+    assert isinstance(autoencoder, Autoencoder)
+    losses = VQGANLosses(config, autoencoder=autoencoder, discriminator=None, perceptual=None)
+
+    def step(number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(number)
+        images_BHWC = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8, generator=generator)
+        return losses.autoencoder_loss(images_BHWC, step_context(number, rows=2))[0]
+
+    assert made.compiled == (autoencoder.encoder,)
+    in_one_piece(autoencoder.encoder, step)
+
+
+@pytest.mark.usefixtures("whole_graphs")
+@pytest.mark.parametrize("preset", SMALL)
+def test_the_unet_is_compiled_once_in_one_piece(preset: str) -> None:
+    config, conditions = small_config(preset).diffusion, Conditions((2, 3))
+    unet = make_unet(config, shape=(4, 8, 8), conditions=conditions.count)
+    loss = DiffusionLoss(config, unet=unet, conditions=conditions)
+
+    def step(number: int) -> Tensor:
+        z_BCHW = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(number))
+        return loss((z_BCHW, torch.tensor([[0, 2], [1, 4]])), step_context(number, rows=2))[0]
+
+    in_one_piece(unet, step)
+
+
+@pytest.mark.usefixtures("whole_graphs")
+def test_a_break_in_a_graph_is_found() -> None:
+    class Breaking(Network):
+        def forward(self, x_NCHW: Tensor) -> Tensor:
+            torch._dynamo.graph_break()
+            return super().forward(x_NCHW)
+
+    network = Breaking()
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        in_one_piece(network, lambda number: network(torch.full((1, 3, 4, 4), float(number))).sum())
+
+
+@pytest.mark.usefixtures("whole_graphs")
+def test_a_second_compilation_is_found() -> None:
+    network = Network()
+    with pytest.raises(torch._dynamo.exc.RecompileError):
+        in_one_piece(network, lambda number: network(torch.zeros(1, 3, 4 + number, 4)).sum())

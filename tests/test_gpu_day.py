@@ -17,7 +17,6 @@ import gpu_day_generator
 import gpu_day_pack
 import gpu_day_speed  # noqa: F401
 import numpy as np
-import psutil
 import pytest
 from diffusers import UNet2DModel
 from gpu_day import Day, Launch, Result, Step
@@ -152,18 +151,6 @@ def test_a_step_that_is_cut_off_twice_is_not_tried_again(day: Day) -> None:
             gpu_day.run(other, steps=[QUICK], launch=ended)
     assert gpu_day.run(other, steps=[QUICK], launch=launched({}))
     assert states(other)["quick"] == "failed"
-
-
-def test_a_process_whose_time_is_over_is_ended(day: Day) -> None:
-    log = day.work.parent / "log.txt"
-    step = next(step for step in gpu_day.STEPS if step.name == "resume")
-    assert gpu_day.launch_process(step, replace(day, until=time.time()), log) == -9
-    left = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if str(day.work) in " ".join(process.info["cmdline"] or [])
-    ]
-    assert left == []
 
 
 def test_a_file_is_split_into_parts_and_joined(tmp_path: Path) -> None:

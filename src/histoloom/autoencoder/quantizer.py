@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from histoloom.training import distributed
 from histoloom.training.devices import without_autocast
+from histoloom.training.transfers import pins, to_device
 
 Gradient = Literal["straight-through", "rotation"]
 
@@ -101,8 +102,11 @@ class Quantizer(nn.Module):
 
         # Random vectors of the whole batch, of which each process has its part.
         M = len(x_MC)
-        rows_K = torch.randint(M * distributed.size(), (len(self.codebook_KC),), generator=generator).to(x_MC.device)
-        rows_K = rows_K - M * distributed.rank()
+        device = x_MC.device
+        drawn_K = torch.randint(
+            M * distributed.size(), (len(self.codebook_KC),), generator=generator, pin_memory=pins(device)
+        )
+        rows_K = to_device(drawn_K, device) - M * distributed.rank()
         own_K1 = ((rows_K >= 0) & (rows_K < M))[:, None]
         candidates_KC = distributed.summed(torch.where(own_K1, x_MC[rows_K.clamp(0, M - 1)], 0.0))
         # The first codebook. ``started`` is not read on the CPU, which would wait for a GPU at each step.

@@ -36,10 +36,19 @@ class InfoMaxLoss:
     """
 
     def __init__(
-        self, config: ClustersConfig, *, network: Network, sample: Callable[[], Iterable[Tensor]] | None = None
+        self,
+        config: ClustersConfig,
+        *,
+        network: Network,
+        sample: Callable[[], Iterable[Tensor]] | None = None,
+        versions: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """``sample``: the same training patches each time, in batches; without it no output is initialised again."""
+        """``sample``: the same training patches each time, in batches; without it no output is initialised again.
+
+        ``versions``: where batches are numbers of patches, (B,), gives what they would be otherwise.
+        """
         self.config = config
+        self.versions = versions
         self.network = network
         self.strength = ViewStrength()
         self.reinit = ClusterReinit(network, sample=sample or tuple, views=self._view)
@@ -55,6 +64,8 @@ class InfoMaxLoss:
         With several processes B is the whole batch, of which ``z`` is this process's part.
         """
         reinitialised = self.reinit(context)
+        if self.versions is not None:
+            z_BVChw = self.versions(z_BVChw)
         views_2BChw = torch.cat([self._view(z_BVChw, context) for _ in range(2)])
         pooled_BF = self.network.pooled(views_2BChw).chunk(2)
         both = probabilities(self.network.classified(torch.cat([gathered(view_BF) for view_BF in pooled_BF])))

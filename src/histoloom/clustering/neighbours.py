@@ -11,6 +11,7 @@ Shapes: N patches, M neighbours of each, B of a batch, D numbers of a vector, K 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -124,24 +125,30 @@ class LinearNet(Network):
 
 
 class NeighbourLoss:
-    """Batches are vectors of each patch and of its neighbours, (B, 1 + M, D)."""
+    """Batches are vectors of each patch and of its neighbours, (B, 1 + M, D); or their numbers, (B, 1 + M).
 
-    def __init__(self, network: Network) -> None:
+    ``vectors``: gives the vectors (2 B, D) of numbers (2 B,) on the batch's device. Only one neighbour of each patch is
+    used in a step, and only its vector is read.
+    """
+
+    def __init__(self, network: Network, *, vectors: Callable[[Tensor], Tensor] | None = None) -> None:
         self.network = network
+        self.vectors = vectors
 
-    def __call__(self, x_BVD: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, x_BV: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss averaged over the heads, and metrics of the last head."""
-        loss, metrics, _ = self.with_heads(x_BVD, context)
+        loss, metrics, _ = self.with_heads(x_BV, context)
         return loss, metrics
 
-    def with_heads(self, x_BVD: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor], Heads]:
+    def with_heads(self, x_BV: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor], Heads]:
         """The same, and the probabilities (2 B, k) by k of the patches, and below them of one neighbour each.
 
         With several processes B is the whole batch, of which ``x`` is this process's part.
         """
-        B, V = x_BVD.shape[:2]
+        B, V = x_BV.shape[:2]
         partner_B = 1 + context.randint(V - 1, (B,))
-        pair_2BD = torch.cat([x_BVD[:, 0], x_BVD[torch.arange(B, device=x_BVD.device), partner_B]])
+        pair_2B = torch.cat([x_BV[:, 0], x_BV[torch.arange(B, device=x_BV.device), partner_B]])
+        pair_2BD = pair_2B if self.vectors is None else self.vectors(pair_2B)
         pooled_BF = self.network.pooled(pair_2BD).chunk(2)
         both = probabilities(self.network.classified(torch.cat([gathered(part_BF) for part_BF in pooled_BF])))
         losses = [-pair_information(*p_2BK.chunk(2)) for p_2BK in both.values()]

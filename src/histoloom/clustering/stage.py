@@ -37,6 +37,7 @@ from histoloom.seeding import derive, numpy_generator
 from histoloom.slides.patch_set import PatchSet
 from histoloom.training.devices import accelerator
 from histoloom.training.loop import Objective, Task, train
+from histoloom.training.transfers import hold, to_device
 
 BATCH_SIZE = 256
 KMEANS_STARTS = 4
@@ -208,9 +209,10 @@ def _loss(
 ) -> tuple[InfoMaxLoss | NeighbourLoss | IndependentLoss, Callable[[np.ndarray], Tensor | tuple[Tensor, Tensor]]]:
     """The loss, and the function that reads its batches: features, and slides where there are ``slides_N``."""
     config = context.config.clusters
+    device = accelerator(context.config.runtime).device
+    read: Callable[[np.ndarray], Tensor]
     inner: InfoMaxLoss | NeighbourLoss
     if config.positives == "neighbours":
-        inner = NeighbourLoss(network)
         place = PatchSet.open(context.inputs["patches"]).columns("patch_id", "slide_id", "x", "y", "extent")
         place = place.set_index("patch_id").loc[LatentSet.open(context.inputs["latents"]).table["patch_id"]].iloc[rows]
         side_N = place["extent"].to_numpy(np.float64)
@@ -219,22 +221,31 @@ def _loss(
             middle_N2=place[["x", "y"]].to_numpy(np.float64) + side_N[:, None] / 2,
             side_N=side_N,
         )
+        held = hold(lambda numbers: bank.own(rows[numbers]), n=len(rows), device=device)
 
-        def read(indices: np.ndarray) -> Tensor:
-            near_BV = np.concatenate([indices[:, None], neighbours_NM[indices]], axis=1)
-            return bank.own(rows[near_BV.ravel()]).unflatten(0, near_BV.shape)
+        def vectors(numbers_B: Tensor) -> Tensor:
+            if held is not None:
+                return held(numbers_B)
+            return to_device(bank.own(rows[numbers_B.cpu().numpy()]), numbers_B.device)
 
+        def with_neighbours(indices: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.concatenate([indices[:, None], neighbours_NM[indices]], axis=1))
+
+        read = with_neighbours
+        inner = NeighbourLoss(network, vectors=vectors)
     else:
         shuffled = numpy_generator(context.config.seed, "clusters", "renewal").permutation(len(rows))
         sample_N = np.sort(shuffled[:REINIT_PATCHES])
 
-        def read(indices: np.ndarray) -> Tensor:
+        def versions(indices: np.ndarray) -> Tensor:
             return bank.versions(rows[indices])
 
         def sample() -> Iterator[Tensor]:
-            return (read(sample_N[start : start + BATCH_SIZE]) for start in range(0, len(sample_N), BATCH_SIZE))
+            return (versions(sample_N[start : start + BATCH_SIZE]) for start in range(0, len(sample_N), BATCH_SIZE))
 
-        inner = InfoMaxLoss(config, network=network, sample=sample)
+        held = hold(versions, n=len(rows), device=device)
+        read = versions if held is None else torch.from_numpy
+        inner = InfoMaxLoss(config, network=network, sample=sample, versions=held)
     if slides_N is None:
         return inner, read
 

@@ -86,6 +86,10 @@ class LevelGrid:
             last_M=torch.tensor([there is end for there, end in zip(levels[1:], ends, strict=True)]),
         )
 
+    def to(self, device: torch.device) -> LevelGrid:
+        """The same levels on ``device``."""
+        return LevelGrid(**{name: values.to(device) for name, values in vars(self).items()})
+
 
 class DistillationLoss:
     """Batches as for ``DiffusionLoss``: normalised latents (B, C, H, W), condition numbers at every k (B, S)."""
@@ -110,8 +114,9 @@ class DistillationLoss:
         z_BCHW, numbers_BS = batch
         B, S = numbers_BS.shape
         self.teacher.to(z_BCHW.device)
+        self.grid = self.grid.to(z_BCHW.device)  # a copy at the first step alone
         conditions_B = numbers_BS.gather(1, context.randint(S, (B, 1)))[:, 0]
-        level_B = context.randint(len(self.grid.next_M2), (B,)).cpu()
+        level_B = context.randint(len(self.grid.next_M2), (B,))
         noise_BCHW = context.randn(tuple(z_BCHW.shape))
         x_BCHW = self._at(self.grid.signal_L, level_B, like=z_BCHW) * z_BCHW
         x_BCHW = x_BCHW + self._at(self.grid.noise_L, level_B, like=z_BCHW) * noise_BCHW
@@ -119,7 +124,7 @@ class DistillationLoss:
         target_BCHW = self._target(x_BCHW, level_B=level_B, conditions_B=conditions_B)
         data_BCHW = self._data(self.student, x_BCHW, level_B=level_B, conditions_B=conditions_B)
         error_B = (data_BCHW - target_BCHW).pow(2).mean(dim=(1, 2, 3))
-        weight_B = self.grid.noise_L.to(error_B)[level_B.to(error_B.device)].pow(-2)
+        weight_B = self.grid.noise_L.to(error_B)[level_B].pow(-2)
         return (weight_B * error_B).mean(), {"mse": error_B.mean()}
 
     @torch.no_grad()
@@ -138,7 +143,7 @@ class DistillationLoss:
         there_B = (level_B + 1).clamp(max=len(self.grid.end_M2) - 1)
         student_BCHW = self._data(self.student, next_BCHW, level_B=there_B, conditions_B=conditions_B)
         beyond_BCHW = self._ddim_step(next_BCHW, student_BCHW, factors_M2=self.grid.end_M2, level_B=there_B)
-        last_B111 = self.grid.last_M[level_B].to(x_BCHW.device)[:, None, None, None]
+        last_B111 = self.grid.last_M[level_B][:, None, None, None]
         end_BCHW = torch.where(last_B111, next_BCHW, beyond_BCHW)
 
         # The DDIM step from x to the segment's end, solved for the data.
@@ -147,7 +152,7 @@ class DistillationLoss:
 
     def _data(self, network: nn.Module, x_BCHW: Tensor, *, level_B: Tensor, conditions_B: Tensor) -> Tensor:
         """The data that a network predicts."""
-        step_B = self.grid.step_L[level_B].to(x_BCHW.device)
+        step_B = self.grid.step_L[level_B]
         output_BCHW = network(x_BCHW, step_B, class_labels=conditions_B).sample.float()
         signal, noise = (self._at(of, level_B, like=x_BCHW) for of in (self.grid.signal_L, self.grid.noise_L))
         return predicted_data(output_BCHW, x_NCHW=x_BCHW, signal=signal, noise=noise, prediction=self.config.prediction)

@@ -123,7 +123,7 @@ def affine_view(x_B3HW: Tensor, context: StepContext, *, config: JointConfig, fi
     grid_BHW2 = F.affine_grid(affine_B23, list(x_B3HW.shape), align_corners=False)
 
     # Zeros come in at the borders: of images less the fill.
-    fill_311 = fill_3.to(x_B3HW)[:, None, None]
+    fill_311 = fill_3[:, None, None]
     return F.grid_sample(x_B3HW - fill_311, grid_BHW2, padding_mode="zeros", align_corners=False) + fill_311
 
 
@@ -149,7 +149,7 @@ def train_pairs(
     device = accelerator(config.runtime).device
     autoencoder = Autoencoder.load(context.inputs["autoencoder"]).to(device)
     space = fit_space(config, latents=latents)
-    fill_3 = mean_colour(patches, rows=rows)
+    fill_3 = mean_colour(patches, rows=rows).to(device)
     architecture = Architecture(bank.shape[0], config.clusters.channels, config.clusters.k, side=bank.shape[-1])
 
     clusterers: dict[int, nn.Module] = {}

@@ -15,6 +15,7 @@ from histoloom.config import DiffusionConfig, SamplerConfig
 from histoloom.diffusion.model.process import alphas_cumprod, predicted_data
 from histoloom.diffusion.samplers import SAMPLERS, Level, noise_levels
 from histoloom.errors import UserError
+from histoloom.training.transfers import pinned, pins, to_device
 
 PARALLEL = 1e-4
 """radians; vectors with a smaller angle between them are interpolated linearly"""
@@ -41,7 +42,6 @@ class PartialNoise:
         """Both ends at ``level``, with the same unit noise, and between them along the arc."""
         if self.strength == 1:
             return noise_NCHW
-        noise_NCHW = noise_NCHW.cpu()
         ends = [level.signal * z_NCHW + level.noise * noise_NCHW for z_NCHW in (self.from_NCHW, self.to_NCHW)]
         return torch.stack([slerp(a, b, fraction=f) for a, b, f in zip(*ends, self.fraction_N, strict=True)])
 
@@ -115,24 +115,32 @@ def draw_latents(
     assert len(conditions) == len(generators), "one random stream an image"
     strength = 1.0 if partial_noise is None else partial_noise.strength
     levels = sampling_levels(sampler, config=config, strength=strength)
-    conditions_N = torch.tensor(conditions, device=device)
+    conditions_N = _on(device, torch.tensor(conditions))
+    step_L = _on(device, torch.tensor([level.step for level in levels]))  # before the first step, which must not wait
 
-    def unit_noise() -> Tensor:
-        # Drawn on the CPU, so that it is the same for every device.
-        return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+    def drawn() -> Tensor:
+        # On the CPU, so that it is the same for every device.
+        return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
     def denoise(x_NCHW: Tensor, level: Level) -> Tensor:
+        number = levels.index(level)
         if on_step is not None:
-            on_step(levels.index(level), len(levels) - 1)
-        step = torch.tensor(level.step)
+            on_step(number, len(levels) - 1)
         output_NCHW = guided_prediction(
-            unet, x_NCHW, step=step, conditions_N=conditions_N, null=null, guidance=sampler.guidance
+            unet, x_NCHW, step=step_L[number], conditions_N=conditions_N, null=null, guidance=sampler.guidance
         )
         return predicted_data(
             output_NCHW, x_NCHW=x_NCHW, signal=level.signal, noise=level.noise, prediction=config.prediction
         )
 
-    start_NCHW = unit_noise()
+    start_NCHW = drawn()
     if partial_noise is not None:
-        start_NCHW = partial_noise.noised(start_NCHW, level=levels[0]).to(device)
-    return SAMPLERS[sampler.method].draw(denoise, start_NCHW, levels=levels, noise=unit_noise)
+        start_NCHW = partial_noise.noised(start_NCHW, level=levels[0])
+    return SAMPLERS[sampler.method].draw(
+        denoise, _on(device, start_NCHW), levels=levels, noise=lambda: _on(device, drawn())
+    )
+
+
+def _on(device: torch.device, x: Tensor) -> Tensor:
+    """``x``, which is on the CPU, on ``device``; nothing waits for the copy."""
+    return to_device(pinned(x) if pins(device) else x, device)

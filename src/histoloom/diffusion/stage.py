@@ -29,7 +29,8 @@ from histoloom.seeding import derive, numpy_generator, torch_generator
 from histoloom.training import distributed
 from histoloom.training.devices import accelerator, autocast
 from histoloom.training.loop import Objective, Task, train
-from histoloom.training.tasks import Callback, Modules
+from histoloom.training.tasks import Callback, Modules, StepContext
+from histoloom.training.transfers import hold
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,12 +116,26 @@ def make_task(
     config = context.config.diffusion
     rows = latents.rows(split="train")
     numbers_NS = torch.from_numpy(spec.conditions.numbers(sweep_labels(latents.table, clustering)[rows]))
+    versions = DIHEDRAL if context.config.latents.copies == DIHEDRAL else 1
+
+    def read(indices: np.ndarray) -> Tensor:
+        copies, items = np.divmod(indices, len(rows))
+        return spec.space.encode(latents.raw_copies(rows[items], copies_n=copies))
+
+    # On a GPU the latents lie there, where they fit, and batches are their numbers.
+    device = accelerator(context.config.runtime).device
+    held = hold(read, n=versions * len(rows), device=device)
 
     def batch(indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        copies, items = np.divmod(indices, len(rows))
-        return spec.space.encode(latents.raw_copies(rows[items], copies_n=copies)), numbers_NS[items]
+        z_BDhw = read(indices) if held is None else torch.from_numpy(indices)
+        return z_BDhw, numbers_NS[indices % len(rows)]
 
-    loss = DiffusionLoss(config, unet=unet, conditions=spec.conditions)
+    denoising = DiffusionLoss(config, unet=unet, conditions=spec.conditions)
+
+    def loss(batch: tuple[Tensor, Tensor], step: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        z_BDhw, numbers_BS = batch
+        return denoising((z_BDhw if held is None else held(z_BDhw), numbers_BS), step)
+
     rates = {} if config.condition_rate == 1 else {CONDITION_EMBEDDING: config.condition_rate}
     return Task(
         name="diffusion",
@@ -129,7 +144,7 @@ def make_task(
         n=len(rows),
         batch=batch,
         ema=("unet",) if config.training.averages else (),
-        versions=DIHEDRAL if context.config.latents.copies == DIHEDRAL else 1,
+        versions=versions,
         compiled=(unet,),
         callback=sample_check(context, spec=spec),
         setting="diffusion.training",

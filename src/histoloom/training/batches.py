@@ -11,6 +11,9 @@ import torch
 
 from histoloom.seeding import numpy_generator, permutation
 from histoloom.training.tasks import Batch, Task
+from histoloom.training.transfers import pinned, pins, to_device
+
+CPU = torch.device("cpu")
 
 
 def step_rows(task: Task, *, images: int, batch_size: int, seed: int) -> np.ndarray:
@@ -36,18 +39,26 @@ def _epoch_order(seed: int, name: str, epoch: int, *, n: int) -> np.ndarray:
 
 
 class Prefetcher:
-    """Reads on a thread of its own, which computes with one thread.
+    """Reads on a thread of its own, which computes with one thread; gives batches on ``device``.
 
     Two teams of OpenMP threads on all cores would be more threads than there are cores, upon which GNU's OpenMP stops
     to spin between parallel regions, for both: a training of a small network on two cores then ran at 0.6 of its speed.
     """
 
-    def __init__(self, read: Callable[[int], list[Batch]]) -> None:
+    def __init__(self, read: Callable[[int], list[Batch]], *, device: torch.device = CPU) -> None:
         self._read = read
+        self._device = device
         self._next: tuple[int, Future[list[Batch]]] | None = None
+        gpu = torch.cuda.current_device() if pins(device) else None  # a thread begins with the first one
+
+        def begin() -> None:
+            torch.set_num_threads(1)
+            if gpu is not None:
+                torch.cuda.set_device(gpu)
+
         # Threads that start later have as many threads as this one, so the number is set back once the pool's runs.
         threads = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(max_workers=1, initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = ThreadPoolExecutor(max_workers=1, initializer=begin)
         self._pool.submit(torch.get_num_threads).result()
         torch.set_num_threads(threads)
 
@@ -60,6 +71,10 @@ class Prefetcher:
     def take(self, images: int, *, then: int) -> list[Batch]:
         """The batches at ``images``; starts to read those at ``then``."""
         ready = self._next is not None and self._next[0] == images
-        current = self._next[1] if self._next is not None and ready else self._pool.submit(self._read, images)
-        self._next = (then, self._pool.submit(self._read, then))
-        return current.result()
+        current = self._next[1] if self._next is not None and ready else self._pool.submit(self._read_pinned, images)
+        self._next = (then, self._pool.submit(self._read_pinned, then))
+        return to_device(current.result(), self._device)
+
+    def _read_pinned(self, images: int) -> list[Batch]:
+        batches = self._read(images)
+        return pinned(batches) if pins(self._device) else batches

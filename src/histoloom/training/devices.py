@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from histoloom.config import RuntimeConfig
 from histoloom.errors import UserError
@@ -83,10 +83,8 @@ def accelerator(runtime: RuntimeConfig) -> Accelerator:
 @lru_cache(maxsize=1)
 def _accelerator(cpu: bool, precision: str) -> Accelerator:  # noqa: FBT001 - the cache's key
     mixed = "no" if precision == "fp32" else precision
-    # accelerate keeps one precision and one device for a process's whole life; a second run in it may want others.
-    # Where processes have joined, they keep their devices.
-    has_joined = distributed.is_available() and distributed.is_initialized()
-    AcceleratorState._reset_state(reset_partial_state=not has_joined)
+    # accelerate keeps one precision for a process's whole life; a second run in it may want another.
+    AcceleratorState._reset_state()
     # Stages that run on the main process alone keep the others waiting for as long as they take.
     patience = InitProcessGroupKwargs(timeout=timedelta(days=14))
     return Accelerator(cpu=cpu, mixed_precision=mixed, kwargs_handlers=[patience])

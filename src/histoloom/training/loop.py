@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import send_to_device
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 
@@ -142,12 +141,12 @@ class _Loop:
         """All steps that are left."""
         with (
             meter(f"training {self.task.name}", total=self.total, done=self.images) as progress,
-            Prefetcher(self._read) as reader,
+            Prefetcher(self._read, device=self.accelerator.device) as reader,
             compiled(self.task.compiled, runtime=self.runtime),
         ):
             while self.images < self.total:
                 batches = reader.take(self.images, then=self.images + self.config.batch_size)
-                self._step(send_to_device(batches, self.accelerator.device))
+                self._step(batches)
                 self.images += self.config.batch_size
                 self._after_step()
                 progress.advance(self.config.batch_size)

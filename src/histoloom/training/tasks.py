@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from histoloom.config import Phase
 from histoloom.run.stage import CheckResult
+from histoloom.training.transfers import pins, to_device
 
 Batch = Any
 Modules = Mapping[str, nn.Module]
@@ -21,8 +22,9 @@ Modules = Mapping[str, nn.Module]
 class StepContext:
     """One micro-batch's place in the training, and its random numbers.
 
-    Draws are made for the whole step's batch and sliced, so that they do not depend on how the batch is split over
-    micro-batches and processes. ``scratch`` is shared by the objectives within the micro-batch.
+    Draws are made on the CPU, for the whole step's batch, and sliced, so that they depend neither on the device nor on
+    how the batch is split over micro-batches and processes. Nothing waits for their copies to a GPU. ``scratch`` is
+    shared by the objectives within the micro-batch.
     """
 
     images: int
@@ -36,21 +38,24 @@ class StepContext:
 
     def randn(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers; the first dimension is the micro-batch."""
-        return self._sliced(torch.randn(self._whole(shape), generator=self.generator))
+        whole = torch.randn(self._whole(shape), generator=self.generator, pin_memory=pins(self.device))
+        return self._sliced(whole)
 
     def rand(self, shape: tuple[int, ...]) -> Tensor:
         """Uniform numbers in 0..1; the first dimension is the micro-batch."""
-        return self._sliced(torch.rand(self._whole(shape), generator=self.generator))
+        whole = torch.rand(self._whole(shape), generator=self.generator, pin_memory=pins(self.device))
+        return self._sliced(whole)
 
     def randint(self, high: int, shape: tuple[int, ...]) -> Tensor:
         """Whole numbers in 0..high-1 (int64); the first dimension is the micro-batch."""
-        return self._sliced(torch.randint(high, self._whole(shape), generator=self.generator))
+        whole = torch.randint(high, self._whole(shape), generator=self.generator, pin_memory=pins(self.device))
+        return self._sliced(whole)
 
     def _whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (self.batch_size, *shape[1:])
 
     def _sliced(self, whole: Tensor) -> Tensor:
-        return whole[self.rows].to(self.device)
+        return to_device(whole[self.rows], self.device)
 
 
 @dataclass(frozen=True)

@@ -247,6 +247,9 @@ class Generator:
             # Its guidance is in its weights: it is evaluated once a step.
             unet, sampler = self.student.unet, sampler.model_copy(update={"guidance": 1.0})
 
+        if isinstance(unet, SweepUNet):
+            unet = unet.only(sample.k for sample in specs)
+
         with autocast(self.runtime):
             x_NDhw = draw_latents(
                 unet,

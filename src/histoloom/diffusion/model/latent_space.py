@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer, PrivateAttr
 from torch import Tensor
 
 from histoloom.config import Section
@@ -44,6 +44,7 @@ class LatentSpace(Section):
     mean: Matrix
     enter: Matrix
     leave: Matrix
+    _copies: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = PrivateAttr(default_factory=dict)
 
     @staticmethod
     def unscaled(channels: int) -> LatentSpace:
@@ -79,13 +80,21 @@ class LatentSpace(Section):
 
     def encode(self, z_NChw: Tensor) -> Tensor:
         """Latents (N, C, h, w) to normalised latents (N, D, h, w): mean 0 and deviation 1 in each component."""
-        centred_NChw = z_NChw - torch.from_numpy(self.mean).to(z_NChw)[:, None, None]
-        return torch.einsum("dc,nchw->ndhw", torch.from_numpy(self.enter).to(z_NChw), centred_NChw)
+        mean_C, enter_DC, _ = self._matrices(z_NChw)
+        return torch.einsum("dc,nchw->ndhw", enter_DC, z_NChw - mean_C[:, None, None])
 
     def decode(self, x_NDhw: Tensor) -> Tensor:
         """The inverse of ``encode``; components that were left out get their mean."""
-        z_NChw = torch.einsum("cd,ndhw->nchw", torch.from_numpy(self.leave).to(x_NDhw), x_NDhw)
-        return z_NChw + torch.from_numpy(self.mean).to(x_NDhw)[:, None, None]
+        mean_C, _, leave_CD = self._matrices(x_NDhw)
+        return torch.einsum("cd,ndhw->nchw", leave_CD, x_NDhw) + mean_C[:, None, None]
+
+    def _matrices(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``mean``, ``enter`` and ``leave`` of the type and on the device of ``like``, where they are copied once."""
+        key = (like.device, like.dtype)
+        if key not in self._copies:
+            mean_C, enter_DC, leave_CD = (torch.from_numpy(x).to(like) for x in (self.mean, self.enter, self.leave))
+            self._copies[key] = (mean_C, enter_DC, leave_CD)
+        return self._copies[key]
 
     def explained_variance(self, latents: np.ndarray, *, rows: np.ndarray) -> float:
         """The share, 0..1, that it keeps of the variance of ``rows`` of latents (n, C, h, w) about its mean."""

@@ -90,7 +90,8 @@ class DiffusionLoss:
         # A step of the process and unit noise for each image.
         steps_B = context.randint(self.config.steps, (B,))
         noise_BCHW = context.randn(tuple(z_BCHW.shape))
-        alpha_bar_B = self.alpha_bar_T.to(z_BCHW.device)[steps_B]
+        self.alpha_bar_T = self.alpha_bar_T.to(z_BCHW.device)  # a copy at the first step alone
+        alpha_bar_B = self.alpha_bar_T[steps_B]
 
         # The cluster at a random k; sometimes the null, for classifier-free guidance (Ho and Salimans 2022).
         conditions_B = numbers_BS.gather(1, context.randint(S, (B, 1)))[:, 0]

@@ -5,7 +5,7 @@ A run whose clusters and diffusion model are trained together has one network fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -57,14 +57,19 @@ def make_unet(config: DiffusionConfig, *, shape: tuple[int, int, int], condition
 class SweepUNet(nn.Module):
     """One network for each k of a sweep, behind the condition numbers of the whole sweep."""
 
-    def __init__(self, networks: Mapping[int, nn.Module]) -> None:
+    def __init__(self, networks: Mapping[int, nn.Module], *, conditions: Conditions | None = None) -> None:
+        """``conditions``: of the whole sweep, where ``networks`` are some of it."""
         super().__init__()
-        self.conditions = Conditions(tuple(networks))
+        self.conditions = Conditions(tuple(networks)) if conditions is None else conditions
         self.networks = nn.ModuleDict({str(k): network for k, network in networks.items()})
 
     def of(self, k: int) -> nn.Module:
         """The network for ``k``."""
         return self.networks[str(k)]
+
+    def only(self, ks: Iterable[int]) -> SweepUNet:
+        """The same networks, but only those of ``ks``: for batches that have conditions of no other k."""
+        return SweepUNet({k: self.of(k) for k in sorted(set(ks))}, conditions=self.conditions)
 
     def forward(self, x_NCHW: Tensor, steps: Tensor, class_labels: Tensor) -> paper.UNetOutput:
         """The prediction, (N, C, H, W). Each network sees the whole batch: sums differ between batch sizes."""
@@ -72,9 +77,8 @@ class SweepUNet(nn.Module):
         for k, network in self.networks.items():
             clusters_N = class_labels - self.conditions.offset(int(k))
             own_N = (clusters_N >= 0) & (clusters_N < int(k))
-            if own_N.any():
-                output_NCHW = network(x_NCHW, steps, class_labels=clusters_N.clamp(0, int(k) - 1)).sample
-                result_NCHW = torch.where(own_N[:, None, None, None], output_NCHW, result_NCHW)
+            output_NCHW = network(x_NCHW, steps, class_labels=clusters_N.clamp(0, int(k) - 1)).sample
+            result_NCHW = torch.where(own_N[:, None, None, None], output_NCHW, result_NCHW)
         return paper.UNetOutput(result_NCHW)
 
 

@@ -1,0 +1,73 @@
+"""Copies to a GPU that the CPU does not wait for, and data that lies on the GPU while a network trains.
+
+A plain ``tensor.to("cuda")`` waits until the GPU has done all that it was given. A non-blocking copy out of pinned
+memory (pages that the system does not move) waits for nothing. On other devices all of this changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Tensors = TypeVar("Tensors")
+
+ROWS_AT_ONCE = 1024
+HELD_SHARE = 0.4
+"""of the free memory of a GPU that held data may take; the rest is for networks, gradients and activations"""
+
+
+def pins(device: torch.device) -> bool:
+    """Whether memory that is copied to ``device`` should be pinned."""
+    return device.type == "cuda"
+
+
+def pinned(batch: Tensors) -> Tensors:
+    """The same tensors (one, or nested tuples and lists of them) in pinned memory."""
+    return _mapped(batch, lambda x: x.pin_memory())
+
+
+def to_device(batch: Tensors, device: torch.device) -> Tensors:
+    """The same tensors (one, or nested tuples and lists of them) on ``device``; waits only for unpinned memory."""
+    return _mapped(batch, lambda x: x.to(device, non_blocking=pins(device)))
+
+
+def _mapped(batch: Tensors, function: Callable[[Tensor], Tensor]) -> Tensors:
+    if isinstance(batch, Tensor):
+        return function(batch)  # type: ignore[return-value]
+    if isinstance(batch, tuple | list):
+        return type(batch)(_mapped(part, function) for part in batch)
+    return batch
+
+
+@dataclass(frozen=True)
+class HeldRows:
+    """Rows of data that lie on the GPU for a whole training, gathered by index there."""
+
+    values_N: Tensor
+
+    def __call__(self, rows_B: Tensor) -> Tensor:
+        """The rows of these numbers, (B, ...)."""
+        return self.values_N[rows_B]
+
+
+def hold(read: Callable[[np.ndarray], Tensor], *, n: int, device: torch.device) -> HeldRows | None:
+    """The ``n`` rows that ``read`` gives, on ``device``.
+
+    None where it is no CUDA device, whose memory is another than the CPU's, and where they do not fit beside a network.
+    """
+    if device.type != "cuda" or not n:
+        return None
+    first_1 = read(np.arange(1))
+    free, _ = torch.cuda.mem_get_info(device)
+    if n * first_1.nbytes > HELD_SHARE * free:
+        return None
+    values_N = torch.empty((n, *first_1.shape[1:]), dtype=first_1.dtype, device=device)
+    for start in range(0, n, ROWS_AT_ONCE):
+        rows_n = np.arange(start, min(start + ROWS_AT_ONCE, n))
+        values_N[start : start + len(rows_n)] = read(rows_n).to(device)
+    return HeldRows(values_N)
