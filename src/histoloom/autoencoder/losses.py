@@ -46,7 +46,7 @@ class VQGANLosses:
         """
         x_BCHW, z_BChw = self._encode(images_BHWC, context=context)
         if not context.scratch.get(CODEBOOK_UPDATED):
-            self.autoencoder.quantizer.update(z_BChw, generator=context.generator)
+            self.autoencoder.quantizer.update(z_BChw, generator=context.stream())
         quantized = self.autoencoder.quantize(z_BChw)
         y_BCHW = self._decode(quantized.z_NCHW)
         context.scratch |= {"real": x_BCHW, "fake": y_BCHW.detach()}
@@ -80,7 +80,7 @@ class VQGANLosses:
         with _only_last_layer(self.autoencoder):
             pairs = zip(batches, contexts, strict=True)
             encoded = [self._encode(images_BHWC, context=context) for images_BHWC, context in pairs]
-            self.autoencoder.quantizer.update(torch.cat([z for _, z in encoded]), generator=contexts[-1].generator)
+            self.autoencoder.quantizer.update(torch.cat([z for _, z in encoded]), generator=contexts[-1].stream())
             gradients = []
             max_weight = self.config.adversarial.max_adaptive
             joined = self._adversarial_weight(contexts[0].progress) > 0

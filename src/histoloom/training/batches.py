@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import lru_cache
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 
 from histoloom.seeding import numpy_generator, permutation
 from histoloom.training.tasks import Batch, Task
-from histoloom.training.transfers import pinned, pins, to_device
+from histoloom.training.transfers import background_thread, pinned, pins, to_device
 
 CPU = torch.device("cpu")
 
@@ -39,28 +39,13 @@ def _epoch_order(seed: int, name: str, epoch: int, *, n: int) -> np.ndarray:
 
 
 class Prefetcher:
-    """Reads on a thread of its own, which computes with one thread; gives batches on ``device``.
-
-    Two teams of OpenMP threads on all cores would be more threads than there are cores, upon which GNU's OpenMP stops
-    to spin between parallel regions, for both: a training of a small network on two cores then ran at 0.6 of its speed.
-    """
+    """Reads on a thread of its own; gives batches on ``device``."""
 
     def __init__(self, read: Callable[[int], list[Batch]], *, device: torch.device = CPU) -> None:
         self._read = read
         self._device = device
         self._next: tuple[int, Future[list[Batch]]] | None = None
-        gpu = torch.cuda.current_device() if pins(device) else None  # a thread begins with the first one
-
-        def begin() -> None:
-            torch.set_num_threads(1)
-            if gpu is not None:
-                torch.cuda.set_device(gpu)
-
-        # Threads that start later have as many threads as this one, so the number is set back once the pool's runs.
-        threads = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(max_workers=1, initializer=begin)
-        self._pool.submit(torch.get_num_threads).result()
-        torch.set_num_threads(threads)
+        self._pool = background_thread(device)
 
     def __enter__(self) -> Prefetcher:
         return self

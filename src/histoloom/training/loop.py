@@ -39,6 +39,7 @@ from histoloom.training.batches import Prefetcher, step_rows
 from histoloom.training.checks import find_divergence, is_due, keep_good, run_check
 from histoloom.training.devices import accelerator as make_accelerator
 from histoloom.training.devices import compiled, lay_out, lay_out_as_usual, lay_out_states
+from histoloom.training.draws import DrawAhead, drawing_ahead
 from histoloom.training.memory import is_out_of_memory, next_accumulate, out_of_memory_advice
 from histoloom.training.optimizers import (
     average_decay,
@@ -98,6 +99,7 @@ class _Loop:
         self.has_dropout = any(isinstance(part, nn.Dropout) and part.p > 0 for part in parts)
         # Each objective's optimizer, with the index of the phase that it is of.
         self.optimizers: dict[str, tuple[int, AcceleratedOptimizer]] = {}
+        self.ahead: DrawAhead | None = None
 
         # Since the last line of the log: sums of metrics, and over how many steps.
         self.sums: dict[str, Any] = {}
@@ -143,6 +145,7 @@ class _Loop:
             meter(f"training {self.task.name}", total=self.total, done=self.images) as progress,
             Prefetcher(self._read, device=self.accelerator.device) as reader,
             compiled(self.task.compiled, runtime=self.runtime),
+            drawing_ahead(self._stream, device=self.accelerator.device) as self.ahead,
         ):
             while self.images < self.total:
                 batches = reader.take(self.images, then=self.images + self.config.batch_size)
@@ -220,13 +223,17 @@ class _Loop:
                 step=step,
                 progress=self.images / self.total,
                 device=self.accelerator.device,
-                generator=torch_generator(self.seed, self.task.name, objective.name, step),
+                generator=self._stream(objective.name, step),
                 rows=rows,
                 batch_size=self.config.batch_size,
                 scratch=scratch,
+                draws=None if self.ahead is None else self.ahead.of(objective.name, step),
             )
             for rows, scratch in zip(self.slices, scratches, strict=True)
         ]
+
+    def _stream(self, objective: str, step: int) -> torch.Generator:
+        return torch_generator(self.seed, self.task.name, objective, step)
 
     def _read(self, images: int) -> list[Batch]:
         """This process's micro-batches of the step that starts at ``images``."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from histoloom.config import Phase
 from histoloom.run.stage import CheckResult
+from histoloom.training.draws import Request, StepDraws, draw
 from histoloom.training.transfers import pins, to_device
 
 Batch = Any
@@ -24,7 +25,7 @@ class StepContext:
 
     Draws are made on the CPU, for the whole step's batch, and sliced, so that they depend neither on the device nor on
     how the batch is split over micro-batches and processes. Nothing waits for their copies to a GPU. ``scratch`` is
-    shared by the objectives within the micro-batch.
+    shared by the objectives within the micro-batch. ``draws``: from the same stream, some of them made ahead.
     """
 
     images: int
@@ -35,21 +36,28 @@ class StepContext:
     rows: slice
     batch_size: int
     scratch: dict[str, Any] = field(default_factory=dict)
+    draws: StepDraws | None = None
 
     def randn(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers; the first dimension is the micro-batch."""
-        whole = torch.randn(self._whole(shape), generator=self.generator, pin_memory=pins(self.device))
-        return self._sliced(whole)
+        return self._drawn(Request("randn", self._whole(shape)))
 
     def rand(self, shape: tuple[int, ...]) -> Tensor:
         """Uniform numbers in 0..1; the first dimension is the micro-batch."""
-        whole = torch.rand(self._whole(shape), generator=self.generator, pin_memory=pins(self.device))
-        return self._sliced(whole)
+        return self._drawn(Request("rand", self._whole(shape)))
 
     def randint(self, high: int, shape: tuple[int, ...]) -> Tensor:
         """Whole numbers in 0..high-1 (int64); the first dimension is the micro-batch."""
-        whole = torch.randint(high, self._whole(shape), generator=self.generator, pin_memory=pins(self.device))
-        return self._sliced(whole)
+        return self._drawn(Request("randint", self._whole(shape), high))
+
+    def stream(self) -> torch.Generator:
+        """The stream after what was drawn so far, for draws that are not of rows."""
+        return self.generator if self.draws is None else self.draws.stream()
+
+    def _drawn(self, request: Request) -> Tensor:
+        if self.draws is not None:
+            return self._sliced(self.draws.take(request))
+        return self._sliced(draw(request, self.generator, pin=pins(self.device)))
 
     def _whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (self.batch_size, *shape[1:])
