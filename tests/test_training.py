@@ -32,7 +32,8 @@ from histoloom.config import (
 )
 from histoloom.errors import TrainingDiverged, TrainingStopped, UserError
 from histoloom.run.stage import CheckResult, EventLog
-from histoloom.training.loop import Objective, StepContext, Task, train
+from histoloom.training import distributed
+from histoloom.training.loop import Objective, StepContext, Task, _Loop, train
 from histoloom.training.optimizers import average_decay
 from histoloom.training.tasks import Callback, Modules
 
@@ -449,6 +450,23 @@ if is_main_process():
     Path(sys.argv[3]).write_text(json.dumps({k: v.tolist() for k, v in state.items()}))
 end_process(0)
 """
+
+
+@pytest.mark.parametrize(("processes", "asked"), [(1, 32), (2, 2)])
+def test_processes_ask_each_other_for_a_checkpoint_every_few_steps(
+    processes: int, asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions: list[bool] = []
+    config = TrainingConfig.model_validate({"batch_size": 8, "phases": [{"optimizer": "adam", "lr": 0.1, "images": 8}]})
+    runtime = CPU.model_copy(update={"checkpoint_seconds": 1e9})
+    loop = _Loop(linear_task(), config=config, runtime=runtime, seed=0, out=tmp_path, log=EventLog(tmp_path / "log"))
+    monkeypatch.setattr(distributed, "size", lambda: processes)
+    monkeypatch.setattr(distributed, "shared", lambda value: questions.append(value) or value)
+    for step in range(1, 33):
+        loop.images = 8 * step
+        assert not loop._due_to_save(at_end=False)
+    assert len(questions) == asked
+    assert loop._due_to_save(at_end=True)
 
 
 def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:

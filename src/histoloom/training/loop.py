@@ -56,6 +56,7 @@ __all__ = ["Batch", "Objective", "StepContext", "Task", "Trained", "train"]
 logger = logging.getLogger("histoloom")
 
 LOG_EVENTS = 200
+ASK_STEPS = 16
 
 
 def train(
@@ -326,8 +327,12 @@ class _Loop:
         return ""
 
     def _due_to_save(self, *, at_end: bool) -> bool:
-        waited = time.monotonic() - self.saved_at >= self.runtime.checkpoint_seconds
-        return distributed.shared(at_end or waited)
+        """Whether to write a checkpoint; several processes ask the first one's clock every few steps only."""
+        if at_end or self.runtime.checkpoint_seconds == 0:
+            return True
+        if distributed.size() > 1 and self.images // self.config.batch_size % ASK_STEPS:
+            return False
+        return distributed.shared(time.monotonic() - self.saved_at >= self.runtime.checkpoint_seconds)
 
     def _save(self) -> None:
         sums = self._checked_sums()
