@@ -3,16 +3,22 @@
 Features and clusters are those of the run; only the comparison with data without clusters is repeated, as the stage
 ``clusters`` makes it. No label is read.
 
-    python benchmarks/choice_again.py RUN [--repeats 6]
+Then the same on data like the features whose number of clusters is known: ``structureless`` is a Gaussian with their
+mean and covariance, of which no k should be accepted, and ``separated`` a mixture of Gaussians about as many centres
+(of k-means) as the run's k, of the sizes of its clusters, with a quarter of the deviation within them.
+
+    python benchmarks/choice_again.py RUN [--repeats 6] [--planted 20]
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from sklearn.cluster import KMeans
 
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.features.bank import validity_features
@@ -28,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--repeats", type=int, default=6)
+    parser.add_argument("--planted", type=int, default=20)
     arguments = parser.parse_args()
 
     run = Run.open(arguments.run)
@@ -58,8 +65,41 @@ def main() -> None:
                 points=config.null_points,
             )
             chosen.append("none" if result.k is None else str(result.k))
-        counts = ", ".join(f"{k}: {n}" for k, n in sorted(Counter(chosen).items()))
-        print(f"{kind}: {counts} of {arguments.repeats}")
+        print(f"{kind}: {counted(chosen)} of {arguments.repeats}", flush=True)
+
+    for kind in ("structureless", "separated"):
+        chosen = []
+        for repeat in range(arguments.planted):
+            random = numpy_generator(run.config.seed, "choice again", kind, repeat)
+            planted_TD = structureless(x_TD, random) if kind == "structureless" else separated(x_TD, decision.k, random)
+            result = decide_by_nulls(
+                planted_TD, ks=config.k, seed=repeat, draws=config.null_draws, points=config.null_points
+            )
+            chosen.append("none" if result.k is None else str(result.k))
+        right = "none" if kind == "structureless" else decision.k
+        print(f"{kind} ({right} is right): {counted(chosen)} of {arguments.planted}", flush=True)
+
+
+def counted(chosen: Sequence[str]) -> str:
+    return ", ".join(f"{k}: {n}" for k, n in sorted(Counter(chosen).items()))
+
+
+def structureless(x_ND: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """As many draws from the Gaussian with the mean and covariance of ``x_ND``."""
+    return gaussian(x_ND - x_ND.mean(axis=0), len(x_ND), random) + x_ND.mean(axis=0)
+
+
+def separated(x_ND: np.ndarray, k: int, random: np.random.Generator) -> np.ndarray:
+    """As many draws from a mixture about the centres of k-means, with a quarter of the deviation within clusters."""
+    model = KMeans(k, n_init=4, random_state=int(random.integers(2**31))).fit(x_ND)
+    within_ND = x_ND - model.cluster_centers_[model.labels_]
+    return model.cluster_centers_[model.labels_] + gaussian(within_ND, len(x_ND), random) / 4
+
+
+def gaussian(centred_ND: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
+    """``n`` draws with mean 0 and the covariance of ``centred_ND``: random sums of its rows."""
+    draws_nD: np.ndarray = random.standard_normal((n, len(centred_ND))) @ centred_ND / np.sqrt(len(centred_ND))
+    return draws_nD
 
 
 if __name__ == "__main__":
