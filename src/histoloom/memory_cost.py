@@ -79,9 +79,9 @@ class Memory:
 
 
 def describe(config: Config) -> str:
-    """The estimate as one line, or why there is none."""
+    """The estimate for a run on a GPU as one line, or why there is none; empty for a run on the CPU."""
     try:
-        return str(estimate(config))
+        return "" if resolve_device(config.runtime.device) == "cpu" else str(estimate(config))
     except UserError as error:
         return f"no estimate of the memory: {error}"
 

@@ -92,13 +92,13 @@ def init(
     typer.echo(f"{created.path} is ready; next: histoloom run {created.path}")
 
     from histoloom.cost import describe
-    from histoloom.training.devices import resolve_device
 
     typer.echo(describe(created.config), err=True)
-    if resolve_device(created.config.runtime.device) != "cpu":
+    if created.config.runtime.device != "cpu":
         from histoloom import memory_cost
 
-        typer.echo(memory_cost.describe(created.config), err=True)
+        if line := memory_cost.describe(created.config):
+            typer.echo(line, err=True)
 
 
 def run(
