@@ -151,4 +151,4 @@ def test_the_line_says_what_makes_a_training_fit(
 def test_only_a_run_on_a_gpu_gets_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory_cost.describe(configured("runtime.device=cpu")) == ""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert memory_cost.describe(configured("runtime.device=cuda")).startswith("no estimate of the memory: runtime.dev")
+    assert memory_cost.describe(configured("runtime.device=cuda")) == ""
