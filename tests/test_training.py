@@ -461,7 +461,12 @@ def test_processes_ask_each_other_for_a_checkpoint_every_few_steps(
     runtime = CPU.model_copy(update={"checkpoint_seconds": 1e9})
     loop = _Loop(linear_task(), config=config, runtime=runtime, seed=0, out=tmp_path, log=EventLog(tmp_path / "log"))
     monkeypatch.setattr(distributed, "size", lambda: processes)
-    monkeypatch.setattr(distributed, "shared", lambda value: questions.append(value) or value)
+
+    def shared(value: bool) -> bool:  # noqa: FBT001 - as the function that it stands for
+        questions.append(value)
+        return value
+
+    monkeypatch.setattr(distributed, "shared", shared)
     for step in range(1, 33):
         loop.images = 8 * step
         assert not loop._due_to_save(at_end=False)
