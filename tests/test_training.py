@@ -462,7 +462,7 @@ def test_processes_ask_each_other_for_a_checkpoint_every_few_steps(
     loop = _Loop(linear_task(), config=config, runtime=runtime, seed=0, out=tmp_path, log=EventLog(tmp_path / "log"))
     monkeypatch.setattr(distributed, "size", lambda: processes)
 
-    def shared(value: bool) -> bool:  # noqa: FBT001 - as the function that it stands for
+    def shared(value: bool) -> bool:
         questions.append(value)
         return value
 
