@@ -188,7 +188,7 @@ def run(day: Day, *, steps: Sequence[Step] = STEPS, launch: Launch | None = None
     day.work.mkdir(parents=True, exist_ok=True)
     day.out.mkdir(parents=True, exist_ok=True)
     unpack_wheels(day)
-    records = load_records(day)
+    records = load_records(day, endless={step.name for step in steps if step.endless} | {PACKING.name})
     for step in [*steps, PACKING]:
         if step.name in again or step.name not in records:
             records[step.name] = Record()
@@ -285,13 +285,13 @@ def write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def load_records(day: Day) -> dict[str, Record]:
-    """What became of the steps in the calls before."""
+def load_records(day: Day, *, endless: set[str]) -> dict[str, Record]:
+    """What became of the steps in the calls before; those of the names ``endless`` are always tried again."""
     path = day.work / "state.json"
     values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     records = {name: Record(**value) for name, value in values.items()}
-    for record in records.values():
-        if record.state == "cut off" and record.tries >= MOST_TRIES and record.error == "":
+    for name, record in records.items():
+        if name not in endless and record.state == "cut off" and record.tries >= MOST_TRIES and record.error == "":
             # This process was ended with the step, twice.
             record.state, record.error = "failed", "the whole call was ended in this step, twice"
     return records

@@ -5,9 +5,11 @@ Used by gpu_day.py. Peaks are those of this card, measured: shares in phase 3 ar
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -229,14 +231,17 @@ def resume(day: Day) -> Result:
 
     killed = folder / "killed"
     checkpoint = killed / "checkpoints" / "last.pt"
-    code = f"import gpu_day_checks; gpu_day_checks.train_until_killed({str(killed)!r}, {day.device!r}, {steps})"
-    child = subprocess.Popen([sys.executable, "-c", code], env=environment(day))
-    while not checkpoint.is_file() and child.poll() is None:
+    # A process that has used a GPU cannot be forked; on the CPU a fork saves the imports.
+    start = "fork" if variant.device == "cpu" else "spawn"
+    arguments = (str(killed), day.device, steps)
+    child = multiprocessing.get_context(start).Process(target=train_until_killed, args=arguments)
+    child.start()
+    while not checkpoint.is_file() and child.is_alive():
         time.sleep(0.005)
     child.kill()
-    status = child.wait()
-    if status >= 0:
-        raise RuntimeError(f"the training ended with status {status} before it could be killed")
+    child.join()
+    if child.exitcode != -signal.SIGKILL:
+        raise RuntimeError(f"the training ended with status {child.exitcode} before it could be killed")
 
     images = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["images"])
     again = trained("diffusion", config, variant=variant, steps=steps, out=killed)
@@ -249,6 +254,7 @@ def resume(day: Day) -> Result:
 
 def train_until_killed(out: str, device: str, steps: int) -> None:
     """The training of ``resume``, with a checkpoint after every step."""
+    torch.set_num_threads(1)  # a fork has lost the threads of its parent
     nowhere = Path(out)
     day = Day(pack=nowhere, work=nowhere, out=nowhere, device=device, tiny=True, until=0.0)
     variant = Variant(resolve_device(device), "fp32", "off")

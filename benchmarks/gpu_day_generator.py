@@ -91,7 +91,7 @@ CHOSEN_K = 15
 CHUNK = 64
 FIRST_BATCHES, SAFETY = 200, 0.9
 """steps of the stretch that measures the speed of the U-Net's training; share of the time left for the next one"""
-CHECKPOINT_SECONDS = 60.0
+TINY_SECONDS, CHECKPOINT_SECONDS = 1.0, 60.0
 REAL, DRAWN = 3, 5
 """real patches and samples of each cluster on the contact sheet"""
 
@@ -329,8 +329,8 @@ def train_unet(
     )
 
     device, checkpoint = resolve_device(day.device), out / "checkpoints" / "last.pt"
-    end = day.until - (0 if day.tiny else RESERVE / 3)
-    batches = 4 if day.tiny else FIRST_BATCHES
+    end = time.time() + TINY_SECONDS if day.tiny else day.until - RESERVE / 3
+    first = batches = 4 if day.tiny else FIRST_BATCHES
     while True:
         times.clear()
         started, images = time.time(), images_in(checkpoint)
@@ -343,7 +343,7 @@ def train_unet(
         overhead = time.time() - started - batches * training.batch_size / rate
         left = end - time.time() - 1.5 * overhead
         batches = int(SAFETY * left * rate / training.batch_size)
-        if day.tiny or batches < FIRST_BATCHES:
+        if batches < first:
             return before + images, rate
 
 
