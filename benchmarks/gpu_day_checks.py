@@ -232,9 +232,10 @@ def resume(day: Day) -> Result:
     killed = folder / "killed"
     checkpoint = killed / "checkpoints" / "last.pt"
     # A process that has used a GPU cannot be forked; on the CPU a fork saves the imports.
-    start = "fork" if variant.device == "cpu" else "spawn"
+    is_cpu = variant.device == "cpu"
+    context = multiprocessing.get_context("fork") if is_cpu else multiprocessing.get_context("spawn")
     arguments = (str(killed), day.device, steps)
-    child = multiprocessing.get_context(start).Process(target=train_until_killed, args=arguments)
+    child = context.Process(target=train_until_killed, args=arguments)
     child.start()
     while not checkpoint.is_file() and child.is_alive():
         time.sleep(0.005)
