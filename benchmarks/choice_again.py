@@ -44,7 +44,8 @@ def main() -> None:
     slides_T = table.loc[latents.table["patch_id"].to_numpy()[rows_T], "slide"].to_numpy()
     x_TD = validity_features(latents, rows_T, kind=config.validity_features, clusters=run.folder("clusters"))
     decision = Decision.load(run.folder("clusters"))
-    print(f"the run: k = {decision.k}, {'accepted' if decision.standing else 'none accepted'}; sweep {list(config.k)}")
+    state = "accepted" if decision.standing else "accepted in part" if decision.partly else "by the vote, none accepted"
+    print(f"the run: k = {decision.k}, {state}; sweep {list(config.k)}")
 
     slides = np.unique(slides_T)
     for kind in ("other seeds", "halves of the patches", "halves of the slides"):
