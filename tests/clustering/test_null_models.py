@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.cluster import KMeans
 
 from histoloom.clustering.stage import kmeans_labels
 from histoloom.clustering.validity.indices import INDICES, LARGER_IS_BETTER, validity_indices
-from histoloom.clustering.validity.null_comparison import NULLS, components_null, gaussian_null, lloyd, permuted_null
+from histoloom.clustering.validity.null_comparison import NULLS, components_null, gaussian_null, permuted_null
 from histoloom.seeding import numpy_generator
 
 
@@ -80,16 +79,3 @@ def test_a_gaussian_beats_the_papers_clusters_in_every_index(real_data: Path) ->
     for index in INDICES:
         sign = 1 if LARGER_IS_BETTER[index] else -1
         assert sign * getattr(null, index) > sign * getattr(theirs, index), index
-
-
-@pytest.mark.parametrize("k", [2, 7, 18])
-@pytest.mark.parametrize("d", [2, 3, 64])
-def test_k_means_is_that_of_scikit_learn(k: int, d: int) -> None:
-    rng = np.random.default_rng(k * d)
-    x_ND = np.round(rng.standard_normal((200, d)) + 6 * rng.standard_normal((5, d))[rng.integers(0, 5, 200)], 1)
-    # Two equal centres: one of them gets no point at first.
-    starts_KD = x_ND[[0, *range(k - 1)]]
-    labels_N, centres_KD = lloyd(x_ND, centres_KD=starts_KD)
-    expected = KMeans(n_clusters=k, init=starts_KD, n_init=1, max_iter=50).fit(x_ND)
-    np.testing.assert_array_equal(labels_N, expected.labels_)
-    np.testing.assert_allclose(centres_KD, expected.cluster_centers_, atol=1e-9)

@@ -22,6 +22,8 @@ import numpy as np
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
 from scipy.stats import t as student
+from sklearn import config_context
+from sklearn.cluster import KMeans
 
 from histoloom.clustering.results import Excess, NullComparison, ValueAgainstNulls
 from histoloom.clustering.validity.indices import INDICES, LARGER_IS_BETTER, five_indices
@@ -30,8 +32,6 @@ from histoloom.progress import meter
 from histoloom.seeding import numpy_generator
 
 LEVEL = 0.95
-ITERATIONS, TOLERANCE = 50, 1e-4
-"""of k-means; the tolerance is of the centres' squared shift, in variances of a feature"""
 STABILITY = ("agreement", "weakest")
 _MOST_FEATURES = 1000  # with more, the nulls are fitted to as many points as are drawn, to bound memory and time
 
@@ -141,39 +141,16 @@ def sweep(x_ND: np.ndarray, *, ks: Sequence[int]) -> dict[int, Part]:
     pairs = Pairs(x_ND)
     tree = linkage(pairs.distances_P, method="ward")
     parts = {}
-    for k in ks:
-        start_N = cut(tree, k=k)
-        start_KN = (np.arange(k)[:, None] == start_N).astype(x_ND.dtype)
-        starts_KD = start_KN @ x_ND / start_KN.sum(1, keepdims=True)
-        labels_N, centres_KD = lloyd(x_ND, centres_KD=starts_KD)
-        sizes_K = np.bincount(labels_N, minlength=k)
-        parts[k] = Part(centres_KD, pairs.indices(np.unique(labels_N, return_inverse=True)[1]), sizes_K)
+    # Of a few hundred points, checking the input takes scikit-learn longer than clustering.
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        for k in ks:
+            start_N = cut(tree, k=k)
+            starts_KD = np.stack([x_ND[start_N == cluster].mean(0) for cluster in range(k)])
+            model = KMeans(n_clusters=k, init=starts_KD, n_init=1, max_iter=50).fit(x_ND)
+            labels_N = np.unique(model.labels_, return_inverse=True)[1]
+            sizes_K = np.bincount(model.labels_, minlength=k)
+            parts[k] = Part(model.cluster_centers_, pairs.indices(labels_N), sizes_K)
     return parts
-
-
-def lloyd(x_ND: np.ndarray, *, centres_KD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (N,) and centres (K, D) of k-means from these centres (Lloyd 1982), as scikit-learn's ``KMeans`` has them.
-
-    Of a few hundred points ``KMeans`` takes three times as long, most of it to check its input.
-    """
-    tolerance = TOLERANCE * float(x_ND.var(axis=0).mean())
-    labels_N = np.full(len(x_ND), -1)
-    for _ in range(ITERATIONS):
-        previous_N, labels_N = labels_N, nearest(x_ND, centres_KD=centres_KD)
-        if np.array_equal(labels_N, previous_N):
-            return labels_N, centres_KD
-        member_KN = (np.arange(len(centres_KD))[:, None] == labels_N).astype(x_ND.dtype)
-        empty = np.flatnonzero(member_KN.sum(1) == 0)
-        if len(empty):  # gets the point that is farthest from its centre
-            farthest = np.argsort(-np.square(x_ND - centres_KD[labels_N]).sum(1), kind="stable")[: len(empty)]
-            member_KN[:, farthest] = 0
-            member_KN[empty, farthest] = 1
-        new_KD = member_KN @ x_ND / member_KN.sum(1, keepdims=True).clip(1)
-        shift = float(np.square(new_KD - centres_KD).sum())
-        centres_KD = new_KD
-        if shift <= tolerance:
-            break
-    return nearest(x_ND, centres_KD=centres_KD), centres_KD
 
 
 def cut(tree: np.ndarray, *, k: int) -> np.ndarray:
