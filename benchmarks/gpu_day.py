@@ -2,7 +2,7 @@
 
 The machine has Python 3.12 and PyTorch, and no internet. ``pack`` runs before, on a machine with internet: it collects
 the wheels, the fields to train on and the weights of an earlier day in one folder of a bounded size. ``run`` is called
-again until it says that everything is done: each call ends in time, and the next one goes on. ``unpack`` makes a folder
+again until it says that everything is done: each call ends in time, and the next one continues. ``unpack`` makes a folder
 for ``histoloom sample`` of the parts that were carried back.
 
     python benchmarks/gpu_day.py pack PACK --fields FOLDER [--weights OUT_OF_AN_EARLIER_DAY] [--present NAMES.txt]
@@ -11,7 +11,7 @@ for ``histoloom sample`` of the parts that were carried back.
 
 Each step is a process of its own. A step that fails leaves its traceback in the report, and the next one starts;
 ``--again NAME`` repeats it. A step that is cut off starts again in the next call, at most once more; the generator's
-trainings go on from their checkpoint.
+trainings continue from their checkpoint.
 This file needs the standard library alone; the steps are in gpu_day_checks.py, gpu_day_speed.py, gpu_day_generator.py.
 """
 

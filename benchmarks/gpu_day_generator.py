@@ -357,7 +357,7 @@ def images_in(checkpoint: Path) -> int:
 def _train(
     task: Task, *, config: Config, training: TrainingConfig, out: Path, images: int | None = None
 ) -> dict[str, nn.Module]:
-    """The training loop, up to so many ``images`` in all; it goes on from its checkpoint."""
+    """The training loop, up to so many ``images`` in all; it continues from its checkpoint."""
     if images is not None:
         phase = training.phases[0].model_copy(update={"images": images})
         training = training.model_copy(update={"phases": (phase,)})

@@ -168,7 +168,7 @@ class _Loop:
 
     def _restart(self, accumulate: int) -> None:
         """Go back to the last checkpoint, and on with smaller micro-batches."""
-        logger.info("%s: memory is full; going on with runtime.accumulate=%d", self.task.name, accumulate)
+        logger.info("%s: memory is full; continuing with runtime.accumulate=%d", self.task.name, accumulate)
         self.optimizers.clear()
         self.accelerator.free_memory()
         for module in self.task.modules.values():

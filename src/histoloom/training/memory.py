@@ -1,4 +1,4 @@
-"""What happens where the device's memory does not suffice: inference goes on in smaller parts, a training says how.
+"""What happens where the device's memory does not suffice: inference continues in smaller parts, a training says how.
 
 Parts give the same numbers as the whole to rounding.
 """
@@ -58,7 +58,7 @@ def in_fitting_parts(compute: Callable[[Batch], R], batch: Batch, *, name: str) 
         clear_device_cache()
         size = size // 2
         _largest[name] = size
-        logger.info("%s: the device's memory is full; going on with %d at once", name, size)
+        logger.info("%s: the device's memory is full; continuing with %d at once", name, size)
     return parts
 
 
