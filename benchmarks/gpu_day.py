@@ -2,7 +2,7 @@
 
 The machine has Python 3.12 and PyTorch, and no internet. ``pack`` runs before, on a machine with internet: it collects
 the wheels, the fields to train on and the weights of an earlier day in one folder of a bounded size. ``run`` is called
-again until it says that everything is done: each call ends in time, and the next one continues. ``unpack`` makes a folder
+again until it says that everything is done: each call ends in time, the next continues. ``unpack`` makes a folder
 for ``histoloom sample`` of the parts that were carried back.
 
     python benchmarks/gpu_day.py pack PACK --fields FOLDER [--weights OUT_OF_AN_EARLIER_DAY] [--present NAMES.txt]
