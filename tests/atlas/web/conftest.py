@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from histoloom.atlas.web.app import create_app
 from histoloom.atlas.web.security import Access
@@ -113,6 +113,7 @@ def browser() -> Iterator[Browser]:
     """Chromium without a window; tests that need it skip where there is none."""
     if CHROMIUM is None:
         pytest.skip("no Chromium here; install it, or say where it is: HISTOLOOM_CHROMIUM")
+    expect.set_options(timeout=20_000)  # the atlas shares the cores with the browser and the other test processes
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield found

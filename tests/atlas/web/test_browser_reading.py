@@ -25,11 +25,15 @@ def begin(page: Page, address: str, *, reader: str, trials: int, question: str =
     page.wait_for_url(re.compile("/read/[0-9a-f]{32}$"))
 
 
+def wait_for_picture(page: Page) -> None:
+    """Wait until a picture is there for as long as the page takes no answer to it."""
+    page.locator("#reading[data-answerable]").wait_for()
+
+
 def press(page: Page, key: str) -> None:
-    """Answer the picture that is shown, once it is there long enough to be meant."""
+    """Answer the picture that is shown."""
     before = page.locator("#count").inner_text()
-    page.locator("#picture").wait_for(state="visible")
-    page.wait_for_timeout(300)
+    wait_for_picture(page)
     page.keyboard.press(key)
     expect(page.locator("#count")).not_to_have_text(before)
 
@@ -110,8 +114,7 @@ def test_a_training_says_what_it_was(page: Page, own_address: str) -> None:
 def test_a_lost_answer_is_sent_again(page: Page, own_address: str, finished: Run) -> None:
     begin(page, own_address, reader="Ann", trials=4)
     page.get_by_role("button", name="Start").click()
-    page.locator("#picture").wait_for(state="visible")
-    page.wait_for_timeout(300)
+    wait_for_picture(page)
     page.route("**/answers", lambda route: route.abort())
     page.keyboard.press("2")
     expect(page.get_by_text("The atlas does not answer")).to_be_visible()

@@ -15,6 +15,7 @@ let state; // the last response of the server
 let mode = "loading"; // loading, ready, showing, paused, sending, unsent, done
 let shownAt = 0; // when the picture appeared, or appeared again after a pause
 let timeBeforePause = 0; // ms
+let opening; // the timer after which the page takes an answer
 let retry = null; // repeats the request that failed
 
 /** Show these parts of the page and hide the others. */
@@ -48,6 +49,18 @@ function showInstructions() {
     started ? "Continue" : "Start");
 }
 
+/** Start the clock. The page takes an answer, and says so by data-answerable, once the picture was there for MIN_VIEW_TIME. */
+function startClock() {
+  shownAt = performance.now();
+  clearTimeout(opening);
+  opening = setTimeout(() => (root.dataset.answerable = "true"), MIN_VIEW_TIME - timeBeforePause);
+}
+
+function stopClock() {
+  clearTimeout(opening);
+  delete root.dataset.answerable;
+}
+
 async function showNextPicture() {
   mode = "loading";
   showProgress();
@@ -61,9 +74,9 @@ async function showNextPicture() {
   mode = "showing";
   showParts("shown", "question", "choices");
   timeBeforePause = 0;
-  // The picture is on the screen one frame after the next one.
-  requestAnimationFrame(() => requestAnimationFrame(() => (shownAt = performance.now())));
   shownAt = performance.now();
+  // The picture is on the screen one frame after the next one.
+  requestAnimationFrame(() => requestAnimationFrame(() => mode === "showing" && startClock()));
   announce(`Picture ${state.answered + 1} of ${state.total}`);
   if (state.after) new Image().src = state.after;
 }
@@ -71,18 +84,20 @@ async function showNextPicture() {
 function togglePause() {
   if (mode === "showing") {
     timeBeforePause += performance.now() - shownAt;
+    stopClock();
     mode = "paused";
     showReadyCard("Paused", "The picture is hidden and the clock is stopped.", "Continue");
   } else if (mode === "paused") {
     mode = "showing";
     showParts("shown", "question", "choices");
-    shownAt = performance.now();
+    startClock();
   }
 }
 
 async function answer(choice) {
+  if (mode !== "showing" || !root.dataset.answerable) return;
   const viewTime = timeBeforePause + performance.now() - shownAt;
-  if (mode !== "showing" || viewTime < MIN_VIEW_TIME) return;
+  stopClock();
   await send({ picture: state.picture.id, answer: choice, seconds: viewTime / 1000, scaling: image.dataset.scaling });
 }
 
