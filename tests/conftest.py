@@ -15,22 +15,31 @@ from filelock import FileLock
 ROOT = Path(__file__).resolve().parent.parent
 SLOWEST = (
     "test_pipeline.py",
+    "test_decision.py",
+    "test_tissue.py",
     "test_processes.py",
     "test_feature_kinds.py",
+    "test_fake_cuda.py",
     "test_hostile.py",
+    "test_kill.py",
+    "test_long_jobs.py",
     "test_browser_axe.py",
     "test_run.py",
-    "test_decision.py",
+    "test_gpu_day.py",
     "test_pseudonyms.py",
     "test_jobs.py",
     "test_browser_naming.py",
-    "test_long_jobs.py",
+    "test_memory_cost.py",
     "test_copy_check.py",
+    "test_compiling.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the files that take longest, so that at the end no test process is alone with one of them."""
+    """Start with the files that take longest, so that at the end no test process is alone with one of them.
+
+    The second and the third need no run, which is made for the first meanwhile.
+    """
     rank = {name: place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(SLOWEST)))
 
