@@ -8,9 +8,10 @@ import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from histoloom.evaluation.originality import nearest as search
-from histoloom.evaluation.originality import shortlist
+from histoloom.evaluation.originality import pair_scores, shortlist
 from histoloom.evaluation.originality.greys import COARSEST, FINEST, SIDE, dihedral_copies, to_greys
-from histoloom.evaluation.originality.nearest import FURTHEST, NEIGHBOURHOOD, NOISE, SIZES, nearest
+from histoloom.evaluation.originality.nearest import best_score, nearest
+from histoloom.evaluation.originality.pair_scores import FURTHEST, NEIGHBOURHOOD, NOISE, SIZES
 from histoloom.evaluation.originality.shortlist import KINDS, PER_KIND, coarse
 
 CPU = torch.device("cpu")
@@ -58,13 +59,15 @@ def band(grey: np.ndarray) -> np.ndarray:
     return np.asarray(gaussian_filter(grey.astype(float), FINEST) - gaussian_filter(grey.astype(float), COARSEST))
 
 
-def score_by_hand(image: np.ndarray, patch: np.ndarray, *, shift: np.ndarray, reach: int, step: int) -> float:
+def score_by_hand(
+    image: np.ndarray, patch: np.ndarray, *, shift: np.ndarray, reach: int, step: int, sizes: tuple[float, ...] = SIZES
+) -> float:
     """The largest value of any part, size and shift; the image's pixel p lies on the patch's pixel p + shift."""
     whole = band(patch)
     spread = gaussian_filter(whole**2, NEIGHBOURHOOD)
     rows, columns = np.mgrid[:SIDE, :SIDE]
     best = 0.0
-    for size in SIZES:
+    for size in sizes:
         places = (np.stack([rows, columns]) - (SIDE - 1) / 2) / size + (SIDE - 1) / 2
         reached = ((places >= 0) & (places <= SIDE - 1)).all(axis=0)
         for part in PARTS:
@@ -111,16 +114,23 @@ def test_a_score_is_what_its_definition_gives(turn: int, greys: tuple[np.ndarray
     expected = score_by_hand(
         dihedral_copies(images_NGG[number][None])[0, turn], patches_MGG[patch], shift=shift_2, reach=4, step=4
     )
-    turned = search._upright_patches(
-        search.patch_bands(patches_MGG[patch : patch + 1], device=CPU),
-        place_NC=np.zeros((1, 1), int),
-        dihedral_NC=np.full((1, 1), turn),
-    )
-    image = search.image_bands(images_NGG[number : number + 1], device=CPU)
-    turned_shift_112 = (search._turns()[1][turn] @ shift_2)[None, None]
-    score = search.scores(image, turned, shift_NC2=turned_shift_112, reach=4, step=4)
+    image = pair_scores.image_bands(torch.from_numpy(images_NGG[number : number + 1]).float())
+    patches_12GG = pair_scores.patch_bands(torch.from_numpy(patches_MGG[patch : patch + 1]).float())
+    way_114 = torch.tensor([[[0, turn, *(pair_scores.turns()[1][turn] @ shift_2)]]])
+    score = pair_scores.scores(image, pair_scores.windows(patches_12GG, way_114, reach=4), way_114[..., 2:], step=4)
     assert expected > 0.1
     assert float(score) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_score_of_a_copy_is_what_the_definition_gives(greys: tuple[np.ndarray, np.ndarray]) -> None:
+    images_NGG = greys[0][:9]
+    faint_NGG = np.round(images_NGG * 0.03 + 200).astype(np.uint8)
+    expected_N = [
+        score_by_hand(image, image, shift=np.zeros(2, int), reach=0, step=1, sizes=(1.0,))
+        for image in np.concatenate([images_NGG, faint_NGG])
+    ]
+    assert min(expected_N) < 0.6 < 0.9 < max(expected_N)
+    np.testing.assert_allclose(best_score(np.concatenate([images_NGG, faint_NGG])), expected_N, atol=1e-4)
 
 
 def test_large_batches_as_on_a_gpu_give_the_same(
