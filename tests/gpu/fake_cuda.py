@@ -22,7 +22,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -62,7 +62,7 @@ ELEMENTWISE = words(
     "remainder mod fmod clamp clamp_min clamp_max masked_fill fill addcmul addcdiv logical_and logical_or and or xor "
     "xlogy atan2 float_power subtract multiply divide"
 )
-ANY_DEVICE = {"_has_compatible_shallow_copy_type", "type_as", "set_", "is_same_size", "__get__", "__set__", "backward"}
+ANY_DEVICE = {"_has_compatible_shallow_copy_type", "type_as", "set_", "is_same_size", "__set__", "backward"}
 WAITING = words(
     "item tolist __bool__ __float__ __int__ __index__ __contains__ __format__ __repr__ is_nonzero equal allclose "
     "nonzero argwhere masked_select unique unique_consecutive bincount linalg_inv linalg_cholesky linalg_eigh "
@@ -197,6 +197,10 @@ class CudaTensor(Tensor):
     def __torch_function__(cls, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         kwargs = kwargs or {}
+        if name == "__get__":  # a property, the most frequent of all
+            with plainly():
+                result = func(*args)
+            return _wrap(result) if isinstance(result, Tensor) else result
         if name == "to":
             return _to(*args, **kwargs)
         if name == "copy_":
@@ -232,12 +236,15 @@ def _wrap(x: Any) -> Any:
     return x
 
 
-def _tensors(x: Any) -> Iterator[Tensor]:
-    if isinstance(x, Tensor):
-        yield x
-    elif isinstance(x, list | tuple):
-        for part in x:
-            yield from _tensors(part)
+def _tensors(parts: Iterable[Any]) -> list[Tensor]:
+    """The tensors in lists and tuples, at any depth."""
+    found: list[Tensor] = []
+    for part in parts:
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif isinstance(part, (list, tuple)):
+            found += _tensors(part)
+    return found
 
 
 def _is_cuda(device: Any) -> bool:
@@ -253,7 +260,7 @@ def _check(name: str, args: Any, kwargs: Any) -> None:
     if name in ("__getitem__", "__setitem__", "index_put_", "index_put"):
         _check_index(name, args)
         return
-    tensors = [*_tensors(args), *_tensors(tuple(kwargs.values()))]
+    tensors = _tensors(args) + _tensors(kwargs.values())
     others = [x for x in tensors if not isinstance(x, CudaTensor)]
     if not others or len(others) == len(tensors):
         return
@@ -269,7 +276,7 @@ def _check(name: str, args: Any, kwargs: Any) -> None:
 def _check_index(name: str, args: Any) -> None:
     base, index = args[0], args[1]
     parts = list(index) if isinstance(index, tuple) else [index]
-    indices = list(_tensors(parts))
+    indices = _tensors(parts)
     if not isinstance(base, CudaTensor):
         if any(isinstance(x, CudaTensor) and x.dim() > 0 for x in indices):
             raise DeviceMismatch("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
@@ -388,25 +395,27 @@ def _autocast(func: Any, core: str, args: Any, kwargs: dict[str, Any], *, dtype:
     """An operation in an autocast region of CUDA: in half, single or the widest precision, by its list."""
 
     def cast(x: Any, to: torch.dtype) -> Any:
-        if isinstance(x, Tensor):
-            return x.to(to) if x.is_floating_point() and x.dtype != torch.float64 and x.is_cuda else x
+        if isinstance(x, CudaTensor):
+            if x.dtype == to or not x.is_floating_point() or x.dtype == torch.float64:
+                return x
+            return _base_to(x, to).as_subclass(CudaTensor)
         return type(x)(cast(part, to) for part in x) if type(x) in (list, tuple) else x
 
     def all_cast(to: torch.dtype) -> tuple[Any, dict[str, Any]]:
         return tuple(cast(x, to) for x in args), {key: cast(x, to) for key, x in kwargs.items()}
 
-    lowered = core in LOWERED and not any(x.dtype == torch.float64 for x in _tensors(args))
-    if lowered:
-        args, kwargs = all_cast(dtype)
-    if lowered or core in RAISED:
-        args, kwargs = all_cast(torch.float32)
-    elif core in WIDEST:
-        floats = {x.dtype for x in _tensors(args) if x.is_floating_point()}
-        if len(floats) > 1:
-            args, kwargs = all_cast(torch.float32)
     with plainly():
+        lowered = core in LOWERED and not any(x.dtype == torch.float64 for x in _tensors(args))
+        if lowered:
+            args, kwargs = all_cast(dtype)
+        if lowered or core in RAISED:
+            args, kwargs = all_cast(torch.float32)
+        elif core in WIDEST:
+            floats = {x.dtype for x in _tensors(args) if x.is_floating_point()}
+            if len(floats) > 1:
+                args, kwargs = all_cast(torch.float32)
         result = _wrap(func(*args, **kwargs))
-    return cast(result, dtype) if lowered else result
+        return cast(result, dtype) if lowered else result
 
 
 class _Autocast:

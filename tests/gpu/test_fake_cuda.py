@@ -33,9 +33,9 @@ from histoloom.training.tasks import StepContext
 SHORT = (
     "runtime.device=cuda",
     "runtime.fast=off",
-    "autoencoder.training.phases.0.images=96",
-    "clusters.training.phases.0.images=320",
-    "diffusion.training.phases.0.images=96",
+    "autoencoder.training.phases.0.images=64",
+    "clusters.training.phases.0.images=192",
+    "diffusion.training.phases.0.images=64",
     "evaluation.originality=gate",
 )
 MODERN = (
@@ -58,7 +58,7 @@ VIEWS = (
     "clusters.validity_features=pooled",
 )
 OF_THE_GENERATOR = ("patches.size", "autoencoder.channels", "diffusion.channels", "diffusion.attention")
-PHASES = [{"optimizer": "adam", "lr": 0.003, "images": 48}, {"optimizer": "adadelta", "lr": 0.003, "images": 48}]
+PHASES = [{"optimizer": "adam", "lr": 0.003, "images": 32}, {"optimizer": "adadelta", "lr": 0.003, "images": 32}]
 PAPER = (
     "patches.size=32",
     "patches.mpp=1.0",
@@ -69,7 +69,7 @@ PAPER = (
     "autoencoder.adversarial.layers=2",
     "autoencoder.adversarial.start=0",
     "autoencoder.training.batch_size=8",
-    "autoencoder.training.phases=[{optimizer: adam, lr: 0.003, images: 96}]",
+    "autoencoder.training.phases=[{optimizer: adam, lr: 0.003, images: 64}]",
     "autoencoder.code_dim=2",
     "clusters.k=[2, 3]",
     "clusters.channels=16",
