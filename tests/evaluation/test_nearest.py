@@ -13,6 +13,7 @@ from histoloom.evaluation.originality.greys import COARSEST, FINEST, SIDE, dihed
 from histoloom.evaluation.originality.nearest import best_score, nearest
 from histoloom.evaluation.originality.pair_scores import FURTHEST, NEIGHBOURHOOD, NOISE, SIZES
 from histoloom.evaluation.originality.shortlist import KINDS, PER_KIND, coarse
+from histoloom.evaluation.originality.symmetry import TOLERANCE, Copies, coordinates
 
 CPU = torch.device("cpu")
 HALF = SIDE // 2
@@ -52,6 +53,25 @@ def test_the_shortlist_is_that_of_the_exhaustive_search(
                 shift_2 = np.subtract(kind.from_patch[corner], kind.from_image[cut]) * SIDE / shortlist.LOW
                 assert found.dihedral_NC[columns][place] == turn
                 np.testing.assert_array_equal(found.shift_NC2[columns][place], np.rint(shift_2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_of_copies_are_as_near_the_exact_ones_as_is_said(
+    kind: shortlist.BlockKind, greys: tuple[np.ndarray, np.ndarray]
+) -> None:
+    views_NVD = shortlist._views(coarse(greys[0]), kind=kind)
+    block_MD = shortlist._blocks(coarse(greys[1]), kind.from_patch, kind=kind)[3]
+    symmetry = coordinates(kind.height, kind.width)
+    families = shortlist._families(kind)
+    assert sorted(np.concatenate([family.view_FH.ravel() for family in families])) == list(range(views_NVD.shape[1]))
+    for family in families:
+        copies = Copies.of_views(views_NVD, family, symmetry, device=CPU)
+        largest_RM = copies.largest(torch.from_numpy(block_MD @ symmetry.basis_DK), symmetry.parts).numpy()
+        exact_NFHM = views_NVD[:, family.view_FH].astype(int) @ block_MD.astype(int).T
+        error_NFM = np.abs(largest_RM.reshape(len(views_NVD), len(family.view_FH), -1) - exact_NFHM.max(axis=2))
+        bound_N = 2000 * copies.error_N + TOLERANCE * 2000**2
+        assert (error_NFM.max(axis=(1, 2)) <= bound_N).all()
+        assert bound_N.max() < 0.005 * exact_NFHM.max()
 
 
 def band(grey: np.ndarray) -> np.ndarray:

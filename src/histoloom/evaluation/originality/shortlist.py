@@ -1,38 +1,45 @@
 """The coarse search: for each image the few training patches, with a rough alignment, that are compared closely.
 
 Greys of 20 px; blocks of three quarters of the sides and halves of the image, each in eight dihedral copies, against
-the training patch's blocks at every place: a matrix product for each place. Slow changes are taken out of each block
-by itself, so that nothing outside of it counts: half of a collage looks like the same half of its source. Vectors hold
-whole numbers whose products single precision adds exactly, so that neither the order nor the size of batches, nor the
-device, changes anything.
+the training patch's blocks at every place. Slow changes are taken out of each block by itself, so that nothing outside
+of it counts: half of a collage looks like the same half of its source.
 
-No bound rules enough patches out to save time: with the Cauchy-Schwarz bound in the images' own principal axes, half of
-the coordinates rule out five of six pairs, and what remains costs as much as it saves.
+The largest product of a pair is computed nearly, from a quarter of the multiplications (``symmetry``), and then exactly
+for the few pairs that may be among the best by what is known of its error. Exact products are of whole numbers whose
+sums single precision holds, so that neither the order nor the size of batches, nor the device, changes anything.
 
-Shape suffixes: N images, M training patches, L = ``LOW``, V views of a block, P places, D its pixels, C candidates, K
-pairs of an image and a patch.
+No bound rules enough patches out to save more time: with the Cauchy-Schwarz bound in the images' own principal axes,
+half of the coordinates rule out five of six pairs, and what remains costs as much as it saves.
+
+Shape suffixes: N images, M training patches, L = ``LOW``, V views of a block, P places, D its pixels, K
+its coordinates, or pairs of an image and a patch, R rows (``symmetry``), C candidates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from histoloom.evaluation.originality.greys import SIDE, area_means, dihedral_copies, gaussian
+from histoloom.evaluation.originality.symmetry import TOLERANCE, Coordinates, Copies, Family, coordinates, families
 
 LOW = 20
 """px; the side of the coarse greys"""
 PER_KIND = 8
 """candidates that each kind of block puts forward"""
-IMAGES = {"cpu": 16}
+IMAGES = {"cpu": 64}
 """images that are compared at once, by the kind of device: on a CPU, products that fit its cache"""
 MORE_IMAGES = 256
 """elsewhere"""
-PATCHES = 256
+PATCHES = 512
 """training patches that they are compared with at once"""
+PAIRS = 64
+"""whose exact products are computed at once"""
 _NORM = 2000.0  # of a vector: 2000 squared, a sum's bound, is below 2**24
 _SLOW, _FINE = 2.5, 1.0  # px of the coarse grey, px of the grey
 _NOISE = 0.5  # squared grey levels a coarse pixel: what is fainter does not count as structure
@@ -99,44 +106,107 @@ def _best_patches(
     images_NLL: np.ndarray, patches_MLL: np.ndarray, *, kind: BlockKind, device: torch.device
 ) -> Candidates:
     """The ``PER_KIND`` patches with the largest products, of equals the first, and how each lies best."""
-    # The eight copies' blocks, copies outermost.
-    copies = dihedral_copies(images_NLL)
-    blocks_P8ND = [_blocks(copies[:, number], kind.from_image, kind=kind) for number in range(8)]
-    views_NVD = torch.from_numpy(np.concatenate(blocks_P8ND)).to(device).transpose(0, 1).contiguous()
     n, at_once = len(images_NLL), IMAGES.get(device.type, MORE_IMAGES)
-    best_NC, value_NC = np.full((n, PER_KIND), -1, np.int64), np.full((n, PER_KIND), -np.inf, np.float32)
-    for first in range(0, len(patches_MLL), PATCHES):
-        # The largest product of any view of an image with any place of a patch.
-        numbers_M = np.arange(first, min(first + PATCHES, len(patches_MLL)))
-        blocks_PMD = torch.from_numpy(_blocks(patches_MLL[numbers_M], kind.from_patch, kind=kind)).to(device)
-        largest_NM = torch.full((n, len(numbers_M)), -torch.inf, device=device)
-        for views_nVD, largest_nM in zip(views_NVD.split(at_once), largest_NM.split(at_once), strict=True):
-            for block_MD in blocks_PMD:
-                products_nVM = (views_nVD.flatten(0, 1) @ block_MD.T).unflatten(0, views_nVD.shape[:2])
-                torch.maximum(largest_nM, products_nVM.amax(dim=1), out=largest_nM)
+    views, symmetry = _views(images_NLL, kind=kind), coordinates(kind.height, kind.width)
+    some_images = [slice(start, min(start + at_once, n)) for start in range(0, n, at_once)]
+    copies = [
+        [Copies.of_views(views[some], family, symmetry, device=device) for family in _families(kind)]
+        for some in some_images
+    ]
+    error_N = np.concatenate([np.max([part.error_N for part in parts], axis=0) for parts in copies])
+    error_N = (_NORM * error_N + TOLERANCE * _NORM**2).astype(np.float32)
+    views_NVD, basis_DK = (torch.from_numpy(part).to(device) for part in (views, symmetry.basis_DK))
 
-        # The best of those kept so far and the new ones.
-        values = np.concatenate([value_NC, largest_NM.cpu().numpy()], axis=1)
-        patches = np.concatenate([best_NC, np.broadcast_to(numbers_M, largest_NM.shape)], axis=1)
-        order = np.argsort(-values, axis=1, kind="stable")[:, :PER_KIND]
-        value_NC, best_NC = np.take_along_axis(values, order, axis=1), np.take_along_axis(patches, order, axis=1)
-    known_NC = ~np.isneginf(value_NC)
-    best_NC[~known_NC] = -1
+    best = _Best.none(n)
+    for first in range(0, len(patches_MLL), PATCHES):
+        blocks = _blocks(patches_MLL[first : first + PATCHES], kind.from_patch, kind=kind)
+        blocks_PMD = torch.from_numpy(blocks).to(device)
+        blocks_PMK = blocks_PMD @ basis_DK
+        largest_NM = torch.cat([_largest(parts, blocks_PMK, symmetry) for parts in copies]).cpu().numpy()
+
+        # The exact products of those that may be among the best.
+        kth_N = np.full(n, -np.inf, np.float32)
+        if largest_NM.shape[1] > PER_KIND:
+            kth_N = np.partition(largest_NM, -PER_KIND, axis=1)[:, -PER_KIND]
+        least_N = np.maximum(best.value_NC[:, -1] - error_N, kth_N - 2 * error_N)
+        image_K, patch_K = np.nonzero(largest_NM >= least_N[:, None])
+        value_K, way_K = _exact_products(views_NVD, blocks_PMD, image_K=image_K, patch_K=patch_K)
+        best = best.with_pairs(image_K, first + patch_K, value_K, way_K)
 
     # In which of the eight copies of the image, and how far the image has to be shifted.
-    way_NC = np.zeros_like(best_NC)
-    for start in range(0, n, at_once):
-        some = slice(start, start + at_once)
-        patch_U, place_K = np.unique(best_NC[some][known_NC[some]], return_inverse=True)
-        blocks_PUD = torch.from_numpy(_blocks(patches_MLL[patch_U], kind.from_patch, kind=kind)).to(device)
-        image_K = torch.from_numpy(start + np.nonzero(known_NC[some])[0]).to(device)
-        blocks_KPD = blocks_PUD.transpose(0, 1)[torch.from_numpy(place_K).to(device)]
-        products_KVP = views_NVD[image_K] @ blocks_KPD.mT
-        way_NC[some][known_NC[some]] = products_KVP.flatten(1).argmax(dim=1).cpu().numpy()
-    view_NC, place_NC = np.divmod(way_NC, len(kind.from_patch))
+    view_NC, place_NC = np.divmod(best.way_NC, len(kind.from_patch))
     dihedral_NC, cut_NC = np.divmod(view_NC, len(kind.from_image))
     offsets = np.array([[(b[0] - a[0], b[1] - a[1]) for b in kind.from_patch] for a in kind.from_image])
-    return Candidates(best_NC, dihedral_NC, np.rint(offsets[cut_NC, place_NC] * SIDE / LOW).astype(np.int64))
+    return Candidates(best.patch_NC, dihedral_NC, np.rint(offsets[cut_NC, place_NC] * SIDE / LOW).astype(np.int64))
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best patches of each image so far, their products, and which view and place these are of."""
+
+    patch_NC: np.ndarray
+    value_NC: np.ndarray
+    way_NC: np.ndarray
+
+    @staticmethod
+    def none(n: int) -> _Best:
+        shape = n, PER_KIND
+        return _Best(np.full(shape, -1), np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int64))
+
+    def with_pairs(self, image_K: np.ndarray, patch_K: np.ndarray, value_K: np.ndarray, way_K: np.ndarray) -> _Best:
+        """Also those of other pairs, which are sorted by image and patch, and whose patches have higher numbers."""
+        n, kept = self.patch_NC.shape
+        column_K = kept + np.arange(len(image_K)) - np.searchsorted(image_K, image_K)
+        shape = n, int(column_K.max(initial=kept - 1)) + 1
+        all_NC = [np.full(shape, -1), np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int64)]
+        for of_all_NC, old_NC, new_K in zip(
+            all_NC, (self.patch_NC, self.value_NC, self.way_NC), (patch_K, value_K, way_K), strict=True
+        ):
+            of_all_NC[:, :kept], of_all_NC[image_K, column_K] = old_NC, new_K
+        order_NC = np.argsort(-all_NC[1], axis=1, kind="stable")[:, :kept]
+        return _Best(*(np.take_along_axis(of_all_NC, order_NC, axis=1) for of_all_NC in all_NC))
+
+
+def _largest(copies: list[Copies], blocks_PMK: Tensor, symmetry: Coordinates) -> Tensor:
+    """Of all views of each image with all places of each patch, nearly, (N, M)."""
+    by_family = []
+    for part in copies:
+        largest_RM = part.largest(blocks_PMK[0], symmetry.parts)
+        for block_MK in blocks_PMK[1:]:
+            torch.maximum(largest_RM, part.largest(block_MK, symmetry.parts), out=largest_RM)
+        by_family.append(largest_RM.unflatten(0, (-1, len(part.family.view_FH))).amax(dim=1))
+    return torch.stack(by_family).amax(dim=0)
+
+
+def _exact_products(
+    views_NVD: Tensor, blocks_PMD: Tensor, *, image_K: np.ndarray, patch_K: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The largest product of each pair, and which view and place it is of, as one number."""
+    value_K, way_K = np.empty(len(image_K), np.float32), np.empty(len(image_K), np.int64)
+    for start in range(0, len(image_K), PAIRS):
+        some = slice(start, start + PAIRS)
+        image_k, patch_k = (torch.from_numpy(part[some]).to(views_NVD.device) for part in (image_K, patch_K))
+        products_kVP = views_NVD[image_k] @ blocks_PMD[:, patch_k].permute(1, 2, 0)
+        value_k, way_k = products_kVP.flatten(1).max(dim=1)
+        value_K[some], way_K[some] = value_k.cpu().numpy(), way_k.cpu().numpy()
+    return value_K, way_K
+
+
+def _views(images_NLL: np.ndarray, *, kind: BlockKind) -> np.ndarray:
+    """The blocks of the images' eight copies, copies outermost, (N, V, D)."""
+    copies = dihedral_copies(images_NLL)
+    blocks_P8ND = [_blocks(copies[:, number], kind.from_image, kind=kind) for number in range(8)]
+    return np.ascontiguousarray(np.concatenate(blocks_P8ND).swapaxes(0, 1))
+
+
+@cache
+def _families(kind: BlockKind) -> list[Family]:
+    """Which views are copies of one another."""
+    copies_8LL = dihedral_copies(np.arange(LOW**2).reshape(1, LOW, LOW))[0]
+    views_VD = [
+        copy_LL[y : y + kind.height, x : x + kind.width].ravel() for copy_LL in copies_8LL for y, x in kind.from_image
+    ]
+    return families(np.stack(views_VD), height=kind.height, width=kind.width)
 
 
 def _blocks(images_NLL: np.ndarray, places: Sequence[tuple[int, int]], *, kind: BlockKind) -> np.ndarray:
