@@ -30,17 +30,17 @@ def metric(request: pytest.FixtureRequest) -> PairMetric:
 
 def test_identical_images_give_the_known_value(metric: PairMetric, crops) -> None:
     images = crops(3, 64)
-    assert metric.function(images, images) == pytest.approx(np.full(3, IDENTICAL[metric.name]), abs=1e-6)
+    assert metric.values(images, images) == pytest.approx(np.full(3, IDENTICAL[metric.name]), abs=1e-6)
 
 
 def test_symmetric_and_moves_with_noise(metric: PairMetric, crops) -> None:
     images = crops(2, 64)
     rng = np.random.default_rng(0)
     noisy = [np.clip(images + rng.normal(0, s, images.shape), 0, 255).astype(np.uint8) for s in (5, 20, 60)]
-    values = np.stack([metric.function(images, other) for other in noisy])
+    values = np.stack([metric.values(images, other) for other in noisy])
     steps = np.diff(np.abs(values - IDENTICAL[metric.name]), axis=0)
     assert (steps > 0).all()
-    assert metric.function(noisy[1], images) == pytest.approx(values[1], rel=1e-5)
+    assert metric.values(noisy[1], images) == pytest.approx(values[1], rel=1e-5)
 
 
 def test_values_do_not_depend_on_chunk_and_order(metric: PairMetric, crops) -> None:

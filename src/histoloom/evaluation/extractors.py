@@ -17,6 +17,7 @@ from typing import Self, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from histoloom.autoencoder.lpips import LPIPS, MIN_SIZE, Trunk, unit_length
@@ -26,49 +27,59 @@ from histoloom.errors import UserError
 from histoloom.run.directory import fingerprint
 from histoloom.training.devices import full_precision
 from histoloom.training.memory import in_fitting_parts
+from histoloom.training.transfers import put_array
 
 BLOCK = 8
-"""images that a network sees at once, always: sums differ in the last bit between batch sizes"""
+"""images that a network sees at once on a CPU, always: sums differ in the last bit between batch sizes"""
 MAX_THREADS = 16
 """blocks that are computed at once, which bounds memory"""
+GPU_BLOCK, GPU_PIXELS = 64, 2**22
+"""on a GPU: images that a network sees at once, and px of them; VGG-16 takes about 3 GB for these"""
 
 
 class Extractor(ABC):
     """Features of images. They depend on the image alone: not on its place, its neighbours or the batch.
 
     ``name`` stands with every number; ``digest`` is of all that the features depend on besides the image (weights,
-    version, settings); ``min_size`` is the least side of an image, px.
+    version, settings); ``min_size`` is the least side of an image, px; ``device`` computes.
     """
 
     name: str
     digest: str
     min_size: int
+    device: torch.device
 
     @abstractmethod
-    def block_features(self, images_BHW3: np.ndarray) -> np.ndarray:
-        """Features of ``BLOCK`` images, float32 (BLOCK, D)."""
+    def block_features(self, images_BHW3: np.ndarray) -> Tensor:
+        """Features of a block of images, float32 (B, D) on the device."""
 
     def features(self, images_NHW3: np.ndarray) -> np.ndarray:
-        """Features of any number of images, uint8 (N, H, W, 3); float32 (N, D)."""
+        """Features of any number of images, uint8 (N, H, W, 3); float32 (N, D).
 
-        def block(start: int) -> np.ndarray:
-            images = images_NHW3[start : start + BLOCK]
-            padding = np.repeat(images[-1:], BLOCK - len(images), axis=0)
+        On a GPU the CPU waits once, for the features of all images.
+        """
+        on_cpu = self.device.type == "cpu"
+        _, height, width, _ = images_NHW3.shape
+        size = BLOCK if on_cpu else max(BLOCK, min(GPU_BLOCK, GPU_PIXELS // (height * width)))
+
+        def block(start: int) -> Tensor:
+            images = images_NHW3[start : start + size]
+            padding = np.repeat(images[-1:], size - len(images), axis=0)
             padded = np.concatenate([images, padding])
             parts = in_fitting_parts(self.block_features, padded, name=f"features of images, {self.name}")
-            return np.concatenate(parts)[: len(images)]
+            return torch.cat(parts)[: len(images)]
 
-        starts = range(0, len(images_NHW3), BLOCK)
+        starts = range(0, len(images_NHW3), size)
         threads = torch.get_num_threads()
         # Full precision is a process-wide setting: threads that set it by themselves would take it from one another.
         with full_precision():
-            if threads == 1:
-                return np.concatenate([block(start) for start in starts])
+            if threads == 1 or not on_cpu:
+                return torch.cat([block(start) for start in starts]).cpu().numpy()
             # Each block is computed on one thread: sums differ in the last bit between numbers of threads.
             workers = min(threads, MAX_THREADS)
             try:
                 with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                    return np.concatenate(list(pool.map(block, starts)))
+                    return torch.cat(list(pool.map(block, starts))).numpy()
             finally:
                 torch.set_num_threads(threads)
 
@@ -81,8 +92,9 @@ class Pixels(Extractor):
     name = "pixels"
     digest = "pixels-1"
     min_size = 8
+    device = torch.device("cpu")
 
-    def block_features(self, images_BHW3: np.ndarray) -> np.ndarray:
+    def block_features(self, images_BHW3: np.ndarray) -> Tensor:
         x_B3HW = torch.from_numpy(images_BHW3).permute(0, 3, 1, 2).double() / 255
         small_BD = F.adaptive_avg_pool2d(x_B3HW, self.min_size).flatten(1)
         mean_B3 = x_B3HW.mean(dim=(2, 3))
@@ -91,7 +103,7 @@ class Pixels(Extractor):
         deviation_B3 = squares_B3HW.mean(dim=(2, 3)).sqrt()
         third_B3 = (squares_B3HW * centred_B3HW).mean(dim=(2, 3))
         skew_B3 = third_B3.sign() * third_B3.abs().pow(1 / 3)
-        return torch.cat([small_BD, mean_B3, deviation_B3, skew_B3], dim=1).float().numpy()
+        return torch.cat([small_BD, mean_B3, deviation_B3, skew_B3], dim=1).float()
 
 
 class LpipsTrunk(Extractor):
@@ -110,11 +122,11 @@ class LpipsTrunk(Extractor):
         self.device = device
         self.network = network.to(device)
 
-    def block_features(self, images_BHW3: np.ndarray) -> np.ndarray:
-        x_B3HW = torch.from_numpy(images_BHW3).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    def block_features(self, images_BHW3: np.ndarray) -> Tensor:
+        x_B3HW = put_array(images_BHW3, self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.inference_mode(), full_precision():
             taps = [unit_length(tap_BCHW).mean(dim=(2, 3)) for tap_BCHW in self.network.features(x_B3HW)]
-        return torch.cat(taps, dim=1).cpu().numpy()
+        return torch.cat(taps, dim=1)
 
 
 class RunEncoder(Extractor):
@@ -133,10 +145,10 @@ class RunEncoder(Extractor):
         with (autoencoder / "autoencoder.safetensors").open("rb") as file:
             self.digest = fingerprint(["pooled-1", hashlib.file_digest(file, "sha256").hexdigest()])
 
-    def block_features(self, images_BHW3: np.ndarray) -> np.ndarray:
+    def block_features(self, images_BHW3: np.ndarray) -> Tensor:
         with torch.inference_mode(), full_precision():
-            z_BChw = self.encoder.encode(torch.from_numpy(images_BHW3).to(self.device))
-        return pooled(z_BChw).cpu().numpy()
+            z_BChw = self.encoder.encode(put_array(images_BHW3, self.device))
+        return pooled(z_BChw)
 
 
 class Inception(Extractor):
@@ -182,11 +194,11 @@ class Inception(Extractor):
             )
         return extractor
 
-    def block_features(self, images_BHW3: np.ndarray) -> np.ndarray:
-        x_B3HW = torch.from_numpy(images_BHW3).to(self.device).permute(0, 3, 1, 2).contiguous()
+    def block_features(self, images_BHW3: np.ndarray) -> Tensor:
+        x_B3HW = put_array(images_BHW3, self.device).permute(0, 3, 1, 2).contiguous()
         with torch.inference_mode(), full_precision():
-            features_BD: torch.Tensor = self.network(x_B3HW, return_features=True)
-        return features_BD.float().cpu().numpy()
+            features_BD: Tensor = self.network(x_B3HW, return_features=True)
+        return features_BD.float()
 
 
 class PretrainedExtractor(Extractor):
@@ -200,10 +212,10 @@ class PretrainedExtractor(Extractor):
         self.encoder = encoder
         self.device = device
 
-    def block_features(self, images_BHW3: np.ndarray) -> np.ndarray:
+    def block_features(self, images_BHW3: np.ndarray) -> Tensor:
         with torch.inference_mode(), full_precision():
-            x_BD = self.encoder.features(torch.from_numpy(images_BHW3).to(self.device))
-        return x_BD.float().cpu().numpy()
+            x_BD = self.encoder.features(put_array(images_BHW3, self.device))
+        return x_BD.float()
 
 
 # --- by name: KIND or KIND:REST

@@ -24,7 +24,15 @@ from histoloom.autoencoder.lpips import LPIPS
 from histoloom.autoencoder.vqgan import to_float
 from histoloom.errors import UserError
 from histoloom.evaluation.images import Images, Reader, SampleFolder
-from histoloom.evaluation.pair_metrics import PairMetric, PairMetricSettings, Values, make_metric, measure
+from histoloom.evaluation.pair_metrics import (
+    PairImages,
+    PairMetric,
+    PairMetricSettings,
+    Values,
+    make_metric,
+    measure,
+    to_values,
+)
 from histoloom.evaluation.results import PaperSimilarity, SimilarityEntry
 from histoloom.evaluation.similarity import PairSet, entries_or_kept, overall_line, similarity_entries
 from histoloom.progress import meter
@@ -94,14 +102,17 @@ def figure_reader(real: Reader, samples: Reader, *, n_real: int) -> Reader:
 
 
 def colour_volume_ssim(a_PHW3: Images, b_PHW3: Images, *, device: torch.device) -> Values:
+    """``colour_volume_ssim_of`` these images."""
+    return to_values(colour_volume_ssim_of(PairImages.put(a_PHW3, b_PHW3, device=device)))
+
+
+def colour_volume_ssim_of(pairs: PairImages) -> Tensor:
     """SSIM with a uniform window of 3 x 3 px and all three colours, mean over the windows that lie whole in the image.
 
     This is scikit-image's ``structural_similarity`` with ``win_size=3`` and no ``channel_axis``: variances are
     those of a sample (n - 1), and of the three positions of the window along the colours one lies whole in the image.
     """
-    a_P3HW, b_P3HW = (
-        torch.from_numpy(images.copy()).to(device).permute(0, 3, 1, 2).float() / 255 for images in (a_PHW3, b_PHW3)
-    )
+    a_P3HW, b_P3HW = (x_PHW3.permute(0, 3, 1, 2).float() / 255 for x_PHW3 in (pairs.a_PHWC, pairs.b_PHWC))
 
     def mean(x_P3HW: Tensor) -> Tensor:
         x_PHW = x_P3HW.sum(dim=1)
@@ -115,30 +126,44 @@ def colour_volume_ssim(a_PHW3: Images, b_PHW3: Images, *, device: torch.device) 
     c1, c2 = 0.01**2, 0.03**2  # Wang et al. 2004, for a data range of 1
     numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
     map_PHW = numerator / ((mean_a**2 + mean_b**2 + c1) * (variances + c2))
-    return map_PHW.mean(dim=(1, 2)).cpu().double().numpy()
+    return map_PHW.mean(dim=(1, 2))
 
 
 class RepeatedLPIPS:
-    """LPIPS of pairs (``PairFunction``) in which images come again: the latest images' features are kept."""
+    """LPIPS of pairs (``PairFunction``) in which images come again: the latest images' features are kept.
 
-    def __init__(self, network: LPIPS, *, device: torch.device) -> None:
+    On a GPU the images that are new among the pairs go through the network together, on a CPU one by one: the values
+    do not depend on the pairs that an image comes with.
+    """
+
+    def __init__(self, network: LPIPS) -> None:
         self.network = network
-        self.device = device
-        self.features = lru_cache(KEPT)(self._features)
+        self.kept: dict[bytes, list[Tensor]] = {}
+        """features by an image's pixels, the latest last"""
+        self.computed = 0
+        """images that went through the network"""
 
     @torch.inference_mode()
-    def __call__(self, a_PHW3: Images, b_PHW3: Images, /) -> Values:
-        distances = [
-            self.network.distance(
-                self.features(a_HW3.tobytes(), a_HW3.shape), self.features(b_HW3.tobytes(), b_HW3.shape)
-            )
-            for a_HW3, b_HW3 in zip(a_PHW3, b_PHW3, strict=True)
-        ]
-        return torch.cat(distances).cpu().double().numpy()
+    def __call__(self, pairs: PairImages, /) -> Tensor:
+        on_cpu = pairs.a_PHWC.device.type == "cpu"
+        keys = [image_HW3.tobytes() for image_HW3 in (*pairs.left, *pairs.right)]
+        images = dict(zip(keys, (*pairs.a_PHWC, *pairs.b_PHWC), strict=True))
+        new = [key for key in images if key not in self.kept]
+        at_once = 1 if on_cpu else max(1, len(new))
+        for start in range(0, len(new), at_once):
+            some = new[start : start + at_once]
+            taps = self.network.features(to_float(torch.stack([images[key] for key in some])))
+            self.kept |= {key: [tap_NCHW[n : n + 1] for tap_NCHW in taps] for n, key in enumerate(some)}
+            self.computed += len(some)
+        left, right = keys[: len(pairs.left)], keys[len(pairs.left) :]
+        distances = [self.network.distance(self.kept[a], self.kept[b]) for a, b in zip(left, right, strict=True)]
 
-    def _features(self, pixels: bytes, shape: tuple[int, ...]) -> list[Tensor]:
-        image_HW3 = torch.from_numpy(np.frombuffer(pixels, np.uint8).reshape(shape).copy())
-        return self.network.features(to_float(image_HW3[None].to(self.device)))
+        # The latest go to the end. On a GPU a batch's features take too much memory to be kept.
+        for key in images:
+            self.kept[key] = self.kept.pop(key)
+        for key in list(self.kept)[: max(0, len(self.kept) - (KEPT if on_cpu else 0))]:
+            del self.kept[key]
+        return torch.cat(distances)
 
 
 def paper_metrics(*, device: torch.device, download: bool = True) -> tuple[list[PairMetric], dict[str, str]]:
@@ -147,7 +172,8 @@ def paper_metrics(*, device: torch.device, download: bool = True) -> tuple[list[
         PairMetric(
             "ssim",
             "RGB pixels, window of 3 px with colour as its third axis",
-            partial(colour_volume_ssim, device=device),
+            colour_volume_ssim_of,
+            device,
         ),
         make_metric("ms_ssim", PairMetricSettings(FIGURE_SIDE, "vgg", device, download)),
     ]
@@ -155,7 +181,7 @@ def paper_metrics(*, device: torch.device, download: bool = True) -> tuple[list[
         network = LPIPS.load("vgg", download=download).to(device)
     except UserError as error:
         return metrics, {"lpips": str(error)}
-    return [*metrics, PairMetric("lpips", "LPIPS v0.1, vgg trunk", RepeatedLPIPS(network, device=device))], {}
+    return [*metrics, PairMetric("lpips", "LPIPS v0.1, vgg trunk", RepeatedLPIPS(network), device)], {}
 
 
 # --- the pairs
