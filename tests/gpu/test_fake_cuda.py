@@ -17,11 +17,14 @@ from fake_cuda import DeviceMismatch, Record, fake_cuda, is_pinned
 from torch import nn
 
 from histoloom import pipeline
+from histoloom.autoencoder.lpips import LPIPS, FeatureTrunk, Trunk
 from histoloom.clustering import cluster_reinit
 from histoloom.diffusion import stage as diffusion_stage
 from histoloom.diffusion.distillation import DistillConfig, distil
 from histoloom.diffusion.generation import generator as generation
 from histoloom.diffusion.generation.generator import Generator
+from histoloom.errors import UserError
+from histoloom.evaluation.results import Distribution, Similarity
 from histoloom.run.directory import Run
 from histoloom.run.stage import EventLog
 from histoloom.setup import init_run
@@ -37,6 +40,7 @@ SHORT = (
     "clusters.training.phases.0.images=192",
     "diffusion.training.phases.0.images=64",
     "evaluation.originality=gate",
+    "evaluation.extractors=[pixels, lpips-squeeze, encoder]",
 )
 MODERN = (
     "patches.mpp=1.0",
@@ -191,6 +195,14 @@ class Watched:
         return tuple(statistics.median_low(numbers) for numbers in zip(*steps, strict=True))
 
 
+def random_lpips(trunk: Trunk, *, download: bool = True) -> LPIPS:
+    """LPIPS of the smallest trunk with random weights, for ``LPIPS.load``."""
+    if trunk != "squeeze":
+        raise UserError(f"no weights for LPIPS's {trunk} trunk, downloaded or not: {download}")
+    with torch.random.fork_rng(devices=[]):
+        return LPIPS(FeatureTrunk(trunk), heads=[torch.rand(c) for c in (64, 128, 256, 384, 384, 512, 512)])
+
+
 class Stand:
     """Runs presets on the stand-in, with as few images as show what a step does."""
 
@@ -216,6 +228,7 @@ class Stand:
             patched.setattr(cluster_reinit, "CHECKS", 2)
             patched.setattr(diffusion_stage, "CHECKED_IMAGES", 8)
             patched.setitem(generation.BATCH_SIZE, "cuda", 8)
+            patched.setattr(LPIPS, "load", random_lpips)
             patched.setattr("histoloom.evaluation.originality.calibration.RATE", 0.2)
             patched.setattr("histoloom.evaluation.originality.calibration.MIN_PER_HALF", 4)
             pipeline.execute(run, until=until)
@@ -264,6 +277,18 @@ def test_a_run_on_a_gpu_is_finished(preset: str, request: pytest.FixtureRequest)
         assert np.isfinite(losses).all()
     samples = list(watched.run.require("samples").rglob("*.png"))
     assert len(samples) >= 5
+
+
+def test_metrics_of_samples_wait_once_a_comparison(demo: Watched) -> None:
+    similarity = Similarity.load(demo.run.require("evaluation"))
+    distribution = Distribution.load(demo.run.require("evaluation"))
+    assert similarity is not None
+    assert {entry.metric for entry in similarity.entries} == {"ssim", "ms_ssim", "lpips"}
+    assert distribution is not None
+    assert not distribution.missing
+    compared = {(entry.k, entry.cluster, entry.comparison) for entry in similarity.entries if entry.cluster is not None}
+    waits = {place: n for place, n in demo.record.waits.items() if place.startswith("evaluation/pair_metrics.py")}
+    assert sum(n for place, n in waits.items() if place.endswith(" to cpu")) == len(compared)
 
 
 def test_a_planted_mistake_is_found(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
