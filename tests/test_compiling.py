@@ -172,8 +172,8 @@ SMALL = {
     "paper": (
         "patches.size=32",
         "autoencoder.channels=16",
-        "diffusion.channels=[16, 16, 16]",
-        "diffusion.attention=[true, true, true]",
+        "diffusion.channels=[16, 16]",
+        "diffusion.attention=[true, true]",
         "diffusion.norm_groups=8",
     ),
 }

@@ -24,6 +24,7 @@ from histoloom.seeding import derive
 from histoloom.training.devices import accelerator, full_precision
 from histoloom.training.loop import Objective, StepContext, Task, train
 from histoloom.training.memory import in_fitting_parts
+from histoloom.training.transfers import put_array
 
 BLOCK = 32
 """images that are classified at once, always: sums differ in the last bit between batch sizes"""
@@ -83,7 +84,8 @@ def train_classifier(
     labels_N = torch.from_numpy(images.labels_N)
     counts_K = np.bincount(images.labels_N, minlength=clusters)
     present = (counts_K > 0).sum()
-    weights_K = torch.tensor(np.where(counts_K > 0, len(images) / (present * np.maximum(counts_K, 1)), 0.0))
+    weights = np.where(counts_K > 0, len(images) / (present * np.maximum(counts_K, 1)), 0.0)
+    weights_K = put_array(weights.astype(np.float32), accelerator(runtime).device)
 
     def loss(batch: tuple[Tensor, Tensor], context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         images_BHW3, labels_B = batch
@@ -91,7 +93,7 @@ def train_classifier(
         logits_BK = classifier(x_B3HW).float()
         is_right_B = (logits_BK.argmax(1) == labels_B).float()
         loss_B = F.cross_entropy(logits_BK, labels_B, reduction="none")
-        return (weights_K.to(loss_B)[labels_B] * loss_B).mean(), {"accuracy": is_right_B.mean()}
+        return (weights_K[labels_B] * loss_B).mean(), {"accuracy": is_right_B.mean()}
 
     task = Task(
         name=f"cluster classifier, {name}",
@@ -116,14 +118,14 @@ def predict_clusters(classifier: ClusterClassifier, read: Reader, *, n: int, run
     """The most probable cluster of each of the ``n`` images that ``read`` reads, int64 (n,)."""
     device = accelerator(runtime).device
 
-    def of_block(images_BHW3: np.ndarray) -> np.ndarray:
-        return classifier(to_float(torch.from_numpy(images_BHW3).to(device))).argmax(1).cpu().numpy()
+    def of_block(images_BHW3: np.ndarray) -> Tensor:
+        return classifier(to_float(put_array(images_BHW3, device))).argmax(1)
 
-    parts = []
+    parts = [torch.empty(0, dtype=torch.int64, device=device)]
     for start in range(0, n, BLOCK):
         images_BHW3 = read(np.arange(start, min(n, start + BLOCK)))
         padded = np.concatenate([images_BHW3, np.repeat(images_BHW3[-1:], BLOCK - len(images_BHW3), axis=0)])
         with full_precision():
             blocks = in_fitting_parts(of_block, padded, name="telling clusters of images")
-        parts.append(np.concatenate(blocks)[: len(images_BHW3)])
-    return np.concatenate([np.empty(0, np.int64), *parts])
+        parts.append(torch.cat(blocks)[: len(images_BHW3)])
+    return torch.cat(parts).cpu().numpy()
