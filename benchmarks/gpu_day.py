@@ -75,7 +75,7 @@ PACKING = Step("packing", 5, "gpu_day_generator:pack_generator", 15)
 class Day:
     """Where a day's files are, on what device it runs, and until when the step may take (``time.time()``).
 
-    ``tiny``: networks and data of a test's size.
+    ``tiny``: networks and data of a test's size; ``settings``: ``key=value``, over the preset's.
     """
 
     pack: Path
@@ -84,6 +84,7 @@ class Day:
     device: str
     tiny: bool
     until: float
+    settings: tuple[str, ...] = ()
 
     def result(self, step: str) -> Path:
         """The file with a step's result."""

@@ -77,7 +77,7 @@ PIPELINE = (
 def configured(preset: str, day: Day, *settings: str) -> Config:
     """A preset's configuration on the day's device."""
     values = read_preset(preset) | {"slides": {"paths": ["/unused"]}}
-    return make_config(with_settings(values, [f"runtime.device={day.device}", *settings]))
+    return make_config(with_settings(values, [f"runtime.device={day.device}", *settings, *day.settings]))
 
 
 def wait_for(device: str) -> None:
