@@ -350,16 +350,20 @@ def _neighbours_task(config: Config) -> Task:
     assert clusters.training is not None, "the preset trains the clusters by themselves"
     generator = torch.Generator().manual_seed(0)
     network = LinearNet(VECTOR, ks=clusters.k, of_patch=VECTOR // 2)
-    x_NVD = torch.randn(N, 1 + NEIGHBOURS, VECTOR, generator=generator)
+    x_ND = torch.randn(N, VECTOR, generator=generator)
+    neighbours_NV = torch.randint(N, (N, 1 + NEIGHBOURS), generator=generator)
     slides_N = torch.randint(SLIDES, (N,), generator=generator)
-    loss = IndependentLoss(NeighbourLoss(network), weight=clusters.independence, slides=SLIDES)
+    held = x_ND.to(resolve_device(config.runtime.device))  # as a training on a GPU has it
+    loss = IndependentLoss(
+        NeighbourLoss(network, vectors=held.__getitem__), weight=clusters.independence, slides=SLIDES
+    )
     objective = Objective("network", ("network",), loss, clusters.training.phases)
     return Task(
         "clusters",
         {"network": network},
         (objective,),
         config.patches.count or N,
-        batch=lambda rows: (x_NVD[rows % N], slides_N[rows % N]),
+        batch=lambda rows: (neighbours_NV[rows % N], slides_N[rows % N]),
         whole_batch=True,
     )
 

@@ -37,8 +37,13 @@ def test_information_of_sure_clusters_is_that_of_the_labels() -> None:
     rng = numpy_generator(0, "labels")
     slides_N, labels_N = rng.integers(0, 5, 300), rng.integers(0, 3, 300)
     p_NK = torch.eye(3, dtype=torch.float64)[torch.from_numpy(labels_N)]
-    information = float(slide_information(p_NK, slide_N=torch.from_numpy(slides_N), slides=5))
+    slide_ON = torch.from_numpy(np.stack([slides_N, slides_N[::-1]]))
+    heads = {3: p_NK, 1: torch.ones(300, 1, dtype=torch.float64)}
+    information_HO = slide_information(heads, slide_ON=slide_ON, slides=5)
+    information = float(information_HO[0, 0])
     assert information == pytest.approx(mutual_info_score(slides_N, labels_N), abs=1e-6)
+    assert float(information_HO[0, 1]) == pytest.approx(mutual_info_score(slides_N[::-1], labels_N), abs=1e-6)
+    assert information_HO[1].abs().max() < 1e-9
     assert slide_share({3: p_NK.numpy()}, slides_N=slides_N) == pytest.approx(information / math.log(3))
 
 
@@ -59,7 +64,7 @@ def test_the_bias_of_small_batches_is_subtracted() -> None:
         generator = torch_generator(0, "batch", number)
         p_BK = torch.eye(4)[torch.randint(4, (64,), generator=generator)]
         slide_B = torch.randint(6, (64,), generator=generator)
-        plain.append(float(slide_information(p_BK, slide_N=slide_B, slides=6)))
+        plain.append(float(slide_information({4: p_BK}, slide_ON=slide_B[None], slides=6)))
         loss = IndependentLoss(Given(p_BK), weight=1.0, slides=6)
         corrected.append(float(loss((p_BK, slide_B), context(64, step=number))[0]))
     assert np.mean(plain) == pytest.approx(15 / 128, rel=0.25)

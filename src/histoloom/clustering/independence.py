@@ -5,7 +5,8 @@ whose mutual information I(c; s) is 0 where every slide has the same mix of clus
 large, by about (clusters - 1)(slides - 1) / 2n for sure assignments (Miller 1955), also where nothing is shared; so the
 same of shuffled slides is subtracted: they share nothing by construction and have about the same bias.
 
-Shapes: B patches of a batch, V stains, C x h x w latents, K clusters, S slides.
+Shapes: B patches of a batch, V stains, C x h x w latents, N = V x B rows of all stains, K clusters of one of H heads,
+S slides, O orders of the slides.
 """
 
 from __future__ import annotations
@@ -49,25 +50,27 @@ class IndependentLoss:
         loss, metrics, heads = self.inner.with_heads(z_BVChw, context)
         orders = [gathered(context.rand((len(slide_B),))).argsort() for _ in range(SHUFFLES)]
         slide_B = gathered(slide_B)
-        shared = torch.stack([self._shared(p_MK, slide_B=slide_B, orders=orders) for p_MK in heads.values()]).mean()
+        views = len(next(iter(heads.values()))) // len(slide_B)
+        slide_ON = torch.stack([slide_B, *(slide_B[order_B] for order_B in orders)]).repeat(1, views)
+        information_HO = slide_information(heads, slide_ON=slide_ON, slides=self.slides)
+        shared = (information_HO[:, 0] - information_HO[:, 1:].mean(1)).mean()
         return loss + self.weight * shared, metrics | {"slide_information": shared}
 
-    def _shared(self, p_MK: Tensor, *, slide_B: Tensor, orders: list[Tensor]) -> Tensor:
-        views = len(p_MK) // len(slide_B)
-        shared = slide_information(p_MK, slide_N=slide_B.repeat(views), slides=self.slides)
-        chance = [slide_information(p_MK, slide_N=slide_B[order].repeat(views), slides=self.slides) for order in orders]
-        return shared - torch.stack(chance).mean()
 
+def slide_information(heads: Heads, *, slide_ON: Tensor, slides: int) -> Tensor:
+    """I(cluster; slide) of soft clusters in nats, as these patches have it: biased upwards where they are few.
 
-def slide_information(p_NK: Tensor, *, slide_N: Tensor, slides: int) -> Tensor:
-    """I(cluster; slide) of soft clusters in nats, as these patches have it: biased upwards where they are few."""
-    with without_autocast(p_NK.device):  # half precision would round the shares
-        joint_SK = F.one_hot(slide_N, slides).to(p_NK.dtype).T @ p_NK / len(p_NK)
-    return _information(joint_SK)
+    Of every head, (N, k) by k, with every assignment of the patches to slides: (H, O). One matrix product for all.
+    """
+    p_NC = torch.cat([*heads.values()], dim=1)
+    with without_autocast(p_NC.device):  # half precision would round the shares
+        member_ONS = F.one_hot(slide_ON, slides).to(p_NC.dtype)
+        joint_OSC = member_ONS.transpose(1, 2) @ p_NC / len(p_NC)
+    return torch.stack([_information(joint_OSK) for joint_OSK in joint_OSC.split([*heads], dim=2)])
 
 
 def _information(joint_SK: Tensor) -> Tensor:
-    return entropy(joint_SK.sum(0)) + entropy(joint_SK.sum(1)) - entropy(joint_SK.flatten())
+    return entropy(joint_SK.sum(-2)) + entropy(joint_SK.sum(-1)) - entropy(joint_SK.flatten(-2))
 
 
 def slide_share(predicted: Mapping[int, np.ndarray], *, slides_N: np.ndarray) -> float:

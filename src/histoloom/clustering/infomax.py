@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 GROUPS = 8
 
@@ -43,12 +44,19 @@ class Network(nn.Module, ABC):
 
     def classified(self, pooled_NF: Tensor) -> Heads:
         """Logits of every head, (N, k) by k, of what ``pooled`` gives; in training normalised over these N."""
-        features_NF = self.norm(pooled_NF)
-        return {k: self.heads[str(k)](features_NF) for k in self.ks}
+        return linear_heads(self.norm(pooled_NF), heads=self.heads)
 
     def forward(self, x_N: Tensor) -> Heads:
         """Logits of every head, (N, k) by k."""
         return self.classified(self.pooled(x_N))
+
+
+def linear_heads(features_NF: Tensor, *, heads: nn.ModuleDict) -> Heads:
+    """Logits (N, k) by k of linear layers that are named by k: all of them in one matrix product."""
+    weight_CF = torch.cat([head.get_parameter("weight") for head in heads.values()])
+    bias_C = torch.cat([head.get_parameter("bias") for head in heads.values()])
+    ks = [int(k) for k in heads]
+    return dict(zip(ks, F.linear(features_NF, weight_CF, bias_C).split(ks, dim=1), strict=True))
 
 
 class InfoMaxNet(Network):

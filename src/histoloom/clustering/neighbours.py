@@ -21,6 +21,7 @@ from histoloom.clustering.infomax import (
     Heads,
     Network,
     conditional_entropy,
+    linear_heads,
     marginal_entropy,
     mutual_information,
     probabilities,
@@ -104,7 +105,7 @@ class LinearNet(Network):
         """Logits of every head, (N, k) by k; of the second set where the vectors are of the patch alone."""
         if x_N.shape[1] == self.dimensions:
             return super().forward(x_N)
-        return {k: self.heads_alone[str(k)](self.pooled(x_N)) for k in self.ks}
+        return linear_heads(self.pooled(x_N), heads=self.heads_alone)
 
     @torch.no_grad()
     def start_from_kmeans(self, x_ND: np.ndarray, *, seed: int) -> None:
