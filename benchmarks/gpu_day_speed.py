@@ -48,6 +48,7 @@ N = 512
 """random images and latents"""
 WARM_UP, STEPS, PROFILED = 10, 40, 3
 """steps before the ones that are timed, those, and those that are profiled after them"""
+CPU_WARM_UP, CPU_STEPS, TINY_WARM_UP, TINY_STEPS = 2, 10, 1, 2
 SAMPLER = SamplerConfig(method="unipc", steps=20, guidance=1.0)
 SLIDES, VECTOR = 45, 1408
 """slides of the independent clusters; numbers of a feature vector, patch and surroundings"""
@@ -100,7 +101,9 @@ class Stopwatch:
 
     def __init__(self, day: Day, *, profiled: bool) -> None:
         self.device = resolve_device(day.device)
-        self.warm_up, self.steps = (1, 2) if day.tiny else (WARM_UP, STEPS)
+        self.warm_up, self.steps = (CPU_WARM_UP, CPU_STEPS) if self.device == "cpu" else (WARM_UP, STEPS)
+        if day.tiny:
+            self.warm_up, self.steps = TINY_WARM_UP, TINY_STEPS
         self.profiled = (1 if day.tiny else PROFILED) if profiled else 0
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.startswith("cuda") else [])]
         self._profiler = profile(activities=activities)
