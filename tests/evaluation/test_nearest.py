@@ -38,10 +38,10 @@ def test_the_shortlist_is_that_of_the_exhaustive_search(
     found = shortlist.shortlist(images_NLL, patches_MLL, device=CPU)
     for number, kind in enumerate(KINDS):
         views_8PND = [
-            shortlist._blocks(copy_NLL, kind.from_image, kind=kind)
+            shortlist.blocks(copy_NLL, kind.from_image, kind=kind)
             for copy_NLL in dihedral_copies(images_NLL).swapaxes(0, 1)
         ]
-        blocks_PMD = shortlist._blocks(patches_MLL, kind.from_patch, kind=kind)
+        blocks_PMD = shortlist.blocks(patches_MLL, kind.from_patch, kind=kind)
         products_NM8CP = np.einsum("tcnd,pmd->nmtcp", np.stack(views_8PND).astype(int), blocks_PMD.astype(int))
         for image, products_M8CP in enumerate(products_NM8CP):
             best_M = products_M8CP.reshape(len(patches_MLL), -1).max(axis=1)
@@ -60,7 +60,7 @@ def test_products_of_copies_are_as_near_the_exact_ones_as_is_said(
     kind: shortlist.BlockKind, greys: tuple[np.ndarray, np.ndarray]
 ) -> None:
     views_NVD = shortlist._views(coarse(greys[0]), kind=kind)
-    block_MD = shortlist._blocks(coarse(greys[1]), kind.from_patch, kind=kind)[3]
+    block_MD = shortlist.blocks(coarse(greys[1]), kind.from_patch, kind=kind)[3]
     symmetry = coordinates(kind.height, kind.width)
     families = shortlist._families(kind)
     assert sorted(np.concatenate([family.view_FH.ravel() for family in families])) == list(range(views_NVD.shape[1]))

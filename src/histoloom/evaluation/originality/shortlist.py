@@ -119,8 +119,8 @@ def _best_patches(
 
     best = _Best.none(n)
     for first in range(0, len(patches_MLL), PATCHES):
-        blocks = _blocks(patches_MLL[first : first + PATCHES], kind.from_patch, kind=kind)
-        blocks_PMD = torch.from_numpy(blocks).to(device)
+        some_MLL = patches_MLL[first : first + PATCHES]
+        blocks_PMD = torch.from_numpy(blocks(some_MLL, kind.from_patch, kind=kind)).to(device)
         blocks_PMK = blocks_PMD @ basis_DK
         largest_NM = torch.cat([_largest(parts, blocks_PMK, symmetry) for parts in copies]).cpu().numpy()
 
@@ -195,7 +195,7 @@ def _exact_products(
 def _views(images_NLL: np.ndarray, *, kind: BlockKind) -> np.ndarray:
     """The blocks of the images' eight copies, copies outermost, (N, V, D)."""
     copies = dihedral_copies(images_NLL)
-    blocks_P8ND = [_blocks(copies[:, number], kind.from_image, kind=kind) for number in range(8)]
+    blocks_P8ND = [blocks(copies[:, number], kind.from_image, kind=kind) for number in range(8)]
     return np.ascontiguousarray(np.concatenate(blocks_P8ND).swapaxes(0, 1))
 
 
@@ -209,7 +209,7 @@ def _families(kind: BlockKind) -> list[Family]:
     return families(np.stack(views_VD), height=kind.height, width=kind.width)
 
 
-def _blocks(images_NLL: np.ndarray, places: Sequence[tuple[int, int]], *, kind: BlockKind) -> np.ndarray:
+def blocks(images_NLL: np.ndarray, places: Sequence[tuple[int, int]], *, kind: BlockKind) -> np.ndarray:
     """Blocks as vectors of whole numbers, float32 (P, N, D): without slow changes, of norm ``_NORM`` or less."""
     cut = np.stack([images_NLL[:, y : y + kind.height, x : x + kind.width] for y, x in places])
     cut = cut - gaussian(kind.height, _SLOW) @ cut @ gaussian(kind.width, _SLOW).T
