@@ -142,9 +142,9 @@ def test_a_killed_distillation_continues_to_the_same_weights(
     shutil.rmtree(path / "student")
     run = change_settings(Run.open(path), ["runtime.checkpoint_seconds=0"], save=False)
     saves = 0
-    from histoloom.training import loop
+    from histoloom.training import checkpoints
 
-    write = loop.write_bytes
+    write = checkpoints.write_bytes
 
     def killed(*arguments: object) -> None:
         nonlocal saves
@@ -153,10 +153,10 @@ def test_a_killed_distillation_continues_to_the_same_weights(
         if saves == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "write_bytes", killed)
+    monkeypatch.setattr(checkpoints, "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
         distil(run, DistillConfig(steps=2, images=64))
-    monkeypatch.setattr(loop, "write_bytes", write)
+    monkeypatch.setattr(checkpoints, "write_bytes", write)
     distil(run, DistillConfig(steps=2, images=64))
     weights = Path("student") / "unet" / "diffusion_pytorch_model.safetensors"
     assert (path / weights).read_bytes() == (distilled / weights).read_bytes()

@@ -9,7 +9,7 @@ import pytest
 
 from histoloom.config import ClusterClassifierConfig, RuntimeConfig
 from histoloom.evaluation.cluster_classifier import LabelledSet, predict_clusters, train_classifier
-from histoloom.training import loop
+from histoloom.training import checkpoints
 
 RUNTIME = RuntimeConfig(device="cpu", precision="fp32", threads=1)
 SHORT = ClusterClassifierConfig.model_validate(
@@ -50,7 +50,7 @@ def test_a_killed_training_goes_on_to_the_same_classifier(tmp_path: Path, monkey
     runtime = RUNTIME.model_copy(update={"checkpoint_seconds": 0})
     how = {"name": "stripes", "config": SHORT, "clusters": 3, "runtime": runtime, "seed": 0}
     whole = train_classifier(labelled_set(), out=tmp_path / "whole", **how).state_dict()  # type: ignore[arg-type]
-    write, saves = loop.write_bytes, 0
+    write, saves = checkpoints.write_bytes, 0
 
     def killed(*arguments: object) -> None:
         nonlocal saves
@@ -59,10 +59,10 @@ def test_a_killed_training_goes_on_to_the_same_classifier(tmp_path: Path, monkey
         if saves == 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "write_bytes", killed)
+    monkeypatch.setattr(checkpoints, "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
         train_classifier(labelled_set(), out=tmp_path / "torn", **how)  # type: ignore[arg-type]
-    monkeypatch.setattr(loop, "write_bytes", write)
+    monkeypatch.setattr(checkpoints, "write_bytes", write)
     resumed = train_classifier(labelled_set(), out=tmp_path / "torn", **how).state_dict()  # type: ignore[arg-type]
     assert all((whole[name] == resumed[name]).all() for name in whole)
 

@@ -478,6 +478,7 @@ def fake_cuda(*, bf16: bool = True) -> Iterator[Record]:
         "reset_peak_memory_stats": lambda *_: None,
         "empty_cache": lambda: None,
         "synchronize": lambda *_: _record.wait("synchronize"),
+        "Event": lambda *_: SimpleNamespace(record=lambda: None, synchronize=lambda: _record.wait("event")),
     }
     of_tensors: dict[str, Any] = {
         "to": _to,

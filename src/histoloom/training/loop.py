@@ -14,7 +14,6 @@ draws other masks for other splits.
 from __future__ import annotations
 
 import copy
-import io
 import logging
 import math
 import time
@@ -31,11 +30,11 @@ from torch import Tensor, nn
 from histoloom.config import RuntimeConfig, TrainingConfig
 from histoloom.errors import TrainingDiverged, UserError
 from histoloom.progress import meter
-from histoloom.run.directory import write_bytes
 from histoloom.run.stage import EventLog
 from histoloom.seeding import derive, torch_generator
 from histoloom.training import distributed
 from histoloom.training.batches import Prefetcher, step_rows
+from histoloom.training.checkpoints import CheckpointWriter
 from histoloom.training.checks import find_divergence, is_due, keep_good, run_check
 from histoloom.training.devices import accelerator as make_accelerator
 from histoloom.training.devices import compiled, lay_out, lay_out_as_usual, lay_out_states
@@ -71,7 +70,8 @@ def train(
     """
     loop = _Loop(task, config=config, runtime=runtime, seed=seed, out=out, log=log)
     loop.resume()
-    loop.run()
+    with loop.writer:
+        loop.run()
     return loop.result()
 
 
@@ -82,6 +82,8 @@ class _Loop:
         self.task, self.config, self.runtime, self.seed, self.log = task, config, runtime, seed, log
         self.accelerator: Accelerator = make_accelerator(runtime)
         self.checkpoint = distributed.shared_path(out / "checkpoints" / "last.pt")
+        at_once = runtime.checkpoint_seconds == 0
+        self.writer = CheckpointWriter(self.checkpoint, device=self.accelerator.device, at_once=at_once)
         self.images = 0
         self.total = math.ceil(config.images(n=task.n) / config.batch_size) * config.batch_size
 
@@ -174,6 +176,7 @@ class _Loop:
         for module in self.task.modules.values():
             module.zero_grad(set_to_none=True)
         clear_device_cache()
+        self.writer.wait()
         self.resume()
         self._split(accumulate)
 
@@ -242,6 +245,7 @@ class _Loop:
         return [self.task.batch(rows[part]) for part in self.slices]
 
     def _after_step(self) -> None:
+        self.writer.raise_error()
         self.summed_steps += 1
         steps = self.total // self.config.batch_size
         step = self.images // self.config.batch_size
@@ -252,6 +256,7 @@ class _Loop:
             run_check(self.task, modules, images=self.images, checkpoint=self.checkpoint, log=self.log)
             self.events = len(self.log)
             self._save()
+            self.writer.wait()
             keep_good(self.checkpoint)
         elif self._due_to_save(at_end=False):
             self._save()
@@ -309,6 +314,7 @@ class _Loop:
         modules = [*self.task.modules.items(), *self.averages.items()]
         divergence = find_divergence(means, modules=modules, first=self.first_losses)
         if divergence is not None:
+            self.writer.wait()
             kept = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint.exists() else "no checkpoint yet"
             setting = self._lr_setting(divergence.name)
             advice = f"; lower {setting} with --set" if setting else ""
@@ -339,7 +345,6 @@ class _Loop:
         self.saved_at = time.monotonic()
         if distributed.rank() != 0:
             return
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "images": self.images,
             "modules": {name: module.state_dict() for name, module in self.task.modules.items()},
@@ -352,10 +357,7 @@ class _Loop:
             "events": self.events,
             "accumulate": self.accumulate,
         }
-        # Through memory: torch's own writer hides from us why a write failed.
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_bytes(self.checkpoint, buffer.getbuffer())
+        self.writer.write(state)
 
     def resume(self) -> None:
         """Load the last checkpoint, where there is one."""
