@@ -33,6 +33,7 @@ from histoloom.evaluation.originality.greys import (
 from histoloom.evaluation.originality.nearest import (
     CLOSE,
     DIGITS,
+    Gallery,
     best_score,
     best_score_of_weakest_half,
     nearest,
@@ -248,7 +249,7 @@ def main() -> None:
     samples_NGG[copied] = np.rot90(patches_MGG[copied % len(patches_MGG)], axes=(1, 2))
 
     def search() -> np.ndarray:
-        found = nearest(samples_NGG, patches_MGG, device=device)
+        found = nearest(samples_NGG, Gallery(patches_MGG, device=device))
         return np.stack([found.number_N, found.score_N], axis=1)
 
     print(f"{len(samples_NGG)} samples, {len(patches_MGG)} patches, {torch.get_num_threads()} thread(s), {device}")

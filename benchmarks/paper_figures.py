@@ -47,7 +47,7 @@ from histoloom.evaluation.feature_cache import cached_features
 from histoloom.evaluation.folders import evaluate_folders
 from histoloom.evaluation.images import ImageFolder
 from histoloom.evaluation.originality.greys import read_greys
-from histoloom.evaluation.originality.nearest import nearest
+from histoloom.evaluation.originality.nearest import Gallery, nearest
 from histoloom.evaluation.pair_metrics import ms_ssim
 from histoloom.evaluation.paper_similarity import as_figure, colour_volume_ssim
 from histoloom.evaluation.results import FolderSetComparison
@@ -212,8 +212,8 @@ def audit_scores(a: ImageFolder, *, synthetic: ImageFolder, b: ImageFolder) -> d
 
     The audit's threshold would need 198 real patches more.
     """
-    a_NGG = read_greys(a)
-    scores_N, floor_N = (nearest(read_greys(images), a_NGG).score_N for images in (synthetic, b))
+    gallery = Gallery(read_greys(a))
+    scores_N, floor_N = (nearest(read_greys(images), gallery).score_N for images in (synthetic, b))
     return {"score of the nearest real patch": (float(scores_N.mean()), float(floor_N.mean()))}
 
 

@@ -24,7 +24,7 @@ from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
 from histoloom.evaluation.originality.audit import SURE
 from histoloom.evaluation.originality.calibration import MARGIN, RATE, Share, conformal_threshold, min_scores
 from histoloom.evaluation.originality.greys import to_greys
-from histoloom.evaluation.originality.nearest import best_score_of_weakest_half, nearest
+from histoloom.evaluation.originality.nearest import Gallery, best_score_of_weakest_half, nearest
 from histoloom.seeding import numpy_generator
 
 Places = list[tuple[str, int, int]]
@@ -160,12 +160,13 @@ def main() -> None:
     places = [tiles.places(slides, n=n, size=size, rng=rng) for slides, n in zip(parts, counts, strict=True)]
     train, calibration, test = (tiles.cut(part, size=size) for part in places)
     greys = to_greys(train)
+    gallery = Gallery(greys)
     print(f"{size} px; slides: {len(parts[0])} train, {len(parts[1])} calibrate, {len(parts[2])} test", flush=True)
 
     started = time.process_time()
     rate = RATE / MARGIN if arguments.held_out >= min_scores(RATE / MARGIN) else RATE
-    limit = conformal_threshold(nearest(to_greys(calibration), greys).score_N, rate=rate)
-    alarms = nearest(to_greys(test), greys).score_N > limit
+    limit = conformal_threshold(nearest(to_greys(calibration), gallery).score_N, rate=rate)
+    alarms = nearest(to_greys(test), gallery).score_N > limit
     cost = (time.process_time() - started) / (2 * arguments.held_out)
     print(f"threshold {limit:.3f}; {1e3 * cost:.0f} ms of CPU time a picture among {len(train)} patches", flush=True)
     print(f"false alarms on test slides: {shown(Share(int(alarms.sum()), len(alarms)))}", flush=True)
@@ -182,7 +183,7 @@ def main() -> None:
             copies[f"{kind}, through a VQ-GAN"] = rendered(copies[kind])
     print("| planted copies | found, of rich patches | found, of all drawn |\n|---|---|---|", flush=True)
     for kind, images in copies.items():
-        found = nearest(to_greys(images), greys).score_N > limit
+        found = nearest(to_greys(images), gallery).score_N > limit
         both = Share(int(found[rich].sum()), int(rich.sum())), Share(int(found.sum()), len(found))
         print(f"| {kind} | {shown(both[0])} | {shown(both[1])} |", flush=True)
 

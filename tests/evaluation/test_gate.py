@@ -17,6 +17,7 @@ from histoloom.diffusion.generation.run_request import Request, draw_request
 from histoloom.errors import UserError
 from histoloom.evaluation.originality.gate import Gate
 from histoloom.evaluation.originality.greys import to_greys
+from histoloom.evaluation.originality.nearest import Gallery
 from histoloom.run.directory import Run, read_json, write_json
 from histoloom.setup import change_settings
 from histoloom.slides.patch_set import PatchSet
@@ -41,7 +42,7 @@ def test_a_turned_copy_is_withheld_and_tissue_of_another_slide_is_not() -> None:
         for slide in slides
     )
     busiest = int(np.argmax(train.std(axis=(1, 2, 3))))
-    gate = Gate(to_greys(train), 0.8, CPU)
+    gate = Gate(Gallery(to_greys(train)), 0.8)
     assert gate(np.rot90(train[busiest]).copy())
     assert not any(gate(patch) for patch in other)
 

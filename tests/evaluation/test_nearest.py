@@ -10,9 +10,9 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from histoloom.evaluation.originality import nearest as search
 from histoloom.evaluation.originality import pair_scores, shortlist
 from histoloom.evaluation.originality.greys import COARSEST, FINEST, SIDE, dihedral_copies, to_greys
-from histoloom.evaluation.originality.nearest import best_score, nearest
+from histoloom.evaluation.originality.nearest import Gallery, best_score, nearest
 from histoloom.evaluation.originality.pair_scores import FURTHEST, NEIGHBOURHOOD, NOISE, SIZES
-from histoloom.evaluation.originality.shortlist import KINDS, PER_KIND, coarse
+from histoloom.evaluation.originality.shortlist import KINDS, PER_KIND, BlockKind, CoarsePatches, coarse
 from histoloom.evaluation.originality.symmetry import TOLERANCE, Copies, coordinates
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def test_the_shortlist_is_that_of_the_exhaustive_search(
     monkeypatch.setattr(shortlist, "IMAGES", {"cpu": sizes[0]})
     monkeypatch.setattr(shortlist, "PATCHES", sizes[1])
     images_NLL, patches_MLL = (coarse(part) for part in greys)
-    found = shortlist.shortlist(images_NLL, patches_MLL, device=CPU)
+    found = shortlist.shortlist(images_NLL, CoarsePatches(patches_MLL, device=CPU))
     for number, kind in enumerate(KINDS):
         views_8PND = [
             shortlist.blocks(copy_NLL, kind.from_image, kind=kind)
@@ -156,16 +156,41 @@ def test_the_score_of_a_copy_is_what_the_definition_gives(greys: tuple[np.ndarra
 def test_large_batches_as_on_a_gpu_give_the_same(
     greys: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = nearest(*greys)
+    one = nearest(greys[0], Gallery(greys[1]))
     monkeypatch.setattr(search, "BATCH", {})
     monkeypatch.setattr(shortlist, "IMAGES", {})
-    many = nearest(*greys)
+    many = nearest(greys[0], Gallery(greys[1]))
     np.testing.assert_array_equal(many.number_N, one.number_N)
     np.testing.assert_allclose(many.score_N, one.score_N, atol=1.5e-4)
     assert (one.number_N[:5] == np.arange(5)).all()
 
 
+def test_a_gallery_is_prepared_once_as_far_as_its_memory_allows(
+    greys: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[int] = []
+    blocks = shortlist.blocks
+
+    def counted(images_NLL: np.ndarray, places: tuple[tuple[int, int], ...], *, kind: BlockKind) -> np.ndarray:
+        prepared.extend([len(images_NLL)] if places == kind.from_patch else [])
+        return blocks(images_NLL, places, kind=kind)
+
+    monkeypatch.setattr(shortlist, "blocks", counted)
+    monkeypatch.setattr(shortlist, "PATCHES", 10)
+    results = []
+    # All 3 parts of 10 patches for 3 kinds of blocks; room for one part of the first kind and one of the second; none.
+    for room, calls in ((2**29, 9), (500_000 + 72_000, 9 + 7), (0, 18)):
+        monkeypatch.setattr(shortlist, "KEPT_BYTES", room)
+        gallery = Gallery(greys[1])
+        prepared.clear()
+        results += [nearest(greys[0], gallery), nearest(greys[0], gallery)]
+        assert prepared == [10] * calls
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.number_N, results[0].number_N)
+        np.testing.assert_array_equal(result.score_N, results[0].score_N)
+
+
 def test_without_patches_there_is_none(greys: tuple[np.ndarray, np.ndarray]) -> None:
-    result = nearest(greys[0], greys[1][:0])
+    result = nearest(greys[0], Gallery(greys[1][:0]))
     assert (result.number_N == -1).all()
     assert (result.score_N == 0).all()

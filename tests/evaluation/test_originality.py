@@ -17,7 +17,7 @@ from histoloom.evaluation.originality import nearest as search
 from histoloom.evaluation.originality import shortlist
 from histoloom.evaluation.originality.calibration import Share, conformal_threshold, halves, membership, min_scores
 from histoloom.evaluation.originality.greys import dihedral_copies, to_greys
-from histoloom.evaluation.originality.nearest import best_score, nearest
+from histoloom.evaluation.originality.nearest import Gallery, best_score, nearest
 from histoloom.evaluation.originality.report import audit_folders
 from histoloom.slides.procedural.slides import draw_slide
 
@@ -54,7 +54,7 @@ def train(slides: list[np.ndarray]) -> np.ndarray:
 def limit(slides: list[np.ndarray], train: np.ndarray) -> float:
     """What no patch of another slide exceeds."""
     others = patches(slides[2], n=25, seed=1)
-    return float(nearest(to_greys(others), to_greys(train)).score_N.max())
+    return float(nearest(to_greys(others), Gallery(to_greys(train))).score_N.max())
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:
@@ -93,7 +93,7 @@ def test_a_planted_copy_is_found(kind: str, slides: list[np.ndarray], train: np.
         "collage": half_of,
     }[kind]
     copies = np.stack([change(train[source], other) for source, other in zip(sources, others, strict=True)])
-    result = nearest(to_greys(copies), to_greys(train))
+    result = nearest(to_greys(copies), Gallery(to_greys(train)))
     assert (result.score_N > limit).all()
     if kind not in ("shifted", "collage"):  # there neighbours hold as much of the picture
         assert (result.number_N == sources).all()
@@ -108,42 +108,42 @@ def test_the_edge_between_two_halves_hides_neither(train: np.ndarray) -> None:
     for other in (0, 255):
         half = greys[source : source + 1].copy()
         half[:, :, :32] = other
-        scores.append(nearest(half, greys).score_N[0])
+        scores.append(nearest(half, Gallery(greys)).score_N[0])
     np.testing.assert_allclose(scores, best_score(right)[source], atol=0.05)
 
 
 def test_an_exact_copy_scores_what_the_picture_can(train: np.ndarray) -> None:
     greys = to_greys(train[:5])
-    np.testing.assert_allclose(nearest(greys, to_greys(train)).score_N, best_score(greys), atol=1e-3)
+    np.testing.assert_allclose(nearest(greys, Gallery(to_greys(train))).score_N, best_score(greys), atol=1e-3)
 
 
 def test_other_slides_give_no_more_alarms_than_stated(
     slides: list[np.ndarray], train: np.ndarray, limit: float
 ) -> None:
     others = patches(slides[3], n=20, seed=5)
-    assert (nearest(to_greys(others), to_greys(train)).score_N > limit).mean() <= 0.05
+    assert (nearest(to_greys(others), Gallery(to_greys(train))).score_N > limit).mean() <= 0.05
 
 
 def test_neither_order_nor_batches_change_a_score(
     slides: list[np.ndarray], train: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples, gallery = to_greys(patches(slides[2], n=9, seed=7)), to_greys(train)
-    whole = nearest(samples, gallery)
+    whole = nearest(samples, Gallery(gallery))
     order, other = np.random.default_rng(0).permutation(9), np.random.default_rng(1).permutation(len(gallery))
-    reordered = nearest(samples[order], gallery[other])
+    reordered = nearest(samples[order], Gallery(gallery[other]))
     np.testing.assert_array_equal(reordered.score_N, whole.score_N[order])
     np.testing.assert_array_equal(other[reordered.number_N], whole.number_N[order])
     monkeypatch.setattr(search, "IMAGES", 2)
     monkeypatch.setattr(shortlist, "PATCHES", 7)
     monkeypatch.setattr(shortlist, "IMAGES", {"cpu": 3})
-    in_parts = search.nearest(samples, gallery)
+    in_parts = search.nearest(samples, Gallery(gallery))
     np.testing.assert_array_equal(in_parts.score_N, whole.score_N)
     np.testing.assert_array_equal(in_parts.number_N, whole.number_N)
 
 
 def test_empty_pictures_are_no_copies_of_one_another() -> None:
     empty = np.full((4, SIZE, SIZE, 3), 240, np.uint8)
-    result = nearest(to_greys(empty), to_greys(empty))
+    result = nearest(to_greys(empty), Gallery(to_greys(empty)))
     assert result.score_N.max() == 0
     assert best_score(to_greys(empty)).max() == 0
 

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from histoloom.evaluation.extractors import ExtractorSources, make_extractor
 from histoloom.evaluation.originality.by_features import nearest_features
 from histoloom.evaluation.originality.greys import to_greys
-from histoloom.evaluation.originality.nearest import nearest
+from histoloom.evaluation.originality.nearest import Gallery, nearest
 from histoloom.evaluation.set_metrics import SET_METRICS
 
 Result = TypeVar("Result")
@@ -42,7 +42,7 @@ def both(compute: Callable[[], Result]) -> tuple[Result, Result]:
 
 def test_scores_of_copies(crops) -> None:
     samples, train = to_greys(crops(6, 64, seed=0)), to_greys(crops(40, 64, seed=1))
-    one, two = both(lambda: nearest(samples, train))
+    one, two = both(lambda: nearest(samples, Gallery(train)))
     np.testing.assert_array_equal(one.score_N, two.score_N)
     np.testing.assert_array_equal(one.number_N, two.number_N)
 

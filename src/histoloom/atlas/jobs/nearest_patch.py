@@ -10,7 +10,7 @@ import numpy as np
 
 from histoloom.evaluation.images import ImageRows
 from histoloom.evaluation.originality.greys import read_greys, to_greys
-from histoloom.evaluation.originality.nearest import nearest
+from histoloom.evaluation.originality.nearest import Gallery, nearest
 from histoloom.evaluation.results import Originality
 from histoloom.run.directory import Run
 from histoloom.slides.patch_set import PatchSet
@@ -32,12 +32,12 @@ class NearestPatch:
 
 
 class TrainingPatches:
-    """The training patches of one run as small grey pictures, 4 KB each, read when they are first needed."""
+    """The training patches of one run: small grey pictures of 4 KB each, read at the first search, and their blocks."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
         self._lock = threading.Lock()
-        self._cached: tuple[str, np.ndarray, np.ndarray] | None = None
+        self._cached: tuple[str, Gallery, np.ndarray] | None = None
 
     def nearest(self, image_HW3: np.ndarray) -> NearestPatch | None:
         """The nearest one; None where there is none, or too many to search while a user waits."""
@@ -50,11 +50,12 @@ class TrainingPatches:
                 train = patches.rows("train")
                 train = train if len(train) <= MAX_PATCHES else train[:0]
                 ids_M = patches.columns("patch_id")["patch_id"].to_numpy(dtype=str)[train]
-                self._cached = (made_from, read_greys(ImageRows(patches.images, train)), ids_M)
-            _, greys_MGG, ids_M = self._cached
-            if not len(greys_MGG):
+                gallery = Gallery(read_greys(ImageRows(patches.images, train)))
+                self._cached = (made_from, gallery, ids_M)
+            _, gallery, ids_M = self._cached
+            if not len(gallery):
                 return None
-            matches = nearest(to_greys(image_HW3[None]), greys_MGG)
+            matches = nearest(to_greys(image_HW3[None]), gallery)
         number = int(matches.number_N[0])
         if number < 0:
             return None

@@ -22,7 +22,7 @@ from histoloom.evaluation.originality.calibration import (
     membership,
 )
 from histoloom.evaluation.originality.greys import read_greys
-from histoloom.evaluation.originality.nearest import Nearest, best_score, best_score_of_weakest_half, nearest
+from histoloom.evaluation.originality.nearest import Gallery, Nearest, best_score, best_score_of_weakest_half, nearest
 from histoloom.evaluation.results import Membership
 from histoloom.progress import meter
 from histoloom.seeding import permutation
@@ -103,16 +103,17 @@ def audit_pixels(sets: AuditSets, *, seed: int = 0, device: torch.device | None 
         train_MGG = read_greys(sets.train, advance=counter.advance)
         holdout_HGG = read_greys(sets.holdout, indices=held_out, advance=counter.advance)
 
-        def search(greys_NGG: np.ndarray, patches_MGG: np.ndarray) -> Nearest:
-            return nearest(greys_NGG, patches_MGG, device=device, advance=counter.advance)
+        def search(greys_NGG: np.ndarray, gallery: Gallery) -> Nearest:
+            return nearest(greys_NGG, gallery, advance=counter.advance)
 
-        of_samples = search(samples_NGG, train_MGG)
+        train = Gallery(train_MGG, device=device)
+        of_samples = search(samples_NGG, train)
 
         # A threshold from one part of the held-out slides, tested on the other.
         slide_H = [sets.slide_H[row] for row in held_out]
         calibration = None
         if can_calibrate(slide_H):
-            calibration = calibrate(slide_H, search(holdout_HGG, train_MGG).score_N)
+            calibration = calibrate(slide_H, search(holdout_HGG, train).score_N)
         else:
             counter.advance(len(held_out))
 
@@ -120,7 +121,8 @@ def audit_pixels(sets: AuditSets, *, seed: int = 0, device: torch.device | None 
         membership_test = None
         if min(len(members), len(others)) >= 2:
             members_NGG, others_NGG = train_MGG[members], holdout_HGG[others]
-            scores = (search(images_NGG, samples_NGG).score_N for images_NGG in (members_NGG, others_NGG))
+            samples = Gallery(samples_NGG, device=device)
+            scores = (search(images_NGG, samples).score_N for images_NGG in (members_NGG, others_NGG))
             membership_test = membership(*scores)
     best_N, half_N = best_score(samples_NGG), best_score_of_weakest_half(samples_NGG)
     return PixelAudit(of_samples, best_N, half_N, calibration, membership_test, len(train_MGG), len(held_out))

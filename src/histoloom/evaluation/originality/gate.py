@@ -21,7 +21,7 @@ from histoloom.evaluation.images import ImageRows
 from histoloom.evaluation.originality.audit import VERSION, draw_rows
 from histoloom.evaluation.originality.calibration import MIN_PER_HALF, Calibration, Share, calibrate
 from histoloom.evaluation.originality.greys import read_greys, to_greys
-from histoloom.evaluation.originality.nearest import nearest
+from histoloom.evaluation.originality.nearest import Gallery, nearest
 from histoloom.evaluation.results import Originality
 from histoloom.run.directory import Run
 from histoloom.run.stage import CheckResult
@@ -38,11 +38,10 @@ ADVICE = (
 
 @dataclass(frozen=True)
 class Gate:
-    """``train_MGG``: greys of the training patches; an image with a score above ``threshold`` is withheld."""
+    """``train``: the training patches; an image with a score above ``threshold`` is withheld."""
 
-    train_MGG: np.ndarray
+    train: Gallery
     threshold: float
-    device: torch.device
 
     @staticmethod
     def of_home(home: Path) -> Gate | None:
@@ -72,7 +71,8 @@ class Gate:
                 f"held-out slides (patches.split), then histoloom run {run.path}; or set evaluation.originality=report"
             )
         patches = PatchSet.open(run.require("patches"))
-        return Gate(read_greys(ImageRows(patches.images, patches.rows("train"))), originality.threshold, device)
+        greys = read_greys(ImageRows(patches.images, patches.rows("train")))
+        return Gate(Gallery(greys, device=device), originality.threshold)
 
     def with_patches(self, home: Path, *, names: Sequence[str]) -> Gate:
         """Also compares with those of ``names`` that are patches of the run, such as a held-out initial image."""
@@ -81,11 +81,12 @@ class Gate:
         if not pictures:
             return self
         greys = to_greys(np.stack([picture.image_HW3 for picture in pictures]))
-        return replace(self, train_MGG=np.concatenate([self.train_MGG, greys]))
+        every = np.concatenate([self.train.greys_MGG, greys])
+        return replace(self, train=Gallery(every, device=self.train.device))
 
     def __call__(self, image_HW3: np.ndarray) -> bool:
         """Whether to withhold an image, uint8 (H, W, 3)."""
-        result = nearest(to_greys(image_HW3[None]), self.train_MGG, device=self.device)
+        result = nearest(to_greys(image_HW3[None]), self.train)
         return bool(result.score_N[0] > self.threshold)
 
 
@@ -107,7 +108,7 @@ class CopyCheck:
                 f"copies are not looked for while training: that needs {2 * MIN_PER_HALF} held-out patches of at least "
                 "two slides (patches.split)"
             )
-        score_N = nearest(to_greys(images_NHW3), self._train_MGG, device=self._device).score_N
+        score_N = nearest(to_greys(images_NHW3), self._train).score_N
         copies = Share(int((score_N > self._calibration.threshold).sum()), len(score_N))
         tested = self._calibration.tested
         message = f"{copies.count} of {copies.n} generated patches look like copies of training patches"
@@ -121,12 +122,9 @@ class CopyCheck:
         return PatchSet.open(self.run.require("patches"))
 
     @cached_property
-    def _device(self) -> torch.device:
-        return torch.device(resolve_device(self.run.config.runtime.device))
-
-    @cached_property
-    def _train_MGG(self) -> np.ndarray:
-        return read_greys(ImageRows(self._patches.images, self._patches.rows("train")))
+    def _train(self) -> Gallery:
+        greys = read_greys(ImageRows(self._patches.images, self._patches.rows("train")))
+        return Gallery(greys, device=torch.device(resolve_device(self.run.config.runtime.device)))
 
     @cached_property
     def _calibration(self) -> Calibration | None:
@@ -135,4 +133,4 @@ class CopyCheck:
         held_out = holdout[draw_rows(len(holdout), HELD_OUT, seed=self.run.config.seed, what="watch")]
         slides = self._patches.columns("slide")["slide"].astype(str).to_numpy()[held_out]
         greys_HGG = read_greys(ImageRows(self._patches.images, held_out))
-        return calibrate(slides.tolist(), nearest(greys_HGG, self._train_MGG, device=self._device).score_N)
+        return calibrate(slides.tolist(), nearest(greys_HGG, self._train).score_N)

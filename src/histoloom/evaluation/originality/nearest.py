@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from histoloom.evaluation.originality.pair_scores import (
     turns,
     windows,
 )
-from histoloom.evaluation.originality.shortlist import Candidates, coarse, shortlist
+from histoloom.evaluation.originality.shortlist import Candidates, CoarsePatches, coarse, shortlist
 from histoloom.training.devices import full_precision
 
 CLOSE = 6
@@ -56,43 +57,53 @@ class Nearest:
     score_N: np.ndarray
 
 
-def nearest(
-    greys_NGG: np.ndarray,
-    patches_MGG: np.ndarray,
-    *,
-    device: torch.device | None = None,
-    advance: Callable[[int], None] = lambda _: None,
-) -> Nearest:
-    """The nearest of the patches for each image; both are greys (``read_greys``).
+class Gallery:
+    """Patches that images are compared with, as greys (``read_greys``), on a device; for several calls of ``nearest``.
+
+    The first call prepares them.
+    """
+
+    def __init__(self, greys_MGG: np.ndarray, *, device: torch.device | None = None) -> None:
+        self.greys_MGG, self.device = greys_MGG, device or torch.device("cpu")
+
+    def __len__(self) -> int:
+        return len(self.greys_MGG)
+
+    @cached_property
+    def coarse(self) -> CoarsePatches:
+        """For the coarse search."""
+        return CoarsePatches(coarse(self.greys_MGG), device=self.device)
+
+
+def nearest(greys_NGG: np.ndarray, gallery: Gallery, *, advance: Callable[[int], None] = lambda _: None) -> Nearest:
+    """The nearest patch of the gallery for each image; images are greys (``read_greys``).
 
     Neither the order nor the number of images changes an image's result; of equally near patches the first is named.
     """
-    device = device or torch.device("cpu")
     n = len(greys_NGG)
     number_N, score_N = np.full(n, -1, np.int64), np.zeros(n)
-    if not len(patches_MGG):
+    if not len(gallery):
         return Nearest(number_N, score_N)
-    patches_MLL = coarse(patches_MGG)
     for first in range(0, n, IMAGES):
         some = slice(first, min(first + IMAGES, n))
         with full_precision():
-            candidates = shortlist(coarse(greys_NGG[some]), patches_MLL, device=device)
+            candidates = shortlist(coarse(greys_NGG[some]), gallery.coarse)
             for start in range(some.start, some.stop, CHUNK):
                 part = slice(start, min(start + CHUNK, some.stop))
                 number_N[part], score_N[part] = _nearest_candidates(
                     greys_NGG[part],
-                    patches_MGG,
+                    gallery,
                     candidates=candidates.rows(slice(part.start - first, part.stop - first)),
-                    device=device,
                 )
                 advance(part.stop - part.start)
     return Nearest(number_N, score_N)
 
 
 def _nearest_candidates(
-    greys_NGG: np.ndarray, patches_MGG: np.ndarray, *, candidates: Candidates, device: torch.device
+    greys_NGG: np.ndarray, gallery: Gallery, *, candidates: Candidates
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest candidate of each image: all at their rough alignment first, then the best ones in every size."""
+    device = gallery.device
     # Each way (patch, dihedral copy, shift) of an image once, in rising order; -1 where there are fewer.
     ways_NC4 = np.concatenate(
         [candidates.patch_NC[..., None], candidates.dihedral_NC[..., None], candidates.shift_NC2], axis=2
@@ -106,7 +117,7 @@ def _nearest_candidates(
 
     # The candidates' bands, each computed once.
     patch_U, place_NC = np.unique(np.where(known_NC, patch_NC, 0), return_inverse=True)
-    patches_U2GG = patch_bands(torch.from_numpy(patches_MGG[patch_U]).to(device).float())
+    patches_U2GG = patch_bands(torch.from_numpy(gallery.greys_MGG[patch_U]).to(device).float())
     aligned_NC4 = np.concatenate([place_NC.reshape(*patch_NC.shape, 1), dihedral_NC[..., None], shift_NC2], axis=2)
 
     number_N, score_N = np.full(len(greys_NGG), -1, np.int64), np.zeros(len(greys_NGG))

@@ -40,6 +40,8 @@ PATCHES = 512
 """training patches that they are compared with at once"""
 PAIRS = 64
 """whose exact products are computed at once"""
+KEPT_BYTES = 2**29
+"""of patches' blocks that are kept for later searches, 63 KB a patch; those of further patches are computed anew"""
 _NORM = 2000.0  # of a vector: 2000 squared, a sum's bound, is below 2**24
 _SLOW, _FINE = 2.5, 1.0  # px of the coarse grey, px of the grey
 _NOISE = 0.5  # squared grey levels a coarse pixel: what is fainter does not count as structure
@@ -86,15 +88,52 @@ class Candidates:
         return Candidates(self.patch_NC[rows], self.dihedral_NC[rows], self.shift_NC2[rows])
 
 
+@dataclass(frozen=True)
+class PatchBlocks:
+    """The blocks of some patches at every place, int16, and their coordinates in the basis of the kind, float32."""
+
+    exact_PMD: Tensor
+    near_PMK: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Of both."""
+        return self.exact_PMD.nbytes + self.near_PMK.nbytes
+
+
+class CoarsePatches:
+    """The patches that are searched, on a device. Their blocks are kept for later searches, up to ``KEPT_BYTES``."""
+
+    def __init__(self, patches_MLL: np.ndarray, *, device: torch.device) -> None:
+        self.patches_MLL, self.device = patches_MLL, device
+        self._kept: dict[tuple[BlockKind, int], PatchBlocks] = {}
+
+    def __len__(self) -> int:
+        return len(self.patches_MLL)
+
+    def blocks(self, kind: BlockKind, *, first: int) -> PatchBlocks:
+        """Those of ``PATCHES`` patches from ``first`` on."""
+        kept = self._kept.get((kind, first))
+        if kept is not None:
+            return kept
+        some_MLL = self.patches_MLL[first : first + PATCHES]
+        blocks_PMD = torch.from_numpy(blocks(some_MLL, kind.from_patch, kind=kind)).to(self.device)
+        basis_DK = torch.from_numpy(coordinates(kind.height, kind.width).basis_DK).to(self.device)
+        made = PatchBlocks(blocks_PMD.short(), blocks_PMD @ basis_DK)
+        if made.nbytes + sum(kept.nbytes for kept in self._kept.values()) <= KEPT_BYTES:
+            self._kept[kind, first] = made
+        return made
+
+
 def coarse(greys_NGG: np.ndarray) -> np.ndarray:
     """Greys of ``LOW`` px, float32 (N, L, L)."""
     matrix_LG = area_means(SIDE, LOW) @ gaussian(SIDE, _FINE)
     return matrix_LG @ greys_NGG.astype(np.float32) @ matrix_LG.T
 
 
-def shortlist(images_NLL: np.ndarray, patches_MLL: np.ndarray, *, device: torch.device) -> Candidates:
-    """The candidates of each image among the patches (both ``coarse``)."""
-    parts = [_best_patches(images_NLL, patches_MLL, kind=kind, device=device) for kind in KINDS]
+def shortlist(images_NLL: np.ndarray, patches: CoarsePatches) -> Candidates:
+    """The candidates of each image among the patches; the images are ``coarse``."""
+    parts = [_best_patches(images_NLL, patches, kind=kind) for kind in KINDS]
     return Candidates(
         np.concatenate([part.patch_NC for part in parts], axis=1),
         np.concatenate([part.dihedral_NC for part in parts], axis=1),
@@ -102,10 +141,9 @@ def shortlist(images_NLL: np.ndarray, patches_MLL: np.ndarray, *, device: torch.
     )
 
 
-def _best_patches(
-    images_NLL: np.ndarray, patches_MLL: np.ndarray, *, kind: BlockKind, device: torch.device
-) -> Candidates:
+def _best_patches(images_NLL: np.ndarray, patches: CoarsePatches, *, kind: BlockKind) -> Candidates:
     """The ``PER_KIND`` patches with the largest products, of equals the first, and how each lies best."""
+    device = patches.device
     n, at_once = len(images_NLL), IMAGES.get(device.type, MORE_IMAGES)
     views, symmetry = _views(images_NLL, kind=kind), coordinates(kind.height, kind.width)
     some_images = [slice(start, min(start + at_once, n)) for start in range(0, n, at_once)]
@@ -115,14 +153,12 @@ def _best_patches(
     ]
     error_N = np.concatenate([np.max([part.error_N for part in parts], axis=0) for parts in copies])
     error_N = (_NORM * error_N + TOLERANCE * _NORM**2).astype(np.float32)
-    views_NVD, basis_DK = (torch.from_numpy(part).to(device) for part in (views, symmetry.basis_DK))
+    views_NVD = torch.from_numpy(views).to(device)
 
     best = _Best.none(n)
-    for first in range(0, len(patches_MLL), PATCHES):
-        some_MLL = patches_MLL[first : first + PATCHES]
-        blocks_PMD = torch.from_numpy(blocks(some_MLL, kind.from_patch, kind=kind)).to(device)
-        blocks_PMK = blocks_PMD @ basis_DK
-        largest_NM = torch.cat([_largest(parts, blocks_PMK, symmetry) for parts in copies]).cpu().numpy()
+    for first in range(0, len(patches), PATCHES):
+        of_patches = patches.blocks(kind, first=first)
+        largest_NM = torch.cat([_largest(parts, of_patches.near_PMK, symmetry) for parts in copies]).cpu().numpy()
 
         # The exact products of those that may be among the best.
         kth_N = np.full(n, -np.inf, np.float32)
@@ -130,7 +166,7 @@ def _best_patches(
             kth_N = np.partition(largest_NM, -PER_KIND, axis=1)[:, -PER_KIND]
         least_N = np.maximum(best.value_NC[:, -1] - error_N, kth_N - 2 * error_N)
         image_K, patch_K = np.nonzero(largest_NM >= least_N[:, None])
-        value_K, way_K = _exact_products(views_NVD, blocks_PMD, image_K=image_K, patch_K=patch_K)
+        value_K, way_K = _exact_products(views_NVD, of_patches.exact_PMD, image_K=image_K, patch_K=patch_K)
         best = best.with_pairs(image_K, first + patch_K, value_K, way_K)
 
     # In which of the eight copies of the image, and how far the image has to be shifted.
@@ -186,7 +222,7 @@ def _exact_products(
     for start in range(0, len(image_K), PAIRS):
         some = slice(start, start + PAIRS)
         image_k, patch_k = (torch.from_numpy(part[some]).to(views_NVD.device) for part in (image_K, patch_K))
-        products_kVP = views_NVD[image_k] @ blocks_PMD[:, patch_k].permute(1, 2, 0)
+        products_kVP = views_NVD[image_k] @ blocks_PMD[:, patch_k].float().permute(1, 2, 0)
         value_k, way_k = products_kVP.flatten(1).max(dim=1)
         value_K[some], way_K[some] = value_k.cpu().numpy(), way_k.cpu().numpy()
     return value_K, way_K
