@@ -124,7 +124,7 @@ def audit_pixels(sets: AuditSets, *, seed: int = 0, device: torch.device | None 
             samples = Gallery(samples_NGG, device=device)
             scores = (search(images_NGG, samples).score_N for images_NGG in (members_NGG, others_NGG))
             membership_test = membership(*scores)
-    best_N, half_N = best_score(samples_NGG), best_score_of_weakest_half(samples_NGG)
+    best_N, half_N = (score(samples_NGG, device=device) for score in (best_score, best_score_of_weakest_half))
     return PixelAudit(of_samples, best_N, half_N, calibration, membership_test, len(train_MGG), len(held_out))
 
 

@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from histoloom.evaluation.originality.pair_scores import (
     FURTHEST,
@@ -30,6 +31,8 @@ from histoloom.evaluation.originality.pair_scores import (
 )
 from histoloom.evaluation.originality.shortlist import Candidates, CoarsePatches, coarse, shortlist
 from histoloom.training.devices import full_precision
+from histoloom.training.memory import in_fitting_parts
+from histoloom.training.transfers import put_array
 
 CLOSE = 6
 """candidates that are compared in every size"""
@@ -42,8 +45,10 @@ BATCH = {"cpu": 1}
 """images that are compared closely at once, by the kind of device: on a CPU, what fits its cache"""
 LARGE_BATCH = 32
 """elsewhere"""
-COPIES = 8
-"""images whose copies are scored at once"""
+COPIES = {"cpu": 8}
+"""images whose copies are scored at once, by the kind of device"""
+MORE_COPIES = 256
+"""elsewhere"""
 
 
 @dataclass(frozen=True)
@@ -117,24 +122,23 @@ def _nearest_candidates(
 
     # The candidates' bands, each computed once.
     patch_U, place_NC = np.unique(np.where(known_NC, patch_NC, 0), return_inverse=True)
-    patches_U2GG = patch_bands(torch.from_numpy(gallery.greys_MGG[patch_U]).to(device).float())
+    patches_U2GG = patch_bands(put_array(gallery.greys_MGG[patch_U], device).float())
     aligned_NC4 = np.concatenate([place_NC.reshape(*patch_NC.shape, 1), dihedral_NC[..., None], shift_NC2], axis=2)
 
     number_N, score_N = np.full(len(greys_NGG), -1, np.int64), np.zeros(len(greys_NGG))
     batch = BATCH.get(device.type, LARGE_BATCH)
-    for start in range(0, len(greys_NGG), batch):
-        # The last batch is filled up.
-        row_n = np.minimum(np.arange(start, start + batch), len(greys_NGG) - 1)
-        row_n1 = row_n[:, None]
-        image = image_bands(torch.from_numpy(greys_NGG[row_n]).to(device).float())
 
-        def compare(column_nC: np.ndarray, *, image: ImageBands, step: int, row_n1: np.ndarray = row_n1) -> np.ndarray:
-            ways_nC4 = torch.from_numpy(aligned_NC4[row_n1, column_nC]).to(device)
+    def closely(row_n: np.ndarray) -> None:
+        row_n1 = row_n[:, None]
+        image = image_bands(put_array(greys_NGG[row_n], device).float())
+
+        def compare(column_nC: np.ndarray, *, image: ImageBands, step: int) -> np.ndarray:
+            ways_nC4 = put_array(aligned_NC4[row_n1, column_nC], device)
             windows_nC2WW = windows(patches_U2GG, ways_nC4, reach=REACH)
             score_nC = scores(image, windows_nC2WW, ways_nC4[..., 2:], step=step)
             return np.where(known_NC[row_n1, column_nC], score_nC.cpu().double().numpy().round(DIGITS), -1.0)
 
-        every_nC = np.broadcast_to(np.arange(patch_NC.shape[1]), (batch, patch_NC.shape[1]))
+        every_nC = np.broadcast_to(np.arange(patch_NC.shape[1]), (len(row_n), patch_NC.shape[1]))
         rough_nC = compare(every_nC, image=image.only(1.0), step=2)
         best_nC = np.lexsort((patch_NC[row_n], -rough_nC), axis=1)[:, :CLOSE]
         close_nC = compare(best_nC, image=image, step=1)
@@ -142,23 +146,36 @@ def _nearest_candidates(
         winner_n1 = np.lexsort((patch_nC, -close_nC), axis=1)[:, :1]
         number_N[row_n] = np.take_along_axis(patch_nC, winner_n1, axis=1)[:, 0]
         score_N[row_n] = np.take_along_axis(close_nC, winner_n1, axis=1)[:, 0].clip(0)
+
+    for start in range(0, len(greys_NGG), batch):
+        # The last batch is filled up.
+        row_n = np.minimum(np.arange(start, start + batch), len(greys_NGG) - 1)
+        in_fitting_parts(closely, row_n, name="looking for copies")
     return number_N, score_N
 
 
-def best_score(greys_NGG: np.ndarray) -> np.ndarray:
+def best_score(greys_NGG: np.ndarray, *, device: torch.device | None = None) -> np.ndarray:
     """What exact copies of the images would score, float64 (N,): low where an image shows little."""
-    parts = [
-        scores_of_copies(torch.from_numpy(greys_NGG[start : start + COPIES]).float())
-        for start in range(0, len(greys_NGG), COPIES)
-    ]
-    return np.concatenate([np.empty(0), *(part.double().numpy() for part in parts)])
+    device = device or torch.device("cpu")
+    batch = COPIES.get(device.type, MORE_COPIES)
+
+    def of_copies(greys_nGG: np.ndarray) -> Tensor:
+        return scores_of_copies(put_array(greys_nGG, device).float())
+
+    with full_precision():
+        parts = [
+            part
+            for start in range(0, len(greys_NGG), batch)
+            for part in in_fitting_parts(of_copies, greys_NGG[start : start + batch], name="scores of exact copies")
+        ]
+    return np.concatenate([np.empty(0), *([torch.cat(parts).double().cpu().numpy()] if parts else [])])
 
 
-def best_score_of_weakest_half(greys_NGG: np.ndarray) -> np.ndarray:
+def best_score_of_weakest_half(greys_NGG: np.ndarray, *, device: torch.device | None = None) -> np.ndarray:
     """What an exact copy of the half that shows least would score, float64 (N,)."""
     by_half = []
     for half in (np.s_[:, :, :HALF], np.s_[:, :, HALF:], np.s_[:, :HALF], np.s_[:, HALF:]):
         alone = np.broadcast_to(greys_NGG.mean(axis=(1, 2), keepdims=True), greys_NGG.shape).astype(np.uint8)
         alone[half] = greys_NGG[half]
-        by_half.append(best_score(alone))
+        by_half.append(best_score(alone, device=device))
     return np.min(by_half, axis=0)

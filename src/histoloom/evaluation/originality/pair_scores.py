@@ -208,8 +208,8 @@ def scores_of_copies(greys_NGG: Tensor) -> Tensor:
         over_parts(some_NEBGG.movedim(2, 0)).unbind(2)
         for some_NEBGG in (energies_NEBGG, energies_NEBGG[:, :, :1].expand_as(energies_NEBGG))
     )
-    count = torch.tensor([SIDE**2, *[SIDE**2 // 2] * 4], device=greys_NGG.device)[:, None]
-    return _value(products, own=own, other=other, count=count.float()).amax(dim=0)
+    count_T1 = _pixels_of_parts(device=greys_NGG.device)[:, None]
+    return _value(products, own=own, other=other, count=count_T1).amax(dim=0)
 
 
 def _value(products: Tensor, *, own: tuple[Tensor, ...], other: tuple[Tensor, ...], count: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ def _value(products: Tensor, *, own: tuple[Tensor, ...], other: tuple[Tensor, ..
     # The correlation of equal likelihood ratio if ``FULL`` pixels held structure, 0..1: the likelihood ratio of
     # a correlation c among n independent pixels is (1 - c^2)^(-n/2).
     value = (1 - (1 - correlation.square()) ** (pixels / FULL).clamp(max=1)).sqrt()
-    min_T = torch.tensor([MIN_WHOLE, *[MIN_HALF / 2] * 4], device=count.device) * SIDE**2
+    min_T = _least_pixels(device=count.device)
     return torch.where(count >= min_T.view(-1, *[1] * (count.dim() - 1)), value, 0)
 
 
@@ -256,6 +256,18 @@ def _enlargements(sizes: tuple[float, ...], *, device: torch.device) -> tuple[Te
         reached.append(((places_G >= 0) & (places_G <= SIDE - 1)).astype(np.float32))
         matrices.append(interpolation(SIDE, SIDE, places_G) * reached[-1][:, None])
     return torch.from_numpy(np.stack(matrices)).to(device), torch.from_numpy(np.stack(reached)).to(device)
+
+
+@cache
+def _pixels_of_parts(*, device: torch.device) -> Tensor:
+    """The pixels of each part, (T,)."""
+    return torch.tensor([SIDE**2, *[SIDE**2 / 2] * 4], device=device)
+
+
+@cache
+def _least_pixels(*, device: torch.device) -> Tensor:
+    """How many pixels of each part have to lie on the patch, (T,)."""
+    return (torch.tensor([MIN_WHOLE, *[MIN_HALF / 2] * 4]) * SIDE**2).to(device)
 
 
 @cache

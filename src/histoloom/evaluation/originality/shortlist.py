@@ -27,6 +27,7 @@ from torch import Tensor
 
 from histoloom.evaluation.originality.greys import SIDE, area_means, dihedral_copies, gaussian
 from histoloom.evaluation.originality.symmetry import TOLERANCE, Coordinates, Copies, Family, coordinates, families
+from histoloom.training.transfers import put_array
 
 LOW = 20
 """px; the side of the coarse greys"""
@@ -38,8 +39,10 @@ MORE_IMAGES = 256
 """elsewhere"""
 PATCHES = 512
 """training patches that they are compared with at once"""
-PAIRS = 64
-"""whose exact products are computed at once"""
+PAIRS = {"cpu": 64}
+"""of an image and a patch, whose exact products are computed at once, by the kind of device"""
+MORE_PAIRS = 1024
+"""elsewhere"""
 KEPT_BYTES = 2**29
 """of patches' blocks that are kept for later searches, 63 KB a patch; those of further patches are computed anew"""
 _NORM = 2000.0  # of a vector: 2000 squared, a sum's bound, is below 2**24
@@ -117,8 +120,8 @@ class CoarsePatches:
         if kept is not None:
             return kept
         some_MLL = self.patches_MLL[first : first + PATCHES]
-        blocks_PMD = torch.from_numpy(blocks(some_MLL, kind.from_patch, kind=kind)).to(self.device)
-        basis_DK = torch.from_numpy(coordinates(kind.height, kind.width).basis_DK).to(self.device)
+        blocks_PMD = put_array(blocks(some_MLL, kind.from_patch, kind=kind), self.device)
+        basis_DK = put_array(coordinates(kind.height, kind.width).basis_DK, self.device)
         made = PatchBlocks(blocks_PMD.short(), blocks_PMD @ basis_DK)
         if made.nbytes + sum(kept.nbytes for kept in self._kept.values()) <= KEPT_BYTES:
             self._kept[kind, first] = made
@@ -153,7 +156,7 @@ def _best_patches(images_NLL: np.ndarray, patches: CoarsePatches, *, kind: Block
     ]
     error_N = np.concatenate([np.max([part.error_N for part in parts], axis=0) for parts in copies])
     error_N = (_NORM * error_N + TOLERANCE * _NORM**2).astype(np.float32)
-    views_NVD = torch.from_numpy(views).to(device)
+    views_NVD = put_array(views, device)
 
     best = _Best.none(n)
     for first in range(0, len(patches), PATCHES):
@@ -218,14 +221,17 @@ def _exact_products(
     views_NVD: Tensor, blocks_PMD: Tensor, *, image_K: np.ndarray, patch_K: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The largest product of each pair, and which view and place it is of, as one number."""
-    value_K, way_K = np.empty(len(image_K), np.float32), np.empty(len(image_K), np.int64)
-    for start in range(0, len(image_K), PAIRS):
-        some = slice(start, start + PAIRS)
-        image_k, patch_k = (torch.from_numpy(part[some]).to(views_NVD.device) for part in (image_K, patch_K))
-        products_kVP = views_NVD[image_k] @ blocks_PMD[:, patch_k].float().permute(1, 2, 0)
-        value_k, way_k = products_kVP.flatten(1).max(dim=1)
-        value_K[some], way_K[some] = value_k.cpu().numpy(), way_k.cpu().numpy()
-    return value_K, way_K
+    device = views_NVD.device
+    image_k, patch_k = put_array(image_K, device), put_array(patch_K, device)
+    # Numbers of ways are small: single precision holds them.
+    best_k2 = []
+    at_once = PAIRS.get(device.type, MORE_PAIRS)
+    for image_p, patch_p in zip(image_k.split(at_once), patch_k.split(at_once), strict=True):
+        products_pVP = views_NVD[image_p] @ blocks_PMD[:, patch_p].float().permute(1, 2, 0)
+        value_p, way_p = products_pVP.flatten(1).max(dim=1)
+        best_k2.append(torch.stack([value_p, way_p.float()], dim=1))
+    best_K2 = torch.cat(best_k2).cpu().numpy()
+    return best_K2[:, 0], best_K2[:, 1].astype(np.int64)
 
 
 def _views(images_NLL: np.ndarray, *, kind: BlockKind) -> np.ndarray:

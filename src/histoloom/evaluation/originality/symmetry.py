@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from histoloom.training.transfers import put_array
+
 TOLERANCE = 1.6e-5
 """of a product, for vectors of norm 1: 2**-24, single precision's rounding, for each of at most 256 terms"""
 
@@ -61,7 +63,7 @@ class Copies:
         exact_NFHD = views_NVD[:, family.view_FH]
         error_N = np.linalg.norm(exact_NFHD - base_NFD[:, :, family.pixels_HD], axis=3).max(axis=(1, 2))
         rows_RK = base_NFD.reshape(-1, base_NFD.shape[2]) @ coordinates.basis_DK
-        return Copies(family, torch.from_numpy(rows_RK).to(device), error_N)
+        return Copies(family, put_array(rows_RK, device), error_N)
 
     def largest(self, patches_MK: Tensor, parts: Parts) -> Tensor:
         """Of each base view's products with a patch's block in all copies, (R, M)."""
