@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from histoloom.autoencoder import stage as autoencoder_stage
-from histoloom.autoencoder.losses import VQGANLosses
+from histoloom.autoencoder.losses import PyramidLoss, VQGANLosses
+from histoloom.autoencoder.lpips import LPIPS
 from histoloom.autoencoder.vqgan import Autoencoder
 from histoloom.config import (
     Config,
@@ -30,6 +32,7 @@ from histoloom.diffusion.model.unet import make_unet
 from histoloom.run.stage import EventLog
 from histoloom.training import devices
 from histoloom.training.loop import Objective, StepContext, Task, Trained, train
+from histoloom.training.optimizers import only_trains
 
 IMAGES = 96
 FAST, PLAIN = (RuntimeConfig(device="cpu", precision="fp32", checkpoint_seconds=0, fast=fast) for fast in ("on", "off"))
@@ -132,6 +135,15 @@ def test_either_mode_goes_on_from_a_checkpoint_of_either(
     assert alike(weights(whole), weights(ended))
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_convolutions_are_timed_in_a_fast_training_only(before: bool) -> None:
+    with torch.backends.cudnn.flags(enabled=True, benchmark=before):
+        for runtime in (PLAIN, FAST):
+            with devices.compiled([], runtime=runtime):
+                assert torch.backends.cudnn.benchmark is (before or runtime is FAST)
+            assert torch.backends.cudnn.benchmark is before
+
+
 def test_auto_is_plain_without_a_cuda_device() -> None:
     assert not devices.is_fast(RuntimeConfig(device="cpu"))
 
@@ -169,9 +181,20 @@ SMALL = {
         "diffusion.channels=[16, 32]",
         "diffusion.attention=[false, true]",
     ),
+    "modern": (
+        "patches.size=32",
+        "autoencoder.channels=16",
+        "autoencoder.multipliers=[1, 2]",
+        "autoencoder.blocks=1",
+        "autoencoder.attention=false",
+        "autoencoder.adversarial.channels=8",
+        "autoencoder.adversarial.layers=1",
+    ),
     "paper": (
         "patches.size=32",
         "autoencoder.channels=16",
+        "autoencoder.multipliers=[1, 2]",
+        "autoencoder.blocks=1",
         "diffusion.channels=[16, 16]",
         "diffusion.attention=[true, true]",
         "diffusion.norm_groups=8",
@@ -205,26 +228,66 @@ def step_context(number: int, *, rows: int) -> StepContext:
     return StepContext(8 * number, number, 0.5, torch.device("cpu"), generator, slice(0, rows), rows)
 
 
+def random_lpips() -> LPIPS:
+    network = LPIPS.blank("alex")
+    for head_C in network.heads:
+        nn.init.uniform_(head_C)
+    return network
+
+
 @pytest.mark.usefixtures("whole_graphs")
-@pytest.mark.parametrize("preset", SMALL)
-def test_the_encoder_is_compiled_once_in_one_piece(preset: str) -> None:
+@pytest.mark.parametrize(
+    ("preset", "perceptual", "backend"),
+    [("modern", functools.partial(PyramidLoss, levels=1), "aot_eager"), ("paper", random_lpips, "eager")],
+    ids=["modern", "paper"],
+)
+def test_the_vqgan_is_compiled_in_whole_pieces_with_the_gradients_of_a_plain_one(
+    preset: str, perceptual: Callable[[], nn.Module], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``modern`` has the adaptive weight, which differentiates the last layer by itself; ``paper`` its own networks."""
+    monkeypatch.setattr(devices, "BACKEND", backend)  # tracing of gradients too costs twice the time
     config = small_config(preset).autoencoder
     made = autoencoder_stage.make_task(config, seed=0, n=8)
-    autoencoder = made.modules["autoencoder"]
+    autoencoder, discriminator = made.modules["autoencoder"], made.modules["discriminator"]
     assert isinstance(autoencoder, Autoencoder)
-    losses = VQGANLosses(config, autoencoder=autoencoder, discriminator=None, perceptual=None)
+    losses = VQGANLosses(config, autoencoder=autoencoder, discriminator=discriminator, perceptual=perceptual())
+    objectives = autoencoder_stage.make_objectives(losses, n=8)
+    task = dataclasses.replace(made, objectives=objectives, compiled=losses.compiled)
+    start = copy.deepcopy({name: module.state_dict() for name, module in made.modules.items()})
 
-    def step(number: int) -> Tensor:
+    def gradients(number: int) -> dict[str, Tensor]:
+        """Of both networks, in a step from the first weights."""
+        found: dict[str, Tensor] = {}
+        for name, module in made.modules.items():
+            module.load_state_dict(start[name])
         generator = torch.Generator().manual_seed(number)
         images_BHWC = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8, generator=generator)
-        return losses.autoencoder_loss(images_BHWC, step_context(number, rows=2))[0]
+        context = step_context(number, rows=2)
+        for objective in objectives:
+            module = made.modules[objective.name]
+            module.zero_grad()
+            with only_trains(task, objective):
+                objective.loss(images_BHWC, context)[0].backward()
+            found |= {
+                f"{objective.name}.{name}": p.grad.clone()
+                for name, p in module.named_parameters()
+                if p.grad is not None
+            }
+        return found
 
-    assert made.compiled == (autoencoder.encoder,)
-    in_one_piece(autoencoder.encoder, step)
+    plain = gradients(2)
+    with (
+        devices.compiled(task.compiled, runtime=FAST),
+        torch._dynamo.config.patch(suppress_errors=False),
+    ):
+        gradients(1)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            compiled = gradients(2)
+    assert alike(plain, compiled)
 
 
 @pytest.mark.usefixtures("whole_graphs")
-@pytest.mark.parametrize("preset", SMALL)
+@pytest.mark.parametrize("preset", ["demo", "paper"])
 def test_the_unet_is_compiled_once_in_one_piece(preset: str) -> None:
     config, conditions = small_config(preset).diffusion, Conditions((2, 3))
     unet = make_unet(config, shape=(4, 8, 8), conditions=conditions.count)

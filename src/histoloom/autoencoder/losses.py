@@ -39,6 +39,20 @@ class VQGANLosses:
         self.discriminator = discriminator
         self.perceptual = perceptual
 
+    @property
+    def compiled(self) -> tuple[nn.Module, ...]:
+        """The networks, and parts of them, that may be compiled while they train.
+
+        The adaptive weight differentiates the last layer by itself, which in a compiled part would cost as much as to
+        differentiate all of that part.
+        """
+        networks = (self.discriminator, self.perceptual)
+        return (
+            self.autoencoder.encoder,
+            *self.autoencoder.before_last_layer,
+            *(network for network in networks if network is not None),
+        )
+
     def autoencoder_loss(self, images_BHWC: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction, perceptual, commitment and, once the discriminator has joined, adversarial terms.
 

@@ -48,6 +48,7 @@ def run(context: StageContext) -> None:
     task = replace(
         task,
         objectives=make_objectives(losses, n=len(rows)),
+        compiled=losses.compiled,
         batch=lambda places: torch.from_numpy(patches.images(rows[places])),
     )
     trained = train(
@@ -93,7 +94,6 @@ def make_task(config: AutoencoderConfig, *, seed: int, n: int) -> Task:
         setting="autoencoder.training",
         # The discriminator of the paper normalises batches.
         whole_batch=config.architecture == "paper" and config.adversarial.weight > 0,
-        compiled=(autoencoder.encoder,),  # the adaptive weight differentiates the decoder's last layer by itself
     )
 
 

@@ -110,6 +110,16 @@ class Autoencoder(nn.Module):
         assert isinstance(last, nn.Conv2d), "the decoder ends with a convolution"
         return last.weight
 
+    @property
+    def before_last_layer(self) -> tuple[nn.Module, ...]:
+        """Parts of the decoder that end before ``last_layer``, whose gradients do not pass through them."""
+        if len(self.head):
+            return (self.decoder,)
+        if isinstance(self.decoder, paper.Decoder):
+            return (self.decoder.layers,)
+        assert self.decoder.mid_block is not None, "diffusers' decoder has one"
+        return (self.decoder.mid_block, *self.decoder.up_blocks)
+
     def save(self, folder: Path) -> None:
         """Write ``autoencoder.safetensors`` and ``autoencoder.json``."""
         weights = save({name: value.contiguous() for name, value in self.state_dict().items()})

@@ -155,21 +155,43 @@ def lay_out_states(optimizer: Any) -> None:
 
 
 @contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@contextmanager
 def compiled(modules: Sequence[nn.Module], *, runtime: RuntimeConfig) -> Iterator[None]:
     """Run what ``modules`` compute compiled for the shapes they see, in the fast mode; afterwards as before.
 
-    What cannot be compiled runs as it is, with a warning.
+    What cannot be compiled runs as it is, with a warning. cuDNN tries its algorithms for each shape of a convolution
+    and takes the fastest.
     """
-    if not modules or not is_fast(runtime):
+    if not is_fast(runtime):
         yield
         return
-    with torch._dynamo.config.patch(suppress_errors=True), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")  # of diffusers
-        for module in modules:
-            # Not of a copy: where a module is copied, what it was compiled to stays behind.
-            module.compile(backend=BACKEND, dynamic=False)
-        try:
+    with _fastest_convolutions():
+        if not modules:
             yield
-        finally:
+            return
+        with (
+            torch._dynamo.config.patch(suppress_errors=True),
+            # The adaptive weight of the VQ-GAN runs a backward pass twice, which must not write over what it reads.
+            torch._functorch.config.patch(donated_buffer=False),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")  # diffusers
+            # The compiler looks for it at inputs that are computed, such as a decoder's.
+            warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
             for module in modules:
-                module._compiled_call_impl = None
+                # Not of a copy: where a module is copied, what it was compiled to stays behind.
+                module.compile(backend=BACKEND, dynamic=False)
+            try:
+                yield
+            finally:
+                for module in modules:
+                    module._compiled_call_impl = None

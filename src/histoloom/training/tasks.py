@@ -106,7 +106,7 @@ class Task:
 
     ``versions``: an item comes in so many, of which one is drawn each time it is seen; ``batch`` then reads the
     row ``item + n * version``, and 0 is the item as it is.
-    ``compiled``: networks that may be compiled while they train: each is differentiated once a step, as a whole.
+    ``compiled``: networks that may be compiled while they train: each is differentiated as a whole.
     ``whole_batch``: the loss is a statistic of the whole batch, which processes may share but micro-batches must not
     split.
     ``setting``: where the training is in a run's configuration, such as ``diffusion.training``; empty: nowhere.
