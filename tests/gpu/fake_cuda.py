@@ -34,12 +34,17 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.optimizer import _foreach_supported_types as of_optimizers
 from torch.utils import _foreach_utils as of_foreach
+from torch.utils._device import _device_constructors
 
 from histoloom.training import devices
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 MEMORY = 16 * 2**30
 HALF = (torch.float16, torch.bfloat16)
+
+# torch keeps the functions that ``with torch.device(...)`` concerns; asked first within the stand-in, it would keep the
+# stand-in's, also afterwards.
+_device_constructors()
 
 plainly = torch._C.DisableTorchFunctionSubclass
 """Within it, operations see the CPU tensors that CUDA tensors are here."""

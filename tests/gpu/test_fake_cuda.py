@@ -150,6 +150,13 @@ def test_pinned_memory_must_not_change_while_it_is_copied(record: Record) -> Non
     assert record.waits.total() == 1
 
 
+def test_what_is_made_on_another_device_is_there_within_the_stand_in_and_afterwards() -> None:
+    with fake_cuda(), torch.device("meta"):
+        assert torch.empty(1).device.type == nn.Linear(2, 2).weight.device.type == "meta"
+    with torch.device("meta"):
+        assert torch.empty(1).device.type == nn.Linear(2, 2).weight.device.type == "meta"
+
+
 @pytest.mark.usefixtures("record")
 def test_a_copy_that_did_not_wait_is_not_there_yet() -> None:
     late = torch.ones(3, device="cuda").to("cpu", non_blocking=True)
