@@ -1,4 +1,4 @@
-"""Checkpoints that a thread writes: the training goes on meanwhile, and waits where it must."""
+"""Checkpoints that a thread writes: the training continues meanwhile, and waits where it must."""
 
 from __future__ import annotations
 

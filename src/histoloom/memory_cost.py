@@ -82,7 +82,7 @@ def describe(config: Config) -> str:
     """The estimate for a run on this machine's GPU as one line; empty for a run on the CPU or another machine."""
     try:
         return "" if resolve_device(config.runtime.device) == "cpu" else str(estimate(config))
-    except UserError:  # that the device is not there is said with the time
+    except UserError:  # the estimate of time reports a device that is absent
         return ""
 
 

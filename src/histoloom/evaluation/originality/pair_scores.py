@@ -12,8 +12,8 @@ all sums of products.
 
 Shape suffixes: N images, C patches of each image, U different patches, G = ``SIDE``, H = G / 2, B = ``BANDS``, Z sizes,
 T parts of the image (the whole, the left, right, upper and lower half), E = 3 energies, S shifts along one side, R all
-shifts that the image may have, along one side, W side of a window, Q = 2 halves along one side, X several of these as
-one axis.
+shifts that the image may have, along one side, W side of a window, Q = 2 halves along one side, X and Y several of
+these as one axis, P pixels as one axis.
 """
 
 from __future__ import annotations
@@ -161,15 +161,15 @@ def scores(image: ImageBands, windows_NC2WW: Tensor, shift_NC2: Tensor, *, step:
     quarters_NBZQHQH = image.views_NBZGG.unflatten(4, (2, HALF)).unflatten(3, (2, HALF))
     padded_QQNBZWH = F.pad(quarters_NBZQHQH.permute(3, 5, 0, 1, 2, 4, 6), (0, 0, 2 * reach, 2 * reach))
     moved_QQNBZSHW = padded_QQNBZWH.unfold(5, height, step)
-    moved_XXX = moved_QQNBZSHW.transpose(6, 7).reshape(4 * N, len(BANDS) * Z * S, height * HALF)
+    moved_XYP = moved_QQNBZSHW.transpose(6, 7).reshape(4 * N, len(BANDS) * Z * S, height * HALF)
     below_QQNCWSH = [
         band_NCWW[:, :, top : top + height, left : left + height].unfold(3, HALF, step).transpose(2, 3)
         for top in (0, HALF)
         for left in (0, HALF)
     ]
-    below_XXX = torch.stack(below_QQNCWSH).view(4 * N, C * S, height * HALF)
+    below_XYP = torch.stack(below_QQNCWSH).view(4 * N, C * S, height * HALF)
     # The first move leaves room above.
-    products_QQNBZSCS = (moved_XXX @ below_XXX.mT).view(2, 2, N, len(BANDS), Z, S, C, S).flip(5)
+    products_QQNBZSCS = (moved_XYP @ below_XYP.mT).view(2, 2, N, len(BANDS), Z, S, C, S).flip(5)
     products = _parts(*products_QQNBZSCS.unbind(3)).transpose(3, 4)
 
     # The image's energies where it lies on the patch, and how many pixels that are.
