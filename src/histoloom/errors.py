@@ -11,6 +11,10 @@ class UserError(ValueError):
     """
 
 
+class SlidesAbsent(UserError):
+    """The slides of a run, their table or their names are not at hand. What was made of them stays valid."""
+
+
 class TrainingStopped(UserError):
     """A check of a network stopped its training; the message names the last good checkpoint."""
 

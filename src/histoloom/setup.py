@@ -68,6 +68,8 @@ def init_run(
 
             files = TileFiles(Path(config.clusters.files), obsm=config.clusters.obsm)
             find_features({entry.slide_id: (entry.stored_file, entry.slide) for entry in entries}, files=files)
+        if any(path.resolve().is_relative_to(place.resolve()) for place in slides):
+            logger.warning("%s lies in a folder of slides; what is written there is never taken for slides", path)
         run = Run.create(path, config)
 
         # The generator goes where the run looks for it, unless it is there, whole.

@@ -99,7 +99,7 @@ def test_broken_ones_among_good_ones_carry_reasons(tmp_path, picture, pyramid):
     data = pyramid(tmp_path / "cut.tif", picture(128, 128), mpp=0.5).read_bytes()
     (tmp_path / "cut.tif").write_bytes(data[:300])
     (tmp_path / "empty.tif").write_bytes(b"")
-    (tmp_path / "slides.csv").write_text("file,patient\ngone.svs,P\n", encoding="utf-8")
+    (tmp_path / "slides.csv").write_text("file,patient\ngood.png,P\ngone.svs,P\n", encoding="utf-8")
     status = {entry.file.name: entry.status for entry in find_slides(config(tmp_path))}
     assert status["good.png"] == "ok"
     assert status["gone.svs"] == "the file does not exist"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from histoloom.evaluation.results import FolderEvaluation, Originality
 from histoloom.run.directory import disk_errors_explained, write_bytes, write_json, write_text
+from histoloom.run.own_output import png_text
 
 PAIRS_PER_ROW, GAP, MARGIN = 4, 2, 12
 """pairs in a row of the sheet; px between the images of a pair, and between pairs"""
@@ -107,7 +108,7 @@ def _sheet_png(samples_PSS3: np.ndarray, patches_PSS3: np.ndarray) -> bytes:
         page[top : top + side, left : left + side] = sample
         page[top : top + side, left + side + GAP : left + 2 * side + GAP] = patch
     buffer = io.BytesIO()
-    Image.fromarray(page).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(page).save(buffer, format="PNG", optimize=True, pnginfo=png_text())
     return buffer.getvalue()
 
 

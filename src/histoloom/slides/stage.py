@@ -140,7 +140,7 @@ def _leave_out(entries: Entries, *, reasons: Reasons, context: StageContext) -> 
 def _usable_slides(context: StageContext) -> list[SlideEntry]:
     """The inventory; slides that are smaller than one patch are left out."""
     config, patches = context.config, context.config.patches
-    entries = find_slides(config.slides)
+    entries = find_slides(config.slides, say=context.say)
     for entry in entries:
         if not entry.usable:
             context.say(f"left out {entry.display_name}: {entry.status}")

@@ -22,6 +22,7 @@ from histoloom.config import Config
 from histoloom.errors import UserError
 from histoloom.names import current_labels
 from histoloom.run.directory import Run, disk_errors_explained, replacing, write_text
+from histoloom.run.own_output import png_text
 from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.inventory.pseudonyms import real_file
 from histoloom.slides.patch_set import SlideRow
@@ -227,4 +228,4 @@ def run_stains(patches: Path, *, config: Config) -> SlideStains | None:
 def write_png(path: Path, image: Image.Image) -> None:
     """Write a PNG in one step."""
     with replacing(path) as temporary:
-        image.save(temporary, format="PNG")
+        image.save(temporary, format="PNG", pnginfo=png_text())

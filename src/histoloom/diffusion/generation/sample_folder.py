@@ -27,6 +27,7 @@ from histoloom.diffusion.generation.source_images import EncodedPicture
 from histoloom.diffusion.sampling import StepCallback
 from histoloom.progress import meter
 from histoloom.run.directory import flush_to_disk, replacing
+from histoloom.run.own_output import png_text
 from histoloom.training.distributed import rank, size, wait_for_all
 
 logger = logging.getLogger("histoloom")
@@ -153,7 +154,7 @@ def _write_png(path: Path, image_HW3: np.ndarray) -> None:
     """The file appears whole; ``write_samples`` flushes it later."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, flush=False) as temporary:
-        Image.fromarray(image_HW3).save(temporary, format="PNG")
+        Image.fromarray(image_HW3).save(temporary, format="PNG", pnginfo=png_text())
 
 
 def _write_tables(generator: Generator, job: SampleJob, *, folder: Path) -> None:

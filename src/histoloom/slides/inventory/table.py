@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
-from dataclasses import dataclass
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
 from histoloom.config import MPP_LIMITS
-from histoloom.errors import UserError
+from histoloom.errors import SlidesAbsent, UserError
 from histoloom.slides.entries import one_line
 
 COLUMNS = ("file", "patient", "slide", "mpp", "split")
@@ -23,13 +26,17 @@ _MAX_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class TableRow:
-    """A table's values for a file; None where a cell is empty. ``mpp`` is um/px; ``extra`` are the further columns."""
+    """A table's values for a file; None where a cell is empty.
+
+    ``mpp`` is um/px; ``extra`` are the further columns; ``name`` is the file's name as the table spells it.
+    """
 
     patient: str | None = None
     slide: str | None = None
     mpp: float | None = None
     split: Split | None = None
     extra: tuple[tuple[str, str | None], ...] = ()
+    name: str = field(default="", compare=False)
 
 
 def read_table(path: Path) -> dict[Path, TableRow]:
@@ -39,7 +46,7 @@ def read_table(path: Path) -> dict[Path, TableRow]:
             raise UserError(f"{path} is larger than any table of slides; give a CSV with a column file")
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; give a CSV with a column file") from error
+        raise SlidesAbsent(f"{path} does not exist; give a CSV with a column file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a UTF-8 CSV ({error})") from error
 
@@ -61,6 +68,50 @@ def read_table(path: Path) -> dict[Path, TableRow]:
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: is not CSV ({error}); correct it") from error
     return rows
+
+
+def joined_rows(
+    rows: Mapping[Path, TableRow], *, table: Path, slides: Mapping[Path, Sequence[Path]]
+) -> dict[Path, TableRow]:
+    """``rows`` of ``table`` by the file of their slide. ``slides``: the places that a table may name, by file.
+
+    Where no file has a row's name, the row is for the one slide whose path ends with it. Case, the form of Unicode
+    letters and the direction of slashes do not count, and the suffix may be missing. Raises ``UserError`` where no row
+    fits a slide, or two rows with different values fit the same one.
+    """
+    places = {place for of_slide in slides.values() for place in of_slide}
+    by_name: dict[str, list[tuple[str, Path]]] = defaultdict(list)
+    for real, of_slide in slides.items():
+        for place in of_slide:
+            for spelled in {_plain(str(place)), _plain(str(place.with_suffix("")))}:
+                by_name[spelled.rpartition("/")[2]].append((spelled, real))
+
+    fits = 0
+    result: dict[Path, TableRow] = {}
+    for file, row in rows.items():
+        exact = file in places or (file.is_dir() and any(real.is_relative_to(file) for real in slides))
+        target = file
+        if not exact and not file.exists():
+            end = "/" + _plain(os.path.normpath(row.name.replace("\\", "/"))).lstrip("/")
+            candidates = by_name[end.rpartition("/")[2]]
+            matches = {real for spelled, real in candidates if spelled.endswith(end)}
+            exact = len(matches) == 1
+            target = matches.pop() if exact else file
+        fits += exact
+        if result.setdefault(target, row) != row:
+            raise UserError(f"{table}: {one_line(row.name)} and {one_line(result[target].name)} both name {target}")
+    if rows and not fits:
+        first = one_line(next(iter(rows.values())).name)
+        raise UserError(
+            f"{table} fits no slide: none of its {len(rows)} rows names one of the {len(slides)} slides (the first row "
+            f"names {first}); write names relative to {table.parent}, or the end of each slide's path"
+        )
+    return result
+
+
+def _plain(name: str) -> str:
+    """A path as it is compared: without case, in one form of Unicode, with one kind of slash."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/")).casefold()
 
 
 def _column_names(header: list[str], *, path: Path) -> list[str]:
@@ -106,4 +157,5 @@ def _row(values: dict[str, str], *, folder: Path, place: str) -> tuple[Path, Tab
         mpp=mpp,
         split=cast("Split", split.lower()) if split else None,
         extra=tuple((column, cell or None) for column, cell in values.items() if column not in COLUMNS),
+        name=name,
     )
