@@ -22,6 +22,7 @@ from histoloom.seeding import numpy_generator
 from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.patches.grid import grid
 from histoloom.slides.readers.open import open_slide
+from histoloom.slides.readers.scale import Scale
 from histoloom.slides.stain.normalise import GLASS, REFERENCES, Macenko, SlideStains
 
 
@@ -157,7 +158,9 @@ def test_a_slide_is_classified_where_its_tissue_is(tmp_path: Path, label: Classi
     image_HW3 = np.full((256, 384, 3), 250, dtype=np.uint8)
     image_HW3[:, :192] = 20
     Image.fromarray(image_HW3).save(tmp_path / "half.png")
-    slide_map = classify_slide(tmp_path / "half.png", classify=label, size=32, mpp=1.0, limit=4000, source_mpp=1.0)
+    slide_map = classify_slide(
+        tmp_path / "half.png", classify=label, size=32, mpp=1.0, limit=4000, scale=Scale(1.0, "given")
+    )
     middles = (slide_map.boxes_N4[:, 0] + slide_map.boxes_N4[:, 2]) / 2
     np.testing.assert_array_equal(slide_map.labels[2], (middles > 192).astype(int))
     assert set(slide_map.labels) == {2, 4}
@@ -188,7 +191,14 @@ def test_a_slide_is_classified_in_the_reference_stain(tmp_path: Path) -> None:
             return {2: np.zeros(len(patches), int)}
 
         classify_slide(
-            tmp_path / "slide.png", classify=label, size=32, mpp=1.0, limit=4, source_mpp=1.0, stains=known, name=name
+            tmp_path / "slide.png",
+            classify=label,
+            size=32,
+            mpp=1.0,
+            limit=4,
+            scale=Scale(1.0, "given"),
+            stains=known,
+            name=name,
         )
     assert seen["stranger"] == pytest.approx(180)
     assert seen["pale"] < 150

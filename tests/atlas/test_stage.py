@@ -18,9 +18,10 @@ from histoloom.atlas.maps import embedding
 from histoloom.atlas.maps.tissue_map import map_slide, run_slide
 from histoloom.autoencoder.vqgan import Autoencoder
 from histoloom.clustering.clusterer import Architecture, build
+from histoloom.config import dump_config
 from histoloom.errors import UserError
 from histoloom.names import add_label, add_name
-from histoloom.run.directory import Run, read_json, write_json
+from histoloom.run.directory import Run, read_json, write_json, write_text
 from histoloom.run.stage import EventLog, StageContext
 from histoloom.seeding import derive
 from histoloom.slides.entries import SlideError
@@ -157,8 +158,8 @@ def test_a_slide_is_mapped_for_qupath(run: Run, tmp_path: Path) -> None:
         assert image.size == (160, 128)
 
 
-def test_a_slide_of_the_run_has_the_runs_scale(run: Run, tmp_path: Path) -> None:
-    """Its file, a PNG, has none; ``--mpp`` still goes before the run's."""
+def test_a_slide_of_the_run_has_the_runs_scale(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its file, a PNG, has none; ``--mpp`` still goes before the run's, and a difference is said."""
     slide = tmp_path / "slides" / "slide-0.png"
     maps = {}
     for mpp in (None, 1.0, 2.0):
@@ -167,6 +168,17 @@ def test_a_slide_of_the_run_has_the_runs_scale(run: Run, tmp_path: Path) -> None
         maps[mpp] = out.read_bytes()
     assert maps[None] == maps[1.0]
     assert maps[None] != maps[2.0]
+    (said,) = caplog.messages
+    assert "slide-0.png: mapped at --mpp 2, but the run uses 1 um/px (given)" in said
+
+
+def test_another_slide_has_the_scale_that_the_run_gives_to_all(run: Run, tmp_path: Path) -> None:
+    shutil.copy(tmp_path / "slides" / "slide-0.png", tmp_path / "other.png")
+    edited = run.config.model_copy(update={"slides": run.config.slides.model_copy(update={"mpp": 2.0})})
+    write_text(run.path / "config.yaml", dump_config(edited))
+    for name, mpp in (("all", None), ("given", 2.0)):
+        map_slide(run.path, tmp_path / "other.png", out=tmp_path / f"{name}.geojson", k=2, mpp=mpp)
+    assert (tmp_path / "all.geojson").read_bytes() == (tmp_path / "given.geojson").read_bytes()
 
 
 def test_a_slide_of_a_private_run_has_the_runs_scale(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +215,7 @@ def test_a_map_counts_from_where_the_scan_begins(run: Run, tmp_path: Path, monke
         ("other.png", "map.geojson", None, None, "does not say its mpp .*: give it with --mpp"),
         ("absent.png", "map.geojson", None, 1.0, "does not exist"),
         ("slide-0.png", "map.geojson", None, 0.01, "smaller than one patch"),
+        ("slide-0.png", "map.geojson", None, 0.0, "--mpp must be um/px from 0.01 to 100, got 0"),
     ],
 )
 def test_a_slide_that_cannot_be_mapped_gives_one_line(

@@ -31,6 +31,7 @@ from histoloom.run.stage import StageContext
 from histoloom.slides.entries import OK, SlideError
 from histoloom.slides.inventory.pseudonyms import public_reason, real_file
 from histoloom.slides.patch_set import PatchSet
+from histoloom.slides.readers.scale import Scale
 
 
 def run(context: StageContext) -> None:
@@ -115,7 +116,7 @@ def _draw_map(
             size=config.patches.size,
             mpp=config.patches.mpp,
             limit=config.report.map_patches,
-            source_mpp=float(str(row["source_mpp"])),
+            scale=Scale(float(str(row["source_mpp"])), str(row.get("mpp_source", ""))),
             stains=run_stains(patches, config=config),
             name=slide,
         )

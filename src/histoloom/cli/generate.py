@@ -83,7 +83,10 @@ def map_slide(
     out: Annotated[Path, typer.Option(metavar="FILE.geojson", help="File for the map; a PNG is written beside it.")],
     k: OtherK = None,
     mpp: Annotated[
-        float | None, typer.Option(help="um/px of the slide; else the run's for a slide of the run, or the file's.")
+        float | None,
+        typer.Option(
+            help="um/px of the slide; else the run's for a slide of the run, the file's, or slides.mpp of the run."
+        ),
     ] = None,
 ) -> None:
     """Map the tissues of a slide as a GeoJSON that QuPath opens."""

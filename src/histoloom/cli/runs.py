@@ -64,7 +64,7 @@ def init(
     ] = None,
     preset: Annotated[str, typer.Option(help="paper, modern, cpu, starter or tune.")] = "modern",
     table: Annotated[Path | None, typer.Option(help="CSV with columns file, patient, slide, mpp, split.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="um/px of slides whose files do not contain it.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="um/px of slides whose files do not state it.")] = None,
     pseudonymise: Annotated[
         bool, typer.Option("--pseudonymise", help="Keep the names of slides and patients out of the run.")
     ] = False,

@@ -38,7 +38,10 @@ class SlidesConfig(Section):
         None, description="further columns of the table to keep; null: all, or none in a pseudonymised run"
     )
     mpp: float | None = Field(
-        None, ge=MPP_LIMITS[0], le=MPP_LIMITS[1], description="um/px of slides whose files do not contain it"
+        None,
+        ge=MPP_LIMITS[0],
+        le=MPP_LIMITS[1],
+        description="um/px of slides whose files do not state it; goes before a guess from the objective's power",
     )
     follow_links: bool = Field(False, description="follow links in folders that lead out of the given paths")
     pseudonyms: str | None = Field(

@@ -6,6 +6,7 @@ positions depend on the settings and the slides alone, it ends with the same byt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,7 @@ from histoloom.slides.patches.sampling import (
     splits_of,
 )
 from histoloom.slides.patches.surroundings import fields_of, image_side
+from histoloom.slides.readers.scale import SETTING
 from histoloom.slides.stain.normalise import SlideStains, StainNormaliser, estimate_slide, reference_of, stain_jobs
 from histoloom.slides.workers.workers import Workers
 
@@ -163,8 +165,14 @@ def _usable_slides(context: StageContext) -> list[SlideEntry]:
             f"patches.mpp {patches.mpp:g} is finer than {len(coarse)} of {len(usable)} slides are (the coarsest "
             f"has {max(coarse):g} um/px): their patches are enlarged, without detail of their own"
         )
-    if config.slides.mpp is not None and not any(entry.mpp_source == "slides.mpp" for entry in usable):
-        context.say(f"slides.mpp {config.slides.mpp:g} is not used: every slide, or its table, says its own")
+    if config.slides.mpp is not None:
+        own = [e for e in usable if e.mpp_source != SETTING and not math.isclose(e.source_mpp, config.slides.mpp)]
+        if own:
+            context.say(
+                f"slides.mpp {config.slides.mpp:g} is not used for {len(own)} of {len(usable)} slides: a table or the "
+                f"file says another mpp ({own[0].display_name}: {own[0].source_mpp:g}, {own[0].mpp_source}); a column "
+                "mpp of a CSV goes before the file"
+            )
     return entries
 
 

@@ -5,6 +5,8 @@ Shape suffixes: N cells, 4 the sides of a cell (left, top, right, bottom) in lev
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,19 +20,22 @@ from histoloom.atlas.maps.overlay import geojson, overlay
 from histoloom.atlas.maps.palette import Rgb, cluster_colours
 from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.results import Decision
-from histoloom.config import Config
+from histoloom.config import MPP_LIMITS, Config
 from histoloom.errors import UserError
 from histoloom.names import current_labels
 from histoloom.run.directory import Run, disk_errors_explained, replacing, write_text
 from histoloom.run.own_output import png_text
-from histoloom.slides.entries import SlideEntry, SlideError
+from histoloom.slides.entries import SlideError
 from histoloom.slides.inventory.pseudonyms import real_file
 from histoloom.slides.patch_set import SlideRow
 from histoloom.slides.patches.grid import Grid, batches, grid
 from histoloom.slides.patches.surroundings import fields_of, image_side, read_fields
 from histoloom.slides.readers.open import open_slide
+from histoloom.slides.readers.scale import Scale, decide
 from histoloom.slides.stain.normalise import SlideStains
 from histoloom.training.devices import accelerator
+
+logger = logging.getLogger("histoloom")
 
 Classify = Callable[[np.ndarray, np.ndarray | None], Mapping[int, np.ndarray]]
 """From patches, uint8 (n, size, size, 3), and the fields about them, to their clusters (n,) under each k."""
@@ -97,20 +102,21 @@ def classify_slide(
     mpp: float,
     limit: int,
     surroundings: bool = False,
-    source_mpp: float | None = None,
+    scale: Scale | None = None,
+    default_mpp: float | None = None,
     stains: SlideStains | None = None,
     name: str | None = None,
 ) -> SlideMap:
     """Classify at most ``limit`` patches of ``size`` px at ``mpp`` um/px on a grid over the slide at ``path``.
 
     ``surroundings``: whether ``classify`` gets the fields about the patches as well, or None in their place.
-    ``source_mpp`` is the slide's um/px at level 0 and replaces the value in the file. ``stains`` are those of
-    the run, None where it did not normalise stain; ``name`` is the slide's name there, None for a slide that the run
-    did not use. Raises ``SlideError`` where the slide cannot be read, does not say its
-    um/px, or is smaller than a patch.
+    ``scale`` is what is known of this slide and goes before its file; ``default_mpp`` goes before a guess. ``stains``
+    are those of the run, None where it did not normalise stain; ``name`` is the slide's name there, None for a slide
+    that the run did not use. Raises ``SlideError`` where the slide cannot be read, does not say its um/px, or is
+    smaller than a patch.
     """
-    entry = SlideEntry(path.stem, path, patient="", slide="", mpp=source_mpp, mpp_source="given")
-    with open_slide(entry) as slide:
+    with open_slide(path) as slide:
+        slide.scale = decide(slide.scale, given=scale, default=default_mpp)
         cells = refined(grid(slide, size=size, mpp=mpp, limit=limit), dimensions=slide.dimensions, limit=limit)
         recolour = None if stains is None else stains.of_slide(slide, name=name)
         fields_N3 = fields_of(cells.x, cells.y, extent=cells.extent, dimensions=slide.dimensions)
@@ -162,13 +168,15 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
     """Classify a slide with a run's clusters and write GeoJSON for QuPath, and a picture beside it (``.png``).
 
     Its stain is normalised as the run's slides were. ``k`` is None for the chosen one. ``mpp`` is the slide's um/px at
-    level 0. If it is None, a slide of the run has the value that the run uses, and any other slide the value in its
-    file. Raises ``UserError``.
+    level 0. If it is None, a slide of the run has the value that the run uses; any other slide has that of its file,
+    else the run's ``slides.mpp``. Raises ``UserError``.
     """
     opened = Run.open(run)
     config, sweep = opened.config, opened.config.clusters.k
     if k is not None and k not in sweep:
         raise UserError(f"k = {k} is not in this run's sweep; allowed: {', '.join(map(str, sweep))}")
+    if mpp is not None and not MPP_LIMITS[0] <= mpp <= MPP_LIMITS[1]:
+        raise UserError(f"--mpp must be um/px from {MPP_LIMITS[0]:g} to {MPP_LIMITS[1]:g}, got {mpp:g}")
     if out.suffix not in {".geojson", ".json"}:
         raise UserError(f"--out wants a name that ends in .geojson, got {out.name}")
     classifier = load_classifier(config, {stage: opened.require(stage) for stage in CLASSIFIER_STAGES})
@@ -176,6 +184,18 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
 
     patches = opened.folder("patches")
     known = run_slide(slide, patches=patches)
+    scale = None if known is None or known.mpp is None else Scale(known.mpp, known.mpp_source)
+    if mpp is not None:
+        if scale is not None and not math.isclose(mpp, scale.mpp):
+            logger.warning(
+                "%s: mapped at --mpp %g, but the run uses %g um/px (%s) for this slide, so that its report shows "
+                "another scale",
+                slide.name,
+                mpp,
+                scale.mpp,
+                scale.source,
+            )
+        scale = Scale(mpp, "--mpp")
     try:
         slide_map = classify_slide(
             slide,
@@ -184,7 +204,8 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
             size=config.patches.size,
             mpp=config.patches.mpp,
             limit=config.report.map_patches,
-            source_mpp=known.mpp if mpp is None and known is not None else mpp,
+            scale=scale,
+            default_mpp=config.slides.mpp,
             stains=run_stains(patches, config=config),
             name=None if known is None else known.slide,
         )

@@ -17,11 +17,9 @@ from histoloom.slides.inventory.pseudonyms import open_pseudonyms
 from histoloom.slides.inventory.search import Rows, SlideFile, find_files
 from histoloom.slides.inventory.table import TableRow
 from histoloom.slides.readers.open import open_slide
+from histoloom.slides.readers.scale import GUESS, NO_MPP, TABLE, Scale, decide
 
 logger = logging.getLogger("histoloom")
-
-# Reasons why a slide is left out.
-NO_MPP = "does not say its mpp (um/px): give it with --mpp, for example --mpp 0.5, or in a column mpp of a CSV"
 
 _LONGEST_ID = 100
 _REASONS_IN_MESSAGE = 3
@@ -63,17 +61,27 @@ def find_slides(config: SlidesConfig, *, say: Callable[[str], None] = logger.war
     no_mpp = [entry.display_name for entry in entries if entry.status == NO_MPP]
     usable = any(entry.usable for entry in entries)
     if no_mpp and usable:
-        more = f" and {len(no_mpp) - _NAMES_IN_MESSAGE} more" if len(no_mpp) > _NAMES_IN_MESSAGE else ""
         say(
-            f"{len(no_mpp)} of {len(entries)} slides do not say their mpp (um/px) and are left out: "
-            f"{', '.join(no_mpp[:_NAMES_IN_MESSAGE])}{more}; to use them give --mpp, for example --mpp 0.5, or a CSV "
-            "with columns file and mpp (--table)"
+            f"{len(no_mpp)} of {len(entries)} slides do not say their mpp (um/px) and are left out: {_listed(no_mpp)}; "
+            "to use them give --mpp, for example --mpp 0.5, or a CSV with columns file and mpp (--table)"
+        )
+    guessed = [f"{e.display_name} {e.mpp:g}" for e in entries if e.usable and e.mpp_source.startswith(GUESS)]
+    if guessed:
+        say(
+            f"{len(guessed)} of {len(entries)} slides do not say their mpp (um/px); it is guessed from the power of "
+            f"the objective, which can be wrong by a factor of two: {_listed(guessed)}; to replace the guess give "
+            "--mpp, or a CSV with columns file and mpp"
         )
     if pseudonyms is not None and not all(entry.usable for entry in entries):
         logger.info("the names of these slides are in %s", pseudonyms.record)
     if not usable:
         raise UserError(none_usable(entries))
     return entries if pseudonyms is None else sorted(entries, key=lambda entry: entry.slide_id)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMES_IN_MESSAGE} more" if len(names) > _NAMES_IN_MESSAGE else ""
+    return ", ".join(names[:_NAMES_IN_MESSAGE]) + more
 
 
 def none_usable(entries: Sequence[SlideEntry]) -> str:
@@ -139,18 +147,14 @@ def _entries(files: Sequence[SlideFile], *, rows: Rows, columns: Sequence[str] |
 
 
 def _examined(entry: SlideEntry, *, row: TableRow | None, config: SlidesConfig) -> SlideEntry:
-    """The entry with its size and scale, or with the reason why it is left out.
-
-    The scale is the table's, else the file's, else the configured one.
-    """
+    """The entry with its size and scale, or with the reason why it is left out."""
+    given = Scale(row.mpp, TABLE) if row is not None and row.mpp is not None else None
     try:
         with open_slide(entry.file) as slide:
-            (width, height), mpp, source = slide.dimensions, slide.mpp, slide.mpp_source
+            (width, height), scale = slide.dimensions, decide(slide.scale, given=given, default=config.mpp)
     except SlideError as error:
         return entry.left_out(entry.public_reason(error))
-    if row is not None and row.mpp is not None:
-        mpp, source = row.mpp, "table"
-    elif mpp is None and config.mpp is not None:
-        mpp, source = config.mpp, "slides.mpp"
-    sized = replace(entry, width=width, height=height, mpp=mpp, mpp_source=source)
-    return sized if mpp is not None else sized.left_out(NO_MPP)
+    sized = replace(entry, width=width, height=height)
+    if scale is None:
+        return sized.left_out(NO_MPP)
+    return replace(sized, mpp=scale.mpp, mpp_source=scale.source)

@@ -11,6 +11,7 @@ import numpy as np
 from histoloom.slides.entries import SlideError
 from histoloom.slides.patches.sampling import patch_extent
 from histoloom.slides.readers.base import Slide
+from histoloom.slides.readers.scale import NO_MPP
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def grid(slide: Slide, *, size: int, mpp: float, limit: int) -> Grid:
     Raises ``SlideError`` where the slide has no mpp or is smaller than one patch.
     """
     if slide.mpp is None:
-        raise SlideError("does not say its mpp (um/px): give it with --mpp, for example --mpp 0.5")
+        raise SlideError(NO_MPP)
     extent = patch_extent(size, mpp=mpp, source_mpp=slide.mpp)
     width, height = slide.dimensions
     if extent > min(width, height) + 1e-6:

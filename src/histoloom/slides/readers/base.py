@@ -15,8 +15,8 @@ from typing import Self
 import numpy as np
 from PIL import Image
 
-from histoloom.slides.readers.decoding import Scale
 from histoloom.slides.readers.resample import SUPPORT, Box, resample
+from histoloom.slides.readers.scale import Scale
 
 _BLOCK_SIDE = 4096  # px of a level that are read and filtered at once
 _EXACT_PIXELS = 2**22  # beyond this, float32 copies take too much memory; Pillow filters them instead
@@ -25,11 +25,11 @@ _EXACT_PIXELS = 2**22  # beyond this, float32 copies take too much memory; Pillo
 class Slide(ABC):
     """An open slide.
 
-    ``dimensions`` are (width, height) at level 0; ``mpp`` is um/px there, None where unknown, and ``mpp_source`` says
-    where it comes from; ``levels`` are the (width, height) of each pyramid level. ``origin`` is the level-0 (x, y) of
-    the scanned part, where viewers that crop to it, as QuPath does, count from. ``whole_pixels``: a region starts with
-    the whole level pixel at or after its level-0 corner, not between two. ``concurrent``: several threads may read at
-    once. ``decodes_whole``: the image can only be decoded in one piece. Reading raises ``SlideError``.
+    ``dimensions`` are (width, height) at level 0; ``scale`` is that of level 0, None where unknown; ``levels`` are the
+    (width, height) of each pyramid level. ``origin`` is the level-0 (x, y) of the scanned part, where viewers that crop
+    to it, as QuPath does, count from. ``whole_pixels``: a region starts with the whole level pixel at or after its
+    level-0 corner, not between two. ``concurrent``: several threads may read at once. ``decodes_whole``: the image can
+    only be decoded in one piece. Reading raises ``SlideError``.
     """
 
     origin: tuple[int, int] = (0, 0)
@@ -39,8 +39,17 @@ class Slide(ABC):
 
     def __init__(self, levels: list[tuple[int, int]], scale: Scale | None) -> None:
         self.levels = levels
-        self.mpp: float | None = scale[0] if scale is not None else None
-        self.mpp_source = scale[1] if scale is not None else ""
+        self.scale = scale
+
+    @property
+    def mpp(self) -> float | None:
+        """um/px at level 0, None where unknown."""
+        return None if self.scale is None else self.scale.mpp
+
+    @property
+    def mpp_source(self) -> str:
+        """Where ``mpp`` comes from."""
+        return "" if self.scale is None else self.scale.source
 
     @property
     def dimensions(self) -> tuple[int, int]:

@@ -1,17 +1,15 @@
-"""What the slide readers share: decoder errors in one line, limits on what a file may claim, and a slide's scale."""
+"""What the slide readers share: decoder errors in one line, limits on what a file may claim, and decoded tiles."""
 
 from __future__ import annotations
 
-import re
 import struct
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import openslide
@@ -180,88 +178,3 @@ def overlaps(low: int, high: int, *, side: int, end: int) -> Iterator[tuple[int,
     for number in range(first // side, (last - 1) // side + 1):
         start, stop = max(first, number * side), min(last, (number + 1) * side)
         yield number, slice(start - low, stop - low), slice(start - number * side, stop - number * side)
-
-
-# --- the scale of a slide, um/px, from what its file says ---
-
-PLAUSIBLE_MPP = (0.02, 20.0)
-"""Files from cameras and drawing programs carry print resolutions (72 to 1200 dots an inch, 353 to 21 um/px). No
-microscope image is that coarse, so values outside count as absent."""
-
-_MAX_SIDE_RATIO = 1.05  # of a pixel's two sides; above it the pixels are not square
-_UM_PER_TIFF_UNIT = {2: 25_400.0, 3: 10_000.0}  # TIFF's ResolutionUnit: inch, centimetre
-_UM_PER_OME_UNIT = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "mm": 1e3}
-_IMAGEJ_MICRONS = {"micron", "microns", "um", "µm", "\\u00B5m"}
-
-Scale = tuple[float, str]
-"""um/px, and where it comes from."""
-
-
-def plausible(mpp: float | None) -> float | None:
-    """``mpp`` (um/px) where a microscope could have made it, else None."""
-    return mpp if mpp is not None and PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] else None
-
-
-def scale_from_openslide(properties: Mapping[str, str]) -> Scale | None:
-    """The scale in OpenSlide's properties: its mpp, else 10 um / objective power (0.5 um/px at 20x, the usual
-    camera pitch), else None.
-    """
-    mpp = plausible(_leading_number(properties.get("openslide.mpp-x")))
-    if mpp is not None:
-        _check_square(mpp, _leading_number(properties.get("openslide.mpp-y")))
-        return mpp, "openslide.mpp-x"
-    power = _leading_number(properties.get("openslide.objective-power"))
-    mpp = plausible(10 / power) if power else None
-    return (mpp, f"objective power {power:g}x") if mpp is not None else None
-
-
-def scale_from_dpi(dpi: object) -> Scale | None:
-    """The scale in an image's dots per inch (Pillow's ``info["dpi"]``: a number or a pair)."""
-    value = _leading_number(dpi[0] if isinstance(dpi, tuple) else dpi)
-    mpp = plausible(25_400 / value) if value else None
-    return (mpp, "image resolution") if mpp is not None else None
-
-
-def scale_from_tiff(tiff: Any) -> Scale | None:
-    """The scale in an open ``tifffile.TiffFile``: OME-XML, ImageJ's calibration, or the resolution tags."""
-    if (mpp := _ome_mpp(tiff.ome_metadata)) is not None:
-        return mpp, "OME-XML"
-    tags = tiff.pages[0].tags
-    ratio = tags["XResolution"].value if "XResolution" in tags else None
-    if not ratio or not ratio[0] or not ratio[1]:
-        return None
-    um_per_px = ratio[1] / ratio[0]
-    if (tiff.imagej_metadata or {}).get("unit") in _IMAGEJ_MICRONS and (mpp := plausible(um_per_px)) is not None:
-        return mpp, "ImageJ calibration"
-    unit = int(tags["ResolutionUnit"].value) if "ResolutionUnit" in tags else 0
-    mpp = plausible(_UM_PER_TIFF_UNIT.get(unit, 0.0) * um_per_px)
-    return (mpp, "TIFF resolution") if mpp is not None else None
-
-
-def _ome_mpp(xml: str | None) -> float | None:
-    try:
-        pixels = ElementTree.fromstring(xml).find(".//{*}Pixels") if xml else None
-    except ElementTree.ParseError:
-        return None
-    if pixels is None:
-        return None
-    sides = []
-    for axis in "XY":
-        size = _leading_number(pixels.get(f"PhysicalSize{axis}"))
-        factor = _UM_PER_OME_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        sides.append(plausible(size * factor) if size and factor else None)
-    if sides[0] is not None:
-        _check_square(sides[0], sides[1])
-    return sides[0]
-
-
-def _check_square(across: float, down: float | None) -> None:
-    down = plausible(down)
-    if down is not None and max(across, down) > _MAX_SIDE_RATIO * min(across, down):
-        raise SlideError(f"says that its pixels are not square ({across:g} x {down:g} um); resample it")
-
-
-def _leading_number(value: object) -> float | None:
-    """The number at the start of ``value``; vendors append units ("20x")."""
-    match = re.match(r"\s*[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?", str(value)) if value is not None else None
-    return float(match.group()) if match else None

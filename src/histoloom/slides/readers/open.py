@@ -18,8 +18,9 @@ from PIL import Image
 from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.readers import decoding
 from histoloom.slides.readers.base import Slide
-from histoloom.slides.readers.decoding import CACHE_BYTES, is_tiff, on_white, quiet, scale_from_dpi, slide_errors
+from histoloom.slides.readers.decoding import CACHE_BYTES, is_tiff, on_white, quiet, slide_errors
 from histoloom.slides.readers.pyramid import PyramidSlide
+from histoloom.slides.readers.scale import Scale, scale_from_dpi
 from histoloom.slides.readers.tiff import TiffSlide, is_ome
 
 # Pillow would try others too, some of which start other programs (EPS).
@@ -68,7 +69,7 @@ def open_slide(source: SlideEntry | Path, *, cache_bytes: int = CACHE_BYTES) -> 
         raise
 
     if isinstance(source, SlideEntry) and source.mpp is not None:
-        slide.mpp, slide.mpp_source = source.mpp, source.mpp_source
+        slide.scale = Scale(source.mpp, source.mpp_source)
     return slide
 
 

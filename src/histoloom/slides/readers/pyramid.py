@@ -31,10 +31,9 @@ from histoloom.slides.readers.decoding import (
     open_tiff,
     overlaps,
     quiet,
-    scale_from_openslide,
-    scale_from_tiff,
     slide_errors,
 )
+from histoloom.slides.readers.scale import guess_from_power, scale_from_openslide, scale_from_tiff
 
 PLAIN_VENDORS = frozenset({"aperio", "generic-tiff"})  # others stitch tiles, overlap them, or leave some out
 TILES_CACHE_BYTES = 128 * 2**20
@@ -62,11 +61,13 @@ class PyramidSlide(Slide):
                 if area > decoding.MAX_PIECE_PIXELS:
                     raise SlideError(decoding.too_large(area))
             self._file.set_cache(openslide.OpenSlideCache(cache_bytes))
+            levels = [(int(w), int(h)) for w, h in self._file.level_dimensions]
             scale = scale_from_openslide(properties)
             if scale is None and is_tiff(path):
                 with open_tiff(path) as tiff:
-                    scale = scale_from_tiff(tiff)
-            super().__init__([(int(w), int(h)) for w, h in self._file.level_dimensions], scale)
+                    finest = [page for page in tiff.pages if (page.imagewidth, page.imagelength) == levels[0]]
+                    scale = scale_from_tiff(tiff, page=finest[0]) if finest else None
+            super().__init__(levels, scale or guess_from_power(properties))
             self.origin = scanned_origin(properties)
             self._tiles: JpegTiles | None = None
             if properties.get("openslide.vendor") in PLAIN_VENDORS:

@@ -28,9 +28,9 @@ from histoloom.slides.readers.decoding import (
     open_tiff,
     overlaps,
     quiet,
-    scale_from_tiff,
     slide_errors,
 )
+from histoloom.slides.readers.scale import scale_from_tiff
 
 _NOT_TISSUE = re.compile("label|macro|overview|thumbnail", re.IGNORECASE)
 # Values of TIFF's tags PhotometricInterpretation, ExtraSamples and Compression.
@@ -60,7 +60,7 @@ class TiffSlide(Slide):
             for pages in self._levels:
                 for page in pages:
                     _check_page(page, file_size=path.stat().st_size)
-            scale = scale_from_tiff(self._tiff)
+            scale = scale_from_tiff(self._tiff, page=self._levels[0][0])
             on_error.pop_all()
         super().__init__([(pages[0].imagewidth, pages[0].imagelength) for pages in self._levels], scale)
         self._cache = TileCache(cache_bytes)
