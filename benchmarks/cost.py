@@ -144,7 +144,8 @@ def autoencoder_task(config: Config, *, images_NHW3: torch.Tensor) -> Task:
     assert isinstance(autoencoder, Autoencoder), "made by make_task"
     discriminator = task.modules.get("discriminator")
     losses = VQGANLosses(auto, autoencoder=autoencoder, discriminator=discriminator, perceptual=perceptual)
-    return replace(task, objectives=make_objectives(losses, n=n), batch=lambda rows: images_NHW3[rows % N])
+    batch = lambda rows: images_NHW3[rows % N]  # noqa: E731
+    return replace(task, objectives=make_objectives(losses, n=n), batch=batch, compiled=losses.compiled)
 
 
 def clusters_task(config: Config, *, shape: tuple[int, ...]) -> Task:
@@ -154,10 +155,15 @@ def clusters_task(config: Config, *, shape: tuple[int, ...]) -> Task:
     network = build(Architecture(shape[0], clusters.channels, clusters.k)).network
     assert isinstance(network, Network), "one network for all k"
     z_NVChw = torch.randn(N, 1 + config.latents.stain_views, *shape)
-    objective = Objective("network", ("network",), InfoMaxLoss(clusters, network=network), clusters.training.phases)
-    n = config.patches.count or N
+    loss = InfoMaxLoss(clusters, network=network)
     return Task(
-        "clusters", {"network": network}, (objective,), n, batch=lambda rows: z_NVChw[rows % N], whole_batch=True
+        "clusters",
+        {"network": network},
+        (Objective("network", ("network",), loss, clusters.training.phases),),
+        config.patches.count or N,
+        batch=lambda rows: z_NVChw[rows % N],
+        whole_batch=True,
+        compiled=loss.compiled,
     )
 
 
@@ -175,6 +181,7 @@ def diffusion_task(config: Config, *, z_NChw: torch.Tensor) -> Task:
         config.patches.count or N,
         batch=lambda rows: (z_NChw[rows % N], numbers_NS[rows % N]),
         ema=("unet",) if training.averages else (),
+        compiled=(unet,),
     )
 
 
@@ -206,6 +213,7 @@ def joint_task(config: Config, *, images_NHW3: torch.Tensor, z_NChw: torch.Tenso
         batch=lambda rows: (z_NChw[rows % N], images_NHW3[rows % N]),
         ema=("unet",) if training.averages else (),
         whole_batch=True,
+        compiled=(unet,),
     )
 
 

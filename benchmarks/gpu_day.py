@@ -66,6 +66,7 @@ STEPS = (
         for name, seconds in (("vqgan", 120), ("clusterer", 45), ("unet", 90), ("sampling", 45))
     ),
     Step("pipeline", 2, "gpu_day_checks:pipeline", 150),
+    Step("graphs-paper", 3, "gpu_day_speed:graphs", 180, "paper"),
     Step("generator", 4, "gpu_day_generator:train_generator", LEAST_FOR_GENERATOR, endless=True),
 )
 PACKING = Step("packing", 5, "gpu_day_generator:pack_generator", 15)

@@ -197,7 +197,8 @@ def losses(day: Day) -> Result:
     reference = Variant("cpu", "fp32", "off")
     variants = [Variant(device, "fp32", "off")]
     if not day.tiny:
-        variants += [Variant(device, "fp32", "on"), Variant(device, "auto", "off"), Variant(device, "auto", "on")]
+        variants += [Variant(device, "fp32", fast) for fast in ("on", "graphs")]
+        variants += [Variant(device, "auto", "off"), Variant(device, "auto", "on")]
 
     rows, values = [], {}
     for name in small_trainings(config):

@@ -34,13 +34,14 @@ from histoloom.clustering.independence import IndependentLoss
 from histoloom.clustering.neighbours import NEIGHBOURS, LinearNet, NeighbourLoss
 from histoloom.config import AutoencoderConfig, Config, SamplerConfig, TrainingConfig
 from histoloom.cost import TRAINED, count
-from histoloom.diffusion.generation.generator import BATCH_SIZE, Generator
+from histoloom.diffusion.generation.generator import BATCH_SIZE, COMPILED_FROM, Generator
 from histoloom.diffusion.generation.generator_spec import GeneratorSpec
 from histoloom.diffusion.generation.sample_spec import SampleSpec
 from histoloom.diffusion.model.conditions import Conditions
 from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.diffusion.model.unet import HEAD_CHANNELS, make_unet
 from histoloom.run.stage import EventLog
+from histoloom.training import devices
 from histoloom.training.devices import autocast, resolve_device, resolve_precision
 from histoloom.training.loop import Objective, StepContext, Task, train
 
@@ -277,7 +278,8 @@ def _reconstruction_alone(config: Config, *, images: Tensor, day: Day) -> Speed:
     assert isinstance(autoencoder, Autoencoder), "made by make_task"
     losses = VQGANLosses(auto, autoencoder=autoencoder, discriminator=None, perceptual=None)
     objectives = make_objectives(losses, n=N)
-    task = replace(task, modules={"autoencoder": autoencoder}, objectives=objectives, whole_batch=False)
+    modules = {"autoencoder": autoencoder}
+    task = replace(task, modules=modules, objectives=objectives, whole_batch=False, compiled=losses.compiled)
     return ours(task, config=config, training=auto.training, day=day)
 
 
@@ -368,6 +370,7 @@ def _neighbours_task(config: Config) -> Task:
         config.patches.count or N,
         batch=lambda rows: (neighbours_NV[rows % N], slides_N[rows % N]),
         whole_batch=True,
+        compiled=loss.compiled,
     )
 
 
@@ -457,6 +460,46 @@ def unet_operations(config: Config, *, shape: tuple[int, int, int]) -> float:
     return count(forward, torch.empty(1, *shape, device="meta"))
 
 
+def graphs(day: Day, preset: str) -> Result:
+    """The small trainings whose kernels are launched as CUDA graphs (``runtime.fast: graphs``), against compiled ones.
+
+    A launch takes the CPU some microseconds, and a step of a clusterer has hundreds of them. A sampling, which has no
+    such graphs, is drawn by compiled networks against plain ones.
+    """
+    if day.tiny:
+        devices.BACKEND = "eager"  # a test has no minutes for a compiler
+    config = sized(preset, day)
+    side = config.patches.size // config.autoencoder.factor
+    shape = (config.autoencoder.code_dim, side, side)
+    z_NChw = torch.randn(N, *shape, generator=torch.Generator().manual_seed(0))
+    base = config if config.clusters.training is not None else sized("modern", day)
+    clustering = base.clusters.training
+    assert clustering is not None, "modern trains the clusters by themselves"
+    trainings = {
+        f"clusterer {preset}": (lambda: _neighbours_task(base), clustering),
+        f"U-Net {preset}": (lambda: diffusion_task(config, z_NChw=z_NChw), config.diffusion.training),
+    }
+    found = []
+    for name, (make, training) in trainings.items():
+        graphed, compiled = (
+            ours(make(), config=_fast(base, fast), training=training, day=day) for fast in ("graphs", "on")
+        )
+        title = f"{name}, graphs against compiled, batch {training.batch_size}"
+        found.append(compared(title, mine=graphed, theirs=compiled, operations=0, config=config, day=day))
+
+    sampler = SAMPLER.model_copy(update={"steps": 3}) if day.tiny else SAMPLER
+    compiled, plainly = (
+        _our_sampling(_fast(config, fast), shape=shape, sampler=sampler, day=day) for fast in ("on", "off")
+    )
+    title = f"sampling {preset}, compiled against plain, batch {_drawn_at_once(day)}"
+    found.append(compared(title, mine=compiled, theirs=plainly, operations=0, config=config, day=day))
+    return _result(found, tables={})
+
+
+def _fast(config: Config, fast: str) -> Config:
+    return config.model_copy(update={"runtime": config.runtime.model_copy(update={"fast": fast})})
+
+
 # -- sampling ----------------------------------------------------------------------------------------------------------
 def sampling(day: Day, preset: str) -> Result:
     """UniPC in 20 steps without guidance, and the decoder; plain: diffusers' scheduler and VQModel."""
@@ -497,6 +540,7 @@ def _our_sampling(config: Config, *, shape: tuple[int, int, int], sampler: Sampl
         )
 
         def draw(count: int) -> None:
+            generator.compile_if_asked(images=COMPILED_FROM)
             specs = [SampleSpec(k=ks[-1], cluster=i % ks[-1], index=i, seed=0) for i in range(count)]
             for _ in generator.draw(specs, sampler=sampler):
                 pass

@@ -17,16 +17,25 @@ from histoloom.autoencoder import stage as autoencoder_stage
 from histoloom.autoencoder.losses import PyramidLoss, VQGANLosses
 from histoloom.autoencoder.lpips import LPIPS
 from histoloom.autoencoder.vqgan import Autoencoder
+from histoloom.clustering.independence import IndependentLoss
+from histoloom.clustering.infomax import VectorNet
+from histoloom.clustering.losses import InfoMaxLoss
+from histoloom.clustering.neighbours import LinearNet, NeighbourLoss
 from histoloom.config import (
     Config,
     Phase,
     RuntimeConfig,
+    SamplerConfig,
     TrainingConfig,
     make_config,
     read_preset,
     with_settings,
 )
+from histoloom.diffusion.generation.generator import Generator
+from histoloom.diffusion.generation.generator_spec import GeneratorSpec
+from histoloom.diffusion.generation.sample_spec import SampleSpec
 from histoloom.diffusion.model.conditions import Conditions
+from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.diffusion.model.process import DiffusionLoss
 from histoloom.diffusion.model.unet import make_unet
 from histoloom.run.stage import EventLog
@@ -317,3 +326,65 @@ def test_a_second_compilation_is_found() -> None:
     network = Network()
     with pytest.raises(torch._dynamo.exc.RecompileError):
         in_one_piece(network, lambda number: network(torch.zeros(1, 3, 4 + number, 4)).sum())
+
+
+# -- clusterers and drawing ----------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("whole_graphs")
+@pytest.mark.parametrize("positives", ["views", "neighbours"])
+def test_the_losses_of_clusterers_are_compiled_once_with_the_gradients_of_plain_ones(
+    positives: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the weight of the marginal entropy falls, which gives each step another number."""
+    monkeypatch.setattr(devices, "BACKEND", "eager")
+    config = small_config("demo").clusters.model_copy(update={"marginal_weight": 2.0, "marginal_end": 1.0})
+    torch.manual_seed(0)
+    network = VectorNet(6, channels=4, ks=(2, 3)) if positives == "views" else LinearNet(6, ks=(2, 3), of_patch=6)
+    inner = InfoMaxLoss(config, network=network) if positives == "views" else NeighbourLoss(network)
+    loss = IndependentLoss(inner, weight=0.1, slides=3)
+    batch = torch.randn(16, 3, 6), torch.arange(16) % 3
+
+    def gradients(number: int) -> dict[str, Tensor]:
+        network.zero_grad()
+        context = dataclasses.replace(step_context(number, rows=16), progress=0.4 + 0.1 * number)
+        loss(batch, context)[0].backward()
+        return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+    assert len(loss.compiled) == 2
+    plain = gradients(2)
+    with devices.compiled(loss.compiled, runtime=FAST), torch._dynamo.config.patch(suppress_errors=False):
+        gradients(1)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            assert alike(plain, gradients(2))
+
+
+@pytest.mark.parametrize(("fast", "images", "asked"), [("on", 2000, True), ("on", 1999, False), ("auto", 2000, False)])
+def test_networks_are_compiled_to_draw_many_images_only_where_it_is_asked_for(
+    fast: str, images: int, asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "BACKEND", "eager")
+    config = small_config("demo")
+    small = {"channels": (16,), "attention": (False,), "blocks": 1}
+    config = config.model_copy(update={"diffusion": config.diffusion.model_copy(update=small)})
+    runtime = FAST.model_copy(update={"fast": fast})
+    sampler = SamplerConfig(method="unipc", steps=2, guidance=1.0)
+    spec = GeneratorSpec(
+        diffusion=config.diffusion,
+        sampler=sampler,
+        space=LatentSpace.unscaled(4),
+        shape=(4, 8, 8),
+        ks=(2,),
+        chosen_k=2,
+        frequencies={2: (0.5, 0.5)},
+        size=32,
+        mpp=1.0,
+    )
+    torch.manual_seed(0)
+    unet = make_unet(config.diffusion, shape=spec.shape, conditions=Conditions((2,)).count)
+    auto = Autoencoder(config.autoencoder.model_copy(update={"code_dim": 4}))
+    generator = Generator(spec, unet=unet, autoencoder=auto, home=tmp_path, runtime=runtime)
+    specs = [SampleSpec(k=2, cluster=i % 2, index=i, seed=0) for i in range(3)]
+    plain = [sample.image for sample in generator.draw(specs, sampler=sampler)]
+    generator.compile_if_asked(images=images)
+    assert (unet._compiled_call_impl is not None) is asked
+    drawn = [sample.image for sample in generator.draw(specs, sampler=sampler)]
+    assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(plain, drawn, strict=True))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
-from torch import Tensor
+from torch import Tensor, nn
 
 from histoloom.clustering.clusterer import Architecture, Clusterer, build
 from histoloom.clustering.independence import IndependentLoss, slide_information, slide_share
@@ -49,6 +49,8 @@ def test_information_of_sure_clusters_is_that_of_the_labels() -> None:
 
 class Given:
     """A loss of nothing, with fixed probabilities."""
+
+    compiled: tuple[nn.Module, ...] = ()
 
     def __init__(self, p_NK: Tensor) -> None:
         self.p_NK = p_NK

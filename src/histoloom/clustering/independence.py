@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from histoloom.clustering.infomax import Heads, entropy
@@ -30,7 +30,12 @@ SHUFFLES = 4
 
 
 class HeadsLoss(Protocol):
-    """A loss that also gives the probabilities behind it, view below view: (views x B, k) by k."""
+    """A loss that also gives the probabilities behind it, view below view: (views x B, k) by k.
+
+    ``compiled``: what of it may be compiled.
+    """
+
+    compiled: tuple[nn.Module, ...]
 
     def with_heads(self, z_BVChw: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor], Heads]: ...
 
@@ -42,7 +47,9 @@ class IndependentLoss:
     """
 
     def __init__(self, inner: HeadsLoss, *, weight: float, slides: int) -> None:
-        self.inner, self.weight, self.slides = inner, weight, slides
+        self.inner, self.weight = inner, weight
+        self.shared = SharedInformation(slides)
+        self.compiled: tuple[nn.Module, ...] = (*inner.compiled, self.shared)
 
     def __call__(self, batch: tuple[Tensor, Tensor], context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and ``slide_information`` besides the inner loss's metrics."""
@@ -52,9 +59,21 @@ class IndependentLoss:
         slide_B = gathered(slide_B)
         views = len(next(iter(heads.values()))) // len(slide_B)
         slide_ON = torch.stack([slide_B, *(slide_B[order_B] for order_B in orders)]).repeat(1, views)
-        information_HO = slide_information(heads, slide_ON=slide_ON, slides=self.slides)
-        shared = (information_HO[:, 0] - information_HO[:, 1:].mean(1)).mean()
+        shared: Tensor = self.shared(heads, slide_ON)
         return loss + self.weight * shared, metrics | {"slide_information": shared}
+
+
+class SharedInformation(nn.Module):
+    """I(cluster; slide) less that of shuffled slides, averaged over the heads; a module, so that it can be compiled."""
+
+    def __init__(self, slides: int) -> None:
+        super().__init__()
+        self.slides = slides
+
+    def forward(self, heads: Heads, slide_ON: Tensor) -> Tensor:
+        """Of the true slides, the first of ``slide_ON``, less the mean of the shuffled ones below it."""
+        information_HO = slide_information(heads, slide_ON=slide_ON, slides=self.slides)
+        return (information_HO[:, 0] - information_HO[:, 1:].mean(1)).mean()
 
 
 def slide_information(heads: Heads, *, slide_ON: Tensor, slides: int) -> Tensor:

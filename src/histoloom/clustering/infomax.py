@@ -127,7 +127,7 @@ def _log(p: Tensor) -> Tensor:
     return p.clamp_min(1e-8).log()
 
 
-def rim_loss(p_NK: Tensor, *, marginal_weight: float) -> Tensor:
+def rim_loss(p_NK: Tensor, *, marginal_weight: float | Tensor) -> Tensor:
     """Conditional entropy less the weighted marginal entropy (Hu et al. 2017, equation 5 with lambda and mu)."""
     return conditional_entropy(p_NK) - marginal_weight * marginal_entropy(p_NK)
 

@@ -5,10 +5,11 @@ Its entropies and its normalisation are of the whole batch: several processes ga
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from histoloom.clustering.cluster_reinit import ClusterReinit
 from histoloom.clustering.infomax import (
@@ -51,6 +52,8 @@ class InfoMaxLoss:
         self.versions = versions
         self.network = network
         self.strength = ViewStrength()
+        self.terms = ViewTerms(network, consistency_weight=config.consistency_weight)
+        self.compiled: tuple[nn.Module, ...] = (self.terms,)
         self.reinit = ClusterReinit(network, sample=sample or tuple, views=self._view)
 
     def __call__(self, z_BVChw: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
@@ -68,14 +71,42 @@ class InfoMaxLoss:
             z_BVChw = self.versions(z_BVChw)
         views_2BChw = torch.cat([self._view(z_BVChw, context) for _ in range(2)])
         pooled_BF = self.network.pooled(views_2BChw).chunk(2)
-        both = probabilities(self.network.classified(torch.cat([gathered(view_BF) for view_BF in pooled_BF])))
+        loss, metrics, both = self.terms(
+            torch.cat([gathered(view_BF) for view_BF in pooled_BF]),
+            torch.full((), marginal_weight(self.config, progress=context.progress), device=pooled_BF[0].device),
+        )
+        return loss, metrics | {"renewed": torch.tensor(float(reinitialised))}, both
+
+    def _view(self, z_BVChw: Tensor, context: StepContext) -> Tensor:
+        """A random view of each patch in one of its stains."""
+        z_BChw = any_stain(z_BVChw, context=context)
+        augment = vector_view if z_BChw.ndim == 2 else view
+        return augment(z_BChw, context=context, strength=self.strength)
+
+
+class ViewTerms(nn.Module):
+    """The loss of what ``network.pooled`` gives of a view of each patch and, below them, of another, (2 B, F).
+
+    A module, so that its many small operations, some for each head, can be compiled to few.
+    """
+
+    def __init__(self, network: Network, *, consistency_weight: float) -> None:
+        super().__init__()
+        self.network = network
+        self.consistency_weight = consistency_weight
+
+    def forward(self, pooled_2BF: Tensor, marginal_weight: Tensor) -> tuple[Tensor, dict[str, Tensor], Heads]:
+        """The loss, metrics, and the probabilities (2 B, k) by k.
+
+        ``marginal_weight``: a tensor, (), since a compiled module takes another number for another program.
+        """
+        both = probabilities(self.network.classified(pooled_2BF))
         losses, informations, agreements = [], [], []
         for p_2BK in both.values():
             first_BK, second_BK = p_2BK.chunk(2)
             consistency = 0.5 * (kl_divergence(first_BK, second_BK) + kl_divergence(second_BK, first_BK))
-            rim = rim_loss(p_2BK, marginal_weight=marginal_weight(self.config, progress=context.progress))
-            losses.append(rim + self.config.consistency_weight * consistency)
-            informations.append(mutual_information(p_2BK) / torch.tensor(float(p_2BK.shape[1])).log())
+            losses.append(rim_loss(p_2BK, marginal_weight=marginal_weight) + self.consistency_weight * consistency)
+            informations.append(mutual_information(p_2BK) / math.log(p_2BK.shape[1]))
             agreements.append((first_BK.argmax(1) == second_BK.argmax(1)).float().mean())
         last_BK = next(reversed(both.values()))
         metrics = {
@@ -83,15 +114,8 @@ class InfoMaxLoss:
             "agreement": torch.stack(agreements).mean(),
             "marginal_entropy": marginal_entropy(last_BK),
             "conditional_entropy": conditional_entropy(last_BK),
-            "renewed": torch.tensor(float(reinitialised)),
         }
         return torch.stack(losses).mean(), metrics, both
-
-    def _view(self, z_BVChw: Tensor, context: StepContext) -> Tensor:
-        """A random view of each patch in one of its stains."""
-        z_BChw = any_stain(z_BVChw, context=context)
-        augment = vector_view if z_BChw.ndim == 2 else view
-        return augment(z_BChw, context=context, strength=self.strength)
 
 
 def marginal_weight(config: ClustersConfig, *, progress: float) -> float:

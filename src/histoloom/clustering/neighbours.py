@@ -135,6 +135,8 @@ class NeighbourLoss:
     def __init__(self, network: Network, *, vectors: Callable[[Tensor], Tensor] | None = None) -> None:
         self.network = network
         self.vectors = vectors
+        self.terms = PairTerms(network)
+        self.compiled: tuple[nn.Module, ...] = (self.terms,)
 
     def __call__(self, x_BV: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss averaged over the heads, and metrics of the last head."""
@@ -151,7 +153,25 @@ class NeighbourLoss:
         pair_2B = torch.cat([x_BV[:, 0], x_BV[torch.arange(B, device=x_BV.device), partner_B]])
         pair_2BD = pair_2B if self.vectors is None else self.vectors(pair_2B)
         pooled_BF = self.network.pooled(pair_2BD).chunk(2)
-        both = probabilities(self.network.classified(torch.cat([gathered(part_BF) for part_BF in pooled_BF])))
+        terms: tuple[Tensor, dict[str, Tensor], Heads] = self.terms(
+            torch.cat([gathered(part_BF) for part_BF in pooled_BF])
+        )
+        return terms
+
+
+class PairTerms(nn.Module):
+    """The loss of what ``network.pooled`` gives of patches and, below them, of one neighbour each, (2 B, F).
+
+    A module, so that its many small operations, some for each head, can be compiled to few.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pooled_2BF: Tensor) -> tuple[Tensor, dict[str, Tensor], Heads]:
+        """The loss, metrics of the last head, and the probabilities (2 B, k) by k."""
+        both = probabilities(self.network.classified(pooled_2BF))
         losses = [-pair_information(*p_2BK.chunk(2)) for p_2BK in both.values()]
         informations = [mutual_information(p_2BK) / math.log(p_2BK.shape[1]) for p_2BK in both.values()]
         last_2BK = next(reversed(both.values()))

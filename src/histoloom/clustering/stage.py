@@ -169,6 +169,7 @@ def _train(
         n=len(rows),
         batch=batch,
         whole_batch=True,
+        compiled=loss.compiled,
     )
     out = context.out / f"restart-{restart}"
     out.mkdir(exist_ok=True)

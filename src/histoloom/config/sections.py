@@ -280,8 +280,10 @@ class RuntimeConfig(Section):
         pattern=r"^(tcp|tls)://[^\s/]+:\d+$",
         description="address of a Dask cluster that reads the slides, tcp://HOST:PORT; null: this machine reads them",
     )
-    fast: Literal["auto", "on", "off"] = Field(
-        "auto", description="train with the channels-last layout and compiled networks; auto: on CUDA devices"
+    fast: Literal["auto", "on", "off", "graphs"] = Field(
+        "auto",
+        description="train with the channels-last layout and compiled networks; auto: on CUDA devices; on: draw many "
+        "images with compiled networks too; graphs: as on, and trainings launch their kernels as CUDA graphs",
     )
     accumulate: PositiveInt | Literal["auto"] = Field(
         1, description="micro-batches per step; more need less memory; auto: as many as fit (one process)"

@@ -5,7 +5,8 @@ Shapes: N images, C x H x W normalised latents. They are not clipped: latents ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from histoloom.config import DiffusionConfig, SamplerConfig
 from histoloom.diffusion.model.process import alphas_cumprod, predicted_data
 from histoloom.diffusion.samplers import SAMPLERS, Level, noise_levels
 from histoloom.errors import UserError
-from histoloom.training.transfers import pinned, pins, to_device
+from histoloom.training.transfers import background_thread, pinned, pins, to_device
 
 PARALLEL = 1e-4
 """radians; vectors with a smaller angle between them are interpolated linearly"""
@@ -120,7 +121,8 @@ def draw_latents(
 
     def drawn() -> Tensor:
         # On the CPU, so that it is the same for every device.
-        return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        noise_NCHW = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        return pinned(noise_NCHW) if pins(device) else noise_NCHW
 
     def denoise(x_NCHW: Tensor, level: Level) -> Tensor:
         number = levels.index(level)
@@ -136,9 +138,27 @@ def draw_latents(
     start_NCHW = drawn()
     if partial_noise is not None:
         start_NCHW = partial_noise.noised(start_NCHW, level=levels[0])
-    return SAMPLERS[sampler.method].draw(
-        denoise, _on(device, start_NCHW), levels=levels, noise=lambda: _on(device, drawn())
-    )
+    kind = SAMPLERS[sampler.method]
+    with drawn_ahead(drawn, device=device) if kind.stochastic else nullcontext(drawn) as noise:
+        return kind.draw(denoise, _on(device, start_NCHW), levels=levels, noise=lambda: to_device(noise(), device))
+
+
+@contextmanager
+def drawn_ahead(draw: Callable[[], Tensor], *, device: torch.device) -> Iterator[Callable[[], Tensor]]:
+    """``draw``, each time called on a thread while a GPU computes the step before; elsewhere ``draw`` itself."""
+    if not pins(device):
+        yield draw
+        return
+    with background_thread(device) as pool:
+        upcoming = pool.submit(draw)
+
+        def take() -> Tensor:
+            nonlocal upcoming
+            noise = upcoming.result()
+            upcoming = pool.submit(draw)
+            return noise
+
+        yield take
 
 
 def _on(device: torch.device, x: Tensor) -> Tensor:

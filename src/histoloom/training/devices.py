@@ -127,7 +127,7 @@ def is_fast(runtime: RuntimeConfig) -> bool:
     """Whether the run uses the fast mode; ``auto``: on CUDA devices, where compiling pays."""
     if runtime.fast == "auto":
         return resolve_device(runtime.device).startswith("cuda")
-    return runtime.fast == "on"
+    return runtime.fast in ("on", "graphs")
 
 
 def lay_out(modules: Iterable[nn.Module], *, runtime: RuntimeConfig) -> None:
@@ -174,24 +174,43 @@ def compiled(modules: Sequence[nn.Module], *, runtime: RuntimeConfig) -> Iterato
     if not is_fast(runtime):
         yield
         return
-    with _fastest_convolutions():
-        if not modules:
+    with compiling():
+        compile_modules(modules, graphs=runtime.fast == "graphs")
+        try:
             yield
-            return
-        with (
-            torch._dynamo.config.patch(suppress_errors=True),
-            # The adaptive weight of the VQ-GAN runs a backward pass twice, which must not write over what it reads.
-            torch._functorch.config.patch(donated_buffer=False),
-            warnings.catch_warnings(),
-        ):
-            warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")  # diffusers
-            # The compiler looks for it at inputs that are computed, such as a decoder's.
-            warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+        finally:
             for module in modules:
-                # Not of a copy: where a module is copied, what it was compiled to stays behind.
-                module.compile(backend=BACKEND, dynamic=False)
-            try:
-                yield
-            finally:
-                for module in modules:
-                    module._compiled_call_impl = None
+                module._compiled_call_impl = None
+
+
+def compile_modules(modules: Iterable[nn.Module], *, graphs: bool = False) -> None:
+    """Let ``modules`` be compiled when they are called, for as long as they live; they are called in ``compiling``.
+
+    ``graphs``: a call's kernels are captured and launched as one (CUDA graphs), and write over what they wrote before.
+    """
+    mode = "reduce-overhead" if graphs else None
+    for module in modules:
+        # Not of a copy: where a module is copied, what it was compiled to stays behind.
+        module.compile(backend=BACKEND, dynamic=False, mode=mode)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """How modules are compiled that are called within it."""
+    with (
+        _fastest_convolutions(),
+        torch._dynamo.config.patch(suppress_errors=True),
+        # The adaptive weight of the VQ-GAN runs a backward pass twice, which must not write over what it reads.
+        torch._functorch.config.patch(donated_buffer=False),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")  # diffusers
+        # The compiler looks for it at inputs that are computed, such as a decoder's.
+        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+        yield
+
+
+def begin_step(runtime: RuntimeConfig) -> None:
+    """Say that a step begins: what captured kernels wrote in the step before may be written over from here on."""
+    if runtime.fast == "graphs":
+        torch.compiler.cudagraph_mark_step_begin()

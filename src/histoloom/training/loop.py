@@ -37,7 +37,7 @@ from histoloom.training.batches import Prefetcher, step_rows
 from histoloom.training.checkpoints import CheckpointWriter
 from histoloom.training.checks import find_divergence, is_due, keep_good, run_check
 from histoloom.training.devices import accelerator as make_accelerator
-from histoloom.training.devices import compiled, lay_out, lay_out_as_usual, lay_out_states
+from histoloom.training.devices import begin_step, compiled, lay_out, lay_out_as_usual, lay_out_states
 from histoloom.training.draws import DrawAhead, drawing_ahead
 from histoloom.training.memory import is_out_of_memory, next_accumulate, out_of_memory_advice
 from histoloom.training.optimizers import (
@@ -182,6 +182,7 @@ class _Loop:
 
     def _step(self, batches: list[Batch]) -> None:
         """One step of every objective on the batch, which comes in micro-batches; then the averages."""
+        begin_step(self.runtime)
         scratches: list[dict[str, Any]] = [{} for _ in batches]
         for objective in self.task.objectives:
             if self.images < objective.starts_at:

@@ -2,14 +2,15 @@
 
 Image i of a job depends on the generator, the seed, its (k, cluster), i and the sampler, never on how many images are
 drawn, in what order or together with which others. Each image has its own random stream, and networks see batches of
-one fixed size, because floating-point sums differ in the last bit between batch sizes.
+one fixed size, because floating-point sums differ in the last bit between batch sizes. Compiled networks, which
+``runtime.fast: on`` asks for, differ in the last bits from plain ones too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -41,11 +42,14 @@ from histoloom.diffusion.sampling import StepCallback, draw_latents
 from histoloom.errors import UserError
 from histoloom.names import Label, current_labels
 from histoloom.run.directory import fingerprint
-from histoloom.training.devices import accelerator, autocast
+from histoloom.training.devices import accelerator, autocast, compile_modules, compiling
 from histoloom.training.memory import in_fitting_parts
 
 BATCH_SIZE = {"cpu": 8, "mps": 16, "cuda": 64}
 """images that are drawn at once, by device"""
+
+COMPILED_FROM = 2_000
+"""images of a job for which networks are compiled with ``runtime.fast: on``: compiling takes about a minute"""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Generator:
         self.unet = unet.to(self.device).eval().requires_grad_(False)
         self.autoencoder = autoencoder.to(self.device).eval()
         self._student: Student | None = None
+        self._is_compiled = False
 
     @staticmethod
     def load(path: str | Path, *, runtime: RuntimeConfig | None = None) -> Generator:
@@ -218,14 +223,26 @@ class Generator:
         ``sources``: the pictures that they start from. ``on_step`` is called before each step of each batch.
         """
         labels = {k: self.labels(k) for k in {spec.k for spec in specs}}
-        draw_batch = partial(self._draw_batch, sampler=sampler, sources=sources, on_step=on_step)
+
+        def draw_batch(some: Sequence[SampleSpec]) -> np.ndarray:
+            with compiling() if self._is_compiled else nullcontext():
+                return self._draw_batch(some, sampler=sampler, sources=sources, on_step=on_step)
+
         batch_size = BATCH_SIZE[self.device.type]
+        self.compile_if_asked(images=len(specs))
         for start in range(0, len(specs), batch_size):
             batch = list(specs[start : start + batch_size])
             padded = batch + [batch[-1]] * (batch_size - len(batch))
             parts = in_fitting_parts(draw_batch, padded, name="drawing images")
             for image, spec in zip(chain.from_iterable(parts), batch, strict=False):
                 yield Sample(image, spec, labels[spec.k][spec.cluster], sampler)
+
+    def compile_if_asked(self, *, images: int) -> None:
+        """Compile the networks, once, where ``runtime.fast`` is set to it and a job has enough ``images``."""
+        if images >= COMPILED_FROM and self.runtime.fast in ("on", "graphs") and not self._is_compiled:
+            networks = self.unet.networks.values() if isinstance(self.unet, SweepUNet) else [self.unet]
+            compile_modules([*networks, self.autoencoder.decoder])
+            self._is_compiled = True
 
     @torch.no_grad()
     def _draw_batch(
