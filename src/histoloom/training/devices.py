@@ -212,5 +212,5 @@ def compiling() -> Iterator[None]:
 
 def begin_step(runtime: RuntimeConfig) -> None:
     """Say that a step begins: what captured kernels wrote in the step before may be written over from here on."""
-    if runtime.fast == "graphs":
+    if runtime.fast == "graphs" and torch.cuda.is_available():
         torch.compiler.cudagraph_mark_step_begin()
