@@ -13,6 +13,7 @@ from histoloom.config import LPIPS_MIN_SIZE, Config, load_config, make_config, r
 from histoloom.errors import UserError
 from histoloom.run.directory import Run, disk_errors_explained
 from histoloom.run.pretrained import FOLDER, generator_digest, is_start, require_fit, with_start
+from histoloom.run.user import expand_home
 
 logger = logging.getLogger("histoloom")
 
@@ -130,7 +131,7 @@ def _with_absolute_files(config: Config, *, settings: Sequence[str]) -> Config:
     """
     if config.clusters.files is None or not any(setting.startswith("clusters.files=") for setting in settings):
         return config
-    files = Path(config.clusters.files).expanduser().resolve()
+    files = expand_home(config.clusters.files, setting="clusters.files").resolve()
     if not files.exists():
         raise UserError(f"clusters.files: {files} does not exist; give a folder or a file of features")
     return config.model_copy(update={"clusters": config.clusters.model_copy(update={"files": str(files)})})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from histoloom.names import add_label, add_name, merge, read_label_state, undo
+from histoloom.names import add_label, add_name, folder_name, merge, read_label_state, undo
 from histoloom.names.table import COLUMNS, MAX_ROWS, TableError, export_table, import_table, inert, read_rows
 
 Sizes = dict[int, list[int]]
@@ -177,3 +177,17 @@ def test_a_rater_may_be_given(run: Path, sizes: Sizes) -> None:
 def test_rows_are_numbered_as_in_the_file() -> None:
     numbered = list(read_rows(b'sep=,\nk,cluster,name\n\n1,2,"x"\n'))
     assert [(row.number, row["name"], row["absent"]) for row in numbered] == [(4, "x", "")]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("Bone, dense", "bone-dense"),
+        ("../..", "tissue"),
+        ("脂肪" * 100, "脂肪" * 33),
+        ("a" * 199 + "é", "a" * 199),
+    ],
+)
+def test_a_tissue_has_a_folder_that_every_file_system_takes(name: str, folder: str) -> None:
+    assert folder_name(name) == folder
+    assert len(folder.encode()) <= 200

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from histoloom.config import LPIPS_MIN_SIZE
 from histoloom.errors import UserError
 from histoloom.run.directory import disk_errors_explained, replacing
+from histoloom.run.user import expand_home
 
 logger = logging.getLogger("histoloom")
 
@@ -86,7 +87,7 @@ class LPIPS(nn.Module):
         file = find_weights(trunk, download=download)
         if file is None:
             files = FILES[trunk]
-            places = ", ".join(str(folder) for folder in search_folders())
+            places = ", ".join(str(folder) for folder in search_folders()) or "a cache, as no home folder is known"
             network = f", and {files.url} could not be downloaded" if download else ""
             raise UserError(
                 f"no weights for LPIPS's {trunk} trunk: not in {places}{network}; set {ENVIRONMENT} to a folder that "
@@ -289,14 +290,16 @@ class WeightsFile:
 
 def search_folders() -> list[Path]:
     """Where weights are looked for, first place first; ``UserError`` where the environment names no folder."""
+    # Without a home folder torch hub's cache begins with "~", as it stands.
     cache = Path(torch.hub.get_dir()) / "checkpoints"
+    caches = [cache] if cache.is_absolute() else []
     name = os.environ.get(ENVIRONMENT)
     if not name:
-        return [cache]
-    folder = Path(name).expanduser()
+        return caches
+    folder = expand_home(name, setting=ENVIRONMENT)
     if not folder.is_dir():
         raise UserError(f"{ENVIRONMENT} is {name!r}, which is no folder; name one that exists, or unset it")
-    return [folder, cache]
+    return [folder, *caches]
 
 
 def find_weights(trunk: Trunk, *, download: bool) -> WeightsFile | None:
@@ -307,7 +310,7 @@ def find_weights(trunk: Trunk, *, download: bool) -> WeightsFile | None:
             return WeightsFile(folder / files.npz, trunk, files.npz_sha256)
         if (folder / files.pth).is_file():
             return WeightsFile(folder / files.pth, trunk, hub_hash(files.pth))
-    if not download:
+    if not download or not folders:
         return None
     target = folders[-1] / files.pth
     try:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from histoloom.cli.paths import check_out_folder
 from histoloom.cli.runs import AsJson, Seed, print_json
 
 
@@ -41,7 +42,10 @@ def evaluate(
         Path | None,
         typer.Option(metavar="DIR", help="Other real images, best of other slides, to compare real with real."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for evaluate.json, .csv and .html.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for evaluate.json, .csv and .html.", callback=check_out_folder),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two folders of images; beside every number stands the same number for real against real images."""
@@ -78,7 +82,10 @@ def audit(
         list[str] | None, typer.Option(help="Feature extractor for a second test; may be repeated. [lpips-alex]")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for audit.json, .csv, .html and suspicious.png.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder for audit.json, .csv, .html and suspicious.png.", callback=check_out_folder
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import typer
+from typer.main import get_command
 
 from histoloom.cli import analyse, expert, generate, runs
 from histoloom.errors import UserError
@@ -48,6 +50,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
 )
 for _name, _command in COMMANDS:
     app.command(name=_name)(_command)
+COMMAND_LINE = get_command(app)
 
 
 def main() -> None:
@@ -55,9 +58,12 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("histoloom").setLevel(logging.INFO)
+    # A name may hold characters that the terminal's encoding lacks: Python refuses them on standard output.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with disk_errors_explained(Path.cwd()):
-            app()
+            COMMAND_LINE()
         status = 0
     except UserError as error:
         for line in error.lines if isinstance(error, TableError) else [str(error)]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histoloom.cli.runs import AsJson, OtherK, RunArgument, print_json
+from histoloom.cli.paths import RunArgument, check_out_file
+from histoloom.cli.runs import AsJson, OtherK, print_json
 from histoloom.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,11 +60,12 @@ def name(
     """Name a cluster; samples, report and `sample --tissue` use the name."""
     from histoloom.diffusion.model.conditions import Conditions
     from histoloom.names import add_label, current_names, normalised, refresh_sample_names
+    from histoloom.run.user import user_name
 
     clustering = _clustering(run)
     k = clustering.chosen if k is None else k
     Conditions(tuple(clustering.ks)).number(k=k, cluster=cluster)  # refuses what is not in the sweep
-    rater = rater or getpass.getuser()
+    rater = rater or user_name()
     add_label(run, cluster=cluster, k=k, rater=rater, name=name, colour=colour, flag=flag)
     refresh_sample_names(run)
     effective = current_names(run, k=k)[cluster]
@@ -80,7 +81,10 @@ def names(
     k: Annotated[
         int | None, typer.Option(help="Another number of clusters than the chosen one; --export: only this one.")
     ] = None,
-    export: Annotated[Path | None, typer.Option("--export", metavar="FILE.csv", help="Write the names.")] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option("--export", metavar="FILE.csv", help="Write the names.", callback=check_out_file),
+    ] = None,
     import_: Annotated[Path | None, typer.Option("--import", metavar="FILE.csv", help="Import names.")] = None,
     rater: Annotated[
         str | None, typer.Option(help="The rater: --export writes only their names, --import makes all names theirs.")
@@ -94,6 +98,7 @@ def names(
     from histoloom.names import choose_reference, read_label_state, refresh_sample_names
     from histoloom.names.table import TableError, export_table, import_table
     from histoloom.run.directory import disk_errors_explained, write_text
+    from histoloom.run.user import user_name
 
     clustering = _clustering(run)
     if k is not None and k not in clustering.ks:
@@ -123,7 +128,7 @@ def names(
         typer.echo(f"{result.rows} rows with names, {result.changes} changes, {result.empty} empty rows left out")
     else:
         if reference is not None or latest:
-            choose_reference(run, reference=reference or "", by=getpass.getuser())
+            choose_reference(run, reference=reference or "", by=user_name())
             refresh_sample_names(run)
         shown = clustering.chosen if k is None else k
         _list_names(read_label_state(run, k=shown), sizes=clustering.sizes[shown], as_json=as_json)

@@ -7,16 +7,20 @@ from typing import Annotated
 
 import typer
 
-from histoloom.cli.runs import OtherK, RunArgument, Seed, continues_after_interrupt
+from histoloom.cli.paths import RunArgument, check_out_file, check_out_folder, check_run
+from histoloom.cli.runs import OtherK, Seed, continues_after_interrupt
 from histoloom.config import SamplerMethod
 
 
 def sample(
     generator: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_GENERATOR", help="A run, an exported generator, or `starter`.")
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_GENERATOR", help="A run, an exported generator, or `starter`.", callback=check_run
+        ),
     ],
     n: Annotated[int, typer.Option("-n", min=1, help="Images per named tissue, or in all where none is named.")],
-    out: Annotated[Path, typer.Option(help="Folder for the images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the images.", callback=check_out_folder)],
     tissue: Annotated[list[str] | None, typer.Option(help="A name or a cluster's number; may be repeated.")] = None,
     k: OtherK = None,
     method: Annotated[SamplerMethod | None, typer.Option(help="Sampler.")] = None,
@@ -80,7 +84,12 @@ def distil(
 def map_slide(
     run: RunArgument,
     slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="A slide, of the run or any other.")],
-    out: Annotated[Path, typer.Option(metavar="FILE.geojson", help="File for the map; a PNG is written beside it.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE.geojson", help="File for the map; a PNG is written beside it.", callback=check_out_file
+        ),
+    ],
     k: OtherK = None,
     mpp: Annotated[
         float | None,
@@ -98,7 +107,7 @@ def map_slide(
 
 def export(
     run: RunArgument,
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", callback=check_out_folder)],
     half: Annotated[bool, typer.Option("--half", help="Weights in half precision: half the size.")] = False,
     licence: Annotated[str | None, typer.Option(metavar="ID", help="Licence of the folder, such as cc-by-4.0.")] = None,
     data: Annotated[str | None, typer.Option(metavar="TEXT", help="Source and licence of the slides.")] = None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from histoloom.cli.paths import RunArgument, check_out_folder
 from histoloom.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 OtherK = Annotated[int | None, typer.Option(help="Another number of clusters than the chosen one.")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")]
 Settings = Annotated[
     list[str] | None,
@@ -26,8 +26,8 @@ Settings = Annotated[
 
 
 def print_json(value: object) -> None:
-    """Print one JSON object; NaN is an error rather than invalid JSON."""
-    typer.echo(json.dumps(value, allow_nan=False, ensure_ascii=False))
+    """Print one JSON object, in ASCII, which every terminal can show; NaN is an error rather than invalid JSON."""
+    typer.echo(json.dumps(value, allow_nan=False))
 
 
 @contextmanager
@@ -44,7 +44,9 @@ def continues_after_interrupt() -> Iterator[None]:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the slides and the run.")] = Path("histoloom-demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the slides and the run.", callback=check_out_folder)] = Path(
+        "histoloom-demo"
+    ),
     seed: Seed = 0,
     set_: Settings = None,
 ) -> None:

@@ -25,6 +25,7 @@ from histoloom.clustering.features.latents import LatentEncoder, pooled
 from histoloom.clustering.features.pretrained import PretrainedEncoder, load_encoder
 from histoloom.errors import UserError
 from histoloom.run.directory import fingerprint
+from histoloom.run.user import expand_home
 from histoloom.training.devices import full_precision
 from histoloom.training.memory import in_fitting_parts
 from histoloom.training.transfers import put_array
@@ -171,7 +172,7 @@ class Inception(Extractor):
     @classmethod
     def load(cls, file: str, *, device: torch.device) -> Self:
         """The network of a file; ``UserError`` where there is none, or another one."""
-        path = Path(file).expanduser()
+        path = expand_home(file, setting="inception")
         if not file or not path.is_file():
             raise UserError(
                 f"the extractor inception needs the file of its weights, got {file!r}; write inception:FILE"

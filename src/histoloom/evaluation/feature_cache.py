@@ -23,6 +23,7 @@ from histoloom.evaluation.extractors import Extractor
 from histoloom.evaluation.images import ImageSource
 from histoloom.progress import meter
 from histoloom.run.directory import write_bytes
+from histoloom.run.user import expand_home, home_folder
 
 logger = logging.getLogger("histoloom")
 
@@ -39,23 +40,31 @@ _DAMAGES = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 _known_keys: dict[Path, np.ndarray] = {}
 
 
-def user_cache() -> Path:
-    """Where features of folders are kept: HISTOLOOM_CACHE, else histoloom in the user's cache folder."""
-    named = os.environ.get(ENVIRONMENT)
-    if named:
-        return Path(named).expanduser() / "features"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "histoloom" / "features"
+def user_cache() -> Path | None:
+    """Where features of folders are kept: HISTOLOOM_CACHE, else histoloom in the user's cache folder.
+
+    None, with a warning, where no home folder is known.
+    """
+    if named := os.environ.get(ENVIRONMENT):
+        return expand_home(named, setting=ENVIRONMENT) / "features"
+    base, home = os.environ.get("XDG_CACHE_HOME"), home_folder()
+    if base:
+        return Path(base) / "histoloom" / "features"
+    if home is None:
+        logger.warning("features are not kept: no home folder is known; set %s to a folder to keep them", ENVIRONMENT)
+        return None
+    return home / ".cache" / "histoloom" / "features"
 
 
-def cached_features(images: ImageSource, *, extractor: Extractor, cache: Path, what: str) -> np.ndarray:
+def cached_features(images: ImageSource, *, extractor: Extractor, cache: Path | None, what: str) -> np.ndarray:
     """Features of all images, float32 (N, D), in their order; only those that the cache lacks are computed.
 
-    They are the same to the bit whether they come from the cache or not. A cache that cannot be written is a warning.
+    They are the same to the bit whether they come from the cache or not. A cache that cannot be written is a warning;
+    None is no cache.
     """
     keys = [images.key(index) for index in range(len(images))]
-    folder = cache / extractor.digest
-    known = _read(folder, keys=set(keys))
+    folder = None if cache is None else cache / extractor.digest
+    known = {} if folder is None else _read(folder, keys=set(keys))
     first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in known}
     missing = np.array(sorted(first.values()), np.int64)
     with meter(f"{extractor.name}: {what}", total=len(keys), done=len(keys) - len(missing)) as counter:
@@ -64,9 +73,10 @@ def cached_features(images: ImageSource, *, extractor: Extractor, cache: Path, w
             features_nD = extractor.features(images.read(some))
             some_keys = [keys[index] for index in some]
             known |= dict(zip(some_keys, features_nD, strict=True))
-            _write(folder, keys=some_keys, features_nD=features_nD)
+            if folder is not None:
+                _write(folder, keys=some_keys, features_nD=features_nD)
             counter.advance(len(some))
-    if len(missing):
+    if cache is not None and len(missing):
         prune(cache)
     return np.stack([known[key] for key in keys])
 
@@ -82,7 +92,8 @@ def prune(cache: Path, *, most: int = MAX_BYTES) -> None:
     for _, path, size in sorted(files):
         if total <= most:
             return
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # another process was quicker, or it is another user's
+            path.unlink()
         total -= size
 
 

@@ -159,7 +159,7 @@ def _compare_sets(
     *,
     extractors: tuple[str, ...],
     sources: ExtractorSources,
-    cache: Path,
+    cache: Path | None,
     seed: int,
 ) -> tuple[list[FolderSetComparison], dict[str, str]]:
     """The folders as distributions, by each extractor; for each extractor that cannot be used, the reason.

@@ -18,7 +18,7 @@ from histoloom.names.label_state import (
     reference_of,
 )
 from histoloom.names.table import refresh_sample_names
-from histoloom.names.text import FLAGS, MAX_LENGTH, default_name, normalised, valid_colour
+from histoloom.names.text import FLAGS, MAX_LENGTH, default_name, folder_name, normalised, valid_colour
 
 __all__ = [
     "FLAGS",
@@ -38,6 +38,7 @@ __all__ = [
     "current_names",
     "default_name",
     "display_labels",
+    "folder_name",
     "journal_file",
     "locked",
     "merge",

@@ -33,6 +33,12 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
+def folder_name(name: str) -> str:
+    """A tissue's name as that of a folder: words joined by hyphens, of at most 200 bytes as file systems demand."""
+    words = re.sub(r"[^\w]+", "-", name.casefold()).strip("-") or "tissue"
+    return words.encode()[:MAX_LENGTH].decode(errors="ignore")
+
+
 def valid(text: str, *, what: str) -> str:
     """``text`` without spaces at its ends; ``UserError`` where it is empty, too long or not one plain line."""
     trimmed = text.strip()

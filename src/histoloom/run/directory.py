@@ -78,8 +78,9 @@ def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
 
     Not flushed, the file is whole after a kill, but may be torn by a power cut.
     """
-    # Two machines of a cluster may write the same file at once, from processes of the same number.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
+    # Two machines of a cluster may write the same file at once, from processes of the same number. A name as long as the
+    # disk allows stays so.
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield temporary
         if flush:
@@ -96,19 +97,35 @@ def flush_to_disk(path: Path) -> None:
 
 
 @contextmanager
-def disk_errors_explained(place: Path) -> Iterator[None]:
-    """Turn a full disk or a read-only place into one line for the user."""
+def disk_errors_explained(place: Path, *, cure: str = "choose another place, or change its rights") -> Iterator[None]:
+    """Turn a full disk, missing rights and a path that cannot be one into one line for the user.
+
+    ``place`` is named where the error names no path; ``cure`` is what to do about missing rights.
+    """
     try:
         yield
     except OSError as error:
+        path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else place
         if error.errno in _NO_SPACE:
             raise UserError(
                 f"no space left for {place}; free some and run the same command again: "
                 "finished stages and the last checkpoint are kept"
             ) from error
         if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
-            raise UserError(f"cannot write {error.filename or place}: {error.strerror}") from error
+            raise UserError(f"cannot use {path}: {error.strerror}; {cure}") from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"the path {str(path)[:60]}... is too long for this disk; choose a shorter name") from error
+        if error.errno == errno.EISDIR:
+            raise UserError(f"{path} is a folder, not a file; give a file") from error
+        if error.errno in {errno.ENOTDIR, errno.EEXIST} and (file := file_in_the_way(path)) is not None:
+            raise UserError(f"{file} is a file, not a folder; choose another place") from error
         raise
+
+
+def file_in_the_way(path: Path) -> Path | None:
+    """The file that ``path``, as a folder, is or would lie in; None where there is none."""
+    there = (part for part in (path, *path.parents) if part.exists() or part.is_symlink())
+    return next((part for part in there if not part.is_dir()), None)
 
 
 @dataclass(frozen=True)

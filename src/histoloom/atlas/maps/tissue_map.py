@@ -179,6 +179,9 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
         raise UserError(f"--mpp must be um/px from {MPP_LIMITS[0]:g} to {MPP_LIMITS[1]:g}, got {mpp:g}")
     if out.suffix not in {".geojson", ".json"}:
         raise UserError(f"--out wants a name that ends in .geojson, got {out.name}")
+    picture = out.with_suffix(".png")
+    if picture.exists() and (not out.exists() or picture.resolve() == slide.resolve()):
+        raise UserError(f"{picture} exists, and the map's picture would replace it; give another name with --out")
     classifier = load_classifier(config, {stage: opened.require(stage) for stage in CLASSIFIER_STAGES})
     k = k or Decision.load(opened.folder("clusters")).k
 
@@ -218,7 +221,7 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
     with disk_errors_explained(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, geojson(boxes_N4, labels_N=slide_map.labels[k], labels=labels, colours=colours))
-        write_png(out.with_suffix(".png"), slide_map.picture(k=k, colours=colours))
+        write_png(picture, slide_map.picture(k=k, colours=colours))
 
 
 def load_classifier(config: Config, inputs: Mapping[str, Path]) -> Classifier:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -26,7 +25,7 @@ from histoloom.diffusion.generation.sample_spec import (
 )
 from histoloom.diffusion.generation.source_images import EncodedPicture, Picture
 from histoloom.errors import UserError
-from histoloom.names import clusters_of_tissue
+from histoloom.names import clusters_of_tissue, folder_name
 from histoloom.run.directory import disk_errors_explained, read_json, write_json
 from histoloom.training.distributed import rank, wait_for_all
 
@@ -66,8 +65,7 @@ def draw_into(
 
     def file_of(sample: SampleSpec) -> str:
         # A folder for each tissue, as readers of labelled folders expect: ``bone/c03-000000.png``.
-        words = re.sub(r"[^\w]+", "-", tissue_of[sample].casefold()).strip("-") or "tissue"
-        return f"{words}/c{sample.cluster:02d}-{sample.index:06d}.png"
+        return f"{folder_name(tissue_of[sample])}/c{sample.cluster:02d}-{sample.index:06d}.png"
 
     # What tells this job from others in the same folder. n may grow, except between two pictures.
     identity: dict[str, object] = {

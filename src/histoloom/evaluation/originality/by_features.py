@@ -101,7 +101,7 @@ class FeatureAudit:
         )
 
 
-def audit_features(sets: AuditSets, *, extractor: Extractor, cache: Path, seed: int) -> FeatureAudit:
+def audit_features(sets: AuditSets, *, extractor: Extractor, cache: Path | None, seed: int) -> FeatureAudit:
     """The nearest training patch of each sample, calibrated by what held-out patches reach in the same way.
 
     Features are read from ``cache`` where they are known.

@@ -36,7 +36,7 @@ def audit_originality(
     sample_names: Sequence[str] | np.ndarray,
     train_names: Sequence[str] | np.ndarray,
     extractors: Sequence[Extractor],
-    cache: Path,
+    cache: Path | None,
     seed: int,
     device: torch.device,
 ) -> tuple[Originality, PixelAudit]:

@@ -20,6 +20,7 @@ from histoloom.config import PRIVATE, SlidesConfig
 from histoloom.errors import UserError
 from histoloom.run.directory import disk_errors_explained, read_json, write_json
 from histoloom.run.record import Record
+from histoloom.run.user import expand_home, home_folder
 from histoloom.slides.entries import SlideEntry, SlideError, is_unicode
 
 FOLDER_VARIABLE, KEY_VARIABLE = "HISTOLOOM_PRIVATE", "HISTOLOOM_KEY"
@@ -119,7 +120,7 @@ def pseudonymised(config: SlidesConfig, *, run: Path) -> SlidesConfig:
     folder = private_folder()
     if folder.resolve().is_relative_to(run.resolve()):
         raise UserError(f"the private folder {folder} lies in the run; set {FOLDER_VARIABLE} to a place outside of it")
-    with disk_errors_explained(folder):
+    with disk_errors_explained(folder, cure=f"set {FOLDER_VARIABLE} to a folder of yours"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         key = _load_key(folder, create=True)
     inputs = {"paths": list(config.paths), "table": config.table}
@@ -165,9 +166,13 @@ def public_reason(error: SlideError, *, stored: str) -> str:
 
 
 def private_folder() -> Path:
-    """The folder of keys and names."""
-    folder = os.environ.get(FOLDER_VARIABLE)
-    return Path(folder).expanduser() if folder else Path.home() / ".histoloom"
+    """The folder of keys and names; ``UserError`` where none is named and no home folder is known."""
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        return expand_home(folder, setting=FOLDER_VARIABLE)
+    home = home_folder()
+    if home is None:
+        raise UserError(f"no home folder is known for the private folder; set {FOLDER_VARIABLE} to a folder that stays")
+    return home / ".histoloom"
 
 
 def _load_key(folder: Path, *, create: bool) -> bytes:
