@@ -78,8 +78,8 @@ def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
 
     Not flushed, the file is whole after a kill, but may be torn by a power cut.
     """
-    # Two machines of a cluster may write the same file at once, from processes of the same number. A name as long as the
-    # disk allows stays so.
+    # Two machines of a cluster may write the same file at once, from processes of the same number. The name is
+    # cut, so that it is not too long where the file's is as long as the disk allows.
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield temporary
