@@ -14,8 +14,12 @@ import pytest
 from forked import Forked, run_forked, start_together
 
 from histoloom import pipeline
+from histoloom.errors import SlidesAbsent, UserError
+from histoloom.names import add_name
 from histoloom.run.directory import Run
 from histoloom.setup import change_settings, init_run
+from histoloom.slides.inventory import find
+from histoloom.slides.inventory.pseudonyms import real_file
 
 COMPARED = {".npy", ".safetensors", ".png", ".csv", ".parquet", ".npz"}
 
@@ -96,6 +100,56 @@ def test_runtime_settings_change_no_result(tiny_run: Path, tmp_path: Path) -> No
     shutil.copytree(tiny_run, tmp_path / "run")
     run = change_settings(Run.open(tmp_path / "run"), ["runtime.checkpoint_seconds=5"], save=True)
     assert states(run.path) == ["done"] * len(pipeline.STAGES)
+
+
+def test_a_finished_run_needs_no_slides(
+    tiny_run: Path, tiny_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(tiny_run, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace(str(tiny_slides), "/not/on/this/machine"), encoding="utf-8")
+    add_name(tmp_path / "run", cluster=0, name="fat", k=3, rater="me")
+    assert states(tmp_path / "run") == ["done"] * 7 + ["stale"]
+    assert "/not/on/this/machine does not exist; give files or folders of slides; the finished patches" in caplog.text
+
+    built: list[str] = []
+    monkeypatch.setattr(pipeline, "_build", lambda _run, stage, wanted: built.append(f"{stage.name} {len(wanted)}"))
+    pipeline.execute(Run.open(tmp_path / "run"))
+    assert built == ["report 8"]
+
+    # Only what needs pixels of slides asks for them.
+    run = change_settings(Run.open(tmp_path / "run"), ["patches.count=50"], save=False)
+    cure = rf"histoloom run {tmp_path}/run --set slides\.paths=\[FOLDER\]$"
+    with pytest.raises(SlidesAbsent, match=cure):
+        pipeline.execute(run)
+    with pytest.raises(UserError, match=r"slides\.paths: .*/nowhere does not exist"):
+        change_settings(run, [f"slides.paths=[{tmp_path}/nowhere]"], save=False)
+
+    # At their new place they are the same slides, and what reads them finds them there.
+    shutil.copytree(tiny_slides, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    moved = change_settings(Run.open(tmp_path / "run"), ["slides.paths=[moved]"], save=True)
+    assert moved.config.slides.paths == (str(tmp_path / "moved"),)
+    assert states(tmp_path / "run") == ["done"] * 7 + ["stale"]
+    stored = "/not/on/this/machine/slide-01.tif"
+    assert real_file(stored, paths=moved.config.slides.paths) == tmp_path / "moved" / "slide-01.tif"
+    assert real_file(stored, paths=["/nowhere"]) == Path(stored)
+
+
+def test_a_run_that_was_made_with_the_ends_of_slides_alone_is_up_to_date(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_run, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    monkeypatch.setattr(find, "inventory_fingerprint", lambda _config, **_samples: "ends")
+    earlier = pipeline.wanted_fingerprints(run)
+    for stage, digest in earlier.items():
+        path = run.folder(stage) / "artifact.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": digest}), encoding="utf-8")
+    monkeypatch.setattr(find, "inventory_fingerprint", lambda _config, samples=14: "more" if samples else "ends")
+    assert states(run.path) == ["done"] * len(pipeline.STAGES)
+    monkeypatch.setattr(find, "inventory_fingerprint", lambda _config, samples=14: f"other slides, {samples}")
+    assert states(run.path) == ["stale"] * len(pipeline.STAGES)
 
 
 def killed_in(stage: str, run: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from histoloom.config import Config, identity
-from histoloom.errors import UserError
+from histoloom.errors import SlidesAbsent, UserError
 from histoloom.names import journal_file, refresh_sample_names
 from histoloom.processes import is_main_process, process_count
 from histoloom.run.directory import (
@@ -179,8 +179,6 @@ class StageStatus:
 
 def wanted_fingerprints(run: Run) -> dict[str, str]:
     """The fingerprint that each stage has when it is up to date with the configuration, the slides and the names."""
-    from histoloom.slides.inventory.find import inventory_fingerprint
-
     config = identity(run.config)
     wanted: dict[str, str] = {}
     for stage in STAGES:
@@ -194,9 +192,8 @@ def wanted_fingerprints(run: Run) -> dict[str, str]:
             "inputs": {name: wanted[name] for name in stage.inputs},
         }
         if stage.name == "patches":
-            value["slides"] = inventory_fingerprint(run.config.slides)
-            if run.config.clusters.surroundings:  # no key without them, as in runs made before there were any
-                value["surroundings"] = True
+            wanted[stage.name] = _patches_fingerprint(run, value)
+            continue
         if stage.name == "report":
             names = journal_file(run.path)
             value["names"] = fingerprint(names.read_text(encoding="utf-8", errors="replace") if names.is_file() else "")
@@ -206,6 +203,45 @@ def wanted_fingerprints(run: Run) -> dict[str, str]:
                 value["readings"] = [fingerprint(path.read_text(encoding="utf-8")) for path in readings]
         wanted[stage.name] = fingerprint(value)
     return wanted
+
+
+def _patches_fingerprint(run: Run, value: dict[str, object]) -> str:
+    """The fingerprint of the patches, from all but the slides in ``value``.
+
+    Where the slides are not at hand, finished patches of the same settings keep theirs: all that is made of patches
+    needs no slides. Raises ``SlidesAbsent`` where there are none.
+    """
+    from histoloom.slides.inventory.find import inventory_fingerprint
+
+    if run.config.clusters.surroundings:  # no key without them, as in runs made before there were any
+        value["surroundings"] = True
+    artifact = run.artifact("patches")
+    try:
+        current = fingerprint(value | {"slides": inventory_fingerprint(run.config.slides)})
+        if artifact is None or artifact.fingerprint == current:
+            return current
+        # Runs of before have read both ends of each slide's file, and nothing between.
+        before = fingerprint(value | {"slides": inventory_fingerprint(run.config.slides, samples=0)})
+    except SlidesAbsent as error:
+        cure = f"to say where the slides are: histoloom run {run.path} --set slides.paths=[FOLDER]"
+        if artifact is None or not _same_patches(run, artifact):
+            raise SlidesAbsent(f"{error}; {cure}") from error
+        logger.warning("%s; the finished patches stay as they are; %s", error, cure)
+        return artifact.fingerprint
+    return before if artifact.fingerprint == before else current
+
+
+def _same_patches(run: Run, artifact: Artifact) -> bool:
+    """Whether the published patches were drawn with the run's settings, whatever their slides."""
+    from histoloom.slides.patch_set import PatchSetInfo
+
+    drawn = run.config.model_copy(update={"patches": type(run.config.patches)(**artifact.config["patches"])})
+    with_surroundings = PatchSetInfo.load(run.folder("patches")).surroundings is not None
+    return (
+        identity(drawn)["patches"] == identity(run.config)["patches"]
+        and artifact.config["seed"] == run.config.seed
+        and with_surroundings == bool(run.config.clusters.surroundings)
+    )
 
 
 def status(run: Run) -> list[StageStatus]:

@@ -125,10 +125,16 @@ def resolve_auto(config: Config, *, previous: Config | None = None) -> Config:
 
 
 def _with_absolute_files(config: Config, *, settings: Sequence[str]) -> Config:
-    """``config`` with ``clusters.files`` as an absolute path, where it is among ``settings``.
+    """``config`` with ``slides.paths`` and ``clusters.files`` as absolute paths, where they are among ``settings``.
 
     Raises ``UserError`` where nothing is there: the clusters come hours later.
     """
+    if any(setting.startswith("slides.paths=") for setting in settings) and config.slides.pseudonyms is None:
+        paths = [Path(text).resolve() for text in config.slides.paths]
+        if absent := [path for path in paths if not path.exists()]:
+            raise UserError(f"slides.paths: {absent[0]} does not exist; give slides or folders of slides")
+        slides = config.slides.model_copy(update={"paths": tuple(map(str, paths))})
+        config = config.model_copy(update={"slides": slides})
     if config.clusters.files is None or not any(setting.startswith("clusters.files=") for setting in settings):
         return config
     files = expand_home(config.clusters.files, setting="clusters.files").resolve()

@@ -43,7 +43,7 @@ def page(run: Run) -> str:
 @pytest.fixture(autouse=True)
 def _slides_are_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """The finished run was made without slides."""
-    monkeypatch.setattr("histoloom.slides.inventory.find.inventory_fingerprint", lambda _config: "slides")
+    monkeypatch.setattr("histoloom.slides.inventory.find.inventory_fingerprint", lambda _config, **_samples: "slides")
 
 
 def report_fingerprint(run: Run) -> str:

@@ -54,6 +54,22 @@ def test_file_digest_sees_head_tail_and_size(tmp_path: Path) -> None:
     assert len({*digests, file_digest(path)}) == 3
 
 
+@pytest.mark.parametrize("size", [10, 131_072, 131_073, 180_000, 188_417, 2_000_000])
+def test_file_digest_samples_between_the_ends(tmp_path: Path, size: int) -> None:
+    path, data = tmp_path / "slide", bytearray(size)
+    path.write_bytes(data)
+    plain, sampled = file_digest(path), file_digest(path, samples=14)
+    start = 65_536
+    middle = range(start, size - start, 70_000 if size > 1_000_000 else 5_000)
+    for place in (*middle, size - start - 1):
+        path.write_bytes(data[:place] + b"\1" * (1 if size < 190_000 else 140_000) + data[place + 1 :])
+        changed = bytearray(path.read_bytes()[:size])
+        path.write_bytes(changed)
+        assert file_digest(path, samples=14) != sampled
+    path.write_bytes(data)
+    assert (plain == sampled) == (size <= 2 * start)
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     write_text(path, "old")

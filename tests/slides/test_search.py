@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 import unicodedata
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from histoloom.config import SlidesConfig
+from histoloom.config import SlidesConfig, SplitConfig
 from histoloom.errors import SlidesAbsent, UserError
 from histoloom.run.own_output import png_text
 from histoloom.setup import init_run
 from histoloom.slides.inventory.find import find_slides, inventory_fingerprint
 from histoloom.slides.inventory.search import find_files
+from histoloom.slides.patches.sampling import splits_of
 
 
 @pytest.fixture
 def save(tmp_path, picture):
-    """Writes a small picture below ``tmp_path``."""
+    """Writes a small picture below ``tmp_path``, each another."""
+
+    seeds = itertools.count()
 
     def write(name, **options):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture(32, 32)).save(path, dpi=(25_400, 25_400), **options)
+        Image.fromarray(picture(32, 32, seed=next(seeds))).save(path, dpi=(25_400, 25_400), **options)
         return path
 
     return write
@@ -86,6 +92,60 @@ def test_a_picture_of_ours_is_no_slide_wherever_it_lies(tmp_path, save):
     assert names(tmp_path / "s") == ["a.png"]
     with pytest.raises(UserError, match=r"map\.png is a picture that Histoloom wrote, not a slide"):
         find_slides(config(own))
+
+
+# --- copies
+
+
+def test_a_copy_is_said_and_counts_as_the_same_slide_and_patient(tmp_path, save):
+    a, _ = save("s/a.png"), save("s/b.png")
+    shutil.copy(a, tmp_path / "s" / "a (1).png")
+    said: list[str] = []
+    entries = find_slides(config(tmp_path / "s"), say=said.append)
+    assert [(entry.slide_id, entry.slide, entry.patient) for entry in entries] == [
+        ("a-1", "a (1)", "a (1)"),
+        ("a", "a (1)", "a (1)"),
+        ("b", "b", "b"),
+    ]
+    assert said == [
+        f"1 of 3 slides are copies of others, by their content: {a} of {tmp_path}/s/a (1).png; copies stay on one "
+        "side of the split, and their tissue counts more than once: take them out"
+    ]
+
+
+def test_a_table_may_give_a_copy_another_patient_and_the_split_still_keeps_them_together(tmp_path, save):
+    for name in "abcdef":
+        save(f"s/{name}.png")
+    shutil.copy(tmp_path / "s/a.png", tmp_path / "s/z.png")
+    (tmp_path / "s/slides.csv").write_text("file,patient\na.png,X\nb.png,Y\nz.png,Y\n", encoding="utf-8")
+    entries = find_slides(config(tmp_path / "s"), say=lambda _: None)
+    assert {entry.slide_id: entry.patient for entry in entries if entry.slide_id in "az"} == {"a": "X", "z": "Y"}
+    counts = {entry.slide_id: 10 for entry in entries}
+    held = set()
+    for seed in range(20):
+        splits = splits_of(entries, counts=counts, config=SplitConfig(holdout=0.4), seed=seed, say=lambda _: None)
+        assert splits["a"] == splits["b"] == splits["z"]
+        held.add(splits["a"])
+    assert held == {"train", "holdout"}
+
+
+def test_a_table_that_tears_copies_apart_is_an_error(tmp_path, save):
+    shutil.copy(save("s/a.png"), tmp_path / "s/b.png")
+    (tmp_path / "s/slides.csv").write_text("file,patient,split\na.png,X,train\nb.png,Y,holdout\n", encoding="utf-8")
+    entries = find_slides(config(tmp_path / "s"), say=lambda _: None)
+    with pytest.raises(UserError, match=r"puts patient X in both train and holdout \(a copy"):
+        splits_of(entries, counts={"a": 1, "b": 1}, config=SplitConfig(), seed=0, say=lambda _: None)
+
+
+def test_a_change_in_the_middle_of_a_slide_is_noticed(tmp_path, save):
+    """Uncompressed files are of equal size, and their ends are glass."""
+    glass, path = np.full((400, 400, 3), 244, np.uint8), save("s/a.bmp")
+    prints = set()
+    for value in (100, 180):
+        glass[100:300] = value
+        Image.fromarray(glass).save(path)
+        prints.add(inventory_fingerprint(config(tmp_path / "s")))
+    assert len(prints) == 2
 
 
 # --- what cannot be searched

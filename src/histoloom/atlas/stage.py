@@ -110,7 +110,7 @@ def _draw_map(
     record = replace(current, slide_id=slide_id, title=slide_id if slide == slide_id else f"{slide}, {slide_id}")
     try:
         slide_map = classify_slide(
-            real_file(file),
+            real_file(file, paths=config.slides.paths),
             classify=classifier.labels,
             surroundings=classifier.features.with_surroundings,
             size=config.patches.size,

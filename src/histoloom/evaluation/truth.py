@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from histoloom.evaluation.results import Agreement, Truth
 from histoloom.run.stage import StageContext
+from histoloom.slides.entries import SlideError
 from histoloom.slides.inventory.pseudonyms import real_file
 from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.procedural.slides import TissueMap, label_patches
@@ -19,7 +21,7 @@ UNKNOWN = -1
 
 def write_truth(context: StageContext, *, patches: PatchSet, labels: Mapping[int, np.ndarray]) -> None:
     """Write ``truth.json`` where a patch has a true class; ``labels`` are the patches' clusters of each k."""
-    truth_N = true_classes(patches.table, slides=patches.slides)
+    truth_N = true_classes(patches.table, slides=patches.slides, paths=context.config.slides.paths)
     measured = [agreement(labels_N, truth_N=truth_N, k=k) for k, labels_N in labels.items()]
     agreements = tuple(one for one in measured if one is not None)
     if not agreements:
@@ -45,17 +47,19 @@ def agreement(labels_N: np.ndarray, *, truth_N: np.ndarray, k: int) -> Agreement
     )
 
 
-def true_classes(patches: pd.DataFrame, *, slides: pd.DataFrame) -> np.ndarray:
+def true_classes(patches: pd.DataFrame, *, slides: pd.DataFrame, paths: Sequence[str] = ()) -> np.ndarray:
     """The true class of each patch, int (N,), -1 where its slide has no true map.
 
-    ``patches`` has columns slide_id, x, y, extent; ``slides`` slide_id, file, width, height. Classes are joined by
-    their names, since each slide numbers its own.
+    ``patches`` has columns slide_id, x, y, extent; ``slides`` slide_id, file, width, height; ``paths``: where slides
+    that have moved are looked for. Classes are joined by their names, since each slide numbers its own.
     """
     class_numbers: dict[str, int] = {}
     truth_N = np.full(len(patches), UNKNOWN, np.int64)
     for slide_id, file, width, height in slides[["slide_id", "file", "width", "height"]].to_numpy():
         rows = np.flatnonzero((patches["slide_id"] == slide_id).to_numpy())
-        true_map = TissueMap.load(real_file(str(file))) if len(rows) else None
+        true_map = None
+        with suppress(SlideError):  # the slide of a private run whose names are not known here
+            true_map = TissueMap.load(real_file(str(file), paths=paths)) if len(rows) else None
         if true_map is None:
             continue
         numbers = np.array([class_numbers.setdefault(name, len(class_numbers)) for name in true_map.classes])

@@ -38,7 +38,7 @@ class SlideEntry:
 
     ``width`` and ``height`` are level-0 pixels (0 where unknown); ``mpp`` is um/px at level 0; ``mpp_source`` says
     where it comes from; ``status`` is ``"ok"`` or the reason why the slide is left out. ``extra`` are the table's
-    further columns. ``alias`` stands for the file in a pseudonymised run.
+    further columns. ``alias`` stands for the file in a pseudonymised run; slides of equal ``content`` are copies.
     """
 
     slide_id: str
@@ -53,6 +53,7 @@ class SlideEntry:
     split: str = ""
     extra: tuple[tuple[str, str | None], ...] = ()
     alias: str = ""
+    content: str = ""
 
     @property
     def usable(self) -> bool:

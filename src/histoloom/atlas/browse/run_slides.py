@@ -6,7 +6,7 @@ A slide is found by its id in the run's table. File paths come from that table a
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -57,10 +57,14 @@ class SlideInfo(SlideRow):
 
 
 class RunSlides:
-    """The slides in the folder of a published stage ``patches``. Threads may share it."""
+    """The slides in the folder of a published stage ``patches``. Threads may share it.
 
-    def __init__(self, folder: Path, *, slide_cache: SlideCache | None = None) -> None:
+    ``paths``: where slides that have moved are looked for.
+    """
+
+    def __init__(self, folder: Path, *, paths: Sequence[str] = (), slide_cache: SlideCache | None = None) -> None:
         self.folder = folder
+        self._paths = tuple(paths)
         self._slide_cache = slide_cache or SlideCache()
         self._files: dict[str, Path] = {}
         self._digests: dict[tuple[Path, int, int], str] = {}
@@ -155,7 +159,7 @@ class RunSlides:
     def _file(self, info: SlideInfo) -> Path:
         with self._lock:
             if info.slide_id not in self._files:
-                self._files[info.slide_id] = real_file(info.file)
+                self._files[info.slide_id] = real_file(info.file, paths=self._paths)
             return self._files[info.slide_id]
 
 

@@ -186,7 +186,7 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
     k = k or Decision.load(opened.folder("clusters")).k
 
     patches = opened.folder("patches")
-    known = run_slide(slide, patches=patches)
+    known = run_slide(slide, patches=patches, paths=config.slides.paths)
     scale = None if known is None or known.mpp is None else Scale(known.mpp, known.mpp_source)
     if mpp is not None:
         if scale is not None and not math.isclose(mpp, scale.mpp):
@@ -234,12 +234,15 @@ def load_classifier(config: Config, inputs: Mapping[str, Path]) -> Classifier:
     )
 
 
-def run_slide(slide: Path, *, patches: Path) -> SlideRow | None:
-    """The usable slide of the run whose stage ``patches`` is in this folder with the file ``slide``, or None."""
+def run_slide(slide: Path, *, patches: Path, paths: Sequence[str] = ()) -> SlideRow | None:
+    """The usable slide of the run whose stage ``patches`` is in this folder with the file ``slide``, or None.
+
+    ``paths``: where the run's slides are looked for if they have moved.
+    """
     file = slide.resolve()
     for row in SlideRow.load(patches):
         with suppress(SlideError):  # the slide of a private run whose names are not known here
-            if row.usable and real_file(row.file) == file:
+            if row.usable and real_file(row.file, paths=paths).resolve() == file:
                 return row
     return None
 

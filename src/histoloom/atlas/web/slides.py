@@ -117,7 +117,7 @@ def slides_of(view: View) -> RunSlides:
     return view.cached(
         "slides",
         depends_on=["patches/artifact.json"],
-        make=lambda: RunSlides(view.run.require("patches"), slide_cache=cache),
+        make=lambda: RunSlides(view.run.require("patches"), paths=view.run.config.slides.paths, slide_cache=cache),
     )
 
 

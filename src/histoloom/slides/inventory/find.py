@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from histoloom.config import SlidesConfig
@@ -20,6 +21,9 @@ from histoloom.slides.readers.open import open_slide
 from histoloom.slides.readers.scale import GUESS, NO_MPP, TABLE, Scale, decide
 
 logger = logging.getLogger("histoloom")
+
+SAMPLES = 14
+"""Blocks of a slide's file, besides both ends, by which its content is told apart."""
 
 _LONGEST_ID = 100
 _REASONS_IN_MESSAGE = 3
@@ -44,7 +48,7 @@ def find_slides(config: SlidesConfig, *, say: Callable[[str], None] = logger.war
             f"{', '.join(sorted(table_columns)) or 'none'}"
         )
 
-    entries = _entries(files, rows=rows, columns=config.columns)
+    entries = _with_contents(_entries(files, rows=rows, columns=config.columns), files=files, rows=rows)
     if pseudonyms is not None:
         entries = pseudonyms.hide(entries)
     entries = [
@@ -55,6 +59,8 @@ def find_slides(config: SlidesConfig, *, say: Callable[[str], None] = logger.war
     # What the user must know before the slides are used.
     if passed_by := found.passed_by.describe(names=pseudonyms is None):
         say(passed_by)
+    if copies := _describe_copies(entries):
+        say(copies)
     unlisted = sum(file.row(rows) is None for file in found.slides) if rows else 0
     if unlisted:
         say(f"{unlisted} of {len(found.slides)} slides are in no table: each counts as a patient of its own")
@@ -91,11 +97,11 @@ def none_usable(entries: Sequence[SlideEntry]) -> str:
     return f"none of the {len(entries)} slides found can be used: {'; '.join(reasons)}{more}"
 
 
-def inventory_fingerprint(config: SlidesConfig) -> str:
+def inventory_fingerprint(config: SlidesConfig, *, samples: int = SAMPLES) -> str:
     """A digest of the slides, the tables, and the settings that say how they are used.
 
-    Of each slide its name relative to the given path, its size, and both ends of its file; of each table the text. A
-    change in the middle of a slide's file goes unnoticed, so that little of each file is read.
+    Of each slide its name relative to the given path, its size, both ends of its file and ``samples`` blocks between
+    them; of each table the text. A change between these blocks goes unnoticed, so that little of each file is read.
     """
     pseudonyms = open_pseudonyms(config)
     config = config if pseudonyms is None else pseudonyms.reveal(config)
@@ -105,12 +111,9 @@ def inventory_fingerprint(config: SlidesConfig) -> str:
         if item.reason:
             continue
         try:
-            identity: tuple[object, ...] = (item.name, item.file.stat().st_size, file_digest(item.file))
+            files.append((item.name, *_content(item, samples=samples)))
         except OSError as error:
             files.append((item.name, 0, f"cannot be read: {error.strerror}"))
-            continue
-        members = [(member.name, member.stat().st_size) for member in item.members]
-        files.append((*identity, members) if members else identity)
     settings = {
         "mpp": config.mpp,
         "columns": config.columns,
@@ -121,6 +124,50 @@ def inventory_fingerprint(config: SlidesConfig) -> str:
         "tables": [table.read_bytes().hex() for table in found.tables],
     }
     return fingerprint(content | {name: value for name, value in settings.items() if value is not None})
+
+
+def _content(file: SlideFile, *, samples: int) -> tuple[object, ...]:
+    """What tells a slide's content apart: its size, its digest, and its members' names and sizes."""
+    content: tuple[object, ...] = (file.file.stat().st_size, file_digest(file.file, samples=samples))
+    members = [(member.name, member.stat().st_size) for member in file.members]
+    return (*content, members) if members else content
+
+
+def _with_contents(entries: Sequence[SlideEntry], *, files: Sequence[SlideFile], rows: Rows) -> list[SlideEntry]:
+    """The entries with a digest of their content.
+
+    A copy has the slide and the patient of the first of its content, where no table gives others.
+    """
+    first: dict[str, SlideEntry] = {}
+    result = []
+    for entry, file in zip(entries, files, strict=True):
+        copy = entry
+        if not file.reason:
+            with suppress(OSError):  # opening it gives the reason
+                content = fingerprint(_content(file, samples=SAMPLES))
+                original, row = first.setdefault(content, entry), file.row(rows) or TableRow()
+                slide, patient = row.slide or original.slide, row.patient or original.patient
+                copy = replace(entry, content=content, slide=slide, patient=patient)
+        result.append(copy)
+    return result
+
+
+def _describe_copies(entries: Sequence[SlideEntry]) -> str:
+    """One line about usable slides of equal content, empty where there are none."""
+    first: dict[str, SlideEntry] = {}
+    copies = []
+    for entry in entries:
+        if entry.usable and first.setdefault(entry.content, entry) is not entry:
+            both = (entry, first[entry.content])
+            copies.append(" of ".join(each.slide_id if each.alias else one_line(str(each.file)) for each in both))
+    if not copies:
+        return ""
+    more = f"; and {len(copies) - _REASONS_IN_MESSAGE} more" if len(copies) > _REASONS_IN_MESSAGE else ""
+    return (
+        f"{len(copies)} of {len(entries)} slides are copies of others, by their content: "
+        f"{'; '.join(copies[:_REASONS_IN_MESSAGE])}{more}; copies stay on one side of the split, and their "
+        "tissue counts more than once: take them out"
+    )
 
 
 def _entries(files: Sequence[SlideFile], *, rows: Rows, columns: Sequence[str] | None) -> list[SlideEntry]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from histoloom.config import PRIVATE, SlidesConfig
-from histoloom.errors import UserError
+from histoloom.errors import SlidesAbsent, UserError
 from histoloom.run.directory import disk_errors_explained, read_json, write_json
 from histoloom.run.record import Record
 from histoloom.run.user import expand_home, home_folder
@@ -105,7 +105,7 @@ class Pseudonyms:
 
     def _load(self) -> PrivateRecord:
         if not self.record.is_file():
-            raise UserError(
+            raise SlidesAbsent(
                 f"the names of this run's slides are not in {self.record.parent}; set {FOLDER_VARIABLE} to the private "
                 "folder that it was made with"
             )
@@ -145,13 +145,18 @@ def open_pseudonyms(config: SlidesConfig) -> Pseudonyms | None:
     return pseudonyms
 
 
-def real_file(stored: str) -> Path:
+def real_file(stored: str, *, paths: Sequence[str] = ()) -> Path:
     """The file behind a ``file`` of ``slides.parquet``; for a pseudonym, the private folder knows it.
 
-    Raises ``SlideError`` where the private folder does not know it.
+    ``paths`` are those of the run's configuration, where a file that has moved is looked for: at the longest end of its
+    old path that exists there. Raises ``SlideError`` where the private folder does not know the file.
     """
     if not stored.startswith(PRIVATE):
-        return Path(stored)
+        file = Path(stored)
+        ends = [Path(*file.parts[start:]) for start in range(1, len(file.parts))]
+        places = (place for root in map(Path, paths) for place in (*(root / end for end in ends), root))
+        is_there = file.is_file() or not paths
+        return file if is_there else next((at for at in places if at.name == file.name and at.is_file()), file)
     token, _, slide_id = stored.removeprefix(PRIVATE).partition("/")
     record = private_folder() / f"{token}.json"
     names = PrivateRecord.load(record).slides.get(slide_id) if record.is_file() else None
@@ -188,7 +193,9 @@ def _load_key(folder: Path, *, create: bool) -> bytes:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(secrets.token_hex(32) + "\n")
     if text is None and not path.is_file():
-        raise UserError(f"the key of this run's names is not in {folder}; set {FOLDER_VARIABLE} to its private folder")
+        raise SlidesAbsent(
+            f"the key of this run's names is not in {folder}; set {FOLDER_VARIABLE} to its private folder"
+        )
     key = (path.read_text(encoding="utf-8") if text is None else text).strip()
     if len(key) < SHORTEST_KEY:
         raise UserError(

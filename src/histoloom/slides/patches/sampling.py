@@ -258,7 +258,7 @@ def splits_of(
     A table's splits count more than drawn ones. ``counts`` are the slides' patches. Raises ``UserError`` where a table
     puts a patient (or slide, with ``by: slide``) in both.
     """
-    group = {entry.slide_id: entry.patient if config.by == "patient" else entry.slide for entry in entries}
+    group = _groups(entries, by=config.by)
     usable = [entry for entry in entries if entry.usable]
     result = dict.fromkeys(group, "")
 
@@ -267,8 +267,9 @@ def splits_of(
     for entry in entries:
         if entry.split and listed.setdefault(group[entry.slide_id], entry.split) != entry.split:
             raise UserError(
-                f"the table puts {config.by} {group[entry.slide_id]} in both train and holdout; correct its column "
-                "split" + (", or use patches.split.by=slide" if config.by == "patient" else "")
+                f"the table puts {config.by} {group[entry.slide_id]} in both train and holdout (a copy of a slide "
+                "counts with it); correct its column split"
+                + (", or use patches.split.by=slide" if config.by == "patient" else "")
             )
     if listed:
         say("held out: what the table says; patches.split.holdout is not used")
@@ -296,6 +297,18 @@ def splits_of(
             "sections, use patches.split.by=patient"
         )
     return result
+
+
+def _groups(entries: Sequence[SlideEntry], *, by: str) -> dict[str, str]:
+    """Each slide's patient (or slide), by slide id; where a slide has a copy elsewhere, both groups are one."""
+    group = {entry.slide_id: entry.patient if by == "patient" else entry.slide for entry in entries}
+    first: dict[str, str] = {}
+    for entry in entries:
+        original = group[first.setdefault(entry.content or entry.slide_id, entry.slide_id)]
+        merged = group[entry.slide_id]
+        if merged != original:
+            group = {slide_id: original if name == merged else name for slide_id, name in group.items()}
+    return group
 
 
 def held_out(groups: Sequence[str], *, counts: Mapping[str, int], config: SplitConfig, seed: int) -> set[str]:
