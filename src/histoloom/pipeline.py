@@ -212,6 +212,7 @@ def _patches_fingerprint(run: Run, value: dict[str, object]) -> str:
     needs no slides. Raises ``SlidesAbsent`` where there are none.
     """
     from histoloom.slides.inventory.find import inventory_fingerprint
+    from histoloom.slides.patch_set import PatchSetInfo
 
     if run.config.clusters.surroundings:  # no key without them, as in runs made before there were any
         value["surroundings"] = True
@@ -224,24 +225,19 @@ def _patches_fingerprint(run: Run, value: dict[str, object]) -> str:
         before = fingerprint(value | {"slides": inventory_fingerprint(run.config.slides, samples=0)})
     except SlidesAbsent as error:
         cure = f"to say where the slides are: histoloom run {run.path} --set slides.paths=[FOLDER]"
-        if artifact is None or not _same_patches(run, artifact):
+        if artifact is None:
+            raise SlidesAbsent(f"{error}; {cure}") from error
+        drawn = run.config.model_copy(update={"patches": type(run.config.patches)(**artifact.config["patches"])})
+        with_surroundings = PatchSetInfo.load(run.folder("patches")).surroundings is not None
+        if (
+            identity(drawn)["patches"] != identity(run.config)["patches"]
+            or artifact.config["seed"] != run.config.seed
+            or with_surroundings != bool(run.config.clusters.surroundings)
+        ):
             raise SlidesAbsent(f"{error}; {cure}") from error
         logger.warning("%s; the finished patches stay as they are; %s", error, cure)
         return artifact.fingerprint
     return before if artifact.fingerprint == before else current
-
-
-def _same_patches(run: Run, artifact: Artifact) -> bool:
-    """Whether the published patches were drawn with the run's settings, whatever their slides."""
-    from histoloom.slides.patch_set import PatchSetInfo
-
-    drawn = run.config.model_copy(update={"patches": type(run.config.patches)(**artifact.config["patches"])})
-    with_surroundings = PatchSetInfo.load(run.folder("patches")).surroundings is not None
-    return (
-        identity(drawn)["patches"] == identity(run.config)["patches"]
-        and artifact.config["seed"] == run.config.seed
-        and with_surroundings == bool(run.config.clusters.surroundings)
-    )
 
 
 def status(run: Run) -> list[StageStatus]:
