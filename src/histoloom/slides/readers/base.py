@@ -10,16 +10,25 @@ import math
 from abc import ABC, abstractmethod
 from itertools import pairwise, product
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from histoloom.slides.entries import SlideError
+from histoloom.slides.readers.levels import Size, factors
 from histoloom.slides.readers.resample import SUPPORT, Box, resample
 from histoloom.slides.readers.scale import Scale
 
 _BLOCK_SIDE = 4096  # px of a level that are read and filtered at once
+# To tell whether two levels show the same: fields along each side, px of one on the coarser level and on the finer one
+# at most, the correlation above which they are alike, and the deviation (0..255) below which there is nothing to see.
+_FIELDS, _FIELD_SIDE, _FIELD_READ, _ALIKE, _EVEN = 4, 32, 256, 0.7, 4.0
+_LABEL_SIDE = 1024  # px; labels are no larger
 _EXACT_PIXELS = 2**22  # beyond this, float32 copies take too much memory; Pillow filters them instead
+
+
+Source = TypeVar("Source")
 
 
 class Slide(ABC):
@@ -103,6 +112,44 @@ class Slide(ABC):
             part = (float(across[0]), float(down[0]), float(across[1]), float(down[1]))
             result[top:bottom, left:right] = self._resampled(part, shape=(int(right - left), int(bottom - top)))
         return result
+
+    def _add_level(self, size: Size, source: Source, *, sources: list[Source], declared: bool) -> None:
+        """Add a level of ``size`` that is read from ``source``, where it is a reduction of the whole slide.
+
+        A reduction by a power of two is known by its size. Any other must show what the level before it shows, and so
+        must every small image that the file does not declare as a level: it may be a label of the slide's proportions.
+        """
+        limits = factors(self.levels[-1], size)
+        if limits is None:
+            return
+        self.levels.append(size)
+        sources.append(source)
+        halvings = math.floor(math.log2(limits[1]) - 1e-9)
+        known = halvings > 0 and 2.0**halvings > limits[0] and (declared or max(size) > _LABEL_SIDE)
+        if not known and not self._shows_the_level_before(len(self.levels) - 1):
+            self.levels.pop()
+            sources.pop()
+
+    def _shows_the_level_before(self, level: int) -> bool:
+        """Whether fields all over a level look like the level before there; False if they cannot be read."""
+        (width, height), factor = self.levels[level], self.downsample(level) / self.downsample(level - 1)
+        side = max(1, min(_FIELD_SIDE, width, height, int(_FIELD_READ / factor)))
+        fields = []
+        try:
+            for left, top in product(np.linspace(0, width - side, _FIELDS), np.linspace(0, height - side, _FIELDS)):
+                x, y = int(left), int(top)
+                coarse = self.stored(x, y, level=level, width=side, height=side)
+                read = math.ceil(side * factor)
+                fine = self.stored(round(x * factor), round(y * factor), level=level - 1, width=read, height=read)
+                fields.append((coarse, np.asarray(Image.fromarray(fine).resize((side, side), Image.Resampling.BOX))))
+        except SlideError:
+            return False
+        coarse, fine = (
+            np.concatenate([field.mean(axis=2).ravel() for field in part]) for part in zip(*fields, strict=True)
+        )
+        if max(coarse.std(), fine.std()) < _EVEN:
+            return bool(np.abs(coarse - fine).mean() < _EVEN)
+        return min(coarse.std(), fine.std()) > 0 and bool(np.corrcoef(coarse, fine)[0, 1] > _ALIKE)
 
     def level_for(self, factor: float) -> int:
         """The coarsest level that is still as fine as wanted, within 1 %."""

@@ -28,6 +28,7 @@ MAX_PIECE_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
 
 CACHE_BYTES = 256 * 2**20
 
+ORIENTATION = 274  # a tag of TIFF and EXIF; 1 is upright
 _SMALL_PIXELS = 2**28
 _PIXELS_PER_BYTE = 20_000  # an empty slide's table of 512-px tiles alone has a byte for 16,384 pixels
 # What OpenSlide, Pillow, tifffile and imagecodecs raise on damaged files.
@@ -81,6 +82,13 @@ def check_size(dimensions: tuple[int, int], *, stored: int | None) -> None:
     pixels = width * height
     if stored is not None and pixels > _SMALL_PIXELS and pixels > _PIXELS_PER_BYTE * stored:
         raise SlideError(f"claims to be {width} x {height} px, which {stored} bytes cannot hold")
+
+
+def check_upright(page: Any) -> None:
+    """Raise ``SlideError`` where a TIFF's page is stored turned or mirrored: decoders turn each tile where it is."""
+    orientation = 1 if page is None else int(page.tags.valueof(ORIENTATION, default=1))
+    if orientation not in (0, 1):
+        raise SlideError(f"is stored turned or mirrored (TIFF orientation {orientation}); save it upright")
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -13,15 +13,15 @@ from typing import final
 
 import numpy as np
 import openslide
-from PIL import Image
+from PIL import Image, ImageOps
 
 from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.readers import decoding
 from histoloom.slides.readers.base import Slide
-from histoloom.slides.readers.decoding import CACHE_BYTES, is_tiff, on_white, quiet, slide_errors
-from histoloom.slides.readers.pyramid import PyramidSlide
+from histoloom.slides.readers.decoding import CACHE_BYTES, ORIENTATION, is_tiff, on_white, quiet, slide_errors
+from histoloom.slides.readers.pyramid import PLAIN_VENDORS, PyramidSlide
 from histoloom.slides.readers.scale import Scale, scale_from_dpi
-from histoloom.slides.readers.tiff import TiffSlide, is_ome
+from histoloom.slides.readers.tiff import TiffSlide, reads_better
 
 # Pillow would try others too, some of which start other programs (EPS).
 FLAT_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "JPEG2000")
@@ -29,6 +29,7 @@ FLAT_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "JPEG2000")
 _MAX_COARSEST_PIXELS = 2**34  # minutes of decoding for a thumbnail
 # Opened in another way, such a file may show its label: MIRAX keeps it in the picture, SCN has it as its first page.
 _SCANNER_SUFFIXES = {".mrxs", ".ndpi", ".scn", ".bif", ".vms", ".vmu", ".czi", ".dcm", ".dicom"}
+_SIDES_SWAPPED = {5, 6, 7, 8}  # values of EXIF's orientation
 _MULTI_FILE_VENDORS = {"mirax", "hamamatsu", "dicom"}  # their slides are more than the file that is opened
 
 
@@ -49,12 +50,18 @@ def open_slide(source: SlideEntry | Path, *, cache_bytes: int = CACHE_BYTES) -> 
     if vendor in (None, "generic-tiff") and path.suffix.lower() in _SCANNER_SUFFIXES:
         raise SlideError(f"is no {path.suffix.lower()} slide that OpenSlide can open, or lacks some of its files")
     slide: Slide
-    if vendor is not None and not (vendor == "generic-tiff" and is_ome(path)):
-        slide = PyramidSlide(path, cache_bytes=cache_bytes)
-    elif tiff:
+    if tiff and (vendor is None or (vendor in PLAIN_VENDORS and reads_better(path))):
         slide = TiffSlide(path, cache_bytes=cache_bytes)
-    else:
+    elif vendor is None:
         slide = FlatSlide(path)
+    else:
+        try:
+            slide = PyramidSlide(path, cache_bytes=cache_bytes)
+        except SlideError as error:
+            # OpenSlide decodes fewer compressions of tiles than tifffile.
+            if not error.detail or vendor not in PLAIN_VENDORS:
+                raise
+            slide = TiffSlide(path, cache_bytes=cache_bytes)
 
     # Whether its size is possible, and its coarsest level small enough for a thumbnail.
     try:
@@ -81,7 +88,8 @@ class FlatSlide(Slide):
 
     def __init__(self, path: Path) -> None:
         with slide_errors(path), _open_image(path) as image:
-            size, scale = image.size, scale_from_dpi(image.info.get("dpi"))
+            size = image.size[::-1] if _orientation(image) in _SIDES_SWAPPED else image.size
+            scale = scale_from_dpi(image.info.get("dpi"))
         if size[0] * size[1] > decoding.MAX_PIECE_PIXELS:
             raise SlideError(decoding.too_large(size[0] * size[1]))
         super().__init__([size], scale)
@@ -93,9 +101,9 @@ class FlatSlide(Slide):
         assert level == 0, "a flat image has one level"
         if self._image is None:
             with slide_errors(self._path), _open_image(self._path) as image:
-                image.load()
                 transparent = image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info
-                self._image = on_white(image.convert("RGBA")) if transparent else image.convert("RGB")
+                upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+                self._image = on_white(upright.convert("RGBA")) if transparent else upright.convert("RGB")
         whole, left, top = self._image, int(x), int(y)
         if left >= 0 and top >= 0 and left + width <= whole.width and top + height <= whole.height:
             return np.asarray(whole.crop((left, top, left + width, top + height)))
@@ -106,6 +114,13 @@ class FlatSlide(Slide):
     def close(self) -> None:
         """See ``Slide.close``."""
         self._image = None
+
+
+def _orientation(image: Image.Image) -> int:
+    """Orientation in the EXIF before the pixels; Pillow's ``getexif`` would decode a whole PNG to look behind them."""
+    exif = Image.Exif()
+    exif.load(image.info.get("exif", b""))
+    return int(exif.get(ORIENTATION, 1))
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from histoloom.slides.readers.base import Slide
 from histoloom.slides.readers.decoding import (
     CACHE_BYTES,
     TileCache,
+    check_upright,
     is_tiff,
     on_white,
     open_tiff,
@@ -33,6 +34,7 @@ from histoloom.slides.readers.decoding import (
     quiet,
     slide_errors,
 )
+from histoloom.slides.readers.levels import Size, describes_aside, following
 from histoloom.slides.readers.scale import guess_from_power, scale_from_openslide, scale_from_tiff
 
 PLAIN_VENDORS = frozenset({"aperio", "generic-tiff"})  # others stitch tiles, overlap them, or leave some out
@@ -61,30 +63,51 @@ class PyramidSlide(Slide):
                 if area > decoding.MAX_PIECE_PIXELS:
                     raise SlideError(decoding.too_large(area))
             self._file.set_cache(openslide.OpenSlideCache(cache_bytes))
-            levels = [(int(w), int(h)) for w, h in self._file.level_dimensions]
-            scale = scale_from_openslide(properties)
-            if scale is None and is_tiff(path):
+            sizes = [(int(width), int(height)) for width, height in self._file.level_dimensions]
+            scale, asides = scale_from_openslide(properties), set[Size]()
+            plain = properties.get("openslide.vendor") in PLAIN_VENDORS
+            if is_tiff(path) and (plain or scale is None):
                 with open_tiff(path) as tiff:
-                    finest = [page for page in tiff.pages if (page.imagewidth, page.imagelength) == levels[0]]
-                    scale = scale_from_tiff(tiff, page=finest[0]) if finest else None
-            super().__init__(levels, scale or guess_from_power(properties))
+                    finest = [page for page in tiff.pages if (page.imagewidth, page.imagelength) == sizes[0]]
+                    if plain:
+                        check_upright(finest[0].keyframe if finest else None)
+                        named = [page for page in tiff.pages if describes_aside(page.keyframe.description)]
+                        asides = {(page.imagewidth, page.imagelength) for page in named}
+                    scale = scale or (scale_from_tiff(tiff, page=finest[0]) if finest else None)
+            super().__init__(sizes[:1], scale or guess_from_power(properties))
+
             self.origin = scanned_origin(properties)
+            self._path = path
+            candidates = [number for number, size in enumerate(sizes) if number == 0 or size not in asides]
+            candidates = following(candidates, sizes=sizes)
             self._tiles: JpegTiles | None = None
-            if properties.get("openslide.vendor") in PLAIN_VENDORS:
+            if plain:
                 with quiet:
-                    cache = min(cache_bytes, TILES_CACHE_BYTES)
-                    self._tiles = JpegTiles.open(path, levels=self.levels, cache_bytes=cache)
+                    cache, levels = min(cache_bytes, TILES_CACHE_BYTES), [sizes[number] for number in candidates]
+                    self._tiles = JpegTiles.open(path, levels=levels, cache_bytes=cache)
+            if self._tiles is not None:
+                on_error.callback(self._tiles.close)
+            self.whole_pixels = self._tiles is not None
+
+            # OpenSlide takes any tiled image of a plain TIFF for a level, the label too.
+            self._sources = [(0, 0)]
+            for place, number in enumerate(candidates[1:], start=1):
+                self._add_level(sizes[number], (place, number), sources=self._sources, declared=not plain)
+            try:
+                _ = self._file.level_count
+            except openslide.OpenSlideError:  # after a damaged tile it would answer nothing more
+                self._file = openslide.OpenSlide(str(path))
+                on_error.callback(self._file.close)
             on_error.pop_all()
-        self.whole_pixels = self._tiles is not None
-        self._path = path
 
     def pixels(self, x: float, y: float, *, level: int, width: int, height: int) -> np.ndarray:
         """See ``Slide.pixels``."""
         with slide_errors(self._path):
+            place, number = self._sources[level]
             if self._tiles is None:
-                return np.asarray(on_white(self._file.read_region((int(x), int(y)), level, (width, height))))
+                return np.asarray(on_white(self._file.read_region((int(x), int(y)), number, (width, height))))
             left, top = (math.ceil(start / self.downsample(level) - _ROUNDING) for start in (x, y))
-            return self._tiles.read(left, top, level=level, width=width, height=height)
+            return self._tiles.read(left, top, level=place, width=width, height=height)
 
     def close(self) -> None:
         """See ``Slide.close``."""

@@ -7,7 +7,6 @@ Label and macro images are other series of the file; they are never read.
 from __future__ import annotations
 
 import math
-import re
 from contextlib import ExitStack
 from io import BytesIO
 from itertools import product
@@ -24,22 +23,22 @@ from histoloom.slides.readers import decoding
 from histoloom.slides.readers.base import Slide
 from histoloom.slides.readers.decoding import (
     TileCache,
+    check_upright,
     on_white,
     open_tiff,
     overlaps,
     quiet,
     slide_errors,
 )
+from histoloom.slides.readers.levels import Size, describes_aside, factors, is_aside
 from histoloom.slides.readers.scale import scale_from_tiff
 
-_NOT_TISSUE = re.compile("label|macro|overview|thumbnail", re.IGNORECASE)
 # Values of TIFF's tags PhotometricInterpretation, ExtraSamples and Compression.
 _WHITE_IS_ZERO, _PALETTE, _CMYK, _YCBCR = 0, 3, 5, 6
 _ALPHA = {1, 2}
 _JPEG = 7
 _OF_KNOWN_LENGTH = {1, 5, 8, 32773, 32946, 34925, 50000}  # none, LZW, deflate, PackBits, LZMA, Zstandard
 _OF_OWN_SIZE = {_JPEG, 33003, 33004, 33005, 34712, 50001}  # JPEG, JPEG 2000, WebP
-_ASPECT_TOLERANCE = 0.05
 _MAX_OME_PLANES = 4096
 _MAX_OME_XML = 64 * 2**20
 
@@ -56,14 +55,20 @@ class TiffSlide(Slide):
             self._tiff = tifffile.TiffFile(path)
             on_error.callback(self._tiff.close)
             check_ome(self._tiff.ome_metadata)
-            self._levels = _pages_of_levels(self._tiff)
-            for pages in self._levels:
-                for page in pages:
-                    _check_page(page, file_size=path.stat().st_size)
-            scale = scale_from_tiff(self._tiff, page=self._levels[0][0])
+            finest, *coarser = _candidates(self._tiff)
+            file_size = path.stat().st_size
+            for page in finest:
+                _check_page(page, file_size=file_size)
+            check_upright(finest[0].keyframe)
+            super().__init__([_size(finest)], scale_from_tiff(self._tiff, page=finest[0]))
+            self._cache = TileCache(cache_bytes)
+            self._levels = [finest]
+            for pages in coarser:
+                if factors(self.levels[-1], _size(pages)) is not None:
+                    for page in pages:
+                        _check_page(page, file_size=file_size)
+                    self._add_level(_size(pages), pages, sources=self._levels, declared=self._tiff.is_ome)
             on_error.pop_all()
-        super().__init__([(pages[0].imagewidth, pages[0].imagelength) for pages in self._levels], scale)
-        self._cache = TileCache(cache_bytes)
 
     def pixels(self, x: float, y: float, *, level: int, width: int, height: int) -> np.ndarray:
         """See ``Slide.pixels``."""
@@ -131,11 +136,14 @@ class TiffSlide(Slide):
         return tile
 
 
-def is_ome(path: Path) -> bool:
-    """Whether a TIFF carries OME-XML; False where it cannot be read."""
+def reads_better(path: Path) -> bool:
+    """Whether ``TiffSlide`` should read a tiled TIFF that OpenSlide opens; False where it cannot be read.
+
+    OpenSlide sees only the finest level of an OME-TIFF, and takes 16 bits for their full range.
+    """
     try:
         with slide_errors(path), open_tiff(path) as tiff:
-            return bool(tiff.is_ome)
+            return bool(tiff.is_ome) or max(tiff.pages, key=lambda page: page.imagewidth).dtype != np.uint8
     except SlideError:
         return False
 
@@ -170,27 +178,34 @@ def check_ome(xml: str | None) -> None:
                 raise SlideError("is one file of an OME data set of several; convert it to one OME-TIFF")
 
 
-def _pages_of_levels(tiff: Any) -> list[list[Any]]:
-    """The pages of each level of the slide, finest first; a level is one page, or one for each colour."""
+def _candidates(tiff: Any) -> list[list[Any]]:
+    """The pages of the slide and of what may be its further levels, finest first.
+
+    Each is one page, or one for each colour.
+    """
     # The slide is the largest image that is not named as a label or an overview.
     if not tiff.series:
         raise SlideError(decoding.NO_SLIDE)
-    named = [series for series in tiff.series if not _NOT_TISSUE.search(series.name or "")]
+    named = [series for series in tiff.series if not is_aside(series.name or "")]
     if not named:
         raise SlideError("holds only a label or an overview, no slide")
     series = max(named, key=lambda series: int(np.prod([int(n) for n in series.shape[-3:]])))
 
-    # A further level counts where it is a reduction of the whole image.
+    # tifffile gathers the levels of known formats; in a plain TIFF they are further pages, marked as reduced.
     first, *coarser = [_colour_pages(level) for level in series.levels]
-    width, height = first[0].imagewidth, first[0].imagelength
-    levels = [first]
-    for pages in coarser:
-        wide, high = pages[0].imagewidth, pages[0].imagelength
-        above = levels[-1][0]
-        smaller = 0 < wide < above.imagewidth and 0 < high < above.imagelength and len(pages) == len(first)
-        if smaller and abs((width / wide) / (height / high) - 1) < _ASPECT_TOLERANCE + 1 / min(wide, high):
-            levels.append(pages)
-    return levels
+    if not coarser and not tiff.is_ome:
+        pages = [page for page in tiff.pages if page.is_reduced and not describes_aside(page.keyframe.description)]
+        coarser = sorted(([page] for page in pages), key=_size, reverse=True)
+
+    def layout(pages: list[Any]) -> tuple[object, ...]:
+        keyframe = pages[0].keyframe
+        return len(pages), keyframe.samplesperpixel, keyframe.dtype, keyframe.photometric == _PALETTE
+
+    return [first, *(pages for pages in coarser if layout(pages) == layout(first))]
+
+
+def _size(pages: list[Any]) -> Size:
+    return pages[0].imagewidth, pages[0].imagelength
 
 
 def _colour_pages(level: Any) -> list[Any]:
