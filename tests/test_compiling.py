@@ -297,7 +297,8 @@ def test_the_vqgan_is_compiled_in_whole_pieces_with_the_gradients_of_a_plain_one
 
 @pytest.mark.usefixtures("whole_graphs")
 @pytest.mark.parametrize("preset", ["demo", "paper"])
-def test_the_unet_is_compiled_once_in_one_piece(preset: str) -> None:
+def test_the_unet_is_compiled_once_in_one_piece(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "BACKEND", "eager")  # tracing of gradients too costs twice the time
     config, conditions = small_config(preset).diffusion, Conditions((2, 3))
     unet = make_unet(config, shape=(4, 8, 8), conditions=conditions.count)
     loss = DiffusionLoss(config, unet=unet, conditions=conditions)
