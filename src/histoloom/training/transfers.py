@@ -6,6 +6,7 @@ memory (pages that the system does not move) waits for nothing. On other devices
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+
+logger = logging.getLogger("histoloom")
 
 Tensors = TypeVar("Tensors")
 
@@ -74,17 +77,21 @@ def background_thread(device: torch.device) -> ThreadPoolExecutor:
 
 @dataclass(frozen=True)
 class HeldRows:
-    """Rows of data that lie on the GPU for a whole training, gathered by index there."""
+    """Rows of data that lie on the GPU for a whole training, gathered by index there.
+
+    ``dtype``: of the rows that are given; they may be held in half precision.
+    """
 
     values_N: Tensor
+    dtype: torch.dtype
 
     def __call__(self, rows_B: Tensor) -> Tensor:
         """The rows of these numbers, (B, ...)."""
-        return self.values_N[rows_B]
+        return self.values_N[rows_B].to(self.dtype)
 
 
 def hold(read: Callable[[np.ndarray], Tensor], *, n: int, device: torch.device) -> HeldRows | None:
-    """The ``n`` rows that ``read`` gives, on ``device``.
+    """The ``n`` rows that ``read`` gives, on ``device``; in half precision where they do not fit in single precision.
 
     None where it is no CUDA device, whose memory is another than the CPU's, and where they do not fit beside a network.
     """
@@ -92,10 +99,14 @@ def hold(read: Callable[[np.ndarray], Tensor], *, n: int, device: torch.device) 
         return None
     first_1 = read(np.arange(1))
     free, _ = torch.cuda.mem_get_info(device)
-    if n * first_1.nbytes > HELD_SHARE * free:
+    kinds = [first_1.dtype, torch.float16] if first_1.dtype == torch.float32 else [first_1.dtype]
+    fitting = [kind for kind in kinds if n * first_1.numel() * kind.itemsize <= HELD_SHARE * free]
+    if not fitting:
         return None
-    values_N = torch.empty((n, *first_1.shape[1:]), dtype=first_1.dtype, device=device)
+    if fitting[0] != first_1.dtype:
+        logger.info("the memory of %s holds the data of this training in half precision", device)
+    values_N = torch.empty((n, *first_1.shape[1:]), dtype=fitting[0], device=device)
     for start in range(0, n, ROWS_AT_ONCE):
         rows_n = np.arange(start, min(start + ROWS_AT_ONCE, n))
         values_N[start : start + len(rows_n)] = read(rows_n).to(device)
-    return HeldRows(values_N)
+    return HeldRows(values_N, first_1.dtype)
