@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,17 @@ def test_copies_have_the_value_of_identical_images(tmp_path: Path, crops) -> Non
 
 
 @pytest.mark.usefixtures("no_weights")
+def test_files_in_both_folders_are_counted(real: Path, synthetic: Path, tmp_path: Path) -> None:
+    shutil.copy(real / "a" / "001.png", synthetic / "leaked.png")
+    shutil.copytree(real / "b", tmp_path / "others")
+    notes = evaluate_folders(real, synthetic, pairs=2, floor=tmp_path / "others").notes
+    assert notes == (
+        "1 of the synthetic images are among the real images too (equal files): take them out",
+        "4 of the other real images are among the real images too (equal files): take them out",
+    )
+
+
+@pytest.mark.usefixtures("no_weights")
 def test_lossy_against_lossless_is_noted(real: Path, tmp_path: Path, crops) -> None:
     jpeg = write(tmp_path / "jpeg", crops(3, 48), suffix=".jpg")
     (note,) = evaluate_folders(real, jpeg, pairs=4).notes
@@ -142,8 +154,11 @@ def test_folders_without_images(real: Path, tmp_path: Path, crops) -> None:
         evaluate_folders(real, tmp_path / "empty")
     with pytest.raises(UserError, match="is not a folder"):
         evaluate_folders(tmp_path / "typo", real)
-    with pytest.raises(UserError, match="both folders are"):
+    with pytest.raises(UserError, match="are or hold the same images; name folders apart"):
         evaluate_folders(real, real)
+    for one, other in ((real, real / "b"), (real / "a", real)):
+        with pytest.raises(UserError, match="are or hold the same images; name folders apart"):
+            evaluate_folders(one, other)
     with pytest.raises(UserError, match="at least two"):
         evaluate_folders(write(tmp_path / "one", crops(1, 48)), real)
 
@@ -185,7 +200,7 @@ def test_other_real_images_are_the_floor(many: tuple[Path, Path], tmp_path: Path
     assert (entry.n_floor, entry.floor_from) == ((20, 14), "other real images")
     assert result.floor_pairs == 8
     assert result.metrics["ssim"].floor > result.metrics["ssim"].value
-    with pytest.raises(UserError, match="both folders are"):
+    with pytest.raises(UserError, match="are or hold the same images; name folders apart"):
         evaluate_folders(*many, floor=many[1])
 
 

@@ -66,7 +66,7 @@ def evaluate(
         )
     for name, reason in result.missing.items():
         typer.echo(f"{name:10} not measured: {reason}")
-    for note in result.metric_notes:
+    for note in (*result.notes, *result.metric_notes):
         typer.echo(f"note: {note}")
 
 

@@ -13,7 +13,7 @@ from histoloom.evaluation.distribution import MIN_IMAGES, FeaturePair, compare_s
 from histoloom.evaluation.extractors import Extractor, ExtractorSources, make_extractors
 from histoloom.evaluation.feature_cache import cached_features, user_cache
 from histoloom.evaluation.folder_report import write_evaluation
-from histoloom.evaluation.images import LOSSY, ImageFolder
+from histoloom.evaluation.images import LOSSY, ImageFolder, require_apart
 from histoloom.evaluation.pair_metrics import PairMetric, PairMetricSettings, make_metrics, measure
 from histoloom.evaluation.results import FolderEvaluation, FolderSetComparison, PairComparison
 from histoloom.evaluation.similarity import all_pairs, disjoint_pairs
@@ -82,8 +82,13 @@ def evaluate_folders(
             seed=seed,
         )
 
-    # Compression moves every metric.
+    # The same image on both sides, and compression, move every metric.
     notes = []
+    real_keys = {reals.key(index) for index in range(len(reals))}
+    for folder, what in ((synthetics, "synthetic"), (others, "other real")):
+        shared = 0 if folder is None else sum(folder.key(index) in real_keys for index in range(len(folder)))
+        if shared:
+            notes.append(f"{shared} of the {what} images are among the real images too (equal files): take them out")
     is_lossy = [any(path.suffix.lower() in LOSSY for path in folder.paths) for folder in (reals, synthetics)]
     if is_lossy[0] != is_lossy[1]:
         which, other = ("real", "synthetic") if is_lossy[0] else ("synthetic", "real")
@@ -106,13 +111,8 @@ def evaluate_folders(
 
 
 def _open(real: Path, synthetic: Path, floor: Path | None) -> tuple[ImageFolder, ImageFolder, ImageFolder | None]:
-    places = [path.resolve() for path in (real, synthetic, floor) if path is not None]
-    for number, place in enumerate(places):
-        if place in places[:number]:
-            raise UserError(
-                f"both folders are {place}; name the real images' folder, then the synthetic images' (and --floor, "
-                "other real images)"
-            )
+    advice = "name folders apart: the real images', then the synthetic images' (and --floor, other real images)"
+    require_apart(*(folder for folder in (real, synthetic, floor) if folder is not None), advice=advice)
     reals, synthetics = ImageFolder(real), ImageFolder(synthetic)
     others = None if floor is None else ImageFolder(floor)
     for folder in (synthetics, *([others] if others else [])):

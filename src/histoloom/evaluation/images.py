@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Protocol
 
@@ -143,6 +144,13 @@ class ImageFolder:
         """See ``ImageSource``."""
         with ThreadPoolExecutor(READERS) as pool:
             return np.stack(list(pool.map(read_image, [self.paths[int(index)] for index in indices])))
+
+
+def require_apart(*folders: Path, advice: str) -> None:
+    """Raise ``UserError`` where two folders are one, or one holds another: its images would count in both."""
+    for one, other in combinations([folder.resolve() for folder in folders], 2):
+        if one == other or one in other.parents or other in one.parents:
+            raise UserError(f"{one} and {other} are or hold the same images; {advice}")
 
 
 def read_image(path: Path) -> Images:

@@ -13,7 +13,7 @@ from histoloom.errors import UserError
 from histoloom.evaluation.extractors import Extractor, ExtractorSources, make_extractors
 from histoloom.evaluation.feature_cache import RUN_CACHE, user_cache
 from histoloom.evaluation.folder_report import write_audit
-from histoloom.evaluation.images import ImageFolder, ImageRows, SampleFolder
+from histoloom.evaluation.images import ImageFolder, ImageRows, SampleFolder, require_apart
 from histoloom.evaluation.originality.audit import VERSION, AuditSets, PixelAudit, audit_pixels, notes
 from histoloom.evaluation.originality.by_features import audit_features
 from histoloom.evaluation.originality.calibration import MIN_PER_HALF, can_calibrate, copy_rates
@@ -157,13 +157,8 @@ def audit_folders(
     In the result the most suspicious samples come first. Raises ``UserError`` for folders and images that cannot be
     compared, and for too few held-out images.
     """
-    places = [path.resolve() for path in (synthetic, train, holdout)]
-    for one, other in ((places[0], places[1]), (places[0], places[2]), (places[1], places[2])):
-        if one == other or one in other.parents or other in one.parents:
-            raise UserError(
-                f"{one} and {other} are or hold the same images; name three folders apart: the synthetic, the training "
-                "(--train) and the held-out images (--holdout)"
-            )
+    advice = "name three folders apart: the synthetic, the training (--train) and the held-out images (--holdout)"
+    require_apart(synthetic, train, holdout, advice=advice)
     sample_images, train_images, held_out = ImageFolder(synthetic), ImageFolder(train), ImageFolder(holdout)
     for folder in (train_images, held_out):
         folder.require_size_of(sample_images)
