@@ -55,6 +55,32 @@ def test_every_kind_of_file_says_the_same(
     assert (result["n"], result["k"]) == (30, 3)
 
 
+@pytest.mark.parametrize("labels_N", [LABELS_N, LABELS_N + 5.0, WORDS_N], ids=["numbers", "floats", "words"])
+@pytest.mark.parametrize("index", [False, True], ids=["plain", "with an index"])
+def test_a_header_of_numbers_is_no_point(tmp_path: Path, labels_N: np.ndarray, index: bool) -> None:
+    """As pandas writes frames whose columns have no names: a first row 0, 1, 2, and perhaps the index."""
+    expected = validity_of_files(_npy(tmp_path / "e", X_ND), _npy(tmp_path / "f", LABELS_N)).validity
+    x, y = tmp_path / "x.csv", tmp_path / "y.csv"
+    pd.DataFrame(X_ND).to_csv(x, index=index)
+    pd.DataFrame(labels_N).to_csv(y, index=index)
+    result = validity_of_files(x, y)
+    assert (result.validity.n, result.validity.k) == (30, 3)
+    assert result.validity.dunn == pytest.approx(expected.dunn, rel=1e-9)
+    if index:
+        assert result.notes[0] == "the first column of x.csv has no name and numbers the rows: it is left out"
+
+
+def test_a_row_too_many_is_a_header_and_said(tmp_path: Path) -> None:
+    x, y = _npy(tmp_path / "x", X_ND), tmp_path / "y.csv"
+    y.write_text("\n".join(["tissue", *WORDS_N]) + "\n", encoding="utf-8")
+    result = validity_of_files(x, y)
+    assert (result.validity.n, result.validity.k) == (30, 3)
+    assert result.notes[0] == "the first row of y.csv is taken for a header: x.npy has one row less"
+    y.write_text("\n".join(["tissue", "bone", *WORDS_N]) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"30 rows, .* has 32"):
+        validity_of_files(x, y)
+
+
 def test_says_of_every_index_which_way_is_better() -> None:
     assert list(MEANING) == list(INDICES)
     assert all("larger is better" in text or "smaller is better" in text for text in MEANING.values())

@@ -47,29 +47,37 @@ def validity_of_files(features: Path, labels: Path) -> FileValidity:
     Files are .npy, .csv (with or without a header) or .parquet. Labels may be numbers or words. Raises ``UserError``
     where a file cannot be read, the lengths differ, or an index is not defined.
     """
-    points = read_table(features)
-    if points.ndim == 1:
-        points = points[:, None]
+    points, names = _read(features), _read(labels)
+    notes = []
+    for longer, other in ((points, names), (names, points)):
+        if longer.can_have_header and len(longer.values) == len(other.values) + 1:
+            longer.values = longer.values[1:]
+            notes.append(
+                f"the first row of {longer.path.name} is taken for a header: {other.path.name} has one row less"
+            )
+    notes += [
+        f"the first column of {table.path.name} has no name and numbers the rows: it is left out"
+        for table in (points, names)
+        if table.had_row_numbers
+    ]
+    x, y = points.values, names.values
     try:
-        x_ND = np.ascontiguousarray(points, dtype=np.float64)
+        x_ND = np.ascontiguousarray(x[:, None] if x.ndim == 1 else x, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise UserError(f"{features} holds something that is not a number; features are numbers only") from error
-
-    names = read_table(labels)
-    if names.ndim == 2 and names.shape[1] == 1:
-        names = names[:, 0]
-    if names.ndim != 1:
-        raise UserError(f"{labels} has {names.shape[1]} columns; labels are one column")
-    if pd.isna(names).any():
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        raise UserError(f"{labels} has {y.shape[1]} columns; labels are one column")
+    if pd.isna(y).any():
         raise UserError(f"{labels} has missing labels; give every point one")
-    codes_N = np.unique(names.astype(str), return_inverse=True)[1].astype(np.int64)
+    codes_N = np.unique(y.astype(str), return_inverse=True)[1].astype(np.int64)
     if len(x_ND) != len(codes_N):
         raise UserError(f"{features} has {len(x_ND)} rows, {labels} has {len(codes_N)}; they must be as many")
 
     result = validity_indices(
         torch.from_numpy(x_ND), torch.from_numpy(codes_N), progress=lambda text, total: meter(text, total=total)
     )
-    notes = []
     if singletons := result.sizes.count(1):
         notes.append(f"{singletons} of {result.k} clusters hold a single point, which has no pair within its cluster")
     if result.dunn == 0:
@@ -77,35 +85,62 @@ def validity_of_files(features: Path, labels: Path) -> FileValidity:
     return FileValidity(result, (*notes, CAUTION))
 
 
-def read_table(path: Path) -> np.ndarray:
-    """The values of a .npy, .csv or .parquet file, one or two dimensions; ``UserError`` where it cannot be read."""
+@dataclass
+class _Table:
+    """The ``values`` of a file, one or two dimensions, as they are understood.
+
+    ``can_have_header``: a CSV whose first row looks like all others. ``had_row_numbers``: a column of them is removed.
+    """
+
+    path: Path
+    values: np.ndarray
+    can_have_header: bool = False
+    had_row_numbers: bool = False
+
+
+def _read(path: Path) -> _Table:
+    """A .npy, .csv or .parquet file; ``UserError`` where it cannot be read."""
     try:
         match path.suffix.lower():
             case ".npy":
-                values = np.load(path, allow_pickle=False)
+                table = _Table(path, np.load(path, allow_pickle=False))
             case ".parquet":
-                values = pd.read_parquet(path).to_numpy()
+                table = _Table(path, pd.read_parquet(path).to_numpy())
             case ".csv":
-                plain = pd.read_csv(path, header=None)
-                values = (pd.read_csv(path) if _has_header(plain) else plain).to_numpy()
+                has_header = _has_header(pd.read_csv(path, header=None, dtype=str))
+                frame = pd.read_csv(path, header=0 if has_header else None)
+                # As pandas writes its index.
+                numbered = has_header and frame.columns[0] == "Unnamed: 0" and frame.shape[1] > 1
+                numbered = numbered and frame.iloc[:, 0].tolist() == list(range(len(frame)))
+                values = (frame.iloc[:, 1:] if numbered else frame).to_numpy()
+                table = _Table(path, values, can_have_header=not has_header, had_row_numbers=numbered)
             case _:
                 raise UserError(f"{path} is none of .npy, .csv, .parquet")
     except FileNotFoundError as error:
         raise UserError(f"no file {path}") from error
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as {path.suffix}: {str(error).splitlines()[0]}") from error
-    if values.ndim not in (1, 2):
-        raise UserError(f"{path} has {values.ndim} dimensions; one or two are allowed")
-    return values
+    if table.values.ndim not in (1, 2):
+        raise UserError(f"{path} has {table.values.ndim} dimensions; one or two are allowed")
+    return table
 
 
 def _has_header(table: pd.DataFrame) -> bool:
-    """Whether the first row holds a word, over columns that are otherwise numbers, or names a column of labels."""
-    if all(_is_number(cell) for cell in table.iloc[0]):
+    """Whether the first row is a header.
+
+    It holds a word or an empty cell over columns that are otherwise numbers, or it names a column of labels. pandas
+    numbers the columns (0, 1, ...) where they have no names, and leaves the cell over its numbers of rows empty.
+    """
+    first = table.iloc[0].fillna("")
+    if first.tolist() == [str(column) for column in range(table.shape[1])] and table.shape[1] > 1:
+        return True
+    if first.iloc[0] == "" and table.iloc[1:, 0].tolist() == [str(row) for row in range(len(table) - 1)]:
+        return True
+    if all(_is_number(cell) for cell in first):
         return False
-    names_labels = str(table.iloc[0, 0]).strip().casefold() in {"label", "labels", "cluster", "clusters", "class", "y"}
-    is_numeric_below = all(_is_number(cell) for cell in table.iloc[1:].to_numpy().flatten())
-    return is_numeric_below or (table.shape[1] == 1 and names_labels)
+    names_labels = first.iloc[-1].strip().casefold() in {"label", "labels", "cluster", "clusters", "class", "y"}
+    below = table.iloc[1:].to_numpy().flatten()
+    return all(_is_number(cell) for cell in below) or (table.shape[1] <= 2 and names_labels)
 
 
 def _is_number(cell: Any) -> bool:
