@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -78,9 +79,8 @@ def command_with(command: str, values: dict[str, str], *, wrong: str, path: str)
     arguments, options = [], []
     for name, (_, described) in parameters(command).items():
         is_argument = type(described).__name__ == "ArgumentInfo"
-        required = name in (values if is_argument else ("n", *ALWAYS.get(command, ())))
-        required = required or (name in ("out", "train", "holdout") and command in ("sample", "map", "audit", "demo"))
-        if name != wrong and not required:
+        is_required = inspect.signature(dict(COMMANDS)[command]).parameters[name].default is inspect.Parameter.empty
+        if not is_required and name not in (wrong, *ALWAYS.get(command, ())):
             continue
         value = path if name == wrong else values[name]
         if is_argument:

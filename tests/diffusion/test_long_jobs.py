@@ -80,7 +80,7 @@ def test_the_table_has_a_row_an_image(whole: Path) -> None:
 
 def test_two_jobs_do_not_share_a_folder(tiny_run: Path, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "job")
-    with FileLock(tmp_path / "job" / ".lock"), pytest.raises(UserError, match="another process draws into"):
+    with FileLock(tmp_path / "job" / ".lock"), pytest.raises(UserError, match="another process writes to"):
         draw_request(tiny_run, REQUEST, out=tmp_path / "job")
 
 

@@ -44,6 +44,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("evaluate", analyse.evaluate),
     ("audit", analyse.audit),
     ("distil", generate.distil),
+    ("patches", generate.patches),
     ("export", generate.export),
     ("readings", expert.readings),
     ("doctor", analyse.doctor),

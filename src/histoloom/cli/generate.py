@@ -1,9 +1,9 @@
-"""Commands that draw, map and export with a trained run."""
+"""Commands that draw, map and export with a finished run."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -102,6 +102,26 @@ def map_slide(
     from histoloom.atlas.maps.tissue_map import map_slide as make_map
 
     make_map(run, slide, out=out, k=k, mpp=mpp)
+    typer.echo(out.resolve())
+
+
+def patches(
+    run: RunArgument,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the patches and metadata.csv.", callback=check_out_folder)
+    ],
+    tissue: Annotated[list[str] | None, typer.Option(help="A name or a cluster's number; may be repeated.")] = None,
+    k: OtherK = None,
+    format_: Annotated[
+        Literal["png", "jpeg", "webdataset"], typer.Option("--format", help="png and jpeg: a file each; tar shards.")
+    ] = "png",
+) -> None:
+    """Write the real patches of a run with their clusters and names, for other programs."""
+    from histoloom.run.directory import Run
+    from histoloom.sharing.patch_folder import write_patches
+
+    with continues_after_interrupt():
+        write_patches(Run.open(run), out, tissues=tissue or (), k=k, image_format=format_)
     typer.echo(out.resolve())
 
 

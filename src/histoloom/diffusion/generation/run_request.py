@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from histoloom.config import SamplerConfig
@@ -26,7 +25,8 @@ from histoloom.diffusion.generation.sample_spec import (
 from histoloom.diffusion.generation.source_images import EncodedPicture, Picture
 from histoloom.errors import UserError
 from histoloom.names import clusters_of_tissue, folder_name
-from histoloom.run.directory import disk_errors_explained, read_json, write_json
+from histoloom.run.claimed_folder import claimed
+from histoloom.run.directory import disk_errors_explained
 from histoloom.training.distributed import rank, wait_for_all
 
 
@@ -83,7 +83,7 @@ def draw_into(
         identity["pictures"] = request.n if request.between else 0
 
     job = SampleJob(list(tissue_of), file_of, sampler, gate, sources)
-    with disk_errors_explained(out), _claimed(out, identity=identity):
+    with disk_errors_explained(out), _claimed_by_all(out, identity=identity):
         write_samples(generator, job, folder=out, callbacks=callbacks)
     return out.resolve()
 
@@ -151,33 +151,8 @@ def request_specs(
 
 
 @contextmanager
-def _claimed(out: Path, *, identity: Mapping[str, object]) -> Iterator[None]:
+def _claimed_by_all(out: Path, *, identity: Mapping[str, object]) -> Iterator[None]:
     """Hold ``out`` for this job: the first process claims it, the others come after it."""
-    if rank() > 0:
+    with claimed(out, identity=identity) if rank() == 0 else nullcontext():
         wait_for_all()
         yield
-        return
-
-    # Make it the folder of this job, or see that it already is.
-    job_file = out / "job.json"
-    if job_file.is_file():
-        if read_json(job_file) != identity:
-            raise UserError(f"{out} holds the samples of another request; give another folder with --out")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not empty; give a new folder with --out")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(job_file, identity)
-
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"another process draws into {out}; wait for it, or give another folder with --out") from None
-    try:
-        for torn in out.rglob(".*.part"):
-            torn.unlink(missing_ok=True)
-        wait_for_all()
-        yield
-    finally:
-        lock.release()
