@@ -14,12 +14,14 @@ from typing import final
 import numpy as np
 import openslide
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
 from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.readers import decoding
 from histoloom.slides.readers.base import Slide
 from histoloom.slides.readers.decoding import CACHE_BYTES, ORIENTATION, is_tiff, on_white, quiet, slide_errors
 from histoloom.slides.readers.pyramid import PLAIN_VENDORS, PyramidSlide
+from histoloom.slides.readers.samples import Alpha, rgb_on_white, used_range
 from histoloom.slides.readers.scale import Scale, scale_from_dpi
 from histoloom.slides.readers.tiff import TiffSlide, reads_better
 
@@ -101,9 +103,11 @@ class FlatSlide(Slide):
         assert level == 0, "a flat image has one level"
         if self._image is None:
             with slide_errors(self._path), _open_image(self._path) as image:
-                transparent = image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info
-                upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
-                self._image = on_white(upright.convert("RGBA")) if transparent else upright.convert("RGB")
+                whole = _decoded(image, path=self._path)
+                if _orientation(image) != 1:
+                    whole.info["exif"] = image.info["exif"]
+                    whole = ImageOps.exif_transpose(whole)
+                self._image = whole
         whole, left, top = self._image, int(x), int(y)
         if left >= 0 and top >= 0 and left + width <= whole.width and top + height <= whole.height:
             return np.asarray(whole.crop((left, top, left + width, top + height)))
@@ -114,6 +118,22 @@ class FlatSlide(Slide):
     def close(self) -> None:
         """See ``Slide.close``."""
         self._image = None
+
+
+def _decoded(image: Image.Image, *, path: Path) -> Image.Image:
+    """The whole image as RGB on white. Pillow clips grey of 16 bits, and takes the upper 8 of colours, used or not."""
+    if isinstance(image, PngImageFile) and ";16" in str(image.tile[0].args):
+        import imagecodecs  # only deep PNGs need it
+
+        samples = np.atleast_3d(imagecodecs.png_decode(path.read_bytes()))
+        alpha: Alpha | None = "straight" if samples.shape[2] in (2, 4) else None
+        colours = samples[..., :-1] if alpha else samples
+        return rgb_on_white(samples, largest=used_range(colours), alpha=alpha)
+    if image.mode.startswith("I;16"):
+        samples = np.asarray(image)[..., None].astype(np.uint16)
+        return rgb_on_white(samples, largest=used_range(samples), alpha=None)
+    transparent = image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info
+    return on_white(image.convert("RGBA")) if transparent else image.convert("RGB")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -7,7 +7,9 @@ Label and macro images are other series of the file; they are never read.
 from __future__ import annotations
 
 import math
+import re
 from contextlib import ExitStack
+from functools import cached_property
 from io import BytesIO
 from itertools import product
 from pathlib import Path
@@ -24,21 +26,24 @@ from histoloom.slides.readers.base import Slide
 from histoloom.slides.readers.decoding import (
     TileCache,
     check_upright,
-    on_white,
     open_tiff,
     overlaps,
     quiet,
     slide_errors,
 )
 from histoloom.slides.readers.levels import Size, describes_aside, factors, is_aside
+from histoloom.slides.readers.samples import Alpha, rgb_on_white, to_8_bits, used_range
 from histoloom.slides.readers.scale import scale_from_tiff
 
 # Values of TIFF's tags PhotometricInterpretation, ExtraSamples and Compression.
 _WHITE_IS_ZERO, _PALETTE, _CMYK, _YCBCR = 0, 3, 5, 6
-_ALPHA = {1, 2}
+_READ_PHOTOMETRICS = {0, 1, 2, _PALETTE, _CMYK, _YCBCR}
+_ALPHA_UNSAID, _ALPHA_STRAIGHT = 0, 2
+_MAX_SAMPLE_VALUE = 281  # a tag
 _JPEG = 7
 _OF_KNOWN_LENGTH = {1, 5, 8, 32773, 32946, 34925, 50000}  # none, LZW, deflate, PackBits, LZMA, Zstandard
 _OF_OWN_SIZE = {_JPEG, 33003, 33004, 33005, 34712, 50001}  # JPEG, JPEG 2000, WebP
+_RANGE_FIELDS, _RANGE_SIDE = 6, 64  # fields along each side, and their px, in which the used range is looked up
 _MAX_OME_PLANES = 4096
 _MAX_OME_XML = 64 * 2**20
 
@@ -79,9 +84,26 @@ class TiffSlide(Slide):
         if box[0] < box[2] and box[1] < box[3]:
             with slide_errors(self._path), quiet:
                 samples = [self._samples(page, level=level, box=box) for page in self._levels[level]]
-                image = _as_rgb(np.concatenate(samples, axis=2), page=self._levels[level][0])
+                image = _as_rgb(np.concatenate(samples, axis=2), page=self._levels[level][0], largest=self._largest)
             canvas.paste(image, (box[0] - left, box[1] - top))
         return np.asarray(canvas)
+
+    @cached_property
+    def _largest(self) -> int:
+        """The largest value that samples have: as the file says, or as fields all over its coarsest level show."""
+        (page, *_), (width, height) = self._levels[-1], self.levels[-1]
+        declared = _declared_range(page.keyframe, xml=self._tiff.ome_metadata)
+        if declared is not None:
+            return declared
+        colours = {2: 1, 4: 3}.get(page.keyframe.samplesperpixel)
+        side = min(_RANGE_SIDE, width, height)
+        seen = [
+            self._samples(one, level=len(self.levels) - 1, box=(int(x), int(y), int(x) + side, int(y) + side))
+            for one in self._levels[-1]
+            for y in np.linspace(0, height - side, _RANGE_FIELDS)
+            for x in np.linspace(0, width - side, _RANGE_FIELDS)
+        ]
+        return max(used_range(samples[..., :colours]) for samples in seen)
 
     def close(self) -> None:
         """See ``Slide.close``."""
@@ -120,7 +142,9 @@ class TiffSlide(Slide):
         count = int(page.databytecounts[index])
         if count == 0:
             samples = 1 if keyframe.planarconfig == 2 else keyframe.samplesperpixel
-            tile = np.full((high, wide, samples), np.iinfo(keyframe.dtype).max, keyframe.dtype)
+            glass, (rows, columns) = _glass(keyframe), _tile_grid(keyframe)[0]
+            plane = index // (rows * columns) if keyframe.planarconfig == 2 else 0
+            tile = np.tile(glass[plane : plane + samples], (high, wide, 1))
         else:
             self._tiff.filehandle.seek(int(page.dataoffsets[index]))
             data = self._tiff.filehandle.read(count)
@@ -211,7 +235,8 @@ def _size(pages: list[Any]) -> Size:
 def _colour_pages(level: Any) -> list[Any]:
     """The page of a level, or its pages where each colour has one; ``SlideError`` where it is no grey or RGB image."""
     axes = dict(zip(level.axes, level.shape, strict=True))
-    others = {axis: n for axis, n in axes.items() if axis not in "YXSC" or (axis in "SC" and n not in (1, 3, 4))}
+    allowed = {"C": (1, 3, 4), "S": (1, 2, 3, 4)}  # S: samples of a pixel, with 2 and 4 opacity among them
+    others = {axis for axis, n in axes.items() if axis not in "YX" and n not in allowed.get(axis, ())}
     colours = int(axes.get("C", 1))
     pages = [page for page in level.pages if page is not None]
     if others or not {"Y", "X"} <= axes.keys() or (colours > 1 and len(pages) not in (1, colours)):
@@ -224,6 +249,8 @@ def _colour_pages(level: Any) -> list[Any]:
 def _check_page(page: Any, *, file_size: int) -> None:
     """Raise ``SlideError`` where a page's pixels cannot be read, or not in bounded memory."""
     keyframe = page.keyframe
+    if int(keyframe.photometric) not in _READ_PHOTOMETRICS:
+        raise SlideError(f"has colours of the kind {keyframe.photometric.name}, which is not read; convert it to RGB")
     if keyframe.dtype not in (np.uint8, np.uint16, np.bool_):
         raise SlideError(f"has pixels of type {keyframe.dtype}; convert it to 8-bit RGB")
     decoding.check_size((keyframe.imagewidth, keyframe.imagelength), stored=None)
@@ -254,22 +281,59 @@ def _tile_grid(keyframe: Any) -> tuple[tuple[int, int], tuple[int, int]]:
     return (math.ceil(keyframe.imagelength / high), math.ceil(keyframe.imagewidth / wide)), (high, wide)
 
 
-def _as_rgb(samples: np.ndarray, *, page: Any) -> Image.Image:
-    """Samples (h, w, 1 to 4) as an RGB image on white; of 16 bits the upper 8 count."""
+def _as_rgb(samples: np.ndarray, *, page: Any, largest: int) -> Image.Image:
+    """Samples (h, w, 1 to 4) up to ``largest`` as an RGB image on white."""
     keyframe = page.keyframe
     photometric = int(keyframe.photometric)
     if photometric == _PALETTE:
-        samples = keyframe.colormap[:, samples[..., 0]].transpose(1, 2, 0)
-    if samples.dtype != np.uint8:
-        samples = samples.astype(np.uint8) * np.uint8(255) if samples.dtype == np.bool_ else samples >> 8
-    samples = np.ascontiguousarray(samples, dtype=np.uint8)
-    if photometric == _WHITE_IS_ZERO:
-        samples = 255 - samples
-    if photometric == _CMYK or (photometric == _YCBCR and int(keyframe.compression) in _OF_KNOWN_LENGTH):
+        colours = keyframe.colormap[:, samples[..., 0]].transpose(1, 2, 0)
+        return rgb_on_white(colours, largest=65_535 if keyframe.colormap.max() > 255 else 255, alpha=None)
+    if samples.dtype == np.bool_:
+        samples = samples.astype(np.uint8)
+    if photometric == _CMYK or _is_ycbcr(keyframe):
+        samples = np.ascontiguousarray(to_8_bits(samples, largest=largest))
         mode = "CMYK" if photometric == _CMYK else "YCbCr"
         return Image.frombytes(mode, (samples.shape[1], samples.shape[0]), samples.tobytes()).convert("RGB")
-    alpha = samples.shape[2] in (2, 4) and bool(_ALPHA & {int(extra) for extra in keyframe.extrasamples})
-    if samples.shape[2] in (2, 4) and not alpha:
-        samples = np.ascontiguousarray(samples[..., :-1])
-    image = Image.fromarray(samples.squeeze(-1) if samples.shape[2] == 1 else samples)
-    return on_white(image.convert("RGBA")) if alpha else image.convert("RGB")
+    alpha: Alpha | None = None
+    if samples.shape[2] in (2, 4):
+        kind = next((int(extra) for extra in keyframe.extrasamples), _ALPHA_UNSAID)
+        if kind == _ALPHA_UNSAID and samples.shape[2] == 2:
+            samples = samples[..., :1]
+        else:
+            # A fourth sample of a kind that is not said is premultiplied opacity, as libtiff and OpenSlide take it.
+            alpha = "straight" if kind == _ALPHA_STRAIGHT else "premultiplied"
+    if photometric == _WHITE_IS_ZERO:
+        samples = np.concatenate([largest - np.minimum(samples[..., :1], largest), samples[..., 1:]], axis=2)
+    return rgb_on_white(samples, largest=largest, alpha=alpha)
+
+
+def _is_ycbcr(keyframe: Any) -> bool:
+    """Whether samples come out of the decoder as YCbCr; decoders of JPEG and the like give RGB."""
+    return int(keyframe.photometric) == _YCBCR and int(keyframe.compression) in _OF_KNOWN_LENGTH
+
+
+def _glass(keyframe: Any) -> np.ndarray:
+    """The samples of a pixel of empty glass, for tiles that are not stored."""
+    full = True if keyframe.dtype == np.bool_ else np.iinfo(keyframe.dtype).max
+    glass = np.full(keyframe.samplesperpixel, full, keyframe.dtype)
+    photometric = int(keyframe.photometric)
+    if photometric == _WHITE_IS_ZERO:
+        glass[0] = 0
+    elif photometric == _CMYK:
+        glass[:4] = 0
+    elif photometric == _PALETTE:
+        glass[0] = int(keyframe.colormap.sum(axis=0, dtype=np.int64).argmax())
+    elif _is_ycbcr(keyframe):
+        glass[1:3] = 128
+    return glass
+
+
+def _declared_range(keyframe: Any, *, xml: str | None) -> int | None:
+    """The largest value that samples can have by what the file says; None where 16 bits may hold fewer."""
+    bits = max(np.atleast_1d(keyframe.bitspersample))
+    if keyframe.dtype != np.uint16 or bits < 16:
+        return 2 ** int(bits) - 1
+    said = int(max(np.atleast_1d(keyframe.tags.valueof(_MAX_SAMPLE_VALUE, default=0))))
+    significant = {int(text) for text in re.findall(r'SignificantBits="(\d{1,2})"', xml or "")}
+    said = said or (2 ** significant.pop() - 1 if len(significant) == 1 else 0)
+    return said if 255 <= said < 65_535 else None
