@@ -143,7 +143,10 @@ def test_filters_reject_replace_and_count(flawed, configured, context):
     assert slides.loc["blurred", "rejected_blur"] > 15
     assert slides.loc["blurred", "rejected_pen"] == 0
     assert slides.loc["inked", "rejected_pen"] > 0
-    assert any(f"rejected for blur: {slides['rejected_blur'].sum()} " in line for line in lines)
+    blur, pen = slides["rejected_blur"].sum(), slides["rejected_pen"].sum()
+    assert f"patches: 120 of {120 + blur + pen} drawn, " in lines[-1]
+    assert f"; rejected for blur: {blur} (on " in lines[-1]
+    assert f"; rejected for pen: {pen} (on 1 slides)" in lines[-1]
     place = patches.table.iloc[7]
     with open_slide(flawed / f"{place['slide_id']}.tif") as slide:
         expected = slide.read(place["x"], place["y"], extent=32.0, size=32)

@@ -130,6 +130,11 @@ def test_broken_slides_are_left_out_and_reported(slide_folder, configured, conte
     assert "cannot be read" in slides["status"]["spoiled"]
     assert (slides.loc[["tiny", "silent", "spoiled", "text"], "patches"] == 0).all()
     assert len([line for line in messages(job) if line.startswith("left out ")]) == 4
+    assert messages(job)[-2:] == [
+        "slides: 3 of 7 used; left out: 1 (does not say its mpp), 1 (cannot be read), 1 (is not a slide or image that "
+        "OpenSlide, tifffile or Pillow can open), 1 (slide is smaller than one patch)",
+        "patches: 60 of 60 drawn, 48 for training",
+    ]
     assert len(PatchSet.open(job.out)) == 60
 
 

@@ -7,6 +7,8 @@ positions depend on the settings and the slides alone, it ends with the same byt
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +52,8 @@ ENLARGED_WARNING = 1.5
 
 EMPTY_TISSUE, EMPTY_WARNING = 0.05, 0.5
 """The log warns where more than the second share of the patches have less than the first share of tissue."""
+
+_REASONS_IN_SUMMARY = 5
 
 Entries = Sequence[SlideEntry]
 Reasons = Mapping[str, str]
@@ -317,21 +321,30 @@ def _write_tables(
 
 
 def _report_numbers(index: pd.DataFrame, *, slides: Sequence[SlideRow], train: int, context: StageContext) -> None:
-    """Log how many patches there are, and where they differ from the settings."""
+    """Log what differs from the settings, then how many slides and patches are used, and why not the others."""
     config = context.config.patches
-    for reason in REASONS:
-        rejected = [slide.rejected[reason] for slide in slides if slide.rejected[reason]]
-        if rejected:
-            context.say(f"patches rejected for {reason}: {sum(rejected)} on slides: {len(rejected)}; others were tried")
     used = sum(slide.patches > 0 for slide in slides)
     limits = [config.count, config.per_slide * used if config.per_slide is not None else None]
     wanted = min((limit for limit in limits if limit is not None), default=0)
     if len(index) < wanted:
         context.say(f"{len(index)} patches instead of {wanted}: the slides have no more that qualify")
-    context.say(f"{len(index)} patches of {used} slides, {train} for training")
     empty = float((index["tissue"] < EMPTY_TISSUE).mean())
     if config.tissue == "all" and empty > EMPTY_WARNING:
         context.say(
             f"{empty:.0%} of the patches show no tissue, and most of the training will go to them; "
             f"to keep to the tissue: histoloom run {context.run} --set patches.tissue=detect"
         )
+
+    # Reasons are grouped by how they begin; what follows is about the single slide.
+    reasons = Counter(re.split(r" ?[(:;]", slide.status)[0] for slide in slides if not slide.usable)
+    shown = reasons.most_common(_REASONS_IN_SUMMARY)
+    if others := reasons.total() - sum(count for _, count in shown):
+        shown.append(("other reasons", others))
+    left_out = f"; left out: {', '.join(f'{count} ({reason})' for reason, count in shown)}" if shown else ""
+    context.say(f"slides: {used:,} of {len(slides):,} used{left_out}")
+    rejected = {reason: [n for slide in slides if (n := slide.rejected[reason])] for reason in REASONS}
+    drawn = len(index) + sum(map(sum, rejected.values()))
+    context.say(
+        f"patches: {len(index):,} of {drawn:,} drawn, {train:,} for training"
+        + "".join(f"; rejected for {why}: {sum(n):,} (on {len(n)} slides)" for why, n in rejected.items() if n)
+    )
