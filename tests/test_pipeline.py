@@ -119,9 +119,10 @@ def test_a_finished_run_needs_no_slides(
 
     # Only what needs pixels of slides asks for them.
     run = change_settings(Run.open(tmp_path / "run"), ["patches.count=50"], save=False)
-    cure = rf"histoloom run {tmp_path}/run --set slides\.paths=\[FOLDER\]$"
+    cure = rf"the settings of patches changed, and .* histoloom run {tmp_path}/run --set slides\.paths=\[FOLDER\]$"
     with pytest.raises(SlidesAbsent, match=cure):
         pipeline.execute(run)
+    assert {entry.state for entry in pipeline.status(run)} == {"stale"}
     with pytest.raises(UserError, match=r"slides\.paths: .*/nowhere does not exist"):
         change_settings(run, [f"slides.paths=[{tmp_path}/nowhere]"], save=False)
 

@@ -234,16 +234,19 @@ def _patches_fingerprint(run: Run, value: dict[str, object]) -> str:
             or artifact.config["seed"] != run.config.seed
             or with_surroundings != bool(run.config.clusters.surroundings)
         ):
-            raise SlidesAbsent(f"{error}; {cure}") from error
+            raise SlidesAbsent(f"the settings of patches changed, and {error}; {cure}") from error
         logger.warning("%s; the finished patches stay as they are; %s", error, cure)
         return artifact.fingerprint
     return before if artifact.fingerprint == before else current
 
 
 def status(run: Run) -> list[StageStatus]:
-    """Where each stage stands; where the slides cannot be read, done stages count as up to date."""
+    """Where each stage stands; where a table of slides is wrong, done stages count as up to date."""
     try:
         wanted: Mapping[str, str | None] = wanted_fingerprints(run)
+    except SlidesAbsent as error:
+        logger.warning("%s", error)
+        wanted = dict.fromkeys(STAGE_NAMES)
     except UserError as error:
         logger.warning("%s; taking finished stages as they are", error)
         artifacts = {name: run.artifact(name) for name in STAGE_NAMES}
