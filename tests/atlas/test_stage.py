@@ -174,7 +174,9 @@ def test_a_slide_of_the_run_has_the_runs_scale(run: Run, tmp_path: Path, caplog:
 
 def test_another_slide_has_the_scale_that_the_run_gives_to_all(run: Run, tmp_path: Path) -> None:
     shutil.copy(tmp_path / "slides" / "slide-0.png", tmp_path / "other.png")
-    edited = run.config.model_copy(update={"slides": run.config.slides.model_copy(update={"mpp": 2.0})})
+    slides, report = run.config.slides, run.config.report
+    smaller = {"slides": slides.model_copy(update={"mpp": 2.0}), "report": report.model_copy(update={"map_patches": 9})}
+    edited = run.config.model_copy(update=smaller)
     write_text(run.path / "config.yaml", dump_config(edited))
     for name, mpp in (("all", None), ("given", 2.0)):
         map_slide(run.path, tmp_path / "other.png", out=tmp_path / f"{name}.geojson", k=2, mpp=mpp)

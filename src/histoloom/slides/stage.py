@@ -54,6 +54,7 @@ EMPTY_TISSUE, EMPTY_WARNING = 0.05, 0.5
 """The log warns where more than the second share of the patches have less than the first share of tissue."""
 
 _REASONS_IN_SUMMARY = 5
+_NAMES_IN_MESSAGE = 10
 
 Entries = Sequence[SlideEntry]
 Reasons = Mapping[str, str]
@@ -188,6 +189,14 @@ def _find_tissue(
     usable = [entry for entry in entries if entry.usable]
     jobs = [ThumbnailJob(entry, context.out / "thumbnails" / f"{entry.slide_id}.jpg") for entry in usable]
     results = workers.run(make_thumbnail, jobs=jobs, label="thumbnails")
+    odd = [f"{e.display_name} ({r.not_he})" for e, r in zip(usable, results, strict=True) if r.not_he]
+    if odd:
+        more = f" and {len(odd) - _NAMES_IN_MESSAGE} more" if len(odd) > _NAMES_IN_MESSAGE else ""
+        context.say(
+            f"{len(odd)} of {len(usable)} slides do not look like haematoxylin and eosin, for which presets, tissue "
+            f"detection and patches.stain are made: {', '.join(odd[:_NAMES_IN_MESSAGE])}{more}; they are used as they "
+            "are: look at patches/overviews"
+        )
     geometries, reasons = {}, {}
     for entry, result in zip(usable, results, strict=True):
         if result.masks is None:

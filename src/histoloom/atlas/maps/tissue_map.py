@@ -33,6 +33,7 @@ from histoloom.slides.patches.surroundings import fields_of, image_side, read_fi
 from histoloom.slides.readers.open import open_slide
 from histoloom.slides.readers.scale import Scale, decide
 from histoloom.slides.stain.normalise import SlideStains
+from histoloom.slides.tissue.kind import not_he
 from histoloom.training.devices import accelerator
 
 logger = logging.getLogger("histoloom")
@@ -215,6 +216,8 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
     except SlideError as error:
         raise UserError(f"{slide}: {error}") from error
 
+    if reason := not_he(slide_map.thumbnail):
+        logger.warning("%s does not look like haematoxylin and eosin (%s): its map may mean little", slide.name, reason)
     labels = current_labels(run, k=k)
     colours = cluster_colours(labels, k=k)
     boxes_N4 = slide_map.boxes_N4 - np.array([*slide_map.origin, *slide_map.origin])

@@ -23,6 +23,7 @@ from histoloom.slides.patches.surroundings import fields_of, image_side, read_fi
 from histoloom.slides.readers.base import Slide
 from histoloom.slides.readers.open import open_slide
 from histoloom.slides.stain.normalise import StainNormaliser
+from histoloom.slides.tissue.kind import not_he
 from histoloom.slides.tissue.mask import ThumbnailMasks, segment_thumbnail
 
 THUMBNAIL_SIDE = 1024
@@ -49,10 +50,14 @@ class ThumbnailJob:
 
 @dataclass(frozen=True)
 class ThumbnailResult:
-    """A slide's tissue and pen, or the ``reason`` why it cannot be read."""
+    """A slide's tissue and pen, or the ``reason`` why it cannot be read.
+
+    ``not_he`` says why it cannot be haematoxylin and eosin; it is empty where it can.
+    """
 
     masks: ThumbnailMasks | None
     reason: str = ""
+    not_he: str = ""
 
 
 def make_thumbnail(job: ThumbnailJob) -> ThumbnailResult:
@@ -66,7 +71,8 @@ def make_thumbnail(job: ThumbnailJob) -> ThumbnailResult:
         with replacing(job.thumbnail) as temporary:
             Image.fromarray(pixels).save(temporary, format="JPEG", quality=_JPEG_QUALITY)
     with Image.open(job.thumbnail) as image:
-        return ThumbnailResult(segment_thumbnail(np.asarray(image.convert("RGB"))))
+        thumbnail = np.asarray(image.convert("RGB"))
+    return ThumbnailResult(segment_thumbnail(thumbnail), not_he=not_he(thumbnail))
 
 
 # --- patches ---

@@ -125,13 +125,14 @@ class Slide(ABC):
         self.levels.append(size)
         sources.append(source)
         halvings = math.floor(math.log2(limits[1]) - 1e-9)
-        known = halvings > 0 and 2.0**halvings > limits[0] and (declared or max(size) > _LABEL_SIDE)
-        if not known and not self._shows_the_level_before(len(self.levels) - 1):
+        halved = halvings > 0 and 2.0**halvings > limits[0]
+        known = halved and (declared or max(size) > _LABEL_SIDE)
+        if not known and not self._shows_the_level_before(len(self.levels) - 1, unreadable=halved):
             self.levels.pop()
             sources.pop()
 
-    def _shows_the_level_before(self, level: int) -> bool:
-        """Whether fields all over a level look like the level before there; False if they cannot be read."""
+    def _shows_the_level_before(self, level: int, *, unreadable: bool) -> bool:
+        """Whether fields all over a level look like the level before there; ``unreadable`` if a tile is damaged."""
         (width, height), factor = self.levels[level], self.downsample(level) / self.downsample(level - 1)
         side = max(1, min(_FIELD_SIDE, width, height, int(_FIELD_READ / factor)))
         fields = []
@@ -143,7 +144,7 @@ class Slide(ABC):
                 fine = self.stored(round(x * factor), round(y * factor), level=level - 1, width=read, height=read)
                 fields.append((coarse, np.asarray(Image.fromarray(fine).resize((side, side), Image.Resampling.BOX))))
         except SlideError:
-            return False
+            return unreadable
         coarse, fine = (
             np.concatenate([field.mean(axis=2).ravel() for field in part]) for part in zip(*fields, strict=True)
         )
