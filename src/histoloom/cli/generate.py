@@ -10,6 +10,7 @@ import typer
 from histoloom.cli.paths import RunArgument, check_out_file, check_out_folder, check_run
 from histoloom.cli.runs import OtherK, Seed, continues_after_interrupt
 from histoloom.config import SamplerMethod
+from histoloom.errors import UserError
 
 
 def sample(
@@ -127,14 +128,29 @@ def patches(
 
 def export(
     run: RunArgument,
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", callback=check_out_folder)],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="A new folder; with --to h5ad a new file.", callback=check_out_folder),
+    ],
+    to: Annotated[
+        Literal["generator", "h5ad"],
+        typer.Option(help="The generator, or an AnnData with a row a patch: clusters, names, features, places."),
+    ] = "generator",
     half: Annotated[bool, typer.Option("--half", help="Weights in half precision: half the size.")] = False,
     licence: Annotated[str | None, typer.Option(metavar="ID", help="Licence of the folder, such as cc-by-4.0.")] = None,
     data: Annotated[str | None, typer.Option(metavar="TEXT", help="Source and licence of the slides.")] = None,
 ) -> None:
-    """Export the generator: weights, configuration, names and model card, without the run."""
+    """Export the generator (weights, configuration, names and model card), or the patches' clusters and features."""
     from histoloom.run.directory import Run
-    from histoloom.sharing.export import Terms, export_generator
 
-    export_generator(Run.open(run), out, half=half, terms=Terms(licence=licence, data=data))
+    if to == "h5ad":
+        from histoloom.sharing.anndata_file import export_anndata
+
+        if half or licence is not None or data is not None:
+            raise UserError("--half, --licence and --data describe a generator; leave them out with --to h5ad")
+        export_anndata(Run.open(run), out)
+    else:
+        from histoloom.sharing.export import Terms, export_generator
+
+        export_generator(Run.open(run), out, half=half, terms=Terms(licence=licence, data=data))
     typer.echo(out.resolve())

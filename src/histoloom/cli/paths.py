@@ -21,7 +21,7 @@ def check_run(context: typer.Context, parameter: typer.CallbackParam, run: Path)
 def check_out_folder(context: typer.Context, parameter: typer.CallbackParam, out: Path | None) -> Path | None:
     """Refuse a folder that is a file or lies below one."""
     if out is not None and (file := file_in_the_way(out)) is not None:
-        raise UserError(f"{file} is a file, not a folder; give another folder: {_usage(context, parameter)}")
+        raise UserError(f"{file} is a file, which stays; give another name: {_usage(context, parameter)}")
     return out
 
 
