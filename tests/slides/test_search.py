@@ -197,6 +197,23 @@ def test_slides_that_are_folders_of_tiles_are_not_taken_apart(tmp_path, save):
     assert found.passed_by.unread == {".dzi": 1, ".zarr": 1}
 
 
+def test_the_files_that_a_slide_is_made_of_are_no_slides(tmp_path, save):
+    """Hamamatsu's VMS and 3DHISTECH's MIRAX; the macro of the first shows the label."""
+    for name in ("s/a.jpg", "s/a(1,0).jpg", "s/a_macro.jpg", "s/other.jpg", "s/m/x.jpg"):
+        save(name)
+    (tmp_path / "s/a.vms").write_text(
+        "[Virtual Microscope Specimen]\nNoLayers=1\nImageFile=a.jpg\nImageFile(1,0)=a(1,0).jpg\n"
+        "MacroImage=a_macro.jpg\nMapFile=gone.jpg\nOptimisationFile=../other.jpg\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "s/m.mrxs").touch()
+    assert names(tmp_path / "s") == ["a.vms", "m.mrxs", "other.jpg"]
+    assert names(tmp_path / "s/a_macro.jpg", tmp_path / "s/a.vms") == ["a.vms"]
+    before = inventory_fingerprint(config(tmp_path / "s"))
+    (tmp_path / "s/a_macro.jpg").write_bytes(b"")
+    assert inventory_fingerprint(config(tmp_path / "s")) != before
+
+
 # --- tables
 
 

@@ -9,6 +9,7 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -43,6 +44,7 @@ OWN_PICTURE = "is a picture that Histoloom wrote, not a slide"
 ABSENT = "the file does not exist"
 
 _PLACES_IN_MESSAGE = 3
+_INDEX_BYTES = 2**16
 
 Rows = Mapping[Path, TableRow]
 """The tables' rows by the absolute path of a file or folder."""
@@ -155,6 +157,8 @@ def find_files(config: SlidesConfig) -> FoundFiles:
     present: dict[Path, SlideFile] = {}
     for item in _one_per_series(items):
         present.setdefault(item.real, item)
+    parts = {member.resolve() for item in present.values() for member in item.members}
+    present = {real: item for real, item in present.items() if real not in parts}
     if not present:
         listed = [file for root in roots if root in contents for file in contents[root]]
         known = f"give files or folders with any of {' '.join(sorted(SUFFIXES))}"
@@ -251,10 +255,17 @@ def _slide_file(file: Path) -> SlideFile:
         real = file.resolve()
     except (OSError, RuntimeError):  # links in a circle
         real = file
-    # The data files of a MIRAX slide lie in a folder of its name.
-    folder = file.with_suffix("")
-    members = tuple(sorted(folder.iterdir())) if file.suffix.lower() == ".mrxs" and folder.is_dir() else ()
-    return SlideFile(file, file.name, real, file.stem, members=members)
+    members: list[Path] = []
+    if file.suffix.lower() == ".mrxs" and (folder := file.with_suffix("")).is_dir():  # MIRAX: a folder of its name
+        members = sorted(folder.iterdir())
+    elif file.suffix.lower() in (".vms", ".vmu") and file.is_file():
+        # Hamamatsu: an index of KEY=NAME, of which some name the files beside it: tiles, map and macro.
+        with suppress(OSError), file.open("rb") as index:
+            lines = index.read(_INDEX_BYTES).decode("utf-8", "replace").splitlines()
+            names = {line.partition("=")[2].strip() for line in lines}
+            beside = [file.parent / name for name in names if Path(name).name == name]
+            members = sorted(path for path in beside if path.is_file())
+    return SlideFile(file, file.name, real, file.stem, members=tuple(members))
 
 
 def _checked(item: SlideFile, *, limits: Sequence[Path] | None) -> SlideFile:
