@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -108,7 +109,7 @@ def test_real_pyramids_keep_their_levels(real_data):
         assert slide.levels == [(4443, 3567), (2221, 1783)]
 
 
-@pytest.mark.parametrize("compression", ["webp", "jpeg2000", "lzma", "zstd"])
+@pytest.mark.parametrize("compression", ["webp", "jpeg2000", "lzma", "zstd", "jpegxl"])
 def test_tiles_that_openslide_cannot_decode_are_read(tmp_path, picture, compression):
     """With their levels, as OpenSlide reads others."""
     image = picture(256, 192)
@@ -119,6 +120,44 @@ def test_tiles_that_openslide_cannot_decode_are_read(tmp_path, picture, compress
     with open_slide(path) as slide:
         assert slide.levels == [(256, 192), (128, 96)]
         np.testing.assert_array_equal(slide.read(37, 91, extent=64, size=64), image[91:155, 37:101])
+
+
+@pytest.mark.parametrize("layout", [{"rowsperstrip": 48}, {"tile": (64, 64)}], ids=["strips", "tiles"])
+@pytest.mark.parametrize("grey", [True, False], ids=["grey", "colour"])
+def test_strips_and_grey_of_jpeg_xl_are_read(tmp_path, picture, grey, layout):
+    image = picture(128, 100)[..., 1] if grey else picture(128, 100)
+    options = {"photometric": "minisblack" if grey else "rgb", "compressionargs": {"lossless": True}}
+    tifffile.imwrite(tmp_path / "a.tif", image, compression="jpegxl", metadata=None, **options, **layout)
+    with open_slide(tmp_path / "a.tif") as slide:
+        read = slide.pixels(0, 0, level=0, width=128, height=100)
+    np.testing.assert_array_equal(read[..., 1], image if grey else image[..., 1])
+
+
+def test_a_tile_of_jpeg_xl_that_claims_another_size_is_refused(tmp_path, picture):
+    """4000 x 4000 px in a tile of 64 x 64."""
+    large = imagecodecs.jpegxl_encode(np.zeros((4000, 4000, 3), np.uint8), effort=1)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(64, 64), compression="jpegxl", **TILED)
+    with tifffile.TiffFile(path) as tiff:
+        places = [tiff.pages[0].tags[code].valueoffset for code in (324, 325)]
+    with path.open("r+b") as file:
+        start = file.seek(0, 2)
+        file.write(large)
+        for place, value in zip(places, (start, len(large)), strict=True):
+            file.seek(place)
+            file.write(value.to_bytes(4, "little"))
+    with open_slide(path) as slide, pytest.raises(SlideError, match="cannot be read"):
+        slide.pixels(0, 0, level=0, width=64, height=64)
+
+
+def test_a_padded_level_of_dicom_is_passed_over(tmp_path, picture, dicom_level):
+    image = picture(256, 192)
+    padded = np.full((128, 128, 3), 255, np.uint8)
+    padded[:48, :64] = reduced(image, 4)
+    for number, (level, mpp) in enumerate(((image, 0.5), (padded, 2.0))):
+        dicom_level(tmp_path / f"{number}.dcm", level, series="1.2.3", instance=f"1.2.3.{number}", mpp=mpp)
+    with open_slide(tmp_path / "0.dcm") as slide:
+        assert (slide.levels, slide.mpp) == ([(256, 192)], 0.5)
 
 
 @pytest.mark.parametrize("options", [{"tile": (64, 64)}, {"tile": (64, 64), "compression": "jpeg"}, {}], ids=str)

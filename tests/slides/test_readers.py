@@ -191,6 +191,12 @@ def test_stacks_are_refused(tmp_path):
         open_slide(tmp_path / "a.tif")
 
 
+def test_channels_of_fluorescence_are_no_colours(tmp_path):
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros((4, 32, 32), np.uint8), metadata={"axes": "CYX"})
+    with pytest.raises(SlideError, match="4 channels, as of fluorescence"):
+        open_slide(tmp_path / "a.ome.tif")
+
+
 def test_grid_covers_the_slide_up_to_its_limit(tmp_path, picture, pyramid):
     with open_slide(pyramid(tmp_path / "a.tif", picture(250, 130), mpp=0.5)) as slide:
         cells = grid(slide, size=16, mpp=1.0, limit=1000)

@@ -35,6 +35,7 @@ from histoloom.slides.readers.levels import Size, describes_aside, factors, is_a
 from histoloom.slides.readers.samples import Alpha, rgb_on_white, to_8_bits, used_range
 from histoloom.slides.readers.scale import scale_from_tiff
 
+_JPEG_XL = {50002, 52546}
 # Values of TIFF's tags PhotometricInterpretation, ExtraSamples and Compression.
 _WHITE_IS_ZERO, _PALETTE, _CMYK, _YCBCR = 0, 3, 5, 6
 _READ_PHOTOMETRICS = {0, 1, 2, _PALETTE, _CMYK, _YCBCR}
@@ -138,16 +139,24 @@ class TiffSlide(Slide):
         tile = self._cache.get(key)
         if tile is not None:
             return tile
-        keyframe, (_, (high, wide)) = page.keyframe, _tile_grid(page.keyframe)
+        keyframe, ((rows, columns), (high, wide)) = page.keyframe, _tile_grid(page.keyframe)
+        samples = 1 if keyframe.planarconfig == 2 else keyframe.samplesperpixel
+        plane, place = divmod(index, rows * columns)
         count = int(page.databytecounts[index])
         if count == 0:
-            samples = 1 if keyframe.planarconfig == 2 else keyframe.samplesperpixel
-            glass, (rows, columns) = _glass(keyframe), _tile_grid(keyframe)[0]
-            plane = index // (rows * columns) if keyframe.planarconfig == 2 else 0
-            tile = np.tile(glass[plane : plane + samples], (high, wide, 1))
+            tile = np.tile(_glass(keyframe)[plane : plane + samples], (high, wide, 1))
         else:
             self._tiff.filehandle.seek(int(page.dataoffsets[index]))
             data = self._tiff.filehandle.read(count)
+            if int(keyframe.compression) in _JPEG_XL:
+                import imagecodecs  # tifffile loads it as late
+
+                # Pillow does not know its size; decoded into an array, what claims another one is refused before that.
+                rest = high if keyframe.is_tiled else min(high, keyframe.imagelength - place // columns * high)
+                tile = np.empty((rest, wide, samples), keyframe.dtype)
+                imagecodecs.jpegxl_decode(data, out=tile if samples > 1 else tile[..., 0])
+                self._cache.put(key, tile)
+                return tile
             if int(keyframe.compression) in _OF_OWN_SIZE:
                 # A compressed image says its own size, and a decoder would allocate that much.
                 with Image.open(BytesIO(data), formats=("JPEG", "JPEG2000", "WEBP")) as image:
@@ -235,12 +244,14 @@ def _size(pages: list[Any]) -> Size:
 def _colour_pages(level: Any) -> list[Any]:
     """The page of a level, or its pages where each colour has one; ``SlideError`` where it is no grey or RGB image."""
     axes = dict(zip(level.axes, level.shape, strict=True))
-    allowed = {"C": (1, 3, 4), "S": (1, 2, 3, 4)}  # S: samples of a pixel, with 2 and 4 opacity among them
+    # S are the samples of a pixel, opacity among them; C are channels, of which only three can be red, green and blue.
+    allowed = {"C": (1, 3), "S": (1, 2, 3, 4)}
     others = {axis for axis, n in axes.items() if axis not in "YX" and n not in allowed.get(axis, ())}
     colours = int(axes.get("C", 1))
     pages = [page for page in level.pages if page is not None]
     if others or not {"Y", "X"} <= axes.keys() or (colours > 1 and len(pages) not in (1, colours)):
-        raise SlideError(f"is a stack of axes {level.axes} {level.shape}, not a grey or RGB image")
+        channels = f" ({axes['C']} channels, as of fluorescence)" if axes.get("C", 1) not in allowed["C"] else ""
+        raise SlideError(f"is a stack of axes {level.axes} {level.shape}{channels}, not a grey or RGB image")
     if len(pages) == colours > 1 or pages[0].samplesperpixel in (1, 2, 3, 4):
         return pages if len(pages) == colours else pages[:1]
     raise SlideError(f"has {pages[0].samplesperpixel} samples a pixel, not grey or RGB")
@@ -260,7 +271,7 @@ def _check_page(page: Any, *, file_size: int) -> None:
         raise SlideError(f"cannot be read: it is cut short (its pixels end at byte {end}, the file at {file_size})")
     if page.is_memmappable:
         return
-    if int(keyframe.compression) not in _OF_KNOWN_LENGTH | _OF_OWN_SIZE:
+    if int(keyframe.compression) not in _OF_KNOWN_LENGTH | _OF_OWN_SIZE | _JPEG_XL:
         raise SlideError(f"is compressed in a way that is not read ({keyframe.compression!s}); convert it")
     (rows, columns), (high, wide) = _tile_grid(keyframe)
     tiles = rows * columns * (keyframe.samplesperpixel if keyframe.planarconfig == 2 else 1)
