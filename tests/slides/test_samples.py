@@ -111,11 +111,12 @@ def test_transparency_is_read_alike_in_strips_and_tiles(tmp_path, picture, kind,
     assert np.abs(read[48:] - over.clip(max=255)).max() <= 2
 
 
+@pytest.mark.parametrize("layout", [{}, {"tile": (64, 64)}], ids=["strips", "tiles"])
 @pytest.mark.parametrize(("name", "photometric", "samples"), [("CIELAB", "cielab", 3), ("MASK", "mask", 1)])
-def test_colours_of_other_kinds_are_refused(tmp_path, picture, name, photometric, samples):
+def test_colours_of_other_kinds_are_refused(tmp_path, picture, name, photometric, samples, layout):
     image = picture(64, 64)
     image = image if samples == 3 else image[..., 0]
-    tifffile.imwrite(tmp_path / "a.tif", image, photometric=photometric, metadata=None)
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric=photometric, metadata=None, **layout)
     with pytest.raises(SlideError, match=f"of the kind {name}, which is not read; convert it to RGB"):
         open_slide(tmp_path / "a.tif")
 

@@ -172,11 +172,14 @@ class TiffSlide(Slide):
 def reads_better(path: Path) -> bool:
     """Whether ``TiffSlide`` should read a tiled TIFF that OpenSlide opens; False where it cannot be read.
 
-    OpenSlide sees only the finest level of an OME-TIFF, and takes 16 bits for their full range.
+    OpenSlide sees only the finest level of an OME-TIFF, takes 16 bits for their full range, and shows the white of
+    CIELab as yellow.
     """
     try:
         with slide_errors(path), open_tiff(path) as tiff:
-            return bool(tiff.is_ome) or max(tiff.pages, key=lambda page: page.imagewidth).dtype != np.uint8
+            finest = max(tiff.pages, key=lambda page: page.imagewidth).keyframe
+            plain = finest.dtype == np.uint8 and int(finest.photometric) in _READ_PHOTOMETRICS
+            return bool(tiff.is_ome) or not plain
     except SlideError:
         return False
 
