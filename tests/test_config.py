@@ -118,7 +118,7 @@ def test_scientific_notation_is_a_number() -> None:
         ("clusters.positives=views", ["clusters", "surroundings", "clusters.positives=neighbours"]),
         ("clusters.surroundings=-1", ["clusters.surroundings", "greater than or equal to 0"]),
         ("autoencoder.adversarial.channels=12", ["adversarial.channels", "multiple of 8, or 1, 2 or 4", "12"]),
-        ("runtime.fast=maybe", ["runtime.fast", "'auto', 'on' or 'off'", "maybe"]),
+        ("runtime.fast=maybe", ["runtime.fast", "'auto', 'on', 'off' or 'graphs'", "maybe"]),
         ("patches.tissue=no", ["patches.tissue", "'all' or 'detect'"]),
         ("autoencoder.code_space=sphere", ["code_space was removed", "only 'plane' is left"]),
         ("samples.sampler.steps=1001", ["samples.sampler.steps", "at most diffusion.steps = 1000", "1001"]),

@@ -26,6 +26,7 @@ def init_run(
     slides: Sequence[Path],
     preset: str = "modern",
     table: Path | None = None,
+    regions: Path | None = None,
     mpp: float | None = None,
     settings: Sequence[str] = (),
     pseudonymise: bool = False,
@@ -50,6 +51,7 @@ def init_run(
     values["slides"] = {
         "paths": [str(place.resolve()) for place in slides],
         "table": None if table is None else str(table.resolve()),
+        "regions": None if regions is None else str(regions.resolve()),
         "mpp": mpp,
     }
     with _copied_start(start, near=path) as copy:
@@ -125,7 +127,7 @@ def resolve_auto(config: Config, *, previous: Config | None = None) -> Config:
 
 
 def _with_absolute_files(config: Config, *, settings: Sequence[str]) -> Config:
-    """``config`` with ``slides.paths`` and ``clusters.files`` as absolute paths, where they are among ``settings``.
+    """``config`` with the paths that are among ``settings`` made absolute: slides, regions and files of features.
 
     Raises ``UserError`` where nothing is there: the clusters come hours later.
     """
@@ -134,6 +136,10 @@ def _with_absolute_files(config: Config, *, settings: Sequence[str]) -> Config:
         if absent := [path for path in paths if not path.exists()]:
             raise UserError(f"slides.paths: {absent[0]} does not exist; give slides or folders of slides")
         slides = config.slides.model_copy(update={"paths": tuple(map(str, paths))})
+        config = config.model_copy(update={"slides": slides})
+    if config.slides.regions is not None and any(setting.startswith("slides.regions=") for setting in settings):
+        regions = expand_home(config.slides.regions, setting="slides.regions").resolve()
+        slides = config.slides.model_copy(update={"regions": str(regions)})
         config = config.model_copy(update={"slides": slides})
     if config.clusters.files is None or not any(setting.startswith("clusters.files=") for setting in settings):
         return config

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histoloom.atlas.report.clustering_tables import definition_rows, paper_validity
+from histoloom.atlas.report.clustering_tables import definition_rows, paper_validity, region_table
 from histoloom.atlas.report.page import render
 from histoloom.atlas.report.paper import BETTER, INDEX_TITLES, ROWS
 from histoloom.atlas.report.read_run import STAGES, read_page
@@ -114,3 +114,17 @@ def test_the_papers_definitions_are_reported_with_the_usual_ones_and_their_floor
     assert (other.by_paper, other.usual) == ((0.6, None, None), (None, None, None))
     assert definition_rows(usual, None, k=14) == []
     assert len(definition_rows(usual, by_paper, k=2)) == 3  # the paper has no such k
+
+
+def test_clusters_lie_over_regions_by_shares() -> None:
+    region_N = np.array(["Tumour"] * 6 + ["Stroma"] * 2 + [""] * 4, object)
+    label_N = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, -1])
+    table = region_table(region_N, label_N, k=3)
+    assert table.rows == (
+        ("Tumour", 6, (5 / 6, 1 / 6, 0.0)),
+        ("(no name)", 3, (0.0, 0.0, 1.0)),
+        ("Stroma", 2, (0.0, 1.0, 0.0)),
+    )
+    assert table.agreement is not None
+    assert 0.5 < table.agreement < 1
+    assert region_table(np.array(["", ""], object), np.array([0, 1]), k=2).agreement is None

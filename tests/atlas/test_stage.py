@@ -57,6 +57,9 @@ def page(run: Run) -> str:
 
 
 def test_the_stage_draws_maps_and_writes_the_page(run: Run) -> None:
+    index = run.folder("patches") / "index.parquet"
+    table = pd.read_parquet(index)
+    table.assign(region=np.where(table["x"] % 2, "Stroma", "")).to_parquet(index, index=False)
     report_context = context(run)
     stage.run(report_context)
     html = page(run)
@@ -65,6 +68,8 @@ def test_the_stage_draws_maps_and_writes_the_page(run: Run) -> None:
             assert image.size == (160, 128)
         assert read_json(report_context.out / "maps" / f"{name}.json")["patches"] == 4 * 5 * 16
         assert f"{name}: 320 patches classified on a grid" in html
+    assert "Clusters in regions" in html
+    assert '<th scope="row" class="text">(no name)</th>' in html
 
 
 def test_a_slide_that_went_away_has_no_map_and_says_why(run: Run) -> None:

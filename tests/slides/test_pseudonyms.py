@@ -21,6 +21,7 @@ from histoloom.setup import change_settings, init_run
 from histoloom.sharing.export import export_generator
 from histoloom.slides.entries import SlideError
 from histoloom.slides.inventory import pseudonyms
+from histoloom.slides.patch_set import PatchSet
 
 NAMES = ("Mustermann", "19991231", "MRN-778812", "Dr-Acula", "1999-12-31", "Secret-Ward", "Onkel-Tumor")
 SMALL = ("patches.size=32", "patches.count=48", "clusters.k=[2, 3]", "runtime.workers=1")
@@ -105,6 +106,21 @@ def test_the_private_folder_gives_the_names_back(tmp_path, ward):
         pipeline.execute(change_settings(run, ["seed=1"], save=False), until="patches")
     with pytest.raises(SlideError, match="HISTOLOOM_PRIVATE"):
         pseudonyms.real_file(slides["file"][0])
+
+
+def test_regions_are_found_and_named_nowhere(tmp_path, ward):
+    """They lie beside the slides, of which those in TIFF are no masks of themselves."""
+    for number, text in enumerate(("[]", "Onkel-Tumor")):
+        (ward / f"Mustermann_{number}_MRN-778812.geojson").write_text(text, encoding="utf-8")
+    settings = ["patches.mpp=1.0", *SMALL]
+    run = init_run(tmp_path / "run", slides=[ward], preset="cpu", regions=ward, settings=settings, pseudonymise=True)
+    slides = load_config(run.path / "config.yaml").slides
+    assert slides.regions == slides.paths[0]
+    pipeline.execute(run, until="patches")
+    status = PatchSet.open(run.require("patches")).slides["status"]
+    assert (status == "ok").sum() == 1
+    assert status.str.startswith("its regions cannot be read").sum() == 1
+    assert leaks(run.path) == []
 
 
 def test_keys_decide_about_hashes(tmp_path, ward, monkeypatch):

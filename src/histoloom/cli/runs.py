@@ -66,6 +66,13 @@ def init(
     ] = None,
     preset: Annotated[str, typer.Option(help="paper, modern, cpu, starter or tune.")] = "modern",
     table: Annotated[Path | None, typer.Option(help="CSV with columns file, patient, slide, mpp, split.")] = None,
+    regions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER_OR_FILE",
+            help="Regions to draw patches from: GeoJSON of QuPath or masks, called as the slides.",
+        ),
+    ] = None,
     mpp: Annotated[float | None, typer.Option(help="um/px of slides whose files do not state it.")] = None,
     pseudonymise: Annotated[
         bool, typer.Option("--pseudonymise", help="Keep the names of slides and patients out of the run.")
@@ -86,6 +93,7 @@ def init(
         slides=[*slides, *(more_slides or [])],
         preset=preset,
         table=table,
+        regions=regions,
         mpp=mpp,
         settings=set_ or [],
         pseudonymise=pseudonymise,

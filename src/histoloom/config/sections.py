@@ -37,6 +37,10 @@ class SlidesConfig(Section):
     columns: tuple[str, ...] | None = Field(
         None, description="further columns of the table to keep; null: all, or none in a pseudonymised run"
     )
+    regions: str | None = Field(
+        None,
+        description="regions to draw patches from, GeoJSON or masks: a folder with a file for each slide, or a file",
+    )
     mpp: float | None = Field(
         None,
         ge=MPP_LIMITS[0],
@@ -50,7 +54,7 @@ class SlidesConfig(Section):
 
     @model_validator(mode="after")
     def _keeps_names_private(self) -> SlidesConfig:
-        private = [text.startswith(PRIVATE) for text in (*self.paths, self.table) if text is not None]
+        private = [text.startswith(PRIVATE) for text in (*self.paths, self.table, self.regions) if text is not None]
         if not all(private) if self.pseudonyms else any(private):
             raise ValueError("a pseudonymised run takes no names of files; make a new one: histoloom init")
         return self
@@ -115,6 +119,9 @@ class PatchesConfig(Section):
     )
     background_share: float = Field(
         0.1, ge=0, lt=1, description="with tissue: detect, share of the patches that have less tissue than min_tissue"
+    )
+    min_region: float = Field(
+        0.5, gt=0, le=1, description="with slides.regions, smallest share of a patch that lies inside regions"
     )
     filters: FiltersConfig = Field(FiltersConfig(), description="which patches are rejected")
     stain: Literal["none", "macenko", "reinhard"] = Field(

@@ -112,6 +112,7 @@ LATER: Mapping[str, Any] = {
         "adversarial": {"loss": "hinge", "betas": [0.9, 0.999]},
         "training": BETAS,
     },
+    "patches": {"min_region": 0.5},
     "latents": {"copies": 1},
     "clusters": {
         "features": "latents",

@@ -39,6 +39,7 @@ class SlideEntry:
     ``width`` and ``height`` are level-0 pixels (0 where unknown); ``mpp`` is um/px at level 0; ``mpp_source`` says
     where it comes from; ``status`` is ``"ok"`` or the reason why the slide is left out. ``extra`` are the table's
     further columns. ``alias`` stands for the file in a pseudonymised run; slides of equal ``content`` are copies.
+    ``regions`` is the file of its regions, where the run has some.
     """
 
     slide_id: str
@@ -54,6 +55,7 @@ class SlideEntry:
     extra: tuple[tuple[str, str | None], ...] = ()
     alias: str = ""
     content: str = ""
+    regions: Path | None = None
 
     @property
     def usable(self) -> bool:

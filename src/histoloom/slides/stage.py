@@ -206,7 +206,9 @@ def _find_tissue(
         else:
             extent = patch_extent(config.size, mpp=config.mpp, source_mpp=entry.source_mpp)
             tissue_hw, pen_hw = result.masks.tissue_hw, result.masks.pen_hw
-            geometries[entry.slide_id] = SlideGeometry(entry.width, entry.height, extent, tissue_hw, pen_hw)
+            geometries[entry.slide_id] = SlideGeometry(
+                entry.width, entry.height, extent, tissue_hw, pen_hw, result.regions
+            )
     return geometries, reasons
 
 
@@ -292,6 +294,8 @@ def _write_tables(
                 "extent": float(geometries[entry.slide_id].extent),
                 "tissue": at.tissue,
             }
+            if config.slides.regions is not None:
+                columns["region"] = geometries[entry.slide_id].region_names(x=at.x, y=at.y)
             if config.clusters.surroundings:
                 extent = geometries[entry.slide_id].extent
                 fields_N3 = fields_of(at.x, at.y, extent=extent, dimensions=(entry.width, entry.height))

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from sklearn.metrics import adjusted_mutual_info_score
+
 from histoloom.atlas.report.paper import BETTER, INDEX_TITLES, METRIC_TITLES, ROWS
 from histoloom.clustering.results import Decision, ValidityEntry, ValidityTable
 from histoloom.evaluation.results import PaperSimilarity, Similarity, SimilarityEntry
@@ -38,6 +41,32 @@ class PaperComparison:
 
     k: int
     pairs: tuple[tuple[float | None, float | None], ...]
+
+
+@dataclass(frozen=True)
+class RegionTable:
+    """How clusters lie over the regions from which patches were drawn.
+
+    ``rows``: each region's name, its patches, and the share of each cluster among them, 0..1, by falling number of
+    patches. ``agreement``: adjusted mutual information of clusters and regions, None with a single region.
+    """
+
+    rows: tuple[tuple[str, int, tuple[float, ...]], ...]
+    agreement: float | None
+
+
+def region_table(region_N: np.ndarray, label_N: np.ndarray, *, k: int) -> RegionTable:
+    """The table of each patch's region and cluster; patches without a cluster (-1) are left out."""
+    region_N, label_N = region_N[label_N >= 0], label_N[label_N >= 0]
+    names, code_N = np.unique(region_N.astype(str), return_inverse=True)
+    counts_RK = np.bincount(code_N * k + label_N, minlength=len(names) * k).reshape(len(names), k)
+    sizes_R = counts_RK.sum(axis=1)
+    rows = tuple(
+        (str(names[r]) or "(no name)", int(sizes_R[r]), tuple((counts_RK[r] / sizes_R[r]).tolist()))
+        for r in np.argsort(-sizes_R, kind="stable")
+    )
+    agreement = float(adjusted_mutual_info_score(code_N, label_N)) if len(names) > 1 else None
+    return RegionTable(rows, agreement)
 
 
 def validity_rows(validity: ValidityTable, *, decision: Decision) -> list[ValidityRow]:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from histoloom.atlas.browse.cluster_table import Extent
 from histoloom.atlas.browse.run_slides import SlideInfo
 from histoloom.atlas.maps.patch_map import PatchMap
-from histoloom.atlas.report.clustering_tables import DefinitionRow, PaperComparison, ValidityRow
+from histoloom.atlas.report.clustering_tables import DefinitionRow, PaperComparison, RegionTable, ValidityRow
 from histoloom.atlas.report.figures import Picture
 from histoloom.atlas.report.paper import BETTER, CITATION, INDEX_TITLES, METRIC_TITLES
 from histoloom.atlas.report.sample_checks import OriginalitySection, ReadingBlock
@@ -114,6 +114,7 @@ class Page:
     reconstructions: Sequence[tuple[Picture, Picture]]
     training: Sequence[Training]
     slides: Sequence[SlideInfo]
+    regions: RegionTable | None
     paper_validity: Sequence[PaperComparison]
     paper_similarity: Sequence[PaperComparison]
     paper_definitions: Sequence[DefinitionRow]

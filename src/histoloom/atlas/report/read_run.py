@@ -24,7 +24,13 @@ from histoloom.atlas.maps.embedding import neighbours
 from histoloom.atlas.maps.overlay import MapRecord
 from histoloom.atlas.maps.palette import cluster_colours, hexadecimal
 from histoloom.atlas.maps.patch_map import FEATURE_TITLES, Embedding, PatchMap, patch_map, thumbnail
-from histoloom.atlas.report.clustering_tables import definition_rows, paper_similarity, paper_validity, validity_rows
+from histoloom.atlas.report.clustering_tables import (
+    definition_rows,
+    paper_similarity,
+    paper_validity,
+    region_table,
+    validity_rows,
+)
 from histoloom.atlas.report.figures import curves, curves_svg, picture, read_image
 from histoloom.atlas.report.page import (
     Cluster,
@@ -106,6 +112,7 @@ def read_page(
             shown.patch_id[:_RECONSTRUCTIONS], shown.original, shown.reconstruction, strict=False
         )
     ]
+    region_N = table.regions()
     environment = read_json(run / "environment.json") if (run / "environment.json").is_file() else {}
     for key, value in environment.items():
         if isinstance(value, dict):
@@ -150,6 +157,7 @@ def read_page(
         reconstructions=reconstructions,
         training=[_training(stage, log=EventLog(inputs[stage] / "log.jsonl")) for stage in TRAINED],
         slides=list(RunSlides(inputs["patches"]).by_id.values()),
+        regions=None if region_N is None else region_table(region_N, clusters.label_N, k=k),
         paper_validity=paper_validity(validity),
         paper_similarity=paper_similarity(similarity),
         paper_definitions=definition_rows(similarity, by_paper, k=k),

@@ -19,6 +19,7 @@ from histoloom.slides.inventory.search import Rows, SlideFile, find_files
 from histoloom.slides.inventory.table import TableRow
 from histoloom.slides.readers.open import open_slide
 from histoloom.slides.readers.scale import GUESS, NO_MPP, TABLE, Scale, decide
+from histoloom.slides.regions import NO_REGIONS, RegionFiles
 
 logger = logging.getLogger("histoloom")
 
@@ -55,6 +56,8 @@ def find_slides(config: SlidesConfig, *, say: Callable[[str], None] = logger.war
         entry.left_out(file.reason) if file.reason else _examined(entry, row=file.row(rows), config=config)
         for entry, file in zip(entries, files, strict=True)
     ]
+    if config.regions is not None:
+        entries = _with_regions(entries, files=RegionFiles(config.regions))
 
     # What the user must know before the slides are used.
     if passed_by := found.passed_by.describe(names=pseudonyms is None):
@@ -83,6 +86,12 @@ def find_slides(config: SlidesConfig, *, say: Callable[[str], None] = logger.war
     if not usable:
         raise UserError(none_usable(entries))
     return entries if pseudonyms is None else sorted(entries, key=lambda entry: entry.slide_id)
+
+
+def _with_regions(entries: Sequence[SlideEntry], *, files: RegionFiles) -> list[SlideEntry]:
+    """The entries with their files of regions; usable slides without one are left out."""
+    found = [replace(entry, regions=files.of(entry.file)) for entry in entries]
+    return [entry.left_out(NO_REGIONS) if entry.usable and entry.regions is None else entry for entry in found]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -123,6 +132,10 @@ def inventory_fingerprint(config: SlidesConfig, *, samples: int = SAMPLES) -> st
         "files": sorted(files),
         "tables": [table.read_bytes().hex() for table in found.tables],
     }
+    if config.regions is not None:
+        regions = RegionFiles(config.regions)
+        drawn = [(item.name, regions.of(item.file)) for item in found.slides if not item.reason]
+        content["regions"] = sorted((name, file_digest(file, samples=samples)) for name, file in drawn if file)
     return fingerprint(content | {name: value for name, value in settings.items() if value is not None})
 
 

@@ -39,12 +39,13 @@ class SlideNames(Record):
 
 
 class PrivateRecord(Record):
-    """``TOKEN.json`` in the private folder: the paths and table of a run as the user gave them, and its slides' names
-    by hashed slide id.
+    """``TOKEN.json`` in the private folder: the paths, table and regions of a run as the user gave them, and its
+    slides' names by hashed slide id.
     """
 
     paths: tuple[str, ...]
     table: str | None
+    regions: str | None = None
     slides: Mapping[str, SlideNames]
 
     @staticmethod
@@ -76,10 +77,10 @@ class Pseudonyms:
         return f"{PRIVATE}{self.record.stem}"
 
     def reveal(self, config: SlidesConfig) -> SlidesConfig:
-        """``config`` with the user's paths and table; further columns of the table only where they are named."""
+        """``config`` with the user's paths, table and regions; further columns only where they are named."""
         record = self._load()
-        update = {"paths": record.paths, "table": record.table, "columns": config.columns or (), "pseudonyms": None}
-        return config.model_copy(update=update)
+        given = {"paths": record.paths, "table": record.table, "regions": record.regions}
+        return config.model_copy(update=given | {"columns": config.columns or (), "pseudonyms": None})
 
     def hide(self, entries: Sequence[SlideEntry]) -> list[SlideEntry]:
         """The entries under hashed ids, slides and patients; their names are added to the private record."""
@@ -124,10 +125,14 @@ def pseudonymised(config: SlidesConfig, *, run: Path) -> SlidesConfig:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         key = _load_key(folder, create=True)
     inputs = {"paths": list(config.paths), "table": config.table}
+    if config.regions is not None:
+        inputs["regions"] = config.regions
     pseudonyms = Pseudonyms(key, folder / f"{_digest(key, 'run', json.dumps(inputs))}.json")
     if not pseudonyms.record.exists():
-        PrivateRecord(paths=config.paths, table=config.table, slides={}).save(pseudonyms.record)
-    values = {"paths": (pseudonyms.token,), "table": None, "pseudonyms": pseudonyms.key_id}
+        record = PrivateRecord(paths=config.paths, table=config.table, regions=config.regions, slides={})
+        record.save(pseudonyms.record)
+    regions = None if config.regions is None else pseudonyms.token
+    values = {"paths": (pseudonyms.token,), "table": None, "regions": regions, "pseudonyms": pseudonyms.key_id}
     return SlidesConfig.model_validate(config.model_dump() | values)
 
 

@@ -22,6 +22,7 @@ from histoloom.slides.patches.sampling import CandidatePatches, Positions, Slide
 from histoloom.slides.patches.surroundings import fields_of, image_side, read_fields
 from histoloom.slides.readers.base import Slide
 from histoloom.slides.readers.open import open_slide
+from histoloom.slides.regions import Regions, read_regions
 from histoloom.slides.stain.normalise import StainNormaliser
 from histoloom.slides.tissue.kind import not_he
 from histoloom.slides.tissue.mask import ThumbnailMasks, segment_thumbnail
@@ -50,7 +51,7 @@ class ThumbnailJob:
 
 @dataclass(frozen=True)
 class ThumbnailResult:
-    """A slide's tissue and pen, or the ``reason`` why it cannot be read.
+    """A slide's tissue, pen and regions, or the ``reason`` why it cannot be read.
 
     ``not_he`` says why it cannot be haematoxylin and eosin; it is empty where it can.
     """
@@ -58,21 +59,31 @@ class ThumbnailResult:
     masks: ThumbnailMasks | None
     reason: str = ""
     not_he: str = ""
+    regions: Regions | None = None
 
 
 def make_thumbnail(job: ThumbnailJob) -> ThumbnailResult:
     """A slide's tissue, from its thumbnail as it was written, so that a resumed run sees the same."""
-    if not job.thumbnail.is_file():
-        try:
-            with open_slide(job.entry) as slide:
+    entry = job.entry
+    regions = None
+    try:
+        if not job.thumbnail.is_file():
+            with open_slide(entry) as slide:
                 pixels = slide.thumbnail(THUMBNAIL_SIDE)
-        except SlideError as error:
-            return ThumbnailResult(None, job.entry.public_reason(error))
-        with replacing(job.thumbnail) as temporary:
-            Image.fromarray(pixels).save(temporary, format="JPEG", quality=_JPEG_QUALITY)
-    with Image.open(job.thumbnail) as image:
-        thumbnail = np.asarray(image.convert("RGB"))
-    return ThumbnailResult(segment_thumbnail(thumbnail), not_he=not_he(thumbnail))
+            with replacing(job.thumbnail) as temporary:
+                Image.fromarray(pixels).save(temporary, format="JPEG", quality=_JPEG_QUALITY)
+        with Image.open(job.thumbnail) as image:
+            thumbnail = np.asarray(image.convert("RGB"))
+        masks = segment_thumbnail(thumbnail)
+        if entry.regions is not None:
+            with open_slide(entry) as slide:
+                dimensions, origin = slide.dimensions, slide.origin
+            regions = read_regions(
+                entry.regions, dimensions=dimensions, origin=origin, shape_hw=masks.tissue_hw.shape[:2]
+            )
+    except SlideError as error:
+        return ThumbnailResult(None, entry.public_reason(error))
+    return ThumbnailResult(masks, not_he=not_he(thumbnail), regions=regions)
 
 
 # --- patches ---

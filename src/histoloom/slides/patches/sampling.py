@@ -17,6 +17,7 @@ from histoloom.config import Config, PatchesConfig, SplitConfig
 from histoloom.errors import UserError
 from histoloom.slides.entries import SlideEntry
 from histoloom.slides.patches.filters import Filters
+from histoloom.slides.regions import Regions
 from histoloom.slides.tissue.mask import tissue_share
 
 _MOST_CANDIDATES = 2_000_000
@@ -26,13 +27,31 @@ _SPARES_PER_PATCH, _MIN_SPARES = 16, 256  # further candidates, where a filter m
 
 @dataclass(frozen=True)
 class SlideGeometry:
-    """A slide's width and height (level-0 px), the side of its patches there, its tissue and its pen, bool (h, w)."""
+    """A slide's width and height (level-0 px), the side of its patches there, its tissue and its pen, bool (h, w).
+
+    ``regions``: where patches may lie; None: anywhere.
+    """
 
     width: int
     height: int
     extent: float
     tissue: np.ndarray
     pen: np.ndarray | None = None
+    regions: Regions | None = None
+
+    def share(self, mask_hw: np.ndarray | None, *, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Share of a mask in each patch at level-0 (x, y), float (n,) 0..1; 0 without a mask, or with an empty one."""
+        if mask_hw is None or not mask_hw.any():
+            return np.zeros(len(x))
+        return tissue_share(mask_hw, x=x, y=y, extent=self.extent, width=self.width, height=self.height)
+
+    def region_names(self, *, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """The name of the region that has the largest part of each patch at level-0 (x, y), (n,)."""
+        if self.regions is None:
+            return np.full(len(x), "", object)
+        label_hw, names = self.regions.label_hw, self.regions.names
+        shares_RN = np.stack([self.share(label_hw == number, x=x, y=y) for number in range(1, len(names) + 1)])
+        return np.array(names, object)[shares_RN.argmax(axis=0)]
 
     @property
     def columns(self) -> int:
@@ -96,7 +115,8 @@ def draw_candidates(
     for entry in usable:
         geometry = geometries[entry.slide_id]
         limits.append(position_count(geometry, config=patches))
-        share = float(geometry.tissue.mean()) if patches.tissue == "detect" else 1.0
+        usable_hw = geometry.tissue if patches.tissue == "detect" else np.ones_like(geometry.tissue)
+        share = float((usable_hw if geometry.regions is None else usable_hw & geometry.regions.inside_hw).mean())
         areas.append(share * geometry.width * geometry.height * entry.source_mpp**2)
     counts = patches_per_slide(np.array(areas), capacity=np.array(limits), config=patches)
 
@@ -118,8 +138,10 @@ def draw_candidates(
         if count == 0:
             reasons[entry.slide_id] = f"none of the {patches.count} patches fell to it; raise patches.count"
         elif len(positions) == 0:
+            inside = "" if entry.regions is None else f", of which {patches.min_region:g} lies inside its regions,"
+            lower = "patches.min_tissue" if entry.regions is None else "patches.min_tissue or patches.min_region"
             reasons[entry.slide_id] = (
-                f"no patch with a tissue share of {patches.min_tissue:g} was found; lower patches.min_tissue"
+                f"no patch with a tissue share of {patches.min_tissue:g}{inside} was found; lower {lower}"
             )
     return candidates, reasons
 
@@ -181,13 +203,21 @@ def draw_positions(
     than wanted, fewer come out.
     """
     wanted = count + spares
-    batch = wanted if config.tissue == "all" else 16 * wanted + 4096
+    anywhere = config.tissue == "all"
+    batch = wanted if anywhere and geometry.regions is None else 16 * wanted + 4096
     while True:
         drawn = _random_positions(batch, geometry=geometry, config=config, generator=generator)
-        if config.tissue == "all":
-            return drawn
+        no_more = len(drawn) < batch or batch >= _MOST_CANDIDATES
+        if geometry.regions is not None:
+            inside = geometry.share(geometry.regions.inside_hw, x=drawn.x, y=drawn.y)
+            drawn = drawn.take(np.flatnonzero(inside >= config.min_region))
+        if anywhere:
+            if geometry.regions is None or len(drawn) >= wanted or no_more:
+                return drawn.take(np.arange(min(wanted, len(drawn))))
+            batch = min(8 * batch, _MOST_CANDIDATES)
+            continue
         qualified = _qualified_rows(drawn.tissue, count=wanted, config=config)
-        if len(qualified) == wanted or len(drawn) < batch or batch >= _MOST_CANDIDATES:
+        if len(qualified) == wanted or no_more:
             drawn = drawn.take(qualified)
             first = _qualified_rows(drawn.tissue, count=count, config=config)
             return drawn.take(np.concatenate([first, np.setdiff1d(np.arange(len(drawn)), first)]))
@@ -206,13 +236,7 @@ def _random_positions(
         places = geometry.columns * geometry.rows
         flat = generator.choice(places, size=min(count, places), replace=False)
         x, y = flat % geometry.columns, flat // geometry.columns
-    tissue, pen = (
-        np.zeros(len(x))
-        if mask is None
-        else tissue_share(mask, x=x, y=y, extent=geometry.extent, width=geometry.width, height=geometry.height)
-        for mask in (geometry.tissue, geometry.pen if geometry.pen is not None and geometry.pen.any() else None)
-    )
-    return Positions(x, y, tissue, pen)
+    return Positions(x, y, geometry.share(geometry.tissue, x=x, y=y), geometry.share(geometry.pen, x=x, y=y))
 
 
 def _grid_corners(geometry: SlideGeometry, *, overlap: float) -> tuple[np.ndarray, np.ndarray]:
