@@ -169,11 +169,18 @@ def test_what_is_passed_by_is_counted_in_one_line(tmp_path, save, monkeypatch):
     said: list[str] = []
     assert len(find_slides(config(tmp_path / "s"), say=said.append)) == 1
     assert said == [
-        "not searched for slides: files of formats that are not read: 4 (.isyntax .qptiff .vsi); convert them to "
+        "not searched for slides: files of formats that are not read: 4 (.isyntax .qptiff .vsi); convert to "
         "OME-TIFF, with the scanner's software or Bio-Formats; linked folders outside the given paths: 1 "
         f"({tmp_path}/s/P1); to follow them: --set slides.follow_links=true; folders that cannot be read: 1 "
         f"({tmp_path}/s/locked: Permission denied)"
     ]
+
+
+def test_a_file_of_a_format_that_is_not_read_says_what_to_convert_it_to(tmp_path, save):
+    save("s/a.png")
+    (tmp_path / "b.isyntax").write_bytes(b"?")
+    _, entry = find_slides(config(tmp_path / "s", tmp_path / "b.isyntax"), say=lambda _: None)
+    assert entry.status.endswith("can open; convert to OME-TIFF, with the scanner's software or Bio-Formats")
 
 
 def test_linked_folders_are_followed_when_asked_even_in_circles(tmp_path, save):

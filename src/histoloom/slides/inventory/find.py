@@ -15,7 +15,7 @@ from histoloom.errors import UserError
 from histoloom.run.directory import file_digest, fingerprint
 from histoloom.slides.entries import SlideEntry, SlideError, one_line
 from histoloom.slides.inventory.pseudonyms import open_pseudonyms
-from histoloom.slides.inventory.search import Rows, SlideFile, find_files
+from histoloom.slides.inventory.search import CONVERT, UNREAD_SUFFIXES, Rows, SlideFile, find_files
 from histoloom.slides.inventory.table import TableRow
 from histoloom.slides.readers.open import open_slide
 from histoloom.slides.readers.scale import GUESS, NO_MPP, TABLE, Scale, decide
@@ -213,7 +213,8 @@ def _examined(entry: SlideEntry, *, row: TableRow | None, config: SlidesConfig) 
         with open_slide(entry.file) as slide:
             (width, height), scale = slide.dimensions, decide(slide.scale, given=given, default=config.mpp)
     except SlideError as error:
-        return entry.left_out(entry.public_reason(error))
+        cure = f"; {CONVERT}" if entry.file.suffix.lower() in UNREAD_SUFFIXES else ""
+        return entry.left_out(entry.public_reason(error) + cure)
     sized = replace(entry, width=width, height=height)
     if scale is None:
         return sized.left_out(NO_MPP)

@@ -30,6 +30,7 @@ UNREAD_SUFFIXES = frozenset(
     }
 )
 """Formats of slides that no reader here opens."""
+CONVERT = "convert to OME-TIFF, with the scanner's software or Bio-Formats"
 TABLE_NAME = "slides.csv"
 
 # Reasons why a slide is left out.
@@ -95,10 +96,7 @@ class PassedBy:
         parts = []
         if self.unread:
             suffixes = " ".join(sorted(self.unread))
-            parts.append(
-                f"files of formats that are not read: {self.unread.total()} ({suffixes}); convert them to OME-TIFF, "
-                "with the scanner's software or Bio-Formats"
-            )
+            parts.append(f"files of formats that are not read: {self.unread.total()} ({suffixes}); {CONVERT}")
         if self.links:
             parts.append(
                 f"linked folders outside the given paths: {len(self.links)}{places(list(map(str, self.links)))}; to "
