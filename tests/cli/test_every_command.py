@@ -196,3 +196,28 @@ def test_a_path_that_cannot_be_one_is_explained(tmp_path: Path, path: str, words
         (tmp_path / "notes.txt").mkdir(exist_ok=True)
     with pytest.raises(FileNotFoundError), disk_errors_explained(tmp_path):
         (tmp_path / "absent").read_text()
+
+
+def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    done = histoloom("status", "run")
+    assert done.returncode == 2
+    assert (
+        done.stderr == "histoloom: the current folder is gone; change to another one (cd) and type the command again\n"
+    )
+
+
+@pytest.mark.parametrize("command", [command for command, name in PATHS if name == "out"])
+def test_an_output_that_may_not_be_written_is_refused_before_the_work(
+    command: str, values: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def access(path: Path, mode: int) -> bool:
+        return not (path == tmp_path and mode & os.W_OK)
+
+    monkeypatch.setattr(os, "access", access)  # root may write everywhere
+    done = histoloom(*command_with(command, values, wrong="out", path=str(tmp_path / "new" / "out.geojson")))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"histoloom: nothing may be written to {tmp_path}; ")
+    assert not list(tmp_path.iterdir())

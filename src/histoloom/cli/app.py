@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import typer
 from typer.main import get_command
@@ -17,6 +16,7 @@ from histoloom.errors import UserError
 from histoloom.names.table import TableError
 from histoloom.processes import process_count
 from histoloom.run.directory import disk_errors_explained
+from histoloom.run.user import start_folder
 
 # Without it, threads that wait for each other use a core each: beside other work, a step took up to 7 times longer.
 # OpenMP reads it when torch is imported, which no module here does at import.
@@ -63,7 +63,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with disk_errors_explained(Path.cwd()):
+        with disk_errors_explained(start_folder()):
             COMMAND_LINE()
         status = 0
     except UserError as error:

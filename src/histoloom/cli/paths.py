@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +20,14 @@ def check_run(context: typer.Context, parameter: typer.CallbackParam, run: Path)
 
 
 def check_out_folder(context: typer.Context, parameter: typer.CallbackParam, out: Path | None) -> Path | None:
-    """Refuse a folder that is a file or lies below one."""
-    if out is not None and (file := file_in_the_way(out)) is not None:
+    """Refuse a folder that is a file, lies below one, or lies where nothing may be written."""
+    if out is None:
+        return None
+    if (file := file_in_the_way(out)) is not None:
         raise UserError(f"{file} is a file, which stays; give another name: {_usage(context, parameter)}")
+    there = next(part for part in (out, *out.absolute().parents) if part.exists())
+    if not os.access(there, os.W_OK):
+        raise UserError(f"nothing may be written to {there}; give another place: {_usage(context, parameter)}")
     return out
 
 

@@ -1,4 +1,4 @@
-"""The user and the home folder of this process. A container that runs as a bare user id has neither."""
+"""The user and the folders of this process. A container that runs as a bare user id has no name and no home."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ def home_folder() -> Path | None:
         return Path.home()
     except RuntimeError:
         return None
+
+
+def start_folder() -> Path:
+    """The working directory; ``UserError`` where it was removed since the terminal went there."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder is gone; change to another one (cd) and type the command again") from error
 
 
 def expand_home(path: str, *, setting: str) -> Path:
