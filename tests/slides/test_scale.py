@@ -88,6 +88,19 @@ def test_the_scale_is_that_of_the_image_that_is_read(tmp_path, picture, slide):
         assert (opened.dimensions, opened.mpp, opened.mpp_source) == ((200, 160), 0.5, "OME-XML")
 
 
+@pytest.mark.parametrize(
+    ("size", "unit"), [("250", "nm"), ("0.25", "\u00b5m"), ("0.25", "\u03bcm"), ("0.00025", "mm"), ("0.000025", "cm")]
+)
+def test_units_of_ome(tmp_path, picture, size, unit):
+    xml = ome_of((64, 64, 1.0, "slide")).replace('PhysicalSizeX="1.0"', f'PhysicalSizeX="{size}"')
+    xml = xml.replace('PhysicalSizeY="1.0"', f'PhysicalSizeXUnit="{unit}"')
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif", picture(64, 64), photometric="rgb", metadata=None, description=xml.encode()
+    )
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert slide.mpp == pytest.approx(0.25)
+
+
 def test_images_of_one_size_are_told_apart_by_their_pages(tmp_path, picture):
     image = picture(128, 96)
     xml = ome_of((128, 96, 15.0, "macro"), (128, 96, 0.5, "slide"))

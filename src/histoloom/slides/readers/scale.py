@@ -28,8 +28,9 @@ microscope image is that coarse, so values outside count as absent."""
 
 _MAX_SIDE_RATIO = 1.05  # of a pixel's two sides; above it the pixels are not square
 _UM_PER_TIFF_UNIT = {2: 25_400.0, 3: 10_000.0}  # TIFF's ResolutionUnit: inch, centimetre
-_UM_PER_OME_UNIT = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "mm": 1e3}
-_IMAGEJ_MICRONS = {"micron", "microns", "um", "µm", "\\u00B5m"}
+# Writers take the sign for micro or the Greek letter.
+_UM_PER_OME_UNIT = {"nm": 1e-3, "\u00b5m": 1.0, "\u03bcm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "in": 25_400.0}
+_IMAGEJ_MICRONS = {"micron", "microns", "um", "\u00b5m", "\u03bcm", "\\u00B5m"}
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _scale_of_pixels(pixels: ElementTree.Element) -> Scale | None:
     sides = []
     for axis in "XY":
         size = _leading_number(pixels.get(f"PhysicalSize{axis}"))
-        factor = _UM_PER_OME_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        factor = _UM_PER_OME_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "um"))
         sides.append(size * factor if size and factor else None)
     return _of_sides(*sides, source="OME-XML")
 
