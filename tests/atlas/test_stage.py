@@ -156,7 +156,9 @@ def test_a_slide_is_mapped_for_qupath(run: Run, tmp_path: Path) -> None:
     for feature in drawn["features"]:
         named, properties = feature["properties"]["classification"]["name"] == "bone", feature["properties"]
         assert (properties["classification"]["color"] == [1, 2, 3]) == named
-        assert properties.get("metadata") == ({"flag": "mixed"} if named else None)
+        assert properties["metadata"].get("flag") == ("mixed" if named else None)
+        assert properties["metadata"]["histoloom"].startswith("2 0 0+0 " if named else "2 1 0+0 ")
+    assert (run.path / "maps" / "slide-0-k2.geojson").read_bytes() == out.read_bytes()
     areas = [shapely.geometry.shape(f["geometry"]).area for f in drawn["features"]]
     assert sum(areas) == pytest.approx(160 * 128)
     with Image.open(out.with_suffix(".png")) as image:

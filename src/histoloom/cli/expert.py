@@ -85,7 +85,12 @@ def names(
         Path | None,
         typer.Option("--export", metavar="FILE.csv", help="Write the names.", callback=check_out_file),
     ] = None,
-    import_: Annotated[Path | None, typer.Option("--import", metavar="FILE.csv", help="Import names.")] = None,
+    import_: Annotated[
+        Path | None,
+        typer.Option(
+            "--import", metavar="FILE", help="Import names (.csv), or what was corrected on a map in QuPath (.geojson)."
+        ),
+    ] = None,
     rater: Annotated[
         str | None, typer.Option(help="The rater: --export writes only their names, --import makes all names theirs.")
     ] = None,
@@ -119,6 +124,9 @@ def names(
     elif import_ is not None:
         if not import_.is_file():
             raise UserError(f"{import_} does not exist; write one to fill in: histoloom names {run} --export {import_}")
+        if import_.suffix.lower() in (".geojson", ".json"):
+            _import_map(run, import_, clustering=clustering, rater=rater or user_name())
+            return
         try:
             result = import_table(run, import_.read_bytes(), sizes=clustering.sizes, rater=rater, force=force)
         except TableError as error:
@@ -132,6 +140,21 @@ def names(
             refresh_sample_names(run)
         shown = clustering.chosen if k is None else k
         _list_names(read_label_state(run, k=shown), sizes=clustering.sizes[shown], as_json=as_json)
+
+
+def _import_map(run: Path, file: Path, *, clustering: Clustering, rater: str) -> None:
+    from histoloom.atlas.maps.corrections import FILE, import_map
+    from histoloom.names import refresh_sample_names
+    from histoloom.run.directory import Run
+    from histoloom.slides.patch_set import PatchSet
+
+    patches = PatchSet.open(Run.open(run).require("patches"))
+    result = import_map(run, file, patches=patches, labels=clustering.labels, rater=rater)
+    refresh_sample_names(run)
+    for cluster, name in sorted(result.renamed.items()):
+        typer.echo(f"cluster {cluster} of k = {result.k} is {name!r}")
+    corrected = f"{result.corrected} of {result.patches} patches of {result.slide} have another name than their cluster"
+    typer.echo(f"{corrected}{f': {run / FILE}' if result.corrected else ''}")
 
 
 def _clustering(run: Path) -> Clustering:

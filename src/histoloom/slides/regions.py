@@ -8,7 +8,7 @@ other values, each of them is a region's name. Where regions overlap, the smalle
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,15 @@ class Regions:
         return np.asarray(self.label_hw > 0)
 
 
+@dataclass(frozen=True)
+class Area:
+    """A drawn area: the name of its class, its outline in px as QuPath counts them, and QuPath's metadata of it."""
+
+    name: str
+    outline: Polygon
+    metadata: Mapping[str, str]
+
+
 class RegionFiles:
     """The files of regions of a run's slides: a folder with a file for each slide, or one file.
 
@@ -90,26 +99,31 @@ def read_regions(
     """
     if path.suffix.lower() in MASKS:
         return _read_mask(path, dimensions=dimensions, shape_hw=shape_hw)
+    drawn = read_areas(path)
+    height, width = shape_hw
+    scale = width / dimensions[0], height / dimensions[1]
+    ignored = [area for area in drawn if area.name.lower().startswith(IGNORE)]
+    wanted = sorted((area for area in drawn if area not in ignored), key=lambda area: -area.outline.area)
+    names = tuple(sorted({area.name for area in wanted})) or (UNNAMED,)
+    if len(names) > _MOST_NAMES:
+        raise SlideError(f"its regions have {len(names)} names, more than {_MOST_NAMES}", detail=path.name)
+    label_hw = np.full(shape_hw, 0 if wanted else 1, np.uint8)
+    for area in wanted:
+        _fill(label_hw, area.outline, value=names.index(area.name) + 1, origin=origin, scale=scale)
+    for area in ignored:
+        _fill(label_hw, area.outline, value=0, origin=origin, scale=scale)
+    return Regions(label_hw, names)
+
+
+def read_areas(path: Path) -> list[Area]:
+    """The areas in a GeoJSON file; lines, points and QuPath's detections are passed by. Raises ``SlideError``."""
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
-        drawn = list(_named_polygons(_features(values)))
+        return [area for feature in _features(values) for area in _areas_of(feature)]
     except (OSError, ValueError, TypeError, KeyError, ShapelyError) as error:
         raise SlideError(
             "its regions cannot be read; export them from QuPath as GeoJSON", detail=f"{path.name}: {error}"
         ) from error
-    height, width = shape_hw
-    scale = width / dimensions[0], height / dimensions[1]
-    ignored = [(name, area) for name, area in drawn if name.lower().startswith(IGNORE)]
-    wanted = sorted((item for item in drawn if item not in ignored), key=lambda item: -item[1].area)
-    names = tuple(sorted({name for name, _ in wanted})) or (UNNAMED,)
-    if len(names) > _MOST_NAMES:
-        raise SlideError(f"its regions have {len(names)} names, more than {_MOST_NAMES}", detail=path.name)
-    label_hw = np.full(shape_hw, 0 if wanted else 1, np.uint8)
-    for name, area in wanted:
-        _fill(label_hw, area, value=names.index(name) + 1, origin=origin, scale=scale)
-    for _, area in ignored:
-        _fill(label_hw, area, value=0, origin=origin, scale=scale)
-    return Regions(label_hw, names)
 
 
 def _features(values: object) -> list[dict[str, Any]]:
@@ -125,16 +139,16 @@ def _features(values: object) -> list[dict[str, Any]]:
     raise ValueError("neither a FeatureCollection nor a Feature")
 
 
-def _named_polygons(features: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Polygon]]:
-    """Polygons with the names of their class; lines, points and QuPath's detections are passed by."""
-    for feature in features:
-        properties = feature.get("properties") or {}
-        if properties.get("objectType") in _DETECTIONS or feature.get("geometry") is None:
-            continue
-        kind = properties.get("classification") or properties.get("name")
-        name = kind.get("name") if isinstance(kind, dict) else kind
-        for area in _polygons(make_valid(shape(feature["geometry"]))):
-            yield str(name or UNNAMED), area
+def _areas_of(feature: dict[str, Any]) -> list[Area]:
+    properties = feature.get("properties") or {}
+    if properties.get("objectType") in _DETECTIONS or feature.get("geometry") is None:
+        return []
+    kind = properties.get("classification") or properties.get("name")
+    name = kind.get("name") if isinstance(kind, dict) else kind
+    metadata = properties.get("metadata")
+    texts = {str(key): str(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {}
+    outlines = _polygons(make_valid(shape(feature["geometry"])))
+    return [Area(str(name or UNNAMED), outline, texts) for outline in outlines]
 
 
 def _polygons(geometry: object) -> list[Polygon]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -90,12 +90,20 @@ def cluster_overlay(
     return overlay(pale_HW3, boxes_N4=boxes_N4, labels_N=labels_N, colours=[colour], dimensions=dimensions)
 
 
-def geojson(boxes_N4: np.ndarray, *, labels_N: np.ndarray, labels: Mapping[int, Label], colours: Sequence[Rgb]) -> str:
+def geojson(
+    boxes_N4: np.ndarray,
+    *,
+    labels_N: np.ndarray,
+    labels: Mapping[int, Label],
+    colours: Sequence[Rgb],
+    metadata: Callable[[tuple[int, ...]], dict[str, str]] = lambda _clusters: {},
+) -> str:
     """A FeatureCollection that QuPath (0.4 and later) opens: one annotation for each connected area of one class.
 
     ``labels_N`` are the cells' clusters, ``labels`` the name and flag of each cluster. Cells that share a side are
     joined; holes stay holes. Clusters that share a name become one class, in the colour of the first of them, with
-    the flags of all of them. Coordinates are those of ``boxes_N4``, px, to a hundredth.
+    the flags of all of them. ``metadata``: what else QuPath is to keep of an area of these clusters. Coordinates are
+    those of ``boxes_N4``, px, to a hundredth.
     """
     clusters_of_name = defaultdict(list)
     for cluster in sorted(labels):
@@ -106,10 +114,11 @@ def geojson(boxes_N4: np.ndarray, *, labels_N: np.ndarray, labels: Mapping[int, 
         if not inside_N.any():
             continue
         first, flags = clusters[0], sorted({labels[cluster].flag for cluster in clusters} - {""})
+        kept = ({"flag": ", ".join(flags)} if flags else {}) | metadata(tuple(clusters))
         properties = {
             "objectType": "annotation",
             "classification": {"name": labels[first].name, "color": [int(channel) for channel in colours[first]]},
-            **({"metadata": {"flag": ", ".join(flags)}} if flags else {}),
+            **({"metadata": kept} if kept else {}),
         }
         for area in _areas(boxes_N4[inside_N]):
             rings = [[list(corner) for corner in ring.coords] for ring in (area.exterior, *area.interiors)]

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from histoloom.atlas.maps.corrections import MapSource, kept_map
 from histoloom.atlas.maps.overlay import geojson, overlay
 from histoloom.atlas.maps.palette import Rgb, cluster_colours
 from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.results import Decision
 from histoloom.config import MPP_LIMITS, Config
 from histoloom.errors import UserError
-from histoloom.names import current_labels
+from histoloom.names import clustering_of, current_labels
 from histoloom.run.directory import Run, disk_errors_explained, replacing, write_text
 from histoloom.run.own_output import png_text
 from histoloom.slides.entries import SlideError
@@ -221,9 +222,22 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
     labels = current_labels(run, k=k)
     colours = cluster_colours(labels, k=k)
     boxes_N4 = slide_map.boxes_N4 - np.array([*slide_map.origin, *slide_map.origin])
+
+    def source(clusters: tuple[int, ...]) -> dict[str, str]:
+        if known is None:
+            return {}
+        of_map = MapSource(known.slide_id, k, clusters, slide_map.origin, clustering_of(run))
+        return {MapSource.KEY: str(of_map)}
+
+    text = geojson(boxes_N4, labels_N=slide_map.labels[k], labels=labels, colours=colours, metadata=source)
+    if known is not None:
+        kept = kept_map(run, slide=known.slide_id, k=k)
+        with disk_errors_explained(kept.parent):
+            kept.parent.mkdir(exist_ok=True)
+            write_text(kept, text)
     with disk_errors_explained(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, geojson(boxes_N4, labels_N=slide_map.labels[k], labels=labels, colours=colours))
+        write_text(out, text)
         write_png(picture, slide_map.picture(k=k, colours=colours))
 
 
