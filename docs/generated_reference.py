@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 import histoloom
 from histoloom.cli.app import app
 from histoloom.config import Config, Section, preset_names
+from histoloom.config.section import subsection
 
 
 def write(folder: Path) -> None:
@@ -108,12 +109,6 @@ def sections(model: type[Section], prefix: str = "") -> Iterator[tuple[str, type
     for name, field in model.model_fields.items():
         if section := subsection(field):
             yield from sections(section, f"{prefix}.{name}" if prefix else name)
-
-
-def subsection(field: FieldInfo) -> type[Section] | None:
-    """The section that a field holds (also an optional one, or a list of them), or None."""
-    options = [field.annotation, *typing.get_args(field.annotation)]
-    return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
 
 
 def _type(annotation: Any) -> str:

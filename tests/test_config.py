@@ -292,3 +292,11 @@ def test_every_default_is_written_out() -> None:
     written = yaml.safe_load(dump_config(config_of("cpu")))
     assert set(written) == set(Config.model_fields)
     assert written["runtime"]["checkpoint_seconds"] == 60
+
+
+def test_a_setting_may_be_given_by_its_earlier_name_where_the_preset_has_the_present_one() -> None:
+    before = read_preset("demo")
+    values = with_settings(before, ["evaluation.judge.channels=8", "diffusion.training.phases.0.lr=0.5"])
+    assert values["evaluation"]["cluster_classifier"] == {**before["evaluation"]["cluster_classifier"], "channels": 8}
+    assert "judge" not in values["evaluation"]
+    assert values["diffusion"]["training"]["phases"][0]["lr"] == 0.5

@@ -7,6 +7,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.fields import FieldInfo
 
 
 class Section(BaseModel):
@@ -80,3 +81,9 @@ def _options(annotation: Any) -> Iterator[Any]:
         yield from _options(get_args(annotation)[0])
     else:
         yield annotation
+
+
+def subsection(field: FieldInfo) -> type[Section] | None:
+    """The section that a field holds (also an optional one, or a list of them), or None."""
+    options = [field.annotation, *get_args(field.annotation)]
+    return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)

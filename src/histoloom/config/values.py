@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from histoloom.config.section import Section
+from histoloom.config.section import Section, subsection
 from histoloom.config.sections import Config
 from histoloom.errors import UserError
 
@@ -49,7 +49,7 @@ def with_settings(values: Values, settings: Iterable[str]) -> Values:
             raise UserError(f"--set {key}: the value {text!r} is not YAML") from error
 
         place: Any = result
-        *sections, last = key.split(".")
+        *sections, last = _present_key(key.split("."))
         for part in sections:
             if _is_place(place, part):
                 place = place[int(part)]
@@ -66,6 +66,18 @@ def with_settings(values: Values, settings: Iterable[str]) -> Values:
         else:
             raise UserError(f"--set {setting}: {last!r} is not a setting")
     return result
+
+
+def _present_key(parts: Sequence[str]) -> list[str]:
+    """The parts of a key, with the present names of settings that have been renamed."""
+    names: list[str] = []
+    section: type[Section] | None = Config
+    for part in parts:
+        names.append(part if section is None else section.renamed.get(part, part))
+        if section is not None and not part.isdigit():  # a number is a place in a list of sections
+            field = section.model_fields.get(names[-1])
+            section = None if field is None else subsection(field)
+    return names
 
 
 def _is_place(values: Any, part: str) -> bool:
