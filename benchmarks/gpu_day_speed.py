@@ -41,7 +41,6 @@ from histoloom.diffusion.model.conditions import Conditions
 from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.diffusion.model.unet import HEAD_CHANNELS, make_unet
 from histoloom.run.stage import EventLog
-from histoloom.training import devices
 from histoloom.training.devices import autocast, resolve_device, resolve_precision
 from histoloom.training.loop import Objective, StepContext, Task, train
 
@@ -466,8 +465,6 @@ def graphs(day: Day, preset: str) -> Result:
     A launch takes the CPU some microseconds, and a step of a clusterer has hundreds of them. A sampling, which has no
     such graphs, is drawn by compiled networks against plain ones.
     """
-    if day.tiny:
-        devices.BACKEND = "eager"  # a test has no minutes for a compiler
     config = sized(preset, day)
     side = config.patches.size // config.autoencoder.factor
     shape = (config.autoencoder.code_dim, side, side)
@@ -482,21 +479,22 @@ def graphs(day: Day, preset: str) -> Result:
     found = []
     for name, (make, training) in trainings.items():
         graphed, compiled = (
-            ours(make(), config=_fast(base, fast), training=training, day=day) for fast in ("graphs", "on")
+            ours(make(), config=_fast(base, fast, day=day), training=training, day=day) for fast in ("graphs", "on")
         )
         title = f"{name}, graphs against compiled, batch {training.batch_size}"
         found.append(compared(title, mine=graphed, theirs=compiled, operations=0, config=config, day=day))
 
     sampler = SAMPLER.model_copy(update={"steps": 3}) if day.tiny else SAMPLER
     compiled, plainly = (
-        _our_sampling(_fast(config, fast), shape=shape, sampler=sampler, day=day) for fast in ("on", "off")
+        _our_sampling(_fast(config, fast, day=day), shape=shape, sampler=sampler, day=day) for fast in ("on", "off")
     )
     title = f"sampling {preset}, compiled against plain, batch {_drawn_at_once(day)}"
     found.append(compared(title, mine=compiled, theirs=plainly, operations=0, config=config, day=day))
     return _result(found, tables={})
 
 
-def _fast(config: Config, fast: str) -> Config:
+def _fast(config: Config, fast: str, *, day: Day) -> Config:
+    fast = "off" if day.tiny else fast  # a test has no time to compile
     return config.model_copy(update={"runtime": config.runtime.model_copy(update={"fast": fast})})
 
 

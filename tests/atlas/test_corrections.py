@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from histoloom.atlas.maps.corrections import FILE, Corrections, MapSource, import_map, kept_map, read_corrections
+from histoloom.atlas.maps.corrections import Corrections, MapSource, import_map, kept_map
 from histoloom.atlas.maps.overlay import geojson
 from histoloom.cli.app import app
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.errors import UserError
 from histoloom.names import add_name, clustering_of, current_labels, current_names
+from histoloom.names.corrections import FILE, NO_TISSUE, current_corrections, read_corrections
 from histoloom.run.directory import Run, write_text
 from histoloom.slides.patch_set import PatchSet
 
@@ -100,6 +101,9 @@ def test_deleted_moved_and_new_areas(finished: Run, drawn: Features) -> None:
     }
     assert {"", "vessel"} == set(expected.values())
     assert {row["patch_id"]: row["name"] for row in read_corrections(finished.path)} == expected
+    current = current_corrections(finished.path, k=2)
+    assert current == {patch: name or NO_TISSUE for patch, name in expected.items()}
+    assert current_corrections(finished.path, k=4) == {}
 
 
 def test_a_second_import_takes_the_place_of_the_raters_first(finished: Run, drawn: Features) -> None:

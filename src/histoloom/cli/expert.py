@@ -143,8 +143,9 @@ def names(
 
 
 def _import_map(run: Path, file: Path, *, clustering: Clustering, rater: str) -> None:
-    from histoloom.atlas.maps.corrections import FILE, import_map
+    from histoloom.atlas.maps.corrections import import_map
     from histoloom.names import refresh_sample_names
+    from histoloom.names.corrections import FILE
     from histoloom.run.directory import Run
     from histoloom.slides.patch_set import PatchSet
 

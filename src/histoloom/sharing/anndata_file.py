@@ -93,7 +93,8 @@ def annotate(run: Run) -> PatchAnnotations:
         obs[f"k{sweep_k}"] = _categories(cluster_N, [str(cluster) for cluster in range(sweep_k)])
         obs[f"k{sweep_k}_tissue"] = np.array(names, dtype=object)[cluster_N]
         obsm[f"k{sweep_k}_probabilities"] = labelled.probabilities(sweep_k)
-    for column in (*_TEXTS, "tissue", "flag", *(f"k{sweep_k}_tissue" for sweep_k in labelled.clustering.ks)):
+    further = [column for column in ("region", "correction") if column in obs]
+    for column in (*_TEXTS, *further, "tissue", "flag", *(f"k{sweep_k}_tissue" for sweep_k in labelled.clustering.ks)):
         codes, texts = pd.factorize(obs[column].astype(object), sort=True)
         obs[column] = _categories(codes, list(texts))
 

@@ -10,6 +10,7 @@ import pandas as pd
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.errors import UserError
 from histoloom.names import Label, current_labels
+from histoloom.names.corrections import current_corrections
 from histoloom.run.directory import Run
 from histoloom.slides.patch_set import PatchSet
 
@@ -58,8 +59,12 @@ class LabelledPatches:
         return self.clustering.probabilities(k)[self.row_N]
 
     def table(self, k: int) -> pd.DataFrame:
-        """A row a patch: its place, um/px, cluster, the cluster's name, flag and colour, and its probability."""
-        table, cluster_N, labels = self.patches.columns(*PLACE), self.clusters(k), self.labels(k)
+        """A row a patch: its place, um/px, cluster, the cluster's name, flag and colour, and its probability.
+
+        Where patches were drawn inside regions, also the region; where an expert has corrected some, the corrections.
+        """
+        region = ("region",) if self.patches.has_regions else ()
+        table, cluster_N, labels = self.patches.columns(*PLACE, *region), self.clusters(k), self.labels(k)
         table["mpp"], table["k"], table["cluster"] = self.patches.mpp, k, cluster_N
         for column, values in {
             "tissue": [label.name for label in labels.values()],
@@ -68,4 +73,6 @@ class LabelledPatches:
         }.items():
             table[column] = np.array(values, dtype=object)[cluster_N]
         table["probability"] = self.probabilities(k)[np.arange(len(cluster_N)), cluster_N]
+        if corrections := current_corrections(self.run.path, k=k):
+            table["correction"] = table["patch_id"].astype(str).map(corrections).fillna("")
         return table

@@ -170,6 +170,13 @@ class PatchSet:
         return pd.read_parquet(self._index.path)
 
     @cached_property
+    def has_regions(self) -> bool:
+        """Whether patches were drawn inside regions, whose names are the column ``region``."""
+        import pyarrow.parquet as pq
+
+        return "region" in pq.read_schema(self._index.path).names
+
+    @cached_property
     def slides(self) -> pd.DataFrame:
         """A row a slide; ``SlideRow.load`` gives the same as records."""
         import pandas as pd

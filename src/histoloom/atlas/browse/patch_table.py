@@ -45,7 +45,6 @@ class PatchTable:
         self.patches = PatchSet.open(folder)
         with pq.ParquetFile(folder / "index.parquet") as file:
             index = file.read(["patch_id", "slide_id", "x", "y", "extent", "split"])
-            self._has_regions = "region" in file.schema_arrow.names
         self._ids: pa.ChunkedArray = index.column("patch_id").cast(pa.string()).combine_chunks()
 
         slides, with_patches = self.patches.slides, set(index.column("slide_id").unique().to_pylist())
@@ -71,7 +70,7 @@ class PatchTable:
 
     def regions(self) -> np.ndarray | None:
         """The region that each patch was drawn from, (N,) of texts; None where patches were drawn anywhere."""
-        return None if not self._has_regions else self.patches.columns("region")["region"].to_numpy()
+        return None if not self.patches.has_regions else self.patches.columns("region")["region"].to_numpy()
 
     def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """The ids of rows."""

@@ -8,8 +8,6 @@ has no name where that area was deleted. Where areas overlap, the smallest one c
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,15 +19,12 @@ import shapely
 
 from histoloom.errors import UserError
 from histoloom.names import append, clustering_of, current_labels, locked, normalised
+from histoloom.names.corrections import write_corrections
 from histoloom.names.edits import label_events
-from histoloom.names.table import inert, not_inert
-from histoloom.run.directory import disk_errors_explained, fingerprint, write_text
+from histoloom.run.directory import fingerprint
 from histoloom.slides.entries import SlideError
 from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.regions import Area, read_areas
-
-FILE = "corrections.csv"
-COLUMNS = ("patch_id", "k", "cluster", "before", "name", "rater", "time", "clustering")
 
 
 @dataclass(frozen=True)
@@ -131,7 +126,7 @@ def import_map(
         if normalised(expected) != normalised(name):
             rows.append([patch_id, source.k, cluster_of[patch_id], expected, name, rater, time, clustering])
     with locked(run):
-        _write_corrections(run, rows, slide_patches=set(table["patch_id"]), k=source.k, rater=rater)
+        write_corrections(run, rows, slide_patches=set(table["patch_id"]), k=source.k, rater=rater)
         if events:
             append(run, events)
     return Corrections(source.slide, source.k, renamed, len(rows), len(table))
@@ -148,15 +143,6 @@ def names_at(areas: Sequence[Area], middle_N2: np.ndarray) -> list[str]:
         if size < smallest_N[point]:
             smallest_N[point], names[point] = size, areas[hit].name
     return names
-
-
-def read_corrections(run: Path) -> list[dict[str, str]]:
-    """The rows of ``RUN/corrections.csv``, all of them; none where there is no such file."""
-    path = run / FILE
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return [{key: not_inert(cell) for key, cell in row.items()} for row in csv.DictReader(file)]
 
 
 def _read(file: Path) -> list[Area]:
@@ -197,22 +183,3 @@ def _renamed_classes(before: Sequence[Area], after: Sequence[Area]) -> dict[tupl
         for clusters, name in names.items()
         if name.strip() and normalised(name) != normalised(old[clusters])
     }
-
-
-def _write_corrections(
-    run: Path, rows: Sequence[Sequence[object]], *, slide_patches: set[str], k: int, rater: str
-) -> None:
-    """Put ``rows`` in the place of the rater's earlier corrections of the same patches at this k."""
-    kept = [
-        [row[column] for column in COLUMNS]
-        for row in read_corrections(run)
-        if not (row["patch_id"] in slide_patches and row["k"] == str(k) and row["rater"] == rater)
-    ]
-    if not kept and not rows and not (run / FILE).is_file():
-        return
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([inert(str(cell)) for cell in row] for row in (*kept, *rows))
-    with disk_errors_explained(run):
-        write_text(run / FILE, "\ufeff" + text.getvalue())
