@@ -133,22 +133,29 @@ def export(
         typer.Argument(metavar="OUT", help="A new folder; with --to h5ad a new file.", callback=check_out_folder),
     ],
     to: Annotated[
-        Literal["generator", "h5ad"],
-        typer.Option(help="The generator, or an AnnData with a row a patch: clusters, names, features, places."),
+        Literal["generator", "h5ad", "trident", "clam"],
+        typer.Option(
+            help="The generator; an AnnData with a row a patch: clusters, names, features, places; or places and "
+            "clusters as HDF5 files that TRIDENT or CLAM read."
+        ),
     ] = "generator",
     half: Annotated[bool, typer.Option("--half", help="Weights in half precision: half the size.")] = False,
     licence: Annotated[str | None, typer.Option(metavar="ID", help="Licence of the folder, such as cc-by-4.0.")] = None,
     data: Annotated[str | None, typer.Option(metavar="TEXT", help="Source and licence of the slides.")] = None,
 ) -> None:
-    """Export the generator (weights, configuration, names and model card), or the patches' clusters and features."""
+    """Export the generator (weights, configuration, names and model card), or what is known of the patches."""
     from histoloom.run.directory import Run
 
+    if to != "generator" and (half or licence is not None or data is not None):
+        raise UserError(f"--half, --licence and --data describe a generator; leave them out with --to {to}")
     if to == "h5ad":
         from histoloom.sharing.anndata_file import export_anndata
 
-        if half or licence is not None or data is not None:
-            raise UserError("--half, --licence and --data describe a generator; leave them out with --to h5ad")
         export_anndata(Run.open(run), out)
+    elif to != "generator":
+        from histoloom.sharing.coordinate_files import export_coordinates
+
+        export_coordinates(Run.open(run), out, program=to)
     else:
         from histoloom.sharing.export import Terms, export_generator
 
