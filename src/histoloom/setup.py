@@ -127,7 +127,7 @@ def resolve_auto(config: Config, *, previous: Config | None = None) -> Config:
 
 
 def _with_absolute_files(config: Config, *, settings: Sequence[str]) -> Config:
-    """``config`` with the paths that are among ``settings`` made absolute: slides, regions and files of features.
+    """``config`` with the paths that are among ``settings`` made absolute: of slides, regions, places and features.
 
     Raises ``UserError`` where nothing is there: the clusters come hours later.
     """
@@ -137,10 +137,12 @@ def _with_absolute_files(config: Config, *, settings: Sequence[str]) -> Config:
             raise UserError(f"slides.paths: {absent[0]} does not exist; give slides or folders of slides")
         slides = config.slides.model_copy(update={"paths": tuple(map(str, paths))})
         config = config.model_copy(update={"slides": slides})
-    if config.slides.regions is not None and any(setting.startswith("slides.regions=") for setting in settings):
-        regions = expand_home(config.slides.regions, setting="slides.regions").resolve()
-        slides = config.slides.model_copy(update={"regions": str(regions)})
-        config = config.model_copy(update={"slides": slides})
+    for name in ("regions", "places"):
+        text = getattr(config.slides, name)
+        if text is not None and any(setting.startswith(f"slides.{name}=") for setting in settings):
+            place = expand_home(text, setting=f"slides.{name}").resolve()
+            slides = config.slides.model_copy(update={name: str(place)})
+            config = config.model_copy(update={"slides": slides})
     if config.clusters.files is None or not any(setting.startswith("clusters.files=") for setting in settings):
         return config
     files = expand_home(config.clusters.files, setting="clusters.files").resolve()

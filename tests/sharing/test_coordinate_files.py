@@ -15,7 +15,9 @@ import pytest
 from command_line import histoloom
 
 from histoloom.run.directory import Run
+from histoloom.run.stage import EventLog, StageContext
 from histoloom.sharing.coordinate_files import Program, attributes_of, export_coordinates, file_names
+from histoloom.slides import stage
 from histoloom.slides.patch_set import PatchSet, SlideRow
 from histoloom.slides.places import PlaceFiles, read_places
 from histoloom.slides.readers.open import open_slide
@@ -97,6 +99,20 @@ def test_clusters_stand_beside_the_places_and_reading_gives_the_places_back(
         )
         np.testing.assert_array_equal(places.corner_N2, rows[["x", "y"]])
         assert (places.extent, places.left_out) == (extent, 0)
+
+
+def test_a_run_at_the_places_of_another_has_its_patches(run: Run, tmp_path: Path) -> None:
+    export_coordinates(run, tmp_path / "places", program="trident")
+    slides = run.config.slides.model_copy(update={"places": str(tmp_path / "places")})
+    out = tmp_path / "out"
+    out.mkdir()
+    config = run.config.model_copy(update={"slides": slides})
+    stage.run(StageContext(tmp_path, config, out, {}, EventLog(out / "log.jsonl")))
+    made, patches = PatchSet.open(out), PatchSet.open(run.folder("patches"))
+    columns = ["patch_id", "x", "y", "extent", "tissue", "split"]
+    pd.testing.assert_frame_equal(made.table[columns], patches.table[columns])
+    rows = np.arange(len(patches))
+    np.testing.assert_array_equal(made.images(rows), patches.images(rows))
 
 
 def test_magnifications_give_the_extent_of_any_scale_and_names_are_told_apart() -> None:

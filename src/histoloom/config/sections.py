@@ -41,6 +41,11 @@ class SlidesConfig(Section):
         None,
         description="regions to draw patches from, GeoJSON or masks: a folder with a file for each slide, or a file",
     )
+    places: str | None = Field(
+        None,
+        description="folder with a file of places for each slide, HDF5 of TRIDENT or CLAM: patches are taken there and "
+        "nowhere else, however many; null: they are drawn",
+    )
     mpp: float | None = Field(
         None,
         ge=MPP_LIMITS[0],
@@ -54,7 +59,8 @@ class SlidesConfig(Section):
 
     @model_validator(mode="after")
     def _keeps_names_private(self) -> SlidesConfig:
-        private = [text.startswith(PRIVATE) for text in (*self.paths, self.table, self.regions) if text is not None]
+        files = (*self.paths, self.table, self.regions, self.places)
+        private = [text.startswith(PRIVATE) for text in files if text is not None]
         if not all(private) if self.pseudonyms else any(private):
             raise ValueError("a pseudonymised run takes no names of files; make a new one: histoloom init")
         return self

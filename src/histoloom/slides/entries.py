@@ -39,7 +39,7 @@ class SlideEntry:
     ``width`` and ``height`` are level-0 pixels (0 where unknown); ``mpp`` is um/px at level 0; ``mpp_source`` says
     where it comes from; ``status`` is ``"ok"`` or the reason why the slide is left out. ``extra`` are the table's
     further columns. ``alias`` stands for the file in a pseudonymised run; slides of equal ``content`` are copies.
-    ``regions`` is the file of its regions, where the run has some.
+    ``regions`` and ``places`` are the files of its regions and of its patches' places, where the run has some.
     """
 
     slide_id: str
@@ -56,6 +56,7 @@ class SlideEntry:
     alias: str = ""
     content: str = ""
     regions: Path | None = None
+    places: Path | None = None
 
     @property
     def usable(self) -> bool:

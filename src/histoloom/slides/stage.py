@@ -20,7 +20,7 @@ from histoloom.config import Config
 from histoloom.errors import UserError
 from histoloom.run.directory import disk_errors_explained, replacing
 from histoloom.run.stage import StageContext
-from histoloom.slides.entries import SlideEntry
+from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.inventory.find import find_slides, none_usable
 from histoloom.slides.patch_set import PatchSetInfo, SlideRow
 from histoloom.slides.patches.extract import (
@@ -43,6 +43,7 @@ from histoloom.slides.patches.sampling import (
     splits_of,
 )
 from histoloom.slides.patches.surroundings import fields_of, image_side
+from histoloom.slides.places import read_places
 from histoloom.slides.readers.scale import SETTING
 from histoloom.slides.stain.normalise import SlideStains, StainNormaliser, estimate_slide, reference_of, stain_jobs
 from histoloom.slides.workers.workers import Workers
@@ -69,7 +70,7 @@ def run(context: StageContext) -> None:
     """
     context = replace(context, out=context.out.absolute())  # workers may have other working directories
     config, out = context.config, context.out
-    if config.patches.count is not None:
+    if config.patches.count is not None and config.slides.places is None:
         _check_count(config.patches.count, config=config, what="patches.count is")
     with (
         disk_errors_explained(out),
@@ -201,13 +202,29 @@ def _find_tissue(
     for entry, result in zip(usable, results, strict=True):
         if result.masks is None:
             reasons[entry.slide_id] = result.reason
-        elif config.tissue == "detect" and not result.masks.tissue_hw.any():
+        elif config.tissue == "detect" and entry.places is None and not result.masks.tissue_hw.any():
             reasons[entry.slide_id] = "no tissue was found on it; patches.tissue=all takes patches anywhere"
         else:
             extent = patch_extent(config.size, mpp=config.mpp, source_mpp=entry.source_mpp)
-            tissue_hw, pen_hw = result.masks.tissue_hw, result.masks.pen_hw
+            tissue_hw, pen_hw, corner_N2 = result.masks.tissue_hw, result.masks.pen_hw, None
+            if entry.places is not None:
+                try:
+                    places = read_places(
+                        entry.places,
+                        dimensions=(entry.width, entry.height),
+                        extent=extent,
+                        size=config.size,
+                        source_mpp=entry.source_mpp,
+                    )
+                except SlideError as error:
+                    reasons[entry.slide_id] = entry.public_reason(error)
+                    continue
+                corner_N2, extent = places.corner_N2, places.extent
+                if places.left_out:
+                    reach = f"{places.left_out} of {places.left_out + len(corner_N2)} places"
+                    context.say(f"{entry.display_name}: {reach} reach over the slide's edge and are left out")
             geometries[entry.slide_id] = SlideGeometry(
-                entry.width, entry.height, extent, tissue_hw, pen_hw, result.regions
+                entry.width, entry.height, extent, tissue_hw, pen_hw, result.regions, corner_N2
             )
     return geometries, reasons
 
@@ -339,10 +356,11 @@ def _report_numbers(index: pd.DataFrame, *, slides: Sequence[SlideRow], train: i
     used = sum(slide.patches > 0 for slide in slides)
     limits = [config.count, config.per_slide * used if config.per_slide is not None else None]
     wanted = min((limit for limit in limits if limit is not None), default=0)
-    if len(index) < wanted:
+    given = context.config.slides.places is not None
+    if len(index) < wanted and not given:
         context.say(f"{len(index)} patches instead of {wanted}: the slides have no more that qualify")
     empty = float((index["tissue"] < EMPTY_TISSUE).mean())
-    if config.tissue == "all" and empty > EMPTY_WARNING:
+    if config.tissue == "all" and empty > EMPTY_WARNING and not given:
         context.say(
             f"{empty:.0%} of the patches show no tissue, and most of the training will go to them; "
             f"to keep to the tissue: histoloom run {context.run} --set patches.tissue=detect"

@@ -17,6 +17,7 @@ from histoloom.slides.entries import SlideEntry, SlideError, one_line
 from histoloom.slides.inventory.pseudonyms import open_pseudonyms
 from histoloom.slides.inventory.search import CONVERT, UNREAD_SUFFIXES, Rows, SlideFile, find_files
 from histoloom.slides.inventory.table import TableRow
+from histoloom.slides.places import NO_PLACES, PlaceFiles
 from histoloom.slides.readers.open import open_slide
 from histoloom.slides.readers.scale import GUESS, NO_MPP, TABLE, Scale, decide
 from histoloom.slides.regions import NO_REGIONS, RegionFiles
@@ -58,6 +59,10 @@ def find_slides(config: SlidesConfig, *, say: Callable[[str], None] = logger.war
     ]
     if config.regions is not None:
         entries = _with_regions(entries, files=RegionFiles(config.regions))
+    if config.places is not None:
+        places = PlaceFiles(config.places)
+        entries = [replace(entry, places=places.of(entry)) for entry in entries]
+        entries = [entry.left_out(NO_PLACES) if entry.usable and entry.places is None else entry for entry in entries]
 
     # What the user must know before the slides are used.
     if passed_by := found.passed_by.describe(names=pseudonyms is None):
@@ -136,6 +141,9 @@ def inventory_fingerprint(config: SlidesConfig, *, samples: int = SAMPLES) -> st
         regions = RegionFiles(config.regions)
         drawn = [(item.name, regions.of(item.file)) for item in found.slides if not item.reason]
         content["regions"] = sorted((name, file_digest(file, samples=samples)) for name, file in drawn if file)
+    if config.places is not None:
+        files_of_places = PlaceFiles(config.places).files.items()
+        content["places"] = sorted((name, file_digest(file, samples=samples)) for name, file in files_of_places)
     return fingerprint(content | {name: value for name, value in settings.items() if value is not None})
 
 

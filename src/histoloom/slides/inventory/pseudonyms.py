@@ -27,6 +27,7 @@ FOLDER_VARIABLE, KEY_VARIABLE = "HISTOLOOM_PRIVATE", "HISTOLOOM_KEY"
 SHORTEST_KEY = 32
 
 _DIGITS = 16
+_OPTIONAL = ("regions", "places")  # settings of slides that may name files
 
 
 class SlideNames(Record):
@@ -39,13 +40,14 @@ class SlideNames(Record):
 
 
 class PrivateRecord(Record):
-    """``TOKEN.json`` in the private folder: the paths, table and regions of a run as the user gave them, and its
-    slides' names by hashed slide id.
+    """``TOKEN.json`` in the private folder: the paths, table, regions and places of a run as the user gave them, and
+    its slides' names by hashed slide id.
     """
 
     paths: tuple[str, ...]
     table: str | None
     regions: str | None = None
+    places: str | None = None
     slides: Mapping[str, SlideNames]
 
     @staticmethod
@@ -77,9 +79,9 @@ class Pseudonyms:
         return f"{PRIVATE}{self.record.stem}"
 
     def reveal(self, config: SlidesConfig) -> SlidesConfig:
-        """``config`` with the user's paths, table and regions; further columns only where they are named."""
+        """``config`` with the user's paths, table, regions and places; further columns only where they are named."""
         record = self._load()
-        given = {"paths": record.paths, "table": record.table, "regions": record.regions}
+        given = {name: getattr(record, name) for name in ("paths", "table", *_OPTIONAL)}
         return config.model_copy(update=given | {"columns": config.columns or (), "pseudonyms": None})
 
     def hide(self, entries: Sequence[SlideEntry]) -> list[SlideEntry]:
@@ -124,15 +126,14 @@ def pseudonymised(config: SlidesConfig, *, run: Path) -> SlidesConfig:
     with disk_errors_explained(folder, cure=f"set {FOLDER_VARIABLE} to a folder of yours"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         key = _load_key(folder, create=True)
-    inputs = {"paths": list(config.paths), "table": config.table}
-    if config.regions is not None:
-        inputs["regions"] = config.regions
+    optional = {name: value for name in _OPTIONAL if (value := getattr(config, name)) is not None}
+    inputs = {"paths": list(config.paths), "table": config.table, **optional}
     pseudonyms = Pseudonyms(key, folder / f"{_digest(key, 'run', json.dumps(inputs))}.json")
     if not pseudonyms.record.exists():
-        record = PrivateRecord(paths=config.paths, table=config.table, regions=config.regions, slides={})
+        record = PrivateRecord(paths=config.paths, table=config.table, slides={}, **optional)
         record.save(pseudonyms.record)
-    regions = None if config.regions is None else pseudonyms.token
-    values = {"paths": (pseudonyms.token,), "table": None, "regions": regions, "pseudonyms": pseudonyms.key_id}
+    values = {"paths": (pseudonyms.token,), "table": None, "pseudonyms": pseudonyms.key_id}
+    values |= dict.fromkeys(optional, pseudonyms.token)
     return SlidesConfig.model_validate(config.model_dump() | values)
 
 

@@ -29,7 +29,8 @@ _SPARES_PER_PATCH, _MIN_SPARES = 16, 256  # further candidates, where a filter m
 class SlideGeometry:
     """A slide's width and height (level-0 px), the side of its patches there, its tissue and its pen, bool (h, w).
 
-    ``regions``: where patches may lie; None: anywhere.
+    ``regions``: where patches may lie; None: anywhere. ``places``: the upper left corners of all patches, int64 (n, 2);
+    None: they are drawn.
     """
 
     width: int
@@ -38,6 +39,7 @@ class SlideGeometry:
     tissue: np.ndarray
     pen: np.ndarray | None = None
     regions: Regions | None = None
+    places: np.ndarray | None = None
 
     def share(self, mask_hw: np.ndarray | None, *, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Share of a mask in each patch at level-0 (x, y), float (n,) 0..1; 0 without a mask, or with an empty one."""
@@ -110,18 +112,27 @@ def draw_candidates(
     The patches are shared out by the slides' area of tissue, um^2; with ``tissue: all``, by their whole area.
     """
     patches = config.patches
-    usable = [entry for entry in entries if entry.usable]
+    candidates: dict[str, CandidatePatches] = {}
+    reasons: dict[str, str] = {}
+    drawn: list[SlideEntry] = []
     limits, areas = [], []
-    for entry in usable:
+    for entry in entries:
+        if not entry.usable:
+            continue
         geometry = geometries[entry.slide_id]
+        if geometry.places is not None:
+            candidates[entry.slide_id] = _given_candidates(geometry, config=patches)
+            if not len(candidates[entry.slide_id].positions):
+                reasons[entry.slide_id] = "none of its places lies inside its regions; lower patches.min_region"
+            continue
+        drawn.append(entry)
         limits.append(position_count(geometry, config=patches))
         usable_hw = geometry.tissue if patches.tissue == "detect" else np.ones_like(geometry.tissue)
         share = float((usable_hw if geometry.regions is None else usable_hw & geometry.regions.inside_hw).mean())
         areas.append(share * geometry.width * geometry.height * entry.source_mpp**2)
     counts = patches_per_slide(np.array(areas), capacity=np.array(limits), config=patches)
 
-    candidates, reasons = {}, {}
-    for entry, count in zip(usable, counts.tolist(), strict=True):
+    for entry, count in zip(drawn, counts.tolist(), strict=True):
         spares = (
             _SPARES_PER_PATCH * count + _MIN_SPARES if Filters.of(patches, source_mpp=entry.source_mpp).active else 0
         )
@@ -144,6 +155,17 @@ def draw_candidates(
                 f"no patch with a tissue share of {patches.min_tissue:g}{inside} was found; lower {lower}"
             )
     return candidates, reasons
+
+
+def _given_candidates(geometry: SlideGeometry, *, config: PatchesConfig) -> CandidatePatches:
+    """All of a slide's places, in their order; with regions, those that lie inside. No others replace them."""
+    assert geometry.places is not None, "the places are given"
+    x, y = geometry.places.T
+    positions = Positions(x, y, geometry.share(geometry.tissue, x=x, y=y), geometry.share(geometry.pen, x=x, y=y))
+    if geometry.regions is not None:
+        inside = geometry.share(geometry.regions.inside_hw, x=x, y=y)
+        positions = positions.take(np.flatnonzero(inside >= config.min_region))
+    return CandidatePatches(positions, np.zeros(len(positions), bool), len(positions))
 
 
 # --- how many of each slide ---
