@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from histoloom.clustering.confounding.association import (
     COLOUR_WARN_ABOVE,
     PERMUTATIONS,
     Factor,
+    PatchStains,
     association,
     colour_agreement,
     mutual_information,
@@ -107,6 +109,18 @@ def test_stain_is_measured_as_it_was_mixed() -> None:
     np.testing.assert_allclose(result.eosin_N, [0.15, 0.4], atol=0.02)
     balance = slide_stains(result, slides_N=np.array(["a", "b"]))
     assert [balance[slide].balance for slide in ("a", "b")] == pytest.approx([0.75, 0.2], abs=0.03)
+
+
+def test_the_stain_of_many_slides_takes_one_pass() -> None:
+    two = patch_stains(np.concatenate([stained(0.9, 0.3, n=1), stained(0.2, 0.8, n=1)]))
+    copies = 20_000
+    many = PatchStains(*(np.concatenate([values] * copies) for values in vars(two).values()))
+    slides_N = np.array([f"{kind}{number % 1000}" for number in range(copies) for kind in "ab"], object)
+    start = time.process_time()
+    balance = slide_stains(many, slides_N=slides_N)
+    assert time.process_time() - start < 2  # 10 seconds, if each slide searches all patches
+    assert len(balance) == 2000
+    assert [balance[slide].balance for slide in ("a7", "b7")] == pytest.approx([0.75, 0.2], abs=0.03)
 
 
 def test_colour_is_mean_and_deviation_over_the_patch() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,16 @@ def test_classes_of_patches_are_joined_by_name_over_slides(tmp_path: Path) -> No
     assert (classes == void).tolist() == [True, False, True, False, False]
     assert classes[1] == classes[3]
     assert classes[4] == -1
+
+
+def test_many_slides_are_looked_up_in_one_pass(tmp_path: Path) -> None:
+    names = [f"s{number}" for number in range(2000)]
+    slides = pd.DataFrame({"slide_id": names, "file": [str(tmp_path / name) for name in names]})
+    slides = slides.assign(width=1000, height=1000)
+    patches = pd.DataFrame({"slide_id": names * 300, "x": 0, "y": 0, "extent": 150.0})
+    start = time.process_time()
+    assert (true_classes(patches, slides=slides) == -1).all()
+    assert time.process_time() - start < 4  # 9 seconds, if each slide searches the whole table
 
 
 def test_the_entry_names_its_k_and_method() -> None:

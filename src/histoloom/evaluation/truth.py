@@ -55,12 +55,13 @@ def true_classes(patches: pd.DataFrame, *, slides: pd.DataFrame, paths: Sequence
     """
     class_numbers: dict[str, int] = {}
     truth_N = np.full(len(patches), UNKNOWN, np.int64)
+    rows_by_slide = patches.groupby("slide_id", sort=False).indices
     for slide_id, file, width, height in slides[["slide_id", "file", "width", "height"]].to_numpy():
-        rows = np.flatnonzero((patches["slide_id"] == slide_id).to_numpy())
+        rows = rows_by_slide.get(slide_id)
         true_map = None
         with suppress(SlideError):  # the slide of a private run whose names are not known here
-            true_map = TissueMap.load(real_file(str(file), paths=paths)) if len(rows) else None
-        if true_map is None:
+            true_map = TissueMap.load(real_file(str(file), paths=paths)) if rows is not None else None
+        if rows is None or true_map is None:
             continue
         numbers = np.array([class_numbers.setdefault(name, len(class_numbers)) for name in true_map.classes])
         of_slide = patches.iloc[rows]

@@ -248,9 +248,9 @@ def colour_agreement(labels: Mapping[int, np.ndarray], *, stains: PatchStains, s
 
 def slide_stains(stains: PatchStains, *, slides_N: np.ndarray) -> Mapping[str, SlideStain]:
     """Stain of each slide, from its patches' tissue; a slide without tissue counts as balanced."""
-    stain_by_slide = {}
-    for slide in np.unique(slides_N.astype(str)):
-        of_slide = slides_N.astype(str) == slide
-        h, e = (float(x[of_slide].sum()) for x in (stains.tissue_haematoxylin_N, stains.tissue_eosin_N))
-        stain_by_slide[str(slide)] = SlideStain(h / (h + e) if h + e > 0 else 0.5)
-    return stain_by_slide
+    names, slide_N = np.unique(slides_N.astype(str), return_inverse=True)
+    sums = (np.bincount(slide_N, x) for x in (stains.tissue_haematoxylin_N, stains.tissue_eosin_N))
+    return {
+        str(slide): SlideStain(float(h / (h + e)) if h + e > 0 else 0.5)
+        for slide, h, e in zip(names, *sums, strict=True)
+    }

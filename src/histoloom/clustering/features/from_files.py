@@ -64,8 +64,9 @@ class FileFeatures(Features):
         extent_N = table["extent"].to_numpy(np.float64)
         middle_N2 = table[["x", "y"]].to_numpy(np.float64) + extent_N[:, None] / 2
         tile_N, distance_N = np.empty(len(table), np.int64), np.empty(len(table))
-        for number, one in enumerate(tiles):
-            rows = np.flatnonzero(slide_N == number)
+        rows_by_slide = table.groupby("slide_id", sort=False).indices
+        for slide_id, one in zip(names, tiles, strict=True):
+            rows = rows_by_slide[slide_id]
             tile_N[rows], distance_N[rows] = one.nearest(middle_N2[rows])
 
         covered_N = distance_N <= ON_TILE
