@@ -112,7 +112,7 @@ def make_slides(folder: Path, *, count: int) -> list[Path]:
     for number, path in enumerate(paths):
         rng = np.random.default_rng(number)
         moved = np.roll(pictures[number % PICTURES], rng.integers(0, SIDE, 2), axis=(0, 1))
-        lightened = np.rot90(moved, rng.integers(4)) * rng.uniform(0.9, 1.0, 3)
+        lightened = np.rot90(moved, int(rng.integers(4))) * rng.uniform(0.9, 1.0, 3)
         write_pyramid(path, lightened.astype(np.uint8), mpp=1.0)
     return paths
 
