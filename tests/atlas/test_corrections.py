@@ -131,6 +131,11 @@ def test_what_is_no_map_of_this_run_is_refused_and_nothing_is_written(finished: 
     other = json.loads(json.dumps(drawn).replace(" slide-0", " slide-1"))
     refused([*drawn, *other], "several maps")
     refused(other, "the run keeps no map of slide-1 at k = 2")
+    outside = finished.path.parent / "outside-k2.geojson"
+    outside.write_text(json.dumps(drawn), encoding="utf-8")
+    escaping = json.loads(json.dumps(drawn).replace(" slide-0", " ../../outside"))
+    assert kept_map(finished.path, slide="../../outside", k=2).is_file()
+    refused(escaping, "the run keeps no map of ../../outside at k = 2")
     stale = json.loads(json.dumps(drawn).replace(f"{clustering_of(finished.path)} slide", "0123 slide"))
     refused(stale, "a map of other clusters")
     rename(drawn[2], "x" * 5000)

@@ -166,7 +166,7 @@ def test_a_slide_is_mapped_for_qupath(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_slide_of_the_run_has_the_runs_scale(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Its file, a PNG, has none; ``--mpp`` still goes before the run's, and a difference is said."""
+    """Its file, a PNG, has none; ``--mpp`` still goes before the run's, and the log tells a difference."""
     slide = tmp_path / "slides" / "slide-0.png"
     maps = {}
     for mpp in (None, 1.0, 2.0):

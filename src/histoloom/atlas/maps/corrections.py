@@ -91,8 +91,10 @@ def import_map(
     clustering = clustering_of(run)
     if source.clustering != clustering:
         raise UserError(f"{file.name} is a map of other clusters than the run has now; make it again: histoloom map")
+    table = patches.columns("patch_id", "slide_id", "x", "y", "extent")
+    table = table[table["slide_id"] == source.slide]
     original = kept_map(run, slide=source.slide, k=source.k)
-    if not original.is_file():
+    if table.empty or not original.is_file():  # only the id of a slide becomes a part of a path
         raise UserError(
             f"the run keeps no map of {source.slide} at k = {source.k}; make one: histoloom map {run} SLIDE"
         )
@@ -113,8 +115,6 @@ def import_map(
         for event in label_events(cluster=cluster, k=source.k, rater=rater, label={"name": name}, edit=edit)
     ]
 
-    table = patches.columns("patch_id", "slide_id", "x", "y", "extent")
-    table = table[table["slide_id"] == source.slide]
     middle_N2 = table[["x", "y"]].to_numpy(float) + table[["extent"]].to_numpy(float) / 2 - np.array(source.origin)
     of_class = {normalised(area.name): new_names.get(_clusters(area), area.name) for area in before}
     was, now = (names_at(areas, middle_N2) for areas in (before, after))

@@ -49,7 +49,7 @@ BATCH_SIZE = {"cpu": 8, "mps": 16, "cuda": 64}
 """images that are drawn at once, by device"""
 
 COMPILED_FROM = 2_000
-"""images of a job for which networks are compiled with ``runtime.fast: on``: compiling takes about a minute"""
+"""images of a job for which networks are compiled with ``runtime.fast: on``: compiling may take a minute"""
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,9 @@ def find_slides(config: SlidesConfig, *, say: Callable[[str], None] = logger.war
         for entry, file in zip(entries, files, strict=True)
     ]
     if config.regions is not None:
-        entries = _with_regions(entries, files=RegionFiles(config.regions))
+        regions = RegionFiles(config.regions)
+        entries = [replace(entry, regions=regions.of(entry.file)) for entry in entries]
+        entries = [entry.left_out(NO_REGIONS) if entry.usable and entry.regions is None else entry for entry in entries]
     if config.places is not None:
         places = PlaceFiles(config.places)
         entries = [replace(entry, places=places.of(entry)) for entry in entries]
@@ -91,12 +93,6 @@ def find_slides(config: SlidesConfig, *, say: Callable[[str], None] = logger.war
     if not usable:
         raise UserError(none_usable(entries))
     return entries if pseudonyms is None else sorted(entries, key=lambda entry: entry.slide_id)
-
-
-def _with_regions(entries: Sequence[SlideEntry], *, files: RegionFiles) -> list[SlideEntry]:
-    """The entries with their files of regions; usable slides without one are left out."""
-    found = [replace(entry, regions=files.of(entry.file)) for entry in entries]
-    return [entry.left_out(NO_REGIONS) if entry.usable and entry.regions is None else entry for entry in found]
 
 
 def _listed(names: Sequence[str]) -> str:
