@@ -232,6 +232,92 @@ class Faithfulness(ResultFile):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+# --- samples told apart from real patches, and what follows: two_sample.json, verdicts.json
+
+
+class Separation(Record):
+    """How well a classifier tells one set of images from real patches, both of which it has not seen.
+
+    ``auc``: area under the ROC curve; 0.5 is chance, 1 tells every image. ``accuracy``: the mean of the shares of real
+    and of other images that it gets right (balanced). ``n``: real patches, other images.
+    """
+
+    auc: float
+    interval: Interval
+    accuracy: float
+    accuracy_interval: Interval
+    n: tuple[int, int]
+
+
+class TellingFeature(Record):
+    """A feature by which samples are told: ``difference`` of the samples' mean from the real one, in SD of real."""
+
+    name: str
+    difference: float
+
+
+class ToldSample(Record):
+    """A sample with its score: the classifier's probability that it is synthetic."""
+
+    file: str
+    score: float
+
+
+class TwoSample(ResultFile):
+    """``two_sample.json``: a classifier two-sample test (Lopez-Paz & Oquab 2017) of samples against real patches.
+
+    ``samples`` and ``clusters`` (by number): samples against patches of slides that the classifier has not seen;
+    ``floor`` and ``floor_clusters``: the same test with real patches of other slides in the place of the samples.
+    ``telling``: the features that tell most, the strongest first. ``told``: every sample, the most clearly synthetic
+    first. ``note``: the reason where nothing was measured, and then everything else is empty.
+    """
+
+    FILE = "two_sample.json"
+
+    k: int | None = None
+    note: str | None = None
+    samples: Separation | None = None
+    floor: Separation | None = None
+    clusters: Mapping[int, Separation] = {}
+    floor_clusters: Mapping[int, Separation] = {}
+    telling: tuple[TellingFeature, ...] = ()
+    told: tuple[ToldSample, ...] = ()
+
+
+VerdictWord = Literal["like real", "too few", "different", "not measured"]
+
+
+class Check(Record):
+    """One check of samples: its result as a ``word``, and what was measured in a ``sentence``."""
+
+    name: str
+    word: VerdictWord
+    sentence: str
+
+
+class Verdict(Record):
+    """What the checks of samples show together.
+
+    "like real": every check that was made is within its margin of equivalence. "different": at least one check shows a
+    difference. "too few": the samples, the patches or the slides are too few to say either. "not measured": the
+    two-sample test, on which a verdict rests, was not made.
+    """
+
+    word: VerdictWord
+    sentence: str
+    checks: tuple[Check, ...] = ()
+
+
+class Verdicts(ResultFile):
+    """``verdicts.json``: the verdict on all samples of the chosen ``k``, and on those of each cluster, by number."""
+
+    FILE = "verdicts.json"
+
+    k: int
+    overall: Verdict
+    clusters: Mapping[int, Verdict] = {}
+
+
 # --- agreement with true tissue classes: truth.json
 
 
