@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from playwright.sync_api import Page, expect
 
 from histoloom.run.directory import Run
 
+PATCH_LINKS = ["More like this", "Between…", "On its slide", "To its cluster", "As PNG"]
 LOADED = "() => [...document.images].every((image) => image.complete && image.naturalWidth > 0)"
 
 
@@ -94,7 +96,20 @@ def test_the_map_shows_the_patch_under_the_pointer(page: Page, mapped_address: s
     expect(hover).to_contain_text("Cluster")
     page.mouse.down()
     page.mouse.up()
-    expect(page.get_by_role("dialog")).to_contain_text("slide-")
+    # The enlarged patch says and offers what it does in a gallery, and the keys step to those beside it on the map.
+    dialog = page.get_by_role("dialog")
+    for term in ("Slide file", "Patient", "Position", "Probability", "Used for"):
+        expect(dialog.get_by_role("term").filter(has_text=term)).to_be_visible()
+    expect(dialog.get_by_role("link")).to_have_text(PATCH_LINKS)
+    first = str(dialog.get_by_role("link", name="On its slide").get_attribute("href"))
+    assert re.fullmatch(r"/slides/slide-\d\?k=4&cluster=\d&patch=\d+,\d+", first)
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(dialog.get_by_role("link", name="On its slide")).not_to_have_attribute("href", first)
+    expect(dialog.get_by_role("button", name="Close")).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    expect(dialog.get_by_role("link", name="On its slide")).to_have_attribute("href", first)
     page.get_by_role("button", name="Close").click()
     before = canvas.screenshot()
     canvas.focus()

@@ -33,6 +33,7 @@ class PatchModel(BaseModel):
     y: int
     held_out: bool
     cluster: int
+    name: str
     probability: float
     second: int
     second_probability: float
@@ -109,7 +110,7 @@ def pages(n: int) -> int:
 
 def patch_models(view: RunView, rows: np.ndarray, *, k: int) -> list[PatchModel]:
     """Rows of the patch table as models."""
-    table, clusters = view.table, view.clusters(k)
+    table, clusters, names = view.table, view.clusters(k), view.names(k)
     slides = table.slides.iloc[table.slide_N[rows]][["slide", "patient", "slide_id"]].astype(str).to_numpy().tolist()
     return [
         PatchModel(
@@ -122,6 +123,7 @@ def patch_models(view: RunView, rows: np.ndarray, *, k: int) -> list[PatchModel]
             y=round(float(table.y_N[row])),
             held_out=bool(table.held_out_N[row]),
             cluster=int(clusters.label_N[row]),
+            name=names.get(int(clusters.label_N[row]), ""),
             probability=float(clusters.p_N[row]),
             second=int(clusters.second_N[row]),
             second_probability=float(clusters.p_second_N[row]),

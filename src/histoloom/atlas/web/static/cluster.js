@@ -1,6 +1,7 @@
 // A cluster's two galleries: its real patches in one of three orders, and its samples. The address holds the page of each.
 
 import { announce, api, element, gallery, showError } from "./common.js";
+import { drawActions, patchPicture } from "./patch.js";
 
 const patchList = document.getElementById("real");
 const sampleList = document.getElementById("samples");
@@ -19,7 +20,8 @@ const pageNumber = (text) => (/^\d{1,6}$/.test(text ?? "") ? Number(text) : 0);
 /** Show a page of the patches; returns what to announce. */
 async function showPatches(page) {
   const response = await api(`/api/clusters/${k}/${cluster}/patches?order=${order}&page=${page}`);
-  gallery(patchList, response.patches.map(patchEntry));
+  const pictures = response.patches.map((patch) => patchPicture(patch, { k }));
+  gallery(patchList, pictures.map((picture) => ({ ...picture, note: order === "borderline" ? picture.borderlineNote : picture.note })));
   for (const button of orderButtons) button.setAttribute("aria-pressed", button.dataset.order === order);
   document.getElementById("real-order").textContent = ORDERS[order];
   fillPager("real-pager", response, (next) => turnPage(showPatches, next, patchList));
@@ -34,38 +36,11 @@ async function showSamples(page) {
     src: sample.src,
     text: `Synthetic patch number ${sample.index + 1}`,
     facts: [["Synthetic", "not a photograph of tissue"], ["Sample", sample.id]],
-    actions: drawActions(`samples/${sample.id}`),
+    actions: drawActions(`samples/${sample.id}`, { k }),
   })));
   fillPager("samples-pager", response, (next) => turnPage(showSamples, next, sampleList));
   setQuery({ samples: page || null });
   return `samples, page ${page + 1} of ${response.pages}`;
-}
-
-function patchEntry(patch) {
-  const format = (probability) => probability.toFixed(probability > 0.995 && probability < 1 ? 4 : 2);
-  const probability = format(patch.probability);
-  const secondProbability = format(patch.second_probability);
-  return {
-    src: patch.src,
-    text: `Patch of ${patch.slide_id} at ${patch.x}, ${patch.y}; probability ${probability}`,
-    note: order === "borderline" ? `${probability}, ${patch.second}: ${secondProbability}` : probability,
-    facts: [
-      ["Slide file", patch.slide_id], ["Slide", patch.slide], ["Patient", patch.patient], ["Position", `${patch.x}, ${patch.y} px`],
-      ["Probability", probability], ["Second", `cluster ${patch.second}, ${secondProbability}`],
-      ["Used for", patch.held_out ? "evaluation (held out)" : "training"],
-    ],
-    actions: [
-      ...drawActions(patch.id),
-      { title: "On its slide", href: `/slides/${encodeURIComponent(patch.slide_id)}?k=${k}&cluster=${cluster}&patch=${patch.x},${patch.y}` },
-      { title: "As PNG", href: patch.src.replace(/\.jpg(?=\?|$)/, ".png") },
-    ],
-  };
-}
-
-/** Links to the drawing page with a picture as the source. */
-function drawActions(name) {
-  const href = (mode) => `/draw?k=${k}&${mode}=${encodeURIComponent(name)}`;
-  return [{ title: "More like this", href: href("like") }, { title: "Between…", href: href("between") }];
 }
 
 function fillPager(id, { page, pages, total }, goTo) {

@@ -89,6 +89,7 @@ export function debounce(run, milliseconds) {
 /**
  * Fill `list` (a `ul.gallery`) with pictures: [{src, text, note?, facts?, actions?}]. `text` describes the picture. A click, or Enter,
  * enlarges a picture with its `facts` ([[term, text]]) and `actions` ([{title, href} or {title, run}]). The arrow keys move the focus.
+ * A picture with `load` has the rest of itself fetched when it is enlarged.
  */
 export function gallery(list, pictures) {
   list.replaceChildren(...pictures.map((picture, index) => element("li", {},
@@ -116,6 +117,7 @@ export function enlarge(pictures, index) {
   const show = (next) => {
     index = (next + pictures.length) % pictures.length;
     const { src, text, facts = [], actions = [] } = pictures[index];
+    const focused = dialog.contains(document.activeElement) ? document.activeElement.textContent : null;
     const stepButton = (step, title, sign) => element("button", { type: "button", "aria-label": title, onclick: () => show(index + step) }, sign);
     dialog.replaceChildren(
       element("img", { src, alt: text, width: 512, height: 512 }),
@@ -125,7 +127,18 @@ export function enlarge(pictures, index) {
         actions.map(({ title, href, run }) => (href ? element("a", { class: "button", href }, title)
           : element("button", { type: "button", onclick: () => run(pictures[index], dialog) }, title))),
         element("button", { type: "button", class: "primary", onclick: () => dialog.close() }, "Close")));
-    announce(`${text}, ${index + 1} of ${pictures.length}`);
+    // The keyboard stays on the button that it was on, which is a new one now.
+    if (focused !== null) ([...dialog.querySelectorAll("a, button")].find((one) => one.textContent === focused) ?? dialog.querySelector("button.primary")).focus();
+    if (pictures[index].load) complete(index);
+    else announce(`${text}, ${index + 1} of ${pictures.length}`);
+  };
+  const complete = async (wanted) => {
+    try {
+      pictures[wanted] = await pictures[wanted].load();
+      if (index === wanted && dialog.isConnected) show(wanted);
+    } catch (error) {
+      showError(error);
+    }
   };
   dialog.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

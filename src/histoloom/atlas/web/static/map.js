@@ -1,6 +1,7 @@
 // The map of patches on a canvas. Dragging or the arrow keys move it, the wheel or plus and minus zoom, the pointer shows a patch.
 
 import { api, enlarge, showError } from "./common.js";
+import { laterPicture } from "./patch.js";
 
 const canvas = document.getElementById("map");
 const preview = document.getElementById("map-hover");
@@ -9,6 +10,7 @@ const MAX_SCALE = 60;
 const MIN_SCALE = 0.8;
 const HIT_RADIUS = 14; // CSS px from the pointer to a patch
 const CLICK_TOLERANCE = 5; // CSS px that the pointer may move during a click
+const ENLARGED = 60; // patches to step through, from the one that was opened
 
 let data, points; // of the server, and the coordinates of the selected method: x0, y0, x1, y1, ..., each 0..1
 let filter = "all"; // "all", or the label of the only cluster shown
@@ -115,13 +117,12 @@ function resetView() {
   redraw();
 }
 
+/** Enlarge a patch; the next ones are those nearest to it on the map. */
 function openPatch(index) {
-  enlarge([{
-    src: data.pictures[index],
-    text: `Patch ${data.ids[index]}`,
-    facts: [["Patch", data.ids[index]], ["Cluster", clusterTitle(data.labels[index])]],
-    actions: [{ title: "To its cluster", href: `/clusters/${data.k}/${data.labels[index]}` }],
-  }], 0);
+  const distance = (other) => (points[2 * other] - points[2 * index]) ** 2 + (points[2 * other + 1] - points[2 * index + 1]) ** 2;
+  const nearest = data.ids.map((_, other) => other).filter((other) => other === index || isShown(other));
+  nearest.sort((a, b) => distance(a) - distance(b) || (b === index) - (a === index));
+  enlarge(nearest.slice(0, ENLARGED).map((other) => laterPicture({ id: data.ids[other], src: data.pictures[other] }, { k: data.k })), 0);
 }
 
 /** Show the map that a method made (PCA, t-SNE, UMAP). */
