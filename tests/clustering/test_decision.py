@@ -128,6 +128,13 @@ def test_on_gaussian_data_the_gaussian_excess_is_chance() -> None:
     assert np.all(np.abs(mean_I) < 3 * deviation_I)
 
 
+def test_the_unit_of_an_excess_is_the_deviation_among_the_draws_of_the_null(clear: NullDecision) -> None:
+    compared = clear.comparisons[4].indices["calinski_harabasz"]
+    assert compared.null_deviation.keys() == compared.null.keys()
+    for null, excess in compared.excess.items():
+        assert excess.value * compared.null_deviation[null] == pytest.approx(compared.real - compared.null[null])
+
+
 def test_neither_the_order_nor_copies_of_points_matter(clear: NullDecision) -> None:
     x_ND = separated()
     shuffled_ND = numpy_generator(0, "order").permutation(np.concatenate([x_ND, x_ND[:50]]))

@@ -218,6 +218,11 @@ def test_the_command_keeps_its_contract(folders: Path, tmp_path: Path) -> None:
     assert result["interval"][0] < result["copy_rate"] < result["interval"][1]
     assert 0 <= result["false_alarm_rate"] <= 0.2
     assert (result["n_calibration"], result["n_test"], result["slides"]) == (20, 20, [1, 1])
+    held_out = result["held_out_scores"]
+    assert len(held_out) == 40
+    assert held_out == sorted(held_out, reverse=True)
+    alarms = sum(score > result["threshold"] - 1e-4 for score in held_out)  # they are rounded
+    assert alarms >= round(20 * result["false_alarm_rate"])
     first = result["samples"][0]
     assert (first["file"], first["nearest"], first["copy"]) == ("000.png", "005.png", True)
     assert first["score"] > 0.9

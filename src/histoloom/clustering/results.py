@@ -76,13 +76,15 @@ class ValueAgainstNulls(Record):
     """One number of the data and of data without clusters (the nulls).
 
     ``real``: mean over the draws of the data, ``deviation``: standard deviation among these draws. ``null``: mean over
-    the draws of each null, by its name. ``excess``: of the data over each null; its unit is the deviation among the
-    null's draws for an index, and the number's own unit for stability.
+    the draws of each null, by its name; ``null_deviation``: standard deviation among them, empty in earlier runs.
+    ``excess``: of the data over each null; its unit is the deviation among the null's draws for an index, and the
+    number's own unit for stability.
     """
 
     real: float
     deviation: float
     null: Mapping[str, float]
+    null_deviation: Mapping[str, float] = {}
     excess: Mapping[str, Excess]
 
     @property

@@ -450,6 +450,7 @@ class Originality(CopyRates, ResultFile):
     ``threshold``: a score above it counts as a copy; ``target_false_alarm_rate`` is the rate for which it was set.
     ``n_slides``: held-out slides that set the threshold, and others that tested it. ``too_plain`` and
     ``half_too_plain`` count samples of which a changed copy, or a copy of one half, might not be recognised.
+    ``held_out_scores``: of the held-out patches, which cannot be copies; the largest first, empty in earlier runs.
     ``missing``: extractors of an audit of folders that could not be used, with the reason. ``version``: of the scores;
     thresholds of another version do not apply.
     """
@@ -469,6 +470,7 @@ class Originality(CopyRates, ResultFile):
     notes: tuple[str, ...]
     by_features: tuple[FeatureOriginality, ...] = ()
     missing: Mapping[str, str] | None = None
+    held_out_scores: tuple[float, ...] = ()
     samples: tuple[AuditedSample, ...]
 
     def as_json(self) -> object:

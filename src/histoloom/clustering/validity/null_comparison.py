@@ -259,13 +259,18 @@ def _comparison(
     def values(draws: Sequence[Measures], name: str) -> np.ndarray:
         return np.array([draw[name] for draw in draws])
 
+    def spread(value_S: np.ndarray) -> float:
+        """The standard deviation among draws; an index is the mean of a draw's two parts."""
+        return float(value_S.reshape(len(value_S), -1).mean(axis=1).std(ddof=1))
+
     def compared(name: str) -> ValueAgainstNulls:
         real_S = values(real, name)
         null_by_name = {null: values(draws, name) for null, draws in nulls.items()}
         return ValueAgainstNulls(
             real=float(real_S.mean()),
-            deviation=float(real_S.reshape(len(real), -1).mean(axis=1).std(ddof=1)),
+            deviation=spread(real_S),
             null={null: float(null_S.mean()) for null, null_S in null_by_name.items()},
+            null_deviation={null: spread(null_S) for null, null_S in null_by_name.items()},
             excess={null: _excess(name, real_S, null_S, share=share) for null, null_S in null_by_name.items()},
         )
 

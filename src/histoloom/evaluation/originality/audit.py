@@ -49,7 +49,10 @@ class AuditSets:
 
 @dataclass(frozen=True)
 class PixelAudit:
-    """The nearest training patch of each sample. ``calibration`` is None for too few held-out patches."""
+    """The nearest training patch of each sample. ``calibration`` is None for too few held-out patches.
+
+    ``held_out_H``: the scores of the held-out patches; none where these are too few.
+    """
 
     nearest: Nearest
     best_N: np.ndarray
@@ -60,6 +63,7 @@ class PixelAudit:
     membership: Membership | None
     n_train: int
     n_holdout: int
+    held_out_H: np.ndarray
 
     @property
     def alarm_N(self) -> np.ndarray:
@@ -111,9 +115,10 @@ def audit_pixels(sets: AuditSets, *, seed: int = 0, device: torch.device | None 
 
         # A threshold from one part of the held-out slides, tested on the other.
         slide_H = [sets.slide_H[row] for row in held_out]
-        calibration = None
+        calibration, held_out_H = None, np.empty(0)
         if can_calibrate(slide_H):
-            calibration = calibrate(slide_H, search(holdout_HGG, train).score_N)
+            held_out_H = search(holdout_HGG, train).score_N
+            calibration = calibrate(slide_H, held_out_H)
         else:
             counter.advance(len(held_out))
 
@@ -125,7 +130,16 @@ def audit_pixels(sets: AuditSets, *, seed: int = 0, device: torch.device | None 
             scores = (search(images_NGG, samples).score_N for images_NGG in (members_NGG, others_NGG))
             membership_test = membership(*scores)
     best_N, half_N = (score(samples_NGG, device=device) for score in (best_score, best_score_of_weakest_half))
-    return PixelAudit(of_samples, best_N, half_N, calibration, membership_test, len(train_MGG), len(held_out))
+    return PixelAudit(
+        nearest=of_samples,
+        best_N=best_N,
+        half_N=half_N,
+        calibration=calibration,
+        membership=membership_test,
+        n_train=len(train_MGG),
+        n_holdout=len(held_out),
+        held_out_H=held_out_H,
+    )
 
 
 def draw_rows(n: int, most: int, *, seed: int, what: str) -> np.ndarray:

@@ -26,6 +26,7 @@ from histoloom.training.devices import resolve_device
 SHOWN_OF_RUN, SHOWN_OF_FOLDERS = 8, 12
 """suspicious pairs that are kept as pictures"""
 PICTURES = "suspicious.npz"
+_DIGITS = 4  # of the held-out patches' scores
 EXTRACTORS = ("lpips-alex",)
 """of an audit of folders"""
 
@@ -79,6 +80,7 @@ def audit_originality(
         membership=audit.membership,
         notes=tuple(notes(audit)),
         by_features=tuple(one.record for one in by_features),
+        held_out_scores=tuple(np.sort(audit.held_out_H)[::-1].round(_DIGITS).tolist()),
         samples=samples,
     )
     return record, audit
