@@ -53,14 +53,25 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_strength_one_is_a_plain_draw(generator: Generator, ids: list[str], method: str) -> None:
+def test_at_strength_one_nothing_of_the_source_is_left(generator: Generator, ids: list[str], method: str) -> None:
+    """Sources of one name have the same random numbers: at strength 1 they give the same picture."""
     sampler = SamplerConfig(method=method, steps=5)
-    source = generator.encode(ids[0])
+    source, other = (generator.encode(patch_id) for patch_id in ids)
     cluster = source.clusters[generator.spec.chosen_k]
-    plain = generator.sample(str(cluster), n=2, seed=3, sampler=sampler)
-    varied = generator.vary(source, strength=1.0, n=2, seed=3, sampler=sampler)
-    assert all(np.array_equal(a.image, b.image) for a, b in zip(plain, varied, strict=True))
-    assert {drawn.spec.cluster for drawn in varied} == {cluster}
+    same_name = EncodedPicture(source.name, other.z_Chw, source.clusters)
+    ours, theirs = (generator.vary(one, strength=1.0, n=2, seed=3, sampler=sampler) for one in (source, same_name))
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(ours, theirs, strict=True))
+    assert {drawn.spec.cluster for drawn in ours} == {cluster}
+
+
+def test_more_like_a_sample_with_its_own_seed_is_new(generator: Generator) -> None:
+    """With the random numbers of the samples, the noised source would lead back to itself and to its neighbours."""
+    sampler = SamplerConfig(method="ddim", steps=10, guidance=1.0)
+    old = generator.sample("0", n=3, seed=3, sampler=sampler)
+    new = generator.vary(old[0].image, strength=0.9, n=3, seed=3, tissue="0", sampler=sampler)
+    again = generator.vary(old[0].image, strength=0.9, n=3, seed=4, tissue="0", sampler=sampler)
+    usual = min(distance(a.image, b.image) for a in again for b in old)
+    assert min(distance(a.image, b.image) for a in new for b in old) > 0.6 * usual
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -167,12 +167,12 @@ class JobQueue:
             self._start(job_id)
 
     def cancel(self, job_id: str) -> None:
-        """End a job before its next step; what it has drawn stays. ``UserError`` where it has ended already."""
+        """End a job before its next step; what it has drawn stays. One that has ended meanwhile is left as it is."""
         self._become_owner()
         with self._lock:
             job, progress = self._jobs[job_id], self._progress.get(job_id)
             if progress is None or job.state in ENDED:
-                raise UserError(f"this job is {job.state} and cannot be cancelled")
+                return
             progress.stop = "cancelled"
             if progress.future is not None and progress.future.cancel():
                 self._end(job_id, state="cancelled")

@@ -179,7 +179,7 @@ def job(queue: Queue, job_id: JobId) -> Job:
 
 @router.post("/{job_id}/cancel")
 def cancel(queue: Queue, job_id: JobId) -> Job:
-    """End a job before its next step; what it has drawn stays."""
+    """End a job before its next step; what it has drawn stays. The answer says how it ended, if it had ended already."""
     with errors_as_http(conflict=True):
         queue.cancel(job_id)
         return Job.model_validate(queue.status(job_id))

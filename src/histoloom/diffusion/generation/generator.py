@@ -158,7 +158,7 @@ class Generator:
     ) -> list[Sample]:
         """Draw ``n`` images more like ``source``: it is noised to the step of ``strength`` and denoised from there.
 
-        At strength 1 they are those of ``sample``, towards 0 the reconstruction. ``tissue`` is by default the cluster
+        At strength 1 nothing of it is left, towards 0 they are its reconstruction. ``tissue`` is by default the cluster
         of ``source``. Raises ``UserError``.
         """
         check_variation(strength)

@@ -81,6 +81,8 @@ def draw_into(
         identity["sources"] = [source.name for source in sources]
         identity["strength"] = request.init_strength
         identity["pictures"] = request.n if request.between else 0
+        if request.like is not None:
+            identity["noise"] = "of the source"  # an earlier version drew with the numbers of plain samples
 
     job = SampleJob(list(tissue_of), file_of, sampler, gate, sources)
     with disk_errors_explained(out), _claimed_by_all(out, identity=identity):

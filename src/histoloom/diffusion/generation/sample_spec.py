@@ -56,11 +56,15 @@ class SampleSpec:
     def noise_stream(self) -> torch.Generator:
         """The random numbers of the image.
 
-        All images between two pictures share theirs, so that only what they show changes.
+        Those of an image from a picture depend on the picture too: its own numbers, or those of a sample of the same
+        seed, would lead back to a picture that is there already. All images between two pictures share theirs, so that
+        only what they show changes.
         """
-        if self.init is not None and self.init.other is not None:
+        if self.init is None:
+            return torch_generator(self.seed, "samples", self.k, self.cluster, self.index)
+        if self.init.other is not None:
             return torch_generator(self.seed, "between")
-        return torch_generator(self.seed, "samples", self.k, self.cluster, self.index)
+        return torch_generator(self.seed, "like", self.init.source, self.k, self.cluster, self.index)
 
     def record(self, *, label: Label, sampler: SamplerConfig) -> dict[str, object]:
         """The image's row of ``metadata.csv``, but for its file: enough to draw it again."""
