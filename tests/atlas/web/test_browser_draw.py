@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -118,6 +119,45 @@ def test_more_like_a_patch_and_between_two(page: Page, draw_address: str, drawin
     expect(newest.get_by_role("heading")).to_contain_text("3 between", timeout=WAIT)
     expect(newest.locator(".gallery img")).to_have_count(3, timeout=WAIT)
     expect(newest.locator(".gallery .note")).to_have_text(["0 %", "50 %", "100 %"])
+
+
+def test_pictures_and_settings_are_kept_and_a_new_job_is_in_view(
+    page: Page, draw_address: str, drawing_run: Path
+) -> None:
+    first, second = PatchSet.open(drawing_run / "patches").columns("patch_id")["patch_id"][:2]
+    page.goto(f"{draw_address}/draw?k=2&between={first}")
+    expect(page.locator(".slot img")).to_have_count(1)
+    page.get_by_label("Pictures", exact=True).fill("3")
+    page.get_by_label("Strength").fill("0.3")
+    page.goto(f"{draw_address}/draw?k=2&between={second}")  # as a second gallery's button does
+    expect(page.get_by_text(f"From: patch {first}")).to_be_visible()
+    expect(page.get_by_text(f"To: patch {second}")).to_be_visible()
+    page.get_by_label("3 clusters").click()
+    expect(page).to_have_url(re.compile(r"/draw\?k=3$"))
+    expect(page.locator(".slot img")).to_have_count(2)
+    expect(page.get_by_label("Pictures", exact=True)).to_have_value("3")
+    expect(page.get_by_label("Strength")).to_have_value("0.3")
+
+    page.set_viewport_size({"width": 1280, "height": 500})
+    for seed in (1, 2):
+        ask(page, n=3, seed=seed, steps=1)
+        expect(page.locator(".job .gallery img")).to_have_count(3 * seed, timeout=WAIT)
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    expect(page.locator(".job").first.get_by_role("heading")).not_to_be_in_viewport()
+    page.get_by_role("button", name="Draw", exact=True).click()
+    expect(page.locator(".job")).to_have_count(3)
+    expect(page.locator(".job").first.get_by_role("heading")).to_be_in_viewport()
+
+    # The job is done, but the page has not heard of it yet: to cancel it is no error.
+    expect(page.locator(".job .gallery img")).to_have_count(9, timeout=WAIT)
+    before = page.request.get(f"{draw_address}/api/jobs").json()
+    for job in before["jobs"]:
+        job["state"] = "drawing"
+    page.route("**/api/jobs", lambda route: route.fulfill(json=before))
+    page.reload()
+    page.locator(".job").first.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".toast")).to_contain_text("This job had ended already: done.")
+    expect(page.locator(".toast.problem")).to_have_count(0)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -98,17 +98,26 @@ def test_naming_by_letters(page: Page, own_address: str, finished: Run) -> None:
     expect(page.get_by_text("Named differently from the requested tissue")).to_be_visible()
 
 
-def test_a_training_says_what_it_was(page: Page, own_address: str) -> None:
-    page.goto(f"{own_address}/read")
+def test_a_training_says_what_it_was_below_that_picture(page: Page, own_address: str) -> None:
+    page.goto(f"{own_address}/read?k=2")
+    expect(page.get_by_role("link", name="Map")).to_have_attribute("href", "/map?k=2")
+    expect(page.get_by_label("Clusters (k)")).to_have_value("2")
     page.get_by_label(re.compile("Training")).check()
     page.get_by_label("Pictures", exact=True).fill("4")
     page.get_by_label("Your name").fill("Ann")
     page.get_by_role("button", name="Start").click()
     page.get_by_role("button", name="Start").click()
+    shown = str(page.locator("#picture").get_attribute("src"))
     press(page, "5")
-    expect(
-        page.get_by_role("status").filter(has_text=re.compile("Right: a sample|Wrong: a real patch"))
-    ).to_be_visible()
+    truth = page.get_by_role("status").filter(has_text=re.compile("Right: a sample|Wrong: a real patch"))
+    expect(truth).to_be_visible()
+    expect(page.locator("#picture")).to_have_attribute("src", shown)
+    expect(page.get_by_role("button", name="Next picture")).to_be_focused()
+    page.keyboard.press("Enter")
+    wait_for_picture(page)
+    expect(page.locator("#picture")).not_to_have_attribute("src", shown)
+    expect(truth).to_have_count(0)
+    expect(page.get_by_role("link", name="Map")).to_have_attribute("href", "/map?k=2")
 
 
 def test_a_lost_answer_is_sent_again(page: Page, own_address: str, finished: Run) -> None:

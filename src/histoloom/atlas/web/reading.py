@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 
 from histoloom.atlas.web.errors import Conflict, NotFound
 from histoloom.atlas.web.pages import render
-from histoloom.atlas.web.routing import View
+from histoloom.atlas.web.routing import QueryK, View
 from histoloom.atlas.web.run_view import RunView
 from histoloom.evaluation.reading.folder import FOLDER, LONGEST_NAME, Reading, readings
 from histoloom.evaluation.reading.plan import LEAST, MOST, Kind
@@ -162,16 +162,18 @@ ReaderSession = Annotated[Session, Depends(session_of)]
 
 
 @router.get("/read", response_class=HTMLResponse, include_in_schema=False)
-def start_page(request: Request, view: View) -> HTMLResponse:
+def start_page(request: Request, view: View, k: QueryK) -> HTMLResponse:
     """The page on which a reader starts a reading, or continues one."""
     ks = sorted({sample.k for sample in view.samples.values()})
-    return render(request, "read.html", ks=ks, chosen=view.chosen, least=LEAST, most=MOST, longest=LONGEST_NAME)
+    return render(request, "read.html", k=k, ks=ks, chosen=view.chosen, least=LEAST, most=MOST, longest=LONGEST_NAME)
 
 
 @router.get("/read/{session}", response_class=HTMLResponse, include_in_schema=False)
-def session_page(request: Request, session: ReaderSession) -> HTMLResponse:
-    """The page of a reader's session."""
-    return render(request, "reading.html", session=session.id, plan=session.reading.plan, reader=session.reader)
+def session_page(request: Request, view: View, session: ReaderSession) -> HTMLResponse:
+    """The page of a reader's session. Its links lead to the reading's k, where the run still has that."""
+    plan = session.reading.plan
+    k = plan.k if plan.k in view.ks else None
+    return render(request, "reading.html", k=k, session=session.id, plan=plan, reader=session.reader)
 
 
 @router.get("/api/readings")

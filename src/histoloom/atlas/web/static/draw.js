@@ -7,6 +7,8 @@ const byId = (id) => document.getElementById(id);
 const form = byId("form");
 const query = new URLSearchParams(location.search);
 const k = Number(document.body.dataset.k);
+const KEPT = `histoloom-draw:${document.body.dataset.run}`; // key of the form in this tab's storage
+const KEPT_FIELDS = ["tissue", "strength", "n", "seed", "method", "steps", "guidance"];
 const SOURCES_NEEDED = { tissue: 0, like: 1, between: 2 }; // by mode
 const SLOW = 600; // ms after which the button says that the generator is loading
 
@@ -50,6 +52,7 @@ function showSources() {
       sources = sources.filter((other) => other !== source);
       showSources();
       fillTissues();
+      keepForm();
     };
     return element("figure", { class: "slot" },
       element("img", { src: source.src, alt: source.title, width: 160, height: 160 }),
@@ -90,13 +93,36 @@ function fillMethods() {
   byId("steps").max = options.most_steps;
   byId("guidance").value = options.guidance;
   byId("n").max = options.most_pictures;
-  byId("method").addEventListener("change", () => {
-    // The student has its own steps and guidance. Heun's method makes two evaluations a step and one at the end: an odd number.
-    const student = byId("method").value === "student";
-    byId("steps-field").hidden = student;
-    byId("guidance-field").hidden = student;
-    if (byId("method").value === "heun" && Number(byId("steps").value) % 2 === 0) byId("steps").value = Number(byId("steps").value) - 1;
-  });
+}
+
+/** The student has its own steps and guidance. Heun's method makes two evaluations a step and one at the end: an odd number. */
+function fitToMethod() {
+  const student = byId("method").value === "student";
+  byId("steps-field").hidden = student;
+  byId("guidance-field").hidden = student;
+  if (byId("method").value === "heun" && Number(byId("steps").value) % 2 === 0) byId("steps").value = Number(byId("steps").value) - 1;
+}
+
+/** Keep the form for this tab: another k, another page or a reload loses neither the pictures nor the settings. */
+function keepForm() {
+  const values = Object.fromEntries(KEPT_FIELDS.map((id) => [id, byId(id).value]));
+  sessionStorage.setItem(KEPT, JSON.stringify({ mode, sources: sources.map(({ name }) => name), values }));
+}
+
+/** Fill the form as it was left. A picture that was deleted since, a tissue that this k does not have, are left out. */
+async function restoreForm() {
+  const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
+  if (kept === null) return setMode("tissue");
+  const found = await Promise.allSettled(kept.sources.map(sourceOf));
+  sources = found.filter(({ status }) => status === "fulfilled").map(({ value }) => value);
+  setMode(kept.mode);
+  for (const [id, value] of Object.entries(kept.values)) {
+    const field = byId(id);
+    if (field.tagName !== "SELECT" || [...field.options].some((option) => option.value === value)) field.value = value;
+  }
+  fitToMethod();
+  showStrength();
+  showTissueHint();
 }
 
 /** The form as the body of a request. */
@@ -140,7 +166,8 @@ async function submit(event) {
   try {
     const job = await api("/api/jobs", { body: requestBody() });
     announce(`${job.title} is in the queue`);
-    jobs.poll();
+    await jobs.poll();
+    jobs.show(job.id);
   } catch (error) {
     if ([400, 409, 422].includes(error.status)) showProblem(error.message);
     else showError(error);
@@ -151,28 +178,39 @@ async function submit(event) {
   }
 }
 
+const sourceOf = (name) => api(`/api/draw/source?name=${encodeURIComponent(name)}`);
+
 /** Put a picture into the form as a source. Between two, it fills the first empty slot, or replaces the second. */
 async function useAsSource(name, newMode) {
-  const source = await api(`/api/draw/source?name=${encodeURIComponent(name)}`);
+  const source = await sourceOf(name);
   sources = newMode === "between" && mode === "between" && sources.length ? [sources[0], source] : [source];
   byId("tissue").value = "";
   setMode(newMode);
+  keepForm();
   byId("strength").focus({ preventScroll: true });
-  if (newMode === "between" && sources.length < 2) toast("Now choose “Between” at a second picture.");
+  if (newMode === "between" && sources.length < 2) toast("Now choose “Between” at a second picture, here or on another page.");
 }
 
 async function start() {
   options = await api(`/api/draw/options?k=${k}`);
   fillMethods();
-  setMode("tissue");
-  if (query.get("tissue")) byId("tissue").value = query.get("tissue");
+  await restoreForm();
+  if (query.get("tissue")) {
+    setMode("tissue");
+    byId("tissue").value = query.get("tissue");
+    showTissueHint();
+  }
   if (query.get("like")) await useAsSource(query.get("like"), "like");
   for (const name of query.getAll("between").slice(0, 2)) await useAsSource(name, "between");
+  keepForm();
+  history.replaceState(null, "", `?k=${k}`); // what the address asked for is in the form now, and a reload keeps what it becomes
 }
 
-for (const button of form.querySelectorAll("[data-mode]")) button.addEventListener("click", () => setMode(button.dataset.mode));
+for (const button of form.querySelectorAll("[data-mode]")) button.addEventListener("click", () => { setMode(button.dataset.mode); keepForm(); });
 byId("tissue").addEventListener("change", showTissueHint);
 byId("strength").addEventListener("input", showStrength);
+byId("method").addEventListener("change", fitToMethod);
+form.addEventListener("change", keepForm);
 form.addEventListener("submit", submit);
 const jobs = showJobs(byId("jobs"), { empty: byId("none"), useAsSource: (name, newMode) => useAsSource(name, newMode).catch(showError) });
 start().catch(showError);

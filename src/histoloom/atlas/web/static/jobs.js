@@ -10,25 +10,29 @@ const hasEnded = (job) => !["waiting", "drawing"].includes(job.state);
 
 /**
  * Keep `list` up to date; `empty` is shown while there are no jobs. `useAsSource(name, mode)` puts a picture into the form.
- * Returns {poll}, which asks the server at once.
+ * Returns {poll, show}: the first asks the server at once, the second scrolls a job into view.
  */
 export function showJobs(list, { empty, useAsSource }) {
   const cards = new Map(); // by job id
   let timer;
+  let latest = 0; // the number of the last request; an answer to an earlier one is too old
+  let failing = false; // whether the last request failed: a server that is stopped is said once, not at each request
 
   async function poll() {
     clearTimeout(timer);
+    const number = ++latest;
     let running = false;
     try {
       const { jobs } = await api("/api/jobs");
+      if (number !== latest) return;
       update(jobs);
       running = jobs.some((job) => !hasEnded(job));
+      failing = false;
     } catch (error) {
-      showError(error);
-    } finally {
-      clearTimeout(timer);
-      timer = setTimeout(poll, running && !document.hidden ? POLL_RUNNING : POLL_IDLE);
+      if (!failing) showError(error);
+      failing = true;
     }
+    if (number === latest) timer = setTimeout(poll, running && !document.hidden ? POLL_RUNNING : POLL_IDLE);
   }
 
   function update(jobs) {
@@ -46,9 +50,18 @@ export function showJobs(list, { empty, useAsSource }) {
     });
   }
 
+  /** Scroll a job's card into view, unless it is: who pressed the button sees the progress. */
+  function show(id) {
+    const node = cards.get(id)?.node;
+    if (!node) return;
+    const { top, bottom } = node.getBoundingClientRect();
+    const bar = document.querySelector(".bar").getBoundingClientRect().bottom;
+    if (top < bar || bottom > innerHeight) node.scrollIntoView();
+  }
+
   document.addEventListener("visibilitychange", () => document.hidden || poll());
   poll();
-  return { poll };
+  return { poll, show };
 }
 
 /** One job's card: {node, update(job)}. */
@@ -116,8 +129,12 @@ function duration(seconds) {
 }
 
 function jobButtons(job, poll) {
-  const button = (title, run, kind = "") => element("button", { type: "button", class: kind, onclick: () => run().then(poll, showError) }, title);
-  const post = (action) => () => api(`/api/jobs/${job.id}/${action}`, { method: "POST" });
+  const button = (title, run, kind = "") => element("button", { type: "button", class: kind, onclick: () => run().catch(showError).finally(poll) }, title);
+  const post = (action) => api(`/api/jobs/${job.id}/${action}`, { method: "POST" });
+  const cancel = async () => {
+    const { state } = await post("cancel");
+    if (hasEnded({ state }) && state !== "cancelled") toast(`This job had ended already: ${STATES[state].toLowerCase()}.`);
+  };
   const remove = async () => {
     if (!confirm(`Delete this job and its ${job.made} pictures from the disk?`)) return;
     await api(`/api/jobs/${job.id}`, { method: "DELETE" });
@@ -125,8 +142,8 @@ function jobButtons(job, poll) {
   };
   const buttons = [];
   if (job.made) buttons.push(element("a", { class: "button", href: `/api/jobs/${job.id}/pictures.zip`, download: "" }, "Download ZIP"));
-  if (!hasEnded(job)) return [...buttons, button("Cancel", post("cancel"))];
-  if (job.state !== "done") buttons.push(button("Continue", post("resume")));
+  if (!hasEnded(job)) return [...buttons, button("Cancel", cancel)];
+  if (job.state !== "done") buttons.push(button("Continue", () => post("resume")));
   return [...buttons, button("Delete", remove, "danger")];
 }
 

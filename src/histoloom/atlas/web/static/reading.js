@@ -6,13 +6,14 @@ const byId = (id) => document.getElementById(id);
 const root = byId("reading");
 const image = byId("picture");
 const naming = root.dataset.kind === "naming";
+const { k } = document.body.dataset; // absent where the run no longer has the reading's k
 const sessionPath = `/api/reading-sessions/${root.dataset.session}`;
 const KEYS = naming ? [..."abcdefghijklmnopqrstuvwxyz123456789"] : [..."12345"];
 const MIN_VIEW_TIME = 250; // ms; a key pressed sooner was meant for the previous picture
 const SCALING = "histoloom-scaling"; // key of the browser's storage
 
 let state; // the last response of the server
-let mode = "loading"; // loading, ready, showing, paused, sending, unsent, done
+let mode = "loading"; // loading, ready, showing, paused, sending, told, unsent, done
 let shownAt = 0; // when the picture appeared, or appeared again after a pause
 let timeBeforePause = 0; // ms
 let opening; // the timer after which the page takes an answer
@@ -20,7 +21,7 @@ let retry = null; // repeats the request that failed
 
 /** Show these parts of the page and hide the others. */
 function showParts(...ids) {
-  for (const id of ["ready", "shown", "question", "choices", "unsent", "result"]) byId(id).hidden = !ids.includes(id);
+  for (const id of ["ready", "shown", "question", "choices", "next", "unsent", "result"]) byId(id).hidden = !ids.includes(id);
   byId("pause").disabled = !["showing", "paused"].includes(mode);
 }
 
@@ -63,6 +64,7 @@ function stopClock() {
 
 async function showNextPicture() {
   mode = "loading";
+  byId("feedback").textContent = "";
   showProgress();
   if (!state.picture) return showResult();
   image.src = state.picture.address;
@@ -114,12 +116,20 @@ async function send(body) {
     }
     return showRetry(error, () => send(body));
   }
-  if (state.last) {
-    const verdict = state.last.right === null ? "It is a" : state.last.right ? "Right: a" : "Wrong: a";
-    byId("feedback").textContent = `${verdict} ${state.last.truth}.`;
-    byId("feedback").dataset.right = String(state.last.right);
-  }
-  await showNextPicture();
+  if (state.last) showTruth(state.last);
+  else await showNextPicture();
+}
+
+/** In a training: what the picture that is still shown was. The next one comes when the reader asks for it. */
+function showTruth({ right, truth }) {
+  mode = "told";
+  const verdict = right === null ? "It is a" : right ? "Right: a" : "Wrong: a";
+  byId("feedback").textContent = `${verdict} ${truth}.`;
+  byId("feedback").dataset.right = String(right);
+  byId("next").textContent = state.picture ? "Next picture" : "To the result";
+  showProgress();
+  showParts("shown", "next");
+  byId("next").focus();
 }
 
 /** Show an error with a button that repeats the request. */
@@ -141,7 +151,6 @@ function resultTable(caption, titles, rows) {
 async function showResult() {
   mode = "done";
   const result = await api(`${sessionPath}/result`);
-  byId("feedback").textContent = "";
   root.classList.add("done");
 
   // A naming has many answers: the columns have letters, and the rows say what each letter means. The last answer is no tissue.
@@ -172,7 +181,7 @@ async function showResult() {
     element("div", { class: "counts" }, counts),
     element("h2", {}, naming ? "Named differently from the requested tissue" : "Wrong answers"),
     result.mistaken.length ? mistaken : element("p", {}, "None."),
-    element("p", {}, element("a", { class: "button", href: "/read" }, "To all readings")));
+    element("p", {}, element("a", { class: "button", href: `/read${k === undefined ? "" : `?k=${k}`}` }, "To all readings")));
   showParts("result");
   byId("result").querySelector("h2").focus();
   announce(result.sentence);
@@ -203,6 +212,7 @@ byId("go").addEventListener("click", () => {
   else if (mode === "ready") showNextPicture().catch(showError);
 });
 byId("pause").addEventListener("click", togglePause);
+byId("next").addEventListener("click", () => showNextPicture().catch(showError));
 byId("retry").addEventListener("click", () => retry().catch(showError));
 for (const button of root.querySelectorAll("button[data-scaling]")) button.addEventListener("click", () => setScaling(button.dataset.scaling));
 
