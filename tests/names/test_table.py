@@ -149,8 +149,14 @@ def test_an_invalid_table_is_refused(run: Path, sizes: Sizes, data: bytes, messa
     assert message in refused(run, data, sizes, rater="A", force=True)[0]
 
 
+def test_rows_with_the_same_error_share_a_line(run: Path, sizes: Sizes) -> None:
+    table = "k,cluster,name\n9,0,x\n9,1,x\n3,0,x\n9,2,x\n"
+    assert refused(run, table, sizes, rater="A", force=True) == ["rows 2 to 3, 5: k is '9'; allowed: 3, 5"]
+
+
 def test_many_errors_are_cut_short(run: Path, sizes: Sizes) -> None:
-    lines = refused(run, "k,cluster,name\n" + "9,9,x\n" * 50, sizes, rater="A", force=True)
+    table = "k,cluster,name\n" + "".join(f"3,{number},x\n" for number in range(10, 60))
+    lines = refused(run, table, sizes, rater="A", force=True)
     assert (len(lines), lines[-1]) == (21, "and 30 more")
 
 
@@ -164,7 +170,7 @@ def test_a_table_of_another_clustering_is_refused_unless_forced(
     bare = "k,cluster,name,rater\n5,1,fat,A\n"
     assert "says which clustering" in refused(run, bare, sizes)[0]
     other = "k,cluster,name,rater,patches\n5,1,fat,A,21\n"
-    assert "21 patches in the table, 20 in the run" in refused(run, other, sizes)[0]
+    assert "the numbers of patches are not those of the run" in refused(run, other, sizes)[0]
     assert import_table(run, text.encode(), sizes=sizes, force=True).changes == 1
     assert labels_of(run, "A")[1] == ("fat", "", "")
 

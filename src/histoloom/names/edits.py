@@ -90,13 +90,25 @@ def merge(run: Path, *, clusters: Iterable[int], k: int, rater: str, name: str |
         return append(run, [Event("merge", rater, k=k, members=members, value=value)])[0]
 
 
-def undo(run: Path, *, k: int, rater: str) -> Event:
-    """Take back what ``rater`` last did at ``k``; what was typed as one edit is one step."""
+def undo(run: Path, *, k: int, rater: str, step: str = "") -> Event:
+    """Take back what ``rater`` last did at ``k``; what was typed as one edit is one step.
+
+    ``step``: the id of an event; the step that holds it is taken back, and no other. It must be of this rater, not be
+    undone yet, and the rater must not have set the same property of one of its clusters again since.
+    """
     rater = rater.strip()
     with locked(run):
-        of = read_label_state(run, k=k).undoable(rater)
+        state = read_label_state(run, k=k)
+        of = state.step_with(rater, event=step) if step else state.undoable(rater)
         if not of:
-            raise UserError(f"nothing to undo for {rater!r} at k = {k}")
+            gone = f"that step of {rater!r} is undone already, or of another rater or k"
+            raise UserError(gone if step else f"nothing to undo for {rater!r} at k = {k}")
+        if step and (again := state.set_again(of)):
+            numbers = ", ".join(map(str, again))
+            raise UserError(
+                f"that step can no longer be undone alone: cluster {numbers} was changed again since; "
+                f"undo the later changes first"
+            )
         return append(run, [Event("undo", rater, k=k, of=of)])[0]
 
 

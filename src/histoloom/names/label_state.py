@@ -1,14 +1,14 @@
 """The labels that count: the journal replayed, and what the rest of the program asks of it.
 
-*One rule says whose labels count.* For each cluster, the latest name by anyone counts, and the same for its colour and
-its flag; a rater who removes a name, or undoes it, no longer has one. Where a rater was chosen as the reference, only
-that rater's labels count. Clusters with the same name are one tissue: whoever draws a tissue draws over all of them.
+*One rule says whose labels count.* For each cluster, the latest name by anyone counts, with that rater's flag; where
+nobody named it, the latest flag counts. The latest colour by anyone counts. A rater who removes a name, or undoes it,
+no longer has one. Where a rater was chosen as the reference, only that rater's labels count. Clusters with the same name are one tissue: whoever draws a tissue draws over all of them.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,6 +75,7 @@ class LabelState:
                     key = event.rater, cluster, event.sets
                     latest[key] = _Setting(*key, value, time, place)
         self._latest = list(latest.values())
+        self._standing = standing
 
     @property
     def raters(self) -> list[str]:
@@ -89,7 +90,14 @@ class LabelState:
         """The label that counts for each cluster, in the clusters' order; an empty label where there is none."""
         if self.reference:
             return self.labels(self.reference)
-        return self._joined(setting for setting in self._latest if setting.value)
+        # A flag tells about the tissue that its rater saw, so it does not join another rater's name.
+        settings = sorted((setting for setting in self._latest if setting.value), key=lambda setting: setting.place)
+        named_by = {setting.cluster: setting.rater for setting in settings if setting.property == "name"}
+        return self._joined(
+            setting
+            for setting in settings
+            if setting.property != "flag" or named_by.get(setting.cluster, setting.rater) == setting.rater
+        )
 
     def _joined(self, settings: Iterable[_Setting]) -> dict[int, Label]:
         labels = {cluster: Label() for cluster in range(self.k)}
@@ -105,6 +113,36 @@ class LabelState:
     def redoable(self, rater: str) -> tuple[str, ...]:
         """The ids of the events that the rater's next redo brings back; none after something new."""
         return next(reversed(self._history(rater)[1].values()), ())
+
+    def step_with(self, rater: str, *, event: str) -> tuple[str, ...]:
+        """The ids of the rater's standing step that holds the event of this id; none where it was undone."""
+        return next((step for step in self._history(rater)[0].values() if event in step), ())
+
+    def set_again(self, step: Collection[str]) -> list[int]:
+        """The clusters of a step (ids of one rater's events) whose same property that rater has set again since."""
+        set_here: set[tuple[str, str, int]] = set()
+        again: set[int] = set()
+        for event in self._standing:
+            keys = {(event.rater, event.sets, cluster) for cluster in event.members}
+            if event.id in step:
+                set_here |= keys
+            else:
+                again |= {cluster for _, _, cluster in keys & set_here}
+        return sorted(again)
+
+    def step_title(self, step: Collection[str]) -> str:
+        """What a step did, such as ``name of cluster 3: bone``, from the ids of its events; empty for no step."""
+        events = [event for event in self._events if event.id in step]
+        if not events:
+            return ""
+        clusters = sorted({cluster for event in events for cluster in event.members})
+        numbers = ", ".join(map(str, clusters[:8])) + (" and others" if len(clusters) > 8 else "")
+        if events[-1].edit.startswith("import-"):
+            return f"import of labels for {len(clusters)} clusters"
+        kind, value = events[-1].kind, events[-1].value or "none"
+        if kind == "merge":
+            return f"merge of clusters {numbers}: {value}"
+        return f"{kind} of cluster{'s' if len(clusters) > 1 else ''} {numbers}: {value}"
 
     def _history(self, rater: str) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
         """The steps that can be undone and those that can be redone, the next one last: event ids by step.

@@ -34,12 +34,22 @@ _COMPUTED = ("=", "+", "-", "@", "\t", "\r")
 
 
 class TableError(UserError):
-    """A table that cannot be imported; ``lines`` are its errors, one per row."""
+    """A table that cannot be imported; ``lines`` are its errors, each said once with the rows that have it."""
 
     def __init__(self, lines: Sequence[str]) -> None:
         shown = list(lines[:MAX_ERRORS])
         self.lines = [*shown, *([f"and {len(lines) - MAX_ERRORS} more"] if len(lines) > MAX_ERRORS else [])]
         super().__init__("; ".join(self.lines))
+
+    @staticmethod
+    def of_rows(errors: Sequence[tuple[int, str]]) -> TableError:
+        """The error of rows, from (row number, reason): rows with the same reason share a line."""
+        rows_by_reason: dict[str, list[int]] = {}
+        for number, reason in errors:
+            rows_by_reason.setdefault(reason, []).append(number)
+        return TableError(
+            [f"row{'s' if len(rows) > 1 else ''} {_ranges(rows)}: {reason}" for reason, rows in rows_by_reason.items()]
+        )
 
 
 @dataclass(frozen=True)
@@ -88,9 +98,9 @@ def import_table(
         clustering = clustering_of(run)
         if not force:
             reasons = [(row.number, _other_clustering(row, clustering=clustering, sizes=sizes)) for row in rows]
-            errors = [f"row {number}: {reason}; force imports it anyway" for number, reason in reasons if reason]
+            errors = [(number, f"{reason}; force imports it anyway") for number, reason in reasons if reason]
             if errors:
-                raise TableError(errors)
+                raise TableError.of_rows(errors)
 
         events, filled = _events(rows, sizes=sizes, rater=rater, edit=f"import-{fingerprint(data.hex())}")
         known = read_events(run)
@@ -211,27 +221,27 @@ def _other_clustering(row: Row, *, clustering: str, sizes: Sizes) -> str:
     k, cluster = _whole(row["k"]), _whole(row["cluster"])
     if k is None or cluster is None or k not in sizes or cluster >= k or _whole(row["patches"]) == sizes[k][cluster]:
         return ""
-    return f"{row['patches'][:40]} patches in the table, {sizes[k][cluster]} in the run: it is of another clustering"
+    return "the numbers of patches are not those of the run, so it is of another clustering"
 
 
 def _events(rows: Sequence[Row], *, sizes: Sizes, rater: str | None, edit: str) -> tuple[list[Event], int]:
     """What the rows set, checked, and how many of them set something; ``TableError`` lists all errors."""
-    errors: list[str] = []
+    errors: list[tuple[int, str]] = []
     events: list[Event] = []
     seen: dict[tuple[int, int, str], int] = {}
     for row in rows:
         try:
             row_events = _row_events(row, sizes=sizes, rater=rater, edit=edit)
         except UserError as error:
-            errors.append(f"row {row.number}: {error}")
+            errors.append((row.number, str(error)))
             continue
         for place in {(event.k, event.members[0], event.rater) for event in row_events}:
             if place in seen:
-                errors.append(f"row {row.number}: cluster {place[1]} of k = {place[0]} is in row {seen[place]} already")
+                errors.append((row.number, f"cluster {place[1]} of k = {place[0]} is in row {seen[place]} already"))
             seen.setdefault(place, row.number)
         events += row_events
     if errors:
-        raise TableError(errors)
+        raise TableError.of_rows(errors)
     return events, len(seen)
 
 
@@ -248,6 +258,17 @@ def _row_events(row: Row, *, sizes: Sizes, rater: str | None, edit: str) -> list
     if not who:
         raise UserError("no rater; fill in the column 'rater', or name the rater with --rater")
     return label_events(cluster=cluster, k=k, rater=who, label=label, edit=edit, imported_time=valid_time(row["time"]))
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Rising numbers in words, such as ``2 to 9, 12``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
 def _whole(cell: str) -> int | None:

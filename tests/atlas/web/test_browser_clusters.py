@@ -43,6 +43,10 @@ def test_a_cluster_is_viewed_with_the_keyboard_alone(page: Page, address: str) -
     pictures.first.focus()
     page.keyboard.press("ArrowRight")
     expect(pictures.nth(1)).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    expect(page.get_by_role("button", name="Borderline")).to_be_focused()  # the gallery is one stop of the Tab key
+    page.keyboard.press("Tab")
+    expect(pictures.nth(1)).to_be_focused()
     page.keyboard.press("Enter")
     shown = page.get_by_role("dialog").get_by_role("img")
     text = pictures.nth(1).get_by_role("img").get_attribute("alt")

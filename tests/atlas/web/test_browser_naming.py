@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from histoloom.names import clusters_of_tissue, current_labels, current_names, read_events, read_label_state
 from histoloom.run.directory import Run
@@ -168,8 +168,40 @@ def test_the_list_of_tissues_can_be_walked_without_merging(page: Page, own_addre
     page.get_by_label("Cluster 1 is the same tissue as").select_option("2 · bone")
     page.get_by_role("button", name="Merge cluster 1 with this cluster").click()
     expect(page.get_by_label("Name of cluster 1")).to_have_value("bone")
-    page.locator("#toasts").get_by_role("button", name="Undo").click()
+    page.locator("#toasts").get_by_role("button", name="Undo this merge").click()
     expect(page.get_by_label("Name of cluster 1")).to_have_value("")
+
+
+def test_undo_of_a_merge_undoes_that_merge_alone(page: Page, own_address: str, finished: Run) -> None:
+    def merge(cluster: int) -> Locator:
+        """Make the cluster one with cluster 2; the message stays for as long as the pointer is on it."""
+        page.get_by_label(f"Cluster {cluster} is the same tissue as").select_option("2 · bone")
+        page.get_by_role("button", name=f"Merge cluster {cluster} with this cluster").click()
+        button = page.locator("#toasts").get_by_role("button", name="Undo this merge")
+        button.hover()
+        return button
+
+    start(page, own_address)
+    page.get_by_label("Name of cluster 2").fill("bone")
+    kept(page)
+    button = merge(1)
+    page.get_by_label("Name of cluster 3").fill("fat")
+    kept(page)
+    expect(page.locator("#undo")).to_have_attribute("title", "Undo the name of cluster 3: fat")
+    button.click()
+    expect(page.locator(".toast").filter(has_text="Undone: merge of clusters 1, 2: bone")).to_be_visible()
+    assert names(finished.path, "Dr A") == ["", "", "bone", "fat"]
+    button = merge(0)
+    page.locator("#who").press("Enter")
+    page.get_by_label("Your name").fill("Dr B")
+    page.keyboard.press("Enter")
+    expect(page.locator("#who")).to_have_text("Dr B")
+    page.get_by_label("Name of cluster 3").fill("air")
+    kept(page)
+    button.click()
+    expect(page.locator(".toast").filter(has_text="is of Dr A, who alone can undo it")).to_be_visible()
+    assert names(finished.path, "Dr A") == ["bone", "", "bone", "fat"]
+    assert names(finished.path, "Dr B") == ["", "", "", "air"]
 
 
 def test_a_table_is_exported_filled_in_and_imported(
@@ -191,7 +223,7 @@ def test_a_table_is_exported_filled_in_and_imported(
     table.write_text("k,cluster,name,patches\n4,2,x,1\n4,3,x,1\n", encoding="utf-8")
     page.set_input_files("#file", table)
     page.get_by_role("button", name="As names of Dr A").click()
-    expect(page.get_by_role("listitem").filter(has_text="row 3: 1 patches in the table")).to_be_visible()
+    expect(page.get_by_role("listitem").filter(has_text="rows 2 to 3: the numbers of patches are not")).to_be_visible()
     page.get_by_role("button", name="Import anyway").click()
     expect(page.get_by_label("Name of cluster 3")).to_have_value("x")
     assert names(finished.path, "Dr A") == ["bone", "fat", "x", "x"]

@@ -45,7 +45,8 @@ def test_labels_are_saved_and_shown(say: Callable[..., Any], changing_client: Te
         "flag": "mixed",
         "shown": "#0072b2",
     }
-    assert (found["undo"], found["redo"], found["suggestions"], found["raters"]) == (True, False, ["bone"], ["A"])
+    assert (found["undo"], found["redo"]) == ("flag of cluster 1: mixed", "")
+    assert (found["suggestions"], found["raters"]) == (["bone"], ["A"])
     label = current_labels(finished.path, k=4)[1]
     assert (label.name, label.colour, label.flag) == ("bone", "#0072b2", "mixed")
     assert ".c1 { --c: #0072b2; }" in changing_client.get("/clusters/4/colours.css").text
@@ -59,13 +60,40 @@ def test_merge_undo_and_redo(say: Callable[..., Any], finished: Run) -> None:
     merged = say("merge", clusters=[0, 2, 3])
     assert [cluster["name"] for cluster in merged["clusters"]] == ["voids", "", "voids", "voids"]
     assert [cluster["name"] for cluster in say("undo")["clusters"]] == ["voids", "", "", ""]
-    assert say("undo")["undo"] is False
+    assert say("undo")["undo"] == ""
     assert "nothing to undo" in say("undo", status=409)["detail"]
-    assert say("redo")["redo"] is True
+    assert say("redo")["redo"] == "merge of clusters 0, 2, 3: voids"
     assert [cluster["name"] for cluster in say("redo")["clusters"]] == ["voids", "", "voids", "voids"]
     assert "nothing to redo" in say("redo", status=409)["detail"]
     assert current_names(finished.path, k=4)[3] == "voids"
     assert "name one of them" in say("merge", rater="B", clusters=[0, 1], status=400)["detail"]
+
+
+def test_a_named_step_is_undone_and_no_other(say: Callable[..., Any]) -> None:
+    say("0", name="voids")
+    merged = say("merge", clusters=[0, 3])["step"]
+    say("1", name="bone")
+    assert "another rater" in say("undo", rater="B", step=merged, status=409)["detail"]
+    assert [cluster["name"] for cluster in say("undo", step=merged)["clusters"]] == ["voids", "bone", "", ""]
+    assert "undone already" in say("undo", step=merged, status=409)["detail"]
+    say("redo")
+    merged = say("merge", clusters=[0, 2])["step"]
+    say("2", name="fat")
+    assert "cluster 2 was changed again since" in say("undo", step=merged, status=409)["detail"]
+    assert say("undo")["clusters"][2]["name"] == "voids"
+    assert say("undo", step=merged)["clusters"][2]["name"] == ""
+
+
+def test_a_flag_stays_with_the_name_of_its_rater(say: Callable[..., Any], finished: Run) -> None:
+    say("1", rater="B", flag="artefact")
+    assert current_labels(finished.path, k=4)[1].flag == "artefact"
+    say("1", rater="A", name="bone")
+    say("1", rater="B", flag="mixed")
+    label = current_labels(finished.path, k=4)[1]
+    assert (label.name, label.flag) == ("bone", "")
+    say("1", rater="B", name="cartilage")
+    label = current_labels(finished.path, k=4)[1]
+    assert (label.name, label.flag) == ("cartilage", "mixed")
 
 
 def test_raters_have_their_own_view_and_are_compared(say: Callable[..., Any], changing_client: TestClient) -> None:
@@ -108,7 +136,7 @@ def test_a_table_goes_out_and_in(say: Callable[..., Any], changing_client: TestC
     before = len(read_events(finished.path))
     wrong = in_base64("k,cluster,name,patches\n4,0,bone,1\n4,1,bone,1\n")
     refused = changing_client.post("/api/names/import", json={"data": wrong, "rater": "B"}).json()
-    assert [problem.split(":")[0] for problem in refused["problems"]] == ["row 2", "row 3"]
+    assert [problem.split(":")[0] for problem in refused["problems"]] == ["rows 2 to 3"]
     assert len(read_events(finished.path)) == before
     forced = changing_client.post("/api/names/import", json={"data": wrong, "rater": "B", "force": True}).json()
     assert forced["changes"] == 2

@@ -22,7 +22,7 @@ SortOrder = Literal["typical", "random", "borderline"]
 UNSURE_BELOW = 0.9
 """A patch whose own cluster has less probability than this is unsure."""
 
-_DIGITS = 3  # probabilities that agree to so many digits are equally typical
+_DIGITS = 4  # as many as the page shows: probabilities that agree to so many digits are equally typical
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ class ClusterTable:
         """A cluster's rows (M,): the most probable first, the least certain first, or in random order.
 
         ``random_N`` is a permutation of all rows. It gives the random order, and the order of patches whose
-        probability is the same to three digits, which many have.
+        probability is the same to four digits, which many have.
         """
         rows_M = self.members[cluster]
         random_M = random_N[rows_M]
         if order == "random":
             return rows_M[np.argsort(random_M)]
         if order == "typical":
-            return rows_M[np.lexsort((random_M, -self.p_N[rows_M].round(_DIGITS)))]
+            return rows_M[np.lexsort((random_M, -self.p_N[rows_M].astype(np.float64).round(_DIGITS)))]
         return rows_M[np.lexsort((random_M, self.p_N[rows_M] - self.p_second_N[rows_M]))]
 
     def representatives(self, cluster: int, *, n: int, random_N: np.ndarray, slide_N: np.ndarray) -> np.ndarray:

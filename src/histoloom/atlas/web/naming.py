@@ -26,10 +26,11 @@ from histoloom.atlas.web.naming_models import (
     Named,
     Names,
     RaterComparison,
+    Redo,
     Reference,
     Side,
-    Step,
     Table,
+    Undo,
 )
 from histoloom.atlas.web.pages import render
 from histoloom.atlas.web.pictures import patch_address
@@ -188,40 +189,44 @@ def merge_clusters(view: View, k: PathK, new: Merge) -> Names:
     """Make clusters one tissue."""
     for cluster in new.clusters:
         view.check_cluster(k, cluster)
-    merge(view.path, clusters=new.clusters, k=k, rater=new.rater, name=new.name)
+    event = merge(view.path, clusters=new.clusters, k=k, rater=new.rater, name=new.name)
     _refresh_sample_names(view)
-    return _names(view, k=k, rater=new.rater)
+    return _names(view, k=k, rater=new.rater, step=event.id)
 
 
 @api.post("/{k}/undo")
-def undo_step(view: View, k: PathK, step: Step) -> Names:
-    """Undo the rater's last step."""
-    if not _label_state(view, k=k).undoable(step.rater.strip()):
+def undo_step(view: View, k: PathK, which: Undo) -> Names:
+    """Undo the rater's last step, or exactly the one that is named; 409 where that is no longer possible."""
+    if not which.step and not _label_state(view, k=k).undoable(which.rater.strip()):
         raise Conflict("there is nothing to undo")
-    undo(view.path, k=k, rater=step.rater)
+    try:
+        undo(view.path, k=k, rater=which.rater, step=which.step)
+    except UserError as error:
+        raise Conflict(str(error)) from None
     _refresh_sample_names(view)
-    return _names(view, k=k, rater=step.rater)
+    return _names(view, k=k, rater=which.rater)
 
 
 @api.post("/{k}/redo")
-def redo_step(view: View, k: PathK, step: Step) -> Names:
+def redo_step(view: View, k: PathK, which: Redo) -> Names:
     """Redo the rater's last undone step."""
-    if not _label_state(view, k=k).redoable(step.rater.strip()):
+    if not _label_state(view, k=k).redoable(which.rater.strip()):
         raise Conflict("there is nothing to redo")
-    redo(view.path, k=k, rater=step.rater)
+    redo(view.path, k=k, rater=which.rater)
     _refresh_sample_names(view)
-    return _names(view, k=k, rater=step.rater)
+    return _names(view, k=k, rater=which.rater)
 
 
 @api.post("/{k}/{cluster}")
 def change(view: View, k: PathK, cluster: ClusterNumber, new: Change) -> Names:
     """Set a cluster's name, colour or flag. The change is on disk when this returns."""
     name = default_name(cluster) if new.name is not None and not new.name.strip() else new.name
+    events: list[Event] = []
     if (new.name, new.colour, new.flag) != (None, None, None):
         label = {"name": name, "colour": new.colour, "flag": new.flag}
-        add_label(view.path, cluster=cluster, k=k, rater=new.rater, edit=new.edit, **label)
+        events = add_label(view.path, cluster=cluster, k=k, rater=new.rater, edit=new.edit, **label)
     _refresh_sample_names(view)
-    return _names(view, k=k, rater=new.rater)
+    return _names(view, k=k, rater=new.rater, step=events[-1].id if events else "")
 
 
 class SampleNames:
@@ -251,7 +256,7 @@ def _refresh_sample_names(view: RunView) -> None:
     view.cached("sample names", depends_on=[], make=lambda: SampleNames(view.path)).schedule()
 
 
-def _names(view: RunView, *, k: int, rater: str) -> Names:
+def _names(view: RunView, *, k: int, rater: str, step: str = "") -> Names:
     state, events, rater = _label_state(view, k=k), _events(view), rater.strip()
 
     def suggestions() -> list[str]:
@@ -276,8 +281,9 @@ def _names(view: RunView, *, k: int, rater: str) -> Names:
             )
             for cluster, label in state.labels(rater).items()
         ],
-        undo=bool(state.undoable(rater)),
-        redo=bool(state.redoable(rater)),
+        undo=state.step_title(state.undoable(rater)),
+        redo=state.step_title(state.redoable(rater)),
+        step=step,
         suggestions=view.cached("suggestions", depends_on=["clusters/artifact.json", "names.jsonl"], make=suggestions),
     )
 

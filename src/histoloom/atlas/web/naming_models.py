@@ -36,12 +36,21 @@ class Merge(BaseModel):
     name: Text | None = None
 
 
-class Step(BaseModel):
-    """The rater whose last step is undone or redone."""
+class Redo(BaseModel):
+    """The rater whose last undone step is redone."""
 
     model_config = ConfigDict(extra="forbid")
 
     rater: Rater
+
+
+class Undo(BaseModel):
+    """The rater whose step is undone: the one that ``Names.step`` named, or the last one where ``step`` is empty."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rater: Rater
+    step: Annotated[str, Field(max_length=40)] = ""
 
 
 class Reference(BaseModel):
@@ -83,7 +92,11 @@ class Named(BaseModel):
 
 
 class Names(BaseModel):
-    """One rater's view of the clusters of one k. ``version`` changes with every change by anyone."""
+    """One rater's view of the clusters of one k. ``version`` changes with every change by anyone.
+
+    ``undo`` and ``redo`` say in words what the next undo and redo are about; empty where there is none. ``step``: what
+    this request did, for an undo of exactly that; empty where it did nothing.
+    """
 
     k: int
     version: str
@@ -91,8 +104,9 @@ class Names(BaseModel):
     reference: str
     raters: list[str]
     clusters: list[Named]
-    undo: bool
-    redo: bool
+    undo: str
+    redo: str
+    step: str
     suggestions: list[str]
 
 

@@ -20,12 +20,35 @@ export async function api(path, { method, body, signal } = {}) {
     response = await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError("The atlas does not answer; is it still running in the terminal?", 0);
+    connectionLost();
+    throw new ApiError(NO_ANSWER, 0);
   }
+  connectionFound();
   const text = await response.text();
   const data = text && (response.headers.get("Content-Type") ?? "").includes("json") ? JSON.parse(text) : null;
   if (!response.ok) throw new ApiError(data?.detail ?? `The atlas answered ${response.status}.`, response.status);
   return data;
+}
+
+const NO_ANSWER = "The atlas does not answer; is it still running in the terminal?";
+const CONNECTION_INTERVAL = 3000; // ms
+let lostNotice = null; // stands on the page for as long as the server does not answer
+
+/** Say once that the server does not answer, and ask until it does: pages ask often, and each failure would say the same. */
+function connectionLost() {
+  if (lostNotice) return;
+  announce(NO_ANSWER);
+  lostNotice = element("p", { class: "toast lost" }, NO_ANSWER);
+  document.getElementById("toasts").prepend(lostNotice);
+  const ask = () => fetch("/static/icon.svg", { cache: "no-store" }).then(connectionFound, () => lostNotice && setTimeout(ask, CONNECTION_INTERVAL));
+  setTimeout(ask, CONNECTION_INTERVAL);
+}
+
+function connectionFound() {
+  if (!lostNotice) return;
+  lostNotice.remove();
+  lostNotice = null;
+  toast("The atlas answers again.");
 }
 
 /** Create an element: attributes by name, `on…` listeners, `data` for data attributes, `vars` for CSS variables; children are nodes or text. */
@@ -50,20 +73,27 @@ export function announce(text) {
   requestAnimationFrame(() => (live.textContent = text));
 }
 
-/** Show a message for some seconds. `action`: {title, run}, such as undo. A `problem` stays until the user closes it. */
-export function toast(text, { action, problem = false, seconds = 6 } = {}) {
+/** Show a message for some seconds. `action`: {title, run}, such as undo. A `problem` stays until the user closes it. A message takes the place of an earlier one of the same `key`. */
+export function toast(text, { action, problem = false, seconds = 6, key = "" } = {}) {
   announce(text);
-  const box = element("div", { class: problem ? "toast problem" : "toast" }, element("span", {}, text));
+  if (key) document.querySelector(`.toast[data-key="${key}"]`)?.remove();
+  const box = element("div", { class: problem ? "toast problem" : "toast", data: { key } }, element("span", {}, text));
   const close = () => box.remove();
   if (action) box.append(element("button", { type: "button", onclick: () => { close(); action.run(); } }, action.title));
   box.append(element("button", { type: "button", "aria-label": "Close this message", onclick: close }, "×"));
   document.getElementById("toasts").append(box);
-  if (!problem) setTimeout(close, 1000 * seconds);
+  if (problem) return;
+  // It waits for as long as somebody points at it or is in it.
+  let timer;
+  const wait = () => { timer = setTimeout(close, 1000 * seconds); };
+  for (const event of ["mouseenter", "focusin"]) box.addEventListener(event, () => clearTimeout(timer));
+  for (const event of ["mouseleave", "focusout"]) box.addEventListener(event, wait);
+  wait();
 }
 
-/** Show an error as a toast. An aborted request is not an error. */
+/** Show an error as a toast. An aborted request is not an error, and a server that does not answer has its notice already. */
 export function showError(error) {
-  if (error.name === "AbortError") return;
+  if (error.name === "AbortError" || (error instanceof ApiError && error.status === 0)) return;
   if (!(error instanceof ApiError)) console.error(error);
   toast(error instanceof ApiError ? error.message : "Something went wrong on this page; reload it.", { problem: true });
 }
@@ -88,12 +118,12 @@ export function debounce(run, milliseconds) {
 
 /**
  * Fill `list` (a `ul.gallery`) with pictures: [{src, text, note?, facts?, actions?}]. `text` describes the picture. A click, or Enter,
- * enlarges a picture with its `facts` ([[term, text]]) and `actions` ([{title, href} or {title, run}]). The arrow keys move the focus.
- * A picture with `load` has the rest of itself fetched when it is enlarged.
+ * enlarges a picture with its `facts` ([[term, text]]) and `actions` ([{title, href} or {title, run}]). A picture with `load` has the
+ * rest of itself fetched when it is enlarged. The gallery is one stop of the Tab key; within it the arrow keys, Home and End move the focus.
  */
 export function gallery(list, pictures) {
   list.replaceChildren(...pictures.map((picture, index) => element("li", {},
-    element("button", { type: "button", "aria-haspopup": "dialog", onclick: () => enlarge(pictures, index) },
+    element("button", { type: "button", tabindex: index ? "-1" : "0", "aria-haspopup": "dialog", onclick: () => enlarge(pictures, index) },
       element("img", { src: picture.src, alt: picture.text, width: 128, height: 128, decoding: "async", loading: index < 30 ? null : "lazy" })),
     picture.note ? element("p", { class: "note", "aria-hidden": "true" }, picture.note) : null)));
 
@@ -104,16 +134,23 @@ export function gallery(list, pictures) {
     // The first button whose top differs starts the second row: its index is the number of columns.
     const top = (button) => Math.round(button.getBoundingClientRect().top);
     const columns = Math.max(1, buttons.findIndex((button) => top(button) > top(buttons[0])));
-    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns };
+    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -current, End: buttons.length };
     if (!(event.key in steps)) return;
     event.preventDefault();
-    buttons[Math.min(buttons.length - 1, Math.max(0, current + steps[event.key]))].focus();
+    const next = buttons[Math.min(buttons.length - 1, Math.max(0, current + steps[event.key]))];
+    for (const button of buttons) button.tabIndex = button === next ? 0 : -1; // Tab comes back to it
+    next.focus();
   };
 }
 
 /** Enlarge `pictures[index]` in a dialog with buttons for the previous and the next picture; returns the dialog. */
 export function enlarge(pictures, index) {
   const dialog = element("dialog", { class: "zoom", "aria-label": "Picture", onclose: () => dialog.remove() });
+  /** Facts that do not fit are scrolled, with the keyboard too. */
+  const makeScrollable = () => {
+    const facts = dialog.querySelector("dl");
+    if (facts.scrollHeight > facts.clientHeight) facts.tabIndex = 0;
+  };
   const show = (next) => {
     index = (next + pictures.length) % pictures.length;
     const { src, text, facts = [], actions = [] } = pictures[index];
@@ -129,6 +166,7 @@ export function enlarge(pictures, index) {
         element("button", { type: "button", class: "primary", onclick: () => dialog.close() }, "Close")));
     // The keyboard stays on the button that it was on, which is a new one now.
     if (focused !== null) ([...dialog.querySelectorAll("a, button")].find((one) => one.textContent === focused) ?? dialog.querySelector("button.primary")).focus();
+    if (dialog.open) makeScrollable();
     if (pictures[index].load) complete(index);
     else announce(`${text}, ${index + 1} of ${pictures.length}`);
   };
@@ -148,6 +186,14 @@ export function enlarge(pictures, index) {
   document.body.append(dialog);
   show(index);
   dialog.showModal();
+  makeScrollable();
   dialog.querySelector("button.primary").focus();
   return dialog;
 }
+
+// A field that was marked as wrong is not so any more once it is right, and neither is what its form said about it.
+document.addEventListener("input", ({ target }) => {
+  if (target.getAttribute("aria-invalid") !== "true" || !target.form || !target.checkValidity()) return;
+  target.removeAttribute("aria-invalid");
+  target.form.querySelector(".problem")?.replaceChildren();
+});

@@ -40,14 +40,17 @@ let requestCount = 0; // requests sent since the page was opened
 
 // --- requests --------------------------------------------------------------------------------------------------------
 
-/** Send a change after those before it, and show the state that the server returns. */
+/** Send a change after those before it, and show the state that the server returns; resolves to that state. */
 function send(path, body) {
   pending += 1;
   requestCount += 1;
   showSaveStatus();
   const response = queue.then(() => api(`/api/names/${k}/${path}`, { body: { rater, ...body } }));
   queue = response.then(() => {}, () => {});
-  return response.then(render).finally(() => {
+  return response.then((newState) => {
+    render(newState);
+    return newState;
+  }).finally(() => {
     pending -= 1;
     showSaveStatus();
   });
@@ -102,8 +105,10 @@ function render(newState, { external = false } = {}) {
     byId("suggestions").replaceChildren(...newState.suggestions.map((name) => element("option", { value: name })));
   }
   byId("raters").replaceChildren(...newState.raters.map((name) => element("option", { value: name })));
-  byId("undo").disabled = !newState.undo;
-  byId("redo").disabled = !newState.redo;
+  for (const [action, word] of [["undo", "Undo"], ["redo", "Redo"]]) {
+    byId(action).disabled = !newState[action];
+    byId(action).title = newState[action] && `${word} the ${newState[action]}`;
+  }
   showSaveStatus();
   return before;
 }
@@ -238,20 +243,35 @@ async function merge(row, other) {
   }
   const sameName = clusters.filter((one) => one.name && normalised(one.name) === normalised(name)).map((one) => one.cluster);
   const merged = [...new Set([other, row.cluster, ...sameName])].sort((a, b) => a - b);
-  await sendOrShowError("merge", { clusters: merged, name });
-  toast(`Clusters ${merged.join(", ")} are one tissue: ${name}`, { action: { title: "Undo", run: () => undoOrRedo("undo") } });
+  const mergedBy = rater;
+  const { step } = await send("merge", { clusters: merged, name });
+  const text = `merge of clusters ${merged.join(", ")}: ${name}`;
+  toast(`Clusters ${merged.join(", ")} are one tissue: ${name}`, {
+    action: { title: "Undo this merge", run: () => undoMerge({ step, mergedBy, text }).catch(showError) },
+  });
 }
 
-/** `action` is "undo" or "redo". */
-async function undoOrRedo(action) {
+/** Undo exactly this merge, whatever was done since, or say why that is no longer possible. */
+async function undoMerge({ step, mergedBy, text }) {
+  if (mergedBy === rater) await undoOrRedo("undo", { step, text });
+  else toast(`The ${text} is of ${mergedBy}, who alone can undo it.`);
+}
+
+/** `action` is "undo" or "redo". It is about the rater's last step, or about `step`, which `text` describes. */
+async function undoOrRedo(action, { step, text } = {}) {
   await allSent();
-  if (!state || !state[action]) return;
+  const done = text ?? state?.[action];
+  if (!done) return;
   const before = state;
-  await sendOrShowError(action, {});
+  try {
+    await send(action, step ? { step } : {});
+  } catch (error) {
+    return showError(error);
+  }
   resetFields();
   const changed = rows.find((row) => JSON.stringify(before.clusters[row.cluster]) !== JSON.stringify(state.clusters[row.cluster]));
   changed?.node.scrollIntoView({ block: "nearest" });
-  announce(changed ? `${action === "undo" ? "Undone" : "Redone"} at cluster ${changed.cluster}` : "Done");
+  toast(`${action === "undo" ? "Undone" : "Done again"}: ${done}`, { key: "undo", seconds: 4 });
 }
 
 const openColourDialog = colourDialog({
