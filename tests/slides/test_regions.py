@@ -46,7 +46,7 @@ def read(tmp_path: Path, values: object, *, origin: tuple[int, int] = (0, 0)) ->
 
 
 def names_at(regions: Regions, x: float, y: float) -> str | None:
-    number = int(regions.label_hw[int(y / 10), int(x / 10)])
+    number = int(regions.labels.unpacked()[int(y / 10), int(x / 10)])
     return regions.names[number - 1] if number else None
 
 

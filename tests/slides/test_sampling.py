@@ -8,7 +8,7 @@ import pytest
 from histoloom import seeding
 from histoloom.config import PatchesConfig, SplitConfig
 from histoloom.slides.patches.sampling import SlideGeometry, allocate, draw_positions, held_out, patch_extent
-from histoloom.slides.tissue.mask import tissue_mask, tissue_share
+from histoloom.slides.tissue.mask import PackedMask, tissue_mask, tissue_share
 
 
 def rng(name="test"):
@@ -87,7 +87,7 @@ def test_no_weight_gets_nothing():
 
 def test_positions_lie_on_no_grid():
     """Seen modulo the pitch of a thumbnail (1024 px for 16384: 16), all residues occur alike."""
-    geometry = SlideGeometry(16384, 16384, 372.09, np.ones((64, 64), bool))
+    geometry = SlideGeometry(16384, 16384, 372.09, PackedMask.of(np.ones((64, 64), bool)))
     for mode in ("all", "detect"):
         config = PatchesConfig(tissue=mode, background_share=0.0)
         drawn = draw_positions(4000, geometry=geometry, config=config, generator=rng())
@@ -99,7 +99,7 @@ def test_positions_lie_on_no_grid():
 
 
 def test_positions_differ_and_fill_a_small_slide():
-    geometry = SlideGeometry(20, 18, 16.0, np.zeros((9, 10), bool))
+    geometry = SlideGeometry(20, 18, 16.0, PackedMask.of(np.zeros((9, 10), bool)))
     drawn = draw_positions(500, geometry=geometry, config=PatchesConfig(), generator=rng())
     assert len(drawn) == 5 * 3
     assert len(set(zip(drawn.x.tolist(), drawn.y.tolist(), strict=True))) == 15
@@ -108,7 +108,7 @@ def test_positions_differ_and_fill_a_small_slide():
 def test_detect_keeps_to_tissue_and_its_background_share():
     tissue = np.zeros((100, 100), bool)
     tissue[:, :30] = True
-    geometry = SlideGeometry(4000, 4000, 100.0, tissue)
+    geometry = SlideGeometry(4000, 4000, 100.0, PackedMask.of(tissue))
     config = PatchesConfig(tissue="detect", min_tissue=0.7, background_share=0.2)
     drawn = draw_positions(300, geometry=geometry, config=config, generator=rng())
     assert len(drawn) == 300
@@ -120,10 +120,11 @@ def test_detect_finds_rare_tissue_and_fills_up_where_there_is_no_background():
     rare = np.zeros((500, 500), bool)
     rare[100:103, 200:203] = True
     config = PatchesConfig(tissue="detect", background_share=0.0)
-    positions = draw_positions(20, geometry=SlideGeometry(50_000, 50_000, 200.0, rare), config=config, generator=rng())
+    geometry = SlideGeometry(50_000, 50_000, 200.0, PackedMask.of(rare))
+    positions = draw_positions(20, geometry=geometry, config=config, generator=rng())
     assert len(positions) == 20
     assert (positions.tissue >= 0.5).all()
-    full = SlideGeometry(1000, 1000, 50.0, np.ones((50, 50), bool))
+    full = SlideGeometry(1000, 1000, 50.0, PackedMask.of(np.ones((50, 50), bool)))
     config = PatchesConfig(tissue="detect", background_share=0.3)
     assert len(draw_positions(40, geometry=full, config=config, generator=rng())) == 40
 

@@ -19,6 +19,7 @@ from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.patches.extract import SPLIT_COLOURS, TISSUE_COLOUR
 from histoloom.slides.patches.sampling import SlideGeometry, draw_positions, patches_per_slide, position_count
 from histoloom.slides.readers.open import open_slide
+from histoloom.slides.tissue.mask import PackedMask
 
 
 def rng(name="test"):
@@ -33,7 +34,7 @@ def ran(config, context, name="out"):
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
 def test_a_grid_is_regular_complete_and_centred(overlap):
-    geometry = SlideGeometry(1003, 777, 100.0, np.zeros((10, 10), bool))
+    geometry = SlideGeometry(1003, 777, 100.0, PackedMask.of(np.zeros((10, 10), bool)))
     config = PatchesConfig(sampling="grid", overlap=overlap, count=None)
     drawn = draw_positions(position_count(geometry, config=config), geometry=geometry, config=config, generator=rng())
     pitch = 100 * (1 - overlap)
@@ -47,7 +48,7 @@ def test_a_grid_is_regular_complete_and_centred(overlap):
 
 
 def test_a_grid_of_fractional_pitch_does_not_drift_or_stand_over():
-    geometry = SlideGeometry(1000, 200, 93.02325581395348, np.zeros((10, 10), bool))
+    geometry = SlideGeometry(1000, 200, 93.02325581395348, PackedMask.of(np.zeros((10, 10), bool)))
     config = PatchesConfig(sampling="grid", count=None)
     x = np.unique(
         draw_positions(position_count(geometry, config=config), geometry=geometry, config=config, generator=rng()).x
@@ -74,7 +75,7 @@ def test_numbers_of_count_and_per_slide():
 def test_detect_on_a_grid_takes_every_place_with_tissue_and_its_share_of_background():
     tissue = np.zeros((100, 100), bool)
     tissue[:, :40] = True
-    geometry = SlideGeometry(4000, 4000, 100.0, tissue)
+    geometry = SlideGeometry(4000, 4000, 100.0, PackedMask.of(tissue))
     config = PatchesConfig(tissue="detect", sampling="grid", count=None, background_share=0.2)
     drawn = draw_positions(position_count(geometry, config=config), geometry=geometry, config=config, generator=rng())
     assert (drawn.tissue >= 0.5).sum() == 16 * 40
@@ -84,7 +85,7 @@ def test_detect_on_a_grid_takes_every_place_with_tissue_and_its_share_of_backgro
 def test_spares_come_after_what_is_wanted():
     tissue = np.zeros((100, 100), bool)
     tissue[:, :40] = True
-    geometry = SlideGeometry(4000, 4000, 100.0, tissue)
+    geometry = SlideGeometry(4000, 4000, 100.0, PackedMask.of(tissue))
     config = PatchesConfig(tissue="detect", background_share=0.2)
     drawn = draw_positions(50, geometry=geometry, config=config, generator=rng(), spares=200)
     assert len(drawn) == 250

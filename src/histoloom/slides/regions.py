@@ -23,6 +23,7 @@ from skimage.draw import polygon
 
 from histoloom.errors import SlidesAbsent, UserError
 from histoloom.slides.entries import SlideError
+from histoloom.slides.tissue.mask import PackedMask
 
 IGNORE = "ignore"
 OUTLINES, MASKS = (".geojson", ".json"), (".png", ".tif", ".tiff")
@@ -38,17 +39,17 @@ _MOST_NAMES = 250
 class Regions:
     """The regions of a slide in the places of its tissue mask.
 
-    ``label_hw``: uint8, 0 outside, else the number of a name, from 1. ``names``: what the regions are called, "" for
-    those without a name.
+    ``labels``: 0 outside, else the number of a name, from 1. ``names``: what the regions are called, "" for those
+    without a name.
     """
 
-    label_hw: np.ndarray
+    labels: PackedMask
     names: tuple[str, ...]
 
     @property
     def inside_hw(self) -> np.ndarray:
         """Where patches may lie, bool (h, w)."""
-        return np.asarray(self.label_hw > 0)
+        return np.asarray(self.labels.unpacked() > 0)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def read_regions(
         _fill(label_hw, area.outline, value=names.index(area.name) + 1, origin=origin, scale=scale)
     for area in ignored:
         _fill(label_hw, area.outline, value=0, origin=origin, scale=scale)
-    return Regions(label_hw, names)
+    return Regions(PackedMask.of(label_hw), names)
 
 
 def read_areas(path: Path) -> list[Area]:
@@ -198,7 +199,7 @@ def _read_mask(path: Path, *, dimensions: tuple[int, int], shape_hw: tuple[int, 
     label_hw = np.zeros(shape_hw, np.uint8)
     for number, value in enumerate(found, 1):
         label_hw[picked_hw == value] = number
-    return Regions(label_hw, names)
+    return Regions(PackedMask.of(label_hw), names)
 
 
 def _mask_values(path: Path, *, at_least: int) -> np.ndarray:

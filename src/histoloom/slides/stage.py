@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from histoloom.config import Config
@@ -24,8 +23,8 @@ from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.inventory.find import find_slides, none_usable
 from histoloom.slides.patch_set import PatchSetInfo, SlideRow
 from histoloom.slides.patches.extract import (
-    AcceptedPatches,
     ExtractionJob,
+    ExtractionResult,
     OverviewJob,
     ThumbnailJob,
     extract_patches,
@@ -35,7 +34,6 @@ from histoloom.slides.patches.extract import (
 from histoloom.slides.patches.filters import REASONS, Filters
 from histoloom.slides.patches.grid import smaller_than_patch
 from histoloom.slides.patches.sampling import (
-    CandidatePatches,
     Positions,
     SlideGeometry,
     draw_candidates,
@@ -77,31 +75,26 @@ def run(context: StageContext) -> None:
         Workers(config.runtime.workers, scheduler=config.runtime.scheduler, place=out) as workers,
     ):
         around = ("surroundings",) if config.clusters.surroundings else ()
-        for name in ("images", "thumbnails", "overviews", *around):
+        for name in ("images", "thumbnails", "overviews", "checkpoints", *around):
             (out / name).mkdir(parents=True, exist_ok=True)
         _remove_unfinished_files(out)
 
         entries = _usable_slides(context)
         geometries, reasons = _find_tissue(entries, context=context, workers=workers)
         entries = _leave_out(entries, reasons=reasons, context=context)
-        candidates, reasons = draw_candidates(entries, geometries=geometries, config=config)
+        files = {name: out / "checkpoints" / f"{name}.candidates.npz" for name in geometries}
+        reasons = draw_candidates(entries, geometries=geometries, files=files, config=config)
         entries = _leave_out(entries, reasons=reasons, context=context)
         normalisers = _estimate_stains(entries, geometries=geometries, context=context, workers=workers)
-        accepted, reasons = _extract(
-            entries,
-            geometries=geometries,
-            candidates=candidates,
-            normalisers=normalisers,
-            context=context,
-            workers=workers,
+        results = _extract(
+            entries, geometries=geometries, candidates=files, normalisers=normalisers, context=context, workers=workers
         )
+        reasons = {name: result.reason for name, result in results.items() if result.positions is None}
         entries = _leave_out(entries, reasons=reasons, context=context)
 
-        positions = {
-            name: candidates[name].positions.take(np.array(patches.rows, np.int64))
-            for name, patches in accepted.items()
-        }
-        splits = _write_tables(entries, geometries=geometries, positions=positions, accepted=accepted, context=context)
+        positions = {name: result.positions for name, result in results.items() if result.positions is not None}
+        rejected = {name: result.rejected for name, result in results.items()}
+        splits = _write_tables(entries, geometries=geometries, positions=positions, rejected=rejected, context=context)
         overviews = [
             OverviewJob(
                 thumbnail=out / "thumbnails" / f"{entry.slide_id}.jpg",
@@ -200,13 +193,13 @@ def _find_tissue(
         )
     geometries, reasons = {}, {}
     for entry, result in zip(usable, results, strict=True):
-        if result.masks is None:
+        if result.tissue is None:
             reasons[entry.slide_id] = result.reason
-        elif config.tissue == "detect" and entry.places is None and not result.masks.tissue_hw.any():
+        elif config.tissue == "detect" and entry.places is None and result.empty:
             reasons[entry.slide_id] = "no tissue was found on it; patches.tissue=all takes patches anywhere"
         else:
             extent = patch_extent(config.size, mpp=config.mpp, source_mpp=entry.source_mpp)
-            tissue_hw, pen_hw, corner_N2 = result.masks.tissue_hw, result.masks.pen_hw, None
+            corner_N2 = None
             if entry.places is not None:
                 try:
                     places = read_places(
@@ -224,7 +217,7 @@ def _find_tissue(
                     reach = f"{places.left_out} of {places.left_out + len(corner_N2)} places"
                     context.say(f"{entry.display_name}: {reach} reach over the slide's edge and are left out")
             geometries[entry.slide_id] = SlideGeometry(
-                entry.width, entry.height, extent, tissue_hw, pen_hw, result.regions, corner_N2
+                entry.width, entry.height, extent, result.tissue, result.pen, result.regions, corner_N2
             )
     return geometries, reasons
 
@@ -252,12 +245,12 @@ def _extract(
     entries: Entries,
     *,
     geometries: Mapping[str, SlideGeometry],
-    candidates: Mapping[str, CandidatePatches],
+    candidates: Mapping[str, Path],
     normalisers: Mapping[str, StainNormaliser | None],
     context: StageContext,
     workers: Workers,
-) -> tuple[dict[str, AcceptedPatches], Reasons]:
-    """Write each usable slide's patches; returns the accepted ones, and why some slides gave none."""
+) -> dict[str, ExtractionResult]:
+    """Write each usable slide's patches; returns which, by slide_id."""
     config, around = context.config.patches, context.config.clusters.surroundings
     jobs = [
         ExtractionJob(
@@ -274,13 +267,8 @@ def _extract(
         for entry in entries
         if entry.usable
     ]
-    accepted, reasons = {}, {}
-    for job, result in zip(jobs, workers.run(extract_patches, jobs=jobs, label="patches"), strict=True):
-        if result.accepted is None:
-            reasons[job.entry.slide_id] = result.reason
-        else:
-            accepted[job.entry.slide_id] = result.accepted
-    return accepted, reasons
+    results = workers.run(extract_patches, jobs=jobs, label="patches")
+    return {job.entry.slide_id: result for job, result in zip(jobs, results, strict=True)}
 
 
 def _write_tables(
@@ -288,7 +276,7 @@ def _write_tables(
     *,
     geometries: Mapping[str, SlideGeometry],
     positions: Mapping[str, Positions],
-    accepted: Mapping[str, AcceptedPatches],
+    rejected: Mapping[str, Mapping[str, int]],
     context: StageContext,
 ) -> dict[str, str]:
     """Write index.parquet, slides.parquet and meta.json; returns each slide's split."""
@@ -336,7 +324,7 @@ def _write_tables(
             split=splits[entry.slide_id],
             patches=counts[entry.slide_id],
             status=entry.status,
-            rejected=accepted.get(entry.slide_id, AcceptedPatches([])).rejected,
+            rejected=dict(rejected.get(entry.slide_id, dict.fromkeys(REASONS, 0))),
             extra=dict(entry.extra),
         )
         for entry in entries

@@ -25,7 +25,7 @@ from histoloom.slides.readers.open import open_slide
 from histoloom.slides.regions import Regions, read_regions
 from histoloom.slides.stain.normalise import StainNormaliser
 from histoloom.slides.tissue.kind import not_he
-from histoloom.slides.tissue.mask import ThumbnailMasks, segment_thumbnail
+from histoloom.slides.tissue.mask import PackedMask, segment_thumbnail
 
 THUMBNAIL_SIDE = 1024
 TISSUE_COLOUR = (0, 158, 115)
@@ -51,12 +51,14 @@ class ThumbnailJob:
 
 @dataclass(frozen=True)
 class ThumbnailResult:
-    """A slide's tissue, pen and regions, or the ``reason`` why it cannot be read.
+    """A slide's tissue, pen and regions, or the ``reason`` why it cannot be read; ``empty``: it has no tissue.
 
     ``not_he`` says why it cannot be haematoxylin and eosin; it is empty where it can.
     """
 
-    masks: ThumbnailMasks | None
+    tissue: PackedMask | None
+    pen: PackedMask | None = None
+    empty: bool = False
     reason: str = ""
     not_he: str = ""
     regions: Regions | None = None
@@ -82,8 +84,14 @@ def make_thumbnail(job: ThumbnailJob) -> ThumbnailResult:
                 entry.regions, dimensions=dimensions, origin=origin, shape_hw=masks.tissue_hw.shape[:2]
             )
     except SlideError as error:
-        return ThumbnailResult(None, entry.public_reason(error))
-    return ThumbnailResult(masks, not_he=not_he(thumbnail), regions=regions)
+        return ThumbnailResult(None, reason=entry.public_reason(error))
+    return ThumbnailResult(
+        PackedMask.of(masks.tissue_hw),
+        PackedMask.of(masks.pen_hw),
+        empty=not masks.tissue_hw.any(),
+        not_he=not_he(thumbnail),
+        regions=regions,
+    )
 
 
 # --- patches ---
@@ -166,13 +174,14 @@ def compacting_moves(rows: list[int]) -> list[tuple[int, int]]:
 class ExtractionJob:
     """Take patches of level-0 side ``extent`` px among the ``candidates``, ``size`` px each, into ``target``.
 
-    ``target`` is a .npy file; ``checkpoint`` a .json that says which candidates it holds, where filters are active.
-    ``normaliser`` changes the stain of accepted patches; filters measure the slide's own pixels. ``surroundings``: the
-    .npy file of the fields about the accepted patches, in their order; None: they are not wanted.
+    ``candidates`` is the file of ``CandidatePatches``, ``target`` a .npy file; ``checkpoint`` a .json that says which
+    candidates it holds, where filters are active. ``normaliser`` changes the stain of accepted patches; filters measure
+    the slide's own pixels. ``surroundings``: the .npy file of the fields about the accepted patches, in their order;
+    None: they are not wanted.
     """
 
     entry: SlideEntry
-    candidates: CandidatePatches
+    candidates: Path
     extent: float
     size: int
     target: Path
@@ -181,49 +190,53 @@ class ExtractionJob:
     normaliser: StainNormaliser | None = None
     surroundings: Path | None = None
 
-    @property
-    def done(self) -> AcceptedPatches | None:
+    def done(self, candidates: CandidatePatches) -> AcceptedPatches | None:
         """The patches that ``target`` holds, or None where it has to be written."""
         if not self.target.is_file():
             return None
         if not self.filters.active:
-            return AcceptedPatches(self.candidates.first().tolist())
+            return AcceptedPatches(candidates.first().tolist())
         return AcceptedPatches.load(self.checkpoint) if self.checkpoint.is_file() else None
 
 
 @dataclass(frozen=True)
 class ExtractionResult:
-    """The ``accepted`` patches, in the rows' order, or the ``reason`` why the slide is left out."""
+    """The accepted patches, in the file's order, or the ``reason`` why the slide is left out.
 
-    accepted: AcceptedPatches | None
+    ``rejected``: how many candidates were rejected, by reason.
+    """
+
+    positions: Positions | None
+    rejected: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     reason: str = ""
 
 
 def extract_patches(job: ExtractionJob) -> ExtractionResult:
     """Write a slide's patches, unless that is done; a slide that gives none, or cannot be read, is left out."""
-    accepted = job.done
+    candidates = CandidatePatches.load(job.candidates)
+    accepted = job.done(candidates)
     around = job.surroundings
-    if accepted is not None and (around is None or around.is_file()):
-        return ExtractionResult(accepted)
     try:
-        with open_slide(job.entry) as slide:
-            if accepted is None:
-                with replacing(job.target) as temporary:
-                    accepted = _write_patches(job, slide=slide, path=temporary)
-                    if job.filters.active:
-                        accepted.save(job.checkpoint)
-            if around is not None:
-                with replacing(around) as temporary:
-                    _write_surroundings(job, slide=slide, rows=np.array(accepted.rows), path=temporary)
+        if accepted is None or (around is not None and not around.is_file()):
+            with open_slide(job.entry) as slide:
+                if accepted is None:
+                    with replacing(job.target) as temporary:
+                        accepted = _write_patches(job, candidates=candidates, slide=slide, path=temporary)
+                        if job.filters.active:
+                            accepted.save(job.checkpoint)
+                if around is not None:
+                    positions = candidates.positions.take(np.array(accepted.rows))
+                    with replacing(around) as temporary:
+                        _write_surroundings(job, positions=positions, slide=slide, path=temporary)
     except SlideError as error:
-        return ExtractionResult(None, job.entry.public_reason(error))
-    return ExtractionResult(accepted)
+        return ExtractionResult(None, reason=job.entry.public_reason(error))
+    return ExtractionResult(candidates.positions.take(np.array(accepted.rows, np.int64)), accepted.rejected)
 
 
-def _write_patches(job: ExtractionJob, *, slide: Slide, path: Path) -> AcceptedPatches:
+def _write_patches(job: ExtractionJob, *, candidates: CandidatePatches, slide: Slide, path: Path) -> AcceptedPatches:
     """Patch by patch with plain writes: a full disk under a memory map would kill the process instead of raising."""
     length = job.size * job.size * 3
-    positions = job.candidates.positions
+    positions = candidates.positions
 
     def read(row: int) -> np.ndarray:
         return slide.read(int(positions.x[row]), int(positions.y[row]), extent=job.extent, size=job.size)
@@ -232,13 +245,13 @@ def _write_patches(job: ExtractionJob, *, slide: Slide, path: Path) -> AcceptedP
         return np.asarray(rows[_reading_order(positions.x[rows], positions.y[rows], side=job.extent)])
 
     with path.open("wb+") as file:
-        start = _write_npy_header(file, n=job.candidates.wanted, size=job.size)
+        start = _write_npy_header(file, n=candidates.wanted, size=job.size)
 
         def keep(slot: int, patch: np.ndarray) -> None:
             file.seek(start + slot * length)
             file.write((patch if job.normaliser is None else job.normaliser(patch)).tobytes())
 
-        accepted = accept(job.candidates, filters=job.filters, read=read, keep=keep, reading_order=reading_order)
+        accepted = accept(candidates, filters=job.filters, read=read, keep=keep, reading_order=reading_order)
 
         # Where slots stayed empty, the last patches are moved there and the file is cut.
         for source, target in compacting_moves(accepted.rows):
@@ -257,13 +270,13 @@ def _write_patches(job: ExtractionJob, *, slide: Slide, path: Path) -> AcceptedP
     return accepted
 
 
-def _write_surroundings(job: ExtractionJob, *, slide: Slide, rows: np.ndarray, path: Path) -> None:
-    """The fields about the patches of these rows of the candidates, in the order of ``rows``; one in memory."""
-    positions, side = job.candidates.positions.take(rows), image_side(job.size)
+def _write_surroundings(job: ExtractionJob, *, positions: Positions, slide: Slide, path: Path) -> None:
+    """The fields about the patches at these positions, in their order; one in memory."""
+    side = image_side(job.size)
     fields_N3 = fields_of(positions.x, positions.y, extent=job.extent, dimensions=slide.dimensions)
     order = _reading_order(fields_N3[:, 0], fields_N3[:, 1], side=float(fields_N3[0, 2]))
     with path.open("wb+") as file:
-        start = _write_npy_header(file, n=len(rows), size=side)
+        start = _write_npy_header(file, n=len(positions), size=side)
         for slot, image in zip(order.tolist(), read_fields(slide, fields_N3[order], side=side), strict=True):
             file.seek(start + slot * image.nbytes)
             file.write((image if job.normaliser is None else job.normaliser(image)).tobytes())
@@ -307,7 +320,7 @@ def write_overview(job: OverviewJob) -> None:
         return
     with Image.open(job.thumbnail) as image:
         picture_hw3 = np.asarray(image.convert("RGB"))
-    tissue_hw = job.geometry.tissue
+    tissue_hw = job.geometry.tissue.unpacked()
     inner_hw = ndimage.binary_erosion(tissue_hw, iterations=_OUTLINE, border_value=1)
     picture_hw3 = np.where((tissue_hw & ~inner_hw)[..., None], np.array(TISSUE_COLOUR, np.uint8), picture_hw3)
     picture = Image.fromarray(picture_hw3)

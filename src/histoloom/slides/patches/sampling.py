@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from histoloom import seeding
 from histoloom.config import Config, PatchesConfig, SplitConfig
 from histoloom.errors import UserError
+from histoloom.run.directory import replacing
 from histoloom.slides.entries import SlideEntry
 from histoloom.slides.patches.filters import Filters
 from histoloom.slides.regions import Regions
-from histoloom.slides.tissue.mask import tissue_share
+from histoloom.slides.tissue.mask import PackedMask, tissue_share
 
 _MOST_CANDIDATES = 2_000_000
 _ROUNDING = 1e-6  # px; an extent of 256.0000001 fits 256
@@ -27,7 +29,7 @@ _SPARES_PER_PATCH, _MIN_SPARES = 16, 256  # further candidates, where a filter m
 
 @dataclass(frozen=True)
 class SlideGeometry:
-    """A slide's width and height (level-0 px), the side of its patches there, its tissue and its pen, bool (h, w).
+    """A slide's width and height (level-0 px), the side of its patches there, its tissue and its pen.
 
     ``regions``: where patches may lie; None: anywhere. ``places``: the upper left corners of all patches, int64 (n, 2);
     None: they are drawn.
@@ -36,13 +38,14 @@ class SlideGeometry:
     width: int
     height: int
     extent: float
-    tissue: np.ndarray
-    pen: np.ndarray | None = None
+    tissue: PackedMask
+    pen: PackedMask | None = None
     regions: Regions | None = None
     places: np.ndarray | None = None
 
-    def share(self, mask_hw: np.ndarray | None, *, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def share(self, mask: PackedMask | np.ndarray | None, *, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Share of a mask in each patch at level-0 (x, y), float (n,) 0..1; 0 without a mask, or with an empty one."""
+        mask_hw = mask.unpacked() if isinstance(mask, PackedMask) else mask
         if mask_hw is None or not mask_hw.any():
             return np.zeros(len(x))
         return tissue_share(mask_hw, x=x, y=y, extent=self.extent, width=self.width, height=self.height)
@@ -51,7 +54,7 @@ class SlideGeometry:
         """The name of the region that has the largest part of each patch at level-0 (x, y), (n,)."""
         if self.regions is None:
             return np.full(len(x), "", object)
-        label_hw, names = self.regions.label_hw, self.regions.names
+        label_hw, names = self.regions.labels.unpacked(), self.regions.names
         shares_RN = np.stack([self.share(label_hw == number, x=x, y=y) for number in range(1, len(names) + 1)])
         return np.array(names, object)[shares_RN.argmax(axis=0)]
 
@@ -94,6 +97,19 @@ class CandidatePatches:
     background: np.ndarray
     wanted: int
 
+    @classmethod
+    def load(cls, path: Path) -> CandidatePatches:
+        """Read what ``save`` wrote."""
+        with np.load(path) as arrays:
+            positions = Positions(arrays["x"], arrays["y"], arrays["tissue"], arrays["pen"])
+            return cls(positions, arrays["background"], int(arrays["wanted"]))
+
+    def save(self, path: Path) -> None:
+        """Write an .npz file."""
+        at = self.positions
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, x=at.x, y=at.y, tissue=at.tissue, pen=at.pen, background=self.background, wanted=self.wanted)
+
     def first(self) -> np.ndarray:
         """The rows that are accepted where nothing is rejected: the first wanted ones, in their order."""
         return np.arange(min(self.wanted, len(self.positions)))
@@ -105,14 +121,14 @@ def patch_extent(size: int, *, mpp: float, source_mpp: float) -> float:
 
 
 def draw_candidates(
-    entries: Sequence[SlideEntry], *, geometries: Mapping[str, SlideGeometry], config: Config
-) -> tuple[dict[str, CandidatePatches], dict[str, str]]:
-    """Each usable slide's candidates, the wanted ones first, and why some slides have none.
+    entries: Sequence[SlideEntry], *, geometries: Mapping[str, SlideGeometry], files: Mapping[str, Path], config: Config
+) -> dict[str, str]:
+    """Write each usable slide's candidates, the wanted ones first, into its file; returns why some slides have none.
 
-    The patches are shared out by the slides' area of tissue, um^2; with ``tissue: all``, by their whole area.
+    The patches are shared out by the slides' area of tissue, um^2; with ``tissue: all``, by their whole area. Where
+    filters are active there are 17 candidates for each patch, so that memory holds those of one slide.
     """
     patches = config.patches
-    candidates: dict[str, CandidatePatches] = {}
     reasons: dict[str, str] = {}
     drawn: list[SlideEntry] = []
     limits, areas = [], []
@@ -121,13 +137,15 @@ def draw_candidates(
             continue
         geometry = geometries[entry.slide_id]
         if geometry.places is not None:
-            candidates[entry.slide_id] = _given_candidates(geometry, config=patches)
-            if not len(candidates[entry.slide_id].positions):
+            given = _given_candidates(geometry, config=patches)
+            given.save(files[entry.slide_id])
+            if not len(given.positions):
                 reasons[entry.slide_id] = "none of its places lies inside its regions; lower patches.min_region"
             continue
         drawn.append(entry)
         limits.append(position_count(geometry, config=patches))
-        usable_hw = geometry.tissue if patches.tissue == "detect" else np.ones_like(geometry.tissue)
+        tissue_hw = geometry.tissue.unpacked()
+        usable_hw = tissue_hw if patches.tissue == "detect" else np.ones_like(tissue_hw)
         share = float((usable_hw if geometry.regions is None else usable_hw & geometry.regions.inside_hw).mean())
         areas.append(share * geometry.width * geometry.height * entry.source_mpp**2)
     counts = patches_per_slide(np.array(areas), capacity=np.array(limits), config=patches)
@@ -145,7 +163,7 @@ def draw_candidates(
         )
         detect = patches.tissue == "detect"
         background = positions.tissue < patches.min_tissue if detect else np.zeros(len(positions), bool)
-        candidates[entry.slide_id] = CandidatePatches(positions, background, count)
+        CandidatePatches(positions, background, count).save(files[entry.slide_id])
         if count == 0:
             reasons[entry.slide_id] = f"none of the {patches.count} patches fell to it; raise patches.count"
         elif len(positions) == 0:
@@ -154,7 +172,7 @@ def draw_candidates(
             reasons[entry.slide_id] = (
                 f"no patch with a tissue share of {patches.min_tissue:g}{inside} was found; lower {lower}"
             )
-    return candidates, reasons
+    return reasons
 
 
 def _given_candidates(geometry: SlideGeometry, *, config: PatchesConfig) -> CandidatePatches:

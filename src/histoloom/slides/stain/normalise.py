@@ -30,7 +30,7 @@ from histoloom.run.directory import read_json, write_json
 from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.readers.base import Slide
 from histoloom.slides.readers.open import open_slide
-from histoloom.slides.tissue.mask import GLASS_STEP, glass_colour, tissue_mask
+from histoloom.slides.tissue.mask import GLASS_STEP, PackedMask, glass_colour, tissue_mask
 
 Method = Literal["macenko", "reinhard"]
 Triple = tuple[float, float, float]
@@ -256,16 +256,16 @@ class StainJob:
 
 
 def stain_jobs(
-    entries: Iterable[SlideEntry], *, tissue: Mapping[str, np.ndarray], thumbnails: Path, method: Method
+    entries: Iterable[SlideEntry], *, tissue: Mapping[str, PackedMask], thumbnails: Path, method: Method
 ) -> dict[str, StainJob]:
-    """A job for each slide of the usable ``entries``; ``tissue`` are their masks, bool (h, w), by slide_id."""
+    """A job for each slide of the usable ``entries``; ``tissue`` are their masks by slide_id."""
     files: dict[str, list[SlideEntry]] = {}
     for entry in entries:
         if entry.usable:
             files.setdefault(entry.slide, []).append(entry)
     jobs = {}
     for name, group in files.items():
-        masks = [tissue[entry.slide_id] for entry in group]
+        masks = [tissue[entry.slide_id].unpacked() for entry in group]
         centres = spread_fields(masks, dimensions=[(entry.width, entry.height) for entry in group])
         used = [number for number, centres_N2 in enumerate(centres) if len(centres_N2)]
         jobs[name] = StainJob(
