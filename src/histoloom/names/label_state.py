@@ -2,7 +2,8 @@
 
 *One rule says whose labels count.* For each cluster, the latest name by anyone counts, with that rater's flag; where
 nobody named it, the latest flag counts. The latest colour by anyone counts. A rater who removes a name, or undoes it,
-no longer has one. Where a rater was chosen as the reference, only that rater's labels count. Clusters with the same name are one tissue: whoever draws a tissue draws over all of them.
+no longer has one. Where a rater was chosen as the reference, only that rater's labels count. Clusters with the same
+name are one tissue: whoever draws a tissue draws over all of them.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ Visit = Callable[..., AbstractContextManager[Page]]
 def box(locator: Locator) -> dict[str, float]:
     found = locator.bounding_box()
     assert found is not None
-    return {"right": found["x"] + found["width"], "bottom": found["y"] + found["height"], **found}
+    x, y, width, height = found["x"], found["y"], found["width"], found["height"]
+    return {"x": x, "y": y, "height": height, "right": x + width, "bottom": y + height}
 
 
 def test_nothing_is_cut_off_or_jumps_on_a_narrow_page(visit: Visit, address: str) -> None:
