@@ -106,7 +106,7 @@ def undo(run: Path, *, k: int, rater: str, step: str = "") -> Event:
         if step and (again := state.set_again(of)):
             numbers = ", ".join(map(str, again))
             raise UserError(
-                f"that step can no longer be undone alone: cluster {numbers} was changed again since; "
+                f"that step can no longer be undone alone: group {numbers} was changed again since; "
                 f"undo the later changes first"
             )
         return append(run, [Event("undo", rater, k=k, of=of)])[0]

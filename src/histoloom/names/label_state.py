@@ -132,18 +132,18 @@ class LabelState:
         return sorted(again)
 
     def step_title(self, step: Collection[str]) -> str:
-        """What a step did, such as ``name of cluster 3: bone``, from the ids of its events; empty for no step."""
+        """What a step did, such as ``name of group 3: bone``, from the ids of its events; empty for no step."""
         events = [event for event in self._events if event.id in step]
         if not events:
             return ""
         clusters = sorted({cluster for event in events for cluster in event.members})
         numbers = ", ".join(map(str, clusters[:8])) + (" and others" if len(clusters) > 8 else "")
         if events[-1].edit.startswith("import-"):
-            return f"import of labels for {len(clusters)} clusters"
+            return f"import of labels for {len(clusters)} groups"
         kind, value = events[-1].kind, events[-1].value or "none"
         if kind == "merge":
-            return f"merge of clusters {numbers}: {value}"
-        return f"{kind} of cluster{'s' if len(clusters) > 1 else ''} {numbers}: {value}"
+            return f"merge of groups {numbers}: {value}"
+        return f"{kind} of group{'s' if len(clusters) > 1 else ''} {numbers}: {value}"
 
     def _history(self, rater: str) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
         """The steps that can be undone and those that can be redone, the next one last: event ids by step.

@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from histoloom.run.directory import Run
 
-PATCH_LINKS = ["More like this", "Between…", "On its slide", "To its cluster", "As PNG"]
+PATCH_LINKS = ["More like this", "Between…", "On its slide", "To its group", "As PNG"]
 LOADED = "() => [...document.images].every((image) => image.complete && image.naturalWidth > 0)"
 
 
@@ -24,21 +24,25 @@ def mapped_address(published: Run, write_map: Any, serve_run: Callable[..., Any]
 
 def test_the_first_page_shows_pictures_and_keeps_k(page: Page, address: str) -> None:
     page.goto(f"{address}/")
-    expect(page.get_by_role("heading", level=1)).to_have_text("4 clusters")
+    expect(page.get_by_role("heading", level=1)).to_have_text("4 groups")
     page.wait_for_function(LOADED)
-    page.get_by_role("link", name="2 clusters").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("2 clusters")
-    page.get_by_role("navigation", name="Pages").get_by_role("link", name="Clusters").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("2 clusters")
+    page.locator(".k-switch .term").focus()
+    expect(page.get_by_role("tooltip", name="k is the number of groups")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("tooltip")).to_have_count(0)
+    page.get_by_role("link", name="2 groups").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("2 groups")
+    page.get_by_role("navigation", name="Pages").get_by_role("link", name="Groups").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("2 groups")
 
 
 def test_a_cluster_is_viewed_with_the_keyboard_alone(page: Page, address: str) -> None:
     page.goto(f"{address}/")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
-    page.get_by_role("link", name="Cluster 1").focus()
+    page.get_by_role("link", name="Group 1").focus()
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", level=1)).to_have_text("Cluster 1")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Group 1")
     pictures = page.get_by_role("list", name="Real patches").get_by_role("button")
     pictures.first.focus()
     page.keyboard.press("ArrowRight")
@@ -82,9 +86,9 @@ def test_samples_are_shown_with_the_real_patches(page: Page, address: str) -> No
 
 def test_another_k_leads_to_the_same_tissue(page: Page, address: str) -> None:
     page.goto(f"{address}/clusters/4/0")
-    page.get_by_role("link", name="2 clusters", exact=True).click()
+    page.get_by_role("link", name="2 groups", exact=True).click()
     expect(page).to_have_url(f"{address}/clusters/2/{page.url[-1]}")
-    page.get_by_role("link", name="4 clusters, the chosen number").click()
+    page.get_by_role("link", name="4 groups, the chosen number").click()
     expect(page).to_have_url(f"{address}/clusters/4/{page.url[-1]}")
 
 
@@ -97,7 +101,7 @@ def test_the_map_shows_the_patch_under_the_pointer(page: Page, mapped_address: s
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     hover = page.locator("#map-hover")
     expect(hover).to_be_visible()
-    expect(hover).to_contain_text("Cluster")
+    expect(hover).to_contain_text("Group")
     page.mouse.down()
     page.mouse.up()
     # The enlarged patch says and offers what it does in a gallery, and the keys step to those beside it on the map.

@@ -25,7 +25,7 @@ def start(page: Page, address: str, *, rater: str = "Dr A") -> None:
     page.keyboard.type(rater)
     page.keyboard.press("Enter")
     expect(page.locator("#who")).to_have_text(rater)
-    expect(page.get_by_role("group", name="Cluster 0", exact=True)).to_be_focused()
+    expect(page.get_by_role("group", name="Group 0", exact=True)).to_be_focused()
 
 
 def kept(page: Page) -> None:
@@ -37,7 +37,7 @@ def names(run: Path, rater: str, *, k: int = 4) -> list[str]:
 
 
 def field(page: Page, cluster: int) -> str:
-    return page.get_by_label(f"Name of cluster {cluster}").input_value()
+    return page.get_by_label(f"Name of group {cluster}").input_value()
 
 
 def test_name_merge_flag_colour_and_undo_by_the_keyboard(page: Page, own_address: str, finished: Run) -> None:
@@ -46,30 +46,30 @@ def test_name_merge_flag_colour_and_undo_by_the_keyboard(page: Page, own_address
     page.keyboard.press("Enter")
     page.keyboard.type("voids  within the tissue ")
     page.keyboard.press("Enter")
-    expect(page.get_by_label("Name of cluster 1")).to_be_focused()
+    expect(page.get_by_label("Name of group 1")).to_be_focused()
     page.keyboard.type("bone")
     page.keyboard.press("Escape")
-    expect(page.get_by_role("group", name="Cluster 1", exact=True)).to_be_focused()
+    expect(page.get_by_role("group", name="Group 1", exact=True)).to_be_focused()
     page.keyboard.press("2")
-    row = page.get_by_role("group", name="Cluster 1", exact=True)
+    row = page.get_by_role("group", name="Group 1", exact=True)
     expect(row.get_by_role("button", name="mixed")).to_have_attribute("aria-pressed", "true")
     page.keyboard.press("c")
-    expect(page.get_by_role("dialog", name="Colour of cluster 1")).to_be_visible()
+    expect(page.get_by_role("dialog", name="Colour of group 1")).to_be_visible()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     page.keyboard.press("n")
     page.keyboard.press("ArrowDown")
-    expect(page.get_by_role("group", name="Cluster 3", exact=True)).to_be_focused()
+    expect(page.get_by_role("group", name="Group 3", exact=True)).to_be_focused()
     page.keyboard.press("m")
     page.keyboard.type("0")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("One tissue with cluster 0")).to_be_visible()
+    expect(page.get_by_text("One tissue with group 0")).to_be_visible()
     kept(page)
     assert clusters_of_tissue(run, "Voids within the tissue", k=4) == [0, 3]
     label = current_labels(run, k=4)[1]
     assert (label.name, label.flag, label.colour) == ("bone", "mixed", "#009e73")
     page.keyboard.press("Control+z")
-    expect(page.get_by_label("Name of cluster 3")).to_have_value("")
+    expect(page.get_by_label("Name of group 3")).to_have_value("")
     assert clusters_of_tissue(run, "voids within the tissue", k=4) == [0]
     for _ in range(4):
         page.keyboard.press("Control+z")
@@ -77,21 +77,21 @@ def test_name_merge_flag_colour_and_undo_by_the_keyboard(page: Page, own_address
     assert names(run, "Dr A") == ["", "", "", ""]
     page.keyboard.press("Control+Shift+z")
     page.keyboard.press("Control+y")
-    expect(page.get_by_label("Name of cluster 1")).to_have_value("bone")
+    expect(page.get_by_label("Name of group 1")).to_have_value("bone")
     assert names(run, "Dr A") == ["voids  within the tissue", "bone", "", ""]
 
 
 def test_who_types_faster_than_a_dialog_ends_stays_where_she_went(page: Page, own_address: str) -> None:
     start(page, own_address)
     page.keyboard.press("c")
-    expect(page.get_by_role("dialog", name="Colour of cluster 0")).to_be_visible()
+    expect(page.get_by_role("dialog", name="Colour of group 0")).to_be_visible()
     page.evaluate("""() => new Promise((done) => {
       const dialog = document.getElementById("colour-dialog");
       dialog.addEventListener("close", () => setTimeout(done));
       dialog.close();
       document.querySelector('[data-cluster="3"]').focus();
     })""")
-    expect(page.get_by_role("group", name="Cluster 3", exact=True)).to_be_focused()
+    expect(page.get_by_role("group", name="Group 3", exact=True)).to_be_focused()
 
 
 def test_what_was_typed_outlives_a_reload(page: Page, own_address: str, finished: Run) -> None:
@@ -100,7 +100,7 @@ def test_what_was_typed_outlives_a_reload(page: Page, own_address: str, finished
     page.keyboard.type("necrotic tumour")
     page.reload()
     expect(page.locator("#who")).to_have_text("Dr A")
-    expect(page.get_by_label("Name of cluster 0")).to_have_value("necrotic tumour")
+    expect(page.get_by_label("Name of group 0")).to_have_value("necrotic tumour")
     kept(page)
     assert names(finished.path, "Dr A")[0] == "necrotic tumour"
 
@@ -110,7 +110,7 @@ def test_a_name_that_cannot_be_kept_says_why_and_how_it_goes_on(page: Page, own_
     page.keyboard.press("Enter")
     page.keyboard.type("3")
     expect(page.get_by_text("reads as a cluster's number")).to_be_visible()
-    expect(page.locator("#saved")).to_have_text("Cluster 0 is not saved")
+    expect(page.locator("#saved")).to_have_text("Group 0 is not saved")
     page.keyboard.type(" kinds of cells")
     expect(page.get_by_text("reads as a cluster's number")).to_be_hidden()
     kept(page)
@@ -133,7 +133,7 @@ def test_two_raters_at_once_and_their_agreement(visit: Visit, own_address: str, 
         assert [field(two, cluster) for cluster in range(4)] == ["Tissue a", "Tissue b", "Tissue c", "Tissue e"]
         one.get_by_role("button", name="Agreement").press("Enter")
         expect(one.get_by_role("row", name=re.compile("Dr A and Dr <B>"))).to_contain_text("0.69")
-        expect(one.get_by_text("Shaded: 1 of 4 clusters")).to_be_visible()
+        expect(one.get_by_text("Shaded: 1 of 4 groups")).to_be_visible()
         one.get_by_label("What counts").select_option("Dr A")
         expect(one.get_by_role("row", name=re.compile("tissue d tissue d Tissue e"))).to_be_visible()
         assert current_names(finished.path, k=4)[3] == "tissue d"
@@ -145,58 +145,58 @@ def test_two_tabs_of_one_rater_see_each_other(page: Page, own_address: str) -> N
     start(page, own_address)
     other = page.context.new_page()
     other.goto(f"{own_address}/name")
-    other.get_by_label("Name of cluster 2").fill("from the other tab")
+    other.get_by_label("Name of group 2").fill("from the other tab")
     page.bring_to_front()
-    expect(page.get_by_label("Name of cluster 2")).to_have_value("from the other tab")
-    page.get_by_label("Name of cluster 2").fill("the later one")
-    expect(other.get_by_label("Name of cluster 2")).to_have_value("the later one")
+    expect(page.get_by_label("Name of group 2")).to_have_value("from the other tab")
+    page.get_by_label("Name of group 2").fill("the later one")
+    expect(other.get_by_label("Name of group 2")).to_have_value("the later one")
     other.locator("#undo").click()
-    expect(page.get_by_label("Name of cluster 2")).to_have_value("from the other tab")
+    expect(page.get_by_label("Name of group 2")).to_have_value("from the other tab")
 
 
 def test_the_list_of_tissues_can_be_walked_without_merging(page: Page, own_address: str, finished: Run) -> None:
     start(page, own_address)
-    page.get_by_label("Name of cluster 2").fill("bone")
+    page.get_by_label("Name of group 2").fill("bone")
     page.keyboard.press("Escape")
     page.keyboard.press("p")
     page.keyboard.press("m")
     for _ in range(2):
         page.keyboard.press("ArrowDown")
     page.keyboard.press("Escape")
-    expect(page.get_by_role("group", name="Cluster 1", exact=True)).to_be_focused()
+    expect(page.get_by_role("group", name="Group 1", exact=True)).to_be_focused()
     assert names(finished.path, "Dr A") == ["", "", "bone", ""]
-    page.get_by_label("Cluster 1 is the same tissue as").select_option("2 · bone")
-    page.get_by_role("button", name="Merge cluster 1 with this cluster").click()
-    expect(page.get_by_label("Name of cluster 1")).to_have_value("bone")
+    page.get_by_label("Group 1 is the same tissue as").select_option("2 · bone")
+    page.get_by_role("button", name="Merge group 1 with this group").click()
+    expect(page.get_by_label("Name of group 1")).to_have_value("bone")
     page.locator("#toasts").get_by_role("button", name="Undo this merge").click()
-    expect(page.get_by_label("Name of cluster 1")).to_have_value("")
+    expect(page.get_by_label("Name of group 1")).to_have_value("")
 
 
 def test_undo_of_a_merge_undoes_that_merge_alone(page: Page, own_address: str, finished: Run) -> None:
     def merge(cluster: int) -> Locator:
         """Make the cluster one with cluster 2; the message stays for as long as the pointer is on it."""
-        page.get_by_label(f"Cluster {cluster} is the same tissue as").select_option("2 · bone")
-        page.get_by_role("button", name=f"Merge cluster {cluster} with this cluster").click()
+        page.get_by_label(f"Group {cluster} is the same tissue as").select_option("2 · bone")
+        page.get_by_role("button", name=f"Merge group {cluster} with this group").click()
         button = page.locator("#toasts").get_by_role("button", name="Undo this merge")
         button.hover()
         return button
 
     start(page, own_address)
-    page.get_by_label("Name of cluster 2").fill("bone")
+    page.get_by_label("Name of group 2").fill("bone")
     kept(page)
     button = merge(1)
-    page.get_by_label("Name of cluster 3").fill("fat")
+    page.get_by_label("Name of group 3").fill("fat")
     kept(page)
-    expect(page.locator("#undo")).to_have_attribute("title", "Undo the name of cluster 3: fat")
+    expect(page.locator("#undo")).to_have_attribute("title", "Undo the name of group 3: fat")
     button.click()
-    expect(page.locator(".toast").filter(has_text="Undone: merge of clusters 1, 2: bone")).to_be_visible()
+    expect(page.locator(".toast").filter(has_text="Undone: merge of groups 1, 2: bone")).to_be_visible()
     assert names(finished.path, "Dr A") == ["", "", "bone", "fat"]
     button = merge(0)
     page.locator("#who").press("Enter")
     page.get_by_label("Your name").fill("Dr B")
     page.keyboard.press("Enter")
     expect(page.locator("#who")).to_have_text("Dr B")
-    page.get_by_label("Name of cluster 3").fill("air")
+    page.get_by_label("Name of group 3").fill("air")
     kept(page)
     button.click()
     expect(page.locator(".toast").filter(has_text="is of Dr A, who alone can undo it")).to_be_visible()
@@ -219,13 +219,13 @@ def test_a_table_is_exported_filled_in_and_imported(
     table.write_text(text.replace("4,1,,", "4,1,fat,"), encoding="utf-8")
     page.set_input_files("#file", table)
     page.get_by_role("button", name="As names of Dr A").click()
-    expect(page.get_by_label("Name of cluster 1")).to_have_value("fat")
+    expect(page.get_by_label("Name of group 1")).to_have_value("fat")
     table.write_text("k,cluster,name,patches\n4,2,x,1\n4,3,x,1\n", encoding="utf-8")
     page.set_input_files("#file", table)
     page.get_by_role("button", name="As names of Dr A").click()
     expect(page.get_by_role("listitem").filter(has_text="rows 2 to 3: the numbers of patches are not")).to_be_visible()
     page.get_by_role("button", name="Import anyway").click()
-    expect(page.get_by_label("Name of cluster 3")).to_have_value("x")
+    expect(page.get_by_label("Name of group 3")).to_have_value("x")
     assert names(finished.path, "Dr A") == ["bone", "fat", "x", "x"]
 
 
@@ -236,7 +236,7 @@ def test_the_page_can_be_used_from_1024_to_2560_in_light_and_dark(visit: Visit, 
             wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert wide <= 0, "nothing stands over"
             for cluster in range(4):
-                expect(page.get_by_label(f"Name of cluster {cluster}")).to_be_enabled()
+                expect(page.get_by_label(f"Name of group {cluster}")).to_be_enabled()
 
 
 SERVER = """

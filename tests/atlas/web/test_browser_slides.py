@@ -90,7 +90,7 @@ def test_the_viewer_shows_the_slides_own_pixels(
     page: Page, larger: tuple[Run, str], fields: dict[str, np.ndarray]
 ) -> None:
     opened(page, f"{larger[1]}/slides/slide-0#805,645,2")
-    page.get_by_label("Clusters of patches").uncheck()
+    page.get_by_label("Groups of patches").uncheck()
     assert np.abs(np.array(colour_in_the_middle(page)) - fields["slide-0"][64, 80]).max() <= 12
 
 
@@ -150,7 +150,7 @@ def test_a_click_on_a_patch_opens_its_cluster(page: Page, larger: tuple[Run, str
     last = index.iloc[-1]
     opened(page, f"{larger[1]}/slides/slide-0#{int(last.x + SIDE / 2)},{int(last.y + SIDE / 2)},1")
     page.mouse.move(*middle(page))
-    expect(page.locator("#tip")).to_have_text(f"Cluster {labels[last.patch_id]}")
+    expect(page.locator("#tip")).to_have_text(f"Group {labels[last.patch_id]}")
     page.mouse.click(*middle(page))
     page.wait_for_url(re.compile(rf"/clusters/4/{labels[last.patch_id]}$"))
 
@@ -160,7 +160,7 @@ def test_an_address_with_a_patch_shows_that_patch_in_a_frame(page: Page, larger:
     x, y = int(index.iloc[3].x), int(index.iloc[3].y)
     opened(page, f"{larger[1]}/slides/slide-0?patch={x},{y}")
     *_, zoom = wait_for_view(page, lambda found: found[:2] == (x + SIDE / 2, y + SIDE / 2))
-    page.get_by_label("Clusters of patches").uncheck()
+    page.get_by_label("Groups of patches").uncheck()
     assert colour_in_the_middle(page, left=SIDE / 2 * zoom) == [0x0B, 0x5C, 0xAD]
     assert colour_in_the_middle(page) != [0x0B, 0x5C, 0xAD]
     opened(page, f"{larger[1]}/slides/slide-0?patch={x},{y}#805,645,2")
@@ -173,7 +173,7 @@ def test_layers_and_opacity_change_what_is_seen(page: Page, larger: tuple[Run, s
     first = pd.read_parquet(larger[0].folder("patches") / "index.parquet").query("slide_id == 'slide-0'").iloc[0]
     opened(page, f"{larger[1]}/slides/slide-0#{int(first.x + SIDE / 2)},{int(first.y + SIDE / 2)},1")
     tinted = colour_in_the_middle(page)
-    page.get_by_label("Clusters of patches").uncheck()
+    page.get_by_label("Groups of patches").uncheck()
     plain = colour_in_the_middle(page)
     assert tinted != plain
     page.get_by_label("Report’s tissue map").check()
@@ -185,8 +185,8 @@ def test_layers_and_opacity_change_what_is_seen(page: Page, larger: tuple[Run, s
 
 def test_one_cluster_can_be_shown_alone(page: Page, larger: tuple[Run, str]) -> None:
     opened(page, f"{larger[1]}/slides/slide-0?k=2&cluster=1")
-    legend = page.get_by_role("list", name="Clusters")
-    one, other = legend.get_by_role("button", name="Cluster 1"), legend.get_by_role("button", name="Cluster 0")
+    legend = page.get_by_role("list", name="Groups")
+    one, other = legend.get_by_role("button", name="Group 1"), legend.get_by_role("button", name="Group 0")
     expect(one).to_have_attribute("aria-pressed", "true")
     other.click()
     expect(one).to_have_attribute("aria-pressed", "false")
@@ -197,7 +197,7 @@ def test_one_cluster_can_be_shown_alone(page: Page, larger: tuple[Run, str]) -> 
 
 def test_another_k_keeps_the_place(page: Page, larger: tuple[Run, str]) -> None:
     opened(page, f"{larger[1]}/slides/slide-0#700,600,0.75")
-    page.get_by_role("link", name="2 clusters").click()
+    page.get_by_role("link", name="2 groups").click()
     page.wait_for_url(re.compile(r"k=2#700,600,0\.75$"))
     page.wait_for_selector("#viewer[data-ready]")
     assert place(page) == (700, 600, 0.75)
@@ -235,7 +235,7 @@ def test_a_slide_that_moved_is_shown_as_its_thumbnail(page: Page, own_address: s
     page.goto(f"{own_address}/slides/slide-0")
     expect(page.get_by_role("note")).to_contain_text("The thumbnail is shown instead")
     page.wait_for_selector("#viewer[data-ready]")
-    page.get_by_label("Clusters of patches").uncheck()
+    page.get_by_label("Groups of patches").uncheck()
     page.wait_for_timeout(200)
     assert max(colour_in_the_middle(page)) > 0
 

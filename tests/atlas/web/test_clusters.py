@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
+from markupsafe import escape
 from PIL import Image
 from safetensors.numpy import load_file
 
+from histoloom.atlas.report.lights import lights
 from histoloom.atlas.web.gallery_api import PAGE, pages
 from histoloom.names import add_name
 from histoloom.run.directory import Run, read_json, write_json
@@ -32,7 +34,25 @@ def test_the_first_page_has_a_card_for_each_cluster(client: TestClient) -> None:
         response = client.get(f"/{query}")
         assert response.status_code == 200
         assert response.text.count('<li class="card') == clusters
-        assert "Cluster 0" in response.text
+        assert "Group 0" in response.text
+
+
+def test_the_first_page_says_what_the_run_is_whether_it_is_good_and_what_to_do(
+    changing_client: TestClient, finished: Run
+) -> None:
+    page = changing_client.get("/").text
+    assert "72 squares of 32 um" in page
+    for light in lights(finished.path, k=4):
+        assert light.question in page
+        assert str(escape(light.sentence)) in page
+    assert "Name 4 groups: 0 done" in page
+    assert 'class="button primary" href="/name?k=4">Name the groups</a>' in page
+    for cluster in range(4):
+        add_name(finished.path, cluster=cluster, name=f"tissue {cluster}", k=4, rater="Dr A")
+        text = changing_client.get("/").text
+        assert f"Name 4 groups: {cluster + 1} done" in text
+    assert 'class="button primary" href="/slides?k=4"' in text
+    assert "Name 2 groups: 0 done" in changing_client.get("/?k=2").text
 
 
 def test_an_unknown_k_gets_one_line(client: TestClient) -> None:
@@ -133,9 +153,9 @@ def test_a_slide_shows_where_the_cluster_lies(client: TestClient, published: Run
 
 def test_a_cluster_page_says_what_becomes_of_it(client: TestClient) -> None:
     page = client.get("/clusters/4/0").text
-    assert "With 2 clusters it stays together, in" in page
+    assert "With 2 groups it stays together, in" in page
     assert page.count("<figure>") == 3
-    assert 'href="/clusters/2/' in page.split('aria-label="Number of clusters"')[1]
+    assert 'href="/clusters/2/' in page.split('aria-label="Number of groups"')[1]
 
 
 def test_changes_agree_with_the_labels(client: TestClient, published: Run) -> None:

@@ -45,7 +45,7 @@ def test_labels_are_saved_and_shown(say: Callable[..., Any], changing_client: Te
         "flag": "mixed",
         "shown": "#0072b2",
     }
-    assert (found["undo"], found["redo"]) == ("flag of cluster 1: mixed", "")
+    assert (found["undo"], found["redo"]) == ("flag of group 1: mixed", "")
     assert (found["suggestions"], found["raters"]) == (["bone"], ["A"])
     label = current_labels(finished.path, k=4)[1]
     assert (label.name, label.colour, label.flag) == ("bone", "#0072b2", "mixed")
@@ -62,7 +62,7 @@ def test_merge_undo_and_redo(say: Callable[..., Any], finished: Run) -> None:
     assert [cluster["name"] for cluster in say("undo")["clusters"]] == ["voids", "", "", ""]
     assert say("undo")["undo"] == ""
     assert "nothing to undo" in say("undo", status=409)["detail"]
-    assert say("redo")["redo"] == "merge of clusters 0, 2, 3: voids"
+    assert say("redo")["redo"] == "merge of groups 0, 2, 3: voids"
     assert [cluster["name"] for cluster in say("redo")["clusters"]] == ["voids", "", "voids", "voids"]
     assert "nothing to redo" in say("redo", status=409)["detail"]
     assert current_names(finished.path, k=4)[3] == "voids"
@@ -79,7 +79,7 @@ def test_a_named_step_is_undone_and_no_other(say: Callable[..., Any]) -> None:
     say("redo")
     merged = say("merge", clusters=[0, 2])["step"]
     say("2", name="fat")
-    assert "cluster 2 was changed again since" in say("undo", step=merged, status=409)["detail"]
+    assert "group 2 was changed again since" in say("undo", step=merged, status=409)["detail"]
     assert say("undo")["clusters"][2]["name"] == "voids"
     assert say("undo", step=merged)["clusters"][2]["name"] == ""
 

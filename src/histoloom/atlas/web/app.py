@@ -41,12 +41,12 @@ ROUTERS: tuple[APIRouter, ...] = (
 """The routes of every part."""
 
 NAVIGATION: tuple[NavigationEntry, ...] = (
-    NavigationEntry("/", "Clusters", also=("/clusters",)),
+    NavigationEntry("/", "Groups", also=("/clusters",)),
     NavigationEntry("/slides", "Slides"),
     NavigationEntry("/name", "Name"),
     NavigationEntry("/map", "Map"),
     NavigationEntry("/flow", "Splits and merges"),
-    NavigationEntry("/draw", "Draw"),
+    NavigationEntry("/draw", "Generate"),
     NavigationEntry("/read", "Read blinded"),
 )
 """The pages, in the order in which a pathologist goes through them."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse, Response
 
 from histoloom.atlas.browse.cluster_table import UNSURE_BELOW, Extent
 from histoloom.atlas.browse.flow import ClusterFlow, cluster_flows, counterpart
+from histoloom.atlas.report.lights import lights
 from histoloom.atlas.web import routing
 from histoloom.atlas.web.pages import render
 from histoloom.atlas.web.pictures import mosaic_address, place_address
@@ -19,6 +20,9 @@ from histoloom.atlas.web.run_view import RunView
 from histoloom.names import default_name
 
 router = APIRouter(tags=["pages"])
+
+_LIGHTS = ("clusters/artifact.json", "evaluation/artifact.json")
+"""What the lights are read from."""
 
 SLIDES_SHOWN = 12
 NEIGHBOURS_SHOWN = 4
@@ -55,10 +59,32 @@ class AtOtherK:
     names: Mapping[int, str]
 
 
+@dataclass(frozen=True)
+class NextStep:
+    """Something that the reader can do next: what, the state of it, and where; ``first``: the first that is open."""
+
+    title: str
+    text: str
+    action: str
+    href: str
+    done: bool = False
+    first: bool = False
+
+
 @router.get("/", response_class=HTMLResponse)
 def start(request: Request, view: View, k: QueryK) -> HTMLResponse:
-    """All clusters of one k."""
-    return render(request, "clusters.html", k=k, cards=cards(view, k=k), table=view.table)
+    """What the run is, whether it is good, what to do next, and all clusters of one k."""
+    all_cards = cards(view, k=k)
+    return render(
+        request,
+        "clusters.html",
+        k=k,
+        view=view,
+        cards=all_cards,
+        table=view.table,
+        lights=view.cached(("lights", k), depends_on=_LIGHTS, make=lambda: lights(view.path, k=k)),
+        steps=next_steps(view, cards=all_cards, k=k),
+    )
 
 
 @router.get("/clusters/{k}/colours.css", response_class=Response)
@@ -110,6 +136,38 @@ def cards(view: RunView, *, k: int) -> list[Card]:
         )
         for cluster in range(k)
     ]
+
+
+def next_steps(view: RunView, *, cards: Sequence[Card], k: int) -> list[NextStep]:
+    """What to do next, in this order: name, look at slides, generate, read blinded."""
+    named, query = sum(card.named for card in cards), f"?k={k}"
+    trained = view.run.artifact("diffusion") is not None
+    steps = [
+        NextStep(
+            f"Name {k} groups: {named} done",
+            "Say what each group shows, or that it is no tissue. Names appear on all pages, maps and samples.",
+            f"Name the other {k - named}" if 0 < named < k else "Name the groups" if not named else "See the names",
+            f"/name{query}",
+            done=named == k,
+        ),
+        NextStep("Look at the slides", "Where the groups lie on the tissue.", "Open the slides", f"/slides{query}"),
+        NextStep(
+            "Generate",
+            "New patches of a group, of a mixture, similar to a patch, or between two."
+            if trained
+            else "This run has no generator yet; it is trained after the groups.",
+            "Generate patches",
+            f"/draw{query}",
+        ),
+        NextStep(
+            "Read blinded",
+            "Real or synthetic? See how well a pathologist can tell, with a result to report.",
+            "Start a reading",
+            f"/read{query}",
+        ),
+    ]
+    first_open = next(number for number, step in enumerate(steps) if not step.done)
+    return [replace(step, first=number == first_open) for number, step in enumerate(steps)]
 
 
 def slide_shares(view: RunView, *, k: int, cluster: int) -> list[SlideShare]:

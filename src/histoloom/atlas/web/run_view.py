@@ -84,6 +84,11 @@ class RunView:
         return self.cached("table", depends_on=[_PATCHES], make=lambda: PatchTable(self.run.require("patches")))
 
     @property
+    def side_um(self) -> str:
+        """The side of a patch in um, such as ``64``."""
+        return f"{self.table.size * self.table.patches.mpp:.3g}"
+
+    @property
     def random_N(self) -> np.ndarray:
         """A permutation of all patches, int32 (N,); the same in every visit."""
         return self.cached("random", depends_on=[_PATCHES], make=self._random)

@@ -32,12 +32,12 @@ function referenceCard({ raters, reference }, setReference) {
 function kappaCard({ agreement }) {
   const card = element("div", { class: "card scroll" }, element("h2", {}, "Agreement"));
   if (!agreement.length) {
-    card.append(element("p", {}, "Agreement needs two raters. A second rater names the same clusters under another name (the button with your name above)."));
+    card.append(element("p", {}, "Agreement needs two raters. A second rater names the same groups under another name (the button with your name above)."));
     return card;
   }
-  const columns = ["raters", "clusters", "kappa, every cluster equal", "95 % interval", "kappa, by patches", "95 % interval"];
+  const columns = ["raters", "groups", "kappa, every group equal", "95 % interval", "kappa, by patches", "95 % interval"];
   card.append(element("table", {},
-    element("caption", {}, "Cohen's kappa of two raters, Fleiss' kappa of three and more: 1 means the same names, 0 the agreement expected by chance. Case and spaces do not count. Only clusters that all of the raters named are compared."),
+    element("caption", {}, "Cohen's kappa of two raters, Fleiss' kappa of three and more: 1 means the same names, 0 the agreement expected by chance. Case and spaces do not count. Only groups that all of the raters named are compared."),
     element("thead", {}, element("tr", {}, columns.map((text, index) => element("th", { scope: "col", class: index ? null : "text" }, text)))),
     element("tbody", {}, agreement.map((row) => element("tr", {},
       element("th", { scope: "row", class: "text" }, `${row.raters.join(" and ")} (${row.kind})`), element("td", {}, String(row.clusters)),
@@ -54,8 +54,8 @@ function namesCard({ k, raters, clusters }, colours) {
   return element("div", { class: "card scroll" },
     element("h2", {}, "Names side by side"),
     element("table", {},
-      element("caption", {}, differing ? `Shaded: ${differing} of ${k} clusters that raters named differently.` : "No cluster was named differently."),
-      element("thead", {}, element("tr", {}, ["cluster", "patches", "counts", ...raters].map((text, index) =>
+      element("caption", {}, differing ? `Shaded: ${differing} of ${k} groups that raters named differently.` : "No group was named differently."),
+      element("thead", {}, element("tr", {}, ["group", "patches", "counts", ...raters].map((text, index) =>
         element("th", { scope: "col", class: index > 1 ? "text" : null }, text)))),
       element("tbody", {}, clusters.map((row) => element("tr", {},
         element("th", { scope: "row" }, element("span", { class: "swatch", vars: { "--c": colours[row.cluster] }, "aria-hidden": "true" }), String(row.cluster)),

@@ -197,3 +197,11 @@ document.addEventListener("input", ({ target }) => {
   target.removeAttribute("aria-invalid");
   target.form.querySelector(".problem")?.replaceChildren();
 });
+
+// An explanation of a word goes away with Escape, until it is pointed at or focused anew.
+document.addEventListener("keydown", ({ key }) => {
+  if (key === "Escape") for (const term of document.querySelectorAll(".term:is(:hover, :focus)")) term.classList.add("closed");
+});
+for (const term of document.querySelectorAll(".term")) {
+  for (const event of ["mouseenter", "focus"]) term.addEventListener(event, () => term.classList.remove("closed"));
+}

@@ -66,7 +66,7 @@ async function allSent() {
 
 function showSaveStatus(message = "") {
   const refused = rows.find((row) => !row.problem.hidden);
-  const problem = message || (refused ? `Cluster ${refused.cluster} is not saved` : "");
+  const problem = message || (refused ? `Group ${refused.cluster} is not saved` : "");
   const saving = pending > 0 || rows.some((row) => row.unsaved !== null);
   const text = problem || (saving ? "Saving …" : state && rater ? "All changes saved" : "");
   byId("saved").classList.toggle("problem", problem !== "");
@@ -89,7 +89,7 @@ function render(newState, { external = false } = {}) {
     for (const button of row.flags) button.setAttribute("aria-pressed", button.dataset.flag === flag);
     row.node.style.setProperty("--c", colour || shown);
     const sameName = name ? clusters.filter((other) => other.cluster !== row.cluster && normalised(other.name) === normalised(name)) : [];
-    row.tissue.textContent = sameName.length ? `One tissue with cluster ${sameName.map((other) => other.cluster).join(", ")}` : "";
+    row.tissue.textContent = sameName.length ? `One tissue with group ${sameName.map((other) => other.cluster).join(", ")}` : "";
   }
   // Selects and lists are filled only when they change: filling them closes one that is open.
   if (!before || before.clusters.some((one, index) => one.name !== clusters[index].name)) {
@@ -219,7 +219,7 @@ function resetFields() {
 /** Set a flag, or remove it where it is set. */
 function toggleFlag(row, flag) {
   const newFlag = state.clusters[row.cluster].flag === flag ? "" : flag;
-  announce(newFlag ? `Cluster ${row.cluster}: ${newFlag}` : `Cluster ${row.cluster}: no flag`);
+  announce(newFlag ? `Group ${row.cluster}: ${newFlag}` : `Group ${row.cluster}: no flag`);
   return sendOrShowError(String(row.cluster), { flag: newFlag });
 }
 
@@ -238,15 +238,15 @@ async function merge(row, other) {
   const { clusters } = state;
   const name = clusters[other].name || clusters[row.cluster].name;
   if (!name) {
-    toast(`Name cluster ${row.cluster} or cluster ${other} first; then they can share the name.`);
+    toast(`Name group ${row.cluster} or group ${other} first; then they can share the name.`);
     return;
   }
   const sameName = clusters.filter((one) => one.name && normalised(one.name) === normalised(name)).map((one) => one.cluster);
   const merged = [...new Set([other, row.cluster, ...sameName])].sort((a, b) => a - b);
   const mergedBy = rater;
   const { step } = await send("merge", { clusters: merged, name });
-  const text = `merge of clusters ${merged.join(", ")}: ${name}`;
-  toast(`Clusters ${merged.join(", ")} are one tissue: ${name}`, {
+  const text = `merge of groups ${merged.join(", ")}: ${name}`;
+  toast(`Groups ${merged.join(", ")} are one tissue: ${name}`, {
     action: { title: "Undo this merge", run: () => undoMerge({ step, mergedBy, text }).catch(showError) },
   });
 }
@@ -278,7 +278,7 @@ const openColourDialog = colourDialog({
   current: (row) => state.clusters[row.cluster],
   onChange: (row, colour) => {
     sendOrShowError(String(row.cluster), { colour });
-    announce(colour ? `Cluster ${row.cluster}: colour ${colour}` : `Cluster ${row.cluster}: no colour of its own`);
+    announce(colour ? `Group ${row.cluster}: colour ${colour}` : `Group ${row.cluster}: no colour of its own`);
   },
   onClose: (row) => restoreFocus(row),
 });

@@ -28,7 +28,7 @@ export function colourDialog({ current, onChange, onClose }) {
   return (row) => {
     openRow = row;
     const { colour, shown } = current(row);
-    document.getElementById("colour-title").textContent = `Colour of cluster ${row.cluster}`;
+    document.getElementById("colour-title").textContent = `Colour of group ${row.cluster}`;
     ownColour.value = colour || shown;
     for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.colour === colour));
     dialog.showModal();

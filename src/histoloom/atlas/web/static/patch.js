@@ -14,14 +14,14 @@ export function patchPicture(patch, { k }) {
     borderlineNote: `${probability}, ${patch.second}: ${second}`,
     facts: [
       ["Slide file", patch.slide_id], ["Slide", patch.slide], ["Patient", patch.patient], ["Position", `${patch.x}, ${patch.y} px`],
-      ["Cluster", clusterName(patch.cluster, patch.name)],
-      ["Probability", probability], ["Second", `cluster ${patch.second}, ${second}`],
+      ["Group", clusterName(patch.cluster, patch.name)],
+      ["Probability", probability], ["Second", `group ${patch.second}, ${second}`],
       ["Used for", patch.held_out ? "evaluation (held out)" : "training"],
     ],
     actions: [
       ...drawActions(patch.id, { k }),
       { title: "On its slide", href: `/slides/${encodeURIComponent(patch.slide_id)}?k=${k}&cluster=${patch.cluster}&patch=${patch.x},${patch.y}` },
-      { title: "To its cluster", href: `/clusters/${k}/${patch.cluster}` },
+      { title: "To its group", href: `/clusters/${k}/${patch.cluster}` },
       { title: "As PNG", href: patch.src.replace(/\.jpg(?=\?|$)/, ".png") },
     ],
   };

@@ -7,7 +7,7 @@ const OVERVIEW = { width: 176, height: 132 }; // CSS px at most
 
 /** "3 · necrotic tumour", or "Cluster 3" if it has no name. */
 export function clusterTitle({ cluster, name }) {
-  return name === `cluster ${cluster}` ? `Cluster ${cluster}` : `${cluster} · ${name}`;
+  return name === `cluster ${cluster}` ? `Group ${cluster}` : `${cluster} · ${name}`;
 }
 
 /** Fill the legend; `onSelect` is called with a cluster. */

@@ -95,7 +95,7 @@ class Viewer {
   highlight(cluster) {
     this.highlighted = cluster;
     markLegend(byId("legend"), cluster);
-    announce(cluster === null ? "All clusters are shown" : `${clusterTitle(this.slide.clusters[cluster])} is shown alone`);
+    announce(cluster === null ? "All groups are shown" : `${clusterTitle(this.slide.clusters[cluster])} is shown alone`);
     this.redraw();
   }
 
