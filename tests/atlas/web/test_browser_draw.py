@@ -132,7 +132,7 @@ def test_pictures_and_settings_are_kept_and_a_new_job_is_in_view(
     page.goto(f"{draw_address}/draw?k=2&between={second}")  # as a second gallery's button does
     expect(page.get_by_text(f"From: patch {first}")).to_be_visible()
     expect(page.get_by_text(f"To: patch {second}")).to_be_visible()
-    page.get_by_label("3 clusters").click()
+    page.get_by_label("3 groups").click()
     expect(page).to_have_url(re.compile(r"/draw\?k=3$"))
     expect(page.locator(".slot img")).to_have_count(2)
     expect(page.get_by_label("Pictures", exact=True)).to_have_value("3")
