@@ -126,7 +126,7 @@ def test_a_lost_answer_is_sent_again(page: Page, own_address: str, finished: Run
     wait_for_picture(page)
     page.route("**/answers", lambda route: route.abort())
     page.keyboard.press("2")
-    expect(page.get_by_text("The atlas does not answer")).to_be_visible()
+    expect(page.locator("#unsent-text")).to_contain_text("The atlas does not answer")
     page.unroute("**/answers")
     page.keyboard.press("Enter")
     expect(page.locator("#count")).to_have_text("1 of 4")
