@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from histoloom.run.directory import Run
 
-PATCH_LINKS = ["More like this", "Between…", "On its slide", "To its group", "As PNG"]
+PATCH_LINKS = ["More like this", "On its slide", "To its group", "As PNG"]
 LOADED = "() => [...document.images].every((image) => image.complete && image.naturalWidth > 0)"
 
 

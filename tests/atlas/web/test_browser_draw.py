@@ -36,14 +36,14 @@ def draw_address(drawing_run: Path, serve_run: Callable[..., AbstractContextMana
 
 
 def ask(page: Page, *, n: int, seed: int = 0, steps: int = 2) -> None:
-    """Fill the form in and send it off."""
+    """Fill the form in and send it off. A seed that is typed is kept."""
     expect(page.locator("#tissue option")).not_to_have_count(0)
     page.get_by_label("Pictures", exact=True).fill(str(n))
-    page.get_by_label("Seed").fill(str(seed))
+    page.get_by_label("Seed", exact=True).fill(str(seed))
     if not page.get_by_label("Steps").is_visible():
         page.get_by_text("Method, steps, guidance").click()
     page.get_by_label("Steps").fill(str(steps))
-    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_role("button", name="Generate", exact=True).click()
 
 
 def test_pictures_appear_are_kept_and_can_be_downloaded(page: Page, draw_address: str, tmp_path: Path) -> None:
@@ -76,14 +76,18 @@ def test_a_request_that_takes_long_says_why(page: Page, draw_address: str) -> No
     ask(page, n=1)
     expect(page.get_by_role("button", name="Loading the generator")).to_be_disabled()
     held[0].fulfill(status=409, json={"detail": "20 jobs wait already"})
-    expect(page.get_by_role("button", name="Draw", exact=True)).to_be_enabled()
+    expect(page.get_by_role("button", name="Generate", exact=True)).to_be_enabled()
 
 
 def test_two_jobs_wait_for_each_other_and_one_is_cancelled(page: Page, draw_address: str) -> None:
     page.goto(f"{draw_address}/draw")
     ask(page, n=400, steps=20)
     first = page.locator(".job").last
-    expect(first.get_by_text("Drawing")).to_be_visible(timeout=WAIT)
+    expect(first.get_by_text("Generating")).to_be_visible(timeout=WAIT)
+    page.goto(f"{draw_address}/slides")  # the job goes on, and every page says so
+    jobs = page.get_by_role("button", name=re.compile(r"^Job \d+ %"))
+    jobs.click(timeout=WAIT)
+    page.get_by_role("link", name="400 of all tissues").click()
     ask(page, n=2, seed=1)
     second = page.locator(".job").first
     expect(second.get_by_text("Waiting")).to_be_visible(timeout=WAIT)
@@ -100,60 +104,71 @@ def test_more_like_a_patch_and_between_two(page: Page, draw_address: str, drawin
     page.goto(f"{draw_address}/draw?like={patch}")
     expect(page.get_by_text(f"More like this: patch {patch}")).to_be_visible(timeout=WAIT)
     expect(page.get_by_label("Tissue")).to_have_value("")
-    page.get_by_label("Strength").fill("0.3")
+    page.get_by_label("Similar to free").fill("0.3")
     ask(page, n=2)
-    expect(page.locator(".job").get_by_text("strength 0.3")).to_be_visible(timeout=WAIT)
-    expect(page.locator(".job .gallery img")).to_have_count(2, timeout=WAIT)
-    page.locator(".job .gallery button").first.click()
+    expect(page.locator(".job").get_by_text("very similar (0.30)")).to_be_visible(timeout=WAIT)
+    expect(page.locator(".job .gallery li:not(.source) img")).to_have_count(2, timeout=WAIT)
+    expect(page.locator(".job .gallery li.source.real img")).to_have_attribute("alt", f"Source: patch {patch}")
+    expect(page.get_by_role("heading", name="2 similar to this patch")).to_be_visible()
+    expect(page.locator(".job .thumbs img")).to_have_attribute("alt", f"patch {patch}")
+    page.locator(".job .gallery li:not(.source) button").first.click()
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_text("not for diagnosis")).to_be_visible()
     expect(dialog.get_by_text(patch)).to_be_visible()
     dialog.get_by_role("button", name="Nearest real patch").click()
     expect(dialog.get_by_text("Nearest real training patch")).to_be_visible(timeout=WAIT)
-    dialog.get_by_role("button", name="Between…").click()
-    page.locator(".job .gallery button").nth(1).click()
-    page.get_by_role("dialog").get_by_role("button", name="Between…").click()
+    dialog.get_by_role("button", name="Between two").click()
+    page.locator(".job .gallery li:not(.source) button").nth(1).click()
+    page.get_by_role("dialog").get_by_role("button", name="Between two").click()
     expect(page.locator(".slot img")).to_have_count(2)
     ask(page, n=3)
     newest = page.locator(".job").first
     expect(newest.get_by_role("heading")).to_contain_text("3 between", timeout=WAIT)
-    expect(newest.locator(".gallery img")).to_have_count(3, timeout=WAIT)
-    expect(newest.locator(".gallery .note")).to_have_text(["0 %", "50 %", "100 %"])
+    expect(newest.locator(".gallery .note")).to_have_text(["from", "0 %", "50 %", "100 %", "to"], timeout=WAIT)
 
 
-def test_pictures_and_settings_are_kept_and_a_new_job_is_in_view(
-    page: Page, draw_address: str, drawing_run: Path
-) -> None:
-    first, second = PatchSet.open(drawing_run / "patches").columns("patch_id")["patch_id"][:2]
-    page.goto(f"{draw_address}/draw?k=2&between={first}")
-    expect(page.locator(".slot img")).to_have_count(1)
+def test_pictures_and_settings_are_kept_and_a_new_job_is_in_view(page: Page, draw_address: str) -> None:
+    chosen = []
+    for cluster, first in ((0, "From"), (1, "To")):
+        page.goto(f"{draw_address}/clusters/2/{cluster}")
+        page.locator("#real button").first.click()
+        page.get_by_role("dialog").get_by_role("button", name="Between two").click()
+        chosen.append(f"{first}: patch ")
+    expect(page.locator(".toast", has_text="Two pictures are chosen.")).to_be_visible()
+    page.goto(f"{draw_address}/slides?k=2")
+    page.get_by_role("link", name="Between two: 2 of 2 pictures chosen; open").click()
+    for title in chosen:
+        expect(page.locator(".slot", has_text=title).locator("img")).to_be_visible()
     page.get_by_label("Pictures", exact=True).fill("3")
-    page.get_by_label("Strength").fill("0.3")
-    page.goto(f"{draw_address}/draw?k=2&between={second}")  # as a second gallery's button does
-    expect(page.get_by_text(f"From: patch {first}")).to_be_visible()
-    expect(page.get_by_text(f"To: patch {second}")).to_be_visible()
+    page.get_by_label("Similar to free").fill("0.3")
+    before = page.locator(".slot figcaption").all_inner_texts()
     page.get_by_label("3 groups").click()
     expect(page).to_have_url(re.compile(r"/draw\?k=3$"))
+    expect(page.locator(".slot figcaption")).to_have_text(before)
     expect(page.locator(".slot img")).to_have_count(2)
     expect(page.get_by_label("Pictures", exact=True)).to_have_value("3")
-    expect(page.get_by_label("Strength")).to_have_value("0.3")
+    expect(page.get_by_label("Similar to free")).to_have_value("0.3")
 
     page.set_viewport_size({"width": 1280, "height": 500})
     for seed in (1, 2):
         ask(page, n=3, seed=seed, steps=1)
-        expect(page.locator(".job .gallery img")).to_have_count(3 * seed, timeout=WAIT)
+        expect(page.locator(".job .gallery img")).to_have_count(5 * seed, timeout=WAIT)
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
     expect(page.locator(".job").first.get_by_role("heading")).not_to_be_in_viewport()
-    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_role("button", name="Another seed").click()
+    seed_of_job = page.get_by_label("Seed", exact=True).input_value()
+    page.get_by_role("button", name="Generate", exact=True).click()
     expect(page.locator(".job")).to_have_count(3)
+    expect(page.locator(".job").first).to_contain_text(f"seed {seed_of_job}")
+    expect(page.get_by_label("Seed", exact=True)).not_to_have_value(seed_of_job)  # the next job's is new
     expect(page.locator(".job").first.get_by_role("heading")).to_be_in_viewport()
 
     # The job is done, but the page has not heard of it yet: to cancel it is no error.
-    expect(page.locator(".job .gallery img")).to_have_count(9, timeout=WAIT)
-    before = page.request.get(f"{draw_address}/api/jobs").json()
-    for job in before["jobs"]:
+    expect(page.locator(".job .gallery img")).to_have_count(15, timeout=WAIT)
+    earlier = page.request.get(f"{draw_address}/api/jobs").json()
+    for job in earlier["jobs"]:
         job["state"] = "drawing"
-    page.route("**/api/jobs", lambda route: route.fulfill(json=before))
+    page.route("**/api/jobs", lambda route: route.fulfill(json=earlier))
     page.reload()
     page.locator(".job").first.get_by_role("button", name="Cancel").click()
     expect(page.locator(".toast")).to_contain_text("This job had ended already: done.")

@@ -81,7 +81,7 @@ class SampleRunner:
         if request.between is not None:
             title = f"{total} between {sources[0]} and {sources[1]}"
         else:
-            title = f"{total} like {sources[0]}, {tissues}" if sources else f"{total} of {tissues}"
+            title = f"{total} similar to {sources[0]}, {tissues}" if sources else f"{total} of {tissues}"
         return JobPlan(total, title, max_bytes=total * (spec.size * spec.size * 3 + TABLE_BYTES))
 
     def draw(self, request: Request, *, out: Path, callbacks: JobCallbacks) -> None:

@@ -1,4 +1,4 @@
-"""The drawing page: the options, and the pictures that a drawing may start from."""
+"""The page that generates: its options, and the pictures that it may start from."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
 from histoloom.atlas.jobs.queue import STUDENT, has_generator, has_student
-from histoloom.atlas.web.errors import NotFound
-from histoloom.atlas.web.jobs import queue_of
+from histoloom.atlas.web.init_images import InitImage, init_image
+from histoloom.atlas.web.jobs import Queue
 from histoloom.atlas.web.pages import render
-from histoloom.atlas.web.pictures import patch_address, sample_address
 from histoloom.atlas.web.routing import QueryK, View
 from histoloom.atlas.web.run_view import RunView
 from histoloom.config import SamplerMethod
@@ -48,18 +47,6 @@ class Options(BaseModel):
     most_pictures: int
 
 
-class InitImage(BaseModel):
-    """A picture that a drawing may start from; ``k`` and ``cluster`` are None for a patch."""
-
-    name: str
-    title: str
-    src: str
-    real: bool
-    k: int | None = None
-    cluster: int | None = None
-    tissue: str = ""
-
-
 @router.get("/draw", response_class=HTMLResponse)
 def page(request: Request, view: View, k: QueryK) -> HTMLResponse:
     """The page."""
@@ -68,9 +55,8 @@ def page(request: Request, view: View, k: QueryK) -> HTMLResponse:
 
 
 @router.get("/api/draw/options", tags=["draw"])
-def options(view: View, k: QueryK) -> Options:
+def options(view: View, queue: Queue, k: QueryK) -> Options:
     """The options at one k."""
-    queue = queue_of(view)
     queue.preload()
     sampler = view.config.samples.sampler
     return Options(
@@ -87,37 +73,9 @@ def options(view: View, k: QueryK) -> Options:
 
 
 @router.get("/api/draw/source", tags=["draw"])
-def source(view: View, name: Name) -> InitImage:
-    """A picture that a drawing may start from, by its name."""
-    kind, _, rest = name.partition("/")
-    if kind == "samples" and rest:
-        sample = view.sample(rest)
-        return InitImage(
-            name=name,
-            title=f"sample {sample.index + 1} of cluster {sample.cluster}",
-            src=sample_address(view, rest),
-            real=False,
-            k=sample.k,
-            cluster=sample.cluster,
-            tissue=view.names(sample.k)[sample.cluster] if sample.k in view.ks else "",
-        )
-    if kind == "drawn" and rest:
-        job_id, _, number = rest.partition("/")
-        try:
-            row = next(made.row for made in queue_of(view).pictures(job_id) if str(made.number) == number)
-        except (KeyError, StopIteration) as error:
-            raise NotFound("there is no such picture; it may have been deleted") from error
-        return InitImage(
-            name=name,
-            title=f"picture {int(number) + 1} of a job",
-            src=f"/api/jobs/{job_id}/pictures/{number}.png",
-            real=False,
-            k=int(str(row["k"])),
-            cluster=int(str(row["cluster"])),
-            tissue=str(row["tissue"]),
-        )
-    view.row_of(name)
-    return InitImage(name=name, title=f"patch {name}", src=patch_address(view, name), real=True)
+def source(view: View, queue: Queue, name: Name) -> InitImage:
+    """A picture that generating may start from, by its name."""
+    return init_image(view, queue, name=name)
 
 
 def tissues(view: RunView, *, k: int) -> list[Tissue]:
@@ -129,7 +87,7 @@ def tissues(view: RunView, *, k: int) -> list[Tissue]:
     for name, clusters in by_name.items():
         share = sum(table.extent(cluster, table=view.table).share for cluster in clusters)
         if name == default_name(clusters[0]):
-            unnamed.append(Tissue(name=name, title=f"Cluster {clusters[0]}", clusters=clusters, share=share))
+            unnamed.append(Tissue(name=name, title=f"Group {clusters[0]}", clusters=clusters, share=share))
         else:
             title = f"{name} ({', '.join(map(str, clusters))})"
             named.append(Tissue(name=name, title=title, clusters=clusters, share=share))

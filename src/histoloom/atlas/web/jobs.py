@@ -1,10 +1,10 @@
-"""The queue of drawing jobs over HTTP: the jobs, their progress, their pictures, and all of these as a ZIP file."""
+"""The queue of jobs over HTTP: the jobs, their progress, their pictures, and all of these as a ZIP file."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Path
@@ -12,8 +12,9 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from histoloom.atlas.jobs.job_log import State, archive
-from histoloom.atlas.jobs.queue import JobQueue, has_generator
+from histoloom.atlas.jobs.queue import JobQueue, JobStatus, has_generator
 from histoloom.atlas.web.errors import Conflict, NotFound
+from histoloom.atlas.web.init_images import InitImage, init_image, job_picture_address
 from histoloom.atlas.web.pictures import patch_address
 from histoloom.atlas.web.routing import View
 from histoloom.atlas.web.run_view import RunView
@@ -23,6 +24,8 @@ from histoloom.errors import UserError
 
 LIFETIME = "private, max-age=31536000, immutable"
 """A picture of a job never changes: neither its job's id nor its number is used twice."""
+FIRST = 4
+"""Pictures that stand for a job in a list."""
 
 
 @asynccontextmanager
@@ -96,6 +99,8 @@ class Job(BaseModel):
     seconds_left: float | None
     ahead: int = Field(description="jobs that are drawn before")
     request: JobRequest
+    sources: list[InitImage] = Field([], description="the pictures that it starts from, as far as they are there")
+    first: list[str] = Field([], description="addresses of its first pictures")
 
 
 class Jobs(BaseModel):
@@ -141,6 +146,17 @@ def queue_of(view: View) -> JobQueue:
 Queue = Annotated[JobQueue, Depends(queue_of)]
 
 
+def job_of(view: RunView, queue: JobQueue, status: JobStatus) -> Job:
+    """A job with the pictures that it starts from and its first ones."""
+    job, request = Job.model_validate(status), status.request
+    for name in request.init_images:
+        with suppress(NotFound):
+            job.sources.append(init_image(view, queue, name=name))
+    with suppress(KeyError):  # deleted a moment ago
+        job.first = [job_picture_address(job.id, made.number) for made in queue.pictures(job.id)[:FIRST]]
+    return job
+
+
 @contextmanager
 def errors_as_http(*, conflict: bool = False) -> Iterator[None]:
     """``NotFound`` for a job or file that is gone; with ``conflict``, ``Conflict`` for a refusal of the queue."""
@@ -155,9 +171,9 @@ def errors_as_http(*, conflict: bool = False) -> Iterator[None]:
 
 
 @router.get("")
-def jobs(queue: Queue) -> Jobs:
+def jobs(view: View, queue: Queue) -> Jobs:
     """All jobs."""
-    return Jobs(jobs=[Job.model_validate(status) for status in queue.jobs()])
+    return Jobs(jobs=[job_of(view, queue, status) for status in queue.jobs()])
 
 
 @router.post("", status_code=201)
@@ -167,30 +183,30 @@ def submit(view: View, queue: Queue, new: NewJob) -> Job:
         raise Conflict(f"this run has no generator yet; make it: histoloom run {view.title}")
     with errors_as_http():
         job_id = queue.submit(Request(**new.model_dump() | {"tissues": tuple(new.tissues)}))
-        return Job.model_validate(queue.status(job_id))
+        return job_of(view, queue, queue.status(job_id))
 
 
 @router.get("/{job_id}")
-def job(queue: Queue, job_id: JobId) -> Job:
+def job(view: View, queue: Queue, job_id: JobId) -> Job:
     """One job."""
     with errors_as_http():
-        return Job.model_validate(queue.status(job_id))
+        return job_of(view, queue, queue.status(job_id))
 
 
 @router.post("/{job_id}/cancel")
-def cancel(queue: Queue, job_id: JobId) -> Job:
-    """End a job before its next step; what it has drawn stays. The answer says how it ended, if it had ended already."""
+def cancel(view: View, queue: Queue, job_id: JobId) -> Job:
+    """End a job before its next step; what it has drawn stays. The answer says how it ended."""
     with errors_as_http(conflict=True):
         queue.cancel(job_id)
-        return Job.model_validate(queue.status(job_id))
+        return job_of(view, queue, queue.status(job_id))
 
 
 @router.post("/{job_id}/resume")
-def resume(queue: Queue, job_id: JobId) -> Job:
+def resume(view: View, queue: Queue, job_id: JobId) -> Job:
     """Draw what is missing of a job that ended early."""
     with errors_as_http(conflict=True):
         queue.resume(job_id)
-        return Job.model_validate(queue.status(job_id))
+        return job_of(view, queue, queue.status(job_id))
 
 
 @router.delete("/{job_id}")
@@ -206,9 +222,10 @@ def pictures(queue: Queue, job_id: JobId) -> JobPictures:
     """The pictures of a job."""
     with errors_as_http():
         drawn = queue.pictures(job_id)
-    address = f"/api/jobs/{job_id}/pictures"
     return JobPictures(
-        pictures=[JobPicture(number=one.number, src=f"{address}/{one.number}.png", record=one.row) for one in drawn]
+        pictures=[
+            JobPicture(number=one.number, src=job_picture_address(job_id, one.number), record=one.row) for one in drawn
+        ]
     )
 
 

@@ -1,6 +1,8 @@
-// The drawing page: the form, the source pictures that a drawing starts from, and the list of jobs.
+// The page that generates: the form, the pictures that it starts from, and the list of jobs.
 
-import { announce, api, element, showError, toast } from "./common.js";
+import { BASKET_CHANGED, addToBasket, basket, removeFromBasket, setBasket } from "./basket.js";
+import { announce, api, element, showError } from "./common.js";
+import { poll, strengthText } from "./job_state.js";
 import { showJobs } from "./jobs.js";
 
 const byId = (id) => document.getElementById(id);
@@ -10,22 +12,27 @@ const k = Number(document.body.dataset.k);
 const KEPT = `histoloom-draw:${document.body.dataset.run}`; // key of the form in this tab's storage
 const KEPT_FIELDS = ["tissue", "strength", "n", "seed", "method", "steps", "guidance"];
 const SOURCES_NEEDED = { tissue: 0, like: 1, between: 2 }; // by mode
+const START_STRENGTH = { like: 0.7, between: 0.5 };
+const SEEDS = 1_000_000_000; // random seeds are below it: short enough to be written down
 const SLOW = 600; // ms after which the button says that the generator is loading
 
 /** The visible effect of a strength, as seen on real tissue: [highest strength, effect on one source, effect between two]. */
-const STRENGTHS = [
+const EFFECTS = [
   [0.4, "The same picture with other details.", "One picture fades into the other."],
-  [0.6, "The same layout, cells drawn anew.", "Drawn anew from a mixture of both."],
+  [0.6, "The same layout, cells made anew.", "Made anew from a mixture of both."],
   [0.8, "The same kind and coarse layout, other cells.", "The tissue changes at once half-way."],
   [1, "Only the tissue and its colours stay.", "Little of either stays but the tissue."],
 ];
 
 let options; // of the server: tissues, methods, defaults, limits
 let mode = "tissue"; // tissue, like, between
-let sources = []; // the source pictures, at most two
+let like = null; // the picture that "more like this" starts from
+let pair = []; // the pictures in the basket, at most two
+
+const sources = () => (mode === "like" ? [like].filter(Boolean) : mode === "between" ? pair : []);
 
 function setMode(newMode) {
-  if (newMode !== mode && newMode !== "tissue") byId("strength").value = newMode === "like" ? 0.7 : 0.5;
+  if (newMode !== mode && newMode !== "tissue") byId("strength").value = START_STRENGTH[newMode];
   mode = newMode;
   for (const button of form.querySelectorAll("[data-mode]")) button.setAttribute("aria-pressed", button.dataset.mode === mode);
   byId("sources").hidden = mode === "tissue";
@@ -43,16 +50,14 @@ function setMode(newMode) {
 function showSources() {
   const titles = mode === "between" ? ["From", "To"] : ["More like this"];
   byId("sources").replaceChildren(...titles.map((title, index) => {
-    const source = sources[index];
+    const source = sources()[index];
     if (!source) {
-      const help = "Choose “More like this” or “Between” at a picture below, or at a patch on another page.";
+      const help = `Choose “${mode === "between" ? "Between two" : "More like this"}” at a picture below, or at a patch on any other page.`;
       return element("figure", { class: "slot" }, element("div", { class: "empty" }, help), element("figcaption", {}, title));
     }
     const remove = () => {
-      sources = sources.filter((other) => other !== source);
-      showSources();
-      fillTissues();
-      keepForm();
+      if (mode === "between") removeFromBasket(index);
+      else useLike(null);
     };
     return element("figure", { class: "slot" },
       element("img", { src: source.src, alt: source.title, width: 160, height: 160 }),
@@ -73,16 +78,17 @@ function fillTissues() {
 
 function showTissueHint() {
   const tissue = options.tissues.find(({ name }) => name === byId("tissue").value);
-  byId("tissue-hint").textContent = tissue && tissue.clusters.length > 1 ? `Over its ${tissue.clusters.length} clusters, by their frequency.` : "";
+  byId("tissue-hint").textContent = tissue && tissue.clusters.length > 1 ? `Over its ${tissue.clusters.length} groups, by their frequency.` : "";
 }
 
 function showStrength() {
   const strength = Number(byId("strength").value);
-  const [limit, like, between] = STRENGTHS.find(([highest]) => strength <= highest);
-  const fromReal = limit <= 0.8 && sources.some((source) => source.real);
+  const [limit, onOne, onTwo] = EFFECTS.find(([highest]) => strength <= highest);
+  const fromReal = limit <= 0.8 && sources().some((source) => source.real);
   const warning = fromReal ? " It starts from a real patch and may pass for a copy of it: treat it as you treat that patch." : "";
-  byId("strength-value").textContent = strength.toFixed(2);
-  byId("strength-hint").textContent = (mode === "between" ? between : like) + warning;
+  byId("strength-value").textContent = strengthText(strength);
+  byId("strength").setAttribute("aria-valuetext", strengthText(strength));
+  byId("strength-hint").textContent = (mode === "between" ? onTwo : onOne) + warning;
 }
 
 function fillMethods() {
@@ -103,19 +109,25 @@ function fitToMethod() {
   if (byId("method").value === "heun" && Number(byId("steps").value) % 2 === 0) byId("steps").value = Number(byId("steps").value) - 1;
 }
 
+function newSeed() {
+  byId("seed").value = crypto.getRandomValues(new Uint32Array(1))[0] % SEEDS;
+}
+
 /** Keep the form for this tab: another k, another page or a reload loses neither the pictures nor the settings. */
 function keepForm() {
   const values = Object.fromEntries(KEPT_FIELDS.map((id) => [id, byId(id).value]));
-  sessionStorage.setItem(KEPT, JSON.stringify({ mode, sources: sources.map(({ name }) => name), values }));
+  sessionStorage.setItem(KEPT, JSON.stringify({ mode, like: like?.name, fixed: byId("seed-fixed").checked, values }));
 }
 
 /** Fill the form as it was left. A picture that was deleted since, a tissue that this k does not have, are left out. */
 async function restoreForm() {
+  newSeed();
+  await loadPair();
   const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
   if (kept === null) return setMode("tissue");
-  const found = await Promise.allSettled(kept.sources.map(sourceOf));
-  sources = found.filter(({ status }) => status === "fulfilled").map(({ value }) => value);
+  if (kept.like) like = await sourceOf(kept.like).catch(() => null);
   setMode(kept.mode);
+  byId("seed-fixed").checked = kept.fixed;
   for (const [id, value] of Object.entries(kept.values)) {
     const field = byId(id);
     if (field.tagName !== "SELECT" || [...field.options].some((option) => option.value === value)) field.value = value;
@@ -133,14 +145,14 @@ function requestBody() {
   if (mode !== "between" && byId("tissue").value) body.tissues = [byId("tissue").value];
   if (mode === "tissue") return body;
   body.strength = Number(byId("strength").value);
-  if (mode === "like") body.like = sources[0].name;
-  else body.between = [sources[0].name, sources[1].name];
+  if (mode === "like") body.like = like.name;
+  else body.between = pair.map(({ name }) => name);
   return body;
 }
 
 /** The first error of the form, or "". */
 function validate() {
-  const missing = SOURCES_NEEDED[mode] - sources.length;
+  const missing = SOURCES_NEEDED[mode] - sources().length;
   if (missing > 0) return missing === 2 ? "Choose two pictures first." : mode === "like" ? "Choose a picture first." : "Choose a second picture first.";
   const inputs = [...form.querySelectorAll("input")];
   const invalid = inputs.find((input) => !input.closest("[hidden]") && !input.checkValidity());
@@ -166,7 +178,9 @@ async function submit(event) {
   try {
     const job = await api("/api/jobs", { body: requestBody() });
     announce(`${job.title} is in the queue`);
-    await jobs.poll();
+    if (!byId("seed-fixed").checked) newSeed();
+    keepForm();
+    await poll();
     jobs.show(job.id);
   } catch (error) {
     if ([400, 409, 422].includes(error.status)) showProblem(error.message);
@@ -180,18 +194,41 @@ async function submit(event) {
 
 const sourceOf = (name) => api(`/api/draw/source?name=${encodeURIComponent(name)}`);
 
-/** Put a picture into the form as a source. Between two, it fills the first empty slot, or replaces the second. */
-async function useAsSource(name, newMode) {
-  const source = await sourceOf(name);
-  sources = newMode === "between" && mode === "between" && sources.length ? [sources[0], source] : [source];
+function useLike(source) {
+  like = source;
   byId("tissue").value = "";
-  setMode(newMode);
+  setMode("like");
   keepForm();
+}
+
+/** Load the pictures of the basket; those that are gone leave it. */
+async function loadPair() {
+  const names = basket();
+  const found = await Promise.all(names.map((name) => sourceOf(name).catch((error) => error)));
+  pair = found.filter((source) => !(source instanceof Error));
+  const gone = found.map((source) => [400, 404].includes(source.status));
+  if (gone.some(Boolean)) setBasket(names.filter((_, index) => !gone[index]));
+}
+
+async function showBasket() {
+  await loadPair();
+  showSources();
+  showStrength();
+}
+
+/** Start from a picture of a job: alone, or as one of two. */
+async function useAsSource(name, newMode) {
+  if (newMode === "like") useLike(await sourceOf(name));
+  else {
+    setMode("between");
+    addToBasket(name);
+    keepForm();
+  }
   byId("strength").focus({ preventScroll: true });
-  if (newMode === "between" && sources.length < 2) toast("Now choose “Between” at a second picture, here or on another page.");
 }
 
 async function start() {
+  for (const name of query.getAll("between").slice(0, 2)) addToBasket(name);
   options = await api(`/api/draw/options?k=${k}`);
   fillMethods();
   await restoreForm();
@@ -200,16 +237,19 @@ async function start() {
     byId("tissue").value = query.get("tissue");
     showTissueHint();
   }
-  if (query.get("like")) await useAsSource(query.get("like"), "like");
-  for (const name of query.getAll("between").slice(0, 2)) await useAsSource(name, "between");
+  if (query.get("mode") === "between" || query.get("between")) setMode("between");
+  if (query.get("like")) useLike(await sourceOf(query.get("like")));
+  document.addEventListener(BASKET_CHANGED, () => showBasket().catch(showError));
   keepForm();
-  history.replaceState(null, "", `?k=${k}`); // what the address asked for is in the form now, and a reload keeps what it becomes
+  history.replaceState(null, "", `?k=${k}${location.hash}`); // what the address asked for is in the form now, and a reload keeps what it becomes
 }
 
 for (const button of form.querySelectorAll("[data-mode]")) button.addEventListener("click", () => { setMode(button.dataset.mode); keepForm(); });
 byId("tissue").addEventListener("change", showTissueHint);
 byId("strength").addEventListener("input", showStrength);
 byId("method").addEventListener("change", fitToMethod);
+byId("seed").addEventListener("input", () => { byId("seed-fixed").checked = true; }); // whoever types a seed wants that one
+byId("seed-new").addEventListener("click", () => { byId("seed-fixed").checked = false; newSeed(); keepForm(); });
 form.addEventListener("change", keepForm);
 form.addEventListener("submit", submit);
 const jobs = showJobs(byId("jobs"), { empty: byId("none"), useAsSource: (name, newMode) => useAsSource(name, newMode).catch(showError) });

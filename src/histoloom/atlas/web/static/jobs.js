@@ -1,39 +1,17 @@
-// The list of jobs on the drawing page. It polls the server: often while a job runs, seldom otherwise.
+// The list of jobs on the page that generates: a card for each, with its pictures beside what they started from.
 
 import { announce, api, element, gallery, showError, toast } from "./common.js";
+import { STATES, hasEnded, jobThumbs, jobTitle, onJobs, poll, stateText, strengthText } from "./job_state.js";
 
-const POLL_RUNNING = 800; // ms
-const POLL_IDLE = 6000; // ms
 const OPEN_AT_FIRST = 3; // jobs whose pictures are unfolded when the page opens
-const STATES = { waiting: "Waiting", drawing: "Drawing", done: "Done", cancelled: "Cancelled", failed: "Failed", interrupted: "Interrupted" };
-const hasEnded = (job) => !["waiting", "drawing"].includes(job.state);
 
 /**
  * Keep `list` up to date; `empty` is shown while there are no jobs. `useAsSource(name, mode)` puts a picture into the form.
- * Returns {poll, show}: the first asks the server at once, the second scrolls a job into view.
+ * Returns {show}, which scrolls a job into view.
  */
 export function showJobs(list, { empty, useAsSource }) {
   const cards = new Map(); // by job id
-  let timer;
-  let latest = 0; // the number of the last request; an answer to an earlier one is too old
-  let failing = false; // whether the last request failed: a server that is stopped is said once, not at each request
-
-  async function poll() {
-    clearTimeout(timer);
-    const number = ++latest;
-    let running = false;
-    try {
-      const { jobs } = await api("/api/jobs");
-      if (number !== latest) return;
-      update(jobs);
-      running = jobs.some((job) => !hasEnded(job));
-      failing = false;
-    } catch (error) {
-      if (!failing) showError(error);
-      failing = true;
-    }
-    if (number === latest) timer = setTimeout(poll, running && !document.hidden ? POLL_RUNNING : POLL_IDLE);
-  }
+  let asked = location.hash; // the job that the address names, until it is shown
 
   function update(jobs) {
     empty.hidden = jobs.length > 0;
@@ -43,11 +21,13 @@ export function showJobs(list, { empty, useAsSource }) {
       cards.delete(id);
     }
     jobs.forEach((job, index) => {
-      if (!cards.has(job.id)) cards.set(job.id, jobCard(job, { useAsSource, poll, open: index < OPEN_AT_FIRST }));
+      if (!cards.has(job.id)) cards.set(job.id, jobCard(job, { useAsSource, open: index < OPEN_AT_FIRST || asked === `#job-${job.id}` }));
       const card = cards.get(job.id);
       if (list.children[index] !== card.node) list.insertBefore(card.node, list.children[index] ?? null);
       card.update(job);
     });
+    if (asked) show(asked.replace("#job-", ""));
+    asked = "";
   }
 
   /** Scroll a job's card into view, unless it is: who pressed the button sees the progress. */
@@ -59,21 +39,21 @@ export function showJobs(list, { empty, useAsSource }) {
     if (top < bar || bottom > innerHeight) node.scrollIntoView();
   }
 
-  document.addEventListener("visibilitychange", () => document.hidden || poll());
-  poll();
-  return { poll, show };
+  onJobs(update);
+  return { show };
 }
 
-/** One job's card: {node, update(job)}. */
-function jobCard(job, { useAsSource, poll, open }) {
-  const title = element("h3", {}, job.title);
+/** One job's card: {node, update(job)}. Its title shows the pictures that it starts from, or its first ones. */
+function jobCard(job, { useAsSource, open }) {
+  const thumbs = element("span", { class: "thumbs" });
+  const title = element("h3", {}, jobTitle(job));
   const state = element("p", { class: "state" });
   const buttons = element("div", { class: "row" });
   const progress = element("progress", { max: 1, value: 0, "aria-label": `Progress of ${job.title}` });
   const pictures = element("ul", { class: "gallery", "aria-label": `Synthetic pictures: ${job.title}` });
   const details = element("details", { open, ontoggle: () => loadPictures() }, element("summary", { class: "quietly" }, "Pictures"), pictures);
-  const node = element("li", { class: "card pad job", data: { job: job.id } },
-    element("div", { class: "top" }, element("div", {}, title, state), buttons), progress, details);
+  const node = element("li", { class: "card pad job", id: `job-${job.id}` },
+    element("div", { class: "top" }, thumbs, element("div", {}, title, state), buttons), progress, details);
   let loaded = -1; // number of pictures in the gallery
   let buttonsFor = ""; // state for which the buttons were built
 
@@ -84,7 +64,7 @@ function jobCard(job, { useAsSource, poll, open }) {
       const response = await api(`/api/jobs/${job.id}/pictures`);
       // The gallery is built anew; the focus stays on the picture that has it.
       const focused = [...pictures.querySelectorAll("button")].indexOf(document.activeElement);
-      gallery(pictures, response.pictures.map((picture) => galleryEntry(picture, job, useAsSource)));
+      showPictures(pictures, job, response.pictures.map((picture) => galleryEntry(picture, job, useAsSource)));
       if (focused >= 0) pictures.querySelectorAll("button")[focused]?.focus();
     } catch (error) {
       if (error.status !== 404) showError(error); // 404: the job was deleted in the meantime
@@ -94,12 +74,13 @@ function jobCard(job, { useAsSource, poll, open }) {
   function update(latest) {
     const previousState = job.state;
     job = latest;
-    state.replaceChildren(...stateText(job));
+    showThumbs(thumbs, job);
+    state.replaceChildren(...stateParts(job));
     progress.hidden = hasEnded(job);
     progress.value = job.share;
     details.hidden = job.made === 0;
     const buttonState = `${job.state} ${job.made > 0}`;
-    if (buttonState !== buttonsFor) buttons.replaceChildren(...jobButtons(job, poll));
+    if (buttonState !== buttonsFor) buttons.replaceChildren(...jobButtons(job));
     buttonsFor = buttonState;
     if (previousState !== job.state && hasEnded(job)) announce(`${job.title}: ${STATES[job.state].toLowerCase()}`);
     loadPictures();
@@ -108,27 +89,48 @@ function jobCard(job, { useAsSource, poll, open }) {
   return { node, update };
 }
 
+/** The pictures of a job beside what it starts from: the source first; between two, one at each end. */
+function showPictures(list, job, pictures) {
+  const { between } = job.request;
+  const isEnd = (source, index) => between !== null && (job.sources.length === 2 ? index === 1 : source.name !== between[0]);
+  const entry = (source, index) => {
+    const role = between === null ? "Source" : isEnd(source, index) ? "To" : "From";
+    return {
+      src: source.src, text: `${role}: ${source.title}`, note: role.toLowerCase(), real: source.real,
+      facts: [[role, source.title], source.real ? ["Real", "a picture of tissue"] : ["Synthetic", "made by a model; not for diagnosis"]],
+    };
+  };
+  const starts = job.sources.filter((source, index) => !isEnd(source, index)).map((source) => entry(source, 0));
+  const ends = job.sources.filter(isEnd).map((source) => entry(source, 1));
+  gallery(list, [...starts, ...pictures, ...ends]);
+  starts.forEach(({ real }, index) => list.children[index].classList.add("source", real ? "real" : "made"));
+  ends.forEach(({ real }) => list.lastElementChild.classList.add("source", real ? "real" : "made"));
+}
+
+/** The title's pictures. They are made anew only where they become others. */
+function showThumbs(box, job) {
+  const pictures = jobThumbs(job);
+  const shown = pictures.map(({ src }) => src).join(" ");
+  if (box.dataset.shown === shown) return;
+  box.dataset.shown = shown;
+  box.replaceChildren(...pictures.map(({ src, title }) => element("img", { src, alt: title, width: 44, height: 44 })));
+}
+
 /** What the card says below its title: state, progress, seed, time. */
-function stateText(job) {
-  const parts = [element("strong", { class: job.state === "failed" ? "bad" : null }, STATES[job.state])];
+function stateParts(job) {
+  const [state, ...rest] = stateText(job).split(" · ");
+  const parts = [element("strong", { class: job.state === "failed" ? "bad" : null }, state)];
   const add = (text) => parts.push(` · ${text}`);
-  if (job.state === "waiting") add(job.ahead ? `${job.ahead} ${job.ahead === 1 ? "job" : "jobs"} before it` : "next");
-  if (job.state === "drawing" && job.made + job.withheld < job.total) add(job.seconds_left === null ? "starting" : `about ${duration(job.seconds_left)} left`);
-  if (job.state !== "waiting") add(`${job.made} of ${job.total} ${job.total === 1 ? "picture" : "pictures"}`);
+  rest.forEach(add);
   if (job.withheld) add(`${job.withheld} withheld: too similar to a training patch`);
   add(`seed ${job.request.seed}`);
-  if (job.request.strength !== null) add(`strength ${job.request.strength}`);
+  if (job.request.strength !== null) add(strengthText(job.request.strength));
   add(new Date(job.time).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" }));
   if (job.message) add(job.message);
   return parts;
 }
 
-function duration(seconds) {
-  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
-  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
-}
-
-function jobButtons(job, poll) {
+function jobButtons(job) {
   const button = (title, run, kind = "") => element("button", { type: "button", class: kind, onclick: () => run().catch(showError).finally(poll) }, title);
   const post = (action) => api(`/api/jobs/${job.id}/${action}`, { method: "POST" });
   const cancel = async () => {
@@ -151,20 +153,20 @@ function galleryEntry({ number, src, record }, job, useAsSource) {
   const name = `drawn/${job.id}/${number}`;
   const percent = record.other ? `${Math.round(100 * record.fraction)} %` : undefined;
   const init = record.source === undefined ? [] : record.other
-    ? [["Between", `${record.source} and ${record.other}, ${percent} of the way`], ["Strength", String(record.strength)]]
-    : [["Started from", record.source], ["Strength", String(record.strength)]];
+    ? [["Between", `${record.source} and ${record.other}, ${percent} of the way`], ["Similar to free", strengthText(record.strength)]]
+    : [["Started from", record.source], ["Similar to free", strengthText(record.strength)]];
   const closeAndUse = (mode) => (_, dialog) => { dialog.close(); useAsSource(name, mode); };
   return {
     src,
     text: `Synthetic picture ${number + 1} of ${record.tissue}`,
     note: percent,
     facts: [
-      ["Synthetic", "drawn by a model; not for diagnosis"], ["Tissue", `${record.tissue} (cluster ${record.cluster}, k = ${record.k})`], ...init,
-      ["Drawn with", `${record.sampler}, ${record.steps} steps, guidance ${record.guidance}`], ["Seed, number", `${record.seed}, ${record.index}`],
+      ["Synthetic", "made by a model; not for diagnosis"], ["Tissue", `${record.tissue} (group ${record.cluster}, k = ${record.k})`], ...init,
+      ["Made with", `${record.sampler}, ${record.steps} steps, guidance ${record.guidance}`], ["Seed, number", `${record.seed}, ${record.index}`],
       ["Sample", record.sample_id],
     ],
     actions: [
-      { title: "More like this", run: closeAndUse("like") }, { title: "Between…", run: closeAndUse("between") },
+      { title: "More like this", run: closeAndUse("like") }, { title: "Between two", run: closeAndUse("between") },
       { title: "Nearest real patch", run: (_, dialog) => showNearest(job.id, number, dialog).catch(showError) }, { title: "As PNG", href: src },
     ],
   };

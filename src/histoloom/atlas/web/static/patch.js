@@ -1,5 +1,6 @@
 // A real patch in a gallery: what is known of it, and what can be done with it. The same wherever a patch is enlarged.
 
+import { drawActions } from "./basket.js";
 import { api } from "./common.js";
 
 const probabilityText = (probability) => probability.toFixed(probability > 0.995 && probability < 1 ? 4 : 2);
@@ -30,12 +31,6 @@ export function patchPicture(patch, { k }) {
 /** A picture of which only the address is known; `enlarge` loads the rest when it is shown. */
 export function laterPicture({ id, src }, { k }) {
   return { src, text: `Patch ${id}`, load: async () => patchPicture(await api(`/api/patches/${encodeURIComponent(id)}?k=${k}`), { k }) };
-}
-
-/** Links to the drawing page with a picture as the source; `name` is the id of a patch, or `samples/` and that of a sample. */
-export function drawActions(name, { k }) {
-  const href = (mode) => `/draw?k=${k}&${mode}=${encodeURIComponent(name)}`;
-  return [{ title: "More like this", href: href("like") }, { title: "Between…", href: href("between") }];
 }
 
 function clusterName(cluster, name) {

@@ -1,0 +1,43 @@
+// The basket of pictures for "between two": up to two names, kept by the browser for this run, from page to page.
+
+import { toast } from "./common.js";
+
+const KEY = `histoloom-basket:${document.body.dataset.run}`;
+const PLACES = 2;
+export const BASKET_CHANGED = "histoloom-basket"; // the document's event
+
+/** The names in the basket, in the order in which they were chosen. */
+export function basket() {
+  const names = JSON.parse(localStorage.getItem(KEY) ?? "[]");
+  return names.slice(0, PLACES);
+}
+
+export function setBasket(names) {
+  localStorage.setItem(KEY, JSON.stringify(names));
+  document.dispatchEvent(new Event(BASKET_CHANGED));
+}
+
+/** Put a picture into the basket. Where it is full, the picture takes the second place, and the first one stays. */
+export function addToBasket(name) {
+  const names = basket();
+  setBasket(names.length < PLACES ? [...names, name] : [names[0], name]);
+}
+
+export const removeFromBasket = (place) => setBasket(basket().filter((_, index) => index !== place));
+
+/** The address of the page that generates, with the basket as what it starts from. */
+export const betweenAddress = () => `/draw?${document.body.dataset.k ? `k=${document.body.dataset.k}&` : ""}mode=between`;
+
+/** What an enlarged picture offers: generating more like it, and its place between two. `name` is a patch's id, or `samples/` and a sample's. */
+export function drawActions(name, { k }) {
+  const choose = (_, dialog) => {
+    addToBasket(name);
+    dialog.close();
+    const go = { title: "Generate", run: () => { location.href = betweenAddress(); } };
+    if (basket().length < PLACES) toast("The first of two pictures is chosen. Choose “Between two” at a second one, on any page.", { key: "basket" });
+    else toast("Two pictures are chosen.", { action: go, key: "basket" });
+  };
+  return [{ title: "More like this", href: `/draw?k=${k}&like=${encodeURIComponent(name)}` }, { title: "Between two", run: choose }];
+}
+
+addEventListener("storage", ({ key }) => key === KEY && document.dispatchEvent(new Event(BASKET_CHANGED))); // another tab
