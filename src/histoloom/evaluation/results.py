@@ -474,7 +474,7 @@ class Originality(CopyRates, ResultFile):
     samples: tuple[AuditedSample, ...]
 
     def as_json(self) -> object:
-        """The content of the file; ``missing`` stands only where folders were audited, and scores where there are some."""
+        """The content of the file; ``missing`` only where folders were audited, scores where there are some."""
         absent = {"missing"} if self.missing is None else set()
         absent |= set() if self.held_out_scores else {"held_out_scores"}
         return self.model_dump(mode="json", by_alias=True, exclude=absent)
