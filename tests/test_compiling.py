@@ -41,7 +41,7 @@ from histoloom.diffusion.model.unet import make_unet
 from histoloom.run.stage import EventLog
 from histoloom.training import devices
 from histoloom.training.loop import Objective, StepContext, Task, Trained, train
-from histoloom.training.optimizers import only_trains
+from histoloom.training.optimizers import frozen, other_parameters
 
 IMAGES = 96
 FAST, PLAIN = (RuntimeConfig(device="cpu", precision="fp32", checkpoint_seconds=0, fast=fast) for fast in ("on", "off"))
@@ -275,7 +275,7 @@ def test_the_vqgan_is_compiled_in_whole_pieces_with_the_gradients_of_a_plain_one
         for objective in objectives:
             module = made.modules[objective.name]
             module.zero_grad()
-            with only_trains(task, objective):
+            with frozen(other_parameters(task, objective)):
                 objective.loss(images_BHWC, context)[0].backward()
             found |= {
                 f"{objective.name}.{name}": p.grad.clone()

@@ -35,7 +35,7 @@ from histoloom.diffusion.model.unet import make_unet
 from histoloom.errors import UserError
 from histoloom.training.devices import resolve_device, resolve_precision
 from histoloom.training.memory import next_accumulate
-from histoloom.training.optimizers import only_trains, trained_parameters
+from histoloom.training.optimizers import frozen, other_parameters, trained_parameters
 from histoloom.training.tasks import Batch, Objective, StepContext, Task
 
 META = torch.device("meta")
@@ -249,7 +249,7 @@ def training_peak(task: Task, batches: Sequence[Batch], *, images: int, half: to
                     _context(batch, step=step, images=images, scratch=scratch)
                     for batch, scratch in zip(batches, scratches, strict=True)
                 ]
-                with only_trains(task, objective):
+                with frozen(other_parameters(task, objective)):
                     if objective.prepare is not None and len(batches) > 1:
                         with Autocast(half):
                             objective.prepare(batches, contexts)

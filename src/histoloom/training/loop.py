@@ -42,9 +42,10 @@ from histoloom.training.draws import DrawAhead, drawing_ahead
 from histoloom.training.memory import is_out_of_memory, next_accumulate, out_of_memory_advice
 from histoloom.training.optimizers import (
     average_decay,
+    frozen,
     lr_factor,
     make_optimizer,
-    only_trains,
+    other_parameters,
     phase_at,
     trained_parameters,
 )
@@ -100,6 +101,13 @@ class _Loop:
         self.averages = {name: copy.deepcopy(task.modules[name]).requires_grad_(False) for name in task.ema}
         parts = [part for module in task.modules.values() for part in module.modules()]
         self.has_dropout = any(isinstance(part, nn.Dropout) and part.p > 0 for part in parts)
+        # Walking through modules takes milliseconds, so each step uses these lists: parameters stay the same objects.
+        self.trained = {objective.name: trained_parameters(task, objective) for objective in task.objectives}
+        self.others = {objective.name: other_parameters(task, objective) for objective in task.objectives}
+        self.averaged: dict[str, tuple[list[Tensor], list[Tensor]]] = {
+            name: (list(average.parameters()), list(task.modules[name].parameters()))
+            for name, average in self.averages.items()
+        }
         # Each objective's optimizer, with the index of the phase that it is of.
         self.optimizers: dict[str, tuple[int, AcceleratedOptimizer]] = {}
         self.ahead: DrawAhead | None = None
@@ -190,7 +198,7 @@ class _Loop:
             optimizer = self._optimizer(objective)
             optimizer.zero_grad(set_to_none=True)
 
-            with only_trains(self.task, objective):
+            with frozen(self.others[objective.name]):
                 # Statistics of the whole batch come first, if the batch is split into micro-batches.
                 if objective.prepare is not None and self.accumulate > 1:
                     with self.accelerator.autocast():
@@ -199,7 +207,7 @@ class _Loop:
                     loss = self._loss(objective, batch, context)
                     self.accelerator.backward(loss / self.accumulate)
 
-            parameters = trained_parameters(self.task, objective)
+            parameters = self.trained[objective.name]
             distributed.average_gradients(parameters)
             if self.config.grad_clip is not None:
                 self.accelerator.unscale_gradients(optimizer)
@@ -286,9 +294,10 @@ class _Loop:
         decay = average_decay(self.config, step=self.images // self.config.batch_size)
         for name, average in self.averages.items():
             module = self.task.modules[name]
-            torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
-            for averaged, latest in zip(average.buffers(), module.buffers(), strict=True):
-                averaged.copy_(latest)
+            averaged, latest = self.averaged[name]
+            torch._foreach_lerp_(averaged, latest, 1 - decay)
+            for kept, new in zip(average.buffers(), module.buffers(), strict=True):
+                kept.copy_(new)
 
     # -- log and checkpoints ---------------------------------------------------------------------------------------
     def _write_log(self) -> None:

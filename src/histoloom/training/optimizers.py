@@ -6,7 +6,7 @@ Progress is counted in images seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -70,16 +70,21 @@ def make_optimizer(
     return kind(groups, lr=phase.lr, betas=objective.betas or betas, fused=True)
 
 
-@contextmanager
-def only_trains(task: Task, objective: Objective) -> Iterator[None]:
-    """Within it, parameters that only other objectives train get no gradient."""
-    others = [p for other in task.objectives if other is not objective for p in trained_parameters(task, other)]
+def other_parameters(task: Task, objective: Objective) -> list[nn.Parameter]:
+    """The parameters that only other objectives train."""
     own = {id(p) for p in trained_parameters(task, objective)}
-    frozen = [p for p in others if p.requires_grad and id(p) not in own]
-    for parameter in frozen:
+    others = [p for other in task.objectives if other is not objective for p in trained_parameters(task, other)]
+    return [p for p in others if id(p) not in own]
+
+
+@contextmanager
+def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within it, the parameters get no gradient."""
+    changed = [p for p in parameters if p.requires_grad]
+    for parameter in changed:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in frozen:
+        for parameter in changed:
             parameter.requires_grad_(True)
