@@ -164,7 +164,7 @@ def test_clusters_of_one_tissue_share_a_colour(run: Path) -> None:
     assert colours == ["", "#0072b2", "", "#0072b2", "#ff0000"]
     add_label(run, cluster=1, k=5, rater="A", colour="#111111")
     assert current_labels(run, k=5)[1].colour == "#111111"
-    assert current_labels(run, k=5)[3].colour == "#0072b2"
+    assert current_labels(run, k=5)[3].colour == "#111111"
 
 
 def test_another_clustering_has_names_of_its_own(run: Path, recluster: Callable[..., None]) -> None:

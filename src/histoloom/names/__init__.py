@@ -16,6 +16,8 @@ from histoloom.names.label_state import (
     raters_of,
     read_label_state,
     reference_of,
+    tissues_of,
+    without_artefacts,
 )
 from histoloom.names.table import refresh_sample_names
 from histoloom.names.text import FLAGS, MAX_LENGTH, default_name, folder_name, normalised, valid_colour
@@ -49,6 +51,8 @@ __all__ = [
     "redo",
     "reference_of",
     "refresh_sample_names",
+    "tissues_of",
     "undo",
     "valid_colour",
+    "without_artefacts",
 ]

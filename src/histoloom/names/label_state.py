@@ -184,7 +184,7 @@ def read_label_state(run: Path, *, k: int) -> LabelState:
 def display_labels(labels: Mapping[int, Label]) -> dict[int, Label]:
     """Labels with a name for each cluster, ``cluster c`` where there is none, and with the colour of its tissue.
 
-    A cluster without a colour of its own takes that of the first cluster of the same name that has one.
+    A tissue has one colour: that of its first cluster that has one.
     """
     tissue_colours: dict[str, str] = {}
     for label in labels.values():
@@ -194,10 +194,24 @@ def display_labels(labels: Mapping[int, Label]) -> dict[int, Label]:
         cluster: replace(
             label,
             name=label.name or default_name(cluster),
-            colour=label.colour or tissue_colours.get(normalised(label.name), ""),
+            colour=tissue_colours.get(normalised(label.name), label.colour),
         )
         for cluster, label in labels.items()
     }
+
+
+def tissues_of(labels: Mapping[int, Label]) -> dict[int, tuple[int, ...]]:
+    """The clusters of each tissue, rising, by its first one; a cluster without a name is a tissue of its own."""
+    by_name: dict[str, list[int]] = {}
+    for cluster in sorted(labels):
+        by_name.setdefault(normalised(labels[cluster].name) or default_name(cluster), []).append(cluster)
+    return {clusters[0]: tuple(clusters) for clusters in by_name.values()}
+
+
+def without_artefacts(labels: Mapping[int, Label]) -> list[int]:
+    """The clusters that show tissue: all but those flagged as artefact; all where every one is flagged so."""
+    kept = [cluster for cluster in sorted(labels) if labels[cluster].flag != "artefact"]
+    return kept or sorted(labels)
 
 
 def current_labels(run: Path, *, k: int) -> dict[int, Label]:

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from histoloom.atlas.report.lights import lights
 from histoloom.atlas.web.gallery_api import PAGE, pages
-from histoloom.names import add_name
+from histoloom.names import add_label, add_name
 from histoloom.run.directory import Run, read_json, write_json
 from histoloom.slides.patch_set import PatchSet
 
@@ -53,6 +53,48 @@ def test_the_first_page_says_what_the_run_is_whether_it_is_good_and_what_to_do(
         assert f"Name 4 groups: {cluster + 1} done" in text
     assert 'class="button primary" href="/slides?k=4"' in text
     assert "Name 2 groups: 0 done" in changing_client.get("/?k=2").text
+
+
+def test_merged_clusters_are_one_group_everywhere(changing_client: TestClient, finished: Run, write_map: Any) -> None:
+    write_map(finished)
+    sizes = [len(gallery(changing_client, k=4, cluster=cluster)) for cluster in range(4)]
+    mosaic = re.search(r'/api/clusters/4/1/mosaic[^"]*', changing_client.get("/").text)
+    for cluster in (1, 3):
+        add_name(finished.path, cluster=cluster, name="bone", k=4, rater="Dr A")
+    page = changing_client.get("/").text
+    assert page.count('<li class="card') == 3
+    assert '<span class="number">1, 3</span> bone' in page
+    merged = re.search(r'/api/clusters/4/1/mosaic[^"]*', page)
+    assert mosaic is not None
+    assert merged is not None
+    assert merged[0] != mosaic[0], "the browser may have kept the picture of cluster 1 alone"
+    assert "immutable" in changing_client.get(merged[0]).headers["cache-control"]
+    assert "immutable" not in changing_client.get(mosaic[0]).headers["cache-control"]
+
+    response = changing_client.get("/clusters/4/3")
+    assert (response.status_code, response.headers["location"]) == (307, "/clusters/4/1")
+    text = changing_client.get("/clusters/4/1").text
+    assert f"{sizes[1] + sizes[3]} patches" in text
+    assert 'rel="next">2 ' in text
+    assert len(gallery(changing_client, k=4, cluster=1)) == sizes[1] + sizes[3]
+    assert gallery(changing_client, k=4, cluster=3) == []
+    assert len(changing_client.get("/api/clusters/4/1/samples").json()["samples"]) == 6
+    colours = dict(re.findall(r"\.c(\d) \{ --c: (#\w+)", changing_client.get("/clusters/4/colours.css").text))
+    assert colours["1"] == colours["3"] != colours["2"]
+    assert 3 not in changing_client.get("/api/map?k=4").json()["labels"]
+    assert changing_client.get("/map?k=4").text.count('name="shown"') == 1 + 3
+    assert changing_client.get("/name").text.count('class="card naming-row') == 4, "each is named by itself"
+    changed = changing_client.post("/api/names/4/3", json={"rater": "Dr A", "colour": "#112233"}).json()
+    assert [one["colour"] for one in changed["clusters"]] == ["", "#112233", "", "#112233"]
+    undone = changing_client.post("/api/names/4/undo", json={"rater": "Dr A"}).json()
+    assert {one["colour"] for one in undone["clusters"]} == {""}
+
+
+def test_an_artefact_says_what_it_is_left_out_of(changing_client: TestClient, finished: Run) -> None:
+    add_label(finished.path, cluster=2, k=4, rater="Dr A", flag="artefact")
+    assert changing_client.get("/").text.count("left out of mixtures and readings") == 1
+    assert "Artefact: it is left out of mixtures" in changing_client.get("/clusters/4/2").text
+    assert "Artefact: it is left out" not in changing_client.get("/clusters/4/1").text
 
 
 def test_an_unknown_k_gets_one_line(client: TestClient) -> None:

@@ -17,7 +17,7 @@ from histoloom.evaluation.images import SampleFolder
 from histoloom.evaluation.reading.folder import readings
 from histoloom.evaluation.reading.make import create_reading
 from histoloom.evaluation.reading.plan import LEVELS, Plan, Request
-from histoloom.names import add_name
+from histoloom.names import add_label, add_name
 from histoloom.run.directory import Run, read_json
 from histoloom.slides.patch_set import PatchSet
 
@@ -123,6 +123,14 @@ def test_naming_asks_for_named_tissues_and_merges_clusters_of_one_name(run: Run)
         add_name(run.path, cluster=cluster, name="all one", k=k, rater="Ann")
     with pytest.raises(UserError, match=r"1 tissues at k = \d have a name; name two or more"):
         create_reading(run, Request("naming", 4))
+
+
+def test_artefacts_are_not_shown_and_the_plan_says_so(run: Run) -> None:
+    k = Clustering.open(run.folder("clusters")).chosen
+    add_label(run.path, cluster=0, k=k, rater="Ann", flag="artefact")
+    plan = create_reading(run, Request("real-or-synthetic", 8)).plan
+    assert 0 not in {trial.cluster for trial in plan.trials}
+    assert "Left out as artefacts: clusters 0." in plan.notes
 
 
 def test_too_few_pictures_are_refused_in_one_line(run: Run) -> None:

@@ -6,7 +6,7 @@ Shape suffixes: N patches, K clusters, S slides, M members of one cluster.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -99,7 +99,9 @@ class ClusterTable:
         unsure_K = np.bincount(second_M[unsure_M], minlength=self.k)
         order_K = np.argsort(-all_K, kind="stable")[:n]
         return [
-            NeighbourCluster(int(c), float(all_K[c] / len(rows_M)), int(unsure_K[c])) for c in order_K if all_K[c] > 0
+            NeighbourCluster(int(c), float(all_K[c] / len(rows_M)), int(unsure_K[c]))
+            for c in order_K
+            if all_K[c] > 0 and c != cluster
         ]
 
     def unsure(self, cluster: int) -> int:
@@ -107,13 +109,22 @@ class ClusterTable:
         return int((self.p_N[self.members[cluster]] < UNSURE_BELOW).sum())
 
 
-def read_clusters(folder: Path, *, table: PatchTable, k: int) -> ClusterTable:
-    """The clusters of ``k``, one of the sweep, from the stage's folder."""
+def read_clusters(folder: Path, *, table: PatchTable, k: int, tissues: Iterable[Sequence[int]] = ()) -> ClusterTable:
+    """The clusters of ``k``, one of the sweep, from the stage's folder.
+
+    The clusters of each of ``tissues`` are one, with the sum of their probabilities: the first of them holds the
+    patches of all, and the others have none.
+    """
     with pq.ParquetFile(folder / "index.parquet") as file:
         index = file.read(["patch_id", f"k{k}"])
     with safe_open(folder / "probabilities.safetensors", framework="numpy") as tensors:
         p_NK = tensors.get_tensor(f"k{k}")
     label_N = index.column(f"k{k}").to_numpy().astype(np.int16)
+    p_NK = np.array(p_NK)
+    for first, *others in tissues:
+        label_N[np.isin(label_N, others)] = first
+        p_NK[:, first] += p_NK[:, others].sum(axis=1)
+        p_NK[:, others] = -1  # second to none
 
     # The probability of each patch's own cluster, and the most probable other cluster with its probability
     position_N = np.arange(len(p_NK))
@@ -121,7 +132,7 @@ def read_clusters(folder: Path, *, table: PatchTable, k: int) -> ClusterTable:
     others_NK[position_N, label_N] = -1
     second_N = others_NK.argmax(axis=1).astype(np.int16)
     p_N = p_NK[position_N, label_N].astype(np.float32)
-    p_second_N = others_NK[position_N, second_N].astype(np.float32)
+    p_second_N = np.maximum(others_NK[position_N, second_N], 0).astype(np.float32)  # 0 where there is no other
 
     # From the order of the stage's index to that of the patch table
     row_N = table.rows_of(index.column("patch_id"))

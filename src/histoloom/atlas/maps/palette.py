@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from histoloom.names import Label
+from histoloom.names import Label, tissues_of
 
 Rgb = tuple[int, int, int]
 
@@ -70,9 +70,12 @@ def colours(n: int) -> list[Rgb]:
 def cluster_colours(labels: Mapping[int, Label], *, k: int) -> list[Rgb]:
     """Colours of clusters 0..k-1: the colour of the cluster's label where it has one, else the palette's.
 
-    ``labels`` is what ``names.current_labels`` returns.
+    ``labels`` is what ``names.current_labels`` returns. Clusters of one tissue have the colour of its first one.
     """
     result = colours(k)
+    for first, clusters in tissues_of(labels).items():
+        for cluster in clusters:
+            result[cluster] = result[first]
     for cluster, label in labels.items():
         if label.colour:
             red, green, blue = bytes.fromhex(label.colour[1:])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from histoloom.atlas.browse.cluster_table import UNSURE_BELOW, Extent
+from histoloom.atlas.browse.cluster_table import UNSURE_BELOW, Extent, overlap
 from histoloom.atlas.browse.flow import ClusterFlow, cluster_flows, counterpart
 from histoloom.atlas.report.lights import lights
 from histoloom.atlas.web import routing
@@ -30,13 +30,23 @@ NEIGHBOURS_SHOWN = 4
 
 @dataclass(frozen=True)
 class Card:
-    """A cluster on the first page; ``named`` is False where ``name`` is only its number."""
+    """A group on the first page: a cluster, or several of one tissue, which stands under its first one.
+
+    ``named`` is False where ``name`` is only its number. ``flags`` are those of its clusters.
+    """
 
     number: int
+    clusters: tuple[int, ...]
     name: str
     named: bool
+    flags: tuple[str, ...]
     extent: Extent
     mosaic: str
+
+    @property
+    def numbers(self) -> str:
+        """The numbers of its clusters."""
+        return ", ".join(map(str, self.clusters))
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,7 @@ def start(request: Request, view: View, k: QueryK) -> HTMLResponse:
         "clusters.html",
         k=k,
         view=view,
-        cards=all_cards,
+        cards=list(all_cards.values()),
         table=view.table,
         lights=view.cached(("lights", k), depends_on=_LIGHTS, make=lambda: lights(view.path, k=k)),
         steps=next_steps(view, cards=all_cards, k=k),
@@ -94,14 +104,17 @@ def colour_stylesheet(view: View, k: PathK) -> Response:
 
 
 @router.get("/clusters/{k}/{cluster}", response_class=HTMLResponse)
-def cluster_page(request: Request, view: View, k: PathK, cluster: ClusterNumber) -> HTMLResponse:
-    """One cluster."""
-    table, all_cards = view.clusters(k), cards(view, k=k)
+def cluster_page(request: Request, view: View, k: PathK, cluster: ClusterNumber) -> Response:
+    """One group: a cluster, or all clusters of one tissue, at the address of the first of them."""
+    if (first := view.tissue_of(k, cluster)) != cluster:
+        return RedirectResponse(f"/clusters/{k}/{first}", headers={"Cache-Control": "no-store"})
+    table, all_cards = view.tissues(k), cards(view, k=k)
 
     # The page at another k is that of the cluster with most of the patches, and it says what becomes of them next.
-    counterparts = {
-        other: cluster if other == k else counterpart(view.overlap(k, other), cluster=cluster) for other in view.ks
-    }
+    shared = {other: overlap(table, view.tissues(other)) for other in view.ks if other != k}
+    counterparts = {other: cluster if other == k else counterpart(shared[other], cluster=cluster) for other in view.ks}
+    numbers = list(all_cards)
+    position = numbers.index(cluster)
     place = view.ks.index(k)
     next_ks = [*view.ks[max(0, place - 1) : place], *view.ks[place + 1 : place + 2]]
     return render(
@@ -110,37 +123,38 @@ def cluster_page(request: Request, view: View, k: PathK, cluster: ClusterNumber)
         k=k,
         addresses={other: f"/clusters/{other}/{same}" for other, same in counterparts.items()},
         card=all_cards[cluster],
-        cards=all_cards,
+        before=numbers[position - 1] if position else None,
+        after=numbers[position + 1] if position + 1 < len(numbers) else None,
         samples=len(view.samples_of(k, cluster)),
         neighbours=[(all_cards[one.cluster], one) for one in table.neighbours(cluster, n=NEIGHBOURS_SHOWN)],
         unsure=table.unsure(cluster),
         unsure_below=UNSURE_BELOW,
         slides=slide_shares(view, k=k, cluster=cluster),
         slides_shown=SLIDES_SHOWN,
-        elsewhere=[
-            AtOtherK(other, cluster_flows(view.overlap(k, other))[cluster], view.names(other)) for other in next_ks
-        ],
+        elsewhere=[AtOtherK(other, cluster_flows(shared[other])[cluster], view.names(other)) for other in next_ks],
     )
 
 
-def cards(view: RunView, *, k: int) -> list[Card]:
-    """A card for each cluster, in the order of their numbers."""
-    clusters, names = view.clusters(k), view.names(k)
-    return [
-        Card(
-            number=cluster,
-            name=names[cluster],
-            named=names[cluster] != default_name(cluster),
-            extent=clusters.extent(cluster, table=view.table),
-            mosaic=mosaic_address(view, k=k, cluster=cluster),
+def cards(view: RunView, *, k: int) -> dict[int, Card]:
+    """A card for each group, by its number: that of its first cluster, in rising order."""
+    table, labels = view.tissues(k), view.labels(k)
+    return {
+        first: Card(
+            number=first,
+            clusters=clusters,
+            name=labels[first].name,
+            named=labels[first].name != default_name(first),
+            flags=tuple(sorted({labels[cluster].flag for cluster in clusters} - {""})),
+            extent=table.extent(first, table=view.table),
+            mosaic=mosaic_address(view, k=k, cluster=first),
         )
-        for cluster in range(k)
-    ]
+        for first, clusters in view.tissue_clusters(k).items()
+    }
 
 
-def next_steps(view: RunView, *, cards: Sequence[Card], k: int) -> list[NextStep]:
+def next_steps(view: RunView, *, cards: Mapping[int, Card], k: int) -> list[NextStep]:
     """What to do next, in this order: name, look at slides, generate, read blinded."""
-    named, query = sum(card.named for card in cards), f"?k={k}"
+    named, query = sum(len(card.clusters) for card in cards.values() if card.named), f"?k={k}"
     trained = view.run.artifact("diffusion") is not None
     steps = [
         NextStep(
@@ -172,7 +186,7 @@ def next_steps(view: RunView, *, cards: Sequence[Card], k: int) -> list[NextStep
 
 def slide_shares(view: RunView, *, k: int, cluster: int) -> list[SlideShare]:
     """The slides with patches of a cluster, by falling number of these."""
-    slides_KS, slides = view.clusters(k).slides_KS, view.table.slides
+    slides_KS, slides = view.tissues(k).slides_KS, view.table.slides
     counts_S, all_S = slides_KS[cluster], slides_KS.sum(axis=0)
     shares = []
     for row in np.argsort(-counts_S, kind="stable")[: int((counts_S > 0).sum())]:

@@ -75,7 +75,7 @@ def patches(
     view: View, k: PathK, cluster: ClusterNumber, order: OrderQuery = "typical", page: PageNumber = 0
 ) -> PatchPage:
     """A page of a cluster's real patches; a page beyond the last is empty."""
-    rows = view.clusters(k).ordered(cluster, order=order, random_N=view.random_N)
+    rows = view.tissues(k).ordered(cluster, order=order, random_N=view.random_N)
     shown = rows[PAGE * page : PAGE * (page + 1)]
     return PatchPage(
         k=k,
@@ -110,7 +110,7 @@ def pages(n: int) -> int:
 
 def patch_models(view: RunView, rows: np.ndarray, *, k: int) -> list[PatchModel]:
     """Rows of the patch table as models."""
-    table, clusters, names = view.table, view.clusters(k), view.names(k)
+    table, clusters, names = view.table, view.tissues(k), view.names(k)
     slides = table.slides.iloc[table.slide_N[rows]][["slide", "patient", "slide_id"]].astype(str).to_numpy().tolist()
     return [
         PatchModel(

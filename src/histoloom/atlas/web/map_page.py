@@ -89,7 +89,7 @@ def points(view: View, k: QueryK) -> MapModel:
         k=k,
         ids=ids,
         pictures=[patch_address(view, patch_id) for patch_id in ids],
-        labels=view.clusters(k).label_N[placed.rows_N].tolist(),
+        labels=view.tissues(k).label_N[placed.rows_N].tolist(),
         maps={method: xy_N2.ravel().tolist() for method, xy_N2 in placed.maps.items()},
         titles={method: METHOD_TITLES[method] for method in placed.maps},
     )
@@ -113,7 +113,7 @@ def placed_patches(view: RunView) -> PlacedPatches | None:
 
 def clusters_on_map(view: RunView, placed: PlacedPatches, *, k: int) -> list[ClusterOnMap]:
     """The clusters of ``k`` that have patches on the map."""
-    labels_N = view.clusters(k).label_N[placed.rows_N].astype(np.int64)
+    labels_N = view.tissues(k).label_N[placed.rows_N].astype(np.int64)
     central = central_patches(next(iter(placed.maps.values())), labels_N=labels_N)
     return [
         ClusterOnMap(row, view.table.ids([placed.rows_N[central[row.cluster]]])[0])

@@ -6,6 +6,7 @@ import base64
 import binascii
 import logging
 import threading
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, cast
@@ -51,6 +52,7 @@ from histoloom.names import (
     raters_of,
     redo,
     refresh_sample_names,
+    tissues_of,
     undo,
 )
 from histoloom.names.journal import Journal
@@ -223,8 +225,16 @@ def change(view: View, k: PathK, cluster: ClusterNumber, new: Change) -> Names:
     name = default_name(cluster) if new.name is not None and not new.name.strip() else new.name
     events: list[Event] = []
     if (new.name, new.colour, new.flag) != (None, None, None):
+        edit = new.edit
+        if new.colour is not None:
+            # A tissue has one colour, so it is set for all clusters to which this rater gave the same name.
+            tissues = tissues_of(_label_state(view, k=k).labels(new.rater.strip())).values()
+            others = [other for clusters in tissues if cluster in clusters for other in clusters if other != cluster]
+            edit = edit or f"colour-{uuid.uuid4().hex}"[:40]
+            for other in others:
+                add_label(view.path, cluster=other, k=k, rater=new.rater, edit=edit, colour=new.colour)
         label = {"name": name, "colour": new.colour, "flag": new.flag}
-        events = add_label(view.path, cluster=cluster, k=k, rater=new.rater, edit=new.edit, **label)
+        events = add_label(view.path, cluster=cluster, k=k, rater=new.rater, edit=edit, **label)
     _refresh_sample_names(view)
     return _names(view, k=k, rater=new.rater, step=events[-1].id if events else "")
 

@@ -33,7 +33,7 @@ PLACE = 480
 def patch_jpeg(request: Request, view: View, patch_id: PatchId, v: Version = "") -> Response:
     """A real patch, as JPEG without chroma subsampling: for galleries."""
     row = view.row_of(patch_id)
-    return _picture(request, view, v=v, media_type="image/jpeg", make=lambda: _encoded(view.table.image(row)))
+    return _picture(request, view.version, v=v, media_type="image/jpeg", make=lambda: _encoded(view.table.image(row)))
 
 
 @router.get("/patches/{patch_id}.png")
@@ -42,14 +42,14 @@ def patch_png(request: Request, view: View, patch_id: PatchId, v: Version = "") 
     row = view.row_of(patch_id)
     # Lightly compressed: it is sent on this computer
     make = lambda: _encoded(view.table.image(row), "PNG", compress_level=1)  # noqa: E731
-    return _picture(request, view, v=v, media_type="image/png", make=make)
+    return _picture(request, view.version, v=v, media_type="image/png", make=make)
 
 
 @router.get("/samples/{sample_id}.png")
 def sample_png(request: Request, view: View, sample_id: SampleId, v: Version = "") -> Response:
     """A synthetic patch of the run's samples."""
     file = view.run.folder("samples") / view.sample(sample_id).file
-    return _picture(request, view, v=v, media_type="image/png", make=file.read_bytes)
+    return _picture(request, view.version, v=v, media_type="image/png", make=file.read_bytes)
 
 
 @router.get("/clusters/{k}/{cluster}/mosaic.jpg")
@@ -58,7 +58,7 @@ def mosaic(request: Request, view: View, k: PathK, cluster: ClusterNumber, v: Ve
 
     def make() -> bytes:
         table, n = view.table, COLUMNS * ROWS
-        rows = view.clusters(k).representatives(cluster, n=n, random_N=view.random_N, slide_N=table.slide_N)
+        rows = view.tissues(k).representatives(cluster, n=n, random_N=view.random_N, slide_N=table.slide_N)
         step = TILE + GAP
         sheet = Image.new("RGB", (COLUMNS * step - GAP, ROWS * step - GAP), "white")
         for number, image in enumerate(table.patches.images(rows)):
@@ -66,7 +66,8 @@ def mosaic(request: Request, view: View, k: PathK, cluster: ClusterNumber, v: Ve
             sheet.paste(tile, (step * (number % COLUMNS), step * (number // COLUMNS)))
         return _encoded(np.asarray(sheet), quality=85)
 
-    return _picture(request, view, v=v, media_type="image/jpeg", make=make)
+    version = view.tissue_version(k, cluster)
+    return _picture(request, version, v=v, media_type="image/jpeg", make=make)
 
 
 @router.get("/clusters/{k}/{cluster}/slides/{slide_id}.jpg")
@@ -78,7 +79,7 @@ def place(
 
     def make() -> bytes:
         table, info = view.table, view.table.slides.iloc[slide]
-        rows = view.clusters(k).members[cluster]
+        rows = view.tissues(k).members[cluster]
         with Image.open(view.run.folder("patches") / "thumbnails" / f"{info['slide_id']}.jpg") as image:
             image.thumbnail((PLACE, PLACE))
             thumbnail_HW3 = np.asarray(image.convert("RGB"))
@@ -90,13 +91,14 @@ def place(
         )
         return _encoded(image_HW3, quality=85)
 
-    return _picture(request, view, v=v, media_type="image/jpeg", make=make)
+    version = view.tissue_version(k, cluster)
+    return _picture(request, version, v=v, media_type="image/jpeg", make=make)
 
 
-def _picture(request: Request, view: RunView, *, v: str, media_type: str, make: Callable[[], bytes]) -> Response:
-    """A picture whose content depends on its address and on the run's version."""
-    made_from = (view.version, request.url.path)
-    return cached_response(request, made_from=made_from, immutable=v == view.version, media_type=media_type, make=make)
+def _picture(request: Request, version: str, *, v: str, media_type: str, make: Callable[[], bytes]) -> Response:
+    """A picture whose content depends on its address and on a version, of the run or of a tissue."""
+    made_from = (version, request.url.path)
+    return cached_response(request, made_from=made_from, immutable=v == version, media_type=media_type, make=make)
 
 
 def _encoded(image_HW3: np.ndarray, kind: str = "JPEG", *, quality: int = QUALITY, **options: int) -> bytes:
@@ -118,9 +120,9 @@ def sample_address(view: RunView, sample_id: str) -> str:
 
 def mosaic_address(view: RunView, *, k: int, cluster: int) -> str:
     """The address of the picture on a cluster's card."""
-    return f"/api/clusters/{k}/{cluster}/mosaic.jpg?v={view.version}"
+    return f"/api/clusters/{k}/{cluster}/mosaic.jpg?v={view.tissue_version(k, cluster)}"
 
 
 def place_address(view: RunView, *, k: int, cluster: int, slide_id: str) -> str:
     """The address of the picture of a cluster on a slide."""
-    return f"/api/clusters/{k}/{cluster}/slides/{quote(slide_id, safe='')}.jpg?v={view.version}"
+    return f"/api/clusters/{k}/{cluster}/slides/{quote(slide_id, safe='')}.jpg?v={view.tissue_version(k, cluster)}"

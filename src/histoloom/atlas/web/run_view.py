@@ -17,7 +17,7 @@ from histoloom.atlas.maps.palette import cluster_colours, hexadecimal
 from histoloom.atlas.web.errors import Conflict, NotFound
 from histoloom.clustering.results import Decision
 from histoloom.config import Config, load_config
-from histoloom.names import Label, current_labels
+from histoloom.names import Label, current_labels, tissues_of
 from histoloom.run.directory import Run, fingerprint
 
 T = TypeVar("T")
@@ -48,6 +48,7 @@ class RunView:
         self.path = self.run.path
         self.title = path.resolve().name
         self._cache: dict[Hashable, tuple[object, object]] = {}
+        self._tissues: dict[int, tuple[object, ClusterTable]] = {}
         self._locks: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -123,6 +124,30 @@ class RunView:
             make=lambda: read_clusters(self.run.require("clusters"), table=self.table, k=k),
         )
 
+    def tissues(self, k: int) -> ClusterTable:
+        """The clusters of ``k`` with those of one tissue merged into the first of them; the others have no patches."""
+        merged = tuple(clusters for clusters in self.tissue_clusters(k).values() if len(clusters) > 1)
+        if not merged:
+            return self.clusters(k)
+        identity, tables = (self.version, merged), self._tissues
+        if tables.get(k, (None,))[0] != identity:
+            folder = self.run.require("clusters")
+            tables[k] = (identity, read_clusters(folder, table=self.table, k=k, tissues=merged))
+        return tables[k][1]
+
+    def tissue_clusters(self, k: int) -> dict[int, tuple[int, ...]]:
+        """The clusters of each tissue of ``k``, by the first of them."""
+        return tissues_of(self.labels(k))
+
+    def tissue_of(self, k: int, cluster: int) -> int:
+        """The first cluster of the tissue of a cluster: the one under which the pages show it."""
+        return next(first for first, clusters in self.tissue_clusters(k).items() if cluster in clusters)
+
+    def tissue_version(self, k: int, cluster: int) -> str:
+        """Digits that change when the patches of a tissue do; part of the addresses of its pictures."""
+        clusters = self.tissue_clusters(k).get(cluster, (cluster,))
+        return self.version if len(clusters) == 1 else fingerprint([self.version, clusters])
+
     def check_cluster(self, k: int, cluster: int) -> None:
         """``NotFound`` where there is no such cluster."""
         if not 0 <= cluster < self.k_or_chosen(k):
@@ -168,9 +193,11 @@ class RunView:
         return self.cached("samples", depends_on=_SAMPLES, make=self._samples)
 
     def samples_of(self, k: int, cluster: int) -> list[Sample]:
-        """The samples of a cluster, in the order in which they were drawn."""
+        """The samples of a cluster and of all of its tissue, in the order in which they were drawn."""
         by_cluster = self.cached("samples by cluster", depends_on=_SAMPLES, make=self._samples_by_cluster)
-        return by_cluster.get((k, cluster), [])
+        clusters = self.tissue_clusters(k).get(cluster, (cluster,))
+        samples = [sample for one in clusters for sample in by_cluster.get((k, one), [])]
+        return sorted(samples, key=lambda sample: sample.index)
 
     def sample(self, sample_id: str) -> Sample:
         """A sample by its id; ``NotFound`` where there is none."""

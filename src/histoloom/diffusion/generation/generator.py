@@ -140,6 +140,8 @@ class Generator:
     ) -> list[Sample]:
         """Draw ``n`` images of ``tissue`` (a name or a cluster's number), or of all tissues by their frequency.
 
+        Clusters flagged as artefact are drawn only where ``tissue`` names them.
+
         All of them are held in memory; ``draw(sample_specs(...))`` yields them one after another.
         """
         specs = self.sample_specs(tissue, n=n, seed=seed, k=k)
@@ -166,7 +168,7 @@ class Generator:
         picture = self.encode(source)
         tissue = str(picture.cluster(k)) if tissue is None else tissue
         init = InitImage(picture.name, strength)
-        specs = specs_of_tissue(self.spec, self.names(k), tissue=tissue, n=n, seed=seed, k=k, init=init)
+        specs = specs_of_tissue(self.spec, self.labels(k), tissue=tissue, n=n, seed=seed, k=k, init=init)
         return list(self.draw(specs, sampler=sampler or self.spec.sampler, sources=[picture]))
 
     def between(
@@ -193,7 +195,7 @@ class Generator:
     def sample_specs(self, tissue: str | None, *, n: int, seed: int, k: int | None = None) -> list[SampleSpec]:
         """The samples that ``sample`` draws, without drawing them."""
         k = self.spec.chosen_k if k is None else k
-        return specs_of_tissue(self.spec, self.names(k), tissue=tissue, n=n, seed=seed, k=k)
+        return specs_of_tissue(self.spec, self.labels(k), tissue=tissue, n=n, seed=seed, k=k)
 
     def encode(self, picture: EncodedPicture | Picture | np.ndarray | str) -> EncodedPicture:
         """A picture to start from: a patch's id, a picture's file, or the picture, uint8 (size, size, 3).

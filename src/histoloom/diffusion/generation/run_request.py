@@ -132,7 +132,7 @@ def request_specs(
     spec, n, seed = generator.spec, request.n, request.seed
     k = spec.chosen_k if request.k is None else request.k
     spec.conditions.offset(k)
-    names = generator.names(k)
+    labels, names = generator.labels(k), generator.names(k)
     if request.between:
         ends = (sources[0], sources[1])
         between = specs_between(spec, ends=ends, strength=request.init_strength, n=n, seed=seed, k=k)
@@ -146,7 +146,7 @@ def request_specs(
     own_tissue = str(sources[0].cluster(k)) if sources and not request.tissues else None
     tissue_of: dict[SampleSpec, str] = {}
     for turn, tissue in enumerate(request.tissues or (own_tissue,)):
-        for sample in specs_of_tissue(spec, names, tissue=tissue, n=n, seed=seed, k=k, init=init):
+        for sample in specs_of_tissue(spec, labels, tissue=tissue, n=n, seed=seed, k=k, init=init):
             sample = sample if turns == 1 else replace(sample, index=sample.index * turns + turn)
             tissue_of[sample] = tissue if request.tissues and tissue is not None else names[sample.cluster]
     return tissue_of

@@ -14,7 +14,7 @@ from histoloom.diffusion.generation.source_images import EncodedPicture
 from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.diffusion.sampling import PartialNoise
 from histoloom.errors import UserError
-from histoloom.names import Label, clusters_of_tissue
+from histoloom.names import Label, clusters_of_tissue, without_artefacts
 from histoloom.run.directory import fingerprint
 from histoloom.seeding import numpy_generator, torch_generator
 
@@ -86,7 +86,7 @@ class SampleSpec:
 
 def specs_of_tissue(
     spec: GeneratorSpec,
-    names: Mapping[int, str],
+    labels: Mapping[int, Label],
     *,
     tissue: str | None,
     n: int,
@@ -94,13 +94,14 @@ def specs_of_tissue(
     k: int,
     init: InitImage | None = None,
 ) -> list[SampleSpec]:
-    """``n`` samples of the clusters that ``tissue`` names, each drawn by its frequency; None: of all clusters.
+    """``n`` samples of the clusters that ``tissue`` names, each drawn by its frequency; None: of all but artefacts.
 
-    ``names``: of the clusters of ``k``; ``init``: the picture that they start from. Sample i does not depend on ``n``.
+    ``labels``: of the clusters of ``k``, with their names; ``init``: the picture that they start from. Sample i does not depend on ``n``.
     ``UserError`` for an unknown tissue or k.
     """
     spec.conditions.offset(k)
-    clusters = list(range(k)) if tissue is None else clusters_of_tissue(names, tissue, k=k)
+    names = {cluster: label.name for cluster, label in labels.items()}
+    clusters = without_artefacts(labels) if tissue is None else clusters_of_tissue(names, tissue, k=k)
     shares = np.array([spec.frequencies[k][cluster] for cluster in clusters], dtype=np.float64)
     shares = np.full(len(clusters), 1.0) if shares.sum() == 0 else shares
     specs = []

@@ -54,7 +54,7 @@ def create_reading(run: Run, request: Request) -> Reading:
         names=names,
         choices=choices_of(request.kind, names=names),
         fingerprints={stage: artifact.fingerprint for stage, artifact in artifacts.items() if artifact is not None},
-        notes=_notes(trials, names=names),
+        notes=_notes(trials, names=names, artefacts=material.artefacts),
         trials=tuple(trials),
     )
     return publish(run.path, plan, pictures=_read_pictures(material, drawn, kind=request.kind))
@@ -116,7 +116,7 @@ def _read_pictures(material: Material, drawn: Sequence[tuple[Pool, int]], *, kin
     return images
 
 
-def _notes(trials: Sequence[Trial], *, names: Sequence[str]) -> tuple[str, ...]:
+def _notes(trials: Sequence[Trial], *, names: Sequence[str], artefacts: Sequence[int]) -> tuple[str, ...]:
     real = [trial for trial in trials if not trial.synthetic]
     trained = [trial for trial in real if trial.split != "holdout"]
     notes = []
@@ -133,6 +133,8 @@ def _notes(trials: Sequence[Trial], *, names: Sequence[str]) -> tuple[str, ...]:
     absent = [name for tissue, name in enumerate(names) if all(trial.tissue != tissue for trial in trials)]
     if absent:
         notes.append(f"Not shown: {_quoted(absent)}.")
+    if artefacts:
+        notes.append(f"Left out as artefacts: clusters {', '.join(map(str, artefacts))}.")
     return tuple(notes)
 
 

@@ -20,7 +20,7 @@ from histoloom.clustering.clustering_set import Clustering
 from histoloom.errors import UserError
 from histoloom.evaluation.images import SampleFolder
 from histoloom.evaluation.reading.plan import Kind
-from histoloom.names import current_names, default_name
+from histoloom.names import current_labels, default_name, without_artefacts
 from histoloom.run.directory import Run
 from histoloom.slides.patch_set import PatchSet
 
@@ -47,10 +47,11 @@ class Material:
             raise UserError(f"there are no samples at k = {self.k}; there are at k = {available}")
 
     def tissues(self, kind: Kind) -> list[Tissue]:
-        """The tissues to show, by name; of a naming only those that have one."""
-        names = current_names(self.run.path, k=self.k)
+        """The tissues to show, by name, without artefacts; of a naming only those that have a name."""
+        labels = current_labels(self.run.path, k=self.k)
         by_name: dict[str, list[int]] = {}
-        for cluster, name in names.items():
+        for cluster in without_artefacts(labels):
+            name = labels[cluster].name
             if kind != "naming" or name != default_name(cluster):
                 by_name.setdefault(name, []).append(cluster)
         if kind == "naming" and len(by_name) < 2:
@@ -59,6 +60,11 @@ class Material:
                 f"histoloom name {self.run.path} CLUSTER NAME"
             )
         return [Tissue(name, tuple(clusters)) for name, clusters in sorted(by_name.items(), key=lambda item: item[1])]
+
+    @property
+    def artefacts(self) -> list[int]:
+        """The clusters that no reading shows, because they are flagged as artefact."""
+        return sorted({*range(self.k)} - {*without_artefacts(current_labels(self.run.path, k=self.k))})
 
     @cached_property
     def labels(self) -> np.ndarray:
