@@ -96,8 +96,8 @@ def specs_of_tissue(
 ) -> list[SampleSpec]:
     """``n`` samples of the clusters that ``tissue`` names, each drawn by its frequency; None: of all but artefacts.
 
-    ``labels``: of the clusters of ``k``, with their names; ``init``: the picture that they start from. Sample i does not depend on ``n``.
-    ``UserError`` for an unknown tissue or k.
+    ``labels``: of the clusters of ``k``, with their names; ``init``: the picture that they start from. Sample i does
+    not depend on ``n``. ``UserError`` for an unknown tissue or k.
     """
     spec.conditions.offset(k)
     names = {cluster: label.name for cluster, label in labels.items()}
