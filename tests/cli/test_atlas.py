@@ -28,7 +28,7 @@ def test_atlas_prints_its_address_serves_and_stops(tiny_run: Path) -> None:
         address = re.search(r"http://127\.0\.0\.1:\d+/", line)
         assert address, line
         with urllib.request.urlopen(address[0], timeout=60) as response:
-            assert b"clusters</h1>" in response.read()
+            assert b"groups</h1>" in response.read()
         running.send_signal(signal.SIGINT)
         _, errors = running.communicate(timeout=60)
     assert running.returncode == 0
@@ -40,6 +40,7 @@ def test_atlas_prints_its_address_serves_and_stops(tiny_run: Path) -> None:
     [
         (["--host", "0.0.0.0"], "needs a token: histoloom atlas RUN --host 0.0.0.0 --token"),
         (["--token", "short"], "the token must have at least 16"),
+        (["--out", "elsewhere"], "leave --out out"),
     ],
 )
 def test_unsafe_options_are_one_line_errors(tiny_run: Path, arguments: list[str], line: str) -> None:
@@ -47,6 +48,21 @@ def test_unsafe_options_are_one_line_errors(tiny_run: Path, arguments: list[str]
     assert done.returncode == 2
     assert line in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_starter_opens_without_a_run(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        command("starter", "--port", "0", "--out", tmp_path / "mine"), stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as running:
+        assert running.stdout is not None
+        address = re.search(r"http://127\.0\.0\.1:\d+/", running.stdout.readline())
+        assert address
+        with urllib.request.urlopen(address[0], timeout=60) as response:
+            assert response.url == f"{address[0]}draw"
+            page = response.read().decode()
+        running.send_signal(signal.SIGINT)
+    assert "An exported generator" in page
+    assert str(tmp_path / "mine") in page
 
 
 def test_a_missing_run_and_a_port_in_use_are_one_line_errors(tiny_run: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histoloom.cli.paths import RunArgument, check_out_file
+from histoloom.cli.paths import RunArgument, check_out_file, check_out_folder, check_run
 from histoloom.cli.runs import AsJson, OtherK, print_json
 from histoloom.errors import UserError
 
@@ -21,7 +21,14 @@ MAX_PRINTED = 60  # characters of a name in the list
 
 
 def atlas(
-    run: RunArgument,
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_GENERATOR",
+            help="A run; or an exported generator, or `starter`, to generate from it.",
+            callback=check_run,
+        ),
+    ],
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the page; 0: any free one.")] = 8765,
     host: Annotated[
         str, typer.Option(help="Address to listen on; any other than the default lets other computers in.")
@@ -33,17 +40,39 @@ def atlas(
         ),
     ] = None,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in this computer's browser.")] = True,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the pictures of an exported generator go; NAME-generated in this folder if not given.",
+            callback=check_out_folder,
+        ),
+    ] = None,
 ) -> None:
-    """Show the atlas as a web page: look at clusters, name them, draw and compare."""
+    """Show the atlas as a web page: look at clusters, name them, generate and compare."""
+    from histoloom.atlas.web.app import create_app, create_export_app
     from histoloom.atlas.web.security import Access
     from histoloom.atlas.web.serve import serve
+
+    access = Access(host, token)
+    if (run / "config.yaml").is_file():
+        if out is not None:
+            raise UserError(f"a run keeps its pictures in {run}/drawn; leave --out out")
+        app = create_app(run, access=access)
+    else:
+        from histoloom.diffusion.generation.generator_spec import generator_home  # loads torch
+
+        generator = generator_home(run)
+        drawn = out or Path(f"{generator.resolve().name}-generated")
+        app = create_export_app(generator, drawn=drawn, access=access)
+        typer.echo(f"pictures go to {drawn}", err=True)
 
     def announce(address: str) -> None:
         typer.echo(f"the atlas is at {address}")
         typer.echo("it stays open until you press Ctrl+C", err=True)
 
     try:
-        serve(run, access=Access(host, token), port=port, say=announce, open_browser=open_)
+        serve(app, access=access, port=port, say=announce, open_browser=open_)
     except KeyboardInterrupt:
         typer.echo("the atlas is closed")
 

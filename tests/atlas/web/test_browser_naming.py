@@ -242,10 +242,11 @@ def test_the_page_can_be_used_from_1024_to_2560_in_light_and_dark(visit: Visit, 
 SERVER = """
 import sys
 from pathlib import Path
+from histoloom.atlas.web.app import create_app
 from histoloom.atlas.web.security import Access
 from histoloom.atlas.web.serve import serve
-run, port = Path(sys.argv[1]), int(sys.argv[2])
-serve(run, access=Access(), port=port, say=lambda text: print(text, flush=True), open_browser=False)
+app, port = create_app(Path(sys.argv[1]), access=Access()), int(sys.argv[2])
+serve(app, access=Access(), port=port, say=lambda text: print(text, flush=True), open_browser=False)
 """
 
 

@@ -18,9 +18,13 @@ from PIL import Image
 
 from histoloom import Generator
 from histoloom.atlas.jobs.job_log import JobPicture, archive
+from histoloom.atlas.web.app import create_export_app
+from histoloom.atlas.web.security import Access
+from histoloom.errors import UserError
 from histoloom.names import add_name
 from histoloom.names.table import inert
 from histoloom.run.directory import Run
+from histoloom.sharing.export import export_generator
 from histoloom.slides.patch_set import PatchSet
 
 ENDED = {"done", "cancelled", "failed", "interrupted"}
@@ -39,7 +43,6 @@ def drawing_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def drawing(drawing_run: Path) -> Iterator[TestClient]:
     """The atlas of this run, whose queue ends with it."""
     from histoloom.atlas.web.app import create_app
-    from histoloom.atlas.web.security import Access
 
     app = create_app(drawing_run, access=Access())
     with TestClient(app, base_url="http://127.0.0.1", follow_redirects=False) as client:
@@ -226,3 +229,36 @@ def test_a_restart_keeps_the_jobs(
     assert again.get(f"/api/jobs/{job['id']}/pictures/0.png").status_code == 200
     refused = again.post("/api/jobs", json={"n": 1})
     assert "another window of Histoloom draws" in refused.json()["detail"]
+
+
+def test_an_exported_generator_generates_without_its_run(tiny_run: Path, tmp_path: Path) -> None:
+    export, kept = tmp_path / "export", tmp_path / "new" / "kept"
+    export_generator(Run.open(tiny_run), export)
+    before = {file: file.stat().st_mtime_ns for file in export.rglob("*")}
+    app = create_export_app(export, drawn=kept, access=Access())
+    with TestClient(app, base_url="http://127.0.0.1", follow_redirects=False) as client:
+        assert client.get("/").headers["location"] == "/draw"
+        assert client.get("/draw?k=2").status_code == client.get("/clusters/2/colours.css").status_code == 200
+        assert client.get("/slides").status_code == client.get("/api/draw/source?name=a").status_code == 404
+        options = client.get("/api/draw/options?k=2").json()
+        assert sum(tissue["share"] for tissue in options["tissues"]) == pytest.approx(1)
+        job = finished_job(client, n=2, tissues=["1"], k=2, seed=6)
+        shown = [client.get(one["src"]).content for one in pictures(client, job)]
+        drawn = Generator.load(export).sample("1", n=2, seed=6, k=2)
+        for content, sample in zip(shown, drawn, strict=True):
+            assert np.array_equal(np.array(Image.open(io.BytesIO(content))), sample.image)
+        like = finished_job(client, n=1, k=2, like=f"drawn/{job['id']}/0", strength=0.4)
+        assert (like["state"], like["sources"][0]["cluster"]) == ("done", 1)
+        assert client.get(f"/api/jobs/{job['id']}/pictures/0/nearest").json()["patch_id"] is None
+        refused = client.post("/api/jobs", json={"n": 1, "like": "slide-0_x1_y1"})
+        assert "has no picture" in refused.json()["detail"]
+    assert len(list(kept.rglob("*.png"))) == 3
+    assert {file: file.stat().st_mtime_ns for file in export.rglob("*")} == before
+
+
+def test_what_is_no_generator_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither a run nor an exported generator"):
+        create_export_app(tmp_path, drawn=tmp_path / "kept", access=Access())
+    (tmp_path / "generator.json").write_text("{}")
+    with pytest.raises(UserError, match="copy the whole folder"):
+        create_export_app(tmp_path, drawn=tmp_path / "kept", access=Access())

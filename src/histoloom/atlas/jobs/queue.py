@@ -98,11 +98,21 @@ def has_student(run: Path) -> bool:
 
 
 class JobQueue:
-    """The jobs of one run. Everything but ``close`` may be called from any thread."""
+    """The jobs of one run, or of an exported generator, whose pictures are kept in ``folder``.
 
-    def __init__(self, run: Path, *, limits: Limits | None = None, sample_runner: SampleRunner | None = None) -> None:
+    Everything but ``close`` may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        folder: Path | None = None,
+        limits: Limits | None = None,
+        sample_runner: SampleRunner | None = None,
+    ) -> None:
         self.limits = limits or Limits()
-        self._run, self._home = run, run / FOLDER
+        self._run, self._home = run, folder or run / FOLDER
         self._loaded_runner, self._loading = sample_runner, threading.Lock()
         self._lock = threading.RLock()
         self._progress: dict[str, _Progress] = {}
@@ -133,7 +143,7 @@ class JobQueue:
             if self._loaded_runner is None:
                 from histoloom.atlas.jobs.sample_runner import SampleRunner
 
-                self._loaded_runner = SampleRunner(self._run)
+                self._loaded_runner = SampleRunner(self._run, drawn=self._home)
             return self._loaded_runner
 
     def preload(self) -> None:
@@ -257,7 +267,7 @@ class JobQueue:
     def _become_owner(self) -> None:
         """Become the one program that draws for this run; ``UserError`` where another one is."""
         with self._lock, disk_errors_explained(self._home):
-            self._home.mkdir(exist_ok=True)
+            self._home.mkdir(parents=True, exist_ok=True)
             try:
                 if not self._owner.is_locked:
                     self._owner.acquire(timeout=0)

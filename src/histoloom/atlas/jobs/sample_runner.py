@@ -1,4 +1,4 @@
-"""The sample runner of the drawing jobs: the run's generator, loaded when it is needed, and again when it changes.
+"""The sample runner of the jobs: the generator of a run or an export, loaded when it is needed and when it changes.
 
 One thread at a time may draw. ``plan`` and ``picture`` read small files only and may be called from any thread.
 """
@@ -14,6 +14,7 @@ import torch
 
 from histoloom.atlas.jobs.job_log import SUFFIX, JobLog
 from histoloom.atlas.jobs.queue import has_student
+from histoloom.config import RuntimeConfig
 from histoloom.diffusion.generation.generator import BATCH_SIZE, Generator
 from histoloom.diffusion.generation.generator_spec import STUDENT, read_spec
 from histoloom.diffusion.generation.request import Request
@@ -50,10 +51,11 @@ class _Loaded:
 
 
 class SampleRunner:
-    """The generator of one run."""
+    """The generator of one run or export; ``drawn``: the folder of the jobs' pictures."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, *, drawn: Path | None = None) -> None:
         self._run = run
+        self._drawn = drawn or run / DRAWN
         self._loaded: _Loaded | None = None
         self._threads: int | None = None
 
@@ -101,9 +103,11 @@ class SampleRunner:
         if kind == SAMPLES and rest:
             picture = self._sample(rest, size=size)
         elif kind == DRAWN and rest:
-            picture = self._drawn(rest, size=size)
-        else:
+            picture = self._of_job(rest, size=size)
+        elif (self._run / "config.yaml").is_file():
             picture = patch_of(Run.open(self._run), patch_id=name)
+        else:
+            picture = None
         if picture is None:
             raise UserError(f"this run has no picture {name[:200]!r}; it may have been deleted")
         return picture
@@ -114,26 +118,35 @@ class SampleRunner:
             return None
         with table.open(encoding="utf-8", newline="") as file:
             row = next((row for row in csv.DictReader(file) if row["sample_id"] == sample_id), None)
-        return None if row is None else self._read(table.parent / row["file_name"], row, size=size)
+        if row is None:
+            return None
+        return self._read(table.parent / row["file_name"], row, name=f"{SAMPLES}/{row['file_name']}", size=size)
 
-    def _drawn(self, name: str, *, size: int) -> Picture | None:
+    def _of_job(self, name: str, *, size: int) -> Picture | None:
         job_id, _, number = name.partition("/")
-        files = {file.stem: file for file in (self._run / DRAWN).glob(f"*{SUFFIX}")}
+        files = {file.stem: file for file in self._drawn.glob(f"*{SUFFIX}")}
         job = JobLog.read(files[job_id]) if job_id in files else None
         if job is None:
             return None
         drawn = next((picture for picture in job.visible if str(picture.number) == number), None)
-        return None if drawn is None else self._read(job.folder / drawn.path, drawn.row, size=size)
+        if drawn is None:
+            return None
+        return self._read(job.folder / drawn.path, drawn.row, name=f"{DRAWN}/{job_id}/{drawn.path}", size=size)
 
-    def _read(self, path: Path, row: Mapping[str, object], *, size: int) -> Picture:
+    @staticmethod
+    def _read(path: Path, row: Mapping[str, object], *, name: str, size: int) -> Picture:
         """A picture with the cluster in its row of ``metadata.csv``; ``UserError`` where its file is gone."""
         image_HW3 = read_picture(path, size=size).image_HW3
-        return Picture(
-            path.relative_to(self._run).as_posix(), image_HW3, {int(str(row["k"])): int(str(row["cluster"]))}
-        )
+        return Picture(name, image_HW3, {int(str(row["k"])): int(str(row["cluster"]))})
 
     def _load(self) -> _Loaded:
-        """Generator and gate, loaded again where the run has changed since."""
+        """Generator and gate, loaded again where the run has changed since. An export does not change, has no gate."""
+        if not (self._run / "config.yaml").is_file():
+            if self._loaded is None:
+                threads = max(1, torch.get_num_threads() - 1)  # one core stays free for the page
+                generator = Generator.load(self._run, runtime=RuntimeConfig(threads=threads))
+                self._loaded = _Loaded((), generator, gate=None)
+            return self._loaded
         run = Run.open(self._run)
         runtime = run.config.runtime
         artifacts = [run.artifact(stage) for stage in ("autoencoder", "diffusion", "patches", "evaluation")]

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
-from histoloom.atlas.jobs.queue import STUDENT, has_generator, has_student
+from histoloom.atlas.jobs.queue import STUDENT, has_student
+from histoloom.atlas.web.generator_view import GeneratorView
 from histoloom.atlas.web.init_images import InitImage, init_image
 from histoloom.atlas.web.jobs import Queue
 from histoloom.atlas.web.pages import render
-from histoloom.atlas.web.routing import QueryK, View
+from histoloom.atlas.web.routing import AnyView, QueryK
 from histoloom.atlas.web.run_view import RunView
 from histoloom.config import SamplerMethod
 from histoloom.names import default_name
@@ -48,44 +49,45 @@ class Options(BaseModel):
 
 
 @router.get("/draw", response_class=HTMLResponse)
-def page(request: Request, view: View, k: QueryK) -> HTMLResponse:
+def page(request: Request, view: AnyView, k: QueryK) -> HTMLResponse:
     """The page."""
-    gate = view.config.evaluation.originality == "gate"
-    return render(request, "draw.html", k=k, ready=has_generator(view.path), gate=gate)
+    alone = not isinstance(view, RunView)
+    gate = isinstance(view, RunView) and view.config.evaluation.originality == "gate"
+    return render(request, "draw.html", k=k, ready=view.has_generator, gate=gate, alone=alone, drawn=view.drawn)
 
 
 @router.get("/api/draw/options", tags=["draw"])
-def options(view: View, queue: Queue, k: QueryK) -> Options:
+def options(view: AnyView, queue: Queue, k: QueryK) -> Options:
     """The options at one k."""
     queue.preload()
-    sampler = view.config.samples.sampler
+    sampler = view.sampler
     return Options(
-        ready=has_generator(view.path),
+        ready=view.has_generator,
         k=k,
         tissues=tissues(view, k=k),
         methods=[method for method in get_args(SamplerMethod) if method != STUDENT or has_student(view.path)],
         method=sampler.method,
         steps=sampler.steps,
-        most_steps=view.config.diffusion.steps,
+        most_steps=view.most_steps,
         guidance=sampler.guidance,
         most_pictures=queue.limits.pictures,
     )
 
 
 @router.get("/api/draw/source", tags=["draw"])
-def source(view: View, queue: Queue, name: Name) -> InitImage:
+def source(view: AnyView, name: Name) -> InitImage:
     """A picture that generating may start from, by its name."""
-    return init_image(view, queue, name=name)
+    return init_image(view, name=name)
 
 
-def tissues(view: RunView, *, k: int) -> list[Tissue]:
+def tissues(view: GeneratorView, *, k: int) -> list[Tissue]:
     """The names at ``k``, each with its clusters, then clusters without a name; the most frequent first."""
-    table, by_name = view.clusters(k), dict[str, list[int]]()
+    shares, by_name = view.shares(k), dict[str, list[int]]()
     for cluster, name in view.names(k).items():
         by_name.setdefault(name, []).append(cluster)
     named, unnamed = [], []
     for name, clusters in by_name.items():
-        share = sum(table.extent(cluster, table=view.table).share for cluster in clusters)
+        share = sum(shares[cluster] for cluster in clusters)
         if name == default_name(clusters[0]):
             unnamed.append(Tissue(name=name, title=f"Group {clusters[0]}", clusters=clusters, share=share))
         else:

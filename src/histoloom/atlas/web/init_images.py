@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from histoloom.atlas.jobs.queue import JobQueue
 from histoloom.atlas.web.errors import NotFound
+from histoloom.atlas.web.generator_view import GeneratorView
 from histoloom.atlas.web.pictures import patch_address, sample_address
 from histoloom.atlas.web.run_view import RunView
 
@@ -22,10 +22,10 @@ class InitImage(BaseModel):
     tissue: str = ""
 
 
-def init_image(view: RunView, queue: JobQueue, *, name: str) -> InitImage:
+def init_image(view: GeneratorView, *, name: str) -> InitImage:
     """The picture called ``name``: a patch's id, ``samples/ID`` or ``drawn/JOB/NUMBER``. ``NotFound``."""
     kind, _, rest = name.partition("/")
-    if kind == "samples" and rest:
+    if kind == "samples" and rest and isinstance(view, RunView):
         sample = view.sample(rest)
         return InitImage(
             name=name,
@@ -39,7 +39,7 @@ def init_image(view: RunView, queue: JobQueue, *, name: str) -> InitImage:
     if kind == "drawn" and rest:
         job_id, _, number = rest.partition("/")
         try:
-            row = next(made.row for made in queue.pictures(job_id) if str(made.number) == number)
+            row = next(made.row for made in view.queue.pictures(job_id) if str(made.number) == number)
         except (KeyError, StopIteration) as error:
             raise NotFound("there is no such picture; it may have been deleted") from error
         return InitImage(
@@ -51,6 +51,8 @@ def init_image(view: RunView, queue: JobQueue, *, name: str) -> InitImage:
             cluster=int(str(row["cluster"])),
             tissue=str(row["tissue"]),
         )
+    if not isinstance(view, RunView):
+        raise NotFound("there is no such picture; an exported generator has no patches")
     view.row_of(name)
     return InitImage(name=name, title=f"patch {name}", src=patch_address(view, name), real=True)
 

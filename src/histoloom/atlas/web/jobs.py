@@ -12,11 +12,12 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from histoloom.atlas.jobs.job_log import State, archive
-from histoloom.atlas.jobs.queue import JobQueue, JobStatus, has_generator
+from histoloom.atlas.jobs.queue import JobQueue, JobStatus
 from histoloom.atlas.web.errors import Conflict, NotFound
+from histoloom.atlas.web.generator_view import GeneratorView
 from histoloom.atlas.web.init_images import InitImage, init_image, job_picture_address
 from histoloom.atlas.web.pictures import patch_address
-from histoloom.atlas.web.routing import View
+from histoloom.atlas.web.routing import AnyView
 from histoloom.atlas.web.run_view import RunView
 from histoloom.config import SamplerMethod
 from histoloom.diffusion.generation.request import Request
@@ -32,8 +33,8 @@ FIRST = 4
 async def _close_queue(app: FastAPI) -> AsyncIterator[None]:
     """End what is being drawn when the atlas ends."""
     yield
-    view: RunView = app.state.view
-    queue_of(view).close()
+    view: GeneratorView = app.state.view
+    view.queue.close()
 
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"], lifespan=_close_queue)
@@ -138,22 +139,22 @@ class Deleted(BaseModel):
     state: Literal["deleted"] = "deleted"
 
 
-def queue_of(view: View) -> JobQueue:
-    """The run's queue, made when it is first needed."""
-    return view.cached("jobs", depends_on=[], make=lambda: JobQueue(view.path))
+def queue_of(view: AnyView) -> JobQueue:
+    """The queue of the run or generator."""
+    return view.queue
 
 
 Queue = Annotated[JobQueue, Depends(queue_of)]
 
 
-def job_of(view: RunView, queue: JobQueue, status: JobStatus) -> Job:
+def job_of(view: GeneratorView, status: JobStatus) -> Job:
     """A job with the pictures that it starts from and its first ones."""
     job, request = Job.model_validate(status), status.request
     for name in request.init_images:
         with suppress(NotFound):
-            job.sources.append(init_image(view, queue, name=name))
+            job.sources.append(init_image(view, name=name))
     with suppress(KeyError):  # deleted a moment ago
-        job.first = [job_picture_address(job.id, made.number) for made in queue.pictures(job.id)[:FIRST]]
+        job.first = [job_picture_address(job.id, made.number) for made in view.queue.pictures(job.id)[:FIRST]]
     return job
 
 
@@ -171,42 +172,42 @@ def errors_as_http(*, conflict: bool = False) -> Iterator[None]:
 
 
 @router.get("")
-def jobs(view: View, queue: Queue) -> Jobs:
+def jobs(view: AnyView, queue: Queue) -> Jobs:
     """All jobs."""
-    return Jobs(jobs=[job_of(view, queue, status) for status in queue.jobs()])
+    return Jobs(jobs=[job_of(view, status) for status in queue.jobs()])
 
 
 @router.post("", status_code=201)
-def submit(view: View, queue: Queue, new: NewJob) -> Job:
+def submit(view: AnyView, queue: Queue, new: NewJob) -> Job:
     """Queue a job."""
-    if not has_generator(view.path):
+    if not view.has_generator:
         raise Conflict(f"this run has no generator yet; make it: histoloom run {view.title}")
     with errors_as_http():
         job_id = queue.submit(Request(**new.model_dump() | {"tissues": tuple(new.tissues)}))
-        return job_of(view, queue, queue.status(job_id))
+        return job_of(view, queue.status(job_id))
 
 
 @router.get("/{job_id}")
-def job(view: View, queue: Queue, job_id: JobId) -> Job:
+def job(view: AnyView, queue: Queue, job_id: JobId) -> Job:
     """One job."""
     with errors_as_http():
-        return job_of(view, queue, queue.status(job_id))
+        return job_of(view, queue.status(job_id))
 
 
 @router.post("/{job_id}/cancel")
-def cancel(view: View, queue: Queue, job_id: JobId) -> Job:
+def cancel(view: AnyView, queue: Queue, job_id: JobId) -> Job:
     """End a job before its next step; what it has drawn stays. The answer says how it ended."""
     with errors_as_http(conflict=True):
         queue.cancel(job_id)
-        return job_of(view, queue, queue.status(job_id))
+        return job_of(view, queue.status(job_id))
 
 
 @router.post("/{job_id}/resume")
-def resume(view: View, queue: Queue, job_id: JobId) -> Job:
+def resume(view: AnyView, queue: Queue, job_id: JobId) -> Job:
     """Draw what is missing of a job that ended early."""
     with errors_as_http(conflict=True):
         queue.resume(job_id)
-        return job_of(view, queue, queue.status(job_id))
+        return job_of(view, queue.status(job_id))
 
 
 @router.delete("/{job_id}")
@@ -238,13 +239,16 @@ def picture(queue: Queue, job_id: JobId, number: Number) -> Response:
 
 
 @router.get("/{job_id}/pictures/{number}/nearest")
-def nearest(view: View, queue: Queue, job_id: JobId, number: Number) -> Nearest:
+def nearest(view: AnyView, queue: Queue, job_id: JobId, number: Number) -> Nearest:
     """The training patch nearest to a picture; takes a second or two."""
     from histoloom.atlas.jobs.nearest_patch import TrainingPatches
     from histoloom.diffusion.generation.source_images import read_picture
 
     with errors_as_http():
-        image = read_picture(queue.file(job_id, number), size=view.table.size).image_HW3
+        file = queue.file(job_id, number)
+    if not isinstance(view, RunView):
+        return Nearest(patch_id=None)
+    image = read_picture(file, size=view.size).image_HW3
     training = view.cached("training patches", depends_on=[], make=lambda: TrainingPatches(view.path))
     match = training.nearest(image)
     if match is None:

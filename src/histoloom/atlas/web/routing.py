@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 from fastapi.responses import Response
 
+from histoloom.atlas.web.generator_view import GeneratorView
 from histoloom.atlas.web.run_view import RunView
 
 OptionalK = Annotated[int | None, Query(ge=1, le=10_000, description="Number of clusters; the chosen one if absent.")]
@@ -25,16 +26,24 @@ async def view_of(request: Request) -> RunView:
     return view
 
 
+async def generator_view_of(request: Request) -> GeneratorView:
+    """The open run, or the open generator."""
+    view: GeneratorView = request.app.state.view
+    return view
+
+
 View = Annotated[RunView, Depends(view_of)]
+AnyView = Annotated[GeneratorView, Depends(generator_view_of)]
+"""A run's or an exported generator's: for routes that both have."""
 
 
-def k_or_chosen(view: View, k: OptionalK = None) -> int:
+def k_or_chosen(view: AnyView, k: OptionalK = None) -> int:
     """The k of the query, or the chosen one; ``NotFound`` where it is not in the sweep."""
     return view.k_or_chosen(k)
 
 
 def k_of_path(
-    view: View, k: Annotated[int, Path(ge=1, le=10_000, description="Number of clusters; one of the run's sweep.")]
+    view: AnyView, k: Annotated[int, Path(ge=1, le=10_000, description="Number of clusters; one of the run's sweep.")]
 ) -> int:
     """The k in the address; ``NotFound`` where it is not in the sweep."""
     return view.k_or_chosen(k)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import csv
-import threading
-from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from histoloom.atlas.browse.cluster_table import ClusterTable, overlap, read_clusters
 from histoloom.atlas.browse.patch_table import PatchTable
-from histoloom.atlas.maps.palette import cluster_colours, hexadecimal
-from histoloom.atlas.web.errors import Conflict, NotFound
+from histoloom.atlas.jobs.queue import FOLDER, has_generator
+from histoloom.atlas.web.errors import NotFound
+from histoloom.atlas.web.generator_view import GeneratorView
 from histoloom.clustering.results import Decision
-from histoloom.config import Config, load_config
+from histoloom.config import Config, SamplerConfig, load_config
 from histoloom.names import Label, current_labels, tissues_of
 from histoloom.run.directory import Run, fingerprint
-
-T = TypeVar("T")
 
 _CONFIG = "config.yaml"
 _PATCHES = "patches/artifact.json"
@@ -40,39 +36,48 @@ class Sample:
     file: str
 
 
-class RunView:
-    """A run directory, read only. Threads may share it; it forgets what it has read of a stage that is replaced."""
+class RunView(GeneratorView):
+    """A run directory, read only. It forgets what it has read of a stage that is replaced."""
 
     def __init__(self, path: Path) -> None:
         self.run = Run.open(path)
-        self.path = self.run.path
-        self.title = path.resolve().name
-        self._cache: dict[Hashable, tuple[object, object]] = {}
+        super().__init__(self.run.path, title=path.resolve().name, drawn=self.run.path / FOLDER)
         self._tissues: dict[int, tuple[object, ClusterTable]] = {}
-        self._locks: dict[Hashable, threading.Lock] = {}
-        self._lock = threading.Lock()
-
-    def cached(self, name: Hashable, *, depends_on: Sequence[str], make: Callable[[], T]) -> T:
-        """``make()``, computed once for as long as the files ``depends_on`` (relative to the run) stay as they are."""
-        with self._lock:
-            lock = self._locks.setdefault(name, threading.Lock())
-        stamp = tuple(_stamp(self.path / file) for file in depends_on)
-        entry = self._cache.get(name)
-        if entry is None or entry[0] != stamp:
-            with lock:  # another thread may have made it by now
-                entry = self._cache.get(name)
-                if entry is None or entry[0] != stamp:
-                    try:
-                        entry = (stamp, make())
-                    except FileNotFoundError as error:
-                        raise Conflict(f"{self.title} is being changed right now; try again in a moment") from error
-                    self._cache[name] = entry
-        return entry[1]  # type: ignore[return-value]
 
     @property
     def config(self) -> Config:
         """The run's settings."""
         return self.cached("config", depends_on=[_CONFIG], make=lambda: load_config(self.path / _CONFIG))
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether the run has a trained generator."""
+        return has_generator(self.path)
+
+    @property
+    def sampler(self) -> SamplerConfig:
+        """The default sampler."""
+        return self.config.samples.sampler
+
+    @property
+    def most_steps(self) -> int:
+        """Steps of the diffusion process."""
+        return self.config.diffusion.steps
+
+    @property
+    def size(self) -> int:
+        """Side of a patch, px."""
+        return self.table.size
+
+    @property
+    def mpp(self) -> float:
+        """um/px of a patch."""
+        return self.table.patches.mpp
+
+    def shares(self, k: int) -> dict[int, float]:
+        """For each cluster of ``k`` its share of all patches, 0..1."""
+        clusters = self.clusters(k)
+        return {cluster: clusters.extent(cluster, table=self.table).share for cluster in range(k)}
 
     @property
     def version(self) -> str:
@@ -107,13 +112,6 @@ class RunView:
         return self.cached(
             "decision", depends_on=[_CLUSTERS], make=lambda: Decision.load(self.run.require("clusters"))
         ).k
-
-    def k_or_chosen(self, k: int | None) -> int:
-        """``k``, or the chosen one; ``NotFound`` where it is not in the sweep."""
-        k = self.chosen if k is None else k
-        if k not in self.ks:
-            raise NotFound(f"k = {k} is not in this run's sweep; there are {', '.join(map(str, self.ks))}")
-        return k
 
     def clusters(self, k: int) -> ClusterTable:
         """The clusters of ``k``; ``NotFound`` where it is not in the sweep."""
@@ -153,17 +151,9 @@ class RunView:
         if not 0 <= cluster < self.k_or_chosen(k):
             raise NotFound(f"there is no cluster {cluster} at k = {k}; there are 0 to {k - 1}")
 
-    def names(self, k: int) -> dict[int, str]:
-        """The current name of each cluster of ``k``; ``cluster c`` where it has none."""
-        return {cluster: label.name for cluster, label in self.labels(k).items()}
-
     def labels(self, k: int) -> dict[int, Label]:
         """Name, colour and flag that count for each cluster of ``k``; the last two may be empty."""
         return self.cached(("names", k), depends_on=[_CLUSTERS, _NAMES], make=lambda: current_labels(self.path, k=k))
-
-    def colours(self, k: int) -> list[str]:
-        """The colour of each cluster of ``k`` as ``#rrggbb``: the expert's, else the palette's."""
-        return [hexadecimal(colour) for colour in cluster_colours(self.labels(k), k=k)]
 
     def row_of(self, patch_id: str) -> int:
         """The row of a patch; ``NotFound`` where there is none."""
@@ -236,11 +226,3 @@ class RunView:
         for sample in sorted(self.samples.values(), key=lambda sample: sample.index):
             by_cluster.setdefault((sample.k, sample.cluster), []).append(sample)
         return by_cluster
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -7,21 +7,19 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable
-from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
-from histoloom.atlas.web.app import create_app
+from histoloom.atlas.web.run_view import RunView
 from histoloom.atlas.web.security import Access, browser_url
 from histoloom.errors import UserError
 
 PORT = 8765
 
 
-def serve(run: Path, *, access: Access, port: int, say: Callable[[str], None], open_browser: bool) -> None:
+def serve(app: FastAPI, *, access: Access, port: int, say: Callable[[str], None], open_browser: bool) -> None:
     """Answer requests until Ctrl+C; ``say`` is given the address once it can be opened. ``UserError``."""
-    app = create_app(run, access=access)
     with listening(access.host, port=port) as listener:
         url = browser_url(access, port=listener.getsockname()[1])
         config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none")
@@ -59,6 +57,8 @@ def listening(host: str, *, port: int) -> socket.socket:
 def _warm(app: FastAPI) -> None:
     """Read what the first page needs while the browser starts."""
     view = app.state.view
+    if not isinstance(view, RunView):
+        return
 
     def read() -> None:
         try:

@@ -167,7 +167,9 @@ function galleryEntry({ number, src, record }, job, useAsSource) {
     ],
     actions: [
       { title: "More like this", run: closeAndUse("like") }, { title: "Between two", run: closeAndUse("between") },
-      { title: "Nearest real patch", run: (_, dialog) => showNearest(job.id, number, dialog).catch(showError) }, { title: "As PNG", href: src },
+      ...("alone" in document.getElementById("jobs").dataset ? [] // an exported generator has no patches
+        : [{ title: "Nearest real patch", run: (_, dialog) => showNearest(job.id, number, dialog).catch(showError) }]),
+      { title: "As PNG", href: src },
     ],
   };
 }
