@@ -12,6 +12,7 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from histoloom.errors import UserError
 from histoloom.names.journal import Event, clustering_of, read_events
@@ -48,9 +49,14 @@ class _Setting:
 class LabelState:
     """The labels of the ``k`` clusters of one clustering, by rater."""
 
-    def __init__(self, events: Sequence[Event], *, k: int, clustering: str) -> None:
-        """``events`` are all of a journal; only those of ``k`` and of ``clustering`` (a fingerprint) are used."""
-        self.k, self.clustering = k, clustering
+    def __init__(
+        self, events: Sequence[Event], *, k: int, clustering: str, synonyms: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """``events`` are all of a journal; only those of ``k`` and of ``clustering`` (a fingerprint) are used.
+
+        ``synonyms``: the name that stands for each name with synonyms, for comparisons (``canonical_names``).
+        """
+        self.k, self.clustering, self.synonyms = k, clustering, synonyms
         self.reference = reference_of(events)
         self._events = [event for event in events if event.k == k and event.clustering in ("", clustering)]
 
@@ -77,6 +83,10 @@ class LabelState:
                     latest[key] = _Setting(*key, value, time, place)
         self._latest = list(latest.values())
         self._standing = standing
+
+    def compared(self, name: str) -> str:
+        """The form in which a name is compared with those of others: normalised, and one for all its synonyms."""
+        return self.synonyms.get(normalised(name), normalised(name))
 
     @property
     def raters(self) -> list[str]:
@@ -177,8 +187,11 @@ def raters_of(events: Sequence[Event]) -> list[str]:
 
 
 def read_label_state(run: Path, *, k: int) -> LabelState:
-    """The labels of the ``k`` clusters of the run's present clustering."""
-    return LabelState(read_events(run), k=k, clustering=clustering_of(run))
+    """The labels of the ``k`` clusters of the run's present clustering, with the raters' synonyms."""
+    from histoloom.names.synonyms import canonical_names, read_synonyms  # it writes as the tables do
+
+    synonyms = canonical_names(read_synonyms(run))
+    return LabelState(read_events(run), k=k, clustering=clustering_of(run), synonyms=synonyms)
 
 
 def display_labels(labels: Mapping[int, Label]) -> dict[int, Label]:

@@ -134,6 +134,11 @@ def test_two_raters_at_once_and_their_agreement(visit: Visit, own_address: str, 
         one.get_by_role("button", name="Agreement").press("Enter")
         expect(one.get_by_role("row", name=re.compile("Dr A and Dr <B>"))).to_contain_text("0.69")
         expect(one.get_by_text("Shaded: 1 of 4 groups")).to_be_visible()
+        one.get_by_role("button", name="Add a synonym").press("Enter")
+        one.keyboard.type("tissue d")
+        one.get_by_label("Means the same as").fill("tissue e")
+        one.get_by_role("button", name="Save the synonyms").press("Enter")
+        expect(one.get_by_text("No group was named differently.")).to_be_visible()
         one.get_by_label("What counts").select_option("Dr A")
         expect(one.get_by_role("row", name=re.compile("tissue d tissue d Tissue e"))).to_be_visible()
         assert current_names(finished.path, k=4)[3] == "tissue d"
@@ -202,6 +207,39 @@ def test_undo_of_a_merge_undoes_that_merge_alone(page: Page, own_address: str, f
     expect(page.locator(".toast").filter(has_text="is of Dr A, who alone can undo it")).to_be_visible()
     assert names(finished.path, "Dr A") == ["bone", "", "bone", "fat"]
     assert names(finished.path, "Dr B") == ["", "", "", "air"]
+
+
+def test_a_group_is_named_on_its_own_page(page: Page, own_address: str, finished: Run) -> None:
+    page.goto(f"{own_address}/clusters/4/1")
+    field = page.get_by_label("What does this group show?")
+    field.fill("bone")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("Enter your own name first")
+    expect(page.get_by_label("Named by")).to_be_focused()
+    page.keyboard.type("Dr A")
+    expect(page.locator("#group-problem")).to_be_hidden()
+    page.get_by_role("button", name="Save the name").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("1 bone")
+    assert names(finished.path, "Dr A") == ["", "bone", "", ""]
+    page.locator("#toasts").get_by_role("button", name="Undo this name").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Group 1")
+    field.fill("3")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("reads as a cluster's number")
+
+    page.goto(f"{own_address}/clusters/4/0")
+    expect(page.get_by_label("Named by")).to_have_value("Dr A")
+    field.fill("fat")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("0 fat")
+    page.goto(f"{own_address}/clusters/4/2")
+    field.fill("FAT")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(f"{own_address}/clusters/4/0")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("0, 2 fat")
+    page.get_by_role("button", name="artefact").click()
+    expect(page.get_by_text("Artefact: it is left out of mixtures")).to_be_visible()
+    assert [label.flag for label in current_labels(finished.path, k=4).values()] == ["artefact", "", "artefact", ""]
 
 
 def test_a_table_is_exported_filled_in_and_imported(

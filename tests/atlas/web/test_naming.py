@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
 
 from histoloom.atlas.web import naming
 from histoloom.names import current_labels, current_names, read_events
-from histoloom.run.directory import Run
+from histoloom.run.directory import Run, write_json
 
 
 @pytest.fixture
@@ -113,6 +114,41 @@ def test_raters_have_their_own_view_and_are_compared(say: Callable[..., Any], ch
     assert changing_client.get("/api/names/4/agreement").json()["clusters"][1]["counts"] == "fat"
     unknown = changing_client.post("/api/names/reference", json={"rater": "B", "reference": "C"})
     assert (unknown.status_code, unknown.json()["detail"][:12]) == (400, "no rater 'C'")
+
+
+def test_synonyms_count_as_one_name_in_agreement(say: Callable[..., Any], changing_client: TestClient) -> None:
+    for rater, names in (("A", ("fat", "bone")), ("B", ("Adipose tissue", "bone"))):
+        for cluster, name in enumerate(names):
+            say(str(cluster), rater=rater, name=name)
+    before = changing_client.get("/api/names/4/agreement").json()
+    assert [side["differ"] for side in before["clusters"]] == [True, False, False, False]
+    rows = [{"name": "adipose tissue", "means": "fat"}]
+    assert changing_client.post("/api/names/synonyms", json={"rows": rows}).json() == {"rows": rows}
+    after = changing_client.get("/api/names/4/agreement").json()
+    assert after["synonyms"] == rows
+    assert not any(side["differ"] for side in after["clusters"])
+    assert [before["agreement"][0]["equal"]["observed"], after["agreement"][0]["equal"]["observed"]] == [0.5, 1.0]
+    refused = changing_client.post("/api/names/synonyms", json={"rows": [{"name": " ", "means": "x"}]})
+    assert (refused.status_code, "is empty" in refused.json()["detail"]) == (400, True)
+
+
+def test_names_carry_over_to_another_k(say: Callable[..., Any], changing_client: TestClient, finished: Run) -> None:
+    labels = pd.read_parquet(finished.folder("clusters") / "index.parquet")
+    # At k = 2 cluster 0 is what cluster 3 is at k = 4, and nothing else is alike.
+    folder = finished.folder("clusters")
+    labels.assign(k2=(labels["k4"] != 3).astype(int)).to_parquet(folder / "index.parquet", index=False)
+    write_json(folder / "artifact.json", {**vars(finished.artifact("clusters")), "fingerprint": "1" * 16})
+    for cluster, name in ((3, "bone"), (1, "fat")):
+        say(str(cluster), name=name)
+    say("3", flag="unsure")
+    found = changing_client.get("/api/names/2/carried", params={"rater": "A"}).json()
+    assert found == [{"cluster": 0, "name": "bone", "source_k": 4, "source": 3, "overlap": 1.0}]
+    assert changing_client.get("/api/names/2/carried", params={"rater": "B"}).json() == found, "the names that count"
+    taken = changing_client.post("/api/names/2/carry", json={"rater": "A"}).json()
+    assert [(one["name"], one["flag"]) for one in taken["clusters"]] == [("bone", "unsure"), ("", "")]
+    assert changing_client.post("/api/names/2/carry", json={"rater": "A"}).status_code == 409
+    undone = changing_client.post("/api/names/2/undo", json={"rater": "A", "step": taken["step"]}).json()
+    assert [(one["name"], one["flag"]) for one in undone["clusters"]] == [("", ""), ("", "")]
 
 
 def test_a_version_tells_what_changed(say: Callable[..., Any], changing_client: TestClient) -> None:

@@ -1,8 +1,8 @@
 """The agreement of raters about the clusters' names: Cohen's kappa of two, Fleiss' kappa of three or more.
 
-Names are free text; two names are the same where they differ only in case, spaces and Unicode form. The clusters that
-all of the compared raters named are compared. Each has the same weight, or the weight of its patches, as if the raters
-had named patches.
+Names are free text; two names are the same where they differ only in case, spaces and Unicode form, or where the
+raters' table of synonyms makes them one. The clusters that all of the compared raters named are compared. Each has the
+same weight, or the weight of its patches, as if the raters had named patches.
 
 kappa = (p - c) / (1 - c) for the observed agreement p and the agreement c by chance (Cohen 1960; Fleiss 1971). The
 interval is Wilson's of p over the clusters, with c taken as known, as in Cohen's own standard error. With so few
@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from histoloom.names import LabelState, normalised
+from histoloom.names import LabelState
 
 Z = 1.959963984540054
 """The normal quantile of a 95 % interval."""
@@ -132,7 +132,7 @@ def _kappa_of(names_RN: Sequence[Sequence[str]], *, weights_N: Sequence[float]) 
 
 def compared_names(state: LabelState, *, rater: str) -> dict[int, str]:
     """The names that ``rater`` gave, by cluster, in the form in which they are compared."""
-    return {cluster: normalised(label.name) for cluster, label in state.labels(rater).items() if label.name}
+    return {cluster: state.compared(label.name) for cluster, label in state.labels(rater).items() if label.name}
 
 
 def disagreements(state: LabelState) -> list[Disagreement]:
@@ -141,7 +141,7 @@ def disagreements(state: LabelState) -> list[Disagreement]:
     for cluster in range(state.k):
         names = {rater: state.labels(rater)[cluster].name for rater in state.raters}
         names = {rater: name for rater, name in names.items() if name}
-        if len({normalised(name) for name in names.values()}) > 1:
+        if len({state.compared(name) for name in names.values()}) > 1:
             result.append(Disagreement(cluster, names))
     return result
 

@@ -17,7 +17,7 @@ from histoloom.atlas.web.pages import render
 from histoloom.atlas.web.pictures import mosaic_address, place_address
 from histoloom.atlas.web.routing import ClusterNumber, PathK, QueryK, View
 from histoloom.atlas.web.run_view import RunView
-from histoloom.names import default_name
+from histoloom.names import FLAGS, default_name
 
 router = APIRouter(tags=["pages"])
 
@@ -123,6 +123,7 @@ def cluster_page(request: Request, view: View, k: PathK, cluster: ClusterNumber)
         k=k,
         addresses={other: f"/clusters/{other}/{same}" for other, same in counterparts.items()},
         card=all_cards[cluster],
+        flags=FLAGS,
         before=numbers[position - 1] if position else None,
         after=numbers[position + 1] if position + 1 < len(numbers) else None,
         samples=len(view.samples_of(k, cluster)),

@@ -15,11 +15,13 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
 from histoloom.atlas.browse.agreement import agreements, disagreements
+from histoloom.atlas.browse.carry_over import CarriedName, carried_names
 from histoloom.atlas.browse.cluster_table import Extent
 from histoloom.atlas.maps.palette import colours, hexadecimal
 from histoloom.atlas.web import routing
 from histoloom.atlas.web.errors import Conflict
 from histoloom.atlas.web.naming_models import (
+    Carried,
     Change,
     Flag,
     ImportOutcome,
@@ -30,6 +32,8 @@ from histoloom.atlas.web.naming_models import (
     Redo,
     Reference,
     Side,
+    Synonym,
+    Synonyms,
     Table,
     Undo,
 )
@@ -56,6 +60,8 @@ from histoloom.names import (
     undo,
 )
 from histoloom.names.journal import Journal
+from histoloom.names.synonyms import FILE as SYNONYMS
+from histoloom.names.synonyms import canonical_names, read_synonyms, write_synonyms
 from histoloom.names.table import Sizes, TableError, export_table, import_table
 from histoloom.run.directory import fingerprint
 
@@ -147,6 +153,13 @@ def set_reference(view: View, new: Reference) -> dict[str, str]:
     return {"reference": event.value}
 
 
+@api.post("/synonyms")
+def set_synonyms(view: View, new: Synonyms) -> Synonyms:
+    """Replace the table of synonyms, which the agreement of raters uses."""
+    write_synonyms(view.path, [(row.name, row.means) for row in new.rows])
+    return new
+
+
 @api.get("/{k}", responses={204: {"description": "Nothing changed since that version."}})
 def names(
     view: View,
@@ -183,7 +196,31 @@ def compare(view: View, k: PathK) -> RaterComparison:
         raters=list(labels),
         clusters=sides,
         agreement=agreements(state, sizes=sizes),
+        synonyms=[Synonym(name=name, means=means) for name, means in read_synonyms(view.path)],
     )
+
+
+@api.get("/{k}/carried")
+def carried(view: View, k: PathK, rater: OptionalRater = "") -> list[Carried]:
+    """The names of other k that fit clusters to which the rater has given no name."""
+    return [
+        Carried(cluster=one.cluster, name=one.label.name, source_k=one.source_k, source=one.source, overlap=one.overlap)
+        for one in _carried_names(view, k=k, rater=rater.strip())
+    ]
+
+
+@api.post("/{k}/carry")
+def carry_over(view: View, k: PathK, who: Redo) -> Names:
+    """Give these clusters their names, colours and flags of the other k; one undo takes all of them back."""
+    edit = f"carry-{uuid.uuid4().hex[:32]}"
+    events: list[Event] = []
+    for one in _carried_names(view, k=k, rater=who.rater.strip()):
+        label = {"name": one.label.name, "colour": one.label.colour or None, "flag": one.label.flag or None}
+        events = add_label(view.path, cluster=one.cluster, k=k, rater=who.rater, edit=edit, **label)
+    if not events:
+        raise Conflict("no name of another k fits a group without a name")
+    _refresh_sample_names(view)
+    return _names(view, k=k, rater=who.rater, step=events[-1].id)
 
 
 @api.post("/{k}/merge")
@@ -304,8 +341,24 @@ def _events(view: RunView) -> list[Event]:
 
 
 def _label_state(view: RunView, *, k: int) -> LabelState:
-    make = lambda: LabelState(_events(view), k=k, clustering=clustering_of(view.path))  # noqa: E731
-    return view.cached(("label state", k), depends_on=["clusters/artifact.json", "names.jsonl"], make=make)
+    def make() -> LabelState:
+        synonyms = canonical_names(read_synonyms(view.path))
+        return LabelState(_events(view), k=k, clustering=clustering_of(view.path), synonyms=synonyms)
+
+    depends_on = ["clusters/artifact.json", "names.jsonl", SYNONYMS]
+    return view.cached(("label state", k), depends_on=depends_on, make=make)
+
+
+def _carried_names(view: RunView, *, k: int, rater: str) -> list[CarriedName]:
+    """Of the rater's own names at other k, or of those that count where the rater has named nothing there."""
+    others = {}
+    for other in view.ks:
+        if other != k:
+            state = _label_state(view, k=other)
+            own = state.labels(rater)
+            others[other] = own if any(label.name for label in own.values()) else state.effective()
+    own = _label_state(view, k=k).labels(rater)
+    return carried_names(own, others, shared_with=lambda other: view.overlap(k, other))
 
 
 def _sizes(view: RunView) -> Sizes:

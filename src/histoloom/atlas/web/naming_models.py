@@ -72,6 +72,33 @@ class Table(BaseModel):
     force: bool = False
 
 
+class Synonym(BaseModel):
+    """``name`` means the same as ``means``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Text
+    means: Text
+
+
+class Synonyms(BaseModel):
+    """The table of synonyms."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rows: Annotated[list[Synonym], Field(max_length=500)]
+
+
+class Carried(BaseModel):
+    """A name that a cluster may take over from a cluster of another k, and the overlap of the two (0..1)."""
+
+    cluster: int
+    name: str
+    source_k: int
+    source: int
+    overlap: float
+
+
 class ImportOutcome(BaseModel):
     """The result of an import; where the table has errors, ``problems`` has a line for each and nothing is imported."""
 
@@ -130,3 +157,4 @@ class RaterComparison(BaseModel):
     raters: list[str]
     clusters: list[Side]
     agreement: list[Agreement]
+    synonyms: list[Synonym]

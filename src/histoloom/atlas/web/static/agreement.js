@@ -1,6 +1,6 @@
 // The agreement of the raters: whose names count, the kappas, and all names side by side.
 
-import { api, element, showError } from "./common.js";
+import { api, element, showError, toast } from "./common.js";
 
 const format = (value) => (value === null ? "–" : value.toFixed(2));
 
@@ -12,8 +12,42 @@ export async function showAgreement(container, { k, rater, colours }) {
     await api("/api/names/reference", { body: { rater, reference } });
     await showAgreement(container, { k, rater, colours });
   };
-  container.replaceChildren(referenceCard(response, setReference), kappaCard(response), namesCard(response, colours));
+  const setSynonyms = async (rows) => {
+    try {
+      await api("/api/names/synonyms", { body: { rows } });
+      container.querySelector("[data-edited]")?.removeAttribute("data-edited");
+      await showAgreement(container, { k, rater, colours });
+      toast("The synonyms are saved.");
+    } catch (error) {
+      showError(error);
+    }
+  };
+  const edited = container.querySelector("[data-edited]"); // what is being typed stays when another rater changes something
+  container.replaceChildren(referenceCard(response, setReference), kappaCard(response), namesCard(response, colours), edited ?? synonymsCard(response, setSynonyms));
   if (hadFocus) container.querySelector("select").focus();
+}
+
+/** The table of words that mean the same, which all raters share. */
+function synonymsCard({ synonyms }, setSynonyms) {
+  const rows = element("tbody", {});
+  const cell = (label, value) => element("td", {}, element("input", { "aria-label": label, maxlength: "200", list: "suggestions", value }));
+  const addRow = ({ name, means }) => {
+    const row = element("tr", {}, cell("Name", name), element("td", {}, "means the same as"), cell("Means the same as", means),
+      element("td", {}, element("button", { type: "button", class: "quiet", onclick: () => row.remove() }, "Remove")));
+    rows.append(row);
+    return row;
+  };
+  synonyms.forEach(addRow);
+  const table = () => [...rows.querySelectorAll("tr")].map((row) => [...row.querySelectorAll("input")].map((input) => input.value.trim()))
+    .filter(([name, means]) => name || means).map(([name, means]) => ({ name, means }));
+  const card = element("div", { class: "card scroll", oninput: () => { card.dataset.edited = ""; }, onclick: () => { card.dataset.edited = ""; } },
+    element("h2", {}, "Words that mean the same"),
+    element("p", { class: "soft" }, "Agreement takes synonyms for one name. All raters share this table; the names stay as they were given."),
+    element("table", {}, rows),
+    element("div", { class: "row" },
+      element("button", { type: "button", onclick: () => addRow({ name: "", means: "" }).querySelector("input").focus() }, "Add a synonym"),
+      element("button", { type: "button", class: "primary", onclick: () => setSynonyms(table()) }, "Save the synonyms")));
+  return card;
 }
 
 /** The choice of whose names count. */

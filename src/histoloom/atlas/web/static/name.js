@@ -33,6 +33,7 @@ const RETRY_DELAY = 2000; // ms
 const PROBLEM_DELAY = 900; // ms that a name which the server refuses may stay in a field before the page says so
 
 let rater = localStorage.getItem(RATER) ?? "";
+let carried = []; // names of other k that fit groups without a name: [{cluster, name, source_k, overlap}]
 let state = null; // of the server: clusters, suggestions, raters, undo, redo, version
 let queue = Promise.resolve(); // the requests that change names, one after the other
 let pending = 0; // requests in the queue
@@ -104,6 +105,7 @@ function render(newState, { external = false } = {}) {
   if (!before || before.suggestions.join("\n") !== newState.suggestions.join("\n")) {
     byId("suggestions").replaceChildren(...newState.suggestions.map((name) => element("option", { value: name })));
   }
+  showCarried();
   byId("raters").replaceChildren(...newState.raters.map((name) => element("option", { value: name })));
   for (const [action, word] of [["undo", "Undo"], ["redo", "Redo"]]) {
     byId(action).disabled = !newState[action];
@@ -133,6 +135,30 @@ async function poll() {
     if (error.status === 0) showSaveStatus("The atlas does not answer");
   }
   setTimeout(poll, POLL_INTERVAL);
+}
+
+// --- names of other k ------------------------------------------------------------------------------------------------
+
+/** Ask which names of other k fit groups that have no name here. */
+async function findCarried() {
+  carried = await api(`/api/names/${k}/carried?${new URLSearchParams({ rater })}`);
+  showCarried();
+}
+
+/** Offer those that still have no name. */
+function showCarried() {
+  const open = state && rater ? carried.filter(({ cluster }) => !state.clusters[cluster].name) : [];
+  byId("carry").hidden = !open.length;
+  if (!open.length) return;
+  const names = open.map((one) => `${one.cluster} · ${one.name} (k = ${one.source_k})`).join(", ");
+  byId("carry").querySelector("p").textContent = `${open.length === 1 ? "1 group has" : `${open.length} groups have`} nearly the same patches as a named group of another k: ${names}`;
+}
+
+async function takeCarried() {
+  await allSent();
+  await send("carry", {});
+  resetFields();
+  toast("The names are taken over; Undo takes all of them back.");
 }
 
 // --- typing ----------------------------------------------------------------------------------------------------------
@@ -316,6 +342,7 @@ async function setRater(name) {
   await refresh({ always: true });
   resetFields();
   restoreDraft();
+  await findCarried();
 }
 
 function showView({ agreement }) {
@@ -340,6 +367,7 @@ for (const row of rows) {
   row.mergeButton.addEventListener("click", () => mergeWithSelected(row));
   row.images.forEach((image, index) => image.addEventListener("click", () => enlargePatch(row, index)));
 }
+byId("carry").querySelector("button").addEventListener("click", () => takeCarried().catch(showError));
 byId("undo").addEventListener("click", () => undoOrRedo("undo"));
 byId("redo").addEventListener("click", () => undoOrRedo("redo"));
 byId("who").addEventListener("click", askForRater);
