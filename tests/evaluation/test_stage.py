@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from histoloom.clustering.results import Decision
 from histoloom.config import Config, make_config, read_preset, with_settings
 from histoloom.evaluation import distribution, similarity, stage
 from histoloom.evaluation.extractors import Pixels
@@ -61,6 +62,7 @@ def write_clusters(folder: Path, table: pd.DataFrame) -> None:
     k3 = np.where((table["slide_id"] == "s1") & (number >= 20), 2, number % 2)
     labels = pd.DataFrame({"patch_id": table["patch_id"], "k2": number % 2, "k3": k3})
     labels.sample(frac=1, random_state=0).to_parquet(folder / "index.parquet", index=False)
+    Decision(k=2, rule="the smallest").save(folder)
 
 
 def write_samples(folder: Path, crops, *, each: int = 4) -> None:
@@ -103,7 +105,17 @@ def load(files: dict[str, bytes], name: str):
 def test_entries_of_every_cluster_comparison_and_metric(run: dict[str, Path], tmp_path: Path) -> None:
     files = evaluate(tmp_path / "out", run, make(pairs=6, bootstrap=50))
     expected_files = {"similarity.json", "missing.json", "truth.json", "distribution.json"}
+    expected_files |= {"two_sample.json", "verdicts.json"}
     assert set(files) == expected_files  # originality is off: see make
+    # 8 samples of the chosen k are not judged, and the reason stands in both files.
+    note = "it needs 20 samples, and there are 8"
+    assert load(files, "two_sample.json")["note"] == note
+    verdicts = load(files, "verdicts.json")
+    assert verdicts["k"] == 2
+    assert verdicts["overall"]["sentence"] == f"Not measured: the two-sample test: {note}."
+    assert {cluster: verdict["word"] for cluster, verdict in verdicts["clusters"].items()} == dict.fromkeys(
+        "01", "not measured"
+    )
     table = pd.DataFrame(load(files, "similarity.json"))
     expected = {(2, 0), (2, 1), (2, None), (3, 0), (3, 1), (3, 2), (3, None)}
     clusters = table["cluster"].astype(object).where(table["cluster"].notna(), None)

@@ -263,35 +263,49 @@ class ToldSample(Record):
     score: float
 
 
+class ToldApart(Record):
+    """The two-sample test by one kind of features: ``samples`` against real patches, and the ``floor``; by cluster too.
+
+    A cluster with too few images is absent. The interval of a floor is the range of its halvings of the slides.
+    """
+
+    samples: Separation | None
+    floor: Separation | None
+    clusters: Mapping[int, Separation] = {}
+    floor_clusters: Mapping[int, Separation] = {}
+    telling: tuple[TellingFeature, ...] = ()
+
+
 class TwoSample(ResultFile):
     """``two_sample.json``: a classifier two-sample test (Lopez-Paz & Oquab 2017) of samples against real patches.
 
-    ``samples`` and ``clusters`` (by number): samples against patches of slides that the classifier has not seen;
-    ``floor`` and ``floor_clusters``: the same test with real patches of other slides in the place of the samples.
-    ``telling``: the features that tell most, the strongest first. ``told``: every sample, the most clearly synthetic
-    first. ``note``: the reason where nothing was measured, and then everything else is empty.
+    Samples are told from patches of slides that the classifier has not seen, by ``texture`` and shape, and by
+    ``colour``. The floor is the same test with real patches of other slides in the place of the samples. ``telling``
+    are the features that tell most, the strongest first. ``told``: every sample with its score by texture, the most
+    clearly synthetic first. ``note``: the reason where nothing was measured, and then everything else is empty.
     """
 
     FILE = "two_sample.json"
 
     k: int | None = None
     note: str | None = None
-    samples: Separation | None = None
-    floor: Separation | None = None
-    clusters: Mapping[int, Separation] = {}
-    floor_clusters: Mapping[int, Separation] = {}
-    telling: tuple[TellingFeature, ...] = ()
+    texture: ToldApart | None = None
+    colour: ToldApart | None = None
     told: tuple[ToldSample, ...] = ()
 
 
 VerdictWord = Literal["like real", "too few", "different", "not measured"]
+CheckWord = VerdictWord | Literal["no difference seen"]
 
 
 class Check(Record):
-    """One check of samples: its result as a ``word``, and what was measured in a ``sentence``."""
+    """One check of samples: its result as a ``word``, and what was measured in a ``sentence``.
+
+    "no difference seen": the check has no margin of equivalence, so that it can only find a difference.
+    """
 
     name: str
-    word: VerdictWord
+    word: CheckWord
     sentence: str
 
 

@@ -12,6 +12,8 @@ from histoloom.evaluation.originality.report import write_originality
 from histoloom.evaluation.paper_similarity import write_paper_similarity
 from histoloom.evaluation.similarity import PARTIAL, write_similarity
 from histoloom.evaluation.truth import write_truth
+from histoloom.evaluation.two_sample import write_two_sample
+from histoloom.evaluation.verdicts import write_verdicts
 from histoloom.run.stage import StageContext
 from histoloom.slides.patch_set import PatchSet
 
@@ -34,6 +36,8 @@ def run(context: StageContext) -> None:
         write_paper_similarity(context, patches=patches, labels=labels, samples=samples)
     write_distribution(context, patches=patches, labels=labels, samples=samples)
     write_faithfulness(context, patches=patches, labels=labels, samples=samples)
+    write_two_sample(context, patches=patches, labels=labels, samples=samples)
+    write_verdicts(context, samples=samples, k=clustering.chosen)
     write_truth(context, patches=patches, labels=labels)
     if context.config.evaluation.originality != "off":
         write_originality(context, patches=patches, samples=samples)

@@ -7,12 +7,13 @@ statistics see shape, which those of bands do not: the coherence of directions (
 and the perimeter and the Euler number of the darkest parts at several shares of the area (Minkowski functionals, Mantz
 et al. 2008), which tell open from closed walls and one round nucleus from many specks.
 
+Texture and shape are measured at equal colour and contrast, since those differ from slide to slide.
+
 Shapes: B images of H x W px, L bands, F features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -30,6 +31,8 @@ from histoloom.training.transfers import put_array
 BLOCK = 64
 """images at once"""
 MAX_BANDS = 5
+N_COLOUR = 10
+"""features of colour and contrast, the first of all; the others are of texture and shape"""
 MIN_SIDE = 16
 """px; the smallest side that has a band"""
 CHANNELS = ("brightness", "red against blue", "green against red and blue")
@@ -37,7 +40,8 @@ DARK_SHARES = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85)
 """shares of the image's area that count as its darkest part"""
 SHAPE_SCALES = 2
 """octaves at which shapes are measured, from the image's own pixels on"""
-_TINY = 1e-4  # added to strengths before their logarithm: a 40th of a grey level
+_TINY = 1e-4  # added to strengths before their logarithm: an 80th of a grey level
+_NOISE = 0.02  # added to contrasts: 2.5 grey levels, so that empty glass does not become texture
 
 
 def bands_of(side: int) -> int:
@@ -95,8 +99,12 @@ def texture_statistics(x_B3HW: Tensor) -> Tensor:
 
     # Colours, as they are
     pixels_B3P = x_B3HW.flatten(2)
+    spread_B3 = pixels_B3P.std(2)
     quantiles = torch.quantile(pixels_B3P[:, 0], pixels_B3P.new_tensor(_QUANTILES), dim=1).T
-    features = [pixels_B3P.mean(2), (pixels_B3P.std(2) + _TINY).log(), quantiles]
+    features = [pixels_B3P.mean(2), (spread_B3 + _TINY).log(), quantiles]
+
+    # Texture and shape at equal colour and contrast, which stains change
+    x_B3HW = (x_B3HW - pixels_B3P.mean(2)[..., None, None]) / (spread_B3 + _NOISE)[..., None, None]
 
     # The pyramid: each band is what the next coarser level does not hold
     levels, bands = [x_B3HW], []
@@ -114,7 +122,7 @@ def texture_statistics(x_B3HW: Tensor) -> Tensor:
     # Strong detail where the coarser band is strong, and where other colours are
     sizes = [band.abs() for band in bands]
     for finer, coarser in pairwise(sizes):
-        features.append(_correlation(F.adaptive_avg_pool2d(finer, tuple(coarser.shape[2:])), coarser))
+        features.append(_correlation(F.adaptive_avg_pool2d(finer, (coarser.shape[2], coarser.shape[3])), coarser))
     for band in bands:
         features.append(torch.stack([_correlation(band[:, a], band[:, b]) for a, b in _CHANNEL_PAIRS], dim=1))
 
@@ -171,9 +179,3 @@ def _shapes(x_BHW: Tensor) -> Tensor:
     # Vertices less edges plus faces of the graph of dark pixels and their neighbours
     euler = (area - pairs + squares) / n_pixels
     return torch.cat([perimeter, 100 * euler], dim=1)
-
-
-def strongest(differences_F: np.ndarray, names: Sequence[str], *, count: int) -> list[tuple[str, float]]:
-    """The names and values of the ``count`` largest absolute differences, the largest first."""
-    order = np.argsort(-np.abs(differences_F), kind="stable")[:count]
-    return [(names[index], float(differences_F[index])) for index in order]

@@ -15,21 +15,22 @@ Shapes: N images, F features, C clusters, D columns of the classifier.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Self
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.special import expit
+from scipy.stats import norm, rankdata
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import StratifiedKFold
 
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.evaluation.images import ImageRows, SampleFolder
-from histoloom.evaluation.results import Separation, TellingFeature, ToldSample, TwoSample
-from histoloom.evaluation.statistics import area_interval, wilson_interval
-from histoloom.evaluation.texture_features import MIN_SIDE, feature_names, strongest, texture_features
+from histoloom.evaluation.results import Separation, TellingFeature, ToldApart, ToldSample, TwoSample
+from histoloom.evaluation.statistics import Interval, area_interval, wilson_interval
+from histoloom.evaluation.texture_features import MIN_SIDE, N_COLOUR, feature_names, texture_features
 from histoloom.run.stage import StageContext
 from histoloom.seeding import Part, numpy_generator
 from histoloom.slides.patch_set import PatchSet
@@ -41,7 +42,7 @@ FLOOR_SPLITS = 8
 """halvings of the training slides of which the floor is made"""
 MIN_IMAGES = 20
 """samples, and patches on each side; with fewer nothing is measured"""
-MIN_OF_CLUSTER = 10
+MIN_OF_CLUSTER = 5
 """samples and tested patches of a cluster; with fewer it is not compared by itself"""
 MIN_SLIDES = 3
 """training slides; with fewer, the floor is made of halves of their patches"""
@@ -49,6 +50,7 @@ TELLING = 6
 """features that are named"""
 _FARTHEST = 6.0  # standard deviations, beyond which a feature counts no more
 _PRIOR_IMAGES = 5  # of all clusters, that each cluster's mean is drawn towards
+_NEAREST = 0.001  # to 0 and 1, to which a share may come on the scale of distances
 _STRENGTHS = tuple(10.0 ** np.arange(-4, 0))  # inverse strengths of regularisation to choose from
 
 
@@ -62,6 +64,10 @@ class FeatureSet:
 
     def __len__(self) -> int:
         return len(self.features_NF)
+
+    def columns(self, columns: slice) -> Self:
+        """These features."""
+        return type(self)(self.features_NF[:, columns], self.clusters_N, self.groups_N)
 
     def take(self, rows: np.ndarray) -> Self:
         """These rows."""
@@ -82,23 +88,34 @@ class Scores:
     weights_F: np.ndarray
 
     def separation(self, cluster: int | None = None) -> Separation | None:
-        """How well the two are told apart, in a cluster or over all; None where a side has too few images."""
-        real_N = self.real_N if cluster is None else self.real_N[self.real_clusters_N == cluster]
-        other_N = self.other_N if cluster is None else self.other_N[self.other_clusters_N == cluster]
-        n, m = len(real_N), len(other_N)
-        if min(n, m) < (MIN_IMAGES if cluster is None else MIN_OF_CLUSTER):
+        """How well the two are told apart, in a cluster or over all; None where a side has too few images.
+
+        Over all clusters, the AUC is that of images of one cluster, mean over the clusters by their number of others:
+        it does not depend on how much there is of each cluster on either side.
+        """
+        clusters = np.unique(self.other_clusters_N) if cluster is None else [cluster]
+        aucs, n_real, n_other, right_real, right_other = [], [], [], 0, 0
+        for one in clusters:
+            real_N = self.real_N[self.real_clusters_N == one]
+            other_N = self.other_N[self.other_clusters_N == one]
+            if min(len(real_N), len(other_N)) >= MIN_OF_CLUSTER:
+                ranks = rankdata(np.concatenate([real_N, other_N]))[len(real_N) :]
+                aucs.append((ranks.mean() - (len(other_N) + 1) / 2) / len(real_N))
+                n_real.append(len(real_N))
+                n_other.append(len(other_N))
+                right_real += int((real_N < 0).sum())
+                right_other += int((other_N >= 0).sum())
+        n, m = sum(n_real), sum(n_other)
+        if not aucs or (cluster is None and min(n, m) < MIN_IMAGES):
             return None
-        ranks = rankdata(np.concatenate([real_N, other_N]))
-        auc = float((ranks[n:].sum() - m * (m + 1) / 2) / (n * m))
-        right = ((real_N < 0).sum(), (other_N >= 0).sum())
-        low, high = (
-            np.mean(limits) for limits in zip(wilson_interval(right[0], n), wilson_interval(right[1], m), strict=True)
-        )
+        auc = float(np.average(aucs, weights=n_other))
+        limits = wilson_interval(right_real, n), wilson_interval(right_other, m)
+        low, high = (float(np.mean(pair)) for pair in zip(*limits, strict=True))
         return Separation(
             auc=auc,
             interval=area_interval(auc, positives=m, negatives=n),
-            accuracy=float((right[0] / n + right[1] / m) / 2),
-            accuracy_interval=(float(low), float(high)),
+            accuracy=(right_real / n + right_other / m) / 2,
+            accuracy_interval=(low, high),
             n=(n, m),
         )
 
@@ -190,52 +207,85 @@ def two_sample_test(
     tested: FeatureSet,
     samples: FeatureSet,
     *,
+    others: FeatureSet | None = None,
     names: Sequence[str],
     files: Sequence[str],
     seed: int,
     path: Sequence[Part],
     k: int | None = None,
 ) -> TwoSample:
-    """Samples against real images, and the floor.
+    """Samples against real images, by texture and by colour, each with its floor.
 
-    ``learned`` and ``tested`` are real images of different groups. ``names`` are those of the features, ``files`` those
-    of the samples. ``path`` names the random streams under ``seed``.
+    ``learned`` and ``tested`` are real images of different groups. The floor takes halves of the groups of ``learned``,
+    or ``others``, real images of further groups, where they are given. ``names`` are those of the features, ``files``
+    those of the samples. ``path`` names the random streams under ``seed``.
     """
-    smallest = min(map(len, (learned, tested, samples)))
+    smallest = min(len(images) for images in (learned, tested, samples, others) if images is not None)
     if smallest < MIN_IMAGES:
-        return TwoSample(k=k, note=f"it needs {MIN_IMAGES} samples and patches on each side, and there are {smallest}")
+        return TwoSample(k=k, note=f"it needs {MIN_IMAGES} images on each side, and there are {smallest}")
 
-    def against_real(real: FeatureSet, others: FeatureSet, *parts: Part) -> Scores:
-        rng = numpy_generator(seed, *path, *parts)
-        rows = _matching_rows(tested.clusters_N, others.clusters_N, rng=rng)
-        return tell_apart(real, tested.take(rows), others, rng=rng)
-
-    scores = against_real(learned, samples, "samples")
-    floors = []
-    halvings = _halvings(learned.groups_N, rng=numpy_generator(seed, *path, "halvings"))
-    for number, is_other_N in enumerate(halvings):
-        other_rows = np.flatnonzero(is_other_N)
-        rng = numpy_generator(seed, *path, "others", number)
-        drawn = _matching_rows(learned.clusters_N[other_rows], samples.clusters_N, rng=rng)
-        own, others = learned.take(np.flatnonzero(~is_other_N)), learned.take(other_rows[drawn])
-        if min(len(own), len(others)) >= MIN_IMAGES:
-            floors.append(against_real(own, others, "floor", number))
-    clusters = [int(cluster) for cluster in np.unique(samples.clusters_N)]
-    distances_F = np.median(_Columns(learned).distances(samples), axis=0)
-    telling = strongest(np.abs(scores.weights_F) * distances_F, names, count=TELLING)
-    by_name = dict(zip(names, distances_F, strict=True))
-    order = np.argsort(-scores.other_N, kind="stable")
+    aspects, told = {}, np.empty(0)
+    for aspect, columns in (("texture", slice(N_COLOUR, None)), ("colour", slice(0, N_COLOUR))):
+        own, real, synthetic = (images.columns(columns) for images in (learned, tested, samples))
+        rng = numpy_generator(seed, *path, aspect, "samples")
+        scores = tell_apart(own, real, synthetic, rng=rng)
+        floors = []
+        pairs = _floor_pairs(
+            own,
+            synthetic,
+            others=None if others is None else others.columns(columns),
+            rng=numpy_generator(seed, *path, aspect, "halvings"),
+        )
+        for number, (first, second) in enumerate(pairs):
+            floor_rng = numpy_generator(seed, *path, aspect, "floor", number)
+            floors.append(tell_apart(first, real, second, rng=floor_rng))
+        aspects[aspect] = _told_apart(scores, floors, own, synthetic, names=names[columns])
+        if aspect == "texture":
+            told = scores.other_N
+    order = np.argsort(-told, kind="stable")
     return TwoSample(
         k=k,
-        samples=scores.separation(),
-        floor=_mean_separation([floor.separation() for floor in floors]),
-        clusters=_by_cluster({cluster: scores.separation(cluster) for cluster in clusters}),
-        floor_clusters=_by_cluster(
-            {cluster: _mean_separation([floor.separation(cluster) for floor in floors]) for cluster in clusters}
-        ),
-        telling=tuple(TellingFeature(name=name, difference=float(by_name[name])) for name, _ in telling),
-        told=tuple(ToldSample(file=files[row], score=float(1 / (1 + np.exp(-scores.other_N[row])))) for row in order),
+        texture=aspects["texture"],
+        colour=aspects["colour"],
+        told=tuple(ToldSample(file=files[row], score=float(expit(told[row]))) for row in order),
     )
+
+
+def _told_apart(
+    scores: Scores, floors: Sequence[Scores], learned: FeatureSet, samples: FeatureSet, *, names: Sequence[str]
+) -> ToldApart:
+    """The result by one kind of features."""
+    floor = _floor([one.separation() for one in floors])
+    by_cluster: dict[int, Separation] = {}
+    floor_by_cluster: dict[int, Separation] = {}
+    for cluster in np.unique(samples.clusters_N).tolist():
+        separation = scores.separation(cluster)
+        floor_of_cluster = _floor([one.separation(cluster) for one in floors], common=floor)
+        by_cluster |= {} if separation is None else {cluster: separation}
+        floor_by_cluster |= {} if floor_of_cluster is None else {cluster: floor_of_cluster}
+    distances_F = np.median(_Columns(learned).distances(samples), axis=0)
+    order = np.argsort(-np.abs(scores.weights_F * distances_F), kind="stable")[:TELLING]
+    return ToldApart(
+        samples=scores.separation(),
+        floor=floor,
+        clusters=by_cluster,
+        floor_clusters=floor_by_cluster,
+        telling=tuple(TellingFeature(name=names[index], difference=float(distances_F[index])) for index in order),
+    )
+
+
+def _floor_pairs(
+    learned: FeatureSet, samples: FeatureSet, *, others: FeatureSet | None, rng: np.random.Generator
+) -> Iterator[tuple[FeatureSet, FeatureSet]]:
+    """Real images to learn from and real images in the place of the samples, as many of each cluster as these."""
+    halvings = _halvings((learned if others is None else others).groups_N, rng=rng)
+    for is_second_N in halvings:
+        second = np.flatnonzero(is_second_N)
+        source = learned if others is None else others
+        drawn = second[_matching_rows(source.clusters_N[second], samples.clusters_N, rng=rng)]
+        first = learned if others is not None else learned.take(np.flatnonzero(~is_second_N))
+        if min(len(first), len(drawn)) >= MIN_IMAGES:
+            yield first, source.take(drawn)
 
 
 def _halvings(groups_N: np.ndarray, *, rng: np.random.Generator) -> list[np.ndarray]:
@@ -252,23 +302,40 @@ def _halvings(groups_N: np.ndarray, *, rng: np.random.Generator) -> list[np.ndar
     return [np.isin(group_N, half) for half in halves]
 
 
-def _mean_separation(separations: Sequence[Separation | None]) -> Separation | None:
-    """The mean of several, with the range of all of them as the interval; None where there is none."""
+def _floor(separations: Sequence[Separation | None], *, common: Separation | None = None) -> Separation | None:
+    """The mean of the floor's halvings, with their range as its interval; None where there is none.
+
+    A cluster has too few images for a range of its own. It takes that of ``common``, the floor over all clusters,
+    moved to its mean; on the scale of the distance of two normal distributions with this AUC, which is the same near
+    0.5 and near 1.
+    """
     known = [separation for separation in separations if separation is not None]
     if not known:
         return None
+
     aucs, accuracies = [one.auc for one in known], [one.accuracy for one in known]
-    return Separation(
-        auc=float(np.mean(aucs)),
-        interval=(min(aucs), max(aucs)),
-        accuracy=float(np.mean(accuracies)),
-        accuracy_interval=(min(accuracies), max(accuracies)),
-        n=known[0].n,
-    )
+    if common is None:
+        auc, auc_range = _mean_and_range(aucs)
+        accuracy, accuracy_range = _mean_and_range(accuracies)
+    else:
+        auc, auc_range = _mean_and_range(aucs, around=(common.auc, common.interval))
+        accuracy, accuracy_range = _mean_and_range(accuracies, around=(common.accuracy, common.accuracy_interval))
+    return Separation(auc=auc, interval=auc_range, accuracy=accuracy, accuracy_interval=accuracy_range, n=known[0].n)
 
 
-def _by_cluster(separations: Mapping[int, Separation | None]) -> dict[int, Separation]:
-    return {cluster: separation for cluster, separation in separations.items() if separation is not None}
+def _mean_and_range(shares: Sequence[float], *, around: tuple[float, Interval] | None = None) -> tuple[float, Interval]:
+    """The mean of the shares and their range, or that range around its own mean; on the scale of ``_distance``."""
+    distances = _distance(np.array(shares))
+    mean, low, high = distances.mean(), distances.min(), distances.max()
+    if around is not None:
+        middle, ends = _distance(np.array(around[0])), _distance(np.array(around[1]))
+        low, high = mean + ends - middle
+    return float(norm.cdf(mean)), (float(norm.cdf(low)), float(norm.cdf(high)))
+
+
+def _distance(shares: np.ndarray) -> np.ndarray:
+    """The quantiles of the normal distribution at shares in 0..1; those of 0 and 1 are kept finite."""
+    return norm.ppf(np.clip(shares, _NEAREST, 1 - _NEAREST))
 
 
 # --- the part of the stage
@@ -276,14 +343,14 @@ def _by_cluster(separations: Mapping[int, Separation | None]) -> dict[int, Separ
 
 def write_two_sample(
     context: StageContext, *, patches: PatchSet, labels: Mapping[int, np.ndarray], samples: SampleFolder
-) -> TwoSample | None:
+) -> None:
     """Write ``two_sample.json`` of the chosen k; ``labels`` are the patches' clusters of each k, in their order.
 
-    None where the chosen k has no samples, and then nothing is written.
+    Nothing is written where the chosen k has no samples.
     """
     k = Clustering.open(context.inputs["clusters"]).chosen
     if k not in samples.ks:
-        return None
+        return
     config = context.config
     limit = config.evaluation.distribution_patches
     table = patches.columns("split", "slide", "patient")
@@ -327,4 +394,3 @@ def write_two_sample(
             k=k,
         )
     result.save(context.out)
-    return result

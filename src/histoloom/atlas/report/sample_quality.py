@@ -93,18 +93,33 @@ def similarity_rows(similarity: Similarity, *, k: int, cluster: int | None) -> l
                 floor=floor,
                 other=entries.get((metric, "synthetic_other")),
                 missing=None if synthetic else reason,
-                reading=similarity_reading(synthetic, floor=floor) if synthetic and floor else "",
+                reading=(
+                    similarity_reading(synthetic, floor=floor, other=entries.get((metric, "synthetic_other")))
+                    if synthetic and floor
+                    else ""
+                ),
             )
         )
     return rows
 
 
-def similarity_reading(synthetic: SimilarityEntry, *, floor: SimilarityEntry) -> str:
-    """How synthetic against real compares with real against real; intervals that overlap count as equal."""
+def similarity_reading(
+    synthetic: SimilarityEntry, *, floor: SimilarityEntry, other: SimilarityEntry | None = None
+) -> str:
+    """How synthetic against real compares with real against real, and with real patches of other clusters (``other``).
+
+    Intervals that overlap show no difference, which is not the same as equality.
+    """
+    larger_is_better = BETTER[synthetic.metric] == "larger"
     if synthetic.interval[0] <= floor.interval[1] and floor.interval[0] <= synthetic.interval[1]:
-        return "as alike as real patches are to one another"
-    more_alike = (synthetic.value > floor.value) == (BETTER[synthetic.metric] == "larger")
-    return "more alike than real patches are to one another" if more_alike else "less alike than real patches are"
+        reading = f"no difference from real pairs is seen with {synthetic.pairs:,} pairs"
+    elif (synthetic.value > floor.value) == larger_is_better:
+        reading = "more alike than real patches are to one another"
+    else:
+        reading = "less alike than real patches are to one another"
+    if other is not None and (other.value > synthetic.value) == larger_is_better:
+        reading += "; no more alike than with other clusters, so this number does not tell the clusters apart"
+    return reading
 
 
 def distribution_table(distribution: Distribution | None, *, k: int, cluster: int | None = None) -> DistributionTable:
@@ -127,9 +142,9 @@ def distribution_table(distribution: Distribution | None, *, k: int, cluster: in
 
 
 def distribution_reading(entry: DistributionEntry) -> str:
-    """How samples compare with other real patches; intervals that overlap count as equal."""
+    """How samples compare with other real patches; intervals that overlap show no difference."""
     if entry.interval[0] <= entry.floor_interval[1] and entry.floor_interval[0] <= entry.interval[1]:
-        return "like other real patches"
+        return f"no difference from other real patches is seen with {entry.n_synthetic:,} samples"
     smaller = entry.interval[1] < entry.floor_interval[0]
     return (
         "better than other real patches" if smaller == (entry.better == "smaller") else "worse than other real patches"

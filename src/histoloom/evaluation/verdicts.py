@@ -1,0 +1,226 @@
+"""What all checks of samples show together: ``verdicts.json``, of the chosen k.
+
+A difference that was not found is not equality. Samples are called like real only where a check bounds their
+difference: its 95 % interval must end within a margin of the floor (a test of equivalence). A verdict rests on the
+two-sample test, which needs no trained weights. Further checks, where they were made, can only make it worse. Copies
+are another question, on which a verdict says nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from histoloom.evaluation.images import SampleFolder
+from histoloom.evaluation.results import (
+    Check,
+    CheckWord,
+    Distribution,
+    DistributionEntry,
+    Faithfulness,
+    Recognition,
+    Separation,
+    TwoSample,
+    Verdict,
+    Verdicts,
+    VerdictWord,
+)
+from histoloom.evaluation.statistics import Interval, difference_interval
+from histoloom.run.stage import StageContext
+
+AUC_MARGIN = 0.05
+"""samples are like real where their AUC ends at most so much above the floor's mean"""
+RECALL_MARGIN = 0.1
+"""samples are recognised like real patches where at most this share fewer of them is"""
+MAX_FLOOR = 0.85
+"""real patches of other slides that are told apart as well as this leave no room for a comparison"""
+INDEPENDENT_DISTANCE = "kid"
+"""the distance of sets that serves as a check: unlike Frechet's it does not depend on the number of images"""
+
+_ORDER: tuple[VerdictWord, ...] = ("different", "too few", "like real")  # the worst first
+
+
+def make_verdicts(
+    *,
+    k: int,
+    two_sample: TwoSample | None,
+    faithfulness: Faithfulness | None,
+    distribution: Distribution | None,
+    clusters: Sequence[int],
+) -> Verdicts:
+    """The verdicts at ``k``, on all samples and on those of each of ``clusters``, from what was measured."""
+    if faithfulness is not None and faithfulness.k != k:
+        faithfulness = None
+
+    def checks(cluster: int | None) -> list[Check]:
+        distances = () if distribution is None else distribution.select(k=k, cluster=cluster)
+        return [
+            *two_sample_checks(two_sample, cluster=cluster),
+            *recognition_checks(faithfulness, cluster=cluster),
+            *distance_checks(distances),
+        ]
+
+    by_cluster = {cluster: verdict(checks(cluster)) for cluster in clusters}
+    overall = checks(None)
+    bad = [cluster for cluster, one in by_cluster.items() if one.word == "different"]
+    if bad:
+        which = f"cluster {bad[0]}" if len(bad) == 1 else f"{len(bad)} of {len(clusters)} clusters"
+        sentence = f"the samples of {which} differ from real patches"
+        overall.append(Check(name="clusters", word="different", sentence=sentence))
+    return Verdicts(k=k, overall=verdict(overall), clusters=by_cluster)
+
+
+def two_sample_checks(result: TwoSample | None, *, cluster: int | None) -> list[Check]:
+    """The checks by texture and by colour, of a cluster or (None) of all."""
+    if result is None or result.note is not None:
+        reason = "the two-sample test was not made" if result is None else f"the two-sample test: {result.note}"
+        return [Check(name="two-sample test", word="not measured", sentence=reason)]
+    checks = []
+    for aspect, told in (("texture", result.texture), ("colour", result.colour)):
+        if told is not None:
+            samples, floor = told.samples, told.floor
+            if cluster is not None:
+                samples, floor = told.clusters.get(cluster), told.floor_clusters.get(cluster)
+            telling = "" if cluster is not None else " and ".join(one.name for one in told.telling[:2])
+            checks.append(two_sample_check(samples, floor=floor, aspect=aspect, telling=telling))
+    return checks
+
+
+def write_verdicts(context: StageContext, *, samples: SampleFolder, k: int) -> None:
+    """Write ``verdicts.json`` of the chosen ``k``, from the other files of the stage; nothing without samples of it."""
+    if k not in samples.ks:
+        return
+    verdicts = make_verdicts(
+        k=k,
+        two_sample=TwoSample.load(context.out),
+        faithfulness=Faithfulness.load(context.out),
+        distribution=Distribution.load(context.out),
+        clusters=sorted(samples.rows(k)),
+    )
+    verdicts.save(context.out)
+    context.say(f"k = {k}: {verdicts.overall.sentence[:1].lower()}{verdicts.overall.sentence[1:].rstrip('.')}")
+
+
+def verdict(checks: Sequence[Check]) -> Verdict:
+    """The worst of the checks, in one sentence; the first is the two-sample test, without which none is "like real"."""
+    words = [check.word for check in checks]
+    if "different" in words:
+        word: VerdictWord = "different"
+    elif checks[0].word == "not measured":
+        word = "not measured"
+    else:
+        word = next(word for word in _ORDER if word in words)
+    deciding = [check.sentence for check in checks if check.word == word]
+    start = {
+        "different": "Different from real patches",
+        "too few": "Too few to say",
+        "like real": "Like real patches of other slides",
+        "not measured": "Not measured",
+    }[word]
+    return Verdict(word=word, sentence=f"{start}: {'; '.join(deciding)}.", checks=tuple(checks))
+
+
+def two_sample_check(samples: Separation | None, *, floor: Separation | None, aspect: str, telling: str = "") -> Check:
+    """Whether a classifier tells samples better than it tells real patches of other slides.
+
+    ``telling`` names the features that tell them most.
+    """
+    name = f"two-sample test, {aspect}"
+    if samples is None or floor is None:
+        what = "samples or held-out patches" if samples is None else "patches of other slides"
+        return Check(name=name, word="too few", sentence=f"there are too few {what} for a two-sample test by {aspect}")
+    real, synthetic = samples.n
+    numbers = (
+        f"by {aspect}, a classifier tells {synthetic:,} samples from {real:,} real patches with an AUC of "
+        f"{samples.auc:.2f} ({_range(samples.interval)}), and real patches of other slides with {floor.auc:.2f} "
+        f"({_range(floor.interval)})"
+    )
+    limit = floor.auc + AUC_MARGIN
+    if samples.interval[0] > floor.interval[1]:
+        return Check(name=name, word="different", sentence=numbers + (telling and f"; most by {telling}"))
+    if floor.auc > MAX_FLOOR:
+        advice = "; the slides differ so much among themselves that more of them are needed"
+        return Check(name=name, word="too few", sentence=numbers + advice)
+    if samples.interval[1] <= limit:
+        return Check(name=name, word="like real", sentence=f"{numbers}, which is within the margin of {AUC_MARGIN}")
+    advice = ""
+    if samples.auc < limit:
+        # Intervals narrow with the root of the number.
+        needed = synthetic * ((samples.interval[1] - samples.auc) / (limit - samples.auc)) ** 2
+        if needed < 100 * synthetic:
+            digits = 10 ** max(0, int(math.log10(needed)) - 1)
+            advice = f"; about {math.ceil(needed / digits) * digits:,} samples and patches could be enough"
+    return Check(name=name, word="too few", sentence=f"{numbers}{advice}")
+
+
+def recognition_checks(faithfulness: Faithfulness | None, *, cluster: int | None) -> list[Check]:
+    """Whether networks recognise the samples of a cluster (None: of all) as often as real patches of it."""
+    if faithfulness is None:
+        return []
+    measured: list[tuple[str, Recognition, Recognition, str]] = []
+    if faithfulness.clusterer is not None:
+        of_run = faithfulness.clusterer
+        words = "real patches after the VQ-GAN"
+        measured.append(("the run's clusterer", of_run.samples, of_run.reconstructions, words))
+    if faithfulness.classifier is not None:
+        independent = faithfulness.classifier
+        words = "held-out real patches"
+        measured.append(("an independent classifier", independent.samples, independent.held_out, words))
+    checks = []
+    for name, samples, real, of_real in measured:
+        found, reference = _recall(samples, cluster), _recall(real, cluster)
+        if found is None:
+            continue
+        sentence = f"{name} recognises {found[0]:.0%} of the samples"
+        if reference is None:
+            sentence += f", and there are no {of_real} to compare with"
+            checks.append(Check(name=name, word="too few", sentence=sentence))
+            continue
+        low, high = difference_interval(found, reference)
+        sentence += f" and {reference[0]:.0%} of {of_real} (difference {_range((low, high), signed=True)})"
+        word: VerdictWord = "like real" if low >= -RECALL_MARGIN else "different" if high < 0 else "too few"
+        if cluster is not None and word != "like real":
+            sentence += _mistaken_for(samples, cluster)
+        checks.append(Check(name=name, word=word, sentence=sentence))
+    return checks
+
+
+def _recall(recognition: Recognition, cluster: int | None) -> tuple[float, int] | None:
+    """The share of a cluster's images that is recognised (None: the balanced accuracy), and their number."""
+    if cluster is None:
+        return recognition.accuracy, recognition.n
+    recall = recognition.recall[cluster]
+    return None if recall is None else (recall, sum(recognition.confusion[cluster]))
+
+
+def _mistaken_for(recognition: Recognition, cluster: int) -> str:
+    """The other cluster that at least a tenth of the samples are taken for, as the end of a sentence."""
+    counts = recognition.confusion[cluster]
+    others = {other: count for other, count in enumerate(counts) if other != cluster}
+    if not others:
+        return ""
+    commonest = max(others, key=lambda other: others[other])
+    often = others[commonest] >= max(1, sum(counts) / 10)
+    return f", and most often mistakes them for cluster {commonest}" if often else ""
+
+
+def distance_checks(entries: Sequence[DistributionEntry]) -> Iterator[Check]:
+    """Distances of sets that are larger than their floor. They have no margin, so no other distance says anything.
+
+    Distances by the run's own encoder are left out, since it is not independent.
+    """
+    for entry in entries:
+        if entry.metric == INDEPENDENT_DISTANCE and entry.extractor != "encoder":
+            differs = entry.interval[0] > entry.floor_interval[1]
+            sentence = (
+                f"the kernel distance by {entry.extractor} is {entry.value:.3g} ({_range(entry.interval, digits=3)}), "
+                f"and {entry.floor:.3g} ({_range(entry.floor_interval, digits=3)}) for other real patches"
+            )
+            word: CheckWord = "different" if differs else "no difference seen"
+            yield Check(name=f"distance by {entry.extractor}", word=word, sentence=sentence)
+
+
+def _range(interval: Interval, *, digits: int = 2, signed: bool = False) -> str:
+    """``0.43 to 0.57``; or, signed, ``-5 % to +3 %``."""
+    low, high = interval
+    return f"{low:+.0%} to {high:+.0%}" if signed else f"{low:.{digits}g} to {high:.{digits}g}"
