@@ -179,7 +179,7 @@ def jobs(view: AnyView, queue: Queue) -> Jobs:
 
 @router.post("", status_code=201)
 def submit(view: AnyView, queue: Queue, new: NewJob) -> Job:
-    """Queue a job."""
+    """End a job before its next step; what it has drawn stays. The answer says how it ended, if it had already."""
     if not view.has_generator:
         raise Conflict(f"this run has no generator yet; make it: histoloom run {view.title}")
     with errors_as_http():
