@@ -126,8 +126,8 @@ def texture_statistics(x_B3HW: Tensor) -> Tensor:
     for band in bands:
         features.append(torch.stack([_correlation(band[:, a], band[:, b]) for a, b in _CHANNEL_PAIRS], dim=1))
 
-    features.append(torch.stack([_coherence(level[:, 0]) for level in levels[:n_bands]], dim=1))
-    features += [_shapes(level[:, 0]) for level in levels[:SHAPE_SCALES]]
+    features.append(torch.stack([coherence(level[:, 0]) for level in levels[:n_bands]], dim=1))
+    features += [dark_shapes(level[:, 0]) for level in levels[:SHAPE_SCALES]]
     return torch.cat(features, dim=1)
 
 
@@ -153,7 +153,7 @@ def _correlation(first: Tensor, second: Tensor) -> Tensor:
     return covariance / (first.square().mean((-2, -1)) * second.square().mean((-2, -1)) + _TINY**2).sqrt()
 
 
-def _coherence(x_BHW: Tensor) -> Tensor:
+def coherence(x_BHW: Tensor) -> Tensor:
     """How much the gradients of a neighbourhood share a direction, 0..1, mean over the image by their strength."""
     down = (x_BHW[:, 2:, 1:-1] - x_BHW[:, :-2, 1:-1]) / 2
     right = (x_BHW[:, 1:-1, 2:] - x_BHW[:, 1:-1, :-2]) / 2
@@ -163,7 +163,7 @@ def _coherence(x_BHW: Tensor) -> Tensor:
     return anisotropy.sum((1, 2)) / ((dd + rr).sum((1, 2)) + _TINY)
 
 
-def _shapes(x_BHW: Tensor) -> Tensor:
+def dark_shapes(x_BHW: Tensor) -> Tensor:
     """Perimeter and Euler number of the darkest parts, for each pixel: (B, 2 shares).
 
     Pixels that touch at a side belong together; dark parts that touch at a corner alone are separate.
