@@ -36,7 +36,8 @@ def report(run: Run, *, apart: float) -> str:
 
 def test_structureless_features_are_called_so(finished: Run) -> None:
     page = report(finished, apart=0.0)
-    assert page.count("No evidence of clusters") >= 2, "in the summary and beside the table"
+    assert "No evidence of clusters" in page
+    assert page.count("None passes: there is no evidence of groups") == 2, "on the first screen and above the figure"
     assert "k = 4 is chosen by the plain rule" in page
     assert "k-means on this run's features against k-means on data without clusters" in page
     assert "no: 0 of 5 indices better than without clusters" in page
@@ -47,6 +48,7 @@ def test_separated_features_are_called_clusters(finished: Run) -> None:
     assert "Evidence of clusters: at k = 4, " in page
     assert "No evidence of clusters" not in page
     assert "0.25 to 1.00" in page
+    assert "k = 4: 4 passes" in page, "in the figure"
 
 
 def test_cells_hold_the_least_excess_and_mark_what_is_clear(finished: Run) -> None:
@@ -62,7 +64,7 @@ def test_cells_hold_the_least_excess_and_mark_what_is_clear(finished: Run) -> No
             cells.append(f"<td{clear}>{least.value:.1f} {spread}</td>")
         assert "".join(cells) in page
         assert f"<td>{row.stability['weakest'].null['gaussian']:.2f}</td>" in page
-    assert page.count('<tr class="chosen"><th scope="row">4<span class="hidden"> (chosen)</span></th><td') == 2
+    assert page.count('<tr class="chosen"><th scope="row">4<span class="hidden"> (chosen)</span></th><td') == 3
 
 
 def test_a_decision_of_an_earlier_version_has_no_such_table(finished: Run) -> None:

@@ -74,7 +74,7 @@ def originality(**values: Any) -> Originality:
 @pytest.mark.parametrize(
     ("values", "level", "words"),
     [
-        ({}, "good", "None of 240 samples looks like a copy of a training patch; at most 1.5% of all"),
+        ({}, "good", "None of 240 samples looks like a copy of a training patch; at most 1.5 % of all"),
         ({"too_plain": 121}, "caution", "None found, but 121 of 240 samples are too plain"),
         ({"copies": 1, "interval": (0.0001, 0.02)}, "caution", "1 of 240 samples looks like a copy"),
         (
@@ -101,8 +101,8 @@ def confounding(**values: Any) -> Confounding:
 @pytest.mark.parametrize(
     ("values", "level", "words"),
     [
-        ({}, "good", "No sign of it: slides explain 4% of the groups beyond chance and grouping by colour alone"),
-        ({"warnings": {9: ["x"]}}, "caution", "They may follow slides rather than tissue: slides explain 4%"),
+        ({}, "good", "No sign of it: slides explain 4.0 % of the groups beyond chance and grouping by colour alone"),
+        ({"warnings": {9: ["x"]}}, "caution", "They may follow slides rather than tissue: slides explain 4.0 %"),
         (
             {"warnings": {9: ["x"]}, "colour": [{"k": 9, "n": 72, "colour": 0.8, "stain": 0.5, "warning": "y"}]},
             "caution",

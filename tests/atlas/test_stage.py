@@ -69,7 +69,14 @@ def test_the_stage_draws_maps_and_writes_the_page(run: Run) -> None:
         assert read_json(report_context.out / "maps" / f"{name}.json")["patches"] == 4 * 5 * 16
         assert f"{name}: 320 patches classified on a grid" in html
     assert "Clusters in regions" in html
-    assert '<th scope="row" class="text">(no name)</th>' in html
+    assert '<th scope="row" class="text anywhere">(no name)</th>' in html
+    figures = report_context.out / "figures"
+    names = {path.stem for path in figures.glob("*.svg")}
+    assert names == {path.stem for path in figures.glob("*.csv")}
+    assert names >= {"why-this-k", "patches-by-cluster", "patches-by-slide", "patches-by-patient"}
+    drawn = pd.read_csv(figures / "patches-by-slide.csv")
+    assert list(drawn.columns) == ["patch_id", "slide", "pca_x", "pca_y", "tsne_x", "tsne_y"]
+    assert drawn["slide"].value_counts().to_dict() == dict.fromkeys(("slide-0", "slide-1", "slide-2"), 24)
 
 
 def test_a_slide_that_went_away_has_no_map_and_says_why(run: Run) -> None:

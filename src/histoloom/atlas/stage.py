@@ -1,4 +1,4 @@
-"""The stage ``report``: tissue maps of some slides, and the page that shows the whole run."""
+"""The stage ``report``: tissue maps of some slides, the page that shows the whole run, and its plots as files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from histoloom.slides.readers.scale import Scale
 
 
 def run(context: StageContext) -> None:
-    """Draw the tissue maps that are not there yet, then write the page."""
+    """Draw the tissue maps that are not there yet, then write the page and its plots."""
     config, folder = context.config, context.out / "maps"
     folder.mkdir(exist_ok=True)
     clustering = Artifact.read(context.inputs["clusters"])
@@ -71,6 +71,10 @@ def run(context: StageContext) -> None:
     page = read_page(context.run, config=config, inputs=context.inputs, maps=folder, embedding=embedding)
     html = render(page)
     write_text(context.out / "report.html", html)
+    (context.out / "figures").mkdir(exist_ok=True)
+    for plot in page.plots.values():
+        write_text(context.out / "figures" / f"{plot.name}.svg", plot.document)
+        write_text(context.out / "figures" / f"{plot.name}.csv", plot.csv)
     context.say(f"report: {len(html) / 1e6:.1f} MB")
 
 

@@ -79,3 +79,21 @@ def test_the_report(visit: Callable[..., Any], report: str, width: int, scheme: 
     with visit(viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
         page.set_content(report)
         assert not problems(page)
+
+
+def test_the_report_is_as_wide_as_its_page_on_screen_and_on_paper(visit: Callable[..., Any], report: str) -> None:
+    """No table or figure is wider than what holds it, also with all numbers unfolded; print has a page a cluster."""
+    wider = """[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth + 1)
+        .map(one => one.textContent.trim().slice(0, 60))"""
+    with visit(viewport={"width": 768, "height": 900}) as page:
+        page.set_content(report)
+        page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+        for media, width in (("screen", 768), ("print", 688)):  # A4 less its margins
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(media=media)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate(wider) == []
+        clusters = page.locator(".cluster")
+        assert clusters.count() == 4
+        assert clusters.evaluate_all("all => all.map(one => getComputedStyle(one).breakBefore)") == ["page"] * 4
+        assert not page.locator("nav").is_visible()

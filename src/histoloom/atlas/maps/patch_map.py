@@ -112,15 +112,16 @@ def patch_map(
     thumbnails: Sequence[Image.Image],
     texts: Sequence[str],
     features: str,
+    classes: Sequence[str] = (),
 ) -> PatchMap:
     """The section of the report. ``map_neighbours`` are the nearest neighbours (N, n) in each map, by method.
 
     ``texts`` say where each patch is from; the keyboard reaches some of them. ``features`` names what the maps are
-    computed from.
+    computed from. ``classes``: further classes of each patch's element, which give it other colours.
     """
     sprite, _ = sprite_of(thumbnails)
     panels = [
-        Panel(METHOD_TITLES[method], points(xy_N2, labels_N=labels_N, texts=texts))
+        Panel(METHOD_TITLES[method], points(xy_N2, labels_N=labels_N, texts=texts, classes=classes))
         for method, xy_N2 in embedding.maps.items()
     ]
     in_maps = [map_neighbours[method] for method in embedding.maps]
@@ -152,14 +153,14 @@ def _corner(number: int) -> tuple[int, int]:
     return TILE * (number % COLUMNS), TILE * (number // COLUMNS)
 
 
-def points(xy_N2: np.ndarray, *, labels_N: np.ndarray, texts: Sequence[str]) -> Markup:
+def points(xy_N2: np.ndarray, *, labels_N: np.ndarray, texts: Sequence[str], classes: Sequence[str] = ()) -> Markup:
     """An element for each patch. The keyboard reaches the most central patch of each cluster, and reads its text."""
     central = {row: cluster for cluster, row in central_patches(xy_N2, labels_N=labels_N).items()}
     others = [row for row in range(len(xy_N2)) if row not in central]
     elements = []
     for row in [*others, *sorted(central, key=lambda row: central[row])]:
         x, y = float(xy_N2[row, 0]), 1 - float(xy_N2[row, 1])
-        sides = (" r" if x > FAR else "") + (" b" if y > FAR else "")
+        sides = (" r" if x > FAR else "") + (" b" if y > FAR else "") + (f" {classes[row]}" if classes else "")
         focus = ""
         if row in central:
             text = f"Cluster {central[row]}, central patch: {texts[row]}"

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from histoloom.atlas.report.text import percent
 from histoloom.clustering.results import Confounding, Decision
-from histoloom.evaluation.results import Originality, Verdicts
+from histoloom.evaluation.results import Originality, Verdicts, VerdictWord
 
 LightName = Literal["groups", "samples", "copies", "confounding"]
 Level = Literal["good", "caution", "bad", "unknown"]
@@ -109,10 +110,13 @@ def samples_light(verdicts: Verdicts | None, *, k: int) -> Light:
     elif verdicts.k != k:
         sentence = f"Not measured at k = {k}; samples were judged at k = {verdicts.k}."
     else:
-        word = verdicts.overall.word
-        level = "good" if word == "like real" else "bad" if word == "different" else "unknown"
-        sentence = verdicts.overall.sentence
+        level, sentence = verdict_level(verdicts.overall.word), verdicts.overall.sentence
     return Light("samples", "Do samples look real?", level, sentence)
+
+
+def verdict_level(word: VerdictWord) -> Level:
+    """The level of a verdict on samples."""
+    return "good" if word == "like real" else "bad" if word == "different" else "unknown"
 
 
 def copies_light(originality: Originality | None) -> Light:
@@ -125,7 +129,7 @@ def copies_light(originality: Originality | None) -> Light:
     else:
         n, copies = originality.n, originality.copies or 0
         look = f"{copies} of {n:,} samples {'looks' if copies == 1 else 'look'} like a copy of a training patch"
-        by_chance = f"{originality.false_alarm_rate:.1%} of real patches of other slides do by chance"
+        by_chance = f"{percent(originality.false_alarm_rate or 0)} of real patches of other slides do by chance"
         if copies and originality.interval[0] > originality.false_alarm_interval[1]:
             level, sentence = "bad", f"{look}, more than chance gives: {by_chance}."
         elif copies:
@@ -135,9 +139,10 @@ def copies_light(originality: Originality | None) -> Light:
             sentence = f"None found, but {originality.too_plain:,} of {n:,} samples are too plain for this check."
         else:
             level = "good"
+            most = percent(originality.interval[1])
             sentence = (
-                f"None of {n:,} samples looks like a copy of a training patch; at most {originality.interval[1]:.1%} "
-                "of all samples would, at 95 % confidence."
+                f"None of {n:,} samples looks like a copy of a training patch; at most {most} of all samples would, "
+                "at 95 % confidence."
             )
     return Light("copies", "Are there copies?", level, sentence)
 
@@ -153,7 +158,7 @@ def confounding_light(confounding: Confounding | None, *, k: int) -> Light:
     slides = next((row for row in confounding.associations if (row.k, row.factor) == (k, "slide")), None)
     measured = []
     if slides is not None:
-        measured.append(f"slides explain {slides.excess:.0%} of the groups beyond chance")
+        measured.append(f"slides explain {percent(slides.excess)} of the groups beyond chance")
     if colour is not None:
         measured.append(f"grouping by colour alone agrees with them by {max(colour.colour, colour.stain):.2f} of 1")
     numbers = " and ".join(measured)

@@ -6,20 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from histoloom.atlas.browse.cluster_table import Extent
 from histoloom.atlas.browse.run_slides import SlideInfo
 from histoloom.atlas.maps.patch_map import PatchMap
 from histoloom.atlas.report.clustering_tables import DefinitionRow, PaperComparison, RegionTable, ValidityRow
-from histoloom.atlas.report.figures import Picture
+from histoloom.atlas.report.figures import Picture, ScaleBar
+from histoloom.atlas.report.lights import SYMBOLS, Light, verdict_level
 from histoloom.atlas.report.paper import BETTER, CITATION, INDEX_TITLES, METRIC_TITLES
+from histoloom.atlas.report.plots import Plot
+from histoloom.atlas.report.run_plots import STAGE_TITLES, Colouring
 from histoloom.atlas.report.sample_checks import OriginalitySection, ReadingBlock
 from histoloom.atlas.report.sample_quality import DistributionTable, RecognitionLine, SimilarityRow
 from histoloom.atlas.report.text import count, duration, number
 from histoloom.autoencoder.quality import ReconstructionQuality
 from histoloom.clustering.results import Confounding, Decision, PatchAlone
-from histoloom.evaluation.results import Agreement
+from histoloom.evaluation.results import Agreement, Verdict
 from histoloom.run.directory import Artifact
 
 FACTOR_TITLES = {
@@ -48,17 +50,21 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Training:
-    """The training curves of one stage: an SVG element, and its content in words."""
+class Place:
+    """Where a cluster lies on the slide that shows most of it."""
 
-    stage: str
-    svg: Markup
-    text: str
+    title: str
+    picture: Picture
+    bar: ScaleBar | None
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """One cluster at the shown k; ``named`` is False where ``name`` is only its number. ``flag`` may be empty."""
+    """One cluster at the shown k; ``named`` is False where ``name`` is only its number. ``flag`` may be empty.
+
+    ``slides``: the slides with most of its patches, and their shares of these (0..1). ``verdict`` is None where the
+    samples were not judged. ``copies``: its samples that look like a copy of a training patch, of ``n_samples``.
+    """
 
     number: int
     name: str
@@ -66,9 +72,13 @@ class Cluster:
     colour: str
     flag: str
     extent: Extent
+    slides: tuple[tuple[str, float], ...]
+    place: Place | None
     real: tuple[Picture, ...]
     samples: tuple[Picture, ...]
-    verdict: str
+    n_samples: int
+    copies: int
+    verdict: Verdict | None
     similarity: Sequence[SimilarityRow]
     distribution: DistributionTable
     recognition: RecognitionLine | None
@@ -82,25 +92,31 @@ class Map:
     thumbnail: Picture
     overlay: Picture
     patches: int
+    bar: ScaleBar | None
 
 
 @dataclass(frozen=True)
 class Page:
     """The whole report, in the order of its sections.
 
-    ``k`` is the number of clusters that is shown: the decision's, or ``report.k``. ``missing`` has the metrics without
-    numbers, with the reason; ``reconstructions`` are pairs of a patch and its reconstruction.
+    ``k`` is the number of clusters that is shown: the decision's, or ``report.k``; ``reason`` says why. ``bar`` is the
+    scale bar of a patch.
+    ``unavailable``: the numbers that this run lacks, each with its reason, once for the whole page.
+    ``reconstructions`` are pairs of a patch and its reconstruction. ``plots``: by name; each is a pair of files too.
     """
 
     k: int
     header: Header
+    lights: Sequence[Light]
+    bar: ScaleBar
     confounding: Confounding
-    summary: Sequence[str]
+    reason: str
+    verdict: Verdict | None
     similarity: Sequence[SimilarityRow]
     distribution: DistributionTable
     usefulness: Sequence[str]
     patch_alone: PatchAlone | None
-    missing: Mapping[str, str]
+    unavailable: Sequence[str]
     agreement: Sequence[str]
     clusters: Sequence[Cluster]
     originality: OriginalitySection | None
@@ -108,11 +124,12 @@ class Page:
     maps: Sequence[Map]
     maps_missing: Mapping[str, str]
     patch_map: PatchMap | None
+    colourings: Sequence[Colouring]
     decision: Decision
     validity: Sequence[ValidityRow]
     quality: ReconstructionQuality
     reconstructions: Sequence[tuple[Picture, Picture]]
-    training: Sequence[Training]
+    stages: Sequence[str]
     slides: Sequence[SlideInfo]
     regions: RegionTable | None
     paper_validity: Sequence[PaperComparison]
@@ -123,6 +140,7 @@ class Page:
     costs: Sequence[Artifact]
     environment: Mapping[str, str]
     config: str
+    plots: Mapping[str, Plot]
 
 
 def render(page: Page) -> str:
@@ -134,12 +152,14 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "duration": duration, "count": count}
+    environment.filters |= {"number": number, "duration": duration, "count": count, "level": verdict_level}
+    environment.globals |= {"symbols": SYMBOLS, "plots": page.plots}
     return environment.get_template("report.html").render(
         page=page,
         index_titles=INDEX_TITLES,
         metric_titles=METRIC_TITLES,
         better=BETTER,
         factor_titles=FACTOR_TITLES,
+        stage_titles=STAGE_TITLES,
         citation=CITATION,
     )

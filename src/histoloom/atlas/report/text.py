@@ -9,6 +9,11 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("" if n == 1 else ending)
 
 
+def percent(share: float) -> str:
+    """A share (0..1) as ``12.3 %``, or ``< 0.1 %``."""
+    return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
+
+
 def number(value: float) -> str:
     """A number with about four significant digits."""
     size = abs(value)

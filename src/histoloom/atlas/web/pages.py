@@ -10,7 +10,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from histoloom.atlas.report.text import count
+from histoloom.atlas.report.text import count, percent
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,6 @@ class KLink:
     href: str
     current: bool
     chosen: bool
-
-
-def percent(share: float) -> str:
-    """A share (0..1) as ``12.3 %``, or ``< 0.1 %``."""
-    return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
 _TEMPLATES = Environment(
