@@ -162,6 +162,7 @@ STAGES = (
         run_report,
         ("report",),
         ("patches", "autoencoder", "latents", "clusters", "diffusion", "samples", "evaluation"),
+        format=2,
     ),
 )
 MEMORY_SECONDS, NOTE_SECONDS = 0.25, 10.0
