@@ -69,6 +69,18 @@ def region_table(region_N: np.ndarray, label_N: np.ndarray, *, k: int) -> Region
     return RegionTable(rows, agreement)
 
 
+def reason_for_k(decision: Decision) -> str:
+    """Why this k, in plain sentences."""
+    if decision.has_clusters is not None:
+        return decision.text
+    best = [INDEX_TITLES.get(name, name) for name, best_k in decision.by_index.items() if best_k == decision.k]
+    named = f" ({', '.join(best)})" if best else ""
+    return (
+        f"That number was chosen by this rule: {decision.rule.rstrip('.')}. {len(best)} of "
+        f"{len(decision.by_index)} validity indices are best at k = {decision.k}{named}."
+    )
+
+
 def validity_rows(validity: ValidityTable, *, decision: Decision) -> list[ValidityRow]:
     """A row for each k, by rising k. The best of each column is marked, for each method on its own."""
     infomax, kmeans = _cells(validity.of("infomax")), _cells(validity.of("kmeans"))

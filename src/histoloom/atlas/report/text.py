@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+from histoloom.run.directory import read_json
+
 
 def count(n: int, noun: str) -> str:
     """``1 slide``, ``2 slides``, ``2 patches``."""
@@ -34,3 +39,14 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def environment_in_words(path: Path) -> dict[str, str]:
+    """``environment.json`` in words; empty where there is none."""
+    content = read_json(path) if path.is_file() else {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            content[key] = ", ".join(f"{name} {version}" for name, version in value.items())
+        elif not isinstance(value, str):
+            content[key] = json.dumps(value)
+    return dict(content)
