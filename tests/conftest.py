@@ -7,9 +7,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +35,36 @@ SLOWEST = (
 )
 
 
+FORKING = (
+    "test_pipeline.py",
+    "test_long_jobs.py",
+    "test_processes.py",
+    "test_training.py",
+    "test_jobs.py",
+    "test_reading_benchmark.py",
+)
+"""Files that fork processes from one which has imported everything (tests/cli/forked.py)."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadfile``, one test process runs all files that fork, and one all that need a browser.
+
+    Another would import everything once more for its forks, and start a browser of its own.
+    """
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class FewScopes(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            name = Path(file).name
+            return "forking" if name in FORKING else "browsing" if name.startswith("test_browser_") else file
+
+    return FewScopes(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the files that take longest, so that at the end no test process is alone with one of them.
 
@@ -47,6 +77,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Small tensors do not gain from threads, and the machine has other work."""
+    import torch  # not above: the process that hands out the tests needs none of it
+
     torch.set_num_threads(1)
 
 

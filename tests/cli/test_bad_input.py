@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,23 @@ def write_slide(path: Path, *, mpp: float | None = 1.0, side: int = 600) -> Path
     size = {} if mpp is None else {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(path, pixels(side), **SLIDE_OPTIONS, **size)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``init`` times networks; test_cost.py and test_init.py test that."""
+    monkeypatch.setattr("histoloom.cost.describe", lambda config: f"no estimate of {config.seed}")
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file of this process may grow beyond 20 KB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
@@ -138,9 +157,8 @@ def test_a_full_disk_keeps_what_is_there(slides: Path, tmp_path: Path, tiny_sett
     assert init(run, slides, *small(tiny_settings)).returncode == 0
     assert histoloom("run", run, "--until", "patches").returncode == 0
     kept = (run / "patches" / "index.parquet").read_bytes()
-    full = histoloom_process(
-        "run", run, "--until", "latents", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    )
+    with full_disk():
+        full = histoloom("run", run, "--until", "latents")
     refused(full, "no space", "again")
     assert (run / "patches" / "index.parquet").read_bytes() == kept
     assert histoloom("run", run, "--until", "latents").returncode == 0

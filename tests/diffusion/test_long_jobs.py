@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from filelock import FileLock
-from forked import Forked
+from forked import Forked, start_together
 
 from histoloom import Generator, UserError
 from histoloom.diffusion.generation.run_request import Request, draw_request
@@ -48,10 +46,9 @@ def test_killed_shared_and_continued_without_drawing_anything_twice(
     assert 0 < len(kept) < 120
     assert not (out / "metadata.csv").exists()
     (next(iter(kept)).parent / ".torn.png.1.part").write_bytes(b"torn")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    done = subprocess.run([*launch, *command(tiny_run, out)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == [str(out.resolve())]
+    together = [each.finish() for each in start_together(2, *command(tiny_run, out))]
+    assert [done.returncode for done in together] == [0, 0], [done.stderr[-3000:] for done in together]
+    assert "".join(done.stdout for done in together).split() == [str(out.resolve())]
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert pictures(out) == pictures(whole)
     assert (out / "metadata.csv").read_bytes() == (whole / "metadata.csv").read_bytes()

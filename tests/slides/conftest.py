@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,12 @@ GLASS = (243, 243, 245)
 
 
 def tissue_picture(width: int, height: int, *, seed: int = 0) -> np.ndarray:
-    """Glass with a pink, textured block in its middle: uint8 (height, width, 3)."""
+    """Glass with a pink, textured block in its middle: uint8 (height, width, 3), which the caller may change."""
+    return _tissue_picture(width, height, seed).copy()
+
+
+@lru_cache(maxsize=16)
+def _tissue_picture(width: int, height: int, seed: int) -> np.ndarray:
     rng = seeding.numpy_generator(seed, "test-picture")
     texture = ndimage.gaussian_filter(rng.normal(size=(height, width)), 1.5)
     texture = texture / np.abs(texture).max()
@@ -54,12 +60,12 @@ def spoil_tiles(path: Path) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def picture() -> Callable[..., np.ndarray]:
     return tissue_picture
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pyramid() -> Callable[..., Path]:
     return write_pyramid
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -109,11 +110,10 @@ def test_grid_through_the_stage(slide_folder, configured, context):
         np.testing.assert_array_equal(patches.images([place.Index])[0], expected)
 
 
-@pytest.fixture
-def flawed(tmp_path, picture, pyramid):
+@pytest.fixture(scope="module")
+def flawed(tmp_path_factory, picture, pyramid):
     """Two slides of 1024 px full of texture: one has its left half out of focus, one a blue stroke of pen."""
-    folder = tmp_path / "flawed"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("flawed")
     whole = picture(2048, 2048, seed=1)[512:1536, 512:1536]
     blurred = whole.copy()
     blurred[:, :512] = ndimage.gaussian_filter(whole[:, :512], (8, 8, 0))
@@ -162,8 +162,8 @@ def digests(folder):
 def test_filtered_patches_resume_to_the_same_bytes(flawed, configured, context):
     config = configured(flawed, patches=FILTERED)
     whole, _, _ = ran(config, context, "whole")
-    broken, _, _ = ran(config, context, "broken")
-    assert digests(whole.out) == digests(broken.out)
+    broken = context(config, name="broken")
+    shutil.copytree(whole.out, broken.out, dirs_exist_ok=True)
     for name in ("images/blurred.npy", "checkpoints/inked.json", "index.parquet", "overviews/blurred.jpg"):
         (broken.out / name).unlink()
     stage.run(broken)

@@ -1,6 +1,6 @@
 """Hostile requests, generated from the description of every route: none breaks the atlas or leads out of its run.
 
-``HISTOLOOM_HOSTILE_REQUESTS`` says how many schemathesis generates (1,000 if it does not); the ones written down here
+``HISTOLOOM_HOSTILE_REQUESTS`` says how many schemathesis generates (400 if it does not); the ones written down here
 come on top. A failure names the request.
 """
 
@@ -35,7 +35,7 @@ from histoloom.config import RuntimeConfig
 from histoloom.run.directory import Run
 from histoloom.training.devices import accelerator
 
-USUAL = 1000
+USUAL = 400
 REQUESTS = int(os.environ.get("HISTOLOOM_HOSTILE_REQUESTS", str(USUAL)))
 HERE = "http://127.0.0.1"
 
