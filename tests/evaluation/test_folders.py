@@ -235,6 +235,27 @@ def test_names_and_order_of_files_change_no_distribution(many: tuple[Path, Path]
 
 
 @pytest.mark.usefixtures("no_weights")
+def test_noise_is_called_different_whatever_the_files_are_called(tmp_path: Path, crops) -> None:
+    reals = write(tmp_path / "reals", crops(80, 48, seed=0))
+    noise = np.random.default_rng(0).normal(0, 20, (40, 48, 48, 3))
+    noisy = write(tmp_path / "noisy", np.clip(crops(40, 48, seed=2) + noise, 0, 255).astype(np.uint8))
+    first = evaluate_folders(reals, noisy, pairs=2, extractors=(), cache=tmp_path / "cache")
+    assert first.verdict is not None
+    assert first.verdict.word == "different"
+    assert "by texture, a classifier tells 40 samples from 40 real patches" in first.verdict.sentence
+    assert "name a folder of such images with --floor" in " ".join(first.notes)
+    for number, path in enumerate(sorted(noisy.iterdir())):
+        path.rename(noisy / f"{97 * (number + 1) % 89:03d}-renamed.png")
+    again = evaluate_folders(reals, noisy, pairs=2, extractors=(), cache=tmp_path / "cache")
+    assert again.verdict == first.verdict
+
+    few = write(tmp_path / "few", crops(10, 48, seed=3))
+    too_few = evaluate_folders(reals, few, pairs=2, extractors=(), cache=tmp_path / "cache").verdict
+    assert too_few is not None
+    assert too_few.sentence == "Not measured: the two-sample test: it needs 40 real and 20 of all other images."
+
+
+@pytest.mark.usefixtures("no_weights")
 def test_an_image_damaged_behind_its_header_is_named(many: tuple[Path, Path], tmp_path: Path) -> None:
     victim = sorted(many[1].iterdir())[7]
     victim.write_bytes(victim.read_bytes()[:600])

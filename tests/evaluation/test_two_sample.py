@@ -10,7 +10,6 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from histoloom.evaluation.images import ImageRows
 from histoloom.evaluation.results import (
     Distribution,
     DistributionEntry,
@@ -20,7 +19,7 @@ from histoloom.evaluation.results import (
     TwoSample,
     Verdicts,
 )
-from histoloom.evaluation.texture_features import feature_names, texture_features
+from histoloom.evaluation.texture_features import TextureStatistics, feature_names
 from histoloom.evaluation.two_sample import FeatureSet, two_sample_test
 from histoloom.evaluation.verdicts import make_verdicts, two_sample_check
 from histoloom.slides.procedural.slides import MAP_SCALE, draw_slide
@@ -48,8 +47,7 @@ def cut(numbers: range, *, offset: int) -> Patches:
 
 
 def features(images: np.ndarray, clusters: np.ndarray, slides: np.ndarray) -> FeatureSet:
-    source = ImageRows(lambda rows: images[rows], np.arange(len(images)))
-    return FeatureSet(texture_features(source, device=torch.device("cpu")), clusters, slides)
+    return FeatureSet(TextureStatistics(torch.device("cpu")).features(images), clusters, slides)
 
 
 @pytest.fixture(scope="module")

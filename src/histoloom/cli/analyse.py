@@ -58,6 +58,8 @@ def evaluate(
         print_json(result.as_json())
         return
     typer.echo(f"{result.n_real} real, {result.n_synthetic} synthetic images")
+    if result.verdict is not None:
+        typer.echo(result.verdict.sentence)
     for name, metric in result.metrics.items():
         low, high = metric.interval
         typer.echo(

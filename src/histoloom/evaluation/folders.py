@@ -13,15 +13,21 @@ from histoloom.evaluation.distribution import MIN_IMAGES, FeaturePair, compare_s
 from histoloom.evaluation.extractors import Extractor, ExtractorSources, make_extractors
 from histoloom.evaluation.feature_cache import cached_features, user_cache
 from histoloom.evaluation.folder_report import write_evaluation
-from histoloom.evaluation.images import LOSSY, ImageFolder, require_apart
+from histoloom.evaluation.images import LOSSY, ChosenImages, ImageFolder, require_apart
 from histoloom.evaluation.pair_metrics import PairMetric, PairMetricSettings, make_metrics, measure
-from histoloom.evaluation.results import FolderEvaluation, FolderSetComparison, PairComparison
+from histoloom.evaluation.results import FolderEvaluation, FolderSetComparison, PairComparison, TwoSample
 from histoloom.evaluation.similarity import all_pairs, disjoint_pairs
 from histoloom.evaluation.statistics import bootstrap_interval
+from histoloom.evaluation.texture_features import MIN_SIDE, TextureStatistics, feature_names
+from histoloom.evaluation.two_sample import MIN_IMAGES as MIN_TOLD
+from histoloom.evaluation.two_sample import FeatureSet, two_sample_test
+from histoloom.evaluation.verdicts import distance_checks, two_sample_checks, verdict
 from histoloom.progress import meter
 from histoloom.seeding import numpy_generator, permutation
 
 EXTRACTORS = ("pixels", "lpips-alex")
+MAX_TOLD = 2000
+"""synthetic images in the two-sample test, and real ones on each of its two sides"""
 FLOOR, FLOOR_OF_OTHERS = "random halves of the real images", "other real images"
 
 
@@ -82,6 +88,9 @@ def evaluate_folders(
             seed=seed,
         )
 
+    two_sample = _tell_apart(
+        reals, synthetics, others, device=torch.device(device), cache=cache or user_cache(), seed=seed
+    )
     # The same image on both sides, and compression, move every metric.
     notes = []
     real_keys = {reals.key(index) for index in range(len(reals))}
@@ -96,6 +105,11 @@ def evaluate_folders(
             f"the {which} images hold lossily compressed files and the {other} ones do not: compression moves every "
             "metric"
         )
+    if others is None and two_sample.note is None:
+        notes.append(
+            "the floor of the two-sample test is made of the same real images, so that real images of other slides may "
+            "be called different too; name a folder of such images with --floor"
+        )
     result = FolderEvaluation(
         n_real=len(reals),
         n_synthetic=len(synthetics),
@@ -104,6 +118,8 @@ def evaluate_folders(
         metrics=by_pairs | {f"{one.metric}/{one.extractor}": one for one in by_sets},
         missing=missing | without,
         notes=tuple(notes),
+        two_sample=two_sample,
+        verdict=verdict([*two_sample_checks(two_sample, cluster=None), *distance_checks(by_sets)]),
     )
     if out is not None:
         write_evaluation(result, out)
@@ -191,3 +207,48 @@ def _compare_sets(
         floor_from = FLOOR if others is None else FLOOR_OF_OTHERS
         comparisons += [FolderSetComparison(**dict(one), floor_from=floor_from) for one in compared]
     return comparisons, missing
+
+
+def _tell_apart(
+    reals: ImageFolder,
+    synthetics: ImageFolder,
+    others: ImageFolder | None,
+    *,
+    device: torch.device,
+    cache: Path | None,
+    seed: int,
+) -> TwoSample:
+    """The two-sample test: one half of the real images is learned from, the other is tested.
+
+    The floor is halves of the half that is learned from, or of ``others``. At most ``MAX_TOLD`` images of a side are
+    drawn, in an order that follows from the images alone.
+    """
+    side = min(reals.size)
+    if side < MIN_SIDE:
+        return TwoSample(note=f"it needs images of at least {MIN_SIDE} px, and they have {side} px")
+    if len(reals) < 2 * MIN_TOLD or min(len(folder) for folder in (synthetics, others or synthetics)) < MIN_TOLD:
+        return TwoSample(note=f"it needs {2 * MIN_TOLD} real and {MIN_TOLD} of all other images")
+    extractor = TextureStatistics(device)
+
+    def features(images: ImageFolder, what: str, most: int) -> tuple[FeatureSet, list[str]]:
+        by_content = sorted(range(len(images)), key=images.key)
+        drawn = permutation(seed, "folders", "two samples", what, n=len(images))[:most]
+        rows = np.array(by_content)[drawn]
+        source = ChosenImages(images, rows)
+        features_NF = cached_features(source, extractor=extractor, cache=cache, what=what)
+        every = np.arange(len(rows))
+        return FeatureSet(features_NF, np.zeros_like(every), every), [images.names[row] for row in rows]
+
+    real, _ = features(reals, "real images", 2 * MAX_TOLD)
+    synthetic, files = features(synthetics, "synthetic images", MAX_TOLD)
+    half = np.arange(len(real)) < len(real) // 2
+    return two_sample_test(
+        real.take(np.flatnonzero(half)),
+        real.take(np.flatnonzero(~half)),
+        synthetic,
+        others=None if others is None else features(others, "other real images", 2 * MAX_TOLD)[0],
+        names=feature_names(side),
+        files=files,
+        seed=seed,
+        path=["folders", "two samples"],
+    )

@@ -72,6 +72,25 @@ class ImageRows:
         return self.reader(self.rows[indices])
 
 
+@dataclass(frozen=True)
+class ChosenImages:
+    """Some images of a source, in this order, as an ``ImageSource``."""
+
+    source: ImageSource
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def key(self, index: int) -> bytes:
+        """See ``ImageSource``."""
+        return self.source.key(int(self.rows[index]))
+
+    def read(self, indices: np.ndarray) -> Images:
+        """See ``ImageSource``."""
+        return self.source.read(self.rows[indices])
+
+
 class SampleFolder:
     """The samples of a run: ``table`` is its metadata.csv, a row an image; images are read on demand."""
 

@@ -7,6 +7,7 @@ against other real images: what a perfect generator would reach.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
@@ -331,6 +332,12 @@ class Verdicts(ResultFile):
     overall: Verdict
     clusters: Mapping[int, Verdict] = {}
 
+    @property
+    def counts(self) -> str:
+        """How many clusters have which verdict, in one sentence."""
+        counts = Counter(verdict.word for verdict in self.clusters.values())
+        return f"Clusters by their verdict: {', '.join(f'{word}: {n}' for word, n in counts.most_common())}."
+
 
 # --- agreement with true tissue classes: truth.json
 
@@ -514,7 +521,10 @@ class FolderSetComparison(SetComparison):
 
 
 class FolderEvaluation(ResultFile):
-    """``evaluate.json``: ``metrics`` by name, those of sets as ``METRIC/EXTRACTOR``; ``missing``: with the reason."""
+    """``evaluate.json``: ``metrics`` by name, those of sets as ``METRIC/EXTRACTOR``; ``missing``: with the reason.
+
+    ``verdict`` takes the two-sample test and the distances of sets together. Both are None in earlier files.
+    """
 
     FILE = "evaluate.json"
 
@@ -525,6 +535,8 @@ class FolderEvaluation(ResultFile):
     metrics: Mapping[str, FolderSetComparison | PairComparison]
     missing: Mapping[str, str]
     notes: tuple[str, ...]
+    two_sample: TwoSample | None = None
+    verdict: Verdict | None = None
 
     @property
     def metric_notes(self) -> Sequence[str]:

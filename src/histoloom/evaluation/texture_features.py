@@ -23,13 +23,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from histoloom.autoencoder.vqgan import to_float
-from histoloom.evaluation.images import ImageSource
-from histoloom.progress import meter
-from histoloom.training.memory import in_fitting_parts
+from histoloom.evaluation.extractors import Extractor
 from histoloom.training.transfers import put_array
 
-BLOCK = 64
-"""images at once"""
 MAX_BANDS = 5
 N_COLOUR = 10
 """features of colour and contrast, the first of all; the others are of texture and shape"""
@@ -72,22 +68,18 @@ _QUANTILES = (0.05, 0.25, 0.75, 0.95)
 _CHANNEL_PAIRS = ((0, 1), (0, 2), (1, 2))
 
 
-def texture_features(images: ImageSource, *, device: torch.device) -> np.ndarray:
-    """The features of the images, float64 (N, F), named by ``feature_names`` of their smaller side.
+class TextureStatistics(Extractor):
+    """The features of this module, float32 (N, F), named by ``feature_names`` of the images' smaller side."""
 
-    Images are uint8 RGB of one size, at least ``MIN_SIDE`` px.
-    """
+    name = "texture statistics"
+    digest = "texture-statistics-1"
+    min_size = MIN_SIDE
 
-    def of_block(images_BHW3: np.ndarray) -> Tensor:
-        return texture_statistics(to_float(put_array(images_BHW3, device)))
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
 
-    parts = []
-    with meter("textures of images", total=len(images)) as counter:
-        for start in range(0, len(images), BLOCK):
-            block_BHW3 = images.read(np.arange(start, min(len(images), start + BLOCK)))
-            parts += in_fitting_parts(of_block, block_BHW3, name="textures of images")
-            counter.advance(len(block_BHW3))
-    return torch.cat(parts).double().cpu().numpy()
+    def block_features(self, images_BHW3: np.ndarray) -> Tensor:
+        return texture_statistics(to_float(put_array(images_BHW3, self.device)))
 
 
 @torch.no_grad()

@@ -27,10 +27,11 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import StratifiedKFold
 
 from histoloom.clustering.clustering_set import Clustering
+from histoloom.evaluation.feature_cache import RUN_CACHE, cached_features
 from histoloom.evaluation.images import ImageRows, SampleFolder
 from histoloom.evaluation.results import Separation, TellingFeature, ToldApart, ToldSample, TwoSample
 from histoloom.evaluation.statistics import Interval, area_interval, wilson_interval
-from histoloom.evaluation.texture_features import MIN_SIDE, N_COLOUR, feature_names, texture_features
+from histoloom.evaluation.texture_features import MIN_SIDE, N_COLOUR, TextureStatistics, feature_names
 from histoloom.run.stage import StageContext
 from histoloom.seeding import Part, numpy_generator
 from histoloom.slides.patch_set import PatchSet
@@ -373,14 +374,15 @@ def write_two_sample(
         what = {"learned": "training patches", "tested": "held-out patches", "samples": "samples"}[fewest]
         result = TwoSample(k=k, note=f"it needs {MIN_IMAGES} {what}, and there are {len(drawn[fewest])}")
     else:
-        device = accelerator(config.runtime).device
+        extractor = TextureStatistics(accelerator(config.runtime).device)
         sets = {}
         for side, rows in drawn.items():
             reader = samples.images if side == "samples" else patches.images
-            features_NF = texture_features(ImageRows(reader, rows), device=device)
+            source, cache = ImageRows(reader, rows), context.run / RUN_CACHE
+            features_NF = cached_features(source, extractor=extractor, cache=cache, what=side)
             if side == "samples":
                 clusters_N = samples.table["cluster"].to_numpy(np.int64)[rows]
-                sets[side] = FeatureSet(features_NF, clusters_N, np.full(len(rows), "samples"))
+                sets[side] = FeatureSet(features_NF, clusters_N, np.full(len(rows), side))
             else:
                 sets[side] = FeatureSet(features_NF, labels[k][rows], groups_N[rows])
         result = two_sample_test(

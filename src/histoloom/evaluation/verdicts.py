@@ -16,10 +16,10 @@ from histoloom.evaluation.results import (
     Check,
     CheckWord,
     Distribution,
-    DistributionEntry,
     Faithfulness,
     Recognition,
     Separation,
+    SetComparison,
     TwoSample,
     Verdict,
     Verdicts,
@@ -204,7 +204,7 @@ def _mistaken_for(recognition: Recognition, cluster: int) -> str:
     return f", and most often mistakes them for cluster {commonest}" if often else ""
 
 
-def distance_checks(entries: Sequence[DistributionEntry]) -> Iterator[Check]:
+def distance_checks(entries: Sequence[SetComparison]) -> Iterator[Check]:
     """Distances of sets that are larger than their floor. They have no margin, so no other distance says anything.
 
     Distances by the run's own encoder are left out, since it is not independent.

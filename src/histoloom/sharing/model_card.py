@@ -13,7 +13,7 @@ from histoloom.diffusion.generation.generator import Generator
 from histoloom.errors import UserError
 from histoloom.evaluation.reading.naming import NamingResult
 from histoloom.evaluation.reading.results import results
-from histoloom.evaluation.results import Distribution, Faithfulness, Originality, Similarity
+from histoloom.evaluation.results import Distribution, Faithfulness, Originality, Similarity, Verdicts
 from histoloom.evaluation.statistics import Estimate
 from histoloom.names import default_name
 from histoloom.run.directory import Run
@@ -114,8 +114,12 @@ def model_card(run: Run, *, generator: Generator, terms: Terms, precision: str) 
         "tags": ["histopathology", "pathology", "latent-diffusion", "synthetic-data", "histoloom"],
     }
     folder = run.path / "evaluation"
+    verdicts = Verdicts.load(folder)
+    verdict = "Whether samples look real was not measured.\n"
+    if verdicts is not None and verdicts.k == k:
+        verdict = f"**{verdicts.overall.sentence}** {verdicts.counts}\n"
     sections = (
-        *(_similarity(folder, k=k), _distribution(folder, k=k), _faithfulness(folder, k=k)),
+        *(verdict, _similarity(folder, k=k), _distribution(folder, k=k), _faithfulness(folder, k=k)),
         *(_readings(run, k=k), _originality(folder)),
     )
     return CARD.format(
