@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
 from histoloom.slides.patch_set import PatchSet
@@ -204,3 +205,34 @@ def test_the_form_shows_its_errors_beside_the_button(page: Page, draw_address: s
     ask(page, n=2)
     expect(page.get_by_role("alert")).to_contain_text("Choose two pictures first.")
     expect(page.locator(".job")).to_have_count(0)
+
+
+def test_a_picture_of_the_users_own_is_checked_and_becomes_the_source(
+    page: Page, draw_address: str, tmp_path: Path
+) -> None:
+    Image.new("RGB", (80, 64), (120, 60, 120)).save(tmp_path / "scan.png")
+    (tmp_path / "notes.png").write_text("no picture")
+    page.goto(f"{draw_address}/draw?k=2")
+    expect(page.locator("#tissue option")).not_to_have_count(0)
+    page.get_by_role("button", name="More like this").click()
+    page.get_by_text("A picture of your own").click()
+    problem, use = page.locator("#own-problem"), page.get_by_role("button", name="Use this picture")
+    use.click()
+    expect(problem).to_have_text("Choose a PNG or JPEG file.")
+    for name, mpp, line in (
+        ("notes.png", "", "Enter the um/px of the file"),
+        ("notes.png", "0.5", "notes.png cannot be read as a PNG or JPEG picture"),
+        ("scan.png", "0.1", "needs a square of 32 um: give at least 320 px a side"),
+    ):
+        page.get_by_label("PNG or JPEG file").set_input_files(tmp_path / name)
+        page.get_by_label("um/px of the file").fill(mpp)
+        use.click()
+        expect(problem).to_contain_text(line)
+    page.get_by_label("um/px of the file").fill("0.5")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("More like this: scan.png, the middle 32 x 32 um of 40 x 32 um")).to_be_visible()
+    expect(page.locator(".job")).to_have_count(0)
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
+    assert not axe.Axe().run(page).response["violations"]
+    page.get_by_role("button", name="Remove scan.png").click()
+    expect(page.locator("#own-list li")).to_have_count(0)

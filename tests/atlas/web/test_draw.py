@@ -19,7 +19,7 @@ from PIL import Image
 from histoloom import Generator
 from histoloom.atlas.jobs.job_log import JobPicture, archive
 from histoloom.atlas.web.app import create_export_app
-from histoloom.atlas.web.security import Access
+from histoloom.atlas.web.security import MAX_UPLOAD, Access
 from histoloom.errors import UserError
 from histoloom.names import add_name
 from histoloom.names.table import inert
@@ -252,7 +252,15 @@ def test_an_exported_generator_generates_without_its_run(tiny_run: Path, tmp_pat
         assert client.get(f"/api/jobs/{job['id']}/pictures/0/nearest").json()["patch_id"] is None
         refused = client.post("/api/jobs", json={"n": 1, "like": "slide-0_x1_y1"})
         assert "has no picture" in refused.json()["detail"]
-    assert len(list(kept.rglob("*.png"))) == 3
+        # It cannot tell the tissue of a picture: the user says it, with the picture or with the job.
+        known, unknown = (
+            add_own(client, shade=shade, query=query).json() for shade, query in ((90, "&k=2&cluster=1"), (200, ""))
+        )
+        refused = client.post("/api/jobs", json={"n": 2, "k": 2, "between": [known["name"], unknown["name"]]})
+        assert "is not known at k = 2 without the run; choose a tissue" in refused.json()["detail"]
+        job = finished_job(client, n=2, k=2, steps=1, between=[known["name"], f"drawn/{job['id']}/0"])
+        assert (job["state"], job["sources"][0]["title"].partition(",")[0]) == ("done", "a b.png")
+    assert len(list(kept.rglob("c*.png"))) == 5
     assert {file: file.stat().st_mtime_ns for file in export.rglob("*")} == before
 
 
@@ -262,3 +270,43 @@ def test_what_is_no_generator_is_refused(tmp_path: Path) -> None:
     (tmp_path / "generator.json").write_text("{}")
     with pytest.raises(UserError, match="copy the whole folder"):
         create_export_app(tmp_path, drawn=tmp_path / "kept", access=Access())
+
+
+def add_own(client: TestClient, *, shade: int = 90, query: str = "", kind: str = "image/png") -> Any:
+    data = io.BytesIO()
+    Image.new("RGB", (80, 64), (shade, 60, 120)).save(data, "PNG")
+    address = f"/api/draw/own?title=a%20b.png&mpp=0.5{query}"
+    return client.post(address, content=data.getvalue(), headers={"Content-Type": kind})
+
+
+def test_a_picture_of_the_users_own(drawing: TestClient, drawing_run: Path) -> None:
+    added = add_own(drawing).json()
+    assert added["title"] == "a b.png, the middle 32 x 32 um of 40 x 32 um"
+    assert drawing.get("/api/draw/own").json() == [added]
+    assert drawing.get("/api/draw/source", params={"name": added["name"]}).json() == added
+    shown = np.array(Image.open(io.BytesIO(drawing.get(added["src"]).content)))
+    assert shown.shape == (32, 32, 3)
+    assert (shown == (90, 60, 120)).all()
+    job = finished_job(drawing, n=1, k=2, steps=2, like=added["name"], strength=0.3)
+    assert job["state"] == "done", job["message"]
+    assert str(pictures(drawing, job)[0]["record"]["source"]).startswith("a b.png#")
+    assert drawing.delete(f"/api/draw/{added['name']}").json() == {"state": "removed"}
+    for method, address in (("GET", added["src"]), ("DELETE", f"/api/draw/{added['name']}")):
+        assert drawing.request(method, address).status_code == 404
+    assert drawing.get(f"/api/jobs/{job['id']}").json()["sources"] == []
+    assert not list((drawing_run / "drawn" / "pictures").glob("*.png"))
+
+
+def test_files_are_taken_at_one_address_only_and_checked(drawing: TestClient) -> None:
+    assert add_own(drawing, kind="text/html").status_code == 415
+    assert drawing.post("/api/jobs", content=b"a", headers={"Content-Type": "image/png"}).status_code == 415
+    for content, kind in ((b"{}", "application/json"), (b"\xff\xd8", "image/jpeg")):
+        refused = drawing.post("/api/draw/own?title=a.png&mpp=1", content=content, headers={"Content-Type": kind})
+        assert (refused.status_code, refused.json()["detail"].partition(" as ")[0]) == (400, "a.png cannot be read")
+    too_large = {"Content-Type": "image/png", "Content-Length": str(MAX_UPLOAD + 1)}
+    assert drawing.post("/api/draw/own?title=a.png&mpp=1", content=b"a", headers=too_large).status_code == 413
+    for query in ("&mpp=0", "&mpp=nan", "&k=99", "&k=2&cluster=2"):
+        assert add_own(drawing, query=query).status_code in (404, 422)
+    other_page = {"Content-Type": "image/png", "Origin": "http://elsewhere.example"}
+    assert drawing.post("/api/draw/own?title=a.png&mpp=1", content=b"a", headers=other_page).status_code == 403
+    assert drawing.get("/api/draw/own").json() == []

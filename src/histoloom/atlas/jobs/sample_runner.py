@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from histoloom.atlas.jobs.job_log import SUFFIX, JobLog
+from histoloom.atlas.jobs.own_pictures import OWN, OwnPictures
 from histoloom.atlas.jobs.queue import has_student
 from histoloom.config import RuntimeConfig
 from histoloom.diffusion.generation.generator import BATCH_SIZE, Generator
@@ -76,7 +77,11 @@ class SampleRunner:
             sampling_levels(requested_sampler(request, default=spec.sampler), config=spec.diffusion)
         elif not has_student(self._run):
             raise UserError("this run has no student that draws in a few steps; choose another method")
-        sources = [self.picture(name, size=spec.size).name for name in request.init_images]
+        pictures = [self.picture(name, size=spec.size) for name in request.init_images]
+        unknown = [picture.name for picture in pictures if k not in picture.clusters]
+        if unknown and not request.tissues and not (self._run / "config.yaml").is_file():
+            raise UserError(f"the tissue of {unknown[0]} is not known at k = {k} without the run; choose a tissue")
+        sources = [picture.name for picture in pictures]
         total = request.n * max(1, len(request.tissues))
 
         tissues = ", ".join(request.tissues) or ("its own tissue" if sources else "all tissues")
@@ -95,7 +100,9 @@ class SampleRunner:
         draw_into(loaded.generator, request, out=out, gate=gate, pictures=pictures, callbacks=callbacks)
 
     def picture(self, name: str, *, size: int) -> Picture:
-        """A patch by its id, ``samples/SAMPLE_ID``, or ``drawn/JOB_ID/NUMBER``; ``UserError`` where there is none.
+        """A patch by its id, ``samples/SAMPLE_ID``, ``drawn/JOB_ID/NUMBER`` or ``own/ID``.
+
+        ``UserError`` where there is none.
 
         Names are looked up in the run's tables and never become paths.
         """
@@ -104,6 +111,8 @@ class SampleRunner:
             picture = self._sample(rest, size=size)
         elif kind == DRAWN and rest:
             picture = self._of_job(rest, size=size)
+        elif kind == OWN and rest:
+            picture = self._own(rest, size=size)
         elif (self._run / "config.yaml").is_file():
             picture = patch_of(Run.open(self._run), patch_id=name)
         else:
@@ -121,6 +130,14 @@ class SampleRunner:
         if row is None:
             return None
         return self._read(table.parent / row["file_name"], row, name=f"{SAMPLES}/{row['file_name']}", size=size)
+
+    def _own(self, picture_id: str, *, size: int) -> Picture | None:
+        try:
+            own, file = OwnPictures(self._drawn).find(picture_id)
+        except KeyError:
+            return None
+        picture = Picture.of(read_picture(file, size=size).image_HW3, name=own.title)
+        return picture if own.k is None or own.cluster is None else replace(picture, clusters={own.k: own.cluster})
 
     def _of_job(self, name: str, *, size: int) -> Picture | None:
         job_id, _, number = name.partition("/")

@@ -18,6 +18,7 @@ from histoloom.atlas.web import (
     jobs,
     map_page,
     naming,
+    own,
     pictures,
     reading,
     slides,
@@ -38,6 +39,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     slides.router,
     naming.router,
     draw.router,
+    own.router,
     jobs.router,
     reading.router,
 )
@@ -55,7 +57,7 @@ NAVIGATION: tuple[NavigationEntry, ...] = (
 """The pages, in the order in which a pathologist goes through them."""
 
 
-EXPORT_ROUTERS: tuple[APIRouter, ...] = (files.router, export_pages.router, draw.router, jobs.router)
+EXPORT_ROUTERS: tuple[APIRouter, ...] = (files.router, export_pages.router, draw.router, own.router, jobs.router)
 """The routes of an exported generator, which has neither patches nor slides."""
 
 

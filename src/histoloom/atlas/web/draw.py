@@ -21,7 +21,7 @@ from histoloom.names import default_name
 router = APIRouter()
 
 Name = Annotated[
-    str, Query(min_length=1, max_length=300, description="A patch, ``samples/ID`` or ``drawn/JOB/NUMBER``.")
+    str, Query(min_length=1, max_length=300, description="A patch, ``samples/ID``, ``drawn/JOB/NUMBER`` or ``own/ID``.")
 ]
 
 
@@ -51,9 +51,17 @@ class Options(BaseModel):
 @router.get("/draw", response_class=HTMLResponse)
 def page(request: Request, view: AnyView, k: QueryK) -> HTMLResponse:
     """The page."""
-    alone = not isinstance(view, RunView)
-    gate = isinstance(view, RunView) and view.config.evaluation.originality == "gate"
-    return render(request, "draw.html", k=k, ready=view.has_generator, gate=gate, alone=alone, drawn=view.drawn)
+    return render(
+        request,
+        "draw.html",
+        k=k,
+        ready=view.has_generator,
+        gate=isinstance(view, RunView) and view.config.evaluation.originality == "gate",
+        alone=not isinstance(view, RunView),
+        drawn=view.drawn,
+        mpp=f"{view.mpp:.3g}",
+        side=f"{view.size * view.mpp:.4g}",
+    )
 
 
 @router.get("/api/draw/options", tags=["draw"])

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from histoloom.atlas.jobs.own_pictures import OwnPictures
 from histoloom.atlas.jobs.queue import JobQueue
 from histoloom.atlas.maps.palette import cluster_colours, hexadecimal
 from histoloom.atlas.web.errors import Conflict, NotFound
@@ -57,6 +58,11 @@ class GeneratorView(ABC):
     def queue(self) -> JobQueue:
         """The queue of jobs, made when it is first needed."""
         return self.cached("jobs", depends_on=[], make=lambda: JobQueue(self.path, folder=self.drawn))
+
+    @property
+    def own_pictures(self) -> OwnPictures:
+        """The user's own pictures, from which it may start."""
+        return self.cached("own pictures", depends_on=[], make=lambda: OwnPictures(self.drawn))
 
     @property
     @abstractmethod

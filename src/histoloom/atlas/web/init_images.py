@@ -1,9 +1,10 @@
-"""Pictures that generating may start from: real patches, samples of the run, and pictures of jobs."""
+"""Pictures that generating may start from: real patches, samples of the run, pictures of jobs, and the user's own."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel
 
+from histoloom.atlas.jobs.own_pictures import OWN, OwnPicture
 from histoloom.atlas.web.errors import NotFound
 from histoloom.atlas.web.generator_view import GeneratorView
 from histoloom.atlas.web.pictures import patch_address, sample_address
@@ -23,7 +24,7 @@ class InitImage(BaseModel):
 
 
 def init_image(view: GeneratorView, *, name: str) -> InitImage:
-    """The picture called ``name``: a patch's id, ``samples/ID`` or ``drawn/JOB/NUMBER``. ``NotFound``."""
+    """The picture called ``name``: a patch's id, ``samples/ID``, ``drawn/JOB/NUMBER`` or ``own/ID``. ``NotFound``."""
     kind, _, rest = name.partition("/")
     if kind == "samples" and rest and isinstance(view, RunView):
         sample = view.sample(rest)
@@ -51,10 +52,28 @@ def init_image(view: GeneratorView, *, name: str) -> InitImage:
             cluster=int(str(row["cluster"])),
             tissue=str(row["tissue"]),
         )
+    if kind == OWN and rest:
+        try:
+            own, _ = view.own_pictures.find(rest)
+        except KeyError as error:
+            raise NotFound("there is no such picture; it may have been removed") from error
+        return own_image(own)
     if not isinstance(view, RunView):
         raise NotFound("there is no such picture; an exported generator has no patches")
     view.row_of(name)
     return InitImage(name=name, title=f"patch {name}", src=patch_address(view, name), real=True)
+
+
+def own_image(own: OwnPicture) -> InitImage:
+    """A picture of the user's own. It is taken for real: whoever treats it with care errs on the safe side."""
+    return InitImage(
+        name=f"{OWN}/{own.picture_id}",
+        title=f"{own.title}, {own.note}",
+        src=f"/api/draw/own/{own.picture_id}.png",
+        real=True,
+        k=own.k,
+        cluster=own.cluster,
+    )
 
 
 def job_picture_address(job_id: str, number: int) -> str:

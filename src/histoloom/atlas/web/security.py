@@ -27,6 +27,12 @@ from histoloom.errors import UserError
 MAX_BODY = 1_000_000
 """Bytes of a request's body."""
 
+UPLOADS = "/api/draw/own"
+"""The one address that accepts files."""
+UPLOAD_TYPES = frozenset({"image/png", "image/jpeg"})
+MAX_UPLOAD = 60_000_000
+"""Bytes of a file."""
+
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -173,23 +179,25 @@ class Guard:
         return "/" + path.lstrip("/\\") + (f"?{rest}" if rest else "")
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, *, headers: Headers) -> None:
+        content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        is_file = scope["path"] == UPLOADS and scope["method"] == "POST" and content_type in UPLOAD_TYPES
+        most = MAX_UPLOAD if is_file else MAX_BODY
         declared = headers.get("content-length", "0")
-        if not declared.isdecimal() or len(declared) > 18 or int(declared) > MAX_BODY:
-            await _refuse(send, 413, f"the request is too large; at most {MAX_BODY:,} bytes are accepted")
+        if not declared.isdecimal() or len(declared) > 18 or int(declared) > most:
+            await _refuse(send, 413, f"the request is too large; at most {most:,} bytes are accepted")
             return
         try:
-            body = await asyncio.wait_for(_body(receive), _BODY_TIMEOUT)
+            body = await asyncio.wait_for(_body(receive, most=most), _BODY_TIMEOUT)
         except TimeoutError:
             await _refuse(send, 408, "the request did not arrive in time")
             return
         if body is None:
-            await _refuse(send, 413, f"the request is too large; at most {MAX_BODY:,} bytes are accepted")
+            await _refuse(send, 413, f"the request is too large; at most {most:,} bytes are accepted")
             return
-        content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if body and scope["method"] not in _SAFE_METHODS and content_type != "application/json":
+        if body and scope["method"] not in _SAFE_METHODS and content_type != "application/json" and not is_file:
             await _refuse(send, 415, "only application/json is accepted")
             return
-        if body and not _is_text(body):
+        if body and not is_file and not _is_text(body):
             await _refuse(send, 422, "the request is not text in UTF-8")
             return
 
@@ -203,7 +211,7 @@ class Guard:
         await self.app(scope, receive_again, send)
 
 
-async def _body(receive: Receive) -> bytes | None:
+async def _body(receive: Receive, *, most: int) -> bytes | None:
     """The whole body, read piece by piece; None if it is too large."""
     parts, size = [], 0
     while True:
@@ -212,7 +220,7 @@ async def _body(receive: Receive) -> bytes | None:
             return b""
         parts.append(message.get("body", b""))
         size += len(parts[-1])
-        if size > MAX_BODY:
+        if size > most:
             return None
         if not message.get("more_body", False):
             return b"".join(parts)

@@ -8,9 +8,13 @@ export class ApiError extends Error {
   }
 }
 
-/** Send a request to the API and return the JSON of its response. A `body` is sent as JSON, by POST unless `method` is given. Throws `ApiError`. */
-export async function api(path, { method, body, signal } = {}) {
-  const options = { method: method ?? (body === undefined ? "GET" : "POST"), signal, headers: { Accept: "application/json" } };
+/** Send a request to the API and return the JSON of its response. A `body` is sent as JSON, a picture's `file` as it is, by POST unless `method` is given. Throws `ApiError`. */
+export async function api(path, { method, body, file, signal } = {}) {
+  const options = { method: method ?? (body === undefined && file === undefined ? "GET" : "POST"), signal, headers: { Accept: "application/json" } };
+  if (file !== undefined) {
+    options.headers["Content-Type"] = file.type === "image/jpeg" ? file.type : "image/png"; // the server looks at what is in it
+    options.body = file;
+  }
   if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);

@@ -4,6 +4,7 @@ import { BASKET_CHANGED, addToBasket, basket, removeFromBasket, setBasket } from
 import { announce, api, element, showError } from "./common.js";
 import { poll, strengthText } from "./job_state.js";
 import { showJobs } from "./jobs.js";
+import { showOwn } from "./own.js";
 
 const byId = (id) => document.getElementById(id);
 const form = byId("form");
@@ -36,6 +37,7 @@ function setMode(newMode) {
   mode = newMode;
   for (const button of form.querySelectorAll("[data-mode]")) button.setAttribute("aria-pressed", button.dataset.mode === mode);
   byId("sources").hidden = mode === "tissue";
+  byId("own").hidden = mode === "tissue";
   byId("strength-field").hidden = mode === "tissue";
   byId("tissue-field").hidden = mode === "between";
   const n = byId("n");
@@ -52,7 +54,7 @@ function showSources() {
   byId("sources").replaceChildren(...titles.map((title, index) => {
     const source = sources()[index];
     if (!source) {
-      const help = `Choose “${mode === "between" ? "Between two" : "More like this"}” at a picture below, or at a patch on any other page.`;
+      const help = `Choose “${mode === "between" ? "Between two" : "More like this"}” at any enlarged picture, or give one of your own.`;
       return element("figure", { class: "slot" }, element("div", { class: "empty" }, help), element("figcaption", {}, title));
     }
     const remove = () => {
@@ -241,6 +243,7 @@ async function start() {
   if (query.get("like")) useLike(await sourceOf(query.get("like")));
   document.addEventListener(BASKET_CHANGED, () => showBasket().catch(showError));
   keepForm();
+  await showOwn({ tissues: options.tissues, k, use: (source) => (mode === "between" ? addToBasket(source.name) : useLike(source)) });
   history.replaceState(null, "", `?k=${k}${location.hash}`); // what the address asked for is in the form now, and a reload keeps what it becomes
 }
 

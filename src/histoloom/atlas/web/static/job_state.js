@@ -56,7 +56,7 @@ export function jobTitle({ title, total, request, sources }) {
   if (sources.length === 0) return title;
   if (request.between) return `${total} between these two`;
   const tissues = request.tissues.length ? `, ${request.tissues.join(", ")}` : "";
-  return `${total} similar to this ${sources[0].real ? "patch" : "picture"}${tissues}`;
+  return `${total} similar to this ${sources[0].real && !sources[0].name.startsWith("own/") ? "patch" : "picture"}${tissues}`;
 }
 
 /** A strength, the share of the process that is made anew, in words: from similar to free. */
