@@ -281,6 +281,15 @@ def execute(run: Run, *, until: str = STAGE_NAMES[-1]) -> None:
                 write_bytes(run.path / "report.html", page.read_bytes())
 
 
+def refresh_report(run: Run) -> None:
+    """Make the report again, with the present names and readings; ``UserError`` where an earlier stage is not done."""
+    states = {entry.stage: entry.state for entry in status(run)}
+    missing = [stage for stage in STAGES[-1].inputs if states[stage] != "done"]
+    if missing:
+        raise UserError(f"the report needs {', '.join(missing)} up to date first: histoloom run {run.path}")
+    execute(run)
+
+
 def _execute(run: Run, *, until: str, main: bool) -> None:
     """The main process decides, works and writes; the others share what is for all processes, and wait else."""
     wanted = wanted_fingerprints(run)

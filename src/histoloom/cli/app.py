@@ -34,6 +34,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("demo", runs.demo),
     ("init", runs.init),
     ("run", runs.run),
+    ("report", runs.report),
     ("status", runs.status),
     ("sample", generate.sample),
     ("name", expert.name),

@@ -144,6 +144,16 @@ def run(
         typer.echo((opened.path / "report.html").resolve())
 
 
+def report(run: RunArgument) -> None:
+    """Make the report of a finished run again, with the present names and readings; nothing else is computed."""
+    from histoloom import pipeline
+    from histoloom.run.directory import Run
+
+    opened = Run.open(run)
+    pipeline.refresh_report(opened)
+    typer.echo((opened.path / "report.html").resolve())
+
+
 def status(run: RunArgument, as_json: AsJson = False) -> None:
     """Print which stages of a run are done, stale, partial or missing."""
     from histoloom import pipeline

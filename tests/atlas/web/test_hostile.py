@@ -29,9 +29,11 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
 import histoloom
+from histoloom.atlas.jobs.report_job import ReportJob, ReportStatus
 from histoloom.atlas.web.app import create_app
 from histoloom.atlas.web.security import MAX_BODY, Access
 from histoloom.config import RuntimeConfig
+from histoloom.errors import UserError
 from histoloom.run.directory import Run
 from histoloom.training.devices import accelerator
 
@@ -201,11 +203,21 @@ WATCH = Callback()
 PACKAGES = [Path(sysconfig.get_path(name)) for name in ("purelib", "stdlib")]
 
 
+class NoReport(ReportJob):
+    """Begins no process: what that one reads and writes would not be watched here."""
+
+    def start(self) -> ReportStatus:
+        raise UserError("no report is made in this test")
+
+
 @pytest.fixture(scope="module")
 def app(published: Run, write_map: Any) -> Any:
     """The atlas of a run that hostile requests may change, as far as the atlas lets them."""
     write_map(published)
-    return create_app(published.path, access=Access())
+    created = create_app(published.path, access=Access())
+    view = created.state.view
+    view.cached("report job", depends_on=[], make=lambda: NoReport(view.path))
+    return created
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from histoloom.atlas.web import (
     own,
     pictures,
     reading,
+    report_page,
     slides,
 )
 from histoloom.atlas.web.errors import add_error_handlers
@@ -42,6 +43,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     own.router,
     jobs.router,
     reading.router,
+    report_page.router,
 )
 """The routes of every part."""
 
@@ -50,9 +52,10 @@ NAVIGATION: tuple[NavigationEntry, ...] = (
     NavigationEntry("/slides", "Slides"),
     NavigationEntry("/name", "Name"),
     NavigationEntry("/map", "Map"),
-    NavigationEntry("/flow", "Splits and merges"),
+    NavigationEntry("/flow", "Splits"),
     NavigationEntry("/draw", "Generate"),
     NavigationEntry("/read", "Read blinded"),
+    NavigationEntry("/report", "Report"),
 )
 """The pages, in the order in which a pathologist goes through them."""
 

@@ -180,6 +180,7 @@ def next_steps(view: RunView, *, cards: Mapping[int, Card], k: int) -> list[Next
             "Start a reading",
             f"/read{query}",
         ),
+        NextStep("Read the report", "All results of the run, also to print.", "Open the report", f"/report{query}"),
     ]
     first_open = next(number for number, step in enumerate(steps) if not step.done)
     return [replace(step, first=number == first_open) for number, step in enumerate(steps)]

@@ -130,7 +130,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
-                    answer[name] = value
+                    answer.setdefault(name, value)  # the report has a policy of its own
                 answer.setdefault("Cache-Control", "no-store")
             await send(message)
 
