@@ -64,6 +64,20 @@ def pictures(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*.png"))}
 
 
+def test_a_report_is_made_again_of_what_is_there_alone(run: Path) -> None:
+    (run / "report.html").unlink()
+    assert histoloom("report", run).strip() == str((run / "report.html").resolve())
+    assert (run / "report.html").is_file()
+    shutil.rmtree(run / "evaluation")
+    before = sorted(run.rglob("*"))
+    done = command_line.histoloom("report", run)
+    assert done.returncode == 2
+    assert done.stderr.strip() == (f"histoloom: the report needs evaluation up to date first: histoloom run {run}"), (
+        "it measures nothing"
+    )
+    assert sorted(run.rglob("*")) == before
+
+
 def test_status(tiny_run: Path) -> None:
     rows = json.loads(histoloom("status", tiny_run, "--json"))["stages"]
     assert [row["state"] for row in rows] == ["done"] * 8
