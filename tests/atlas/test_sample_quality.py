@@ -7,12 +7,9 @@ from typing import Any
 import pytest
 
 from histoloom.atlas.report.sample_quality import (
-    DistributionRow,
-    RecognitionLine,
-    cluster_verdict,
     distribution_reading,
     distribution_table,
-    recognition_line,
+    recognition_details,
     similarity_reading,
     usefulness_sentences,
 )
@@ -20,7 +17,6 @@ from histoloom.evaluation.results import (
     Distribution,
     DistributionEntry,
     Faithfulness,
-    Originality,
     SimilarityEntry,
 )
 
@@ -141,20 +137,18 @@ FAITHFULNESS = Faithfulness.model_validate(
 )
 
 
-def test_a_cluster_like_real_tissue_and_one_that_is_not() -> None:
-    good, bad = (recognition_line(FAITHFULNESS, cluster=cluster, k=2) for cluster in (0, 1))
-    assert good is not None
-    assert bad is not None
-    assert good.verdict == "Recognised like real tissue"
-    assert good.details.startswith("the run's clusterer recognises 90% of the samples (95% of real")
-    assert bad.verdict == "Recognised like real tissue by one of two"
-    assert "and most often mistakes them for cluster 0" in bad.details
-    assert "(of real patches of held-out slides: none)" in bad.details
+def test_recognition_stands_beside_that_of_real_patches() -> None:
+    first, second = (recognition_details(FAITHFULNESS, cluster=cluster, k=2) for cluster in (0, 1))
+    assert first.startswith(
+        "the run's clusterer recognises 90% of the samples and 95% of real patches after the VQ-GAN"
+    )
+    assert "and most often mistakes them for cluster 0" in second
+    assert "there are no held-out real patches to compare with" in second
 
 
 def test_nothing_stands_for_another_k_or_without_a_measurement() -> None:
-    assert recognition_line(FAITHFULNESS, cluster=0, k=3) is None
-    assert recognition_line(None, cluster=0, k=2) is None
+    assert recognition_details(FAITHFULNESS, cluster=0, k=3) == ""
+    assert recognition_details(None, cluster=0, k=2) == ""
     assert usefulness_sentences(None, k=2) == ()
     assert usefulness_sentences(Faithfulness(k=2, note="too few"), k=2) == (
         "Whether samples are recognised as their cluster was not measured: too few.",
@@ -165,47 +159,3 @@ def test_accuracies_of_classifiers_trained_on_samples() -> None:
     (sentence,) = usefulness_sentences(FAITHFULNESS, k=2)
     assert "90% (85% to 95%) trained on real patches, 70% (60% to 80%) trained on samples alone" in sentence
     assert "91% (86% to 96%) trained on both" in sentence
-
-
-RECOGNISED = RecognitionLine("Recognised like real tissue", "the run's clusterer recognises 90% of the samples")
-
-
-def row(reading: str, **changed: Any) -> DistributionRow:
-    return DistributionRow("", "", entry(**{"metric": "kid", "extractor": "lpips-alex"} | changed), reading)
-
-
-def audited(*copies: bool, rate: float | None = 0.5) -> Originality:
-    rates = dict.fromkeys(("copies", "interval", "false_alarm_rate", "false_alarm_interval", "threshold"))
-    samples = [
-        {"file": f"{n}.png", "nearest": "", "score": 0.5, "copy": copy, "too_plain": False}
-        for n, copy in enumerate(copies)
-    ]
-    return Originality.model_validate(
-        rates | {"copy_rate": rate, "n": 2, "n_test": 2, "membership": None, "notes": [], "samples": samples}
-    )
-
-
-def test_recognition_texture_and_copies_in_one_line() -> None:
-    rows = [
-        row("like other real patches", extractor="pixels"),
-        row("?", metric="frechet"),
-        row("worse than other real patches"),
-    ]
-    verdict = cluster_verdict(
-        recognition=RECOGNISED,
-        distribution=rows,
-        originality=audited(True, False, True),
-        files=["0.png", "1.png"],
-    )
-    assert verdict == (
-        "Recognised like real tissue; texture worse than other real patches; 1 of 2 samples looks like a copy."
-    )
-
-
-def test_a_verdict_leaves_out_what_was_not_measured() -> None:
-    def verdict(originality: Originality | None, *, file: str) -> str:
-        return cluster_verdict(recognition=None, distribution=(), originality=originality, files=[file])
-
-    assert verdict(None, file="0.png") == ""
-    assert verdict(audited(True), file="7.png") == "No sample looks like a copy."
-    assert verdict(audited(True, rate=None), file="0.png") == ""

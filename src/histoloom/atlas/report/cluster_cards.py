@@ -19,7 +19,7 @@ from histoloom.atlas.maps.overlay import MapRecord, cluster_overlay
 from histoloom.atlas.maps.palette import Rgb, cluster_colours, hexadecimal
 from histoloom.atlas.report.figures import ScaleBar, picture, read_image, scale_bar
 from histoloom.atlas.report.page import Cluster, Place
-from histoloom.atlas.report.sample_quality import distribution_table, recognition_line, similarity_rows
+from histoloom.atlas.report.sample_quality import distribution_table, recognition_details, similarity_rows
 from histoloom.config import Config
 from histoloom.evaluation.results import (
     Distribution,
@@ -128,7 +128,7 @@ def cluster_cards(
                 verdict=None if judged.verdicts is None else judged.verdicts.clusters.get(cluster),
                 similarity=similarity_rows(judged.similarity, k=k, cluster=cluster),
                 distribution=distribution_table(judged.distribution, k=k, cluster=cluster),
-                recognition=recognition_line(judged.faithfulness, cluster=cluster, k=k),
+                recognition=recognition_details(judged.faithfulness, cluster=cluster, k=k),
             )
         )
     return result

@@ -17,7 +17,7 @@ from histoloom.atlas.report.paper import BETTER, CITATION, INDEX_TITLES, METRIC_
 from histoloom.atlas.report.plots import Plot
 from histoloom.atlas.report.run_plots import STAGE_TITLES, Colouring
 from histoloom.atlas.report.sample_checks import OriginalitySection, ReadingBlock
-from histoloom.atlas.report.sample_quality import DistributionTable, RecognitionLine, SimilarityRow
+from histoloom.atlas.report.sample_quality import DistributionTable, SimilarityRow
 from histoloom.atlas.report.text import count, duration, number
 from histoloom.autoencoder.quality import ReconstructionQuality
 from histoloom.clustering.results import Confounding, Decision, PatchAlone
@@ -81,7 +81,7 @@ class Cluster:
     verdict: Verdict | None
     similarity: Sequence[SimilarityRow]
     distribution: DistributionTable
-    recognition: RecognitionLine | None
+    recognition: str
 
 
 @dataclass(frozen=True)

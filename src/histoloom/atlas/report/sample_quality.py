@@ -1,4 +1,4 @@
-"""The quality of the samples in tables and sentences: pairs, distributions, recognition, and a verdict on each cluster.
+"""The quality of the samples in tables and sentences: pairs, distributions, and recognition.
 
 Every number stands beside its floor: the same number of real patches against other real patches.
 """
@@ -14,11 +14,10 @@ from histoloom.evaluation.results import (
     Distribution,
     DistributionEntry,
     Faithfulness,
-    Originality,
-    Recognition,
     Similarity,
     SimilarityEntry,
 )
+from histoloom.evaluation.verdicts import recognition_checks
 
 DISTRIBUTION_TITLES = {
     "frechet": "Frechet distance",
@@ -33,9 +32,6 @@ EXTRACTOR_TITLES = {
     "pixels": "colours and coarse layout (pixels)",
     "encoder": "the run's own encoder, which is not independent",
 }
-
-TEXTURE_EXTRACTORS = ("lpips-alex", "lpips-squeeze", "lpips-vgg")
-"""Extractors that respond to sharpness and texture, which generators lose first; the first that was measured counts."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +65,6 @@ class DistributionTable:
 
     rows: tuple[DistributionRow, ...]
     sentences: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class RecognitionLine:
-    """Whether a cluster's samples are recognised like real tissue: the ``verdict``, and the numbers behind it."""
-
-    verdict: str
-    details: str
 
 
 def similarity_rows(similarity: Similarity, *, k: int, cluster: int | None) -> list[SimilarityRow]:
@@ -179,45 +167,11 @@ def _comparison(
             yield f"Not measured by {extractor}: {reason}"
 
 
-def recognition_line(faithfulness: Faithfulness | None, *, cluster: int, k: int) -> RecognitionLine | None:
-    """Whether the samples of a cluster are recognised like real tissue; None where it was not measured at this k."""
+def recognition_details(faithfulness: Faithfulness | None, *, cluster: int, k: int) -> str:
+    """How often two networks recognise the samples of a cluster; empty where it was not measured at this k."""
     if faithfulness is None or faithfulness.k != k:
-        return None
-    clusterer, classifier = faithfulness.clusterer, faithfulness.classifier
-    measured: list[tuple[str, Recognition, Recognition, str]] = []
-    if clusterer is not None:
-        reference = clusterer.reconstructions
-        measured.append(("the run's clusterer", clusterer.samples, reference, "of real patches after the VQ-GAN"))
-    if classifier is not None:
-        words = "of real patches of held-out slides"
-        measured.append(("the independent classifier", classifier.samples, classifier.held_out, words))
-
-    details, worse = [], []
-    for name, samples, real, of_what in measured:
-        recall, interval = samples.recall[cluster], samples.intervals[cluster]
-        if recall is None or interval is None:
-            continue
-        real_recall, real_interval = real.recall[cluster], real.intervals[cluster]
-        reference_text = f"{of_what}: none" if real_recall is None else f"{real_recall:.0%} {of_what}"
-        detail = f"{name} recognises {recall:.0%} of the samples ({reference_text})"
-        worse.append(real_interval is not None and interval[1] < real_interval[0])
-
-        # The other cluster that at least a tenth of the samples are taken for
-        counts = samples.confusion[cluster]
-        others = {other: count for other, count in enumerate(counts) if other != cluster}
-        commonest = max(others, key=lambda other: others[other])
-        if others[commonest] >= max(1, sum(counts) / 10):
-            detail += f", and most often mistakes them for cluster {commonest}"
-        details.append(detail)
-    if not details:
-        return None
-    if not any(worse):
-        verdict = "Recognised like real tissue"
-    else:
-        verdict = (
-            "Recognised less often than real tissue" if all(worse) else "Recognised like real tissue by one of two"
-        )
-    return RecognitionLine(verdict, "; ".join(details))
+        return ""
+    return "; ".join(check.sentence for check in recognition_checks(faithfulness, cluster=cluster))
 
 
 def usefulness_sentences(faithfulness: Faithfulness | None, *, k: int) -> tuple[str, ...]:
@@ -243,28 +197,3 @@ def usefulness_sentences(faithfulness: Faithfulness | None, *, k: int) -> tuple[
     if faithfulness.no_clusterer is not None:
         sentences.append(f"The run's own clusterer does not judge the samples: {faithfulness.no_clusterer}.")
     return tuple(sentences)
-
-
-def cluster_verdict(
-    *,
-    recognition: RecognitionLine | None,
-    distribution: Sequence[DistributionRow],
-    originality: Originality | None,
-    files: Sequence[str],
-) -> str:
-    """Recognition, texture and copies of a cluster's samples in one line; empty where none of them was measured.
-
-    ``files`` are the names of the cluster's samples.
-    """
-    parts = [] if recognition is None else [recognition.verdict]
-    by_extractor = {row.numbers.extractor: row.reading for row in distribution if row.numbers.metric == "kid"}
-    texture = next((by_extractor[name] for name in TEXTURE_EXTRACTORS if name in by_extractor), None)
-    if texture is not None:
-        parts.append(f"texture {texture}")
-    if originality is not None and originality.copy_rate is not None and files:
-        names = set(files)
-        copies = sum(sample.is_copy for sample in originality.samples if sample.file in names)
-        some = f"{copies} of {len(names)} samples {'look' if copies > 1 else 'looks'} like a copy"
-        parts.append(some if copies else "no sample looks like a copy")
-    line = "; ".join(parts)
-    return line[:1].upper() + line[1:] + "." if line else ""
