@@ -101,7 +101,7 @@ def test_naming_by_letters(page: Page, own_address: str, finished: Run) -> None:
 def test_a_training_says_what_it_was_below_that_picture(page: Page, own_address: str) -> None:
     page.goto(f"{own_address}/read?k=2")
     expect(page.get_by_role("link", name="Map")).to_have_attribute("href", "/map?k=2")
-    expect(page.get_by_label("Clusters (k)")).to_have_value("2")
+    expect(page.get_by_label("Groups (k)")).to_have_value("2")
     page.get_by_label(re.compile("Training")).check()
     page.get_by_label("Pictures", exact=True).fill("4")
     page.get_by_label("Your name").fill("Ann")

@@ -21,7 +21,7 @@ from histoloom.atlas.jobs.job_log import JobPicture, archive
 from histoloom.atlas.web.app import create_export_app
 from histoloom.atlas.web.security import MAX_UPLOAD, Access
 from histoloom.errors import UserError
-from histoloom.names import add_name
+from histoloom.names import add_label, add_name
 from histoloom.names.table import inert
 from histoloom.run.directory import Run
 from histoloom.sharing.export import export_generator
@@ -197,13 +197,16 @@ def test_what_is_not_there_is_not_found(drawing: TestClient, address: str) -> No
     assert response.json()["detail"]
 
 
-def test_what_can_be_chosen(drawing: TestClient) -> None:
+def test_what_can_be_chosen(drawing: TestClient, drawing_run: Path) -> None:
     found = drawing.get("/api/draw/options?k=2").json()
     assert [tissue["clusters"] for tissue in found["tissues"]] == [[0], [1]]
     assert found["tissues"][0]["title"] == "=cmd|' /C calc'!A0 (0)"
     assert sum(tissue["share"] for tissue in found["tissues"]) == pytest.approx(1)
     assert "student" not in found["methods"]
     assert (found["method"], found["steps"]) == ("unipc", 3)
+    add_label(drawing_run, cluster=2, k=3, rater="Dr A", flag="artefact")
+    flags = {tissue["title"]: tissue["artefact"] for tissue in drawing.get("/api/draw/options?k=3").json()["tissues"]}
+    assert flags == {"Group 0": False, "Group 1": False, "Group 2": True}
 
 
 def test_the_page_says_that_pictures_are_synthetic(drawing: TestClient) -> None:

@@ -16,7 +16,7 @@ from histoloom.atlas.web.pages import render
 from histoloom.atlas.web.routing import AnyView, QueryK
 from histoloom.atlas.web.run_view import RunView
 from histoloom.config import SamplerMethod
-from histoloom.names import default_name
+from histoloom.names import default_name, without_artefacts
 
 router = APIRouter()
 
@@ -32,6 +32,7 @@ class Tissue(BaseModel):
     title: str
     clusters: list[int]
     share: float = Field(description="of all patches, 0..1")
+    artefact: bool = Field(description="whether all of it is flagged as artefact: it is then no part of all tissues")
 
 
 class Options(BaseModel):
@@ -91,14 +92,18 @@ def source(view: AnyView, name: Name) -> InitImage:
 def tissues(view: GeneratorView, *, k: int) -> list[Tissue]:
     """The names at ``k``, each with its clusters, then clusters without a name; the most frequent first."""
     shares, by_name = view.shares(k), dict[str, list[int]]()
+    mixed = set(without_artefacts(view.labels(k)))
     for cluster, name in view.names(k).items():
         by_name.setdefault(name, []).append(cluster)
-    named, unnamed = [], []
+    named, unnamed = list[Tissue](), list[Tissue]()
     for name, clusters in by_name.items():
-        share = sum(shares[cluster] for cluster in clusters)
-        if name == default_name(clusters[0]):
-            unnamed.append(Tissue(name=name, title=f"Group {clusters[0]}", clusters=clusters, share=share))
-        else:
-            title = f"{name} ({', '.join(map(str, clusters))})"
-            named.append(Tissue(name=name, title=title, clusters=clusters, share=share))
+        is_named = name != default_name(clusters[0])
+        tissue = Tissue(
+            name=name,
+            title=f"{name} ({', '.join(map(str, clusters))})" if is_named else f"Group {clusters[0]}",
+            clusters=clusters,
+            share=sum(shares[cluster] for cluster in clusters),
+            artefact=mixed.isdisjoint(clusters),
+        )
+        (named if is_named else unnamed).append(tissue)
     return [tissue for group in (named, unnamed) for tissue in sorted(group, key=lambda one: -one.share)]

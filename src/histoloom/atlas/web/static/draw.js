@@ -80,7 +80,10 @@ function fillTissues() {
 
 function showTissueHint() {
   const tissue = options.tissues.find(({ name }) => name === byId("tissue").value);
-  byId("tissue-hint").textContent = tissue && tissue.clusters.length > 1 ? `Over its ${tissue.clusters.length} groups, by their frequency.` : "";
+  const artefacts = options.tissues.filter(({ artefact }) => artefact).map(({ title }) => title);
+  byId("tissue-hint").textContent = tissue
+    ? (tissue.clusters.length > 1 ? `Over its ${tissue.clusters.length} groups, by their frequency.` : "")
+    : mode === "tissue" && artefacts.length ? `Without artefacts: ${artefacts.join(", ")}.` : "";
 }
 
 function showStrength() {
@@ -244,6 +247,7 @@ async function start() {
   document.addEventListener(BASKET_CHANGED, () => showBasket().catch(showError));
   keepForm();
   await showOwn({ tissues: options.tissues, k, use: (source) => (mode === "between" ? addToBasket(source.name) : useLike(source)) });
+  byId("go").disabled = false; // not before: what is pressed earlier would not be what the form shows later
   history.replaceState(null, "", `?k=${k}${location.hash}`); // what the address asked for is in the form now, and a reload keeps what it becomes
 }
 
