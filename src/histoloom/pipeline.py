@@ -155,7 +155,7 @@ STAGES = (
         ("evaluation",),
         ("patches", "clusters", "samples"),
         extra_inputs=("autoencoder", "latents"),
-        format=3,
+        format=4,
     ),
     Stage(
         "report",

@@ -17,7 +17,7 @@ from histoloom.atlas.report.paper import INDEX_TITLES, ROWS
 from histoloom.atlas.report.read_run import STAGES, read_page
 from histoloom.atlas.report.text import number
 from histoloom.config import read_preset
-from histoloom.evaluation.results import Check, Verdict, Verdicts
+from histoloom.evaluation.results import Check, Distribution, Verdict, Verdicts
 from histoloom.names import add_name
 from histoloom.run.directory import Run, read_json, write_json
 
@@ -155,6 +155,8 @@ def test_similarity_is_shown_with_its_floor_interval_and_pairs(document: Documen
         "0.5323 (0.5123 to 0.5523; 64 pairs)",
         "0.5187 (0.4987 to 0.5387; 64 pairs)",
         "0.7071 (0.6871 to 0.7271; 64 pairs)",
+        "no difference from real pairs is seen with 64 pairs; no more alike than with other clusters, so this number "
+        "does not tell the clusters apart",
     ]
     assert "MS-SSIM" not in rows
     reason = "MS-SSIM was not measured: patches of 32 px are smaller than its 161 px"
@@ -189,14 +191,23 @@ def test_a_cluster_has_its_verdict_its_place_and_the_scale(finished: Run) -> Non
     Verdicts(k=4, overall=Verdict(word="different", sentence="All told.", checks=(check,)), clusters=verdicts).save(
         finished.folder("evaluation")
     )
+    originality: dict[str, Any] = {"n": 24, "n_test": 0, "membership": None, "notes": [], "samples": []}
+    for place in range(3):
+        sample = {"file": f"k4/cluster-02/{place:06d}.png", "nearest": "p", "score": 0.5, "copy": place == 1}
+        originality["samples"].append(sample | {"too_plain": False})
+    write_json(finished.folder("evaluation") / "originality.json", originality)
+    Distribution(entries=(), missing={"lpips-alex": "no weights"}).save(finished.folder("evaluation"))
     document = report(finished)
+    assert document.text.count("1 of 3 samples looks like a copy of a training patch") == 1
+    assert document.text.count("Distances by lpips-alex were not measured: no weights") == 1
+    assert document.text.count("Sets of patches were not compared: too few") == 1
     levels = [item["class"] for item in document.of("p") if (item.get("class") or "").startswith("verdict")]
     assert levels == [f"verdict {level}" for level in ("good", "bad", "unknown", "bad")]
     assert document.table("Checks of the samples of cluster 1")[1:] == [
         ["two-sample test", "different", "AUC 0.99 <b>of</b> 20."]
     ]
-    assert document.text.count("Like real.") == 1, "only where the verdict says so"
-    assert document.text.count("All told.") == 2
+    assert document.text.count("Verdict on 0.") == 1
+    assert document.text.count("Different from real patches, by two-sample test.") == 3, "light, section, cluster 1"
     assert document.text.count("10 µm") == 1 + 2 * 4, "a patch is 32 µm wide"
     assert document.text.count("Place on a slide") == 4
     assert "most from slide-" in document.text

@@ -12,7 +12,7 @@ from typing import Literal
 
 from histoloom.atlas.report.text import percent
 from histoloom.clustering.results import Confounding, Decision
-from histoloom.evaluation.results import Originality, Verdicts, VerdictWord
+from histoloom.evaluation.results import Originality, TwoSample, Verdict, Verdicts, VerdictWord
 
 LightName = Literal["groups", "samples", "copies", "confounding"]
 Level = Literal["good", "caution", "bad", "unknown"]
@@ -22,6 +22,14 @@ SYMBOLS: dict[Level, str] = {"good": "✓", "caution": "!", "bad": "✕", "unkno
 """A level's word and symbol; both stand beside its colour, which says nothing that they do not."""
 
 _RERUN = "run the stage evaluation again (histoloom run)"
+
+
+_STARTS: dict[VerdictWord, str] = {
+    "different": "Different from real patches",
+    "too few": "Too few samples or patches to say",
+    "like real": "Like real patches of other slides",
+    "not measured": "Not measured",
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ def lights(run: Path, *, k: int | None = None) -> tuple[Light, ...]:
     k = decision.k if k is None else k
     return (
         groups_light(decision, k=k),
-        samples_light(Verdicts.load(evaluation), k=k),
+        samples_light(Verdicts.load(evaluation), k=k, two_sample=TwoSample.load(evaluation)),
         copies_light(Originality.load(evaluation)),
         confounding_light(Confounding.load(clusters), k=k),
     )
@@ -102,16 +110,36 @@ def groups_light(decision: Decision, *, k: int) -> Light:
     return Light("groups", "Are the groups real?", level, sentence[:1].upper() + sentence[1:])
 
 
-def samples_light(verdicts: Verdicts | None, *, k: int) -> Light:
-    """The verdict on all samples, and how many groups have which."""
+def samples_light(verdicts: Verdicts | None, *, k: int, two_sample: TwoSample | None = None) -> Light:
+    """The verdict on all samples: how well a classifier tells them, and how many groups differ."""
     level: Level = "unknown"
+    texture = None if two_sample is None or two_sample.k != k else two_sample.texture
     if verdicts is None:
         sentence = f"Not measured; {_RERUN}."
     elif verdicts.k != k:
         sentence = f"Not measured at k = {k}; samples were judged at k = {verdicts.k}."
+    elif texture is None or texture.samples is None or texture.floor is None:
+        level, sentence = verdict_level(verdicts.overall.word), verdict_line(verdicts.overall)
     else:
-        level, sentence = verdict_level(verdicts.overall.word), verdicts.overall.sentence
+        level = verdict_level(verdicts.overall.word)
+        different = sum(verdict.word == "different" for verdict in verdicts.clusters.values())
+        sentence = (
+            f"{_STARTS[verdicts.overall.word]}: by texture, a classifier is right about "
+            f"{percent(texture.samples.accuracy)} of samples and real patches, and about "
+            f"{percent(texture.floor.accuracy)} with real patches of other slides for samples (50 % is chance)"
+            + (f"; {different} of {len(verdicts.clusters)} groups differ." if different else ".")
+        )
     return Light("samples", "Do samples look real?", level, sentence)
+
+
+def verdict_line(verdict: Verdict) -> str:
+    """A verdict with the names of the checks that decide it; what they measured is in the checks."""
+    names = [check.name for check in verdict.checks if check.word == verdict.word]
+    if not names or verdict.word == "not measured":
+        return verdict.sentence
+    if verdict.word == "too few":
+        return f"{_STARTS[verdict.word]}."
+    return f"{_STARTS[verdict.word]}, by {'; '.join(names)}."
 
 
 def verdict_level(word: VerdictWord) -> Level:

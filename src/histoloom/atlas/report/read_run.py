@@ -208,7 +208,9 @@ def _unavailable(
     if distribution is not None:
         found += [f"Distances by {name} were not measured: {reason}" for name, reason in distribution.missing.items()]
         without = [str(cluster.number) for cluster in clusters if not cluster.distribution.rows]
-        if distribution.entries and without:
+        if not distribution.entries:
+            found.append("Sets of patches were not compared: too few samples or real patches, or no extractor.")
+        elif without:
             some = "none has as many" if len(without) == len(clusters) else f"not so many: {', '.join(without)}"
             found.append(
                 f"A cluster is compared as a set where it has 20 samples, 20 held-out and 20 training patches; {some}."

@@ -126,7 +126,7 @@ def distribution_table(distribution: Distribution | None, *, k: int, cluster: in
         for entry in entries
         if entry.metric == metric
     ]
-    return DistributionTable(tuple(rows), tuple(_comparison(entries, distribution=distribution, cluster=cluster)))
+    return DistributionTable(tuple(rows), tuple(_comparison(entries, cluster=cluster)))
 
 
 def distribution_reading(entry: DistributionEntry) -> str:
@@ -139,10 +139,8 @@ def distribution_reading(entry: DistributionEntry) -> str:
     )
 
 
-def _comparison(
-    entries: Sequence[DistributionEntry], *, distribution: Distribution, cluster: int | None
-) -> Iterator[str]:
-    """What was compared with what, or why nothing was, and the limits of the numbers."""
+def _comparison(entries: Sequence[DistributionEntry], *, cluster: int | None) -> Iterator[str]:
+    """What was compared with what, and the limits of the numbers."""
     if entries:
         first = entries[0]
         real = f"{first.n_real:,} {'held-out' if first.real_split == 'holdout' else 'training'} patches"
@@ -157,14 +155,7 @@ def _comparison(
                 f"{first.n_synthetic:,} samples against {real} of the cluster; the floor is {n_right:,} "
                 f"{first.floor_from} against them."
             )
-    elif cluster is None:
-        yield "Distributions were not compared: there are too few samples or real patches, or no extractor."
-    elif distribution.entries:
-        yield "Distributions of this cluster were not compared: it has too few samples or real patches."
     yield from dict.fromkeys(note for entry in entries for note in entry.notes)
-    if cluster is None:
-        for extractor, reason in distribution.missing.items():
-            yield f"Not measured by {extractor}: {reason}"
 
 
 def recognition_details(faithfulness: Faithfulness | None, *, cluster: int, k: int) -> str:
