@@ -183,7 +183,7 @@ def test_the_first_screen_has_four_lights_with_a_word_beside_the_colour(document
 
 def test_a_cluster_has_its_verdict_its_place_and_the_scale(finished: Run) -> None:
     words = {0: "like real", 1: "different", 2: "too few"}
-    check = Check(name="two-sample test", word="different", sentence="AUC 0.99 <b>of</b> 20.")
+    check = Check(name="two-sample test", word="different", short="told", sentence="AUC 0.99 <b>of</b> 20.")
     verdicts = {
         cluster: Verdict(word=word, sentence=f"Verdict on {cluster}.", checks=(check,) if cluster == 1 else ())
         for cluster, word in words.items()

@@ -242,7 +242,7 @@ def test_noise_is_called_different_whatever_the_files_are_called(tmp_path: Path,
     first = evaluate_folders(reals, noisy, pairs=2, extractors=(), cache=tmp_path / "cache")
     assert first.verdict is not None
     assert first.verdict.word == "different"
-    assert "by texture, a classifier tells 40 samples from 40 real patches" in first.verdict.sentence
+    assert "by texture, a classifier tells 40 samples from 40 real patches" in first.verdict.checks[0].sentence
     assert "name a folder of such images with --floor" in " ".join(first.notes)
     for number, path in enumerate(sorted(noisy.iterdir())):
         path.rename(noisy / f"{97 * (number + 1) % 89:03d}-renamed.png")
@@ -252,7 +252,8 @@ def test_noise_is_called_different_whatever_the_files_are_called(tmp_path: Path,
     few = write(tmp_path / "few", crops(10, 48, seed=3))
     too_few = evaluate_folders(reals, few, pairs=2, extractors=(), cache=tmp_path / "cache").verdict
     assert too_few is not None
-    assert too_few.sentence == "Not measured: the two-sample test: it needs 40 real and 20 of all other images."
+    assert too_few.word == "not measured"
+    assert too_few.sentence == "The two-sample test: it needs 40 real and 20 of all other images."
 
 
 @pytest.mark.usefixtures("no_weights")

@@ -112,7 +112,7 @@ def test_entries_of_every_cluster_comparison_and_metric(run: dict[str, Path], tm
     assert load(files, "two_sample.json")["note"] == note
     verdicts = load(files, "verdicts.json")
     assert verdicts["k"] == 2
-    assert verdicts["overall"]["sentence"] == f"Not measured: the two-sample test: {note}."
+    assert verdicts["overall"]["sentence"] == f"The two-sample test: {note}."
     assert {cluster: verdict["word"] for cluster, verdict in verdicts["clusters"].items()} == dict.fromkeys(
         "01", "not measured"
     )

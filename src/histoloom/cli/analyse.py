@@ -59,7 +59,7 @@ def evaluate(
         return
     typer.echo(f"{result.n_real} real, {result.n_synthetic} synthetic images")
     if result.verdict is not None:
-        typer.echo(result.verdict.sentence)
+        typer.echo(result.verdict.text)
     for name, metric in result.metrics.items():
         low, high = metric.interval
         typer.echo(

@@ -49,7 +49,7 @@ def write_evaluation(result: FolderEvaluation, out: Path) -> None:
         ]
     )
     sentences = [
-        *([] if result.verdict is None else [result.verdict.sentence]),
+        *([] if result.verdict is None else [result.verdict.text]),
         f"{result.n_real:,} real and {result.n_synthetic:,} synthetic images. Compare a number only with its floor: "
         "what other real images reach.",
         *(f"{name} was not measured: {reason}" for name, reason in result.missing.items()),

@@ -300,13 +300,14 @@ CheckWord = VerdictWord | Literal["no difference seen"]
 
 
 class Check(Record):
-    """One check of samples: its result as a ``word``, and what was measured in a ``sentence``.
+    """One check of samples: its result as a ``word``, the reason in ``short``, and the numbers in a ``sentence``.
 
     "no difference seen": the check has no margin of equivalence, so that it can only find a difference.
     """
 
     name: str
     word: CheckWord
+    short: str
     sentence: str
 
 
@@ -315,12 +316,17 @@ class Verdict(Record):
 
     "like real": every check that was made is within its margin of equivalence. "different": at least one check shows a
     difference. "too few": the samples, the patches or the slides are too few to say either. "not measured": the
-    two-sample test, on which a verdict rests, was not made.
+    two-sample test, on which a verdict rests, was not made. ``sentence``: why, from the checks that decide.
     """
 
     word: VerdictWord
     sentence: str
     checks: tuple[Check, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The word and the sentence."""
+        return f"{self.word[:1].upper()}{self.word[1:]}: {self.sentence[:1].lower()}{self.sentence[1:]}"
 
 
 class Verdicts(ResultFile):

@@ -66,7 +66,7 @@ def make_verdicts(
     if bad:
         which = f"cluster {bad[0]}" if len(bad) == 1 else f"{len(bad)} of {len(clusters)} clusters"
         sentence = f"the samples of {which} differ from real patches"
-        overall.append(Check(name="clusters", word="different", sentence=sentence))
+        overall.append(Check(name="clusters", word="different", short=sentence, sentence=sentence))
     return Verdicts(k=k, overall=verdict(overall), clusters=by_cluster)
 
 
@@ -74,14 +74,14 @@ def two_sample_checks(result: TwoSample | None, *, cluster: int | None) -> list[
     """The checks by texture and by colour, of a cluster or (None) of all."""
     if result is None or result.note is not None:
         reason = "the two-sample test was not made" if result is None else f"the two-sample test: {result.note}"
-        return [Check(name="two-sample test", word="not measured", sentence=reason)]
+        return [Check(name="two-sample test", word="not measured", short=reason, sentence=reason)]
     checks = []
     for aspect, told in (("texture", result.texture), ("colour", result.colour)):
         if told is not None:
             samples, floor = told.samples, told.floor
             if cluster is not None:
                 samples, floor = told.clusters.get(cluster), told.floor_clusters.get(cluster)
-            telling = "" if cluster is not None else " and ".join(one.name for one in told.telling[:2])
+            telling = "" if cluster is not None or not told.telling else told.telling[0].name
             checks.append(two_sample_check(samples, floor=floor, aspect=aspect, telling=telling))
     return checks
 
@@ -98,7 +98,7 @@ def write_verdicts(context: StageContext, *, samples: SampleFolder, k: int) -> N
         clusters=sorted(samples.rows(k)),
     )
     verdicts.save(context.out)
-    context.say(f"k = {k}: {verdicts.overall.sentence[:1].lower()}{verdicts.overall.sentence[1:].rstrip('.')}")
+    context.say(f"k = {k}: the samples are judged {verdicts.overall.text.rstrip('.')}")
 
 
 def verdict(checks: Sequence[Check]) -> Verdict:
@@ -110,14 +110,8 @@ def verdict(checks: Sequence[Check]) -> Verdict:
         word = "not measured"
     else:
         word = next(word for word in _ORDER if word in words)
-    deciding = [check.sentence for check in checks if check.word == word]
-    start = {
-        "different": "Different from real patches",
-        "too few": "Too few to say",
-        "like real": "Like real patches of other slides",
-        "not measured": "Not measured",
-    }[word]
-    return Verdict(word=word, sentence=f"{start}: {'; '.join(deciding)}.", checks=tuple(checks))
+    sentence = "; ".join(check.short for check in checks if check.word == word)
+    return Verdict(word=word, sentence=f"{sentence[:1].upper()}{sentence[1:]}.", checks=tuple(checks))
 
 
 def two_sample_check(samples: Separation | None, *, floor: Separation | None, aspect: str, telling: str = "") -> Check:
@@ -128,29 +122,36 @@ def two_sample_check(samples: Separation | None, *, floor: Separation | None, as
     name = f"two-sample test, {aspect}"
     if samples is None or floor is None:
         what = "samples or held-out patches" if samples is None else "patches of other slides"
-        return Check(name=name, word="too few", sentence=f"there are too few {what} for a two-sample test by {aspect}")
+        short = f"there are too few {what} for a two-sample test by {aspect}"
+        return Check(name=name, word="too few", short=short, sentence=short)
     real, synthetic = samples.n
-    numbers = (
+    limit = floor.auc + AUC_MARGIN
+    auc = f"AUC {samples.auc:.2f} ({_range(samples.interval)}); real patches of other slides: {floor.auc:.2f}"
+    sentence = (
         f"by {aspect}, a classifier tells {synthetic:,} samples from {real:,} real patches with an AUC of "
         f"{samples.auc:.2f} ({_range(samples.interval)}), and real patches of other slides with {floor.auc:.2f} "
         f"({_range(floor.interval)})"
     )
-    limit = floor.auc + AUC_MARGIN
+    word: CheckWord = "too few"
     if samples.interval[0] > floor.interval[1]:
-        return Check(name=name, word="different", sentence=numbers + (telling and f"; most by {telling}"))
-    if floor.auc > MAX_FLOOR:
-        advice = "; the slides differ so much among themselves that more of them are needed"
-        return Check(name=name, word="too few", sentence=numbers + advice)
-    if samples.interval[1] <= limit:
-        return Check(name=name, word="like real", sentence=f"{numbers}, which is within the margin of {AUC_MARGIN}")
-    advice = ""
-    if samples.auc < limit:
-        # Intervals narrow with the root of the number.
-        needed = synthetic * ((samples.interval[1] - samples.auc) / (limit - samples.auc)) ** 2
-        if needed < 100 * synthetic:
-            digits = 10 ** max(0, int(math.log10(needed)) - 1)
-            advice = f"; about {math.ceil(needed / digits) * digits:,} samples and patches could be enough"
-    return Check(name=name, word="too few", sentence=f"{numbers}{advice}")
+        word = "different"
+        short = f"a classifier tells samples from real patches by {aspect} ({auc})"
+        sentence += telling and f"; most by {telling}"
+    elif floor.auc > MAX_FLOOR:
+        short = f"slides differ so much in {aspect} that more of them are needed ({auc})"
+    elif samples.interval[1] <= limit:
+        word = "like real"
+        short = f"a classifier tells samples by {aspect} no better than it tells real patches of other slides ({auc})"
+        sentence += f", which is within the margin of {AUC_MARGIN}"
+    else:
+        short = f"{synthetic:,} samples do not decide by {aspect} ({auc})"
+        if samples.auc < limit:
+            # Intervals narrow with the root of the number.
+            needed = synthetic * ((samples.interval[1] - samples.auc) / (limit - samples.auc)) ** 2
+            if needed < 100 * synthetic:
+                digits = 10 ** max(0, int(math.log10(needed)) - 1)
+                short += f", and about {math.ceil(needed / digits) * digits:,} could be enough"
+    return Check(name=name, word=word, short=short, sentence=sentence)
 
 
 def recognition_checks(faithfulness: Faithfulness | None, *, cluster: int | None) -> list[Check]:
@@ -173,15 +174,16 @@ def recognition_checks(faithfulness: Faithfulness | None, *, cluster: int | None
             continue
         sentence = f"{name} recognises {found[0]:.0%} of the samples"
         if reference is None:
-            sentence += f", and there are no {of_real} to compare with"
-            checks.append(Check(name=name, word="too few", sentence=sentence))
+            short = sentence = f"{sentence}, and there are no {of_real} to compare with"
+            checks.append(Check(name=name, word="too few", short=short, sentence=sentence))
             continue
         low, high = difference_interval(found, reference)
-        sentence += f" and {reference[0]:.0%} of {of_real} (difference {_range((low, high), signed=True)})"
+        short = f"{sentence} and {reference[0]:.0%} of {of_real}"
         word: VerdictWord = "like real" if low >= -RECALL_MARGIN else "different" if high < 0 else "too few"
         if cluster is not None and word != "like real":
-            sentence += _mistaken_for(samples, cluster)
-        checks.append(Check(name=name, word=word, sentence=sentence))
+            short += _mistaken_for(samples, cluster)
+        sentence = f"{short} (difference {_range((low, high), signed=True)})"
+        checks.append(Check(name=name, word=word, short=short, sentence=sentence))
     return checks
 
 
@@ -217,7 +219,8 @@ def distance_checks(entries: Sequence[SetComparison]) -> Iterator[Check]:
                 f"and {entry.floor:.3g} ({_range(entry.floor_interval, digits=3)}) for other real patches"
             )
             word: CheckWord = "different" if differs else "no difference seen"
-            yield Check(name=f"distance by {entry.extractor}", word=word, sentence=sentence)
+            short = f"samples are farther from real patches than these from one another by {entry.extractor}"
+            yield Check(name=f"distance by {entry.extractor}", word=word, short=short, sentence=sentence)
 
 
 def _range(interval: Interval, *, digits: int = 2, signed: bool = False) -> str:

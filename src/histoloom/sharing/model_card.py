@@ -117,7 +117,7 @@ def model_card(run: Run, *, generator: Generator, terms: Terms, precision: str) 
     verdicts = Verdicts.load(folder)
     verdict = "Whether samples look real was not measured.\n"
     if verdicts is not None and verdicts.k == k:
-        verdict = f"**{verdicts.overall.sentence}** {verdicts.counts}\n"
+        verdict = f"**{verdicts.overall.text}** {verdicts.counts}\n"
     sections = (
         *(verdict, _similarity(folder, k=k), _distribution(folder, k=k), _faithfulness(folder, k=k)),
         *(_readings(run, k=k), _originality(folder)),
