@@ -81,9 +81,9 @@ def test_the_light_of_samples_says_how_well_they_are_told_and_how_many_groups_di
 
 def test_a_verdict_names_the_checks_that_decide_it() -> None:
     checks = (
-        Check(name="texture", word="too few", sentence=""),
-        Check(name="colour", word="different", sentence=""),
-        Check(name="recognition", word="different", sentence=""),
+        Check(name="texture", word="too few", short="", sentence=""),
+        Check(name="colour", word="different", short="", sentence=""),
+        Check(name="recognition", word="different", short="", sentence=""),
     )
     verdict = Verdict(word="different", sentence="", checks=checks)
     assert verdict_line(verdict) == "Different from real patches, by colour; recognition."
