@@ -136,6 +136,9 @@ def test_pictures_and_settings_are_kept_and_a_new_job_is_in_view(page: Page, dra
         page.get_by_role("dialog").get_by_role("button", name="Between two").click()
         chosen.append(f"{first}: patch ")
     expect(page.locator(".toast", has_text="Two pictures are chosen.")).to_be_visible()
+    page.locator("#real button").nth(1).click()
+    page.get_by_role("dialog").get_by_role("button", name="Between two").click()
+    expect(page.locator(".toast", has_text="takes the place of the second one")).to_be_visible()
     page.goto(f"{draw_address}/slides?k=2")
     page.get_by_role("link", name="Between two: 2 of 2 pictures chosen; open").click()
     for title in chosen:

@@ -260,6 +260,8 @@ def test_an_exported_generator_generates_without_its_run(tiny_run: Path, tmp_pat
             add_own(client, shade=shade, query=query).json() for shade, query in ((90, "&k=2&cluster=1"), (200, ""))
         )
         refused = client.post("/api/jobs", json={"n": 2, "k": 2, "between": [known["name"], unknown["name"]]})
+        assert "is not known at k = 2 without the run; add it again at this k" in refused.json()["detail"]
+        refused = client.post("/api/jobs", json={"n": 2, "k": 2, "like": unknown["name"]})
         assert "is not known at k = 2 without the run; choose a tissue" in refused.json()["detail"]
         job = finished_job(client, n=2, k=2, steps=1, between=[known["name"], f"drawn/{job['id']}/0"])
         assert (job["state"], job["sources"][0]["title"].partition(",")[0]) == ("done", "a b.png")

@@ -80,7 +80,8 @@ class SampleRunner:
         pictures = [self.picture(name, size=spec.size) for name in request.init_images]
         unknown = [picture.name for picture in pictures if k not in picture.clusters]
         if unknown and not request.tissues and not (self._run / "config.yaml").is_file():
-            raise UserError(f"the tissue of {unknown[0]} is not known at k = {k} without the run; choose a tissue")
+            what = "choose a tissue" if request.between is None else "add it again at this k, with what it shows"
+            raise UserError(f"the tissue of {unknown[0]} is not known at k = {k} without the run; {what}")
         sources = [picture.name for picture in pictures]
         total = request.n * max(1, len(request.tissues))
 

@@ -17,10 +17,13 @@ export function setBasket(names) {
   document.dispatchEvent(new Event(BASKET_CHANGED));
 }
 
-/** Put a picture into the basket. Where it is full, the picture takes the second place, and the first one stays. */
+/** Put a picture into the basket, and return what happened. Where it is full, the picture takes the second place, and the first one stays. */
 export function addToBasket(name) {
   const names = basket();
-  setBasket(names.length < PLACES ? [...names, name] : [names[0], name]);
+  const isFull = names.length === PLACES;
+  setBasket(isFull ? [names[0], name] : [...names, name]);
+  if (isFull) return "The picture takes the place of the second one.";
+  return names.length ? "Two pictures are chosen." : "The first of two pictures is chosen. Choose “Between two” at a second one, on any page.";
 }
 
 export const removeFromBasket = (place) => setBasket(basket().filter((_, index) => index !== place));
@@ -31,11 +34,10 @@ export const betweenAddress = () => `/draw?${document.body.dataset.k ? `k=${docu
 /** What an enlarged picture offers: generating more like it, and its place between two. `name` is a patch's id, or `samples/` and a sample's. */
 export function drawActions(name, { k }) {
   const choose = (_, dialog) => {
-    addToBasket(name);
+    const text = addToBasket(name);
     dialog.close();
     const go = { title: "Generate", run: () => { location.href = betweenAddress(); } };
-    if (basket().length < PLACES) toast("The first of two pictures is chosen. Choose “Between two” at a second one, on any page.", { key: "basket" });
-    else toast("Two pictures are chosen.", { action: go, key: "basket" });
+    toast(text, { action: basket().length === PLACES ? go : undefined, key: "basket" });
   };
   return [{ title: "More like this", href: `/draw?k=${k}&like=${encodeURIComponent(name)}` }, { title: "Between two", run: choose }];
 }

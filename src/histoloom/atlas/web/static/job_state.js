@@ -35,7 +35,8 @@ export async function poll() {
     failing = true;
   }
   const running = failing || jobs.some((job) => !hasEnded(job));
-  if (number === latest && running && !document.hidden) timer = setTimeout(poll, document.getElementById("jobs") ? POLL_RUNNING : POLL_ELSEWHERE);
+  const often = document.getElementById("jobs") && !failing;
+  if (number === latest && running && !document.hidden) timer = setTimeout(poll, often ? POLL_RUNNING : POLL_ELSEWHERE);
 }
 
 document.addEventListener("visibilitychange", () => document.hidden || poll());
