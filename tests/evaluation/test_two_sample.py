@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from histoloom.evaluation.results import (
     TwoSample,
     Verdicts,
 )
+from histoloom.evaluation.telling_windows import write_telling_windows
 from histoloom.evaluation.texture_features import TextureStatistics, feature_names
 from histoloom.evaluation.two_sample import FeatureSet, two_sample_test
 from histoloom.evaluation.verdicts import make_verdicts, two_sample_check
@@ -234,3 +236,20 @@ def test_images_of_any_size_have_named_features() -> None:
         assert values.shape == (3, len(feature_names(min(size))))
         assert np.isfinite(values).all()
         assert np.abs(values[2]).max() < 50
+
+
+def test_the_window_that_tells_is_the_smoothed_one(unseen: Patches, tmp_path: Path) -> None:
+    images, clusters, _ = unseen
+    images = images[clusters == np.bincount(clusters).argmax()]
+    real, samples = images[::2], images[1::2].copy()
+    half = SIDE // 2
+    samples[:, :half, :half] = blurred(samples[:, :half, :half])
+    write_telling_windows(
+        tmp_path, real_NSS3=real, samples_MSS3=samples, extractor=TextureStatistics(torch.device("cpu"))
+    )
+    with np.load(tmp_path / "telling.npz") as stored:
+        assert (stored["sample"] == samples[:8]).all()
+        scores = stored["score"]
+    assert scores.shape == (8, 3, 3)
+    assert (scores.reshape(8, 9).argmax(axis=1) == 0).mean() > 0.7
+    assert scores[:, 0, 0].mean() > scores[:, 2, 2].mean() + 0.2

@@ -31,6 +31,7 @@ from histoloom.evaluation.feature_cache import RUN_CACHE, cached_features
 from histoloom.evaluation.images import ImageRows, SampleFolder
 from histoloom.evaluation.results import Separation, TellingFeature, ToldApart, ToldSample, TwoSample
 from histoloom.evaluation.statistics import Interval, area_interval, wilson_interval
+from histoloom.evaluation.telling_windows import MOST, write_telling_windows
 from histoloom.evaluation.texture_features import MIN_SIDE, N_COLOUR, TextureStatistics, feature_names
 from histoloom.run.stage import StageContext
 from histoloom.seeding import Part, numpy_generator
@@ -385,14 +386,26 @@ def write_two_sample(
                 sets[side] = FeatureSet(features_NF, clusters_N, np.full(len(rows), side))
             else:
                 sets[side] = FeatureSet(features_NF, labels[k][rows], groups_N[rows])
+        files = [str(name) for name in samples.table["file_name"].to_numpy()[drawn["samples"]]]
         result = two_sample_test(
             sets["learned"],
             sets["tested"],
             sets["samples"],
             names=feature_names(patches.size, patches.mpp),
-            files=[str(name) for name in samples.table["file_name"].to_numpy()[drawn["samples"]]],
+            files=files,
             seed=config.seed,
             path=["two samples"],
             k=k,
         )
+        texture = result.texture
+        if texture and texture.samples and texture.floor and texture.samples.interval[0] > texture.floor.interval[1]:
+            row_of = dict(zip(files, drawn["samples"], strict=True))
+            told = np.array([row_of[sample.file] for sample in result.told[:MOST]])
+            real = numpy_generator(config.seed, "two samples", "windows").permutation(drawn["learned"])[:MOST]
+            write_telling_windows(
+                context.out,
+                real_NSS3=patches.images(np.sort(real)),
+                samples_MSS3=samples.images(told),
+                extractor=extractor,
+            )
     result.save(context.out)

@@ -16,7 +16,7 @@ from histoloom.atlas.report.lights import SYMBOLS, Light, verdict_level, verdict
 from histoloom.atlas.report.paper import BETTER, CITATION, INDEX_TITLES, METRIC_TITLES
 from histoloom.atlas.report.plots import Plot
 from histoloom.atlas.report.run_plots import STAGE_TITLES, Colouring
-from histoloom.atlas.report.sample_checks import OriginalitySection, ReadingBlock
+from histoloom.atlas.report.sample_checks import OriginalitySection, ReadingBlock, TellingSection
 from histoloom.atlas.report.sample_quality import DistributionTable, SimilarityRow
 from histoloom.atlas.report.text import count, duration, number
 from histoloom.autoencoder.quality import ReconstructionQuality
@@ -119,6 +119,7 @@ class Page:
     unavailable: Sequence[str]
     agreement: Sequence[str]
     clusters: Sequence[Cluster]
+    telling: TellingSection | None
     originality: OriginalitySection | None
     readings: Sequence[ReadingBlock]
     maps: Sequence[Map]

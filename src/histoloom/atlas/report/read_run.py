@@ -35,7 +35,7 @@ from histoloom.atlas.report.lights import lights
 from histoloom.atlas.report.page import Cluster, Header, Map, Page
 from histoloom.atlas.report.paper import METRIC_TITLES
 from histoloom.atlas.report.run_plots import Colouring
-from histoloom.atlas.report.sample_checks import originality_section, readings_of
+from histoloom.atlas.report.sample_checks import originality_section, readings_of, telling_section
 from histoloom.atlas.report.sample_quality import (
     distribution_table,
     similarity_rows,
@@ -45,7 +45,7 @@ from histoloom.atlas.report.text import environment_in_words
 from histoloom.autoencoder.quality import ReconstructionQuality, Reconstructions
 from histoloom.clustering.results import Confounding, Decision, PatchAlone, ValidityTable
 from histoloom.config import Config
-from histoloom.evaluation.results import Distribution, Similarity
+from histoloom.evaluation.results import Distribution, Similarity, TwoSample
 from histoloom.names import read_label_state
 from histoloom.run.directory import Artifact
 from histoloom.run.stage import EventLog
@@ -114,6 +114,7 @@ def read_page(
         unavailable=_unavailable(judged.similarity, distribution=judged.distribution, clusters=cards),
         agreement=sentences(read_label_state(run, k=k), sizes=[len(rows) for rows in clusters.members]),
         clusters=cards,
+        telling=telling_section(TwoSample.load(inputs["evaluation"]), k=k, evaluation=inputs["evaluation"]),
         originality=None if originality is None else originality_section(originality, evaluation=inputs["evaluation"]),
         readings=readings_of(run),
         maps=[

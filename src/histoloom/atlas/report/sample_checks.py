@@ -1,4 +1,4 @@
-"""The report's sections on two checks of the samples: copies of training patches, and blinded readings."""
+"""The report's sections on three checks of the samples: copies, what tells them, and blinded readings."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from histoloom.atlas.report.figures import Picture, picture
 from histoloom.evaluation.reading.folder import readings
 from histoloom.evaluation.reading.results import result
 from histoloom.evaluation.reading.tables import format_estimate, table
-from histoloom.evaluation.results import Originality
+from histoloom.evaluation.results import Originality, TwoSample
+from histoloom.evaluation.telling_windows import FILE as TELLING
 
 _PICTURES = 8
 _TITLES = {
@@ -74,6 +76,41 @@ def originality_section(originality: Originality, *, evaluation: Path) -> Origin
                 real = picture(nearest_HW3, text=f"Its nearest training patch, {sample.nearest}", at_most=128)
                 pairs.append(Pair(drawn, real, sample.score, sample.is_copy))
     return OriginalitySection(tuple(sentences), originality.notes, tuple(pairs), originality.threshold)
+
+
+@dataclass(frozen=True)
+class TellingSection:
+    """What tells samples from real patches: the statistics, in words, and pictures with the most telling window."""
+
+    features: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+
+
+def telling_section(two_sample: TwoSample | None, *, k: int, evaluation: Path) -> TellingSection | None:
+    """The section; None where samples are not told from real patches by texture."""
+    path = evaluation / TELLING
+    if two_sample is None or two_sample.k != k or two_sample.texture is None or not path.is_file():
+        return None
+    features = [
+        f"{one.name}: {abs(one.difference):.1f} standard deviations {'more' if one.difference > 0 else 'less'}"
+        for one in two_sample.texture.telling
+    ]
+    pictures = []
+    with np.load(path) as stored:
+        for image_HW3, scores_33, sample in zip(stored["sample"], stored["score"], two_sample.told, strict=False):
+            # The window is outlined in white and black, which show on every tissue
+            side = len(image_HW3)
+            larger = Image.fromarray(image_HW3).resize((2 * side, 2 * side), Image.Resampling.BICUBIC)
+            row, column = np.unravel_index(scores_33.argmax(), scores_33.shape)
+            left, top = (round(int(number) * side / (len(scores_33) - 1)) for number in (column, row))
+            draw = ImageDraw.Draw(larger)
+            for inset, colour in ((0, "black"), (1, "white"), (2, "black")):
+                draw.rectangle(
+                    (left + inset, top + inset, left + side - 1 - inset, top + side - 1 - inset), None, colour
+                )
+            text = f"Synthetic patch {sample.file}, its most telling quarter outlined"
+            pictures.append(picture(np.asarray(larger), text=text, at_most=192))
+    return TellingSection(tuple(features), tuple(pictures))
 
 
 @dataclass(frozen=True)
