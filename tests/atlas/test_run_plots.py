@@ -93,7 +93,8 @@ def test_many_slides_share_the_last_colour() -> None:
     by_slide = colourings(
         label_N=np.zeros(46, int), names=["a"], colours=["#000000"], slides=slides, patients=slides, p_N=np.ones(46)
     )[1]
-    assert by_slide.names[0] == "slide 14"
+    assert "slide 14" in by_slide.names, "it has most patches"
+    assert list(by_slide.names[:-1]) == sorted(by_slide.names[:-1])
     assert by_slide.names[-1] == "3 other slides"
     assert len(by_slide.names) == len(by_slide.colours) == 13
     assert (by_slide.group_N == 12).sum() == 9

@@ -423,15 +423,15 @@ def colourings(
 def _by_value(name: str, values: Sequence[str]) -> Colouring:
     """A colour for each of the commonest values; grey for all others."""
     found, code_N, count = np.unique(np.asarray(values, dtype=str), return_inverse=True, return_counts=True)
-    order = np.argsort(-count, kind="stable")
-    rank = np.empty(len(found), int)
-    rank[order] = np.arange(len(found))
-    shown = [str(found[place]) for place in order[:_MOST_SLIDES]]
+    commonest = np.sort(np.argsort(-count, kind="stable")[:_MOST_SLIDES])
+    rank = np.full(len(found), _MOST_SLIDES)
+    rank[commonest] = np.arange(len(commonest))
+    shown = [str(found[place]) for place in commonest]
     colours = [hexadecimal(colour) for colour in palette.colours(len(shown))]
     if len(found) > _MOST_SLIDES:
         shown.append(f"{len(found) - _MOST_SLIDES} other {name}s")
         colours.append("#9a9a9a")
-    return Colouring(name, name, np.minimum(rank[code_N], len(shown) - 1), tuple(shown), tuple(colours))
+    return Colouring(name, name, rank[code_N], tuple(shown), tuple(colours))
 
 
 def patch_map_plot(embedding: Embedding, colouring: Colouring) -> Plot:
