@@ -9,8 +9,11 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
 # Modules are compiled when they are first imported (pip would compile all 16,000, of which a third is ever imported),
-# and what was compiled is kept.
+# and what was compiled is kept. The largest are imported once after they are installed: three test processes that start
+# together would each compile them.
 export PYTHONDONTWRITEBYTECODE :=
+LARGE := distributed, fastapi.testclient, matplotlib.figure, pandas, playwright.sync_api, schemathesis, skimage.filters, \
+	sklearn.metrics, torchmetrics.image
 
 .PHONY: demo docs test lint format setup clean
 .DEFAULT_GOAL := demo
@@ -50,5 +53,6 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(PIP) --upgrade pip==26.3
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[dev]'
+	$(BIN)/python -W ignore -c 'import torch._dynamo' & $(PIP) --editable '.[dev]' && wait
+	$(BIN)/python -c 'import $(LARGE)' & $(BIN)/python -c 'import histoloom.autoencoder.vqgan' && wait
 	@touch $@
