@@ -143,6 +143,15 @@ TINY = (
 """The demo preset, made so small that the whole pipeline takes seconds."""
 
 
+BRIEF = ("diffusion.training.phases.0.images=64", "evaluation.originality=off")
+"""After TINY: a fifth of the generator's training and no search for copies, where a test is about other stages."""
+
+
+@pytest.fixture(scope="session")
+def brief_settings() -> tuple[str, ...]:
+    return BRIEF
+
+
 @pytest.fixture(scope="session")
 def tiny_settings() -> tuple[str, ...]:
     return TINY

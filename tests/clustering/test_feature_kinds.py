@@ -260,10 +260,12 @@ def test_other_weights_of_a_trunk_are_refused(context: Context, tmp_path: Path) 
         KINDS["perceptual"].load(Sources(stage.inputs, stage.out, record, torch.device("cpu")))
 
 
-def test_a_whole_run_on_other_features_with_maps_and_report(tiny_run: Path, tmp_path: Path) -> None:
+def test_a_whole_run_on_other_features_with_maps_and_report(
+    tiny_run: Path, tmp_path: Path, brief_settings: tuple[str, ...]
+) -> None:
     """The earlier stages are kept under their fingerprints, so that going back needs no work."""
     shutil.copytree(tiny_run, tmp_path / "run")
-    settings = ["clusters.features=codes", "clusters.surroundings=0", "report.map_patches=16"]
+    settings = ["clusters.features=codes", "clusters.surroundings=0", "report.map_patches=16", *brief_settings]
     changed = change_settings(Run.open(tmp_path / "run"), settings, save=True)
     pipeline.execute(changed)
     assert read_json(tmp_path / "run" / "clusters" / "features.json")["kind"] == "codes"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,7 +177,7 @@ def test_every_format_gives_each_patch_the_features_of_its_tile(
     np.testing.assert_array_equal(features.compute_rows(order).numpy(), wanted_ND[order])
 
 
-def clustered(run: Path, *, tiny_run: Path, folder: Path, settings: tuple[str, ...]) -> Path:
+def clustered(run: Path, *, tiny_run: Path, folder: Path, settings: Sequence[str]) -> Path:
     """A copy of the tiny run, clustered by the features in ``folder``, with all that follows."""
     shutil.copytree(tiny_run, run)
     changes = ["clusters.features=files", f"clusters.files={folder}", "clusters.surroundings=0", *settings]
@@ -194,10 +194,10 @@ def one_cluster_a_tile(run: Path, raw_ND: np.ndarray) -> bool:
 
 
 def test_a_trident_folder_is_clustered_end_to_end(
-    tiny_run: Path, tiles: dict[str, Tiles], folder: Path, tmp_path: Path
+    tiny_run: Path, tiles: dict[str, Tiles], folder: Path, tmp_path: Path, brief_settings: tuple[str, ...]
 ) -> None:
     """Clusters follow the files alone. A second classifier tells them of images, by features that made none of them."""
-    run = clustered(tmp_path / "run", tiny_run=tiny_run, folder=folder, settings=())
+    run = clustered(tmp_path / "run", tiny_run=tiny_run, folder=folder, settings=brief_settings)
     parts = read_json(run / "clusters" / "features.json")["parts"]
     assert [part["kind"] for part in parts] == ["perceptual", "files"]
     assert (parts[1]["dimensions"], parts[1]["encoder"]) == (WIDTH, {"encoder": "uni_v2"})
@@ -226,9 +226,10 @@ def test_a_trident_folder_is_clustered_end_to_end(
 
 
 def test_without_a_second_classifier_new_images_get_no_cluster_and_that_is_said_once(
-    tiny_run: Path, tiles: dict[str, Tiles], folder: Path, tmp_path: Path
+    tiny_run: Path, tiles: dict[str, Tiles], folder: Path, tmp_path: Path, brief_settings: tuple[str, ...]
 ) -> None:
-    run = clustered(tmp_path / "run", tiny_run=tiny_run, folder=folder, settings=("clusters.positives=views",))
+    settings = [*brief_settings, "clusters.positives=views"]
+    run = clustered(tmp_path / "run", tiny_run=tiny_run, folder=folder, settings=settings)
     assert [part["kind"] for part in read_json(run / "clusters" / "features.json")["parts"]] == ["files"]
     assert one_cluster_a_tile(run, expected(tiny_run, tiles))
     faithfulness = read_json(run / "evaluation" / "faithfulness.json")

@@ -74,7 +74,8 @@ def leaks(run):
 
 
 def test_no_name_is_anywhere_in_a_whole_run(tmp_path, ward, tiny_settings):
-    run = init_run(tmp_path / "run", slides=[ward], preset="demo", settings=tiny_settings, pseudonymise=True)
+    short = (*tiny_settings, "autoencoder.training.phases.0.images=96", "diffusion.training.phases.0.images=64")
+    run = init_run(tmp_path / "run", slides=[ward], preset="demo", settings=short, pseudonymise=True)
     pipeline.execute(run)
     export_generator(run, tmp_path / "export")
     assert leaks(run.path) == []
