@@ -15,7 +15,7 @@ from forked import Forked, run_forked, start_together
 
 from histoloom import pipeline
 from histoloom.errors import SlidesAbsent, UserError
-from histoloom.names import add_name
+from histoloom.names import add_label, add_name, undo
 from histoloom.run.directory import Run
 from histoloom.setup import change_settings, init_run
 from histoloom.slides.inventory import find
@@ -94,6 +94,19 @@ def test_other_settings_make_stages_stale_and_coming_back_costs_nothing(tiny_run
     assert {name: data for name, data in payload(run.path).items() if name.startswith("samples")} == {
         name: data for name, data in before.items() if name.startswith("samples")
     }
+
+
+def test_an_artefact_makes_the_scores_stale_and_nothing_before(tiny_run: Path, tmp_path: Path) -> None:
+    run = Run.open(Path(shutil.copytree(tiny_run, tmp_path / "run")))
+    before = pipeline.wanted_fingerprints(run)
+    add_label(run.path, cluster=0, k=2, rater="A", flag="unsure")
+    unsure = pipeline.wanted_fingerprints(run)
+    assert {name for name in before if before[name] != unsure[name]} == {"report"}
+    add_label(run.path, cluster=0, k=2, rater="A", flag="artefact")
+    artefact = pipeline.wanted_fingerprints(run)
+    assert {name for name in unsure if unsure[name] != artefact[name]} == {"evaluation", "report"}
+    undo(run.path, k=2, rater="A")
+    assert pipeline.wanted_fingerprints(run)["evaluation"] == before["evaluation"]
 
 
 def test_runtime_settings_change_no_result(tiny_run: Path, tmp_path: Path) -> None:

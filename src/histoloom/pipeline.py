@@ -15,7 +15,7 @@ import psutil
 
 from histoloom.config import Config, identity
 from histoloom.errors import SlidesAbsent, UserError
-from histoloom.names import journal_file, refresh_sample_names
+from histoloom.names import artefacts_of, journal_file, read_events, refresh_sample_names
 from histoloom.processes import is_main_process, process_count
 from histoloom.run.directory import (
     Artifact,
@@ -195,6 +195,10 @@ def wanted_fingerprints(run: Run) -> dict[str, str]:
         if stage.name == "patches":
             wanted[stage.name] = _patches_fingerprint(run, value)
             continue
+        if stage.name == "evaluation":
+            artefacts = artefacts_of(read_events(run.path), clustering=wanted["clusters"])
+            if artefacts:  # no key without any, as in runs made before they were left out
+                value["artefacts"] = artefacts
         if stage.name == "report":
             names = journal_file(run.path)
             value["names"] = fingerprint(names.read_text(encoding="utf-8", errors="replace") if names.is_file() else "")
@@ -282,9 +286,13 @@ def execute(run: Run, *, until: str = STAGE_NAMES[-1]) -> None:
 
 
 def refresh_report(run: Run) -> None:
-    """Make the report again, with the present names and readings; ``UserError`` where an earlier stage is not done."""
+    """Make the report again, with the present names and readings.
+
+    The evaluation is brought up to date first: it changes with the clusters that are flagged as artefact. ``UserError``
+    where an earlier stage is not done: nothing is trained or drawn.
+    """
     states = {entry.stage: entry.state for entry in status(run)}
-    missing = [stage for stage in STAGES[-1].inputs if states[stage] != "done"]
+    missing = [stage for stage in STAGES[-1].inputs if stage != "evaluation" and states[stage] != "done"]
     if missing:
         raise UserError(f"the report needs {', '.join(missing)} up to date first: histoloom run {run.path}")
     execute(run)

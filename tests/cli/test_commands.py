@@ -68,12 +68,12 @@ def test_a_report_is_made_again_of_what_is_there_alone(run: Path) -> None:
     (run / "report.html").unlink()
     assert histoloom("report", run).strip() == str((run / "report.html").resolve())
     assert (run / "report.html").is_file()
-    shutil.rmtree(run / "evaluation")
+    shutil.rmtree(run / "samples")
     before = sorted(run.rglob("*"))
     done = command_line.histoloom("report", run)
     assert done.returncode == 2
-    assert done.stderr.strip() == (f"histoloom: the report needs evaluation up to date first: histoloom run {run}"), (
-        "it measures nothing"
+    assert done.stderr.strip() == (f"histoloom: the report needs samples up to date first: histoloom run {run}"), (
+        "it draws nothing"
     )
     assert sorted(run.rglob("*")) == before
 

@@ -15,6 +15,7 @@ from histoloom.clustering.results import Decision
 from histoloom.config import Config, make_config, read_preset, with_settings
 from histoloom.evaluation import distribution, similarity, stage
 from histoloom.evaluation.extractors import Pixels
+from histoloom.names import add_label
 from histoloom.run.stage import EventLog, StageContext
 
 SIZE = 32
@@ -127,6 +128,21 @@ def test_entries_of_every_cluster_comparison_and_metric(run: dict[str, Path], tm
     single = table[table["cluster"].notna()]
     assert (single["pairs"] == 6).all()
     assert list(load(files, "missing.json")) == ["lpips"]
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_artefacts_are_left_out_of_scores(run: dict[str, Path], tmp_path: Path) -> None:
+    config = make(pairs=6, bootstrap=50)
+    whole = evaluate(tmp_path / "whole", run, config)
+    add_label(tmp_path, cluster=1, k=2, rater="Dr A", flag="artefact")
+    files = evaluate(tmp_path / "out", run, config)
+    table = pd.DataFrame(load(files, "similarity.json"))
+    assert set(table[table["k"] == 2]["cluster"].dropna()) == {0}
+    assert set(table[table["k"] == 3]["cluster"].dropna()) == {0, 1, 2}
+    assert list(load(files, "verdicts.json")["clusters"]) == ["0"]
+    assert load(files, "two_sample.json")["note"] == "it needs 20 samples, and there are 4"
+    assert files["truth.json"] == whole["truth.json"]
+    assert "k = 2: left out as artefacts: clusters 1" in (tmp_path / "out" / "log.jsonl").read_text()
 
 
 @pytest.mark.usefixtures("no_weights")

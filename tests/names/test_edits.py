@@ -11,7 +11,9 @@ from histoloom.errors import UserError
 from histoloom.names import (
     add_label,
     add_name,
+    artefacts_of,
     choose_reference,
+    clustering_of,
     clusters_of_tissue,
     current_labels,
     current_names,
@@ -21,6 +23,7 @@ from histoloom.names import (
     read_label_state,
     redo,
     undo,
+    without_artefacts,
 )
 
 
@@ -198,3 +201,19 @@ def test_runs_do_not_share(make_run: Callable[..., Path]) -> None:
     one, two = make_run("one"), make_run("two")
     add_name(one, cluster=0, name="bone", k=3, rater="A")
     assert names(two)[0] == "cluster 0"
+
+
+def test_artefacts_are_those_of_the_present_clusters_unless_all_are(run: Path, recluster: Callable[..., None]) -> None:
+    add_label(run, cluster=2, k=3, rater="A", name="pen", flag="artefact")
+    add_label(run, cluster=1, k=3, rater="A", flag="mixed")
+    labels = current_labels(run, k=3)
+    assert without_artefacts(labels) == [0, 1]
+    present = clustering_of(run)
+    assert artefacts_of(read_events(run), clustering=present) == {3: [2]}
+    for cluster in range(3):
+        add_label(run, cluster=cluster, k=3, rater="A", flag="artefact")
+    assert without_artefacts(current_labels(run, k=3)) == [0, 1, 2]
+    assert artefacts_of(read_events(run), clustering=present) == {}
+    undo(run, k=3, rater="A")
+    recluster(run, fingerprint="f2")
+    assert artefacts_of(read_events(run), clustering=clustering_of(run)) == {}

@@ -145,7 +145,7 @@ def run(
 
 
 def report(run: RunArgument) -> None:
-    """Make the report of a finished run again, with the present names and readings; nothing else is computed."""
+    """Make the report of a finished run again, with the present names, flags and readings; nothing is trained."""
     from histoloom import pipeline
     from histoloom.run.directory import Run
 

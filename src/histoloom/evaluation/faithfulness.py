@@ -22,7 +22,7 @@ from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.clustering.features.base import ImagesUnsupported
 from histoloom.evaluation.cluster_classifier import LabelledSet, predict_clusters, train_classifier
-from histoloom.evaluation.images import ImageRows, SampleFolder
+from histoloom.evaluation.images import NO_TISSUE, ImageRows, SampleFolder
 from histoloom.evaluation.results import (
     Accuracy,
     ClassifierRecognition,
@@ -56,7 +56,7 @@ def write_faithfulness(
         return
     train, held_out = (
         LabelledSet(labels[k][rows], ImageRows(patches.images, rows).read)
-        for rows in (patches.rows("train"), patches.rows("holdout"))
+        for rows in (rows[labels[k][rows] != NO_TISSUE] for rows in (patches.rows("train"), patches.rows("holdout")))
     )
     sample_rows = np.concatenate(list(samples.rows(k).values()))
     sample_clusters = samples.table["cluster"].to_numpy(np.int64)[sample_rows]

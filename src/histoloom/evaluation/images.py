@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +22,9 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 READERS = 4
 """files that are decoded at once"""
+
+NO_TISSUE = -1
+"""In place of the cluster of a real patch that is left out, because its cluster is flagged as artefact."""
 
 _MODES = {
     "L": "is a grey image",
@@ -92,10 +95,14 @@ class ChosenImages:
 
 
 class SampleFolder:
-    """The samples of a run: ``table`` is its metadata.csv, a row an image; images are read on demand."""
+    """The samples of a run: ``table`` is its metadata.csv, a row an image; images are read on demand.
 
-    def __init__(self, folder: Path) -> None:
+    ``left_out``: clusters by k, flagged as artefact, whose samples ``rows`` does not give.
+    """
+
+    def __init__(self, folder: Path, *, left_out: Mapping[int, Sequence[int]] | None = None) -> None:
         self.folder = folder
+        self.left_out = left_out or {}
         self.table = pd.read_csv(folder / "metadata.csv")
 
     def __len__(self) -> int:
@@ -107,9 +114,9 @@ class SampleFolder:
         return sorted(int(k) for k in self.table["k"].unique())
 
     def rows(self, k: int) -> dict[int, np.ndarray]:
-        """The rows of each cluster of ``k`` that has samples."""
-        is_k = (self.table["k"] == k).to_numpy()
+        """The rows of each cluster of ``k`` that has samples, but for those left out."""
         clusters = self.table["cluster"].to_numpy()
+        is_k = (self.table["k"] == k).to_numpy() & ~np.isin(clusters, self.left_out.get(k, ()))
         return {int(c): np.flatnonzero(is_k & (clusters == c)) for c in np.unique(clusters[is_k])}
 
     def images(self, rows: np.ndarray) -> Images:

@@ -28,14 +28,14 @@ from sklearn.model_selection import StratifiedKFold
 
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.evaluation.feature_cache import RUN_CACHE, cached_features
-from histoloom.evaluation.images import ImageRows, SampleFolder
+from histoloom.evaluation.images import NO_TISSUE, ImageRows, SampleFolder
 from histoloom.evaluation.results import Separation, TellingFeature, ToldApart, ToldSample, TwoSample
 from histoloom.evaluation.statistics import Interval, area_interval, wilson_interval
 from histoloom.evaluation.telling_windows import MOST, write_telling_windows
 from histoloom.evaluation.texture_features import MIN_SIDE, N_COLOUR, TextureStatistics, feature_names
 from histoloom.run.stage import StageContext
 from histoloom.seeding import Part, numpy_generator
-from histoloom.slides.patch_set import PatchSet
+from histoloom.slides.patch_set import PatchSet, Split
 from histoloom.training.devices import accelerator
 
 FOLDS = 5
@@ -358,10 +358,15 @@ def write_two_sample(
     table = patches.columns("split", "slide", "patient")
     groups_N = table[config.patches.split.by].astype(str).to_numpy()
     sample_rows = np.concatenate(list(samples.rows(k).values()))
+
+    def tissue_rows(split: Split) -> np.ndarray:
+        rows = patches.rows(split)
+        return rows[labels[k][rows] != NO_TISSUE]
+
     sides = {
         # Twice as many to learn from, since the floor learns from half of the slides.
-        "learned": (patches.rows("train"), 2 * limit),
-        "tested": (patches.rows("holdout"), limit),
+        "learned": (tissue_rows("train"), 2 * limit),
+        "tested": (tissue_rows("holdout"), limit),
         "samples": (sample_rows, limit),
     }
     drawn = {

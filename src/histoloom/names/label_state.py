@@ -221,6 +221,19 @@ def tissues_of(labels: Mapping[int, Label]) -> dict[int, tuple[int, ...]]:
     return {clusters[0]: tuple(clusters) for clusters in by_name.values()}
 
 
+def artefacts_of(events: Sequence[Event], *, clustering: str) -> dict[int, list[int]]:
+    """The clusters that are flagged as artefact, for each k that has some: those that mixtures and scores leave out.
+
+    ``events`` are all of a journal, ``clustering`` the fingerprint of the clusters that count.
+    """
+    found: dict[int, list[int]] = {}
+    for k in sorted({event.k for event in events if event.sets}):
+        labels = LabelState(events, k=k, clustering=clustering).effective()
+        if left_out := sorted({*labels} - {*without_artefacts(labels)}):
+            found[k] = left_out
+    return found
+
+
 def without_artefacts(labels: Mapping[int, Label]) -> list[int]:
     """The clusters that show tissue: all but those flagged as artefact; all where every one is flagged so."""
     kept = [cluster for cluster in sorted(labels) if labels[cluster].flag != "artefact"]

@@ -92,7 +92,7 @@ def test_merged_clusters_are_one_group_everywhere(changing_client: TestClient, f
 
 def test_an_artefact_says_what_it_is_left_out_of(changing_client: TestClient, finished: Run) -> None:
     add_label(finished.path, cluster=2, k=4, rater="Dr A", flag="artefact")
-    assert changing_client.get("/").text.count("left out of mixtures and readings") == 1
+    assert changing_client.get("/").text.count("left out of mixtures, readings and scores") == 1
     assert "Artefact: it is left out of mixtures" in changing_client.get("/clusters/4/2").text
     assert "Artefact: it is left out" not in changing_client.get("/clusters/4/1").text
 

@@ -100,7 +100,7 @@ def page(request: Request, view: View, k: QueryK) -> HTMLResponse:
     for cluster in range(k):
         typical = clusters.representatives(cluster, n=TYPICAL, random_N=view.random_N, slide_N=table.slide_N)
         patches = [
-            (patch_address(view, patch_id), f"Patch of cluster {cluster}, slide {slide}")
+            (patch_address(view, patch_id), f"Patch of group {cluster}, slide {slide}")
             for patch_id, slide in zip(table.ids(typical), slide_ids[table.slide_N[typical]], strict=True)
         ]
         rows.append(Row(cluster, clusters.extent(cluster, table=table), patches))

@@ -54,7 +54,7 @@ def add(
         raise UserError("this run has no generator yet")
     k = view.k_or_chosen(k)
     if cluster is not None and cluster >= k:
-        raise NotFound(f"there is no cluster {cluster} at k = {k}")
+        raise NotFound(f"there is no group {cluster} at k = {k}")
     tissue = None if cluster is None else (k, cluster)
     return own_image(
         view.own_pictures.add(content, title=title, mpp=mpp, size=view.size, target_mpp=view.mpp, tissue=tissue)

@@ -149,7 +149,7 @@ class RunView(GeneratorView):
     def check_cluster(self, k: int, cluster: int) -> None:
         """``NotFound`` where there is no such cluster."""
         if not 0 <= cluster < self.k_or_chosen(k):
-            raise NotFound(f"there is no cluster {cluster} at k = {k}; there are 0 to {k - 1}")
+            raise NotFound(f"there is no group {cluster} at k = {k}; there are 0 to {k - 1}")
 
     def labels(self, k: int) -> dict[int, Label]:
         """Name, colour and flag that count for each cluster of ``k``; the last two may be empty."""
