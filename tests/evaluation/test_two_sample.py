@@ -221,7 +221,9 @@ def test_a_verdict_is_the_worst_of_its_checks() -> None:
     )  # fmt: skip
     within = made(faithfulness=None, distribution=Distribution(entries=(entry,)))
     assert within.clusters[0].word == "like real"
-    farther = Distribution(entries=(entry.model_copy(update={"interval": (0.21, 0.3)}),))
+    beyond = Distribution(entries=(entry.model_copy(update={"interval": (0.21, 0.3)}),))
+    assert made(faithfulness=None, distribution=beyond).clusters[0].word == "like real"
+    farther = Distribution(entries=(entry.model_copy(update={"interval": (0.41, 0.5)}),))
     assert made(faithfulness=None, distribution=farther).clusters[0].word == "different"
     own_encoder = Distribution(entries=(farther.entries[0].model_copy(update={"extractor": "encoder"}),))
     assert made(faithfulness=None, distribution=own_encoder).clusters[0].word == "like real"
@@ -245,10 +247,16 @@ def test_the_window_that_tells_is_the_smoothed_one(unseen: Patches, tmp_path: Pa
     half = SIDE // 2
     samples[:, :half, :half] = blurred(samples[:, :half, :half])
     write_telling_windows(
-        tmp_path, real_NSS3=real, samples_MSS3=samples, extractor=TextureStatistics(torch.device("cpu"))
+        tmp_path,
+        real_NSS3=real,
+        samples_MSS3=samples,
+        clusters_M=np.arange(len(samples)) // 2,  # as if of many clusters, two of each
+        files=[f"{number}.png" for number in range(len(samples))],
+        extractor=TextureStatistics(torch.device("cpu")),
     )
     with np.load(tmp_path / "telling.npz") as stored:
-        assert (stored["sample"] == samples[:8]).all()
+        assert (stored["sample"] == samples[:16:2]).all()
+        assert stored["name"][1] == "2.png"
         scores = stored["score"]
     assert scores.shape == (8, 3, 3)
     assert (scores.reshape(8, 9).argmax(axis=1) == 0).mean() > 0.7

@@ -7,6 +7,7 @@ of them. Shapes: N images of S x S px, W windows of an image, F features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from histoloom.run.directory import replacing
 
 FILE = "telling.npz"
 SHOWN = 8
-"""samples that are kept, those that are told most clearly"""
+"""samples that are kept at most"""
 MOST = 200
 """samples, and real patches, that windows are taken of"""
 ACROSS = 3
@@ -54,14 +55,22 @@ def window_scores(real_NSS3: Images, samples_MSS3: Images, *, extractor: Texture
 
 
 def write_telling_windows(
-    folder: Path, *, real_NSS3: Images, samples_MSS3: Images, extractor: TextureStatistics
+    folder: Path,
+    *,
+    real_NSS3: Images,
+    samples_MSS3: Images,
+    clusters_M: np.ndarray,
+    files: Sequence[str],
+    extractor: TextureStatistics,
 ) -> None:
-    """Write ``telling.npz``: the first samples, ``sample`` (P, S, S, 3), and the scores of their windows (P, 3, 3).
+    """Write ``telling.npz``: ``sample`` (P, S, S, 3), their windows' ``score`` (P, 3, 3), and their ``name``.
 
-    ``samples_MSS3`` are ordered by how clearly they are told. Nothing is written where windows would be smaller than
-    ``MIN_SIDE`` px.
+    The samples are ordered by how clearly they are told; the first of each cluster is kept, at most ``SHOWN``. Nothing
+    is written where windows would be smaller than ``MIN_SIDE`` px.
     """
     if samples_MSS3.shape[1] >= 2 * MIN_SIDE:
         scores = window_scores(real_NSS3, samples_MSS3, extractor=extractor)
+        shown = np.sort(np.unique(clusters_M, return_index=True)[1])[:SHOWN]
         with replacing(folder / FILE) as path, path.open("wb") as file:
-            np.savez_compressed(file, sample=samples_MSS3[:SHOWN], score=scores[:SHOWN])
+            names = np.array([files[row] for row in shown])
+            np.savez_compressed(file, sample=samples_MSS3[shown], score=scores[shown], name=names)

@@ -405,12 +405,15 @@ def write_two_sample(
         texture = result.texture
         if texture and texture.samples and texture.floor and texture.samples.interval[0] > texture.floor.interval[1]:
             row_of = dict(zip(files, drawn["samples"], strict=True))
-            told = np.array([row_of[sample.file] for sample in result.told[:MOST]])
+            names = [sample.file for sample in result.told[:MOST]]
+            told = np.array([row_of[name] for name in names])
             real = numpy_generator(config.seed, "two samples", "windows").permutation(drawn["learned"])[:MOST]
             write_telling_windows(
                 context.out,
                 real_NSS3=patches.images(np.sort(real)),
                 samples_MSS3=samples.images(told),
+                clusters_M=samples.table["cluster"].to_numpy(np.int64)[told],
+                files=names,
                 extractor=extractor,
             )
     result.save(context.out)

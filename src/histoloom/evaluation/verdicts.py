@@ -34,6 +34,8 @@ RECALL_MARGIN = 0.1
 """samples are recognised like real patches where at most this share fewer of them is"""
 MAX_FLOOR = 0.85
 """real patches of other slides that are told apart as well as this leave no room for a comparison"""
+DISTANCE_FACTOR = 2.0
+"""samples are farther than real patches of other slides where their distance begins at so many times the floor's end"""
 INDEPENDENT_DISTANCE = "kid"
 """the distance of sets that serves as a check: unlike Frechet's it does not depend on the number of images"""
 
@@ -207,13 +209,14 @@ def _mistaken_for(recognition: Recognition, cluster: int) -> str:
 
 
 def distance_checks(entries: Sequence[SetComparison]) -> Iterator[Check]:
-    """Distances of sets that are larger than their floor. They have no margin, so no other distance says anything.
+    """Distances of sets that are far larger than their floor. They can only show a difference.
 
-    Distances by the run's own encoder are left out, since it is not independent.
+    The floor's interval is of the same few slides. Real patches of further slides can be farther, so the distance
+    counts from ``DISTANCE_FACTOR`` on. Distances by the run's own encoder are left out, since it is not independent.
     """
     for entry in entries:
         if entry.metric == INDEPENDENT_DISTANCE and entry.extractor != "encoder":
-            differs = entry.interval[0] > entry.floor_interval[1]
+            differs = entry.interval[0] > DISTANCE_FACTOR * max(0.0, entry.floor_interval[1])
             sentence = (
                 f"the kernel distance by {entry.extractor} is {entry.value:.3g} ({_range(entry.interval, digits=3)}), "
                 f"and {entry.floor:.3g} ({_range(entry.floor_interval, digits=3)}) for other real patches"

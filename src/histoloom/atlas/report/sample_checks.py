@@ -97,7 +97,7 @@ def telling_section(two_sample: TwoSample | None, *, k: int, evaluation: Path) -
     ]
     pictures = []
     with np.load(path) as stored:
-        for image_HW3, scores_33, sample in zip(stored["sample"], stored["score"], two_sample.told, strict=False):
+        for image_HW3, scores_33, file in zip(stored["sample"], stored["score"], stored["name"], strict=True):
             # The window is outlined in white and black, which show on every tissue
             side = len(image_HW3)
             larger = Image.fromarray(image_HW3).resize((2 * side, 2 * side), Image.Resampling.BICUBIC)
@@ -108,7 +108,7 @@ def telling_section(two_sample: TwoSample | None, *, k: int, evaluation: Path) -
                 draw.rectangle(
                     (left + inset, top + inset, left + side - 1 - inset, top + side - 1 - inset), None, colour
                 )
-            text = f"Synthetic patch {sample.file}, its most telling quarter outlined"
+            text = f"Synthetic patch {file}, its most telling quarter outlined"
             pictures.append(picture(np.asarray(larger), text=text, at_most=192))
     return TellingSection(tuple(features), tuple(pictures))
 
