@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -60,6 +61,17 @@ def test_distances_stand_beside_their_floors() -> None:
     assert ">fat<" in plot.svg
     assert ">bone<" not in plot.svg, "it has no numbers of its own"
     assert distances(Distribution(entries=()), names=["bone", "fat"], k=2) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_are_drawn_as_they_are() -> None:
+    found = {"n": 2, "accuracy": 0.5, "interval": [0.4, 0.6], "recall": [1.0, 0.0], "intervals": [None, None]}
+    judged = {"samples": found | {"confusion": [[1, 0], [1, 0]]}, "held_out": found | {"confusion": [[1, 0], [1, 0]]}}
+    names = [r"$\frac{1}{$ & <b>", "骨"]
+    plot = confusion(Faithfulness.model_validate({"k": 2, "judge": judged}), names=names, k=2)
+    assert plot is not None
+    texts = [text.text for text in ElementTree.fromstring(plot.document).iter("{http://www.w3.org/2000/svg}text")]
+    assert set(names) <= set(texts)
 
 
 def test_confusion_has_shares_of_each_cluster_of_samples_and_of_real_patches() -> None:

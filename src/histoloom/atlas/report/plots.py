@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ SYNTHETIC, REAL, SOFT = "#d55e00", "#0072b2", "#7f7f7f"
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "font.size": 7.5,
     "axes.titlesize": 8,
     "axes.labelsize": 7.5,
@@ -92,7 +94,9 @@ class Plot:
 @contextmanager
 def style(name: str) -> Iterator[None]:
     """The look of all plots while one is drawn; ``name`` keeps the ids in it apart from those of others."""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        # Names in any script: text stays text, so the reader's font draws what the measuring font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 

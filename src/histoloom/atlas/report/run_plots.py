@@ -492,7 +492,7 @@ def training(stage: str, *, metrics: Sequence[Curve]) -> Plot | None:
             unit = TRAINING_TITLES.get(curve.name, ("", "value"))[1]
             axes = figure.add_subplot(lines, columns, place + 1)
             axes.plot(np.asarray(curve.images)[shown], np.asarray(curve.values)[shown], color=REAL, linewidth=1.1)
-            axes.set_title(title(curve.name), parse_math=False)
+            axes.set_title(title(curve.name))
             axes.set_ylabel(unit)
             axes.set_xlabel("training images seen")
             axes.xaxis.set_major_locator(MaxNLocator(4))
