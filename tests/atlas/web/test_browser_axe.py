@@ -82,11 +82,19 @@ def test_the_report(visit: Callable[..., Any], report: str, width: int, scheme: 
 
 
 def test_the_report_is_as_wide_as_its_page_on_screen_and_on_paper(visit: Callable[..., Any], report: str) -> None:
-    """No table or figure is wider than what holds it, also with all numbers unfolded; print has a page a cluster."""
+    """No table is wider than what holds it, also with all numbers unfolded; print has a page a cluster.
+
+    The map of patches takes other colours.
+    """
     wider = """[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth + 1)
         .map(one => one.textContent.trim().slice(0, 60))"""
     with visit(viewport={"width": 768, "height": 900}) as page:
         page.set_content(report)
+        colour = "getComputedStyle(document.querySelector('.points .patient-1')).backgroundColor"
+        assert not page.locator(".legend-patient").is_visible()
+        page.check("#by-patient")
+        assert page.evaluate(colour) == "rgb(86, 180, 233)", "the second colour of the palette"
+        assert page.locator(".legend-patient li").all_inner_texts() == ["patient 0", "patient 1"]
         page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         for media, width in (("screen", 768), ("print", 688)):  # A4 less its margins
             page.set_viewport_size({"width": width, "height": 900})
