@@ -41,6 +41,7 @@ FORKING = (
     "test_processes.py",
     "test_training.py",
     "test_jobs.py",
+    "test_kill.py",
     "test_reading_benchmark.py",
 )
 """Files that fork processes from one which has imported everything (tests/cli/forked.py)."""

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import Forked
 
 from histoloom.config import dump_config
 from histoloom.slides import stage
 
 RUN = """
+import os
 import sys
 from pathlib import Path
 from histoloom.config import load_config
 from histoloom.slides import stage
 from histoloom.run.stage import EventLog, StageContext
 if __name__ == "__main__":
+    os.setsid()  # its workers are killed with it
     out = Path(sys.argv[2])
     stage.run(StageContext(out.parent, load_config(Path(sys.argv[1])), out, {}, EventLog(out / "log.jsonl")))
 """
@@ -40,16 +42,17 @@ def written(folder: Path) -> int:
         return 0
 
 
-def kill_while_writing(command: list[str], *, out: Path, least: int) -> bool:
+def kill_while_writing(command: list[Path], *, out: Path, least: int) -> bool:
     """Start the stage and kill it, workers too, once a file that it writes holds ``least`` bytes; False where it ended
     before.
     """
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    while process.poll() is None:
+    process = Forked(*command).process
+    while process.is_alive():
         if written(out) >= least:
+            assert process.pid is not None
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return True
+            process.join()
+            return process.exitcode == -signal.SIGKILL
         time.sleep(0.0005)
     return False
 
@@ -63,7 +66,7 @@ def test_kill_leaves_no_torn_record(slide_folder, configured, context, tmp_path,
     expected = images(whole.out)
     (tmp_path / "config.yaml").write_text(dump_config(config))
     (tmp_path / "run.py").write_text(RUN)
-    command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "config.yaml"), str(broken.out)]
+    command = [tmp_path / "run.py", tmp_path / "config.yaml", broken.out]
     size = min(map(len, expected.values()))
     assert kill_while_writing(command, out=broken.out, least=size // 3), "it was quicker than the test"
     left = images(broken.out)
