@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import command_line
 import numpy as np
 import pandas as pd
 import pytest
+from forked import Forked
 from PIL import Image
 
 
@@ -32,32 +32,32 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+FROM_A_TERMINAL = """
+import os
+import signal
+import sys
+from histoloom.cli import main
+os.setsid()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv[0] = "histoloom"
+main()
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups")
-def test_ctrl_c_says_that_the_same_command_continues(run: Path) -> None:
+def test_ctrl_c_says_that_the_same_command_continues(run: Path, tmp_path: Path) -> None:
     """Ctrl-C reaches the whole process group, as from a terminal, while the generator trains."""
-    command = [
-        sys.executable,
-        "-m",
-        "histoloom",
-        "run",
-        str(run),
-        "--set",
-        "diffusion.training.phases.0.images=1000000",
-    ]
-
-    def heard() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # jobs in a shell's background start with it ignored
-
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard
-    ) as process:
-        while process.poll() is None and not (run / ".building" / "diffusion" / "log.jsonl").exists():
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
-        _, printed = process.communicate(timeout=60)
-    assert process.returncode == 130, printed
-    assert printed.splitlines()[-1] == "histoloom: stopped; the same command continues where it stopped"
-    assert "Traceback" not in printed
+    script = tmp_path / "terminal.py"
+    script.write_text(FROM_A_TERMINAL)
+    started = Forked(script, "run", run, "--set", "diffusion.training.phases.0.images=1000000")
+    while started.process.is_alive() and not (run / ".building" / "diffusion" / "log.jsonl").exists():
+        time.sleep(0.05)
+    assert started.process.pid is not None
+    os.killpg(started.process.pid, signal.SIGINT)
+    done = started.finish(timeout=60)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines()[-1] == "histoloom: stopped; the same command continues where it stopped"
+    assert "Traceback" not in done.stderr
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
