@@ -55,6 +55,16 @@ def test_the_first_page_says_what_the_run_is_whether_it_is_good_and_what_to_do(
     assert "Name 2 groups: 0 done" in changing_client.get("/?k=2").text
 
 
+def test_measurements_of_another_version_do_not_close_the_first_page(
+    changing_client: TestClient, finished: Run
+) -> None:
+    (finished.folder("evaluation") / "verdicts.json").write_text("{}")
+    response = changing_client.get("/")
+    assert response.status_code == 200
+    assert "Another version of Histoloom made the measurements" in response.text
+    assert "Name 4 groups: 0 done" in response.text
+
+
 def test_merged_clusters_are_one_group_everywhere(changing_client: TestClient, finished: Run, write_map: Any) -> None:
     write_map(finished)
     sizes = [len(gallery(changing_client, k=4, cluster=cluster)) for cluster in range(4)]
@@ -83,6 +93,9 @@ def test_merged_clusters_are_one_group_everywhere(changing_client: TestClient, f
     assert colours["1"] == colours["3"] != colours["2"]
     assert 3 not in changing_client.get("/api/map?k=4").json()["labels"]
     assert changing_client.get("/map?k=4").text.count('name="shown"') == 1 + 3
+    bars = changing_client.get("/slides?k=4").text
+    assert '<rect class="c1"' in bars
+    assert '<rect class="c3"' not in bars
     assert changing_client.get("/name").text.count('class="card naming-row') == 4, "each is named by itself"
     changed = changing_client.post("/api/names/4/3", json={"rater": "Dr A", "colour": "#112233"}).json()
     assert [one["colour"] for one in changed["clusters"]] == ["", "#112233", "", "#112233"]

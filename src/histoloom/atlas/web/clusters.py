@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from histoloom.atlas.browse.cluster_table import UNSURE_BELOW, Extent, overlap
 from histoloom.atlas.browse.flow import ClusterFlow, cluster_flows, counterpart
-from histoloom.atlas.report.lights import lights
+from histoloom.atlas.report.lights import Light, lights
 from histoloom.atlas.web import routing
 from histoloom.atlas.web.pages import render
 from histoloom.atlas.web.pictures import mosaic_address, place_address
@@ -92,7 +92,7 @@ def start(request: Request, view: View, k: QueryK) -> HTMLResponse:
         view=view,
         cards=list(all_cards.values()),
         table=view.table,
-        lights=view.cached(("lights", k), depends_on=_LIGHTS, make=lambda: lights(view.path, k=k)),
+        lights=lights_of(view, k=k),
         steps=next_steps(view, cards=all_cards, k=k),
     )
 
@@ -151,6 +151,14 @@ def cards(view: RunView, *, k: int) -> dict[int, Card]:
         )
         for first, clusters in view.tissue_clusters(k).items()
     }
+
+
+def lights_of(view: RunView, *, k: int) -> tuple[Light, ...]:
+    """The four lights; none where another version of Histoloom wrote the measurements, which cannot be read then."""
+    try:
+        return view.cached(("lights", k), depends_on=_LIGHTS, make=lambda: lights(view.path, k=k))
+    except (ValueError, KeyError):
+        return ()
 
 
 def next_steps(view: RunView, *, cards: Mapping[int, Card], k: int) -> list[NextStep]:

@@ -161,7 +161,7 @@ def slides_page(
 
 def cards(view: RunView, shown: Sequence[SlideInfo], *, slides: RunSlides, k: int) -> list[SlideCard]:
     """A card for each of the slides ``shown``."""
-    names, slides_KS = view.names(k), view.clusters(k).slides_KS
+    names, slides_KS = view.names(k), view.tissues(k).slides_KS
     result = []
     for info in shown:
         row = view.table.slide_number(info.slide_id)
