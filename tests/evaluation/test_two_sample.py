@@ -147,6 +147,9 @@ def test_without_enough_images_nothing_is_said(real: tuple[FeatureSet, FeatureSe
     assert result.note == "it needs 20 images on each side, and there are 12"
     assert verdicts.overall.word == "not measured"
     assert {verdict.word for verdict in verdicts.clusters.values()} == {"not measured"}
+    strangers = features(*(values[:60] for values in unseen))
+    strangers = FeatureSet(strangers.features_NF, strangers.clusters_N + 100, strangers.groups_N)
+    assert judge(real, strangers)[0].note == "it needs 20 patches of the samples' clusters, and there are 0"
 
 
 def separation(auc: float, low: float, high: float) -> Separation:

@@ -204,6 +204,12 @@ def _matching_rows(available_N: np.ndarray, wanted_M: np.ndarray, *, rng: np.ran
     return np.sort(np.concatenate(rows))
 
 
+def _n_matching(available_N: np.ndarray, wanted_M: np.ndarray) -> int:
+    """How many rows ``_matching_rows`` finds."""
+    clusters, counts = np.unique(wanted_M, return_counts=True)
+    return int(np.minimum(counts, [(available_N == cluster).sum() for cluster in clusters]).sum())
+
+
 def two_sample_test(
     learned: FeatureSet,
     tested: FeatureSet,
@@ -225,6 +231,10 @@ def two_sample_test(
     smallest = min(len(images) for images in (learned, tested, samples, others) if images is not None)
     if smallest < MIN_IMAGES:
         return TwoSample(k=k, note=f"it needs {MIN_IMAGES} images on each side, and there are {smallest}")
+
+    common = _n_matching(learned.clusters_N, samples.clusters_N)
+    if common < MIN_IMAGES:
+        return TwoSample(k=k, note=f"it needs {MIN_IMAGES} patches of the samples' clusters, and there are {common}")
 
     aspects, told = {}, np.empty(0)
     for aspect, columns in (("texture", slice(N_COLOUR, None)), ("colour", slice(0, N_COLOUR))):
@@ -286,7 +296,7 @@ def _floor_pairs(
         source = learned if others is None else others
         drawn = second[_matching_rows(source.clusters_N[second], samples.clusters_N, rng=rng)]
         first = learned if others is not None else learned.take(np.flatnonzero(~is_second_N))
-        if min(len(first), len(drawn)) >= MIN_IMAGES:
+        if _n_matching(first.clusters_N, source.clusters_N[drawn]) >= MIN_IMAGES:
             yield first, source.take(drawn)
 
 
