@@ -14,10 +14,9 @@ from histoloom.atlas.report.lights import (
     lights,
     passing,
     samples_light,
-    verdict_line,
 )
 from histoloom.clustering.results import Confounding, Decision, NullComparison
-from histoloom.evaluation.results import Check, Originality, TwoSample, Verdict, Verdicts
+from histoloom.evaluation.results import Originality, TwoSample, Verdict, Verdicts
 from histoloom.run.directory import Run
 
 NULLS = (NullComparison(k=9, indices={}, stability={}, smallest=0.1, largest=0.2),)
@@ -60,7 +59,7 @@ def test_groups_are_as_real_as_the_rule_says(values: dict[str, Any], k: int, lev
 def test_samples_have_the_level_and_the_sentence_of_their_verdict(word: Any, level: str) -> None:
     verdicts = Verdicts(k=9, overall=Verdict(word=word, sentence="What was measured."))
     light = samples_light(verdicts, k=9)
-    assert (light.level, light.sentence) == (level, "What was measured.")
+    assert (light.level, light.sentence) == (level, f"{word.capitalize()}: what was measured.")
     assert samples_light(verdicts, k=8) == Light(
         "samples", light.question, "unknown", "Not measured at k = 8; samples were judged at k = 9."
     )
@@ -76,21 +75,7 @@ def test_the_light_of_samples_says_how_well_they_are_told_and_how_many_groups_di
         "Different from real patches: by texture, a classifier is right about 98.7 % of samples and real patches, and "
         "about 54.4 % with real patches of other slides for samples (50 % is chance); 1 of 2 groups differ."
     )
-    assert samples_light(verdicts, k=9, two_sample=two_sample.model_copy(update={"k": 8})).sentence == "x"
-
-
-def test_a_verdict_names_the_checks_that_decide_it() -> None:
-    checks = (
-        Check(name="texture", word="too few", short="", sentence=""),
-        Check(name="colour", word="different", short="", sentence=""),
-        Check(name="recognition", word="different", short="", sentence=""),
-    )
-    verdict = Verdict(word="different", sentence="", checks=checks)
-    assert verdict_line(verdict) == "Different from real patches, by colour; recognition."
-    assert verdict_line(Verdict(word="too few", sentence="", checks=checks)) == "Too few samples or patches to say."
-    assert verdict_line(Verdict(word="not measured", sentence="Not measured: why.", checks=checks)) == (
-        "Not measured: why."
-    )
+    assert samples_light(verdicts, k=9, two_sample=two_sample.model_copy(update={"k": 8})).sentence == "Different: x"
 
 
 def originality(**values: Any) -> Originality:

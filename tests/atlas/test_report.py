@@ -18,7 +18,7 @@ from histoloom.atlas.report.read_run import STAGES, read_page
 from histoloom.atlas.report.text import number
 from histoloom.config import read_preset
 from histoloom.evaluation.results import Check, Distribution, Verdict, Verdicts
-from histoloom.names import add_name
+from histoloom.names import add_label, add_name
 from histoloom.run.directory import Run, read_json, write_json
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -206,8 +206,9 @@ def test_a_cluster_has_its_verdict_its_place_and_the_scale(finished: Run) -> Non
     assert document.table("Checks of the samples of cluster 1")[1:] == [
         ["two-sample test", "different", "AUC 0.99 <b>of</b> 20."]
     ]
-    assert document.text.count("Verdict on 0.") == 1
-    assert document.text.count("Different from real patches, by two-sample test.") == 3, "light, section, cluster 1"
+    assert document.text.count("Like real: verdict on 0.") == 1
+    assert document.text.count("Different: verdict on 1.") == 1
+    assert document.text.count("Different: all told.") == 2, "among the lights and where samples are judged"
     assert document.text.count("10 µm") == 1 + 2 * 4, "a patch is 32 µm wide"
     assert document.text.count("Place on a slide") == 4
     assert "most from slide-" in document.text
@@ -266,6 +267,10 @@ def test_names_are_shown_and_cannot_become_markup(finished: Run) -> None:
     assert not any("onerror" in attributes for attributes in document.of("img"))
     assert document.text.count(f"1 · {evil}") == 2
     assert "0 · {{ 7 * 7 }} voids" in document.text
+    add_label(finished.path, cluster=3, k=4, rater="A", flag="artefact")
+    assert document.text.count("cluster 3") == report(finished).text.count("cluster 3") + 1, (
+        "no pair on the first screen"
+    )
     assert any(evil in str(attributes["alt"]) for attributes in document.of("img"))
 
 

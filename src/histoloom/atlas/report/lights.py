@@ -12,7 +12,7 @@ from typing import Literal
 
 from histoloom.atlas.report.text import percent
 from histoloom.clustering.results import Confounding, Decision
-from histoloom.evaluation.results import Originality, TwoSample, Verdict, Verdicts, VerdictWord
+from histoloom.evaluation.results import Originality, TwoSample, Verdicts, VerdictWord
 
 LightName = Literal["groups", "samples", "copies", "confounding"]
 Level = Literal["good", "caution", "bad", "unknown"]
@@ -119,7 +119,7 @@ def samples_light(verdicts: Verdicts | None, *, k: int, two_sample: TwoSample | 
     elif verdicts.k != k:
         sentence = f"Not measured at k = {k}; samples were judged at k = {verdicts.k}."
     elif texture is None or texture.samples is None or texture.floor is None:
-        level, sentence = verdict_level(verdicts.overall.word), verdict_line(verdicts.overall)
+        level, sentence = verdict_level(verdicts.overall.word), verdicts.overall.text
     else:
         level = verdict_level(verdicts.overall.word)
         different = sum(verdict.word == "different" for verdict in verdicts.clusters.values())
@@ -130,16 +130,6 @@ def samples_light(verdicts: Verdicts | None, *, k: int, two_sample: TwoSample | 
             + (f"; {different} of {len(verdicts.clusters)} groups differ." if different else ".")
         )
     return Light("samples", "Do samples look real?", level, sentence)
-
-
-def verdict_line(verdict: Verdict) -> str:
-    """A verdict with the names of the checks that decide it; what they measured is in the checks."""
-    names = [check.name for check in verdict.checks if check.word == verdict.word]
-    if not names or verdict.word == "not measured":
-        return verdict.sentence
-    if verdict.word == "too few":
-        return f"{_STARTS[verdict.word]}."
-    return f"{_STARTS[verdict.word]}, by {'; '.join(names)}."
 
 
 def verdict_level(word: VerdictWord) -> Level:

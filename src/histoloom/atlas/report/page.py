@@ -12,7 +12,7 @@ from histoloom.atlas.browse.run_slides import SlideInfo
 from histoloom.atlas.maps.patch_map import PatchMap
 from histoloom.atlas.report.clustering_tables import DefinitionRow, PaperComparison, RegionTable, ValidityRow
 from histoloom.atlas.report.figures import Picture, ScaleBar
-from histoloom.atlas.report.lights import SYMBOLS, Light, verdict_level, verdict_line
+from histoloom.atlas.report.lights import SYMBOLS, Light, verdict_level
 from histoloom.atlas.report.paper import BETTER, CITATION, INDEX_TITLES, METRIC_TITLES
 from histoloom.atlas.report.plots import Plot
 from histoloom.atlas.report.run_plots import STAGE_TITLES, Colouring
@@ -158,7 +158,6 @@ def render(page: Page) -> str:
         "duration": duration,
         "count": count,
         "level": verdict_level,
-        "line": verdict_line,
     }
     environment.globals |= {"symbols": SYMBOLS, "plots": page.plots}
     return environment.get_template("report.html").render(
