@@ -105,5 +105,5 @@ def test_marks_are_where_the_patches_are() -> None:
     boxes_N4 = np.array([[0, 0, 100, 50], [150, 50, 200, 100]])
     shown = cluster_overlay(white_HW3, boxes_N4=boxes_N4, dimensions=(200, 100), colour=(0, 0, 0))
     expected_HW = np.full((10, 20), 255)
-    expected_HW[:5, :10] = expected_HW[5:, 15:] = 127
+    expected_HW[:5, :10] = expected_HW[5:, 15:] = 128
     np.testing.assert_allclose(shown[..., 0], expected_HW, atol=1)

@@ -108,7 +108,7 @@ def test_geojson_is_what_qupath_reads() -> None:
                 },
                 "properties": {
                     "objectType": "annotation",
-                    "classification": {"name": "bone", "color": [230, 159, 0]},
+                    "classification": {"name": "bone", "color": list(colours(1)[0])},
                 },
             }
         ],
@@ -123,18 +123,34 @@ def test_clusters_of_one_name_are_one_class_and_gaps_are_kept() -> None:
     assert {tuple(f["properties"]["classification"]["color"]) for f in drawn["features"]} == {colours(1)[0]}
 
 
-def test_overlay_colours_cells_and_leaves_the_rest_as_it_is() -> None:
+def test_overlay_tints_and_outlines_areas_and_leaves_the_rest_as_it_is() -> None:
     drawn = overlay(
-        np.full((10, 20, 3), 200, dtype=np.uint8),
-        boxes_N4=cells(1, 2)[:1],
-        labels_N=np.array([1]),
+        np.full((40, 160, 3), 200, dtype=np.uint8),
+        boxes_N4=cells(1, 4)[[0, 1, 3]],
+        labels_N=np.array([0, 0, 1]),
         colours=colours(2),
-        dimensions=(200, 100),
+        dimensions=(400, 100),
     )
-    assert drawn.shape == (10, 20, 3)
-    assert (drawn[:, 10:] == 200).all()
-    expected = np.rint(200 * (127 / 255) + np.array(colours(2)[1]) * (128 / 255))
-    assert (drawn[:, :10] == expected).all()
+    assert drawn.shape == (40, 160, 3)
+    assert (drawn[:, 80:120] == 200).all()
+    tinted = np.rint(200 * 0.65 + np.array(colours(2)) * 0.35)
+    first, second = drawn[:, :80], drawn[:, 120:]
+    assert (first[:, :76] == tinted[0]).all(), "no outline between cells of one label, nor at the picture's border"
+    assert (first[:, 76:79] == colours(2)[0]).all()
+    assert (first[:, 79] == 255).all()
+    assert (second[:, 0] == 255).all()
+    assert (second[:, 1:4] == colours(2)[1]).all()
+    assert (second[:, 4:] == tinted[1]).all()
+    # Cells of a few pixels are tinted alone.
+    small = overlay(
+        np.full((4, 16, 3), 200, dtype=np.uint8),
+        boxes_N4=cells(1, 4),
+        labels_N=np.array([0, 1, 0, 1]),
+        colours=colours(2),
+        dimensions=(400, 100),
+    )
+    assert (small[:, :4] == tinted[0]).all()
+    assert (small[:, 4:8] == tinted[1]).all()
 
 
 @pytest.mark.parametrize("limit", [4000, 30, 7, 1])

@@ -183,16 +183,46 @@ def test_layers_and_opacity_change_what_is_seen(page: Page, larger: tuple[Run, s
     assert colour_in_the_middle(page) == plain
 
 
-def test_one_cluster_can_be_shown_alone(page: Page, larger: tuple[Run, str]) -> None:
-    opened(page, f"{larger[1]}/slides/slide-0?k=2&cluster=1")
+def test_groups_are_shown_by_checkboxes_and_the_rest_is_dimmed(page: Page, larger: tuple[Run, str]) -> None:
+    first = pd.read_parquet(larger[0].folder("patches") / "index.parquet").query("slide_id == 'slide-0'").iloc[0]
+    labels = pd.read_parquet(larger[0].folder("clusters") / "index.parquet").set_index("patch_id")["k2"]
+    own = int(labels[first.patch_id])
+    opened(page, f"{larger[1]}/slides/slide-0?k=2&cluster={own}#{int(first.x + SIDE / 2)},{int(first.y + SIDE / 2)},2")
     legend = page.get_by_role("list", name="Groups")
-    one, other = legend.get_by_role("button", name="Group 1"), legend.get_by_role("button", name="Group 0")
-    expect(one).to_have_attribute("aria-pressed", "true")
-    other.click()
-    expect(one).to_have_attribute("aria-pressed", "false")
-    expect(other).to_have_attribute("aria-pressed", "true")
-    other.click()
-    expect(other).to_have_attribute("aria-pressed", "false")
+    one = legend.get_by_role("checkbox", name=f"Group {own}")
+    other = legend.get_by_role("checkbox", name=f"Group {1 - own}")
+    expect(one).to_be_checked()
+    expect(other).not_to_be_checked()
+    tinted = colour_in_the_middle(page)
+
+    legend.get_by_role("button", name=f"Show Group {1 - own} alone").click()
+    expect(one).not_to_be_checked()
+    expect(page).to_have_url(re.compile(rf"\?k=2&groups={1 - own}#"))
+    dimmed = colour_in_the_middle(page)
+    page.get_by_role("button", name="All", exact=True).click()
+    assert colour_in_the_middle(page) == tinted
+    page.get_by_label("Groups of patches").uncheck()
+    plain = colour_in_the_middle(page)
+    assert sum(dimmed) > sum(plain), "what is not shown is paler"
+    assert len({tuple(colour) for colour in (tinted, dimmed, plain)}) == 3
+
+    # The address reopens the view: groups, layers, opacity.
+    page.get_by_role("button", name="None", exact=True).click()
+    other.check()
+    page.get_by_label("Names on the map").check()
+    page.get_by_label("Groups of patches").check()
+    page.get_by_label("Opacity").fill("75")
+    expect(page).to_have_url(re.compile(rf"groups={1 - own}&layers=patches,names&fill=75#"))
+    view = page.locator("#picture")
+    page.wait_for_timeout(250)
+    before = view.screenshot()
+    page.reload()
+    opened(page, page.url)
+    expect(other).to_be_checked()
+    expect(one).not_to_be_checked()
+    expect(page.get_by_label("Names on the map")).to_be_checked()
+    page.wait_for_timeout(250)
+    assert view.screenshot() == before
 
 
 def test_another_k_keeps_the_place(page: Page, larger: tuple[Run, str]) -> None:

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from histoloom.clustering.clustering_set import Clustering
+from histoloom.names import add_name
 from histoloom.run.directory import Run, write_json
 from histoloom.slides.inventory.pseudonyms import PrivateRecord, SlideNames
 from histoloom.slides.patch_set import PatchSet
@@ -87,7 +88,8 @@ def test_a_slide_says_what_the_viewer_needs(client: TestClient, published: Run) 
     assert (answer["problem"], answer["map"]) == ("", "")
     sizes = Clustering.open(published.folder("clusters")).labels(2)
     sizes = sizes[sizes.index.str.startswith("slide-1_")].value_counts()
-    assert {entry["cluster"]: entry["patches"] for entry in answer["clusters"]} == {c: sizes.get(c, 0) for c in (0, 1)}
+    groups = {tuple(entry["clusters"]): entry["patches"] for entry in answer["groups"]}
+    assert groups == {(cluster,): sizes.get(cluster, 0) for cluster in (0, 1)}
     tile = answer["tiles"].format(level=0, column=0, row=0)
     assert picture(client, tile).shape == (128, 160, 3)
     assert "immutable" in client.get(tile).headers["cache-control"]
@@ -145,6 +147,26 @@ def test_patches_of_a_part_are_those_of_the_index(client: TestClient, published:
     expected = zip(rows.x, rows.y, rows.extent, labels[rows.patch_id], strict=True)
     seen = zip(found["x"], found["y"], found["extent"], found["cluster"], strict=True)
     assert sorted(seen) == sorted(expected)
+
+
+def test_clusters_of_one_name_are_one_group(finished: Run, open_client: Callable[..., TestClient]) -> None:
+    add_name(finished.path, cluster=1, name="fat", k=4, rater="A")
+    add_name(finished.path, cluster=3, name="Fat", k=4, rater="A")
+    client = open_client(finished.path)
+    groups = client.get("/api/slides/slide-1").json()["groups"]
+    assert [(group["name"], group["clusters"]) for group in groups] == [
+        ("cluster 0", [0]),
+        ("fat", [1, 3]),
+        ("cluster 2", [2]),
+    ]
+    found = client.get("/api/slides/slide-1/patches?left=0&top=0&right=200&bottom=200").json()
+    assert {(cluster, group) for cluster, group in zip(found["cluster"], found["group"], strict=True)} <= {
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (3, 1),
+    }
+    assert [found["group"].count(place) for place in range(3)] == [group["patches"] for group in groups]
 
 
 @pytest.mark.parametrize("left", ["nan", "inf", "-1e9", "", "x"])

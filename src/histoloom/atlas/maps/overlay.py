@@ -20,7 +20,8 @@ from histoloom.names import Label, normalised
 from histoloom.run.directory import read_json, write_json
 
 _DIGITS = 2  # of a coordinate in level-0 px
-_OPACITY = 128  # of 255; of a cell over the thumbnail
+_MAX_LINE = 3  # px of an outline
+_TINT_OF_ONE = 0.5
 _PALER = 0.35  # how far the thumbnail moves towards white under the boxes of one cluster
 
 
@@ -63,19 +64,49 @@ def overlay(
     labels_N: np.ndarray,
     colours: Sequence[Rgb],
     dimensions: tuple[int, int],
+    tint: float = 0.35,
 ) -> np.ndarray:
-    """The thumbnail with each cell half covered by the colour of its label: uint8 (H, W, 3).
+    """The thumbnail with each area of one label tinted and outlined in its colour: uint8 (H, W, 3).
 
-    ``dimensions`` are the slide's (width, height) in level-0 px. A cell covers at least one pixel.
+    The outline lies inside the area, with a thin white line around it: it shows on any tissue, and neighbours keep
+    theirs apart. ``dimensions`` are the slide's (width, height) in level-0 px, ``tint`` is how far a cell moves the
+    thumbnail towards its colour. A cell covers at least one pixel.
     """
     height, width = thumbnail_HW3.shape[:2]
     scale_4 = np.array([width / dimensions[0], height / dimensions[1]] * 2)
     pixels_N4 = np.clip(np.rint(boxes_N4 * scale_4).astype(int), 0, [width, height, width, height])
-    layer_HW4 = np.zeros((height, width, 4), dtype=np.uint8)
+    label_HW = np.full((height, width), -1)
     for (left, top, right, bottom), label in zip(pixels_N4, labels_N, strict=True):
-        layer_HW4[top : max(bottom, top + 1), left : max(right, left + 1)] = (*colours[int(label)], _OPACITY)
-    alpha_HW1 = layer_HW4[..., 3:].astype(np.float64) / 255
-    return np.rint(thumbnail_HW3 * (1 - alpha_HW1) + layer_HW4[..., :3] * alpha_HW1).astype(np.uint8)
+        label_HW[top : max(bottom, top + 1), left : max(right, left + 1)] = int(label)
+
+    inside_HW, colour_HW3 = label_HW >= 0, np.array([*colours, (0, 0, 0)])[label_HW]
+    tinted_HW3 = thumbnail_HW3 * (1 - tint) + colour_HW3 * tint
+    image_HW3 = np.where(inside_HW[..., None], np.rint(tinted_HW3), thumbnail_HW3)
+
+    # Cells too small for an outline are tinted alone.
+    cell = float(np.median(pixels_N4[:, 2:] - pixels_N4[:, :2])) if len(pixels_N4) else 0.0
+    line = min(_MAX_LINE, int(cell // 6))
+    if line:
+        depth_HW = _depth(label_HW, up_to=line + 1)
+        image_HW3[inside_HW & (depth_HW <= line + 1)] = colour_HW3[inside_HW & (depth_HW <= line + 1)]
+        image_HW3[inside_HW & (depth_HW == 1)] = 255
+    return image_HW3.astype(np.uint8)
+
+
+def _depth(label_HW: np.ndarray, *, up_to: int) -> np.ndarray:
+    """How many steps each pixel lies inside its label's area: 1 at its edge; what lies deeper has ``up_to`` + 1.
+
+    The picture's own border is no edge.
+    """
+    depth_HW = np.full(label_HW.shape, up_to + 1)
+    for step in range(1, up_to + 1):
+        padded = np.pad(label_HW, step, mode="edge")
+        height, width = label_HW.shape
+        for down in range(-step, step + 1):
+            for right in {-step, step} if abs(down) < step else range(-step, step + 1):
+                other_HW = padded[step + down : step + down + height, step + right : step + right + width]
+                depth_HW[(other_HW != label_HW) & (depth_HW > step)] = step
+    return depth_HW
 
 
 def cluster_overlay(
@@ -87,7 +118,9 @@ def cluster_overlay(
     """
     pale_HW3 = np.rint(thumbnail_HW3 * (1 - _PALER) + 255 * _PALER).astype(np.uint8)
     labels_N = np.zeros(len(boxes_N4), int)
-    return overlay(pale_HW3, boxes_N4=boxes_N4, labels_N=labels_N, colours=[colour], dimensions=dimensions)
+    return overlay(
+        pale_HW3, boxes_N4=boxes_N4, labels_N=labels_N, colours=[colour], dimensions=dimensions, tint=_TINT_OF_ONE
+    )
 
 
 def geojson(

@@ -1,11 +1,12 @@
-"""The colours of clusters: distinct for people with any of the three dichromacies.
+"""The colours of clusters: distinct from stained tissue and from each other, also for the colour-blind.
 
-The first colours are those of Okabe and Ito (2008). Each further colour is the candidate whose nearest earlier colour
-is farthest away (farthest-point sampling). The distance is the smallest that any of four viewers sees: one with normal
-vision and the three dichromats that Machado, Oliveira and Fernandes (2009) simulate. The first n colours therefore do
-not depend on how many are requested.
+Haematoxylin and eosin fill the range from white over pink to purple. Each colour of the palette is the candidate that
+is farthest from ``STAIN`` and from all earlier colours (farthest-point sampling), so that the first n colours do not
+depend on how many are requested. The distance is CIEDE2000, and the smallest that any of several viewers sees: one with
+normal vision and dichromats, whom Machado, Oliveira and Fernandes (2009) simulate. About 2 is just noticeable side by
+side.
 
-Shape suffixes: M a number of colours, 3 the channels (red, green, blue).
+Shape suffixes: M a number of colours, V viewers, 3 the channels (red, green, blue, or L*, a*, b*).
 """
 
 from __future__ import annotations
@@ -19,14 +20,23 @@ from histoloom.names import Label, tissues_of
 
 Rgb = tuple[int, int, int]
 
-_OKABE_ITO: tuple[Rgb, ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
+STAIN: tuple[Rgb, ...] = (
+    (244, 242, 243),
+    (233, 210, 225),
+    (222, 182, 205),
+    (210, 155, 186),
+    (191, 127, 165),
+    (222, 117, 151),
+    (207, 94, 126),
+    (176, 65, 92),
+    (165, 96, 141),
+    (148, 108, 170),
+    (102, 83, 151),
+    (117, 56, 108),
+    (99, 42, 98),
 )
+"""Glass, eosin from pale to blood, haematoxylin from stroma to dense nuclei: cluster centres (k-means) of the pixels of
+fields of bone and bowel from two laboratories, and of the demo's slides."""
 
 # Linear-RGB matrices for severity 1.0 (Machado et al. 2009, table 1): protanopia, deuteranopia, tritanopia.
 _MACHADO = np.array(
@@ -37,27 +47,16 @@ _MACHADO = np.array(
     ]
 )
 
-# Linear RGB to OKLab (Ottosson 2020).
-_TO_LMS = np.array(
-    [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
-)
-_TO_LAB = np.array(
-    [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
+# Linear RGB to XYZ (IEC 61966-2-1).
+_TO_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 )
 
-_LIGHTNESS = (0.36, 0.87)
-"""OKLab lightness of the candidates: visible on white and on black."""
+_LUMINANCE = (0.035, 0.82)
+"""Relative luminance of the candidates: visible on black and on white pages."""
 
-_CHROMA = 0.2
-"""Largest OKLab chroma of the candidates: nothing glares beside stained tissue."""
+_STAIN_WEIGHT = 1.25
+"""How much a difference from stained tissue counts, against one between two colours of the palette."""
 
 
 def colours(n: int) -> list[Rgb]:
@@ -78,8 +77,7 @@ def cluster_colours(labels: Mapping[int, Label], *, k: int) -> list[Rgb]:
             result[cluster] = result[first]
     for cluster, label in labels.items():
         if label.colour:
-            red, green, blue = bytes.fromhex(label.colour[1:])
-            result[cluster] = (red, green, blue)
+            result[cluster] = rgb(label.colour)
     return result
 
 
@@ -88,45 +86,54 @@ def hexadecimal(colour: Rgb) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def separation(first_M3: np.ndarray, second_3: np.ndarray) -> np.ndarray:
-    """OKLab distance (M,) between colours (uint8 0..255), for the viewer to whom they look most alike."""
-    seen_first, seen_second = _seen(np.asarray(first_M3)), _seen(np.asarray(second_3)[None])
-    distance: np.ndarray = np.linalg.norm(seen_first - seen_second, axis=-1).min(axis=0)
+def rgb(colour: str) -> Rgb:
+    """``#rrggbb`` as numbers."""
+    red, green, blue = bytes.fromhex(colour[1:])
+    return red, green, blue
+
+
+def separation(first_M3: np.ndarray, second_M3: np.ndarray, *, viewers: int = 4) -> np.ndarray:
+    """CIEDE2000 between each of the first and each of the second colours (uint8), for whom they look most alike.
+
+    ``viewers``: 1 for normal vision, 3 with protanopia and deuteranopia, 4 with tritanopia too.
+    """
+    from skimage.color import deltaE_ciede2000  # loads slowly
+
+    first_VM13 = _seen(np.asarray(first_M3))[:viewers, :, None]
+    second_V1M3 = _seen(np.asarray(second_M3))[:viewers, None]
+    distance: np.ndarray = deltaE_ciede2000(first_VM13, second_V1M3).min(axis=0)
     return distance
 
 
 @lru_cache
 def _distinct(n: int) -> tuple[Rgb, ...]:
-    # Candidates: a regular grid over RGB, without colours too light, too dark or too vivid.
+    # Candidates: a regular grid over RGB, without colours too light or too dark.
     steps = np.arange(0, 256, 17)
     grid_M3 = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    lab_M3 = _oklab(_linear(grid_M3))
-    lightness_M, chroma_M = lab_M3[:, 0], np.hypot(lab_M3[:, 1], lab_M3[:, 2])
-    candidates_M3 = grid_M3[(lightness_M >= _LIGHTNESS[0]) & (lightness_M <= _LIGHTNESS[1]) & (chroma_M <= _CHROMA)]
+    luminance_M = _linear(grid_M3) @ _TO_XYZ[1]
+    candidates_M3 = grid_M3[(luminance_M >= _LUMINANCE[0]) & (luminance_M <= _LUMINANCE[1])]
 
-    # Farthest-point sampling, starting from the colours of Okabe and Ito.
-    selected = list(_OKABE_ITO)
-    nearest_M = np.min([separation(candidates_M3, np.array(colour)) for colour in selected], axis=0)
+    # Farthest-point sampling, starting from the colours of stained tissue; tritanopia is too rare to limit this too.
+    nearest_M = _STAIN_WEIGHT * separation(candidates_M3, np.array(STAIN), viewers=3).min(axis=1)
+    selected: list[Rgb] = []
     while len(selected) < n:
         farthest_3 = candidates_M3[int(nearest_M.argmax())]
         selected.append((int(farthest_3[0]), int(farthest_3[1]), int(farthest_3[2])))
-        nearest_M = np.minimum(nearest_M, separation(candidates_M3, farthest_3))
-    return tuple(selected[:n])
+        nearest_M = np.minimum(nearest_M, separation(candidates_M3, farthest_3[None])[:, 0])
+    return tuple(selected)
 
 
 def _seen(rgb_M3: np.ndarray) -> np.ndarray:
-    """OKLab as the four viewers see it: (4, M, 3)."""
+    """CIELAB as the four viewers see it: (4, M, 3)."""
+    from skimage.color import xyz2lab  # loads slowly
+
     linear_M3 = _linear(rgb_M3)
     viewers = [linear_M3, *(np.clip(linear_M3 @ matrix.T, 0, 1) for matrix in _MACHADO)]
-    return np.stack([_oklab(viewer) for viewer in viewers])
+    lab_VM3: np.ndarray = xyz2lab(np.stack(viewers) @ _TO_XYZ.T)
+    return lab_VM3
 
 
 def _linear(rgb_M3: np.ndarray) -> np.ndarray:
     """Linear RGB 0..1 from sRGB 0..255 (IEC 61966-2-1)."""
     value = rgb_M3 / 255.0
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-
-
-def _oklab(linear_M3: np.ndarray) -> np.ndarray:
-    lab: np.ndarray = np.cbrt(linear_M3 @ _TO_LMS.T) @ _TO_LAB.T
-    return lab

@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from PIL import Image
 
 from histoloom.atlas.maps.overlay import cluster_overlay
-from histoloom.atlas.maps.palette import colours
+from histoloom.atlas.maps.palette import rgb
 from histoloom.atlas.web.routing import ClusterNumber, PatchId, PathK, SampleId, SlideId, Version, View, cached_response
 from histoloom.atlas.web.run_view import RunView
 
@@ -75,7 +75,7 @@ def place(
     request: Request, view: View, k: PathK, cluster: ClusterNumber, slide_id: SlideId, v: Version = ""
 ) -> Response:
     """The places of a cluster's patches on a slide."""
-    slide = view.slide_of(slide_id)
+    slide, colour = view.slide_of(slide_id), view.colours(k)[cluster]
 
     def make() -> bytes:
         table, info = view.table, view.table.slides.iloc[slide]
@@ -87,7 +87,7 @@ def place(
             thumbnail_HW3,
             boxes_N4=table.boxes(rows[table.slide_N[rows] == slide]),
             dimensions=(int(info["width"]), int(info["height"])),
-            colour=colours(k)[cluster],
+            colour=rgb(colour),
         )
         return _encoded(image_HW3, quality=85)
 

@@ -11,6 +11,7 @@ import numpy as np
 from histoloom.atlas.browse.cluster_table import ClusterTable, overlap, read_clusters
 from histoloom.atlas.browse.patch_table import PatchTable
 from histoloom.atlas.jobs.queue import FOLDER, has_generator
+from histoloom.atlas.maps.tissue_groups import NO_GROUP, TissueGroups, groups_of
 from histoloom.atlas.web.errors import NotFound
 from histoloom.atlas.web.generator_view import GeneratorView
 from histoloom.clustering.results import Decision
@@ -154,6 +155,18 @@ class RunView(GeneratorView):
     def labels(self, k: int) -> dict[int, Label]:
         """Name, colour and flag that count for each cluster of ``k``; the last two may be empty."""
         return self.cached(("names", k), depends_on=[_CLUSTERS, _NAMES], make=lambda: current_labels(self.path, k=k))
+
+    def groups(self, k: int) -> TissueGroups:
+        """The tissue groups of ``k``, and the group of each patch."""
+
+        def make() -> TissueGroups:
+            groups = groups_of(self.labels(k))
+            place_K = np.full(k + 1, NO_GROUP, np.int16)  # the last one is for patches without a cluster, -1
+            for place, group in enumerate(groups):
+                place_K[list(group.clusters)] = place
+            return TissueGroups(groups, place_K[self.clusters(k).label_N])
+
+        return self.cached(("groups", k), depends_on=[_PATCHES, _CLUSTERS, _NAMES], make=make)
 
     def row_of(self, patch_id: str) -> int:
         """The row of a patch; ``NotFound`` where there is none."""

@@ -36,10 +36,10 @@ SearchText = Annotated[str, Query(max_length=200, description="Part of a slide's
 
 
 class LegendEntry(BaseModel):
-    """A cluster in the viewer's legend; ``patches`` are those on this slide."""
+    """A group in the viewer's legend; ``patches`` are those on this slide."""
 
-    cluster: int
     name: str
+    clusters: list[int]
     colour: str
     patches: int
 
@@ -62,7 +62,7 @@ class ViewerSlide(BaseModel):
     tiles: str
     thumbnail: str
     map: str
-    clusters: list[LegendEntry]
+    groups: list[LegendEntry]
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,8 @@ def viewer_slide(view: View, slides: Slides, slide: Slide, k: QueryK) -> ViewerS
     if not problem:
         with errors_as_http():
             tiles = f"{address}/tiles/{{level}}/{{column}}/{{row}}.jpg?v={slides.identity(slide.slide_id)}"
-    names, colours = view.names(k), view.colours(k)
-    sizes = view.table.cluster_sizes(slide.slide_id, label_N=view.clusters(k).label_N, k=k)
+    tissue = view.groups(k)
+    sizes = tissue.sizes(view.table.on_slide(slide.slide_id))
     return ViewerSlide(
         slide_id=slide.slide_id,
         width=slide.width,
@@ -217,7 +217,10 @@ def viewer_slide(view: View, slides: Slides, slide: Slide, k: QueryK) -> ViewerS
         tiles=tiles,
         thumbnail=thumbnail_address(view, slides, slide),
         map="" if tissue_map_path(view, slide, k=k) is None else f"{address}/map.png?k={k}&v={view.version}",
-        clusters=[LegendEntry(cluster=c, name=names[c], colour=colours[c], patches=int(sizes[c])) for c in range(k)],
+        groups=[
+            LegendEntry(name=group.name, clusters=list(group.clusters), colour=group.colour, patches=size)
+            for group, size in zip(tissue.groups, sizes, strict=True)
+        ],
     )
 
 
@@ -292,12 +295,18 @@ def patches(
 ) -> Response:
     """The patches that touch a part of the slide (level-0 px), as lists of equal length.
 
-    ``{"x": [], "y": [], "extent": [], "cluster": [], "total": n}``; an even selection
-    if there are too many to show.
+    ``{"x": [], "y": [], "extent": [], "cluster": [], "group": [], "total": n}``; an even selection if there are too
+    many to show. A group is a place in the list of the slide's groups, or -1.
     """
     label_N, table = view.clusters(k).label_N, view.table
     inside = table.in_box(slide.slide_id, label_N=label_N, box=(left, top, right, bottom))
-    columns = {"x": table.x_N, "y": table.y_N, "extent": table.extent_N, "cluster": label_N}
+    columns = {
+        "x": table.x_N,
+        "y": table.y_N,
+        "extent": table.extent_N,
+        "cluster": label_N,
+        "group": view.groups(k).group_N,
+    }
     content: dict[str, object] = {name: values_N[inside.rows_M].tolist() for name, values_N in columns.items()}
     return Response(json.dumps(content | {"total": inside.total}), media_type="application/json")
 

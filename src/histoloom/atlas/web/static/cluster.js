@@ -66,13 +66,6 @@ async function turnPage(show, page, list) {
   }
 }
 
-/** Change parameters of the address; null removes one. */
-function setQuery(changes) {
-  const changed = new URLSearchParams(location.search);
-  for (const [key, value] of Object.entries(changes)) value === null ? changed.delete(key) : changed.set(key, value);
-  history.replaceState(null, "", changed.size ? `?${changed}` : location.pathname);
-}
-
 for (const button of orderButtons) {
   button.addEventListener("click", () => {
     order = button.dataset.order;

@@ -102,6 +102,15 @@ export function showError(error) {
   toast(error instanceof ApiError ? error.message : "Something went wrong on this page; reload it.", { problem: true });
 }
 
+/** Change parameters of the address; null removes one. */
+export function setQuery(changes) {
+  const changed = new URLSearchParams(location.search);
+  for (const [key, value] of Object.entries(changes)) value === null ? changed.delete(key) : changed.set(key, value);
+  // A comma needs no escape in a query, and an address is read by people too.
+  const query = String(changed).replaceAll("%2C", ",");
+  history.replaceState(history.state, "", location.pathname + (query && `?${query}`) + location.hash);
+}
+
 /** A function that calls `run` once, `milliseconds` after its last call; `.flush()` makes a pending call at once. */
 export function debounce(run, milliseconds) {
   let timer, pending;

@@ -1,29 +1,27 @@
 // The parts around the slide: legend, scale bar, overview.
 
 import { element } from "./common.js";
+import { groupTitle } from "./viewer-patches.js";
 
 const MAX_BAR = 150; // CSS px of the scale bar
 const OVERVIEW = { width: 176, height: 132 }; // CSS px at most
 
-/** "3 · necrotic tumour", or "Cluster 3" if it has no name. */
-export function clusterTitle({ cluster, name }) {
-  return name === `cluster ${cluster}` ? `Group ${cluster}` : `${cluster} · ${name}`;
-}
-
-/** Fill the legend; `onSelect` is called with a cluster. */
-export function fillLegend(list, { slide, onSelect }) {
-  list.replaceChildren(...slide.clusters.map((entry) => element("li", { class: entry.patches ? null : "none" },
-    element("button", { type: "button", class: "entry", "aria-pressed": "false", data: { cluster: entry.cluster }, onclick: () => onSelect(entry.cluster) },
-      element("span", { class: "swatch", vars: { "--c": entry.colour }, "aria-hidden": "true" }),
-      element("span", { class: "name" }, clusterTitle(entry)),
-      element("span", { class: "count" }, entry.patches.toLocaleString("en"))),
-    element("a", { href: `/clusters/${slide.k}/${entry.cluster}`, "aria-label": `Open the page of ${clusterTitle(entry)}`, title: "Open its page" }, "→"))));
-}
-
-/** Mark the highlighted cluster in the legend; null for none. */
-export function markLegend(list, highlighted) {
-  for (const button of list.querySelectorAll("button")) button.setAttribute("aria-pressed", String(Number(button.dataset.cluster) === highlighted));
-  list.classList.toggle("one", highlighted !== null);
+/** Fill the legend with a checkbox for each group; `onChange` is called with the set of those that are checked. */
+export function fillLegend(list, { slide, shown, onChange }) {
+  const boxes = slide.groups.map((_, group) => element("input", { type: "checkbox", checked: shown.has(group), onchange: () => onChange(checked()) }));
+  const checked = () => new Set(boxes.flatMap((box, group) => (box.checked ? [group] : [])));
+  const check = (wanted) => {
+    boxes.forEach((box, group) => (box.checked = wanted(group)));
+    onChange(checked());
+  };
+  list.replaceChildren(...slide.groups.map((group, place) => element("li", { class: group.patches ? null : "none" },
+    element("label", {}, boxes[place],
+      element("span", { class: "swatch", vars: { "--c": group.colour }, "aria-hidden": "true" }),
+      element("span", { class: "name" }, groupTitle(group)),
+      element("span", { class: "count" }, group.patches.toLocaleString("en"))),
+    element("button", { type: "button", class: "quiet", "aria-label": `Show ${groupTitle(group)} alone`, onclick: () => check((other) => other === place) }, "only"),
+    element("a", { href: `/clusters/${slide.k}/${group.clusters[0]}`, "aria-label": `Open the page of ${groupTitle(group)}`, title: "Open its page" }, "→"))));
+  return { all: () => check(() => true), none: () => check(() => false) };
 }
 
 /** Draw the scale bar: the longest round length (1, 2 or 5 times a power of ten) that fits, in um or mm, or in level-0 px if um/px is unknown. */

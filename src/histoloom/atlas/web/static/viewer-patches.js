@@ -1,4 +1,4 @@
-// The patches on the slide, each in the colour of its cluster.
+// The patches on the slide, each in the colour of its group.
 
 import { api, debounce, showError } from "./common.js";
 import { Cells } from "./viewer-cells.js";
@@ -6,8 +6,7 @@ import { Cells } from "./viewer-cells.js";
 export class Patches {
   /** `onLoad` is called when patches have been loaded. */
   constructor({ slide, onLoad }) {
-    Object.assign(this, { slide, onLoad, x: [], y: [], extent: [], cluster: [], total: 0, loadedBox: null, request: null });
-    this.colours = slide.clusters.map(({ colour }) => colour);
+    Object.assign(this, { slide, onLoad, x: [], y: [], extent: [], cluster: [], group: [], total: 0, loadedBox: null, request: null });
     this.cells = new Cells();
     this.loadSoon = debounce((box) => this.load(box), 120);
   }
@@ -35,7 +34,7 @@ export class Patches {
     const query = new URLSearchParams({ k, ...box });
     try {
       const response = await api(`/api/slides/${encodeURIComponent(id)}/patches?${query}`, { signal: request.signal });
-      Object.assign(this, response); // x, y, extent, cluster, total
+      Object.assign(this, response); // x, y, extent, cluster, group, total
       const wholeSlide = box.left <= 0 && box.top <= 0 && box.right >= width && box.bottom >= height;
       this.loadedBox = { ...box, complete: wholeSlide && response.total === response.x.length };
       this.cells.clear();
@@ -61,10 +60,28 @@ export class Patches {
     return this.x.findIndex((left, i) => left === x && this.y[i] === y);
   }
 
-  /** Draw all patches at `opacity` (0..1); `highlighted` is a cluster, or null. */
-  draw(context, { visible, toScreen, zoom, opacity, highlighted }) {
-    context.globalAlpha = opacity;
-    this.cells.draw(context, { patches: this, colours: this.colours, visible, toScreen, zoom, highlighted });
-    context.globalAlpha = 1;
+  /** Draw the groups in the set `shown`, tinted by `fill` (0..1). */
+  draw(context, { visible, toScreen, zoom, fill, shown }) {
+    this.cells.draw(context, { patches: this, groups: this.slide.groups, visible, toScreen, zoom, fill, shown });
   }
+
+  /** Write the names of the groups in `shown` over their areas; a name that would cover another one is left out. */
+  drawNames(context, { toScreen, shown }) {
+    const ratio = devicePixelRatio, taken = [];
+    Object.assign(context, { font: `600 ${13 * ratio}px system-ui, sans-serif`, textAlign: "center", textBaseline: "middle", lineJoin: "round" });
+    for (const { group, x, y } of this.cells.labels(shown)) {
+      const text = groupTitle(this.slide.groups[group]);
+      const [left, top] = toScreen(x, y), half = context.measureText(text).width / 2 + 4 * ratio, height = 9 * ratio;
+      if (taken.some((other) => Math.abs(other.left - left) < other.half + half && Math.abs(other.top - top) < 2 * height)) continue;
+      taken.push({ left, top, half });
+      Object.assign(context, { lineWidth: 4 * ratio, strokeStyle: "#ffffff", fillStyle: "#101418" });
+      context.strokeText(text, left, top);
+      context.fillText(text, left, top);
+    }
+  }
+}
+
+/** "necrotic tumour", or "Group 3" if it has no name. */
+export function groupTitle({ name, clusters }) {
+  return name === `cluster ${clusters[0]}` ? `Group ${clusters[0]}` : name;
 }

@@ -1,12 +1,13 @@
 // The slide viewer: joins camera, tiles, patches, input and panel, and draws.
 
-import { announce, api, debounce, showError, toast } from "./common.js";
+import { announce, api, debounce, setQuery, showError, toast } from "./common.js";
 import { Camera } from "./viewer-camera.js";
 import { addInputListeners } from "./viewer-input.js";
-import { clusterTitle, drawScaleBar, fillLegend, markLegend, Overview } from "./viewer-panel.js";
-import { Patches } from "./viewer-patches.js";
+import { drawScaleBar, fillLegend, Overview } from "./viewer-panel.js";
+import { groupTitle, Patches } from "./viewer-patches.js";
 import { Tiles } from "./viewer-tiles.js";
 
+const LAYERS = ["patches", "names", "map"], DEFAULT_LAYERS = "patches";
 const byId = (id) => document.getElementById(id);
 
 class Viewer {
@@ -22,15 +23,15 @@ class Viewer {
     this.map = null; // the report's tissue map, once it is loaded
     this.hovered = -1; // index of the patch under the pointer
     this.linkedPatch = null; // {x, y, side} of the patch in the address
-    this.highlighted = null; // a cluster
+    this.shown = new Set(slide.groups.keys()); // the groups that are drawn
     this.frameRequested = false;
     this.tileErrorShown = false;
-    this.updateAddress = debounce(() => history.replaceState(history.state, "", this.camera.hash), 200);
+    this.updateAddress = debounce(() => history.replaceState(history.state, "", location.search + this.camera.hash), 200);
     this.announceMiddle = debounce(() => {
-      const cluster = this.clusterAt(this.middle);
+      const index = this.patchAt(this.middle);
       const { mpp } = this.slide;
       const width = mpp === null ? "" : `, ${Math.round((this.camera.viewWidth / this.camera.zoom) * mpp).toLocaleString("en")} micrometres across`;
-      announce(`${cluster ? clusterTitle(cluster) : "No patch"} in the middle${width}`);
+      announce(`${index < 0 ? "No patch" : groupTitle(this.groupOf(index))} in the middle${width}`);
     }, 500);
   }
 
@@ -41,10 +42,10 @@ class Viewer {
     new ResizeObserver(() => this.resize()).observe(this.surface);
     addEventListener("hashchange", () => this.camera.goToHash(location.hash));
     this.addControls();
-    const togglePatches = () => byId("show-patches").click();
+    const toggle = (id) => () => byId(id).click();
     addInputListeners({
       surface: this.surface, camera: this.camera, onHover: (point) => this.hover(point), onClick: (point) => this.openClusterAt(point),
-      keys: { Enter: () => this.openClusterAt(this.middle), l: togglePatches, L: togglePatches },
+      keys: { Enter: () => this.openClusterAt(this.middle), l: toggle("show-patches"), L: toggle("show-patches"), n: toggle("show-names"), N: toggle("show-names") },
     });
     this.surface.addEventListener("keydown", () => this.announceMiddle());
     this.surface.addEventListener("focus", () => this.redraw());
@@ -74,28 +75,50 @@ class Viewer {
   }
 
   addControls() {
-    const cluster = Number.parseInt(new URLSearchParams(location.search).get("cluster"), 10);
-    fillLegend(byId("legend"), { slide: this.slide, onSelect: (selected) => this.highlight(selected === this.highlighted ? null : selected) });
-    if (cluster >= 0 && cluster < this.slide.clusters.length) this.highlight(cluster);
+    this.readAddress();
+    const legend = fillLegend(byId("legend"), { slide: this.slide, shown: this.shown, onChange: (shown) => this.show(shown) });
+    byId("all-groups").addEventListener("click", legend.all);
+    byId("no-groups").addEventListener("click", legend.none);
     byId("zoom-in").addEventListener("click", () => this.camera.zoomBy(1.6, { animate: true }));
     byId("zoom-out").addEventListener("click", () => this.camera.zoomBy(1 / 1.6, { animate: true }));
     byId("zoom-fit").addEventListener("click", () => this.camera.fit());
     byId("zoom-full").addEventListener("click", () => this.camera.animate({ zoom: 1 / devicePixelRatio }));
-    for (const id of ["show-patches", "opacity"]) byId(id).addEventListener("input", () => this.redraw());
+    for (const id of ["show-patches", "show-names", "opacity"]) byId(id).addEventListener("input", () => this.layersChanged());
     byId("map-layer").hidden = !this.slide.map;
     byId("show-map").addEventListener("input", async () => {
       if (byId("show-map").checked) this.map ??= await loadImage(this.slide.map).catch(showError);
-      this.redraw();
+      this.layersChanged();
     });
+    if (byId("show-map").checked) byId("show-map").dispatchEvent(new Event("input"));
     // The links to other k keep the position.
     for (const link of document.querySelectorAll(".k-switch a")) link.addEventListener("click", () => (link.hash = this.camera.hash));
   }
 
-  /** Highlight a cluster; null shows all. */
-  highlight(cluster) {
-    this.highlighted = cluster;
-    markLegend(byId("legend"), cluster);
-    announce(cluster === null ? "All groups are shown" : `${clusterTitle(this.slide.clusters[cluster])} is shown alone`);
+  /** What the address says of layers and groups: `groups=0,2`, `cluster=3`, `fill=40`, `layers=patches,names,map`. */
+  readAddress() {
+    const query = new URLSearchParams(location.search), { groups } = this.slide;
+    const cluster = Number.parseInt(query.get("cluster"), 10);
+    const named = query.has("groups") ? query.get("groups").split(",").filter((text) => /^\d{1,4}$/.test(text)).map(Number) : null;
+    if (named) this.shown = new Set(named.filter((group) => group < groups.length));
+    else if (groups.some((group) => group.clusters.includes(cluster))) this.shown = new Set([groups.findIndex((group) => group.clusters.includes(cluster))]);
+    if (/^\d{1,3}$/.test(query.get("fill") ?? "")) byId("opacity").value = query.get("fill");
+    if (!query.has("layers")) return;
+    for (const layer of LAYERS) byId(`show-${layer}`).checked = query.get("layers").split(",").includes(layer) && (layer !== "map" || Boolean(this.slide.map));
+  }
+
+  /** Keep layers and opacity in the address, and draw. */
+  layersChanged() {
+    const layers = LAYERS.filter((layer) => byId(`show-${layer}`).checked).join(","), fill = byId("opacity").value;
+    setQuery({ layers: layers === DEFAULT_LAYERS ? null : layers, fill: fill === byId("opacity").defaultValue ? null : fill });
+    this.redraw();
+  }
+
+  /** Show these groups and dim the rest. */
+  show(shown) {
+    this.shown = shown;
+    const { groups } = this.slide;
+    setQuery({ cluster: null, groups: shown.size === groups.length ? null : [...shown].join(",") });
+    announce(shown.size === groups.length ? "All groups are shown" : shown.size ? `Shown: ${[...shown].map((group) => groupTitle(groups[group])).join(", ")}` : "No group is shown");
     this.redraw();
   }
 
@@ -146,7 +169,13 @@ class Viewer {
     const frame = ({ x, y, side }, colour, lineWidth) => strokeTwice(context, colour, lineWidth, () => context.strokeRect(...toScreen(x, y), side * scale, side * scale));
     if (byId("show-patches").checked) {
       patches.loadVisible(visible);
-      patches.draw(context, { visible, toScreen, zoom: camera.zoom, opacity, highlighted: this.highlighted });
+      context.save();
+      context.beginPath();
+      context.rect(...wholeSlide);
+      context.clip();
+      patches.draw(context, { visible, toScreen, zoom: camera.zoom, fill: opacity, shown: this.shown });
+      context.restore();
+      if (byId("show-names").checked) patches.drawNames(context, { toScreen, shown: this.shown });
       const i = this.hovered;
       if (i >= 0) frame({ x: patches.x[i], y: patches.y[i], side: patches.extent[i] }, "#101418", [4, 2]);
     }
@@ -180,16 +209,16 @@ class Viewer {
 
   /** The index of the patch at a point of the viewer, -1 if there is none or patches are hidden. */
   patchAt({ left, top }) {
-    return byId("show-patches").checked ? this.patches.indexAt(this.camera.toSlide(left, top)) : -1;
+    const index = byId("show-patches").checked ? this.patches.indexAt(this.camera.toSlide(left, top)) : -1;
+    return index >= 0 && this.shown.has(this.patches.group[index]) ? index : -1;
   }
 
-  /** The cluster of the patch at a point of the viewer, or null. */
-  clusterAt(point) {
-    const index = this.patchAt(point);
-    return index < 0 ? null : this.slide.clusters[this.patches.cluster[index]];
+  /** The group of a patch. */
+  groupOf(index) {
+    return this.slide.groups[this.patches.group[index]];
   }
 
-  /** Frame the patch under the pointer and show its cluster beside it; `point` is null when the pointer left. */
+  /** Frame the patch under the pointer and show its group beside it; `point` is null when the pointer left. */
   hover(point) {
     const index = point ? this.patchAt(point) : -1;
     const tip = byId("tip");
@@ -200,20 +229,20 @@ class Viewer {
     }
     tip.hidden = index < 0;
     if (index < 0) return;
-    const cluster = this.slide.clusters[this.patches.cluster[index]];
-    tip.textContent = clusterTitle(cluster);
-    tip.style.setProperty("--c", cluster.colour);
+    const group = this.groupOf(index);
+    tip.textContent = groupTitle(group);
+    tip.style.setProperty("--c", group.colour);
     tip.style.left = `${Math.min(point.left + 16, this.camera.viewWidth - tip.offsetWidth - 8)}px`;
     tip.style.top = `${Math.min(point.top + 18, this.camera.viewHeight - tip.offsetHeight - 8)}px`;
   }
 
   openClusterAt(point) {
-    const cluster = this.clusterAt(point);
-    if (!cluster) return;
+    const index = this.patchAt(point);
+    if (index < 0) return;
     // The back button returns to this position.
     this.updateAddress();
     this.updateAddress.flush();
-    location.assign(`/clusters/${this.slide.k}/${cluster.cluster}`);
+    location.assign(`/clusters/${this.slide.k}/${this.patches.cluster[index]}`);
   }
 
   /** Show the first error only: all tiles fail for the same reason. */
