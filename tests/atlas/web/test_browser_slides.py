@@ -212,7 +212,7 @@ def test_groups_are_shown_by_checkboxes_and_the_rest_is_dimmed(page: Page, large
     page.get_by_label("Names on the map").check()
     page.get_by_label("Groups of patches").check()
     page.get_by_label("Opacity").fill("75")
-    expect(page).to_have_url(re.compile(rf"groups={1 - own}&layers=patches,names&fill=75#"))
+    expect(page).to_have_url(re.compile(rf"&layers=patches,names&groups={1 - own}&fill=75#"))
     view = page.locator("#picture")
     page.wait_for_timeout(250)
     before = view.screenshot()
