@@ -35,6 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from histoloom import pipeline
+from histoloom.evaluation.originality import audit
 from histoloom.pipeline import STAGE_NAMES
 from histoloom.run.directory import Run
 from histoloom.setup import init_run
@@ -117,9 +118,13 @@ def make_slides(folder: Path, *, count: int) -> list[Path]:
     return paths
 
 
-def measure(connection: Connection, make: Callable[[], Run], until: str) -> None:
-    """Bring the run that ``make`` gives up to date, to ``until`` included, and send what it cost."""
+def measure(connection: Connection, make: Callable[[], Run], until: str, held_out: int) -> None:
+    """Bring the run that ``make`` gives up to date, to ``until`` included, and send what it cost.
+
+    Originality compares at most ``held_out`` held-out patches.
+    """
     start = time.perf_counter()
+    audit.MAX_HELD_OUT = held_out
     run = make()
     if until != "init":
         pipeline.execute(run, until=until)
@@ -129,12 +134,12 @@ def measure(connection: Connection, make: Callable[[], Run], until: str) -> None
     connection.send(Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit))
 
 
-def in_process(make: Callable[[], Run], *, until: str) -> Cost:
+def in_process(make: Callable[[], Run], *, until: str, held_out: int) -> Cost:
     """The cost of ``measure`` in a process of its own, which has imported all modules."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(MODULES)
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=measure, args=(there, make, until))
+    process = context.Process(target=measure, args=(there, make, until, held_out))
     process.start()
     there.close()
     try:
@@ -146,8 +151,10 @@ def in_process(make: Callable[[], Run], *, until: str) -> Cost:
     return cost
 
 
-def whole_run(folder: Path, slides: Sequence[Path], *, per_slide: int, settings: Sequence[str]) -> dict[str, Cost]:
-    """The cost of each step of a run on ``slides``, in ``folder``."""
+def whole_run(
+    folder: Path, slides: Sequence[Path], *, per_slide: int, settings: Sequence[str], held_out: int
+) -> dict[str, Cost]:
+    """The cost of each step of a run on ``slides``, in ``folder``; ``held_out``: see ``measure``."""
     (folder / "slides").mkdir(parents=True)
     for slide in slides:
         os.link(slide, folder / "slides" / slide.name)
@@ -157,7 +164,7 @@ def whole_run(folder: Path, slides: Sequence[Path], *, per_slide: int, settings:
     costs = {}
     for step in ("init", *STAGE_NAMES, "again"):
         until = STAGE_NAMES[-1] if step == "again" else step
-        costs[step] = in_process(made if step == "init" else partial(Run.open, run), until=until)
+        costs[step] = in_process(made if step == "init" else partial(Run.open, run), until=until, held_out=held_out)
         print(f"{len(slides):,} slides, {step}: {costs[step]}", file=sys.stderr, flush=True)
     return costs
 
@@ -221,6 +228,9 @@ def main() -> None:
     parser.add_argument("--per-slide", type=int, default=100, help="patches of each slide")
     parser.add_argument("--parts", type=float, nargs="+", default=[0.1, 1.0], help="shares of the slides, two or more")
     parser.add_argument("--set", dest="settings", nargs="*", default=[], help="further settings, KEY=VALUE")
+    parser.add_argument(
+        "--held-out", type=int, default=audit.MAX_HELD_OUT, help="held-out patches that originality compares at most"
+    )
     parser.add_argument("--folder", type=Path, help="where the data go, which are removed at the end")
     arguments = parser.parse_args()
     counts = sorted({round(part * arguments.slides) for part in arguments.parts})
@@ -231,7 +241,11 @@ def main() -> None:
         slides = make_slides(Path(name, "slides"), count=counts[-1])
         costs = [
             whole_run(
-                Path(name, str(count)), slides[:count], per_slide=arguments.per_slide, settings=arguments.settings
+                Path(name, str(count)),
+                slides[:count],
+                per_slide=arguments.per_slide,
+                settings=arguments.settings,
+                held_out=arguments.held_out,
             )
             for count in counts
         ]

@@ -246,7 +246,7 @@ def main() -> None:
         greys_NGG = random_greys(n, rng=numpy_generator(0, "benchmark", "originality"))
     else:
         images = ImageFolder(given.folder)
-        greys_NGG = read_greys(images, indices=np.arange(min(n, len(images))))
+        greys_NGG = read_greys(images, indices=np.arange(min(n, len(images))))[:]
     samples_NGG, patches_MGG = greys_NGG[: given.samples].copy(), greys_NGG[given.samples :]
     # Every fourth sample is a turned copy.
     copied = np.arange(0, len(samples_NGG), 4)

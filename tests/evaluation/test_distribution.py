@@ -68,7 +68,12 @@ def entries() -> list[DistributionEntry]:
     chosen = choose_real_rows(np.array(["train"] * 600 + ["holdout"] * 300), most=400, seed=0)
     samples = rows_by_cluster(of_samples, rows=np.arange(120))
     return distribution_entries(
-        SetFeatures("pixels", real, synthetic), real=chosen, labels=labels, samples=samples, k=CLUSTERS, seed=0
+        SetFeatures("pixels", np.arange(900), real, synthetic),
+        real=chosen,
+        labels=labels,
+        samples=samples,
+        k=CLUSTERS,
+        seed=0,
     )
 
 
@@ -106,7 +111,7 @@ def test_the_frequency_of_clusters_alone_is_no_distance() -> None:
     synthetic = 4 * np.eye(CLUSTERS)[of_samples] + rng.standard_normal((180, CLUSTERS))
     chosen = choose_real_rows(np.array(["train"] * 600 + ["holdout"] * 300), most=600, seed=0)
     entries = distribution_entries(
-        SetFeatures("pixels", real, synthetic), real=chosen, labels=labels, k=CLUSTERS, seed=0,
+        SetFeatures("pixels", np.arange(900), real, synthetic), real=chosen, labels=labels, k=CLUSTERS, seed=0,
         samples=rows_by_cluster(of_samples, rows=np.arange(180)),
     )  # fmt: skip
     kid = next(entry for entry in entries if entry.metric == "kid" and entry.cluster is None)
@@ -117,6 +122,6 @@ def test_the_frequency_of_clusters_alone_is_no_distance() -> None:
 def test_too_few_samples_give_no_numbers() -> None:
     rng = np.random.default_rng(2)
     chosen = choose_real_rows(np.array(["train"] * 60 + ["holdout"] * 30), most=60, seed=0)
-    features = SetFeatures("pixels", rng.standard_normal((90, 4)), rng.standard_normal((9, 4)))
+    features = SetFeatures("pixels", np.arange(90), rng.standard_normal((90, 4)), rng.standard_normal((9, 4)))
     samples = {0: np.arange(9)}
     assert distribution_entries(features, real=chosen, labels=np.zeros(90, int), samples=samples, k=2, seed=0) == []

@@ -35,7 +35,7 @@ def test_the_shortlist_is_that_of_the_exhaustive_search(
     monkeypatch.setattr(shortlist, "IMAGES", {"cpu": sizes[0]})
     monkeypatch.setattr(shortlist, "PATCHES", sizes[1])
     images_NLL, patches_MLL = (coarse(part) for part in greys)
-    found = shortlist.shortlist(images_NLL, CoarsePatches(patches_MLL, device=CPU))
+    found = shortlist.shortlist(images_NLL, CoarsePatches(greys[1], device=CPU))
     for number, kind in enumerate(KINDS):
         views_8PND = [
             shortlist.blocks(copy_NLL, kind.from_image, kind=kind)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from histoloom.run.directory import read_json, write_json
+from histoloom.run.row_file import RowFile, Rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +36,8 @@ class ChannelMoments:
         return ChannelMoments(np.asarray(values["mean"], np.float32), np.asarray(values["std"], np.float32))
 
     @staticmethod
-    def of(latents_NChw: np.ndarray, *, rows: np.ndarray) -> ChannelMoments:
-        """Measure ``rows`` of a memory map in double precision and bounded memory."""
+    def of(latents_NChw: Rows, *, rows: np.ndarray) -> ChannelMoments:
+        """Measure ``rows`` in double precision and bounded memory."""
         channels = latents_NChw.shape[1]
         total_C, squares_C, count = np.zeros(channels), np.zeros(channels), 0
         for start in range(0, len(rows), 1024):
@@ -76,31 +77,31 @@ class LatentSet:
         return pd.read_parquet(self.folder / "index.parquet")
 
     @cached_property
-    def latents(self) -> np.ndarray:
-        """Memory map of the latents, float32 or float16 (N, C, h, w), not normalised."""
-        return np.load(self.folder / "latents.npy", mmap_mode="r")
+    def latents(self) -> RowFile:
+        """The latents, float32 or float16 (N, C, h, w), not normalised."""
+        return RowFile.open(self.folder / "latents.npy")
 
     @cached_property
-    def histograms(self) -> np.ndarray:
-        """Memory map of the share of each patch's positions that use each code, float32 (N, codes); rows sum to 1."""
-        return np.load(self.folder / "histograms.npy", mmap_mode="r")
+    def histograms(self) -> RowFile:
+        """The share of each patch's positions that use each code, float32 (N, codes); rows sum to 1."""
+        return RowFile.open(self.folder / "histograms.npy")
 
     @cached_property
-    def stain_views(self) -> np.ndarray | None:
-        """Memory map of the latents of each patch in V other stains, float16 (N, V, C, h, w); None: none were made."""
+    def stain_views(self) -> RowFile | None:
+        """The latents of each patch in V other stains, float16 (N, V, C, h, w); None: none were made."""
         return self._optional("stain_views")
 
     @cached_property
-    def copies(self) -> np.ndarray | None:
-        """Memory map of the latents of dihedral copies 1 to 7 of each patch, float16 (N, 7, C, h, w); None: no copies.
+    def copies(self) -> RowFile | None:
+        """The latents of dihedral copies 1 to 7 of each patch, float16 (7 N, C, h, w); None: no copies.
 
         The copies are numbered as in ``autoencoder.augment``.
         """
-        return self._optional("copies")
+        return self._optional("copies", merged=True)
 
-    def _optional(self, name: str) -> np.ndarray | None:
+    def _optional(self, name: str, *, merged: bool = False) -> RowFile | None:
         path = self.folder / f"{name}.npy"
-        return np.load(path, mmap_mode="r") if path.is_file() else None
+        return RowFile.open(path, merged=merged) if path.is_file() else None
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -113,7 +114,10 @@ class LatentSet:
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of ``train`` or ``holdout``."""
-        return np.flatnonzero((self.table["split"] == split).to_numpy())
+        import pandas as pd
+
+        splits = pd.read_parquet(self.folder / "index.parquet", columns=["split"])["split"]
+        return np.flatnonzero((splits == split).to_numpy())
 
     def raw(self, rows_n: np.ndarray) -> Tensor:
         """Latents as the encoder gave them, float32 (n, C, h, w)."""
@@ -125,7 +129,7 @@ class LatentSet:
         copied_m = np.flatnonzero(copies_n)
         if len(copied_m):
             assert self.copies is not None, "made where the configuration asks for copies"
-            copies_mChw = np.asarray(self.copies[rows_n[copied_m], copies_n[copied_m] - 1], dtype=np.float32)
+            copies_mChw = self.copies[7 * rows_n[copied_m] + copies_n[copied_m] - 1].astype(np.float32)
             z_nChw[copied_m] = torch.from_numpy(copies_mChw)
         return z_nChw
 

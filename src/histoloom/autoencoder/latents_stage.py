@@ -5,8 +5,6 @@ Shapes: N patches in all, n of a chunk, C x h x w latents, V stain views.
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.config import Config
 from histoloom.progress import meter
 from histoloom.run.directory import read_json, write_json
+from histoloom.run.row_file import RowFile
 from histoloom.run.stage import StageContext
 from histoloom.seeding import torch_generator
 from histoloom.slides.patch_set import PatchSet
@@ -43,13 +42,13 @@ def run(context: StageContext) -> None:
             rows_n = np.arange(start, min(start + CHUNK, len(patches)))
             encoded = _encode(patches.images(rows_n), model=model, config=context.config, start=start)
             for name, values in encoded.items():
-                outputs[name][rows_n] = values.astype(outputs[name].dtype)
+                outputs[name][start : start + len(rows_n)] = values
                 outputs[name].flush()
             write_json(marker, {"rows": int(rows_n[-1]) + 1})
             progress.advance(len(rows_n))
 
     patches.columns("patch_id", "split", "slide_id").to_parquet(context.out / "index.parquet", index=False)
-    latents = np.load(context.out / "latents.npy", mmap_mode="r")
+    latents = outputs["latents"]
     moments = ChannelMoments.of(latents, rows=patches.rows(split="train"))
     moments.save(context.out)
     marker.unlink()
@@ -90,8 +89,8 @@ def _latents(model: Autoencoder, x_nCHW: Tensor) -> Tensor:
     return torch.cat(in_fitting_parts(model.latents, x_nCHW, name="encoding patches"))
 
 
-def _open_outputs(out: Path, *, n: int, config: Config) -> dict[str, np.memmap]:
-    """Memory maps of all output files: new ones, or those of an interrupted call."""
+def _open_outputs(out: Path, *, n: int, config: Config) -> dict[str, RowFile]:
+    """All output files: new ones, or those of an interrupted call."""
     auto = config.autoencoder
     side = config.patches.size // auto.factor
     latent = (auto.code_dim, side, side)
@@ -104,14 +103,7 @@ def _open_outputs(out: Path, *, n: int, config: Config) -> dict[str, np.memmap]:
             shapes[name] = ((n, count, *latent), "float16")
 
     fresh = not (out / "encoded.json").is_file()
-    maps = {}
-    for name, (shape, dtype) in shapes.items():
-        path = out / f"{name}.npy"
-        maps[name] = np.lib.format.open_memmap(
-            path, mode="w+" if fresh else "r+", dtype=dtype, shape=shape if fresh else None
-        )
-        # Take the file's blocks now: a memory map over blocks that a full disk cannot give kills the process.
-        if sys.platform == "linux":
-            with path.open("rb+") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return maps
+    paths = {name: out / f"{name}.npy" for name in shapes}
+    if fresh:
+        return {name: RowFile.create(paths[name], shape=shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
+    return {name: RowFile.open(path, writable=True) for name, path in paths.items()}

@@ -46,11 +46,39 @@ class Clustering:
     @property
     def ks(self) -> list[int]:
         """The sweep, rising."""
-        return sorted(int(name[1:]) for name in self.table.columns if name != "patch_id")
+        import pyarrow.parquet as pq
+
+        names = pq.read_schema(self.folder / "index.parquet").names
+        return sorted(int(name[1:]) for name in names if name != "patch_id")
 
     def labels(self, k: int) -> pd.Series:
         """Labels of ``k`` by patch id."""
         return self.table.set_index("patch_id")[f"k{k}"]
+
+    def labels_of(self, index: Path) -> dict[int, np.ndarray]:
+        """Labels of every k, int64, of the patches that an index.parquet names, in its order.
+
+        Where it has the order of this stage, which is the rule, nothing is joined: a join takes some hundred bytes a
+        patch.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        own = self.folder / "index.parquet"
+        wanted, known = (
+            pq.read_table(path, columns=["patch_id"])["patch_id"].cast(pa.string()) for path in (index, own)
+        )
+        rows = None
+        if not wanted.equals(known):
+            rows = pc.index_in(wanted, value_set=known)
+            assert not rows.null_count, "every patch has its clusters"
+        labels = {}
+        for k in self.ks:
+            column = pq.read_table(own, columns=[f"k{k}"])[f"k{k}"]
+            column = column if rows is None else column.take(rows)
+            labels[k] = column.to_numpy().astype(np.int64)
+        return labels
 
     @cached_property
     def sizes(self) -> dict[int, list[int]]:

@@ -226,7 +226,7 @@ def _train_student(
     folder = run.require("diffusion")
     latents = LatentSet.open(run.require("latents"))
     rows = latents.rows(split="train")
-    labels_NS = sweep_labels(latents.table, Clustering.open(run.require("clusters")))[rows]
+    labels_NS = sweep_labels(latents, Clustering.open(run.require("clusters")))[rows]
     numbers_NS = torch.from_numpy(spec.conditions.numbers(labels_NS))
     student, teacher = open_diffusers_unet(folder), open_diffusers_unet(folder)
     loss = DistillationLoss(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,9 +30,6 @@ from histoloom.training.devices import accelerator, autocast
 from histoloom.training.loop import Objective, Task, train
 from histoloom.training.tasks import Callback, Modules, StepContext
 from histoloom.training.transfers import hold
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 COMPARED_PATCHES = 512
 """training patches by which new clusters are compared with those of a pretrained generator"""
@@ -90,7 +86,7 @@ def make_spec(
     context: StageContext, *, latents: LatentSet, clustering: Clustering, space: LatentSpace
 ) -> GeneratorSpec:
     """The specification of the generator; frequencies are those of the training split."""
-    labels_NS = sweep_labels(latents.table, clustering)[latents.rows(split="train")]
+    labels_NS = sweep_labels(latents, clustering)[latents.rows(split="train")]
     frequencies = {
         k: tuple((np.bincount(labels_NS[:, i], minlength=k) / len(labels_NS)).tolist())
         for i, k in enumerate(clustering.ks)
@@ -115,7 +111,7 @@ def make_task(
     """The U-Net, its loss and its data: patches of the training split, or their eight copies, and their clusters."""
     config = context.config.diffusion
     rows = latents.rows(split="train")
-    numbers_NS = torch.from_numpy(spec.conditions.numbers(sweep_labels(latents.table, clustering)[rows]))
+    numbers_NS = torch.from_numpy(spec.conditions.numbers(sweep_labels(latents, clustering)[rows]))
     versions = DIHEDRAL if context.config.latents.copies == DIHEDRAL else 1
 
     def read(indices: np.ndarray) -> Tensor:
@@ -203,7 +199,7 @@ def warm_start(
                 generator=torch_generator(context.config.seed, "diffusion", "inheritance", "noise"),
                 device=device,
             )
-        labels_MS = sweep_labels(latents.table, clustering)[rows]
+        labels_MS = sweep_labels(latents, clustering)[rows]
         closest = {
             str(k): closest_conditions(errors_MG, labels_M=labels_MS[:, i], k=k).tolist() for i, k in enumerate(spec.ks)
         }
@@ -215,7 +211,7 @@ def warm_start(
     return torch.tensor([*numbers, source.conditions.null])
 
 
-def sweep_labels(table: pd.DataFrame, clustering: Clustering) -> np.ndarray:
-    """Labels of the patches of ``table`` at every k of the sweep, int64 (n, S), joined by patch id."""
-    columns = [f"k{k}" for k in clustering.ks]
-    return clustering.table.set_index("patch_id").loc[table["patch_id"], columns].to_numpy(dtype=np.int64)
+def sweep_labels(latents: LatentSet, clustering: Clustering) -> np.ndarray:
+    """Labels of the patches at every k of the sweep, int64 (n, S), in the order of the latents."""
+    labels = clustering.labels_of(latents.folder / "index.parquet")
+    return np.stack([labels[k] for k in clustering.ks], axis=1)

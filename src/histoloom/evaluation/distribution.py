@@ -176,11 +176,16 @@ def draw_rows(available: ClusterRows, *, quotas: Mapping[int, int], rng: np.rand
 
 @dataclass(frozen=True)
 class SetFeatures:
-    """Features by row: real (N, D), of which only the chosen rows are filled, and synthetic (M, D)."""
+    """Features of the chosen ``real_rows``, which rise, (n, D), and of all samples, (M, D)."""
 
     extractor: str
-    real_ND: np.ndarray
+    real_rows: np.ndarray
+    real_nD: np.ndarray
     synthetic_MD: np.ndarray
+
+    def real(self, rows: np.ndarray) -> np.ndarray:
+        """Of some of the chosen rows."""
+        return self.real_nD[np.searchsorted(self.real_rows, rows)]
 
 
 def distribution_entries(
@@ -216,10 +221,10 @@ def distribution_entries(
     for one, (target_rows, synthetic_draws, floor_draws) in sets.items():
         if min(map(len, (target_rows, *synthetic_draws, *floor_draws))) < MIN_IMAGES:
             continue
-        target_ND = features.real_ND[target_rows]
+        target_ND = features.real(target_rows)
         comparisons = compare_sets(
             [(target_ND, features.synthetic_MD[rows]) for rows in synthetic_draws],
-            [(target_ND, features.real_ND[rows]) for rows in floor_draws],
+            [(target_ND, features.real(rows)) for rows in floor_draws],
             extractor=features.extractor,
             seed=seed,
             path=[*path, str(one)],
@@ -286,6 +291,4 @@ def _features(
         cached_features(images, extractor=extractor, cache=context.run / RUN_CACHE, what=what)
         for images, what in sources
     )
-    real_ND = np.full((len(patches), real_nD.shape[1]), np.nan, np.float32)
-    real_ND[rows] = real_nD
-    return SetFeatures(extractor.name, real_ND, synthetic_MD)
+    return SetFeatures(extractor.name, rows, real_nD, synthetic_MD)

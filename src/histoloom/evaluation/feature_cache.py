@@ -23,6 +23,7 @@ from histoloom.evaluation.extractors import Extractor
 from histoloom.evaluation.images import ImageSource
 from histoloom.progress import meter
 from histoloom.run.directory import write_bytes
+from histoloom.run.row_file import Rows, scratch_rows
 from histoloom.run.user import expand_home, home_folder
 
 logger = logging.getLogger("histoloom")
@@ -32,6 +33,8 @@ RUN_CACHE = ".features"
 ENVIRONMENT = "HISTOLOOM_CACHE"
 CHUNK = 256
 """images that are read and computed at once, and written in one file"""
+GROUP = 256 * CHUNK
+"""images whose keys and features are in memory at once, while those of many are read into a file"""
 MAX_BYTES = 4 << 30
 """of all features in a cache; beyond, the files that are longest unused are removed"""
 
@@ -62,23 +65,51 @@ def cached_features(images: ImageSource, *, extractor: Extractor, cache: Path | 
     They are the same to the bit whether they come from the cache or not. A cache that cannot be written is a warning;
     None is no cache.
     """
-    keys = [images.key(index) for index in range(len(images))]
+    return np.concatenate(
+        list(_in_groups(images, extractor=extractor, cache=cache, what=what, size=max(1, len(images))))
+    )
+
+
+def feature_rows(
+    images: ImageSource, *, extractor: Extractor, cache: Path | None, what: str, folder: Path | None
+) -> Rows:
+    """``cached_features`` of many images, in a temporary file in ``folder`` (``scratch_rows``)."""
+    rows: Rows = np.empty((0, 0), np.float32)
+    done = 0
+    for features_nD in _in_groups(images, extractor=extractor, cache=cache, what=what, size=GROUP):
+        if not done:
+            rows = scratch_rows((len(images), features_nD.shape[1]), np.float32, folder=folder)
+        rows[done : done + len(features_nD)] = features_nD
+        done += len(features_nD)
+    return rows
+
+
+def _in_groups(
+    images: ImageSource, *, extractor: Extractor, cache: Path | None, what: str, size: int
+) -> Iterator[np.ndarray]:
+    """The features of ``size`` images after the others, float32 (n, D)."""
     folder = None if cache is None else cache / extractor.digest
-    known = {} if folder is None else _read(folder, keys=set(keys))
-    first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in known}
-    missing = np.array(sorted(first.values()), np.int64)
-    with meter(f"{extractor.name}: {what}", total=len(keys), done=len(keys) - len(missing)) as counter:
-        for start in range(0, len(missing), CHUNK):
-            some = missing[start : start + CHUNK]
-            features_nD = extractor.features(images.read(some))
-            some_keys = [keys[index] for index in some]
-            known |= dict(zip(some_keys, features_nD, strict=True))
-            if folder is not None:
-                _write(folder, keys=some_keys, features_nD=features_nD)
-            counter.advance(len(some))
-    if cache is not None and len(missing):
+    computed = False
+    with meter(f"{extractor.name}: {what}", total=len(images)) as counter:
+        for begin in range(0, len(images), size):
+            group = range(begin, min(begin + size, len(images)))
+            keys = [images.key(index) for index in group]
+            known = {} if folder is None else _read(folder, keys=set(keys))
+            first = {key: index for key, index in zip(reversed(keys), reversed(group), strict=True) if key not in known}
+            missing = np.array(sorted(first.values()), np.int64)
+            counter.advance(len(keys) - len(missing))
+            for start in range(0, len(missing), CHUNK):
+                some = missing[start : start + CHUNK]
+                features_nD = extractor.features(images.read(some))
+                some_keys = [keys[index - begin] for index in some]
+                known |= dict(zip(some_keys, features_nD, strict=True))
+                if folder is not None:
+                    _write(folder, keys=some_keys, features_nD=features_nD)
+                counter.advance(len(some))
+            computed = computed or len(missing) > 0
+            yield np.stack([known[key] for key in keys])
+    if cache is not None and computed:
         prune(cache)
-    return np.stack([known[key] for key in keys])
 
 
 def prune(cache: Path, *, most: int = MAX_BYTES) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -275,7 +276,8 @@ def entries_of_k(
     """Draw the pairs of one k and compare them; ``labels_N`` are the patches' clusters."""
     config = context.config
     table = patches.columns("split", "slide")
-    real = RealPatches(labels_N, table["split"].to_numpy(), table["slide"].astype(str).to_numpy())
+    slides_N = pd.factorize(table["slide"].astype(str), sort=True)[0]  # numbers in the order of names
+    real = RealPatches(labels_N, table["split"].to_numpy(), slides_N)
     sets = pair_sets(real, samples=samples.rows(k), k=k, count=config.evaluation.pairs, seed=config.seed)
     with meter(f"comparing, k = {k}", total=sum(len(pair_set.pairs) for pair_set in sets)) as counter:
         values = [

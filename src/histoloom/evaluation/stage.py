@@ -31,9 +31,7 @@ def run(context: StageContext) -> None:
     artefacts = artefacts_of(read_events(context.run), clustering=clustering_of(context.run))
     samples = SampleFolder(context.inputs["samples"], left_out=artefacts)
     clustering = Clustering.open(context.inputs["clusters"])
-    clusters = clustering.table.set_index("patch_id").reindex(patches.table["patch_id"])
-    assert not clusters.isna().any(axis=None), "every patch has its clusters"
-    labels = {k: clusters[f"k{k}"].to_numpy("int64") for k in clustering.ks}
+    labels = clustering.labels_of(patches.folder / "index.parquet")
     tissue = {k: np.where(np.isin(labels[k], artefacts.get(k, [])), NO_TISSUE, labels[k]) for k in labels}
     for k, left_out in artefacts.items():
         context.say(f"k = {k}: left out as artefacts: clusters {', '.join(map(str, left_out))}")

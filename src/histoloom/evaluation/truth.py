@@ -21,7 +21,9 @@ UNKNOWN = -1
 
 def write_truth(context: StageContext, *, patches: PatchSet, labels: Mapping[int, np.ndarray]) -> None:
     """Write ``truth.json`` where a patch has a true class; ``labels`` are the patches' clusters of each k."""
-    truth_N = true_classes(patches.table, slides=patches.slides, paths=context.config.slides.paths)
+    truth_N = true_classes(
+        patches.columns("slide_id", "x", "y", "extent"), slides=patches.slides, paths=context.config.slides.paths
+    )
     measured = [agreement(labels_N, truth_N=truth_N, k=k) for k, labels_N in labels.items()]
     agreements = tuple(one for one in measured if one is not None)
     if not agreements:

@@ -365,8 +365,6 @@ def write_two_sample(
         return
     config = context.config
     limit = config.evaluation.distribution_patches
-    table = patches.columns("split", "slide", "patient")
-    groups_N = table[config.patches.split.by].astype(str).to_numpy()
     sample_rows = np.concatenate(list(samples.rows(k).values()))
 
     def tissue_rows(split: Split) -> np.ndarray:
@@ -400,7 +398,9 @@ def write_two_sample(
                 clusters_N = samples.table["cluster"].to_numpy(np.int64)[rows]
                 sets[side] = FeatureSet(features_NF, clusters_N, np.full(len(rows), side))
             else:
-                sets[side] = FeatureSet(features_NF, labels[k][rows], groups_N[rows])
+                group = config.patches.split.by
+                groups_N = patches.columns(group, rows=rows)[group].astype(str).to_numpy()
+                sets[side] = FeatureSet(features_NF, labels[k][rows], groups_N)
         files = [str(name) for name in samples.table["file_name"].to_numpy()[drawn["samples"]]]
         result = two_sample_test(
             sets["learned"],

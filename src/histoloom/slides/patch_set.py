@@ -183,11 +183,13 @@ class PatchSet:
 
         return pd.read_parquet(self.folder / "slides.parquet")
 
-    def columns(self, *names: str) -> pd.DataFrame:
-        """Some columns of the table, read without the others and not kept."""
+    def columns(self, *names: str, rows: np.ndarray | None = None) -> pd.DataFrame:
+        """Some columns of the table, of all rows or of these in their order, read without the others and not kept."""
         import pandas as pd
 
-        return pd.read_parquet(self._index.path, columns=list(names))
+        if rows is None:
+            return pd.read_parquet(self._index.path, columns=list(names))
+        return self._index.columns(list(names), rows=rows)
 
     def images(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The patches of ``rows``, in their order: uint8 (n, size, size, 3). Several threads may read at once."""
@@ -278,6 +280,21 @@ class PatchIndex:
             rows[which[here]] = start + here
             start += len(which)
         return np.asarray(rows[pc.index_in(wanted, value_set=different).to_numpy(zero_copy_only=False)])
+
+    def columns(self, names: list[str], *, rows: np.ndarray) -> pd.DataFrame:
+        """These columns of ``rows``, in their order; all others pass through memory a batch at a time."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        different, place = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+        parts, start = [], 0
+        with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=2**16) as file:
+            parts.append(file.schema_arrow.empty_table().select(names))
+            for batch in file.iter_batches(_BATCH, columns=names, use_threads=False):
+                low, high = np.searchsorted(different, [start, start + len(batch)])
+                parts.append(pa.table(batch.select(names)).take(different[low:high] - start))
+                start += len(batch)
+        return pa.concat_tables(parts).take(place).to_pandas()
 
     def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         import pyarrow.parquet as pq

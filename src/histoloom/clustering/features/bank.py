@@ -40,6 +40,7 @@ from histoloom.errors import UserError
 from histoloom.processes import is_main_process
 from histoloom.progress import meter
 from histoloom.run.directory import read_json, replacing, write_json
+from histoloom.run.row_file import RowFile, Rows
 from histoloom.run.stage import StageContext
 from histoloom.training.devices import accelerator
 from histoloom.training.distributed import shared_path
@@ -126,7 +127,7 @@ class Scale:
 
     @staticmethod
     def fit(
-        x_ND: np.ndarray, *, rows_T: np.ndarray, dimensions: Sequence[int], weights: Sequence[float], unseen: int = 0
+        x_ND: Rows, *, rows_T: np.ndarray, dimensions: Sequence[int], weights: Sequence[float], unseen: int = 0
     ) -> Scale:
         """Of some rows, in double precision and bounded memory; the parts have these ``dimensions`` and ``weights``.
 
@@ -159,8 +160,8 @@ class VectorBank:
     def __init__(
         self, folder: Path, *, rows_T: np.ndarray, parts: Sequence[Features], surroundings: float, unseen: int
     ) -> None:
-        self.own_ND = np.load(folder / "own.npy", mmap_mode="r")
-        self.views_TVD = np.load(folder / "views.npy", mmap_mode="r")
+        self.own_ND = RowFile.open(folder / "own.npy")
+        self.views_TVD = RowFile.open(folder / "views.npy")
         self.rows_T = rows_T
         dimensions = [part.shape[0] for part in parts]
         weights = [surroundings if part.of_surroundings else 1.0 for part in parts]
@@ -270,9 +271,7 @@ def _fill(
     marker = path.with_suffix(".json")
     done = read_json(marker)["rows"] if marker.is_file() else 0
     whole = (len(rows), *shape)
-    target = np.lib.format.open_memmap(
-        path, mode="r+" if done else "w+", dtype=np.float32, shape=None if done else whole
-    )
+    target = RowFile.open(path, writable=True) if done else RowFile.create(path, shape=whole, dtype=np.float32)
     if compute is None or done == len(rows):
         return
 
@@ -358,7 +357,7 @@ def validity_features(latents: LatentSet, rows: np.ndarray, *, kind: str, cluste
     clustered.
     """
     if kind == "same":
-        return np.asarray(np.load(clusters / FEATURES, mmap_mode="r")[rows])
+        return RowFile.open(clusters / FEATURES)[rows]
     if kind == "codes":
         return hellinger(torch.from_numpy(np.asarray(latents.histograms[rows]))).numpy()
     parts = []

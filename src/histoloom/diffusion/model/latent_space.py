@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, ConfigDict, PlainSerializer, PrivateAttr
 from torch import Tensor
 
 from histoloom.config import Section
+from histoloom.run.row_file import Rows
 
 ROWS_AT_ONCE = 1024
 LEAST_VARIANCE = 1e-12
@@ -53,7 +54,7 @@ class LatentSpace(Section):
         return LatentSpace(mean=np.zeros(channels), enter=identity_CC, leave=identity_CC)
 
     @staticmethod
-    def fit(latents: np.ndarray, *, rows: np.ndarray, whiten: float | None) -> LatentSpace:
+    def fit(latents: Rows, *, rows: np.ndarray, whiten: float | None) -> LatentSpace:
         """Measured on ``rows`` of latents (n, C, h, w).
 
         ``whiten``: keep as many principal components as explain this share of the variance, 0..1; None: scale each
@@ -96,7 +97,7 @@ class LatentSpace(Section):
             self._copies[key] = (mean_C, enter_DC, leave_CD)
         return self._copies[key]
 
-    def explained_variance(self, latents: np.ndarray, *, rows: np.ndarray) -> float:
+    def explained_variance(self, latents: Rows, *, rows: np.ndarray) -> float:
         """The share, 0..1, that it keeps of the variance of ``rows`` of latents (n, C, h, w) about its mean."""
         mean_C, covariance_CC = covariance(latents, rows=rows)
         shift_C = mean_C - self.mean
@@ -106,7 +107,7 @@ class LatentSpace(Section):
         return float(1 - np.trace(left_out_CC @ spread_CC @ left_out_CC.T) / np.trace(spread_CC))
 
 
-def covariance(latents: np.ndarray, *, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def covariance(latents: Rows, *, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean (C,) and covariance (C, C) over all positions of ``rows``, in double precision and bounded memory.
 
     Blocks are merged by the update of Chan et al. 1983, which does not cancel digits.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from histoloom.evaluation.originality.greys import read_greys
 from histoloom.evaluation.originality.nearest import Gallery, Nearest, best_score, best_score_of_weakest_half, nearest
 from histoloom.evaluation.results import Membership
 from histoloom.progress import meter
+from histoloom.run.row_file import Rows
 from histoloom.seeding import permutation
 
 VERSION = 2
@@ -93,21 +95,24 @@ class PixelAudit:
         return sorted(range(len(self.best_N)), key=lambda row: (-self.nearest.score_N[row], row))
 
 
-def audit_pixels(sets: AuditSets, *, seed: int = 0, device: torch.device | None = None) -> PixelAudit:
+def audit_pixels(
+    sets: AuditSets, *, seed: int = 0, device: torch.device | None = None, folder: Path | None = None
+) -> PixelAudit:
     """The nearest training patch of every sample, and what held-out patches score in the same way.
 
-    ``seed`` draws the held-out patches, and those of the membership test.
+    ``seed`` draws the held-out patches, and those of the membership test. The greys of many training patches lie in a
+    temporary file in ``folder``, 4 KB a patch.
     """
     held_out = draw_rows(len(sets.holdout), MAX_HELD_OUT, seed=seed, what="holdout")
     members = draw_rows(len(sets.train), min(len(held_out), MEMBERS), seed=seed, what="members")
     others = draw_rows(len(held_out), MEMBERS, seed=seed, what="others")
     total = 2 * (len(sets.samples) + len(held_out)) + len(sets.train) + len(others) + len(members)
     with meter("looking for copies", total=total) as counter:
-        samples_NGG = read_greys(sets.samples, advance=counter.advance)
-        train_MGG = read_greys(sets.train, advance=counter.advance)
+        samples_NGG = read_greys(sets.samples, folder=folder, advance=counter.advance)
+        train_MGG = read_greys(sets.train, folder=folder, advance=counter.advance)
         holdout_HGG = read_greys(sets.holdout, indices=held_out, advance=counter.advance)
 
-        def search(greys_NGG: np.ndarray, gallery: Gallery) -> Nearest:
+        def search(greys_NGG: Rows, gallery: Gallery) -> Nearest:
             return nearest(greys_NGG, gallery, advance=counter.advance)
 
         train = Gallery(train_MGG, device=device)

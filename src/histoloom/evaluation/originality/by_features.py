@@ -18,19 +18,21 @@ from pathlib import Path
 import numpy as np
 
 from histoloom.evaluation.extractors import Extractor
-from histoloom.evaluation.feature_cache import cached_features
+from histoloom.evaluation.feature_cache import cached_features, feature_rows
 from histoloom.evaluation.images import ImageSource
 from histoloom.evaluation.originality.audit import AuditSets, draw_rows
 from histoloom.evaluation.originality.calibration import Calibration, Share, calibrate, copy_rates
 from histoloom.evaluation.originality.greys import dihedral_copies
 from histoloom.evaluation.results import AuthenticityResult, FeatureOriginality
+from histoloom.run.row_file import Rows
 
 COPIES = 8
 CANDIDATES = 8
 """that a fast search puts forward for exact distances"""
 HELD_OUT = 600
 """held-out patches that are compared, drawn at random where there are more"""
-BLOCK = 256
+BLOCK, ROWS = 256, 8192
+"""images, and training patches, that are compared at once"""
 DIGITS = 6
 """of a distance"""
 
@@ -101,10 +103,13 @@ class FeatureAudit:
         )
 
 
-def audit_features(sets: AuditSets, *, extractor: Extractor, cache: Path | None, seed: int) -> FeatureAudit:
+def audit_features(
+    sets: AuditSets, *, extractor: Extractor, cache: Path | None, seed: int, folder: Path | None = None
+) -> FeatureAudit:
     """The nearest training patch of each sample, calibrated by what held-out patches reach in the same way.
 
-    Features are read from ``cache`` where they are known.
+    Features are read from ``cache`` where they are known. Those of many training patches lie in a temporary file in
+    ``folder``.
     """
     held_out = draw_rows(len(sets.holdout), HELD_OUT, seed=seed, what="holdout, features")
     samples_NTD, holdout_HTD = (
@@ -116,7 +121,7 @@ def audit_features(sets: AuditSets, *, extractor: Extractor, cache: Path | None,
             (sets.holdout, held_out, "held-out patches, dihedral copies"),
         )
     )
-    train_MD = cached_features(sets.train, extractor=extractor, cache=cache, what="training patches")
+    train_MD = feature_rows(sets.train, extractor=extractor, cache=cache, what="training patches", folder=folder)
     return compare_features(
         samples_NTD,
         train_MD=train_MD,
@@ -127,7 +132,7 @@ def audit_features(sets: AuditSets, *, extractor: Extractor, cache: Path | None,
 
 
 def compare_features(
-    samples_NTD: np.ndarray, *, train_MD: np.ndarray, holdout_HTD: np.ndarray, slide_H: Sequence[str], extractor: str
+    samples_NTD: np.ndarray, *, train_MD: Rows, holdout_HTD: np.ndarray, slide_H: Sequence[str], extractor: str
 ) -> FeatureAudit:
     """``audit_features`` of features; ``slide_H`` is the slide of each held-out patch."""
     number_N, distance_N = nearest_of_copies(samples_NTD, train_MD)
@@ -147,7 +152,7 @@ def compare_features(
     return FeatureAudit(extractor, number_N, distance_N, calibrate(slide_H, -distance_H), authenticity)
 
 
-def nearest_of_copies(x_NTD: np.ndarray, train_MD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def nearest_of_copies(x_NTD: np.ndarray, train_MD: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Number (N,) and Euclidean distance (N,) of the training patch that is nearest to any copy of each image."""
     n, copies, dimension = x_NTD.shape
     number_NT, distance_NT = nearest_features(x_NTD.reshape(-1, dimension), train_MD)
@@ -157,33 +162,52 @@ def nearest_of_copies(x_NTD: np.ndarray, train_MD: np.ndarray) -> tuple[np.ndarr
 
 
 def nearest_features(
-    x_ND: np.ndarray, train_MD: np.ndarray, *, own: np.ndarray | None = None
+    x_ND: np.ndarray, train_MD: Rows, *, own: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Number (N,) and Euclidean distance (N,), to six digits, of each row's nearest training row.
 
     ``own``: the training row (N,) that does not count for each. A fast search by a product of matrices, whose last bits
-    depend on the batch, puts forward candidates; the distance is computed for each pair alone.
+    depend on the batch, puts forward candidates; the distance is computed for each pair alone. ``ROWS`` training rows
+    are in memory at once.
     """
-    mean_D = train_MD.mean(axis=0)
-    centred_MD = train_MD - mean_D
-    squares_M = np.square(centred_MD).sum(axis=1)
+    spans = [slice(first, min(first + ROWS, len(train_MD))) for first in range(0, len(train_MD), ROWS)]
+    sum_D = sum(train_MD[span].sum(axis=0, dtype=np.float64) for span in spans)
+    mean_D = (sum_D / len(train_MD)).astype(np.float32)
+
+    # The training rows that are nearly the nearest.
+    count = min(CANDIDATES, len(train_MD) - (own is not None))
+    candidate_NC, rough_NC = np.full((len(x_ND), count), -1), np.full((len(x_ND), count), np.inf, np.float32)
+    for span in spans:
+        centred_mD = train_MD[span] - mean_D
+        squares_m = np.square(centred_mD).sum(axis=1)
+        for start in range(0, len(x_ND), BLOCK):
+            some = slice(start, min(start + BLOCK, len(x_ND)))
+            rough_Bm = squares_m - 2 * (x_ND[some] - mean_D) @ centred_mD.T
+            if own is not None:
+                here_B = np.flatnonzero((own[some] >= span.start) & (own[some] < span.stop))
+                rough_Bm[here_B, own[some][here_B] - span.start] = np.inf
+            best_BC = np.argpartition(rough_Bm, min(count, rough_Bm.shape[1]) - 1, axis=1)[:, :count]
+            rough_BC = np.concatenate([rough_NC[some], np.take_along_axis(rough_Bm, best_BC, axis=1)], axis=1)
+            number_BC = np.concatenate([candidate_NC[some], best_BC + span.start], axis=1)
+            order_BC = np.argsort(rough_BC, axis=1, kind="stable")[:, :count]
+            candidate_NC[some] = np.take_along_axis(number_BC, order_BC, axis=1)
+            rough_NC[some] = np.take_along_axis(rough_BC, order_BC, axis=1)
+
+    # Their distances.
     number_N, distance_N = np.empty(len(x_ND), np.int64), np.empty(len(x_ND))
     for start in range(0, len(x_ND), BLOCK):
-        x_BD = x_ND[start : start + BLOCK]
-        rough_BM = squares_M - 2 * (x_BD - mean_D) @ centred_MD.T
-        if own is not None:
-            rough_BM[np.arange(len(x_BD)), own[start : start + BLOCK]] = np.inf
-        count = min(CANDIDATES, len(train_MD) - (own is not None))
-        candidates_BC = np.argpartition(rough_BM, count - 1, axis=1)[:, :count]
-        apart_BCD = x_BD[:, None].astype(np.float64) - train_MD[candidates_BC]
+        some = slice(start, min(start + BLOCK, len(x_ND)))
+        different_U, place_BC = np.unique(candidate_NC[some], return_inverse=True)
+        candidates_BCD = train_MD[different_U][place_BC.reshape(-1, count)]
+        apart_BCD = x_ND[some, None].astype(np.float64) - candidates_BCD
         exact_BC = np.sqrt(np.square(apart_BCD).sum(axis=2)).round(DIGITS)
-        best_B1 = np.lexsort((candidates_BC, exact_BC), axis=1)[:, :1]
-        number_N[start : start + BLOCK] = np.take_along_axis(candidates_BC, best_B1, axis=1)[:, 0]
-        distance_N[start : start + BLOCK] = np.take_along_axis(exact_BC, best_B1, axis=1)[:, 0]
+        best_B1 = np.lexsort((candidate_NC[some], exact_BC), axis=1)[:, :1]
+        number_N[some] = np.take_along_axis(candidate_NC[some], best_B1, axis=1)[:, 0]
+        distance_N[some] = np.take_along_axis(exact_BC, best_B1, axis=1)[:, 0]
     return number_N, distance_N
 
 
-def authentic_share(number_N: np.ndarray, distance_N: np.ndarray, *, train_MD: np.ndarray) -> Share:
+def authentic_share(number_N: np.ndarray, distance_N: np.ndarray, *, train_MD: Rows) -> Share:
     """The share of images that are not nearer to their nearest training patch than that is to another one."""
     _, among_N = nearest_features(train_MD[number_N], train_MD, own=number_N)
     return Share(int((distance_N > among_N).sum()), len(number_N))

@@ -24,6 +24,7 @@ from histoloom.evaluation.originality.greys import read_greys, to_greys
 from histoloom.evaluation.originality.nearest import Gallery, nearest
 from histoloom.evaluation.results import Originality
 from histoloom.run.directory import Run
+from histoloom.run.row_file import appended
 from histoloom.run.stage import CheckResult
 from histoloom.slides.patch_set import PatchSet
 from histoloom.training.devices import resolve_device
@@ -71,7 +72,7 @@ class Gate:
                 f"held-out slides (patches.split), then histoloom run {run.path}; or set evaluation.originality=report"
             )
         patches = PatchSet.open(run.require("patches"))
-        greys = read_greys(ImageRows(patches.images, patches.rows("train")))
+        greys = read_greys(ImageRows(patches.images, patches.rows("train")), folder=run.path)
         return Gate(Gallery(greys, device=device), originality.threshold)
 
     def with_patches(self, home: Path, *, names: Sequence[str]) -> Gate:
@@ -81,7 +82,7 @@ class Gate:
         if not pictures:
             return self
         greys = to_greys(np.stack([picture.image_HW3 for picture in pictures]))
-        every = np.concatenate([self.train.greys_MGG, greys])
+        every = appended(self.train.greys_MGG, greys, folder=home)
         return replace(self, train=Gallery(every, device=self.train.device))
 
     def __call__(self, image_HW3: np.ndarray) -> bool:
@@ -123,7 +124,8 @@ class CopyCheck:
 
     @cached_property
     def _train(self) -> Gallery:
-        greys = read_greys(ImageRows(self._patches.images, self._patches.rows("train")))
+        train = ImageRows(self._patches.images, self._patches.rows("train"))
+        greys = read_greys(train, folder=self.run.path)
         return Gallery(greys, device=torch.device(resolve_device(self.run.config.runtime.device)))
 
     @cached_property
@@ -131,6 +133,6 @@ class CopyCheck:
         holdout = self._patches.rows("holdout")
         # "watch" names the random stream, as in earlier versions.
         held_out = holdout[draw_rows(len(holdout), HELD_OUT, seed=self.run.config.seed, what="watch")]
-        slides = self._patches.columns("slide")["slide"].astype(str).to_numpy()[held_out]
+        slides = self._patches.columns("slide", rows=held_out)["slide"].astype(str)
         greys_HGG = read_greys(ImageRows(self._patches.images, held_out))
         return calibrate(slides.tolist(), nearest(greys_HGG, self._train).score_N)

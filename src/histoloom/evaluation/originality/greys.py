@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from scipy.linalg import block_diag
@@ -15,6 +16,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from histoloom.errors import UserError
 from histoloom.evaluation.images import Images, ImageSource
+from histoloom.run.row_file import Rows, scratch_rows
 
 SIDE = 64
 """px; the side of a grey image"""
@@ -30,17 +32,22 @@ BANDS = ((1, 1), (1, 2), (2, 1))
 
 
 def read_greys(
-    images: ImageSource, *, indices: np.ndarray | None = None, advance: Callable[[int], None] = lambda _: None
-) -> np.ndarray:
+    images: ImageSource,
+    *,
+    indices: np.ndarray | None = None,
+    folder: Path | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Rows:
     """All images, or those of ``indices``, as greys, uint8 (N, G, G): 4 KB an image, read ``CHUNK`` at a time.
 
-    Raises ``UserError`` for images that are not square or below ``MIN_SIZE`` px.
+    Many lie in a temporary file in ``folder`` (``scratch_rows``). Raises ``UserError`` for images that are not square
+    or below ``MIN_SIZE`` px.
     """
     rows = np.arange(len(images)) if indices is None else indices
-    greys_NGG = np.empty((len(rows), SIDE, SIDE), np.uint8)
+    greys_NGG = scratch_rows((len(rows), SIDE, SIDE), np.uint8, folder=folder)
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]
-        greys_NGG[start : start + CHUNK] = to_greys(images.read(part))
+        greys_NGG[start : start + len(part)] = to_greys(images.read(part))
         advance(len(part))
     return greys_NGG
 

@@ -30,6 +30,7 @@ from histoloom.evaluation.originality.pair_scores import (
     windows,
 )
 from histoloom.evaluation.originality.shortlist import Candidates, CoarsePatches, coarse, shortlist
+from histoloom.run.row_file import Rows
 from histoloom.training.devices import full_precision
 from histoloom.training.memory import in_fitting_parts
 from histoloom.training.transfers import put_array
@@ -68,7 +69,7 @@ class Gallery:
     The first call prepares them.
     """
 
-    def __init__(self, greys_MGG: np.ndarray, *, device: torch.device | None = None) -> None:
+    def __init__(self, greys_MGG: Rows, *, device: torch.device | None = None) -> None:
         self.greys_MGG, self.device = greys_MGG, device or torch.device("cpu")
 
     def __len__(self) -> int:
@@ -77,10 +78,10 @@ class Gallery:
     @cached_property
     def coarse(self) -> CoarsePatches:
         """For the coarse search."""
-        return CoarsePatches(coarse(self.greys_MGG), device=self.device)
+        return CoarsePatches(self.greys_MGG, device=self.device)
 
 
-def nearest(greys_NGG: np.ndarray, gallery: Gallery, *, advance: Callable[[int], None] = lambda _: None) -> Nearest:
+def nearest(greys_NGG: Rows, gallery: Gallery, *, advance: Callable[[int], None] = lambda _: None) -> Nearest:
     """The nearest patch of the gallery for each image; images are greys (``read_greys``).
 
     Neither the order nor the number of images changes an image's result; of equally near patches the first is named.
@@ -154,7 +155,7 @@ def _nearest_candidates(
     return number_N, score_N
 
 
-def best_score(greys_NGG: np.ndarray, *, device: torch.device | None = None) -> np.ndarray:
+def best_score(greys_NGG: Rows, *, device: torch.device | None = None) -> np.ndarray:
     """What exact copies of the images would score, float64 (N,): low where an image shows little."""
     device = device or torch.device("cpu")
     batch = COPIES.get(device.type, MORE_COPIES)
@@ -171,11 +172,15 @@ def best_score(greys_NGG: np.ndarray, *, device: torch.device | None = None) -> 
     return np.concatenate([np.empty(0), *([torch.cat(parts).double().cpu().numpy()] if parts else [])])
 
 
-def best_score_of_weakest_half(greys_NGG: np.ndarray, *, device: torch.device | None = None) -> np.ndarray:
+def best_score_of_weakest_half(greys_NGG: Rows, *, device: torch.device | None = None) -> np.ndarray:
     """What an exact copy of the half that shows least would score, float64 (N,)."""
-    by_half = []
-    for half in (np.s_[:, :, :HALF], np.s_[:, :, HALF:], np.s_[:, :HALF], np.s_[:, HALF:]):
-        alone = np.broadcast_to(greys_NGG.mean(axis=(1, 2), keepdims=True), greys_NGG.shape).astype(np.uint8)
-        alone[half] = greys_NGG[half]
-        by_half.append(best_score(alone, device=device))
-    return np.min(by_half, axis=0)
+    parts = [np.empty(0)]
+    for start in range(0, len(greys_NGG), IMAGES):
+        greys_nGG = greys_NGG[start : start + IMAGES]
+        by_half = []
+        for half in (np.s_[:, :, :HALF], np.s_[:, :, HALF:], np.s_[:, :HALF], np.s_[:, HALF:]):
+            alone = np.broadcast_to(greys_nGG.mean(axis=(1, 2), keepdims=True), greys_nGG.shape).astype(np.uint8)
+            alone[half] = greys_nGG[half]
+            by_half.append(best_score(alone, device=device))
+        parts.append(np.min(by_half, axis=0))
+    return np.concatenate(parts)

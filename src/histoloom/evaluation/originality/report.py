@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,28 +35,35 @@ def audit_originality(
     sets: AuditSets,
     *,
     sample_names: Sequence[str] | np.ndarray,
-    train_names: Sequence[str] | np.ndarray,
+    train_names: Callable[[np.ndarray], Sequence[str]],
     extractors: Sequence[Extractor],
     cache: Path | None,
     seed: int,
     device: torch.device,
+    folder: Path | None = None,
 ) -> tuple[Originality, PixelAudit]:
     """Audit samples by pixels and by the features of each extractor, which are kept in ``cache``.
 
-    Returns the record, whose samples are named and the most suspicious first, and what it was made from.
+    ``train_names`` gives the names of training patches by their numbers. Greys and features of many training patches
+    lie in temporary files in ``folder``. Returns the record, whose samples are named and the most suspicious first, and
+    what it was made from.
     """
-    audit = audit_pixels(sets, seed=seed, device=device)
-    by_features = [audit_features(sets, extractor=extractor, cache=cache, seed=seed) for extractor in extractors]
+    audit = audit_pixels(sets, seed=seed, device=device, folder=folder)
+    by_features = [
+        audit_features(sets, extractor=extractor, cache=cache, seed=seed, folder=folder) for extractor in extractors
+    ]
+    numbers = np.unique(np.concatenate([audit.nearest.number_N, *(one.number_N for one in by_features)]))
+    name = dict(zip(numbers.tolist(), train_names(numbers), strict=True))
     samples = tuple(
         AuditedSample(
             file=str(sample_names[row]),
-            nearest=str(train_names[int(audit.nearest.number_N[row])]),
+            nearest=name[int(audit.nearest.number_N[row])],
             score=float(audit.nearest.score_N[row]),
             is_copy=bool(audit.alarm_N[row]),
             too_plain=bool(audit.too_plain_N[row]),
             by_extractor={
                 one.extractor: FeatureMatch(
-                    nearest=str(train_names[int(one.number_N[row])]),
+                    nearest=name[int(one.number_N[row])],
                     distance=float(one.distance_N[row]),
                     is_copy=bool(one.alarm_N[row]),
                 )
@@ -99,21 +106,21 @@ def write_originality(context: StageContext, *, patches: PatchSet, samples: Samp
         sources = ExtractorSources(device, autoencoder=context.inputs.get("autoencoder"), download=True)
         names = [name for name in config.evaluation.extractors if name != "pixels"]
         train, holdout = patches.rows("train"), patches.rows("holdout")
-        table = patches.columns("patch_id", "slide")
         sets = AuditSets(
             ImageRows(samples.images, np.arange(len(samples))),
             ImageRows(patches.images, train),
             ImageRows(patches.images, holdout),
-            table["slide"].astype(str).to_numpy()[holdout].tolist(),
+            patches.columns("slide", rows=holdout)["slide"].astype(str).tolist(),
         )
         record, audit = audit_originality(
             sets,
             sample_names=samples.table["file_name"].to_numpy(dtype=str),
-            train_names=table["patch_id"].to_numpy(dtype=str)[train],
+            train_names=lambda numbers: patches.columns("patch_id", rows=train[numbers])["patch_id"].tolist(),
             extractors=make_extractors(names, sources=sources, size=patches.size)[0],
             cache=context.run / RUN_CACHE,
             seed=config.seed,
             device=device,
+            folder=context.out,
         )
         shown = np.array(audit.order[:SHOWN_OF_RUN])
         buffer = io.BytesIO()
@@ -176,7 +183,7 @@ def audit_folders(
     record, audit = audit_originality(
         AuditSets(sample_images, train_images, held_out, slides),
         sample_names=sample_images.names,
-        train_names=train_images.names,
+        train_names=lambda numbers: [train_images.names[number] for number in numbers],
         extractors=usable,
         cache=cache or user_cache(),
         seed=seed,

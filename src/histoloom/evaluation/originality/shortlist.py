@@ -27,6 +27,7 @@ from torch import Tensor
 
 from histoloom.evaluation.originality.greys import SIDE, area_means, dihedral_copies, gaussian
 from histoloom.evaluation.originality.symmetry import TOLERANCE, Coordinates, Copies, Family, coordinates, families
+from histoloom.run.row_file import Rows
 from histoloom.training.transfers import put_array
 
 LOW = 20
@@ -105,21 +106,24 @@ class PatchBlocks:
 
 
 class CoarsePatches:
-    """The patches that are searched, on a device. Their blocks are kept for later searches, up to ``KEPT_BYTES``."""
+    """The patches that are searched, from their greys, on a device.
 
-    def __init__(self, patches_MLL: np.ndarray, *, device: torch.device) -> None:
-        self.patches_MLL, self.device = patches_MLL, device
+    Their blocks are kept for later searches, up to ``KEPT_BYTES``; of the others ``PATCHES`` are in memory at once.
+    """
+
+    def __init__(self, greys_MGG: Rows, *, device: torch.device) -> None:
+        self.greys_MGG, self.device = greys_MGG, device
         self._kept: dict[tuple[BlockKind, int], PatchBlocks] = {}
 
     def __len__(self) -> int:
-        return len(self.patches_MLL)
+        return len(self.greys_MGG)
 
     def blocks(self, kind: BlockKind, *, first: int) -> PatchBlocks:
         """Those of ``PATCHES`` patches from ``first`` on."""
         kept = self._kept.get((kind, first))
         if kept is not None:
             return kept
-        some_MLL = self.patches_MLL[first : first + PATCHES]
+        some_MLL = coarse(self.greys_MGG[first : first + PATCHES])
         blocks_PMD = put_array(blocks(some_MLL, kind.from_patch, kind=kind), self.device)
         basis_DK = put_array(coordinates(kind.height, kind.width).basis_DK, self.device)
         made = PatchBlocks(blocks_PMD.short(), blocks_PMD @ basis_DK)
