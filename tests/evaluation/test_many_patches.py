@@ -15,10 +15,12 @@ from histoloom.clustering.clustering_set import Clustering
 from histoloom.evaluation import feature_cache
 from histoloom.evaluation.extractors import Pixels
 from histoloom.evaluation.feature_cache import cached_features, feature_rows
-from histoloom.evaluation.originality import by_features, shortlist
+from histoloom.evaluation.originality import audit, by_features, shortlist
+from histoloom.evaluation.originality.audit import AuditSets, audit_pixels
 from histoloom.evaluation.originality.by_features import nearest_features
 from histoloom.evaluation.originality.greys import read_greys
 from histoloom.evaluation.originality.nearest import Gallery, Nearest, nearest
+from histoloom.evaluation.originality.shortlist import BlockKind, CoarsePatches, PatchBlocks
 from histoloom.run import row_file
 from histoloom.slides.patch_set import PatchSet
 
@@ -69,6 +71,26 @@ def test_greys_of_training_patches(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     found = search(300)
     assert (found.number_N.tolist(), found.score_N.tolist()) == ([0], in_memory.score_N.tolist())
     assert found.score_N[0] > 0.99
+
+
+def test_training_patches_are_prepared_once_for_samples_and_held_out_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared: list[int] = []
+    blocks = CoarsePatches.blocks
+
+    def counted(self: CoarsePatches, kind: BlockKind, *, first: int) -> PatchBlocks:
+        prepared.extend([first] if len(self) == 130 else [])
+        return blocks(self, kind, first=first)
+
+    monkeypatch.setattr(CoarsePatches, "blocks", counted)
+    monkeypatch.setattr(shortlist, "PATCHES", 65)
+    monkeypatch.setattr(shortlist, "KEPT_BYTES", 0)
+    monkeypatch.setattr(audit, "can_calibrate", lambda _: True)  # a handful is enough here
+    monkeypatch.setattr(audit, "calibrate", lambda *_: None)
+    result = audit_pixels(AuditSets(Noise(3), Noise(130), Noise(8), ["a"] * 8))
+    assert prepared == [0, 65] * len(shortlist.KINDS)
+    assert result.nearest.number_N.tolist() == [0, 1, 2]
+    assert len(result.held_out_H) == 8
+    assert result.held_out_H[:3].tolist() == result.nearest.score_N.tolist()
 
 
 def test_features_of_training_patches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

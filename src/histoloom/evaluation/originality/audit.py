@@ -26,7 +26,7 @@ from histoloom.evaluation.originality.greys import read_greys
 from histoloom.evaluation.originality.nearest import Gallery, Nearest, best_score, best_score_of_weakest_half, nearest
 from histoloom.evaluation.results import Membership
 from histoloom.progress import meter
-from histoloom.run.row_file import Rows
+from histoloom.run.row_file import Rows, appended
 from histoloom.seeding import permutation
 
 VERSION = 2
@@ -115,16 +115,15 @@ def audit_pixels(
         def search(greys_NGG: Rows, gallery: Gallery) -> Nearest:
             return nearest(greys_NGG, gallery, advance=counter.advance)
 
-        train = Gallery(train_MGG, device=device)
-        of_samples = search(samples_NGG, train)
-
-        # A threshold from one part of the held-out slides, tested on the other.
+        # A threshold from one part of the held-out slides, tested on the other. Samples and held-out patches are
+        # searched for together, since many training patches are prepared anew for each search.
         slide_H = [sets.slide_H[row] for row in held_out]
-        calibration, held_out_H = None, np.empty(0)
-        if can_calibrate(slide_H):
-            held_out_H = search(holdout_HGG, train).score_N
-            calibration = calibrate(slide_H, held_out_H)
-        else:
+        n, calibrated = len(samples_NGG), can_calibrate(slide_H)
+        searched = appended(samples_NGG, holdout_HGG[:], folder=folder) if calibrated else samples_NGG
+        found = search(searched, Gallery(train_MGG, device=device))
+        of_samples, held_out_H = Nearest(found.number_N[:n], found.score_N[:n]), found.score_N[n:]
+        calibration = calibrate(slide_H, held_out_H) if calibrated else None
+        if not calibrated:
             counter.advance(len(held_out))
 
         # Membership: are training patches nearer to the samples than held-out ones are?

@@ -40,7 +40,7 @@ CLOSE = 6
 DIGITS = 4
 """of a score"""
 
-IMAGES, CHUNK = 1024, 256
+IMAGES, CHUNK = 2048, 256
 """images that are searched for at once, and of which all candidates are in memory at once"""
 BATCH = {"cpu": 1}
 """images that are compared closely at once, by the kind of device: on a CPU, what fits its cache"""
