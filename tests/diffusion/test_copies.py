@@ -48,7 +48,7 @@ def copied(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_copies_are_the_latents_of_dihedral_patches_not_dihedral_latents(tiny_run: Path, copied: Path) -> None:
     latents, patches = LatentSet.open(copied), PatchSet.open(tiny_run / "patches")
     assert latents.copies is not None
-    assert latents.copies.shape == (len(latents), 7, *latents.shape)
+    assert latents.copies.shape == (7 * len(latents), *latents.shape)
     rows, copies_n = np.array([3, 70, 3, 5, 9, 11, 12, 13]), np.arange(8)
     model = Autoencoder.load(tiny_run / "autoencoder")
     copies_NCHW = dihedral(to_float(torch.from_numpy(patches.images(rows))), torch.from_numpy(copies_n))
