@@ -44,12 +44,12 @@ Labels = Mapping[int, np.ndarray]
 def examine(labels: pd.DataFrame, *, patches: PatchSet, seed: int) -> Confounding:
     """All of ``confounding.json``; ``labels`` has ``patch_id`` and a column ``k{k}`` for each k, of any split."""
     drawn = numpy_generator(seed, "clusters", "confounding").permutation(len(labels))[:MOST_PATCHES]
-    table = labels.iloc[np.sort(drawn)].merge(
-        patches.columns("patch_id", "slide", "patient"), on="patch_id", validate="one_to_one"
-    )
+    table = labels.iloc[np.sort(drawn)].reset_index(drop=True)
+    rows_N = patches.rows_of(table["patch_id"])
+    table = pd.concat([table, patches.columns("slide", "patient", rows=rows_N)], axis=1)
     by_k = {int(name[1:]): table[name].to_numpy(np.int64) for name in labels.columns if name != "patch_id"}
     some = np.sort(numpy_generator(seed, "clusters", "confounding", "stain").permutation(len(table))[:MOST_STAINS])
-    rows_M, parts = patches.rows_of(table["patch_id"].to_numpy()[some]), []
+    rows_M, parts = rows_N[some], []
     with meter("measuring stain", total=len(rows_M)) as progress:
         for start in range(0, len(rows_M), CHUNK):
             chunk = rows_M[start : start + CHUNK]
