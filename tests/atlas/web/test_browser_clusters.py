@@ -124,6 +124,13 @@ def test_the_map_shows_the_patch_under_the_pointer(page: Page, mapped_address: s
     page.keyboard.press("+")
     page.wait_for_timeout(100)
     assert canvas.screenshot() != before
+    for by, names in {"slide": ["slide-0", "slide-1", "slide-2"], "patient": ["patient 0", "patient 1"]}.items():
+        shown = canvas.screenshot()
+        page.get_by_label("Colour by").select_option(by)
+        expect(page.get_by_role("list", name="Colours").get_by_role("listitem")).to_have_text(names)
+        expect(page).to_have_url(re.compile(rf"colour={by}"))
+        page.wait_for_timeout(100)
+        assert canvas.screenshot() != shown
     page.get_by_role("button", name="Show the most central patch").first.click()
     expect(page.get_by_role("dialog")).to_be_visible()
 

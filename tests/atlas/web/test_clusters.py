@@ -246,6 +246,13 @@ def test_the_map_holds_its_patches(changing_client: TestClient, finished: Run, w
     ids = write_map(finished)
     labels = pd.read_parquet(finished.folder("clusters") / "index.parquet").set_index("patch_id")["k4"]
     found = changing_client.get("/api/map").json()
+    for colouring in found["colourings"].values():
+        assert len(colouring["values"]) == len(found["ids"])
+        assert max(colouring["values"]) < len(colouring["names"]) == len(colouring["colours"])
+    slides = found["colourings"]["slide"]
+    assert all(
+        patch.startswith(slides["names"][place]) for patch, place in zip(found["ids"], slides["values"], strict=True)
+    )
     assert found["ids"] == ids
     assert found["labels"] == labels[ids].tolist()
     assert list(found["maps"]) == ["tsne", "pca"]

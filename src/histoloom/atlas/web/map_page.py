@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 
+from histoloom.atlas.maps.palette import colours, hexadecimal
 from histoloom.atlas.maps.patch_map import (
     FEATURE_TITLES,
     METHOD_TITLES,
@@ -27,6 +28,8 @@ from histoloom.atlas.web.run_view import RunView
 
 router = APIRouter()
 
+# From orange (unsure) to dark blue (sure), lighter to darker all the way, which the colour-blind see as well.
+_PROBABILITY_RAMP = [(round(240 - 23 * step), round(170 - 14 * step), round(60 + 7 * step)) for step in range(10)]
 _METHODS = ("umap", "tsne", "pca")  # the first of them that the report has is shown first
 
 
@@ -50,6 +53,14 @@ class ClusterOnMap:
     central_patch_id: str
 
 
+class Colouring(BaseModel):
+    """What points are coloured by: each point's place in ``names`` and ``colours``."""
+
+    values: list[int]
+    names: list[str]
+    colours: list[str]
+
+
 class MapModel(BaseModel):
     """Points in the order of ``ids``; ``maps`` has x and y (0..1, y upwards) by method, one after the other."""
 
@@ -57,6 +68,7 @@ class MapModel(BaseModel):
     ids: list[str]
     pictures: list[str]
     labels: list[int]
+    colourings: dict[str, Colouring]
     maps: dict[str, list[float]]
     titles: dict[str, str]
 
@@ -90,9 +102,31 @@ def points(view: View, k: QueryK) -> MapModel:
         ids=ids,
         pictures=[patch_address(view, patch_id) for patch_id in ids],
         labels=view.tissues(k).label_N[placed.rows_N].tolist(),
+        colourings=colourings(view, placed.rows_N, k=k),
         maps={method: xy_N2.ravel().tolist() for method, xy_N2 in placed.maps.items()},
         titles={method: METHOD_TITLES[method] for method in placed.maps},
     )
+
+
+def colourings(view: RunView, rows_N: np.ndarray, *, k: int) -> dict[str, Colouring]:
+    """The points by group, slide, patient, and probability of their cluster in steps of a tenth."""
+    groups, slides, slide_N = view.groups(k), view.table.slides, view.table.slide_N[rows_N]
+    found = {
+        "group": Colouring(
+            values=groups.group_N[rows_N].tolist(),
+            names=[group.name for group in groups.groups],
+            colours=[group.colour for group in groups.groups],
+        )
+    }
+    for by, column in {"slide": "slide_id", "patient": "patient"}.items():
+        names, value_S = np.unique(slides[column].astype(str).to_numpy(), return_inverse=True)
+        palette = [hexadecimal(colour) for colour in colours(len(names))]
+        found[by] = Colouring(values=value_S[slide_N].tolist(), names=names.tolist(), colours=palette)
+    tenth_N = np.minimum((10 * view.clusters(k).p_N[rows_N]).astype(int), 9)
+    ramp = [hexadecimal(rgb) for rgb in _PROBABILITY_RAMP]
+    steps = [f"{tenth / 10:.1f} to {(tenth + 1) / 10:.1f}" for tenth in range(10)]
+    found["probability"] = Colouring(values=tenth_N.tolist(), names=steps, colours=ramp)
+    return found
 
 
 def placed_patches(view: RunView) -> PlacedPatches | None:

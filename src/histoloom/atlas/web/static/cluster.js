@@ -1,7 +1,7 @@
 // A cluster's two galleries: its real patches in one of three orders, and its samples. The address holds the page of each.
 
 import { drawActions } from "./basket.js";
-import { announce, api, element, gallery, showError } from "./common.js";
+import { announce, api, element, gallery, setQuery, showError } from "./common.js";
 import { patchPicture } from "./patch.js";
 
 const patchList = document.getElementById("real");

@@ -1,11 +1,12 @@
 // The map of patches on a canvas. Dragging or the arrow keys move it, the wheel or plus and minus zoom, the pointer shows a patch.
 
-import { api, enlarge, showError } from "./common.js";
+import { api, element, enlarge, setQuery, showError } from "./common.js";
 import { laterPicture } from "./patch.js";
 
 const canvas = document.getElementById("map");
 const preview = document.getElementById("map-hover");
 const context = canvas.getContext("2d");
+const colouredBy = document.getElementById("coloured-by");
 const MAX_SCALE = 60;
 const MIN_SCALE = 0.8;
 const HIT_RADIUS = 14; // CSS px from the pointer to a patch
@@ -38,7 +39,7 @@ function draw() {
   }
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.clearRect(0, 0, width, height);
-  const colours = [...document.querySelectorAll(".map-legend .swatch")].map((swatch) => getComputedStyle(swatch).backgroundColor);
+  const { values, colours } = data.colourings[colouredBy.value];
   const textColour = getComputedStyle(document.documentElement).getPropertyValue("--ink");
   const radius = Math.min(9, 3.2 + Math.log2(view.scale));
   // The patches that the filter hides are drawn first, faint, below the others.
@@ -47,7 +48,7 @@ function draw() {
     const [x, y] = [toScreenX(points[2 * index]), toScreenY(points[2 * index + 1])];
     if (x < -radius || y < -radius || x > width + radius || y > height + radius) continue;
     context.globalAlpha = isShown(index) ? 0.9 : 0.08;
-    context.fillStyle = colours[data.labels[index]] ?? textColour;
+    context.fillStyle = colours[values[index]] ?? textColour;
     context.beginPath();
     context.arc(x, y, index === hovered ? radius + 3 : radius, 0, 2 * Math.PI);
     context.fill();
@@ -56,6 +57,14 @@ function draw() {
     context.stroke();
   }
   context.globalAlpha = 1;
+}
+
+/** The colours and what they stand for, where they are not those of the groups, which have a legend of their own. */
+function fillKey() {
+  const { names, colours } = data.colourings[colouredBy.value];
+  const key = document.getElementById("colour-key");
+  key.hidden = colouredBy.value === "group";
+  key.replaceChildren(...names.map((name, place) => element("li", {}, element("span", { class: "swatch", vars: { "--c": colours[place] }, "aria-hidden": "true" }), name)));
 }
 
 /** Draw in the next frame, once however often this is called before it. */
@@ -86,7 +95,8 @@ function hover(index, x, y) {
     preview.hidden = index < 0;
     if (index >= 0) {
       preview.querySelector("img").src = data.pictures[index];
-      preview.querySelector("p").textContent = clusterTitle(data.labels[index]);
+      const { values, names } = data.colourings[colouredBy.value];
+      preview.querySelector("p").textContent = colouredBy.value === "group" ? clusterTitle(data.labels[index]) : `${colouredBy.value} ${names[values[index]]}`;
     }
     redraw();
   }
@@ -178,12 +188,20 @@ function addListeners() {
     });
   }
   for (const button of document.querySelectorAll("[data-patch]")) button.addEventListener("click", () => openPatch(data.ids.indexOf(button.dataset.patch)));
+  colouredBy.addEventListener("change", () => {
+    setQuery({ colour: colouredBy.value === "group" ? null : colouredBy.value });
+    fillKey();
+    redraw();
+  });
   new ResizeObserver(redraw).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 }
 
 try {
   data = await api(`/api/map?k=${canvas.dataset.k}`);
+  const colour = new URLSearchParams(location.search).get("colour");
+  if (Object.hasOwn(data.colourings, colour ?? "")) colouredBy.value = colour;
+  fillKey();
   selectMethod(document.querySelector("[data-method]").dataset.method);
   addListeners();
 } catch (error) {
