@@ -60,7 +60,7 @@ def test_clusters_of_one_name_have_one_colour() -> None:
         1: Label("cluster 1"),
         2: Label("Fat "),
         3: Label("bone", colour="#102030"),
-        4: Label("bone"),
+        4: Label("bone", colour="#102030"),
     }
     first, second, *_ = colours(5)
     assert cluster_colours(labels, k=5) == [first, second, first, (16, 32, 48), (16, 32, 48)]
