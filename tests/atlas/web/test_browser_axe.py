@@ -20,6 +20,7 @@ PATHS = (
         "/?k=2",
         "/clusters/4/1",
         "/clusters/2/0?order=borderline",
+        "/compare?left=1&right=synthetic&around=1",
         "/slides/slide-1?cluster=1",
         "/slides/bad",
         "/nothing",

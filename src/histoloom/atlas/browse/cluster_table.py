@@ -72,7 +72,10 @@ class ClusterTable:
         ``random_N`` is a permutation of all rows. It gives the random order, and the order of patches whose
         probability is the same to four digits, which many have.
         """
-        rows_M = self.members[cluster]
+        return self.sorted_rows(self.members[cluster], order=order, random_N=random_N)
+
+    def sorted_rows(self, rows_M: np.ndarray, *, order: SortOrder, random_N: np.ndarray) -> np.ndarray:
+        """Rows of any clusters, in the orders of ``ordered``."""
         random_M = random_N[rows_M]
         if order == "random":
             return rows_M[np.argsort(random_M)]

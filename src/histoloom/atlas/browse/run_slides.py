@@ -122,6 +122,14 @@ class RunSlides:
                 pixels = tile_pixels(slide, tile)
         return jpeg(pixels)
 
+    def square(self, slide_id: str, *, x: float, y: float, extent: float, size: int) -> np.ndarray:
+        """The level-0 square of side ``extent`` px at (x, y), uint8 (size, size, 3); white outside the slide.
+
+        Raises ``NoSlide``, or ``SlideError`` where the file is gone, damaged, or another slide.
+        """
+        with self._open(self.slide(slide_id)) as slide:
+            return slide.read(x, y, extent=extent, size=size)
+
     def problem(self, slide_id: str) -> str:
         """Why the slide's tiles cannot be shown, and what to do; empty where they can. Raises ``NoSlide``."""
         info = self.slide(slide_id)

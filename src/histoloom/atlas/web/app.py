@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 
 from histoloom.atlas.web import (
     clusters,
+    compare,
     draw,
     export_pages,
     files,
@@ -35,6 +36,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     clusters.router,
     pictures.router,
     gallery_api.router,
+    compare.router,
     flow.router,
     map_page.router,
     slides.router,
@@ -48,7 +50,7 @@ ROUTERS: tuple[APIRouter, ...] = (
 """The routes of every part."""
 
 NAVIGATION: tuple[NavigationEntry, ...] = (
-    NavigationEntry("/", "Groups", also=("/clusters",)),
+    NavigationEntry("/", "Groups", also=("/clusters", "/compare")),
     NavigationEntry("/slides", "Slides"),
     NavigationEntry("/name", "Name"),
     NavigationEntry("/map", "Map"),

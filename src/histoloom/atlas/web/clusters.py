@@ -13,6 +13,7 @@ from histoloom.atlas.browse.cluster_table import UNSURE_BELOW, Extent, overlap
 from histoloom.atlas.browse.flow import ClusterFlow, cluster_flows, counterpart
 from histoloom.atlas.report.lights import Light, lights
 from histoloom.atlas.web import routing
+from histoloom.atlas.web.gallery_api import FilterQuery, filtered, slide_counts
 from histoloom.atlas.web.pages import render
 from histoloom.atlas.web.pictures import mosaic_address, place_address
 from histoloom.atlas.web.routing import ClusterNumber, PathK, QueryK, View
@@ -104,11 +105,12 @@ def colour_stylesheet(view: View, k: PathK) -> Response:
 
 
 @router.get("/clusters/{k}/{cluster}", response_class=HTMLResponse)
-def cluster_page(request: Request, view: View, k: PathK, cluster: ClusterNumber) -> Response:
+def cluster_page(request: Request, view: View, k: PathK, cluster: ClusterNumber, selected: FilterQuery) -> Response:
     """One group: a cluster, or all clusters of one tissue, at the address of the first of them."""
     if (first := view.tissue_of(k, cluster)) != cluster:
         return RedirectResponse(f"/clusters/{k}/{first}", headers={"Cache-Control": "no-store"})
     table, all_cards = view.tissues(k), cards(view, k=k)
+    filtered(view, table.members[cluster], slide=selected.slide, patient=selected.patient)  # or there is none
 
     # The page at another k is that of the cluster with most of the patches, and it says what becomes of them next.
     shared = {other: overlap(table, view.tissues(other)) for other in view.ks if other != k}
@@ -130,6 +132,8 @@ def cluster_page(request: Request, view: View, k: PathK, cluster: ClusterNumber)
         neighbours=[(all_cards[one.cluster], one) for one in table.neighbours(cluster, n=NEIGHBOURS_SHOWN)],
         unsure=table.unsure(cluster),
         unsure_below=UNSURE_BELOW,
+        selected=selected,
+        filter_counts=slide_counts(view, rows=table.members[cluster]),
         slides=slide_shares(view, k=k, cluster=cluster),
         slides_shown=SLIDES_SHOWN,
         elsewhere=[AtOtherK(other, cluster_flows(shared[other])[cluster], view.names(other)) for other in next_ks],

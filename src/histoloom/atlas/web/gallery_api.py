@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 
 from histoloom.atlas.browse.cluster_table import SortOrder
+from histoloom.atlas.web.errors import NotFound
 from histoloom.atlas.web.pictures import patch_address, sample_address
 from histoloom.atlas.web.routing import ClusterNumber, PageNumber, PatchId, PathK, QueryK, View
 from histoloom.atlas.web.run_view import RunView
@@ -19,6 +21,24 @@ PAGE = 60
 """Pictures on a page of a gallery."""
 
 OrderQuery = Annotated[SortOrder, Query(description="The surest first, at random, or the least sure first.")]
+
+FilterText = Annotated[str, Query(max_length=300, description="Exactly as the run has it; all where it is empty.")]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Real patches of one slide, of one patient, or of both; all where a text is empty."""
+
+    slide: str = ""
+    patient: str = ""
+
+
+def filters_of(slide: FilterText = "", patient: FilterText = "") -> Filters:
+    """The filters in the address."""
+    return Filters(slide, patient)
+
+
+FilterQuery = Annotated[Filters, Depends(filters_of)]
 
 
 class PatchModel(BaseModel):
@@ -72,10 +92,17 @@ class SamplePage(BaseModel):
 
 @router.get("/clusters/{k}/{cluster}/patches")
 def patches(
-    view: View, k: PathK, cluster: ClusterNumber, order: OrderQuery = "typical", page: PageNumber = 0
+    view: View,
+    k: PathK,
+    cluster: ClusterNumber,
+    filters: FilterQuery,
+    order: OrderQuery = "typical",
+    page: PageNumber = 0,
 ) -> PatchPage:
-    """A page of a cluster's real patches; a page beyond the last is empty."""
-    rows = view.tissues(k).ordered(cluster, order=order, random_N=view.random_N)
+    """A page of a cluster's real patches, of one slide or patient where asked; a page beyond the last is empty."""
+    clusters = view.tissues(k)
+    rows = filtered(view, clusters.members[cluster], slide=filters.slide, patient=filters.patient)
+    rows = clusters.sorted_rows(rows, order=order, random_N=view.random_N)
     shown = rows[PAGE * page : PAGE * (page + 1)]
     return PatchPage(
         k=k,
@@ -106,6 +133,41 @@ def patch(view: View, patch_id: PatchId, k: QueryK) -> PatchModel:
 def pages(n: int) -> int:
     """How many pages ``n`` pictures take; one where there are none."""
     return max(1, -(-n // PAGE))
+
+
+def filtered(view: RunView, rows: np.ndarray, *, slide: str, patient: str) -> np.ndarray:
+    """The rows of a slide (its id) and of a patient; an empty text is none. ``NotFound`` where the run has none."""
+    slides = view.table.slides
+    if slide:
+        rows = rows[view.table.slide_N[rows] == view.slide_of(slide)]
+    if patient:
+        of_patient_S = slides["patient"].astype(str).to_numpy() == patient
+        if not of_patient_S.any():
+            raise NotFound("there is no such patient in this run")
+        rows = rows[of_patient_S[view.table.slide_N[rows]]]
+    return rows
+
+
+@dataclass(frozen=True)
+class SlideCounts:
+    """How many of some patches are of each slide and of each patient; only those that have some, by name."""
+
+    by_slide: dict[str, int]
+    by_patient: dict[str, int]
+
+
+def slide_counts(view: RunView, *, rows: np.ndarray) -> SlideCounts:
+    """The choices of the filters for these patches."""
+    slides, counts_S = view.table.slides, np.bincount(view.table.slide_N[rows], minlength=len(view.table.slides))
+    by_slide: dict[str, int] = {}
+    by_patient: dict[str, int] = {}
+    for slide_id, patient, n in sorted(
+        zip(slides["slide_id"].astype(str), slides["patient"].astype(str), counts_S, strict=True)
+    ):
+        if n:
+            by_slide[slide_id] = int(n)
+            by_patient[patient] = by_patient.get(patient, 0) + int(n)
+    return SlideCounts(by_slide, dict(sorted(by_patient.items())))
 
 
 def patch_models(view: RunView, rows: np.ndarray, *, k: int) -> list[PatchModel]:

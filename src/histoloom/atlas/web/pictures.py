@@ -33,7 +33,7 @@ PLACE = 480
 def patch_jpeg(request: Request, view: View, patch_id: PatchId, v: Version = "") -> Response:
     """A real patch, as JPEG without chroma subsampling: for galleries."""
     row = view.row_of(patch_id)
-    return _picture(request, view.version, v=v, media_type="image/jpeg", make=lambda: _encoded(view.table.image(row)))
+    return _picture(request, view.version, v=v, media_type="image/jpeg", make=lambda: encoded(view.table.image(row)))
 
 
 @router.get("/patches/{patch_id}.png")
@@ -41,7 +41,7 @@ def patch_png(request: Request, view: View, patch_id: PatchId, v: Version = "") 
     """A real patch, pixel by pixel as the networks see it."""
     row = view.row_of(patch_id)
     # Lightly compressed: it is sent on this computer
-    make = lambda: _encoded(view.table.image(row), "PNG", compress_level=1)  # noqa: E731
+    make = lambda: encoded(view.table.image(row), "PNG", compress_level=1)  # noqa: E731
     return _picture(request, view.version, v=v, media_type="image/png", make=make)
 
 
@@ -64,7 +64,7 @@ def mosaic(request: Request, view: View, k: PathK, cluster: ClusterNumber, v: Ve
         for number, image in enumerate(table.patches.images(rows)):
             tile = Image.fromarray(image).resize((TILE, TILE), Image.Resampling.LANCZOS, reducing_gap=2.0)
             sheet.paste(tile, (step * (number % COLUMNS), step * (number // COLUMNS)))
-        return _encoded(np.asarray(sheet), quality=85)
+        return encoded(np.asarray(sheet), quality=85)
 
     version = view.tissue_version(k, cluster)
     return _picture(request, version, v=v, media_type="image/jpeg", make=make)
@@ -89,7 +89,7 @@ def place(
             dimensions=(int(info["width"]), int(info["height"])),
             colour=rgb(colour),
         )
-        return _encoded(image_HW3, quality=85)
+        return encoded(image_HW3, quality=85)
 
     version = view.tissue_version(k, cluster)
     return _picture(request, version, v=v, media_type="image/jpeg", make=make)
@@ -101,7 +101,7 @@ def _picture(request: Request, version: str, *, v: str, media_type: str, make: C
     return cached_response(request, made_from=made_from, immutable=v == version, media_type=media_type, make=make)
 
 
-def _encoded(image_HW3: np.ndarray, kind: str = "JPEG", *, quality: int = QUALITY, **options: int) -> bytes:
+def encoded(image_HW3: np.ndarray, kind: str = "JPEG", *, quality: int = QUALITY, **options: int) -> bytes:
     """An image file of uint8 (H, W, 3). JPEG has no chroma subsampling: nuclei are small and purple."""
     data = io.BytesIO()
     Image.fromarray(image_HW3).save(data, kind, quality=quality, subsampling=0, **options)

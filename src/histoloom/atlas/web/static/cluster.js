@@ -14,20 +14,25 @@ const ORDERS = {
   borderline: "First those that are almost as probable in another cluster.",
 };
 
+const filterSelects = [...document.querySelectorAll("#real-filters select")];
+
 const query = new URLSearchParams(location.search);
 let order = query.get("order") in ORDERS ? query.get("order") : "typical";
 const pageNumber = (text) => (/^\d{1,6}$/.test(text ?? "") ? Number(text) : 0);
 
 /** Show a page of the patches; returns what to announce. */
 async function showPatches(page) {
-  const response = await api(`/api/clusters/${k}/${cluster}/patches?order=${order}&page=${page}`);
+  const filters = Object.fromEntries(filterSelects.map(({ name, value }) => [name, value || null]));
+  const filterQuery = new URLSearchParams(Object.entries(filters).filter(([, value]) => value !== null));
+  const response = await api(`/api/clusters/${k}/${cluster}/patches?order=${order}&page=${page}&${filterQuery}`);
   const pictures = response.patches.map((patch) => patchPicture(patch, { k }));
   gallery(patchList, pictures.map((picture) => ({ ...picture, note: order === "borderline" ? picture.borderlineNote : picture.note })));
   for (const button of orderButtons) button.setAttribute("aria-pressed", button.dataset.order === order);
-  document.getElementById("real-order").textContent = ORDERS[order];
+  document.getElementById("real-order").textContent = `${response.total.toLocaleString("en")} shown. ${ORDERS[order]}`;
+  for (const link of document.querySelectorAll("[data-sheet]")) link.href = `/compare.${link.dataset.sheet}?k=${k}&left=${cluster}&right=&order=${order}&page=${page}&${filterQuery}`;
   fillPager("real-pager", response, (next) => turnPage(showPatches, next, patchList));
-  setQuery({ order: order === "typical" ? null : order, page: page || null });
-  return `${order} patches, page ${page + 1} of ${response.pages}`;
+  setQuery({ ...filters, order: order === "typical" ? null : order, page: page || null });
+  return `${response.total} patches, ${order}, page ${page + 1} of ${response.pages}`;
 }
 
 /** Show a page of the samples; returns what to announce. */
@@ -72,5 +77,6 @@ for (const button of orderButtons) {
     showPatches(0).then(announce, showError);
   });
 }
+for (const select of filterSelects) select.addEventListener("change", () => showPatches(0).then(announce, showError));
 showPatches(pageNumber(query.get("page"))).catch(showError);
 if (Number(sampleList.dataset.total)) showSamples(pageNumber(query.get("samples"))).catch(showError);

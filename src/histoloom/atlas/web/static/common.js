@@ -140,18 +140,23 @@ export function gallery(list, pictures) {
       element("img", { src: picture.src, alt: picture.text, width: 128, height: 128, decoding: "async", loading: index < 30 ? null : "lazy" })),
     picture.note ? element("p", { class: "note", "aria-hidden": "true" }, picture.note) : null)));
 
+  arrowKeys(list, "button");
+}
+
+/** Within `list` the arrow keys, Home and End move the focus between what `selector` finds; for Tab the list is one stop. */
+export function arrowKeys(list, selector) {
   list.onkeydown ??= (event) => {
-    const buttons = [...list.querySelectorAll("button")];
-    const current = buttons.indexOf(document.activeElement);
+    const stops = [...list.querySelectorAll(selector)];
+    const current = stops.indexOf(document.activeElement);
     if (current < 0) return;
-    // The first button whose top differs starts the second row: its index is the number of columns.
-    const top = (button) => Math.round(button.getBoundingClientRect().top);
-    const columns = Math.max(1, buttons.findIndex((button) => top(button) > top(buttons[0])));
-    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -current, End: buttons.length };
+    // The first one whose top differs starts the second row: its index is the number of columns.
+    const top = (stop) => Math.round(stop.getBoundingClientRect().top);
+    const columns = Math.max(1, stops.findIndex((stop) => top(stop) > top(stops[0])));
+    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -current, End: stops.length };
     if (!(event.key in steps)) return;
     event.preventDefault();
-    const next = buttons[Math.min(buttons.length - 1, Math.max(0, current + steps[event.key]))];
-    for (const button of buttons) button.tabIndex = button === next ? 0 : -1; // Tab comes back to it
+    const next = stops[Math.min(stops.length - 1, Math.max(0, current + steps[event.key]))];
+    for (const stop of stops) stop.tabIndex = stop === next ? 0 : -1; // Tab comes back to it
     next.focus();
   };
 }
