@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 TILE, GAP, MARGIN = 160, 8, 32
-"""Side of a patch on the sheet, px between two, and px around all."""
+"""Side of a patch on the sheet (half of it where surroundings are shown), px between two, and px around all."""
 
 COLUMNS = 6
-"""Pictures in a row of one gallery."""
+"""Patches in a row, without their surroundings."""
 
 DPI = 150
-"""Of the PDF: a patch is 27 mm wide."""
+"""A patch is 27 mm wide in print."""
 
 _TITLE, _TEXT = 30, 20  # px of the letters
 _INK, _SOFT = (16, 20, 24), (80, 88, 98)
@@ -50,8 +50,9 @@ def gallery_sheet(galleries: Sequence[SheetGallery], *, heading: str, side_um: f
     width = 2 * MARGIN + COLUMNS * (TILE + GAP) - GAP
 
     # The height first: of the heading, and of each gallery with its lines and rows
-    columns = [max(1, COLUMNS // gallery.patches_across) for gallery in galleries]
-    sides = [TILE * gallery.patches_across for gallery in galleries]
+    tile = TILE if all(gallery.patches_across == 1 for gallery in galleries) else TILE // 2
+    sides = [tile * gallery.patches_across for gallery in galleries]
+    columns = [max(1, (width - 2 * MARGIN + GAP) // (side + GAP)) for side in sides]
     heights = [
         _TITLE + 14 + (_TEXT + 8) * len(gallery.lines) + -(-len(gallery.images) // across) * (side + GAP) + MARGIN
         for gallery, across, side in zip(galleries, columns, sides, strict=True)
@@ -63,7 +64,7 @@ def gallery_sheet(galleries: Sequence[SheetGallery], *, heading: str, side_um: f
     # What it is, and the scale bar that holds for every picture
     draw.text((MARGIN, MARGIN), _fitting(heading, size=_TEXT, width=width - 2 * MARGIN), _SOFT, font=_font(_TEXT))
     bar_um = scale_bar(side_um)
-    bar, y = round(TILE * bar_um / side_um), MARGIN + _TEXT + 22
+    bar, y = round(tile * bar_um / side_um), MARGIN + _TEXT + 22
     draw.rectangle((MARGIN, y, MARGIN + bar - 1, y + 7), fill=_INK)
     draw.text((MARGIN + bar + 12, y - 10), f"{bar_um:g} um; a patch is {side_um:.3g} um wide", _INK, font=_font(_TEXT))
 
@@ -76,9 +77,9 @@ def gallery_sheet(galleries: Sequence[SheetGallery], *, heading: str, side_um: f
             draw.text((MARGIN, below), text, _SOFT, font=_font(_TEXT))
             below += _TEXT + 8
         for number, image in enumerate(gallery.images):
-            tile = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
+            picture = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
             row, column = divmod(number, across)
-            sheet.paste(tile, (MARGIN + column * (side + GAP), below + row * (side + GAP)))
+            sheet.paste(picture, (MARGIN + column * (side + GAP), below + row * (side + GAP)))
         top += height
     return sheet
 

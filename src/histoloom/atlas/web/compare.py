@@ -244,7 +244,7 @@ def choices(view: RunView, *, k: int) -> list[tuple[str, str]]:
     }
     return [
         ("real", "Real: all groups"),
-        ("synthetic", "Synthetic: the group beside it, or all"),
+        ("synthetic", "Synthetic: same group"),
         *((str(group), f"Real: {title}") for group, title in titles.items()),
         *((f"synthetic-{group}", f"Synthetic: {title}") for group, title in titles.items()),
     ]
