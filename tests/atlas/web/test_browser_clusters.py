@@ -48,7 +48,7 @@ def test_a_cluster_is_viewed_with_the_keyboard_alone(page: Page, address: str) -
     page.keyboard.press("ArrowRight")
     expect(pictures.nth(1)).to_be_focused()
     page.keyboard.press("Shift+Tab")
-    expect(page.get_by_role("button", name="Borderline")).to_be_focused()  # the gallery is one stop of the Tab key
+    expect(page.get_by_role("link", name="PDF")).to_be_focused()  # the gallery is one stop of the Tab key
     page.keyboard.press("Tab")
     expect(pictures.nth(1)).to_be_focused()
     page.keyboard.press("Enter")
@@ -60,6 +60,16 @@ def test_a_cluster_is_viewed_with_the_keyboard_alone(page: Page, address: str) -
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(pictures.nth(1)).to_be_focused()
+
+    # A filter is a select, and the address and the sheet keep it
+    page.get_by_label("Slide file").select_option("slide-1")
+    expect(pictures.first.get_by_role("img")).to_have_attribute("alt", re.compile("Patch of slide-1 "))
+    expect(page).to_have_url(re.compile(r"\?slide=slide-1$"))
+    expect(page.get_by_role("link", name="PDF")).to_have_attribute("href", re.compile("left=1&.*slide=slide-1"))
+    n = pictures.count()
+    page.reload()
+    expect(page.get_by_label("Slide file")).to_have_value("slide-1")
+    expect(pictures).to_have_count(n)
 
 
 def test_the_order_of_a_gallery_is_in_the_address(page: Page, address: str) -> None:

@@ -28,7 +28,7 @@ async function showPatches(page) {
   const pictures = response.patches.map((patch) => patchPicture(patch, { k }));
   gallery(patchList, pictures.map((picture) => ({ ...picture, note: order === "borderline" ? picture.borderlineNote : picture.note })));
   for (const button of orderButtons) button.setAttribute("aria-pressed", button.dataset.order === order);
-  document.getElementById("real-order").textContent = `${response.total.toLocaleString("en")} shown. ${ORDERS[order]}`;
+  document.getElementById("real-order").textContent = `${response.total.toLocaleString("en")} patches. ${ORDERS[order]}`;
   for (const link of document.querySelectorAll("[data-sheet]")) link.href = `/compare.${link.dataset.sheet}?k=${k}&left=${cluster}&right=&order=${order}&page=${page}&${filterQuery}`;
   fillPager("real-pager", response, (next) => turnPage(showPatches, next, patchList));
   setQuery({ ...filters, order: order === "typical" ? null : order, page: page || null });
