@@ -32,7 +32,7 @@ async function showPatches(page) {
   for (const link of document.querySelectorAll("[data-sheet]")) link.href = `/compare.${link.dataset.sheet}?k=${k}&left=${cluster}&right=&order=${order}&page=${page}&${filterQuery}`;
   fillPager("real-pager", response, (next) => turnPage(showPatches, next, patchList));
   setQuery({ ...filters, order: order === "typical" ? null : order, page: page || null });
-  return `${response.total} patches, ${order}, page ${page + 1} of ${response.pages}`;
+  return `${response.total} ${order} patches, page ${page + 1} of ${response.pages}`;
 }
 
 /** Show a page of the samples; returns what to announce. */
