@@ -22,6 +22,7 @@ PATHS = (
         "/clusters/2/0?order=borderline",
         "/compare?left=1&right=synthetic&around=1",
         "/slides/slide-1?cluster=1",
+        "/slides/slide-1/similar?x=0&y=0&width=80&height=64",
         "/slides/bad",
         "/nothing",
     ),

@@ -22,6 +22,7 @@ from histoloom.atlas.web import (
     own,
     pictures,
     reading,
+    region,
     report_page,
     slides,
 )
@@ -40,6 +41,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     flow.router,
     map_page.router,
     slides.router,
+    region.router,
     naming.router,
     draw.router,
     own.router,
