@@ -26,6 +26,7 @@ import schemathesis
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Unsatisfiable
+from PIL import Image
 from schemathesis import GenerationMode
 
 import histoloom
@@ -231,6 +232,7 @@ def hostile_client(app: Any) -> Iterator[TestClient]:
             importlib.import_module(module.name)
     importlib.import_module("torch._dynamo")  # diffusers' samplers load it
     pd.read_csv(io.StringIO("a\n1\n"))  # asks once for the number of CPUs
+    Image.init()  # a PDF of a gallery does: Pillow looks once for the modules of all of its formats
     accelerator(RuntimeConfig())  # asks once what the CPU computes in
     with TestClient(app, base_url=HERE, follow_redirects=False, raise_server_exceptions=False) as client:
         for path, about in app.openapi()["paths"].items():
