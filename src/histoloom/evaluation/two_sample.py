@@ -23,8 +23,8 @@ from typing import Self
 import numpy as np
 from scipy.special import expit
 from scipy.stats import norm, rankdata
-from sklearn.linear_model import LogisticRegressionCV
-from sklearn.model_selection import StratifiedKFold
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.evaluation.feature_cache import RUN_CACHE, cached_features
@@ -138,15 +138,13 @@ def tell_apart(learned: FeatureSet, tested: FeatureSet, others: FeatureSet, *, r
         real = _matching_rows(learned.clusters_N, others.clusters_N[seen], rng=rng)
         x_ND = np.concatenate([learned_ND[real], others_ND[seen]])
         y_N = np.repeat([0, 1], [len(real), len(seen)])
-        classifier = LogisticRegressionCV(
-            Cs=_STRENGTHS,
+        search = GridSearchCV(
+            LogisticRegression(class_weight="balanced", max_iter=500),
+            {"C": _STRENGTHS},
             cv=StratifiedKFold(3, shuffle=True, random_state=int(rng.integers(2**31))),
-            class_weight="balanced",
             scoring="neg_log_loss",
-            l1_ratios=(0.0,),
-            max_iter=500,
-            use_legacy_attributes=False,
-        ).fit(x_ND, y_N)
+        )
+        classifier = search.fit(x_ND, y_N).best_estimator_
         for scores, images_ND, folds in (
             (tested_scores, tested_ND, tested_folds),
             (other_scores, others_ND, other_folds),
