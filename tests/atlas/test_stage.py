@@ -133,9 +133,12 @@ def test_a_chosen_colour_is_drawn_without_the_slide(run: Run) -> None:
     assert all((maps / name).read_bytes() != data for name, data in before.items())
     for name in ("slide-0", "slide-1"):
         thumbnail = np.asarray(Image.open(run.folder("patches") / "thumbnails" / f"{name}.jpg")).astype(float)
-        drawn = np.asarray(Image.open(maps / f"{name}.png"))
-        expected = thumbnail * (127 / 255) + np.array([0x12, 0x34, 0x56]) * (128 / 255)
-        np.testing.assert_allclose(drawn, expected, atol=0.51)
+        drawn = np.asarray(Image.open(maps / f"{name}.png")).astype(float)
+        colour = np.array([0x12, 0x34, 0x56])
+        is_tinted = (np.abs(drawn - (0.65 * thumbnail + 0.35 * colour)) <= 0.51).all(axis=2)
+        is_outline = (drawn == colour).all(axis=2) | (drawn == 255).all(axis=2)
+        assert (is_tinted | is_outline).all()
+        assert is_tinted.mean() > 0.3
 
 
 def test_the_map_of_patches_is_reused_until_the_latents_change(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 from pathlib import Path
 
@@ -79,3 +80,15 @@ def test_large_scratch_arrays_lie_in_a_file_without_a_name(
         more = appended(scratch, whole[:2], folder=folder)
         np.testing.assert_array_equal(more[:], np.concatenate([whole, whole[:2]]))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_an_array_that_is_part_of_a_cycle_is_closed(tmp_path: Path) -> None:
+    cycle: list[object] = [RowFile.create(tmp_path / "rows.npy", shape=(3, 2), dtype=np.float32)]
+    cycle.append(cycle)
+    opened = Path("/proc/self/fd")
+    before = len(list(opened.iterdir())) if opened.is_dir() else 0
+    del cycle
+    gc.collect()
+    if before:
+        assert len(list(opened.iterdir())) == before - 1

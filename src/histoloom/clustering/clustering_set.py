@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +50,8 @@ class Clustering:
         import pyarrow.parquet as pq
 
         names = pq.read_schema(self.folder / "index.parquet").names
-        return sorted(int(name[1:]) for name in names if name != "patch_id")
+        # An index that pandas wrote is a column too.
+        return sorted(int(name[1:]) for name in names if re.fullmatch(r"k\d+", name))
 
     def labels(self, k: int) -> pd.Series:
         """Labels of ``k`` by patch id."""

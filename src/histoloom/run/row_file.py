@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,8 @@ class RowFile:
 
     def __init__(self, file: IO[bytes], *, name: str, writable: bool = False, merged: bool = False) -> None:
         self._file, self._name, self._writable, self._merged = file, name, writable, merged
+        # Closes the file with the last reference to this object, also where both are part of a cycle.
+        weakref.finalize(self, file.close)
         self._lock = threading.Lock()
         version = np.lib.format.read_magic(file)
         shape, fortran, self.dtype = np.lib.format.read_array_header_1_0(file)
@@ -108,11 +111,6 @@ class RowFile:
     def _place(self, row: int) -> int:
         """The row's first byte in the file."""
         return self._start + row * int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
-
-    def __del__(self) -> None:
-        """Closes the file with the last reference."""
-        if "_file" in self.__dict__:
-            self._file.close()
 
 
 Rows = np.ndarray | RowFile

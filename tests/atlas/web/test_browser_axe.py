@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
+from histoloom.atlas.maps.palette import colours
 from histoloom.atlas.maps.patch_map import Embedding
 from histoloom.atlas.report.page import render
 from histoloom.atlas.report.read_run import STAGES, read_page
@@ -95,7 +96,7 @@ def test_the_report_is_as_wide_as_its_page_on_screen_and_on_paper(visit: Callabl
         colour = "getComputedStyle(document.querySelector('.points .patient-1')).backgroundColor"
         assert not page.locator(".legend-patient").is_visible()
         page.check("#by-patient")
-        assert page.evaluate(colour) == "rgb(86, 180, 233)", "the second colour of the palette"
+        assert page.evaluate(colour) == f"rgb{colours(2)[1]}"
         assert page.locator(".legend-patient li").all_inner_texts() == ["patient 0", "patient 1"]
         page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         for media, width in (("screen", 768), ("print", 688)):  # A4 less its margins

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from histoloom.atlas.maps.palette import colours, hexadecimal
 from histoloom.names import clusters_of_tissue, current_labels, current_names, read_events, read_label_state
 from histoloom.run.directory import Run
 
@@ -67,7 +68,7 @@ def test_name_merge_flag_colour_and_undo_by_the_keyboard(page: Page, own_address
     kept(page)
     assert clusters_of_tissue(run, "Voids within the tissue", k=4) == [0, 3]
     label = current_labels(run, k=4)[1]
-    assert (label.name, label.flag, label.colour) == ("bone", "mixed", "#009e73")
+    assert (label.name, label.flag, label.colour) == ("bone", "mixed", hexadecimal(colours(3)[2]))
     page.keyboard.press("Control+z")
     expect(page.get_by_label("Name of group 3")).to_have_value("")
     assert clusters_of_tissue(run, "voids within the tissue", k=4) == [0]

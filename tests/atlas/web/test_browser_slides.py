@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 from playwright.sync_api import Page, Route, expect
 
 from histoloom.run.directory import Run, write_json
@@ -222,7 +223,9 @@ def test_groups_are_shown_by_checkboxes_and_the_rest_is_dimmed(page: Page, large
     expect(one).not_to_be_checked()
     expect(page.get_by_label("Names on the map")).to_be_checked()
     page.wait_for_timeout(250)
-    assert view.screenshot() == before
+    again = view.screenshot()
+    difference = ImageChops.difference(*(Image.open(io.BytesIO(png)).convert("RGB") for png in (again, before)))
+    assert np.asarray(difference).mean() < 0.5, "grey levels; a browser may draw a line a little differently"
 
 
 def test_another_k_keeps_the_place(page: Page, larger: tuple[Run, str]) -> None:
