@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -389,3 +392,11 @@ def test_networks_are_compiled_to_draw_many_images_only_where_it_is_asked_for(
     assert (unet._compiled_call_impl is not None) is asked
     drawn = [sample.image for sample in generator.draw(specs, sampler=sampler)]
     assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(plain, drawn, strict=True))
+
+
+def test_bf16_is_not_chosen_where_its_instructions_are_forbidden() -> None:
+    """A process of its own: oneDNN reads the limit once."""
+    code = "from histoloom.training.devices import resolve_precision; print(resolve_precision('auto', device='cpu'))"
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "fp32"

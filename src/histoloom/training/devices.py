@@ -63,11 +63,15 @@ def _cuda_precision(device: str) -> str:
 
 @lru_cache(maxsize=1)
 def _cpu_computes_in_bf16() -> bool:
-    """Whether the CPU has instructions for it (AVX512-BF16, AMX); elsewhere it would be emulated, and slow."""
+    """Whether the CPU has instructions for it (AVX512-BF16, AMX); elsewhere it would be emulated, and slow.
+
+    ``ONEDNN_MAX_CPU_ISA`` may forbid them, which oneDNN knows.
+    """
     cpu_info = Path("/proc/cpuinfo")
     lines = cpu_info.read_text(encoding="utf-8", errors="replace").splitlines() if cpu_info.is_file() else []
     flags = {word for line in lines if line.startswith("flags") for word in line.split()}
-    return bool(flags & {"avx512_bf16", "amx_bf16"})
+    has_instructions = bool(flags & {"avx512_bf16", "amx_bf16"})
+    return has_instructions and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def accelerator(runtime: RuntimeConfig) -> Accelerator:
