@@ -36,7 +36,7 @@ MAX_FLOOR = 0.85
 """real patches of other slides that are told apart as well as this leave no room for a comparison"""
 DISTANCE_FACTOR = 2.0
 """samples are farther than real patches of other slides where their distance begins at so many times the floor's end"""
-INDEPENDENT_DISTANCE = "kid"
+CHECKED_DISTANCE = "kid"
 """the distance of sets that serves as a check: unlike Frechet's it does not depend on the number of images"""
 
 _ORDER: tuple[VerdictWord, ...] = ("different", "too few", "like real")  # the worst first
@@ -215,7 +215,7 @@ def distance_checks(entries: Sequence[SetComparison]) -> Iterator[Check]:
     counts from ``DISTANCE_FACTOR`` on. Distances by the run's own encoder are left out, since it is not independent.
     """
     for entry in entries:
-        if entry.metric == INDEPENDENT_DISTANCE and entry.extractor != "encoder":
+        if entry.metric == CHECKED_DISTANCE and entry.extractor != "encoder":
             differs = entry.interval[0] > DISTANCE_FACTOR * max(0.0, entry.floor_interval[1])
             sentence = (
                 f"the kernel distance by {entry.extractor} is {entry.value:.3g} ({_range(entry.interval, digits=3)}), "

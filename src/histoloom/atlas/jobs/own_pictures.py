@@ -34,7 +34,7 @@ LONGEST_NAME = 120
 class OwnPicture(Record):
     """A picture: its ``title`` is its file's name; ``mpp`` the um/px of the file; ``note`` what was cut out of it.
 
-    ``k`` and ``cluster``: the tissue that the user says it shows; None where nothing was said.
+    ``k`` and ``cluster``: the tissue that the user chose for it; None where none was chosen.
     """
 
     picture_id: str

@@ -11,7 +11,7 @@ const listeners = [];
 let jobs = null; // the server's last answer
 let timer;
 let latest = 0; // the number of the last request; an answer to an earlier one is too old
-let failing = false; // whether the last request failed: it is said once, not at each request
+let failing = false; // whether the last request failed: one message tells it, not one at each request
 
 /** Call `show` with all jobs, the newest first, now and whenever the server has answered again. */
 export function onJobs(show) {
