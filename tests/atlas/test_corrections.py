@@ -12,10 +12,9 @@ from typer.testing import CliRunner
 from histoloom.atlas.maps.corrections import Corrections, MapSource, import_map, kept_map
 from histoloom.atlas.maps.overlay import geojson
 from histoloom.cli.app import app
-from histoloom.clustering.clustering_set import Clustering
 from histoloom.errors import UserError
 from histoloom.names import add_name, clustering_of, current_labels, current_names
-from histoloom.names.corrections import FILE, NO_TISSUE, current_corrections, read_corrections
+from histoloom.names.corrections import FILE, NO_TISSUE, current_corrections, undo_correction
 from histoloom.run.directory import Run, write_text
 from histoloom.slides.patch_set import PatchSet
 
@@ -47,8 +46,7 @@ def back(run: Run, features: Features, *, rater: str = "B") -> Corrections:
     """Import what QuPath exports: a list of features."""
     file = run.path.parent / "edited.geojson"
     file.write_text(json.dumps(features), encoding="utf-8")
-    patches, clustering = PatchSet.open(run.folder("patches")), Clustering.open(run.folder("clusters"))
-    return import_map(run.path, file, patches=patches, labels=clustering.labels, rater=rater)
+    return import_map(run.path, file, patches=PatchSet.open(run.folder("patches")), rater=rater)
 
 
 def rename(feature: dict[str, Any], name: str | None) -> None:
@@ -81,11 +79,10 @@ def test_one_of_several_areas_corrects_patches_and_names_no_cluster(finished: Ru
     right = {patch for patch, x in middles(finished).items() if x >= 128}
     assert right
     assert (result.renamed, result.corrected) == ({}, len(right))
-    rows = read_corrections(finished.path)
-    assert {row["patch_id"] for row in rows} == right
-    assert {(row["before"], row["name"], row["rater"], row["k"]) for row in rows} == {("bone", "cartilage", "B", "2")}
-    labels = Clustering.open(finished.folder("clusters")).labels(2)
-    assert all(int(row["cluster"]) == labels[row["patch_id"]] for row in rows)
+    assert current_corrections(finished.path, k=2) == dict.fromkeys(right, "cartilage")
+    assert current_corrections(finished.path, k=4) == {}
+    undo_correction(finished.path, k=2, rater="B")
+    assert current_corrections(finished.path, k=2) == {}
 
 
 def test_deleted_moved_and_new_areas(finished: Run, drawn: Features) -> None:
@@ -97,25 +94,28 @@ def test_deleted_moved_and_new_areas(finished: Run, drawn: Features) -> None:
     rename(new, "vessel")
     back(finished, [drawn[0], middle, new])
     expected = {
-        patch: "vessel" if 70 < x < 80 else "" for patch, x in middles(finished).items() if 70 < x < 80 or x > 100
+        patch: "vessel" if 70 < x < 80 else NO_TISSUE
+        for patch, x in middles(finished).items()
+        if 70 < x < 80 or x > 100
     }
-    assert {"", "vessel"} == set(expected.values())
-    assert {row["patch_id"]: row["name"] for row in read_corrections(finished.path)} == expected
-    current = current_corrections(finished.path, k=2)
-    assert current == {patch: name or NO_TISSUE for patch, name in expected.items()}
-    assert current_corrections(finished.path, k=4) == {}
+    assert {NO_TISSUE, "vessel"} == set(expected.values())
+    assert current_corrections(finished.path, k=2) == expected
 
 
 def test_a_second_import_takes_the_place_of_the_raters_first(finished: Run, drawn: Features) -> None:
-    rename(drawn[1], "=cartilage")
-    back(finished, drawn)
-    first = back(finished, drawn, rater="C").corrected
+    rename(drawn[1], "cartilage")
+    first = back(finished, drawn).corrected
+    back(finished, drawn, rater="C")
+    rename(drawn[1], "cluster 1")
+    assert back(finished, drawn).corrected == first
+    assert set(current_corrections(finished.path, k=2).values()) == {"cluster 1"}
+    add_name(finished.path, cluster=1, name="fat", k=2, rater="A")
+    assert set(current_corrections(finished.path, k=2).values()) == {"fat"}, "the cluster is meant, not its name"
     rename(drawn[1], "bone")
-    back(finished, drawn)
-    rows = read_corrections(finished.path)
-    assert {(row["rater"], row["name"]) for row in rows} == {("C", "=cartilage")}
-    assert len(rows) == first
-    assert "'=cartilage" in (finished.path / FILE).read_text(encoding="utf-8")  # inert in a spreadsheet
+    assert back(finished, drawn).corrected == 0
+    assert current_corrections(finished.path, k=2) == {}
+    undo_correction(finished.path, k=2, rater="B")
+    assert len(current_corrections(finished.path, k=2)) == first
 
 
 def test_what_is_no_map_of_this_run_is_refused_and_nothing_is_written(finished: Run, drawn: Features) -> None:

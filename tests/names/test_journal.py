@@ -14,13 +14,13 @@ import pytest
 
 from histoloom.errors import UserError
 from histoloom.names import (
-    Journal,
     add_label,
     add_name,
     current_labels,
     current_names,
     locked,
     merge,
+    names_journal,
     read_events,
     undo,
 )
@@ -153,7 +153,7 @@ def test_events_about_nothing_change_nothing(run: Path) -> None:
 
 
 def test_a_journal_reads_on_where_it_was(run: Path) -> None:
-    journal = Journal(run)
+    journal = names_journal(run)
     assert journal.events() == []
     add_name(run, cluster=0, name="bone", k=3, rater="A")
     first = journal.events()

@@ -15,8 +15,8 @@ from PIL import Image
 
 from histoloom.config import SlidesConfig
 from histoloom.errors import UserError
-from histoloom.names import add_label, clustering_of, merge
-from histoloom.names.corrections import NO_TISSUE, write_corrections
+from histoloom.names import add_label, merge
+from histoloom.names.corrections import NO_TISSUE, correct
 from histoloom.run.directory import Run
 from histoloom.sharing import patch_folder
 from histoloom.sharing.patch_folder import write_patches
@@ -64,13 +64,9 @@ def test_regions_and_corrections_are_columns(run: Run, tmp_path: Path) -> None:
     patches = pd.read_parquet(index)
     patches.assign(region="Stroma").to_parquet(index, index=False)
     corrected, other = patches["patch_id"].iloc[:2]
-    clustering = clustering_of(folder)
-    rows = [
-        [corrected, 3, 1, "marrow", "vessel", "A", "2026-01-01", clustering],
-        [corrected, 3, 1, "marrow", "", "B", "2026-01-02", clustering],
-        [other, 3, 1, "marrow", "vessel", "B", "2026-01-02", "of other clusters"],
-    ]
-    write_corrections(folder, rows, slide_patches=set(), k=3, rater="B")
+    correct(folder, patches=[corrected], target="vessel", k=3, rater="A")
+    correct(folder, patches=[corrected, other], target="", k=3, rater="B")
+    correct(folder, patches=[other], target=None, k=3, rater="B")
     write_patches(Run.open(folder), tmp_path / "out", k=3)
     table = pd.read_csv(tmp_path / "out" / "metadata.csv", keep_default_na=False).set_index("patch_id")
     assert set(table["region"]) == {"Stroma"}

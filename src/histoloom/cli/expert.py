@@ -130,6 +130,7 @@ def names(
 ) -> None:
     """List the clusters' names and how far raters agree; export and import names as CSV."""
     from histoloom.names import choose_reference, read_label_state, refresh_sample_names
+    from histoloom.names.corrections import counts_by_name, current_corrections
     from histoloom.names.table import TableError, export_table, import_table
     from histoloom.run.directory import disk_errors_explained, write_text
     from histoloom.run.user import user_name
@@ -154,7 +155,7 @@ def names(
         if not import_.is_file():
             raise UserError(f"{import_} does not exist; write one to fill in: histoloom names {run} --export {import_}")
         if import_.suffix.lower() in (".geojson", ".json"):
-            _import_map(run, import_, clustering=clustering, rater=rater or user_name())
+            _import_map(run, import_, rater=rater or user_name())
             return
         try:
             result = import_table(run, import_.read_bytes(), sizes=clustering.sizes, rater=rater, force=force)
@@ -169,9 +170,12 @@ def names(
             refresh_sample_names(run)
         shown = clustering.chosen if k is None else k
         _list_names(read_label_state(run, k=shown), sizes=clustering.sizes[shown], as_json=as_json)
+        if not as_json and (corrections := current_corrections(run, k=shown)):
+            by_name = (f"{n} {name}" for name, n in counts_by_name(corrections).items())
+            typer.echo(f"{len(corrections)} patches are corrected one by one: {', '.join(by_name)}")
 
 
-def _import_map(run: Path, file: Path, *, clustering: Clustering, rater: str) -> None:
+def _import_map(run: Path, file: Path, *, rater: str) -> None:
     from histoloom.atlas.maps.corrections import import_map
     from histoloom.names import refresh_sample_names
     from histoloom.names.corrections import FILE
@@ -179,7 +183,7 @@ def _import_map(run: Path, file: Path, *, clustering: Clustering, rater: str) ->
     from histoloom.slides.patch_set import PatchSet
 
     patches = PatchSet.open(Run.open(run).require("patches"))
-    result = import_map(run, file, patches=patches, labels=clustering.labels, rater=rater)
+    result = import_map(run, file, patches=patches, rater=rater)
     refresh_sample_names(run)
     for cluster, name in sorted(result.renamed.items()):
         typer.echo(f"cluster {cluster} of k = {result.k} is {name!r}")

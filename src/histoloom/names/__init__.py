@@ -5,7 +5,16 @@
 """
 
 from histoloom.names.edits import add_label, add_name, choose_reference, merge, redo, undo
-from histoloom.names.journal import Event, Journal, Kind, append, clustering_of, journal_file, locked, read_events
+from histoloom.names.journal import (
+    Event,
+    Kind,
+    append,
+    clustering_of,
+    journal_file,
+    locked,
+    names_journal,
+    read_events,
+)
 from histoloom.names.label_state import (
     Label,
     LabelState,
@@ -27,7 +36,6 @@ __all__ = [
     "FLAGS",
     "MAX_LENGTH",
     "Event",
-    "Journal",
     "Kind",
     "Label",
     "LabelState",
@@ -46,6 +54,7 @@ __all__ = [
     "journal_file",
     "locked",
     "merge",
+    "names_journal",
     "normalised",
     "raters_of",
     "read_events",

@@ -99,7 +99,8 @@ def undo(run: Path, *, k: int, rater: str, step: str = "") -> Event:
     rater = rater.strip()
     with locked(run):
         state = read_label_state(run, k=k)
-        of = state.step_with(rater, event=step) if step else state.undoable(rater)
+        history = state.history(rater)
+        of = history.step_with(step) if step else history.undoable
         if not of:
             gone = f"that step of {rater!r} is undone already, or of another rater or k"
             raise UserError(gone if step else f"nothing to undo for {rater!r} at k = {k}")
@@ -116,7 +117,7 @@ def redo(run: Path, *, k: int, rater: str) -> Event:
     """Bring back what ``rater`` last took back at ``k``, unless something new came since."""
     rater = rater.strip()
     with locked(run):
-        of = read_label_state(run, k=k).redoable(rater)
+        of = read_label_state(run, k=k).history(rater).redoable
         if not of:
             raise UserError(f"nothing to redo for {rater!r} at k = {k}")
         return append(run, [Event("redo", rater, k=k, of=of)])[0]

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -39,6 +39,17 @@ VALUE_KEYS: dict[str, str] = {
 """The JSON key of each kind's value; it is also the property that the event sets."""
 
 LOCK_SECONDS = 10.0
+
+NO_EVENT = (ValueError, TypeError, KeyError, OverflowError, RecursionError, UserError)
+"""What reading a line raises that is no event: torn by a crash, or written by hand."""
+
+E = TypeVar("E", covariant=True)
+
+
+class ParseLine(Protocol[E]):
+    """Reads one line of a journal."""
+
+    def __call__(self, line: bytes, *, number: int) -> E: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +129,12 @@ class Event:
             edit=str(values.get("edit", "")),
             imported_time=str(values.get("given", "")),
             clustering=str(values.get("clusters", "")),
-            id=str(values["id"]) if "id" in values else _event_id(number, line.decode("utf-8", "replace")),
+            id=str(values["id"]) if "id" in values else event_id(number, line.decode("utf-8", "replace")),
         )
 
 
-def _event_id(*parts: object) -> str:
+def event_id(*parts: object) -> str:
+    """The id of an event, from its content and its place in the file."""
     return fingerprint(list(parts))[:12]
 
 
@@ -137,19 +149,22 @@ def clustering_of(run: Path) -> str:
     return artifact.fingerprint if artifact else ""
 
 
-class Journal:
-    """Reads a journal, and later only what was appended since; safe for several threads."""
+class Journal(Generic[E]):
+    """Reads a journal, and later only what was appended since; safe for several threads.
 
-    def __init__(self, run: Path) -> None:
-        self.path = journal_file(run)
+    ``parse`` reads a line, which is the ``number``-th; what it raises for a line that is none is in ``NO_EVENT``.
+    """
+
+    def __init__(self, path: Path, *, parse: ParseLine[E]) -> None:
+        self.path, self._parse = path, parse
         self._guard = threading.Lock()
         self._reset()
 
     def _reset(self) -> None:
         self._read, self._lines, self._file = 0, 0, (0, 0)
-        self._events: list[Event] = []
+        self._events: list[E] = []
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[E]:
         """All whole events in their order; a line torn by a crash is left out with a warning."""
         with self._guard:
             if not self.path.is_file():
@@ -169,21 +184,26 @@ class Journal:
             self._read += whole
             return [*self._events, *self._parse_lines(new[whole:])]
 
-    def _parse_lines(self, data: bytes) -> list[Event]:
+    def _parse_lines(self, data: bytes) -> list[E]:
         events = []
         for number, line in enumerate(data.split(b"\n"), start=self._lines + 1):
             if not line.strip():
                 continue
             try:
-                events.append(Event.parse(line, number=number))
-            except (ValueError, TypeError, KeyError, OverflowError, RecursionError, UserError):
+                events.append(self._parse(line, number=number))
+            except NO_EVENT:
                 logger.warning("%s: line %d is torn and left out", self.path, number)
         return events
 
 
+def names_journal(run: Path) -> Journal[Event]:
+    """The journal of names of a run or of an exported generator."""
+    return Journal(journal_file(run), parse=Event.parse)
+
+
 def read_events(run: Path) -> list[Event]:
     """All whole events of a run in their order; a line torn by a crash is left out with a warning."""
-    return Journal(run).events()
+    return names_journal(run).events()
 
 
 @contextmanager
@@ -213,7 +233,7 @@ def append(run: Path, events: Sequence[Event]) -> list[Event]:
     path, now, clustering = journal_file(run), datetime.now(UTC).isoformat(timespec="milliseconds"), clustering_of(run)
     stamped = [replace(event, time=now, clustering=clustering) for event in events]
     size = path.stat().st_size if path.exists() else 0  # an id depends on the place in the file
-    stamped = [replace(event, id=_event_id(size, place, event.as_json())) for place, event in enumerate(stamped)]
+    stamped = [replace(event, id=event_id(size, place, event.as_json())) for place, event in enumerate(stamped)]
     with disk_errors_explained(run):
         append_lines(path, [event.as_json() for event in stamped])
     return stamped

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from histoloom.errors import UserError
+from histoloom.names.history import History, history_of, undone_events
 from histoloom.names.journal import Event, clustering_of, read_events
 from histoloom.names.text import NUMBER, default_name, normalised
 
@@ -60,15 +61,7 @@ class LabelState:
         self.reference = reference_of(events)
         self._events = [event for event in events if event.k == k and event.clustering in ("", clustering)]
 
-        # An undo takes back events of its own rater alone; a redo brings them back.
-        rater_of = {event.id: event.rater for event in self._events if event.sets}
-        undone: set[str] = set()
-        for event in self._events:
-            own = {identity for identity in event.of if rater_of.get(identity) == event.rater}
-            if event.kind == "undo":
-                undone |= own
-            elif event.kind == "redo":
-                undone -= own
+        undone = undone_events(self._events)
 
         # The latest value of each rater for each property of each cluster, in the order of their first ones.
         latest: dict[tuple[str, int, str], _Setting] = {}
@@ -117,17 +110,9 @@ class LabelState:
             labels[setting.cluster] = replace(labels[setting.cluster], time=setting.time, **values)
         return labels
 
-    def undoable(self, rater: str) -> tuple[str, ...]:
-        """The ids of the events that the rater's next undo takes back: all that were typed as one edit."""
-        return next(reversed(self._history(rater)[0].values()), ())
-
-    def redoable(self, rater: str) -> tuple[str, ...]:
-        """The ids of the events that the rater's next redo brings back; none after something new."""
-        return next(reversed(self._history(rater)[1].values()), ())
-
-    def step_with(self, rater: str, *, event: str) -> tuple[str, ...]:
-        """The ids of the rater's standing step that holds the event of this id; none where it was undone."""
-        return next((step for step in self._history(rater)[0].values() if event in step), ())
+    def history(self, rater: str) -> History:
+        """The rater's steps that can be undone and redone."""
+        return history_of(self._events, rater=rater)
 
     def set_again(self, step: Collection[str]) -> list[int]:
         """The clusters of a step (ids of one rater's events) whose same property that rater has set again since."""
@@ -154,26 +139,6 @@ class LabelState:
         if kind == "merge":
             return f"merge of groups {numbers}: {value}"
         return f"{kind} of group{'s' if len(clusters) > 1 else ''} {numbers}: {value}"
-
-    def _history(self, rater: str) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
-        """The steps that can be undone and those that can be redone, the next one last: event ids by step.
-
-        Events of one ``edit`` are one step, though others may lie between them: a rater types into several fields.
-        """
-        done: dict[str, tuple[str, ...]] = {}
-        undone: dict[str, tuple[str, ...]] = {}
-        own = [event for event in self._events if event.rater == rater]
-        step_of = {event.id: event.edit or event.id for event in own}
-        for event in own:
-            step = step_of.get(event.of[0], "") if event.of else step_of[event.id]
-            if event.sets:
-                undone.clear()
-                done[step] = (*done.get(step, ()), event.id)
-            elif event.kind == "undo" and done.get(step) == event.of:
-                undone[step] = done.pop(step)
-            elif event.kind == "redo" and undone.get(step) == event.of:
-                done[step] = undone.pop(step)
-        return done, undone
 
 
 def reference_of(events: Sequence[Event]) -> str:

@@ -170,6 +170,7 @@ def test_the_list_of_tissues_can_be_walked_without_merging(page: Page, own_addre
         page.keyboard.press("ArrowDown")
     page.keyboard.press("Escape")
     expect(page.get_by_role("group", name="Group 1", exact=True)).to_be_focused()
+    kept(page)
     assert names(finished.path, "Dr A") == ["", "", "bone", ""]
     page.get_by_label("Group 1 is the same tissue as").select_option("2 · bone")
     page.get_by_role("button", name="Merge group 1 with this group").click()

@@ -8,19 +8,19 @@ has no name where that area was deleted. Where areas overlap, the smallest one c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import shapely
 
 from histoloom.errors import UserError
-from histoloom.names import append, clustering_of, current_labels, locked, normalised
-from histoloom.names.corrections import write_corrections
+from histoloom.names import Label, append, clustering_of, current_labels, locked, normalised
+from histoloom.names.corrections import Target, append_corrections, correction_event, read_correction_state
 from histoloom.names.edits import label_events
+from histoloom.names.text import NUMBER
 from histoloom.run.directory import fingerprint
 from histoloom.slides.entries import SlideError
 from histoloom.slides.patch_set import PatchSet
@@ -78,13 +78,10 @@ def kept_map(run: Path, *, slide: str, k: int) -> Path:
     return run / "maps" / f"{slide}-k{k}.geojson"
 
 
-def import_map(
-    run: Path, file: Path, *, patches: PatchSet, labels: Callable[[int], pd.Series], rater: str
-) -> Corrections:
+def import_map(run: Path, file: Path, *, patches: PatchSet, rater: str) -> Corrections:
     """Compare a map that comes back from QuPath with the one that the run keeps; name clusters and correct patches.
 
-    ``labels``: gives the clusters of a k by patch id. Raises ``UserError`` where the file is no map of this run, and
-    writes nothing then.
+    Raises ``UserError`` where the file is no map of this run, and writes nothing then.
     """
     after = _read(file)
     source = _source(after, file=file)
@@ -108,7 +105,9 @@ def import_map(
         for cluster in clusters
         if normalised(current[cluster].name) != normalised(name)
     }
-    edit = f"map-{fingerprint([file.read_text(encoding='utf-8-sig'), datetime.now(UTC).isoformat()])}"
+    # A second import that is compared with the same map takes the place of the first.
+    compared_with = f"map-{fingerprint(original.read_text(encoding='utf-8'))[:12]}-"
+    edit = compared_with + fingerprint([file.read_text(encoding="utf-8-sig"), datetime.now(UTC).isoformat()])[:12]
     events = [
         event
         for cluster, name in renamed.items()
@@ -118,18 +117,32 @@ def import_map(
     middle_N2 = table[["x", "y"]].to_numpy(float) + table[["extent"]].to_numpy(float) / 2 - np.array(source.origin)
     of_class = {normalised(area.name): new_names.get(_clusters(area), area.name) for area in before}
     was, now = (names_at(areas, middle_N2) for areas in (before, after))
-    cluster_of = labels(source.k)
-    rows = []
-    time = datetime.now(UTC).isoformat(timespec="seconds")
-    for patch_id, old, name in zip(table["patch_id"], was, now, strict=True):
-        expected = of_class.get(normalised(old), old)
-        if normalised(expected) != normalised(name):
-            rows.append([patch_id, source.k, cluster_of[patch_id], expected, name, rater, time, clustering])
+    patches_of: dict[str | None, list[str]] = {}
+    for patch_id, old, name in zip(table["patch_id"].astype(str), was, now, strict=True):
+        if normalised(of_class.get(normalised(old), old)) != normalised(name):
+            patches_of.setdefault(name.strip(), []).append(patch_id)
+    corrected = sum(map(len, patches_of.values()))
+
     with locked(run):
-        write_corrections(run, rows, slide_patches=set(table["patch_id"]), k=source.k, rater=rater)
+        earlier = read_correction_state(run, k=source.k).corrected_in(compared_with, rater=rater)
+        earlier &= set(table["patch_id"].astype(str))
+        if taken_back := sorted(earlier - {patch for patches in patches_of.values() for patch in patches}):
+            patches_of[None] = taken_back
+        corrections = [
+            correction_event(patches=patches, target=_target(name, current), k=source.k, rater=rater, edit=edit)
+            for name, patches in patches_of.items()
+        ]
+        if corrections:
+            append_corrections(run, corrections)
         if events:
             append(run, events)
-    return Corrections(source.slide, source.k, renamed, len(rows), len(table))
+    return Corrections(source.slide, source.k, renamed, corrected, len(table))
+
+
+def _target(name: str | None, labels: Mapping[int, Label]) -> Target:
+    """The target of a name of an area: a cluster that has no name of its own is meant by its number."""
+    number = NUMBER.fullmatch(name.strip()) if name else None
+    return int(number[1]) if number and int(number[1]) in labels else name
 
 
 def names_at(areas: Sequence[Area], middle_N2: np.ndarray) -> list[str]:

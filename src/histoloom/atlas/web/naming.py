@@ -52,6 +52,7 @@ from histoloom.names import (
     default_name,
     display_labels,
     merge,
+    names_journal,
     normalised,
     raters_of,
     redo,
@@ -59,7 +60,6 @@ from histoloom.names import (
     tissues_of,
     undo,
 )
-from histoloom.names.journal import Journal
 from histoloom.names.synonyms import FILE as SYNONYMS
 from histoloom.names.synonyms import canonical_names, read_synonyms, write_synonyms
 from histoloom.names.table import Sizes, TableError, export_table, import_table
@@ -236,7 +236,7 @@ def merge_clusters(view: View, k: PathK, new: Merge) -> Names:
 @api.post("/{k}/undo")
 def undo_step(view: View, k: PathK, which: Undo) -> Names:
     """Undo the rater's last step, or exactly the one that is named; 409 where that is no longer possible."""
-    if not which.step and not _label_state(view, k=k).undoable(which.rater.strip()):
+    if not which.step and not _label_state(view, k=k).history(which.rater.strip()).undoable:
         raise Conflict("there is nothing to undo")
     try:
         undo(view.path, k=k, rater=which.rater, step=which.step)
@@ -249,7 +249,7 @@ def undo_step(view: View, k: PathK, which: Undo) -> Names:
 @api.post("/{k}/redo")
 def redo_step(view: View, k: PathK, which: Redo) -> Names:
     """Redo the rater's last undone step."""
-    if not _label_state(view, k=k).redoable(which.rater.strip()):
+    if not _label_state(view, k=k).history(which.rater.strip()).redoable:
         raise Conflict("there is nothing to redo")
     redo(view.path, k=k, rater=which.rater)
     _refresh_sample_names(view)
@@ -305,6 +305,7 @@ def _refresh_sample_names(view: RunView) -> None:
 
 def _names(view: RunView, *, k: int, rater: str, step: str = "") -> Names:
     state, events, rater = _label_state(view, k=k), _events(view), rater.strip()
+    history = state.history(rater)
 
     def suggestions() -> list[str]:
         """The names that are used anywhere in the run, each once: so that raters use the same words."""
@@ -328,15 +329,15 @@ def _names(view: RunView, *, k: int, rater: str, step: str = "") -> Names:
             )
             for cluster, label in state.labels(rater).items()
         ],
-        undo=state.step_title(state.undoable(rater)),
-        redo=state.step_title(state.redoable(rater)),
+        undo=state.step_title(history.undoable),
+        redo=state.step_title(history.redoable),
         step=step,
         suggestions=view.cached("suggestions", depends_on=["clusters/artifact.json", "names.jsonl"], make=suggestions),
     )
 
 
 def _events(view: RunView) -> list[Event]:
-    journal = view.cached("journal", depends_on=[], make=lambda: Journal(view.path))
+    journal = view.cached("journal", depends_on=[], make=lambda: names_journal(view.path))
     return view.cached("names' events", depends_on=["names.jsonl"], make=journal.events)
 
 

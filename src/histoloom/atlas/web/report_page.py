@@ -18,7 +18,7 @@ from histoloom.atlas.web.run_view import RunView
 from histoloom.errors import UserError
 
 REPORT = "report.html"
-SHOWN_IN = ("names.jsonl", "synonyms.csv", "corrections.csv", "evaluation/artifact.json", "samples/artifact.json")
+SHOWN_IN = ("names.jsonl", "synonyms.csv", "corrections.jsonl", "evaluation/artifact.json", "samples/artifact.json")
 """What the report shows and what may change after it was made, beside the readings."""
 
 DOCUMENT_POLICY = (

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from histoloom.atlas.browse.cluster_table import ClusterTable, overlap, read_clusters
 from histoloom.atlas.browse.patch_table import PatchTable
 from histoloom.atlas.jobs.queue import FOLDER, has_generator
-from histoloom.atlas.maps.tissue_groups import NO_GROUP, TissueGroups, groups_of
+from histoloom.atlas.maps.tissue_groups import TissueGroups, group_patches
 from histoloom.atlas.web.errors import NotFound
 from histoloom.atlas.web.generator_view import GeneratorView
 from histoloom.clustering.results import Decision
 from histoloom.config import Config, SamplerConfig, load_config
 from histoloom.names import Label, current_labels, tissues_of
+from histoloom.names.corrections import FILE as CORRECTIONS
+from histoloom.names.corrections import current_corrections
 from histoloom.run.directory import Run, fingerprint
 
 _CONFIG = "config.yaml"
@@ -160,13 +163,20 @@ class RunView(GeneratorView):
         """The tissue groups of ``k``, and the group of each patch."""
 
         def make() -> TissueGroups:
-            groups = groups_of(self.labels(k))
-            place_K = np.full(k + 1, NO_GROUP, np.int16)  # the last one is for patches without a cluster, -1
-            for place, group in enumerate(groups):
-                place_K[list(group.clusters)] = place
-            return TissueGroups(groups, place_K[self.clusters(k).label_N])
+            names = self.corrections(k)
+            rows = self.table.rows_of(pa.array(list(names), pa.string())).tolist()
+            corrections = {row: name for row, name in zip(rows, names.values(), strict=True) if row >= 0}
+            return group_patches(self.clusters(k).label_N, labels=self.labels(k), corrections=corrections)
 
-        return self.cached(("groups", k), depends_on=[_PATCHES, _CLUSTERS, _NAMES], make=make)
+        return self.cached(("groups", k), depends_on=[_PATCHES, _CLUSTERS, _NAMES, CORRECTIONS], make=make)
+
+    def corrections(self, k: int) -> dict[str, str]:
+        """The name of each corrected patch at ``k``, by patch id (``names/corrections.py``)."""
+        return self.cached(
+            ("corrections", k),
+            depends_on=[_CLUSTERS, _NAMES, CORRECTIONS],
+            make=lambda: current_corrections(self.path, k=k),
+        )
 
     def row_of(self, patch_id: str) -> int:
         """The row of a patch; ``NotFound`` where there is none."""

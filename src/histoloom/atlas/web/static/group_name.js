@@ -81,6 +81,7 @@ form.addEventListener("submit", (event) => saveName(event).catch(showError));
 for (const button of flags) button.addEventListener("click", () => saveFlag(button).catch(showError));
 name.addEventListener("input", () => { typed = true; });
 rater.value = localStorage.getItem(RATER) ?? "";
+for (const control of form.querySelectorAll(":disabled")) control.disabled = false; // Enter before this would lose what was typed
 const load = () => api(`/api/names/${k}?${new URLSearchParams({ rater: rater.value.trim() })}`).then(show, showError);
 rater.addEventListener("change", load);
 load();
