@@ -157,7 +157,7 @@ def target_names(targets: Iterable[int | str], *, labels: Mapping[int, Label]) -
 
     ``labels``: of the clusters, as ``current_labels`` returns them.
     """
-    spelled = {normalised(label.name): label.name for label in reversed(labels.values())}
+    spelled = {normalised(label.name): label.name for label in reversed(list(labels.values()))}
     names: dict[int | str, str] = {}
     for target in targets:
         if isinstance(target, int):

@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 class JournalEvent(Protocol):
-    """What the history needs of an event; ``of``: the ids that an undo or a redo is about, for which ``sets`` is empty."""
+    """What the history needs of an event; ``of``: the ids that an undo or redo is about; ``sets`` is empty there."""
 
     @property
     def id(self) -> str: ...
