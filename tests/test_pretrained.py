@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from histoloom import Generator, Run, UserError, execute, init_run
 from histoloom.cli.app import app
+from histoloom.config import make_config
 from histoloom.pipeline import wanted_fingerprints
 from histoloom.run.pretrained import generator_digest
 from histoloom.run.stage import EventLog
@@ -118,6 +119,24 @@ def test_conditions_may_learn_faster_than_the_network(tuned: Path, tmp_path: Pat
     assert (after[conditions] - before[conditions]).abs().max() > 1e-4
     for key in before.keys() - {conditions}:
         torch.testing.assert_close(after[key], before[key], atol=1e-6, rtol=0)
+
+
+def test_a_run_may_train_the_decoder_alone(tuned: Path, exported: Path, tmp_path: Path) -> None:
+    """The latents stay the generator's to the bit, so that its diffusion model stays valid."""
+    shutil.copytree(tuned, tmp_path / "run")
+    settings = ["autoencoder.trained=decoder", "autoencoder.training.phases.0.lr=0.01"]
+    settings += ["autoencoder.quantize_decoded=false"]
+    run = change_settings(Run.open(tmp_path / "run"), settings, save=False)
+    execute(run, until="autoencoder")
+    name = "autoencoder.safetensors"
+    before, after = load_file(exported / "autoencoder" / name), weights(run.path / "autoencoder", name)
+    changed = {key.split(".")[0] for key, value in before.items() if not torch.equal(after[key], value)}
+    assert changed <= {"decoder", "head"}
+    assert "decoder" in changed
+    values = Run.open(tuned).config.model_copy(update={"start": None}).model_dump(mode="json")
+    values["autoencoder"]["trained"] = "decoder"
+    with pytest.raises(UserError, match=r"needs a generator whose encoder is kept; .*init \.\.\. --from"):
+        make_config(values)
 
 
 def test_the_latent_space_is_the_pretrained_one(tuned: Path, exported: Path) -> None:

@@ -148,7 +148,9 @@ def estimate(config: Config, *, clock: Callable[[], float] = time.perf_counter) 
         StageCost(
             "autoencoder",
             auto.training.images(n=n),
-            (encode + decode) * TRAINED + _autoencoder_losses(config, measure=measure),
+            encode * (TRAINED if auto.trained == "all" else 1)
+            + decode * TRAINED
+            + _autoencoder_losses(config, measure=measure),
         ),
         StageCost("latents", patches * (config.latents.copies + config.latents.stain_views), encode),
     ]

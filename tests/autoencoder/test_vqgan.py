@@ -196,3 +196,56 @@ def test_a_few_steps_reduce_the_error() -> None:
         optimizer.step()
         values.append(metrics["mse"].item())
     assert values[-1] < 0.3 * values[0]
+
+
+@pytest.mark.parametrize("quantize_decoded", [True, False])
+def test_a_decoder_trained_alone_leaves_encoder_and_codebook_as_they_are(
+    quantize_decoded: bool, tmp_path: Path
+) -> None:
+    """In micro-batches too, with a discriminator, and the optimizer's weight decay."""
+    config = a_config(
+        trained="decoder",
+        quantize_decoded=quantize_decoded,
+        latent_noise=0.1,
+        adversarial={"channels": 8, "layers": 1, "start": 0.0, "warmup": 0},
+        training={"batch_size": 4, "phases": [{"optimizer": "adamw", "lr": 1e-2, "images": 24}]},
+    )
+    task = make_task(config, seed=0, n=8)
+    model = task.modules["autoencoder"]
+    assert isinstance(model, Autoencoder)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    losses = VQGANLosses(config, autoencoder=model, discriminator=task.modules["discriminator"], perceptual=None)
+    data = images(8)
+    task = replace(task, objectives=make_objectives(losses, n=8), batch=lambda rows: data[rows])
+    runtime = RuntimeConfig(device="cpu", precision="fp32", accumulate=2)
+    log = EventLog(tmp_path / "log.jsonl")
+    train(task, config=config.training, runtime=runtime, seed=0, out=tmp_path, log=log)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in changed} == {"decoder"}
+    assert "decoder.conv_in.weight" in changed
+
+
+def test_a_decoder_trained_alone_learns_from_what_it_will_decode() -> None:
+    """Latents or codes, as samples are decoded, with noise of the covariance of the latents."""
+    torch.manual_seed(0)
+    model = Autoencoder(a_config())
+    model.quantizer.update(model.encode(to_float(images())), generator=torch.Generator().manual_seed(0))
+    given: list[torch.Tensor] = []
+
+    def decoded(**changes: object) -> torch.Tensor:
+        """What the decoder is given for the same images."""
+        model.config = a_config(trained="decoder", **changes)
+        losses = VQGANLosses(model.config, autoencoder=model, discriminator=None, perceptual=None)
+        losses.autoencoder_loss(images(), a_step())
+        return given[-1].detach()
+
+    hook = model.decoder.register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0]))
+    z = model.encode(to_float(images())).detach()
+    torch.testing.assert_close(decoded(quantize_decoded=False), z)
+    torch.testing.assert_close(decoded(quantize_decoded=True), model.quantizer.lookup(model.quantize(z).indices_NHW))
+    noise = decoded(quantize_decoded=False, latent_noise=0.5) - z
+    hook.remove()
+    wanted, found = (torch.cov(x.movedim(1, 0).flatten(1)) for x in (0.5 * z, noise))
+    torch.testing.assert_close(found, wanted, atol=0.2 * wanted.max().item(), rtol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(model.reconstruct(to_float(images())), model.decode(z))

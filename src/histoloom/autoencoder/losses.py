@@ -5,6 +5,7 @@ Shapes: B patches of a micro-batch, N images, C channels, H x W px, h x w latent
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from histoloom.autoencoder.augment import DIHEDRAL, dihedral
 from histoloom.autoencoder.lpips import LPIPS
+from histoloom.autoencoder.quantizer import positions
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.config import AutoencoderConfig
 from histoloom.training import distributed
@@ -59,10 +61,14 @@ class VQGANLosses:
         Esser et al. 2021, equations 4 and 6; the codebook's own term is replaced by moving averages (``Quantizer``).
         """
         x_BCHW, z_BChw = self._encode(images_BHWC, context=context)
-        if not context.scratch.get(CODEBOOK_UPDATED):
-            self.autoencoder.quantizer.update(z_BChw, generator=context.stream())
-        quantized = self.autoencoder.quantize(z_BChw)
-        y_BCHW = self._decode(quantized.z_NCHW)
+        quantized = None
+        if self.config.trained == "decoder":
+            y_BCHW = self._decode(self._kept_latents(z_BChw, context=context))
+        else:
+            if not context.scratch.get(CODEBOOK_UPDATED):
+                self.autoencoder.quantizer.update(z_BChw, generator=context.stream())
+            quantized = self.autoencoder.quantize(z_BChw)
+            y_BCHW = self._decode(quantized.z_NCHW)
         context.scratch |= {"real": x_BCHW, "fake": y_BCHW.detach()}
 
         loss, metrics = self._reconstruction(y_BCHW, x_BCHW)
@@ -81,6 +87,8 @@ class VQGANLosses:
                 weight = weight * adaptive
             loss = loss + weight * metrics["adversarial"]
 
+        if quantized is None:
+            return loss, metrics
         metrics |= {"commitment": quantized.commitment, "perplexity": self.autoencoder.quantizer.perplexity()}
         loss = loss + self.config.commitment * quantized.commitment
         return loss if quantized.codebook is None else loss + quantized.codebook, metrics
@@ -94,13 +102,18 @@ class VQGANLosses:
         with _only_last_layer(self.autoencoder):
             pairs = zip(batches, contexts, strict=True)
             encoded = [self._encode(images_BHWC, context=context) for images_BHWC, context in pairs]
-            self.autoencoder.quantizer.update(torch.cat([z for _, z in encoded]), generator=contexts[-1].stream())
+            if self.config.trained == "all":
+                self.autoencoder.quantizer.update(torch.cat([z for _, z in encoded]), generator=contexts[-1].stream())
             gradients = []
             max_weight = self.config.adversarial.max_adaptive
             joined = self._adversarial_weight(contexts[0].progress) > 0
             if self.discriminator is not None and joined and max_weight is not None:
-                for x_BCHW, z_BChw in encoded:
-                    y_BCHW = self._decode(self.autoencoder.quantize(z_BChw).z_NCHW)
+                for (x_BCHW, z_BChw), context in zip(encoded, contexts, strict=True):
+                    if self.config.trained == "decoder":
+                        q_BChw = self._kept_latents(z_BChw, context=context)
+                    else:
+                        q_BChw = self.autoencoder.quantize(z_BChw).z_NCHW
+                    y_BCHW = self._decode(q_BChw)
                     loss, _ = self._reconstruction(y_BCHW, x_BCHW)
                     adversarial = self._generator_loss(self.discriminator(y_BCHW))
                     last_layer = self.autoencoder.last_layer
@@ -131,6 +144,21 @@ class VQGANLosses:
         if self.config.augment:
             x_BCHW = dihedral(x_BCHW, context.randint(DIHEDRAL, (len(x_BCHW),)))
         return self.autoencoder.to_pixel_range(x_BCHW), self.autoencoder.encode(x_BCHW)
+
+    def _kept_latents(self, z_BChw: Tensor, *, context: StepContext) -> Tensor:
+        """What a decoder that is trained alone decodes: latents as samples are decoded, with noise as configured.
+
+        The noise of a position is the difference of two random positions of the batch, over sqrt(2): it has the
+        covariance of the latents, so that it stays in the directions in which the diffusion model draws.
+        """
+        noise = self.config.latent_noise
+        if noise > 0:
+            B, _, h, w = z_BChw.shape
+            z_MC = positions(z_BChw)
+            rows_B2hw = context.randint(len(z_MC), (B, 2, h, w))
+            noise_BhwC = (z_MC[rows_B2hw[:, 0]] - z_MC[rows_B2hw[:, 1]]) / math.sqrt(2)
+            z_BChw = z_BChw + noise * noise_BhwC.movedim(-1, 1)
+        return self.autoencoder.decoded_latents(z_BChw)
 
     def _decode(self, q_BChw: Tensor) -> Tensor:
         return self.autoencoder.to_pixel_range(self.autoencoder.decode_codes(q_BChw).float())

@@ -137,8 +137,8 @@ def reconstruct(
     def of_part(part_NHWC: np.ndarray) -> tuple[np.ndarray, Tensor]:
         x_NCHW = to_float(torch.from_numpy(part_NHWC).to(device))
         with autocast(runtime):
-            quantized = model.quantize(model.encode(x_NCHW))
-            return to_uint8(model.decode_codes(quantized.z_NCHW)).cpu().numpy(), quantized.indices_NHW.flatten().cpu()
+            codes_NHW = model.quantize(model.encode(x_NCHW)).indices_NHW
+            return to_uint8(model.reconstruct(x_NCHW)).cpu().numpy(), codes_NHW.flatten().cpu()
 
     parts = []
     for start in range(0, len(images_NHWC), BATCH_SIZE):

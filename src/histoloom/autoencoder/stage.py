@@ -34,7 +34,8 @@ def run(context: StageContext) -> None:
     start = start_folder(context.run, context.config)
     if start is not None:
         autoencoder.load_state_dict(Autoencoder.load(start / "autoencoder").state_dict())
-        context.say("the autoencoder starts from the weights of the given generator")
+        kept = "; encoder and codebook keep them" if config.trained == "decoder" else ""
+        context.say(f"the autoencoder starts from the weights of the given generator{kept}")
 
     if config.perceptual == "pyramid":
         context.say("perceptual loss: pyramid (edges and textures over four scales), in place of LPIPS")
@@ -75,6 +76,9 @@ def make_task(config: AutoencoderConfig, *, seed: int, n: int) -> Task:
     """
     torch.manual_seed(derive(seed, "autoencoder", "weights"))
     autoencoder = Autoencoder(config)
+    if config.trained == "decoder":
+        autoencoder.encoder.requires_grad_(False)
+        autoencoder.quantizer.requires_grad_(False)
     modules: dict[str, nn.Module] = {"autoencoder": autoencoder}
     if config.adversarial.weight > 0:
         adversarial = config.adversarial

@@ -86,18 +86,26 @@ class Autoencoder(nn.Module):
 
     def decode(self, z_NCHW: Tensor) -> Tensor:
         """Latents of the later stages to images, not clipped to -1..1; quantises first where the settings say so."""
-        if not self.config.quantize_decoded:
-            return self.decode_codes(z_NCHW)
-        return self.decode_codes(self.quantizer.lookup(self.quantize(z_NCHW).indices_NHW))
+        return self.decode_codes(self.decoded_latents(z_NCHW))
+
+    def decoded_latents(self, z_NCHW: Tensor) -> Tensor:
+        """What the decoder is given for latents of the later stages: these, or their nearest codes."""
+        return self.quantizer.lookup(self.quantize(z_NCHW).indices_NHW) if self.config.quantize_decoded else z_NCHW
 
     def decode_codes(self, q_NCHW: Tensor) -> Tensor:
-        """Quantised latents to images."""
+        """Latents to images, by the decoder alone."""
         y_NCHW: Tensor = self.head(self.decoder(q_NCHW))
         return 2 * y_NCHW - 1 if self.config.pixel_range == "unit" else y_NCHW
 
     def reconstruct(self, x_NCHW: Tensor) -> Tensor:
-        """Images through encoder, quantizer and decoder."""
-        return self.decode_codes(self.quantizer.lookup(self.quantize(self.encode(x_NCHW)).indices_NHW))
+        """Images through the whole autoencoder, by the latents that its decoder learned from.
+
+        These are codes, but for a decoder that was trained alone on what it decodes.
+        """
+        z_NCHW = self.encode(x_NCHW)
+        if self.config.trained == "decoder":
+            return self.decode(z_NCHW)
+        return self.decode_codes(self.quantizer.lookup(self.quantize(z_NCHW).indices_NHW))
 
     def to_pixel_range(self, x_NCHW: Tensor) -> Tensor:
         """Images in the range of values that the networks and the losses see: -1..1, or 0..1."""

@@ -175,6 +175,17 @@ class AutoencoderConfig(Section):
     quantize_decoded: bool = Field(
         True, description="replace each position of a drawn latent by the nearest code before it is decoded"
     )
+    trained: Literal["all", "decoder"] = Field(
+        "all",
+        description="what is trained; decoder: encoder and codebook keep the weights of the generator that the run "
+        "begins with (init --from), so that its diffusion model stays valid and only its images change",
+    )
+    latent_noise: float = Field(
+        0.0,
+        ge=0,
+        description="with trained: decoder, noise on the latents that it learns from, in units of their deviation; the "
+        "decoder then corrects small errors of the diffusion model",
+    )
     perceptual: Literal["auto", "lpips", "pyramid", "none"] = Field(
         "lpips",
         description="perceptual loss; auto: lpips where its weights are on this machine and patches have at least 32 "
@@ -214,6 +225,12 @@ class AutoencoderConfig(Section):
             )
         if self.codebook_decay is None and self.restart_below > 0:
             raise ValueError("codes are restarted only with moving averages; set restart_below=0, or a codebook_decay")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_has_an_effect(self) -> AutoencoderConfig:
+        if self.latent_noise > 0 and self.trained == "all":
+            raise ValueError("latent_noise has an effect only with autoencoder.trained: decoder; leave it out")
         return self
 
     @model_validator(mode="after")

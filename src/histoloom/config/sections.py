@@ -361,6 +361,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_decoder_alone_needs_a_start(self) -> Config:
+        if self.autoencoder.trained == "decoder" and self.start is None:
+            raise ValueError(
+                "autoencoder.trained: decoder needs a generator whose encoder is kept; "
+                "make the run with histoloom init ... --from GENERATOR"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _joint_training_fits(self) -> Config:
         joint, phases = self.clusters.joint, len(self.diffusion.training.phases)
         if joint is None:

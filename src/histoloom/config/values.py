@@ -119,6 +119,8 @@ LATER: Mapping[str, Any] = {
         "pixel_range": "signed",
         "quantize_latents": False,
         "quantize_decoded": True,
+        "trained": "all",
+        "latent_noise": 0.0,
         "gradient": "straight-through",
         "norm_groups": 32,
         "adversarial": {"loss": "hinge", "betas": [0.9, 0.999]},

@@ -25,11 +25,14 @@ FILES = (
 FREE: Mapping[str, frozenset[str]] = {
     "autoencoder": frozenset(
         {"training", "perceptual", "perceptual_trunk", "perceptual_weight", "l1_weight", "mse_weight", "commitment"}
-        | {"adversarial", "augment", "codebook_decay", "restart_below"}
+        | {"adversarial", "augment", "codebook_decay", "restart_below", "trained", "latent_noise"}
     ),
     "diffusion": frozenset({"training", "dropout", "condition_dropout", "condition_rate"}),
 }
 """How to train, which the run decides for itself; every other setting of these sections is the generator's."""
+
+CHANGEABLE = ("quantize_decoded",)
+"""The generator's settings that a run takes over and may change: they concern neither weights nor latents."""
 
 
 def generator_digest(folder: Path) -> str:
@@ -72,7 +75,7 @@ def require_fit(config: Config, folder: Path) -> None:
     mine = config.model_dump(mode="json")
     for section, fixed in fixed_settings(folder).items():
         for key, value in fixed.items():
-            if mine[section][key] != value:
+            if mine[section][key] != value and key not in CHANGEABLE:
                 raise UserError(
                     f"{section}.{key} is {mine[section][key]} here and {value} in the generator that this run begins "
                     f"with; leave it out, or start without --from"
