@@ -16,6 +16,7 @@ import psutil
 from histoloom.config import Config, identity
 from histoloom.errors import SlidesAbsent, UserError
 from histoloom.names import artefacts_of, journal_file, read_events, refresh_sample_names
+from histoloom.names.corrections import FILE as CORRECTIONS
 from histoloom.processes import is_main_process, process_count
 from histoloom.run.directory import (
     Artifact,
@@ -202,7 +203,10 @@ def wanted_fingerprints(run: Run) -> dict[str, str]:
         if stage.name == "report":
             names = journal_file(run.path)
             value["names"] = fingerprint(names.read_text(encoding="utf-8", errors="replace") if names.is_file() else "")
-            # Without a finished reading there is no key, as in runs made before there were any.
+            # Without corrections or finished readings there is no key, as in runs made before there were any.
+            corrections = run.path / CORRECTIONS
+            if corrections.is_file():
+                value["corrections"] = fingerprint(corrections.read_text(encoding="utf-8", errors="replace"))
             readings = sorted((run.path / "readings").glob("*/results.json"))
             if readings:
                 value["readings"] = [fingerprint(path.read_text(encoding="utf-8")) for path in readings]

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from histoloom.atlas.maps.corrections import Corrections, MapSource, import_map, kept_map
 from histoloom.atlas.maps.overlay import geojson
+from histoloom.atlas.maps.tissue_groups import group_cells, group_patches
 from histoloom.cli.app import app
 from histoloom.errors import UserError
 from histoloom.names import add_name, clustering_of, current_labels, current_names
-from histoloom.names.corrections import FILE, NO_TISSUE, current_corrections, undo_correction
+from histoloom.names.corrections import FILE, NO_TISSUE, correct, current_corrections, undo_correction
 from histoloom.run.directory import Run, write_text
 from histoloom.slides.patch_set import PatchSet
 
@@ -32,8 +33,8 @@ def drawn(finished: Run) -> Features:
         return {MapSource.KEY: str(MapSource("slide-0", 2, clusters, (0, 0), clustering_of(finished.path)))}
 
     labels = current_labels(finished.path, k=2)
-    colours = [(1, 2, 3), (4, 5, 6)]
-    text = geojson(boxes_N4, labels_N=np.array([0, 1, 0]), labels=labels, colours=colours, metadata=metadata)
+    cells = group_patches(np.array([0, 1, 0]), labels=labels)
+    text = geojson(boxes_N4, cells=cells, labels=labels, metadata=metadata)
     kept = kept_map(finished.path, slide="slide-0", k=2)
     kept.parent.mkdir()
     write_text(kept, text)
@@ -100,6 +101,52 @@ def test_deleted_moved_and_new_areas(finished: Run, drawn: Features) -> None:
     }
     assert {NO_TISSUE, "vessel"} == set(expected.values())
     assert current_corrections(finished.path, k=2) == expected
+
+
+@pytest.mark.usefixtures("drawn")
+def test_a_map_that_shows_corrections_comes_back_without_new_ones(finished: Run) -> None:
+    """Patches that were corrected to the name of a class follow it, and a second import takes the first one back."""
+    second, *_ = right = [patch for patch, x in middles(finished).items() if x >= 128]
+    correct(finished.path, patches=right, target="lacuna", k=2, rater="A")
+    correct(finished.path, patches=[second], target="bone", k=2, rater="A")
+    labels, kept = current_labels(finished.path, k=2), kept_map(finished.path, slide="slide-0", k=2)
+    table = PatchSet.open(finished.folder("patches")).table.set_index("patch_id")
+    places = zip(right, table["x"][right].astype(float), table["y"][right].astype(float), strict=True)
+    cell = {patch: (x + 15, y + 15, x + 17, y + 17) for patch, x, y in places}
+    boxes_N4 = np.array([[0, 0, 64, HEIGHT], *cell.values()], float)
+    shown = group_cells(
+        np.zeros(len(boxes_N4), int),
+        boxes_N4=boxes_N4,
+        labels=labels,
+        corrections=current_corrections(finished.path, k=2),
+        patch_boxes=cell,
+    )
+
+    def metadata(clusters: tuple[int, ...]) -> dict[str, str]:
+        return {MapSource.KEY: str(MapSource("slide-0", 2, clusters, (0, 0), clustering_of(finished.path)))}
+
+    text = geojson(boxes_N4, cells=shown, labels=labels, metadata=metadata)
+    write_text(kept, text)
+    features: Features = json.loads(text)["features"]
+    journal = (finished.path / FILE).read_bytes()
+    assert back(finished, features).corrected == 0
+    assert (finished.path / FILE).read_bytes() == journal
+
+    # The class gets another name, and so does one patch; then that one is as on the map again.
+    for feature in features:
+        if feature["properties"]["classification"]["name"] == "bone":
+            rename(feature, "marrow")
+    lacunae = [feature for feature in features if feature["properties"]["classification"]["name"] == "lacuna"]
+    assert {feature["properties"]["metadata"]["histoloom"].split()[1] for feature in lacunae} == {"-"}
+    rename(lacunae[0], "vessel")
+    result = back(finished, features)
+    assert result.renamed == {0: "marrow"}
+    now = current_corrections(finished.path, k=2)
+    assert now[second] == "marrow"
+    assert sorted(set(now.values())) == ["lacuna", "marrow", "vessel"]
+    rename(lacunae[0], "lacuna")
+    back(finished, features)
+    assert current_corrections(finished.path, k=2) == dict.fromkeys(right, "lacuna") | {second: "marrow"}
 
 
 def test_a_second_import_takes_the_place_of_the_raters_first(finished: Run, drawn: Features) -> None:

@@ -15,9 +15,11 @@ import shapely
 from PIL import Image
 
 from histoloom.atlas.maps.overlay import geojson, overlay
-from histoloom.atlas.maps.palette import Rgb, colours
+from histoloom.atlas.maps.palette import colours
+from histoloom.atlas.maps.tissue_groups import NO_GROUP, group_cells, group_patches
 from histoloom.atlas.maps.tissue_map import REFINED_CELLS, Classify, boxes, classify_slide, refined
 from histoloom.names import Label
+from histoloom.names.corrections import NO_TISSUE
 from histoloom.seeding import numpy_generator
 from histoloom.slides.entries import SlideEntry, SlideError
 from histoloom.slides.patches.grid import grid
@@ -31,12 +33,11 @@ def cells(rows: int, columns: int, *, side: float = 100.0) -> np.ndarray:
     return np.stack([x, y, x + side, y + side], axis=1)
 
 
-def drawn_areas(
-    boxes_N4: np.ndarray, *, labels_N: np.ndarray, names: dict[int, str], colours: list[Rgb]
-) -> dict[str, Any]:
+def drawn_areas(boxes_N4: np.ndarray, *, labels_N: np.ndarray, names: dict[int, str]) -> dict[str, Any]:
     """The collection of clusters with names alone."""
     labels = {cluster: Label(name) for cluster, name in names.items()}
-    collection: dict[str, Any] = json.loads(geojson(boxes_N4, labels_N=labels_N, labels=labels, colours=colours))
+    groups = group_patches(labels_N, labels=labels)
+    collection: dict[str, Any] = json.loads(geojson(boxes_N4, cells=groups, labels=labels))
     return collection
 
 
@@ -59,7 +60,7 @@ def test_geojson_joins_cells_of_a_class_and_keeps_holes() -> None:
     )
     order = numpy_generator(0, "test-order").permutation(16)
     names = {0: "bone", 1: "fat", 2: "Fett"}
-    drawn = drawn_areas(cells(4, 4)[order], labels_N=labels_HW.ravel()[order], names=names, colours=colours(3))
+    drawn = drawn_areas(cells(4, 4)[order], labels_N=labels_HW.ravel()[order], names=names)
     by_name = areas(drawn)
     assert drawn["type"] == "FeatureCollection"
     assert {name: [area.area / 1e4 for area in parts] for name, parts in by_name.items()} == {
@@ -77,7 +78,7 @@ def test_geojson_is_valid_and_covers_every_cell_once(side: float) -> None:
     generator = numpy_generator(1, "test-labels")
     boxes_N4 = cells(20, 30, side=side)
     labels_N = generator.integers(0, 4, len(boxes_N4))
-    drawn = drawn_areas(boxes_N4, labels_N=labels_N, names=dict(enumerate("abcd")), colours=colours(4))
+    drawn = drawn_areas(boxes_N4, labels_N=labels_N, names=dict(enumerate("abcd")))
     by_name = areas(drawn)
     by_class = [shapely.union_all(by_name[name]) for name in "abcd"]
     for label, (name, merged) in enumerate(zip("abcd", by_class, strict=True)):
@@ -96,7 +97,7 @@ def test_geojson_is_valid_and_covers_every_cell_once(side: float) -> None:
 
 def test_geojson_is_what_qupath_reads() -> None:
     """The keys are those of QuPath's own export since 0.4 (its QuPathTypeAdapters)."""
-    drawn = drawn_areas(cells(1, 1, side=0.125), labels_N=np.array([0]), names={0: "bone"}, colours=colours(1))
+    drawn = drawn_areas(cells(1, 1, side=0.125), labels_N=np.array([0]), names={0: "bone"})
     assert drawn == {
         "type": "FeatureCollection",
         "features": [
@@ -118,9 +119,35 @@ def test_geojson_is_what_qupath_reads() -> None:
 def test_clusters_of_one_name_are_one_class_and_gaps_are_kept() -> None:
     boxes_N4 = cells(1, 4)[[0, 1, 3]]
     names = {0: "fat", 1: "bone", 2: "fat"}
-    drawn = drawn_areas(boxes_N4, labels_N=np.array([0, 2, 2]), names=names, colours=colours(3))
+    drawn = drawn_areas(boxes_N4, labels_N=np.array([0, 2, 2]), names=names)
     assert [area.bounds for area in areas(drawn)["fat"]] == [(0, 0, 200, 100), (300, 0, 400, 100)]
     assert {tuple(f["properties"]["classification"]["color"]) for f in drawn["features"]} == {colours(1)[0]}
+
+
+def test_a_cell_whose_middle_lies_in_a_corrected_patch_shows_the_correction() -> None:
+    """Of two corrected patches the nearer counts; a patch of another slide gives its name a colour all the same."""
+    labels = {0: Label("bone"), 1: Label("fat")}
+    corrections = {"elsewhere": "vessel", "a": "lacuna", "b": NO_TISSUE, "c": "Fat"}
+    patch_boxes: dict[str, tuple[float, float, float, float]] = {
+        "a": (0, 0, 160, 100),
+        "b": (110, 0, 210, 100),
+        "c": (401, 0, 499, 100),
+    }
+    found = group_cells(
+        np.array([0, 0, 1, 0, 0]),
+        boxes_N4=cells(1, 5),
+        labels=labels,
+        corrections=corrections,
+        patch_boxes=patch_boxes,
+    )
+    assert [group.name for group in found.groups] == ["bone", "fat", "vessel", "lacuna"]
+    assert [group.clusters for group in found.groups] == [(0,), (1,), (), ()]
+    assert found.group_N.tolist() == [3, NO_GROUP, 1, 0, 1]
+    nowhere = group_cells(np.array([0, 1]), boxes_N4=cells(1, 2), labels=labels, corrections={"elsewhere": "vessel"})
+    assert nowhere.group_N.tolist() == [0, 1]
+    drawn = json.loads(geojson(cells(1, 5), cells=found, labels=labels))
+    assert [f["properties"]["classification"]["name"] for f in drawn["features"]] == ["bone", "fat", "fat", "lacuna"]
+    assert sum(area.area for parts in areas(drawn).values() for area in parts) == pytest.approx(4 * 1e4)
 
 
 def test_overlay_tints_and_outlines_areas_and_leaves_the_rest_as_it_is() -> None:

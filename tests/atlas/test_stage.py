@@ -15,17 +15,20 @@ from PIL import Image
 
 from histoloom.atlas import stage
 from histoloom.atlas.maps import embedding
+from histoloom.atlas.maps.corrections import import_map
 from histoloom.atlas.maps.tissue_map import map_slide, run_slide
 from histoloom.autoencoder.vqgan import Autoencoder
 from histoloom.clustering.clusterer import Architecture, build
 from histoloom.config import dump_config
 from histoloom.errors import UserError
 from histoloom.names import add_label, add_name
+from histoloom.names.corrections import FILE, correct, undo_correction
 from histoloom.run.directory import Run, read_json, write_json, write_text
 from histoloom.run.stage import EventLog, StageContext
 from histoloom.seeding import derive
 from histoloom.slides.entries import SlideError
 from histoloom.slides.inventory.pseudonyms import FOLDER_VARIABLE, PrivateRecord, SlideNames
+from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.readers.open import FlatSlide
 
 STAGES = ("patches", "autoencoder", "latents", "clusters", "diffusion", "samples", "evaluation")
@@ -173,6 +176,44 @@ def test_a_slide_is_mapped_for_qupath(run: Run, tmp_path: Path) -> None:
     assert sum(areas) == pytest.approx(160 * 128)
     with Image.open(out.with_suffix(".png")) as image:
         assert image.size == (160, 128)
+
+
+def test_maps_follow_corrections_of_patches(run: Run, tmp_path: Path) -> None:
+    """The map for QuPath and the report's maps; the former comes back without anything new."""
+    patches = PatchSet.open(run.folder("patches")).table.set_index("patch_id")
+    away, gone = patches.index[:2]
+    correct(run.path, patches=[away], target="lacuna", k=2, rater="A")
+    correct(run.path, patches=[gone], target="", k=2, rater="A")
+    slide, out = tmp_path / "slides" / "slide-0.png", tmp_path / "map.geojson"
+    map_slide(run.path, slide, out=out, k=2, mpp=None)
+    features = json.loads(out.read_text(encoding="utf-8"))["features"]
+    by_name: dict[str, list[shapely.Geometry]] = {}
+    for feature in features:
+        name = feature["properties"]["classification"]["name"]
+        by_name.setdefault(name, []).append(shapely.geometry.shape(feature["geometry"]))
+    shown = {name: shapely.union_all(parts) for name, parts in by_name.items()}
+    middle = {patch: shapely.Point(patches["x"][patch] + 16, patches["y"][patch] + 16) for patch in (away, gone)}
+    assert shown["lacuna"].contains(middle[away])
+    assert not any(area.intersects(middle[gone]) for area in shown.values())
+    assert np.asarray(Image.open(out.with_suffix(".png"))).shape == (128, 160, 3)
+    journal = (run.path / FILE).read_bytes()
+    assert import_map(run.path, out, patches=PatchSet.open(run.folder("patches")), rater="B").corrected == 0
+    assert (run.path / FILE).read_bytes() == journal
+
+    stage.run(context(run))
+    drawn = run.building("report") / "maps" / "slide-0.png"
+    before = drawn.read_bytes()
+    stage.run(context(run))
+    assert drawn.read_bytes() == before
+    correct(run.path, patches=[away], target="lacuna", k=4, rater="A")
+    stage.run(context(run))
+    assert drawn.read_bytes() != before
+    html = page(run)
+    assert "The maps show the corrections of 1 patch, made one by one: 1 lacuna." in html
+    assert html.count("</span>lacuna</li>") == 1, "in the legend"
+    undo_correction(run.path, k=4, rater="A")
+    stage.run(context(run))
+    assert drawn.read_bytes() == before
 
 
 def test_a_slide_of_the_run_has_the_runs_scale(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

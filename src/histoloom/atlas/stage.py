@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 
 from histoloom.atlas.browse.cluster_table import round_robin
 from histoloom.atlas.maps import palette
 from histoloom.atlas.maps.embedding import write_embedding
 from histoloom.atlas.maps.overlay import MapRecord
-from histoloom.atlas.maps.palette import Rgb, cluster_colours, hexadecimal
+from histoloom.atlas.maps.palette import cluster_colours
 from histoloom.atlas.maps.tissue_map import (
     SlideMap,
     classify_slide,
@@ -25,8 +25,9 @@ from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.features.base import ImagesUnsupported
 from histoloom.clustering.results import Decision
 from histoloom.names import current_labels
+from histoloom.names.corrections import current_corrections
 from histoloom.progress import meter
-from histoloom.run.directory import Artifact, replacing, write_text
+from histoloom.run.directory import Artifact, fingerprint, replacing, write_text
 from histoloom.run.stage import StageContext
 from histoloom.slides.entries import OK, SlideError
 from histoloom.slides.inventory.pseudonyms import public_reason, real_file
@@ -47,8 +48,7 @@ def run(context: StageContext) -> None:
     used = slides[slides["status"] == OK].set_index("slide_id", drop=False)
     selected = [used.index[row] for row in round_robin(used["patient"].tolist())[: config.report.map_slides]]
     current = MapRecord("", clusters=clustering.fingerprint, k=k, limit=config.report.map_patches)
-    colours = cluster_colours(current_labels(context.run, k=k), k=k)
-    missing = [slide_id for slide_id in selected if not _reuse_map(context, slide_id, current=current, colours=colours)]
+    missing = [slide_id for slide_id in selected if not _reuse_map(context, slide_id, current=current)]
     classifier: Classifier | None = None
     try:
         classifier = load_classifier(config, context.inputs) if missing else None
@@ -60,12 +60,10 @@ def run(context: StageContext) -> None:
     with meter("mapping slides", total=len(selected), done=len(selected) - len(missing)) as progress:
         for slide_id in missing:
             assert classifier is not None, "loaded where a slide has no map"
-            _draw_map(
-                context, row=used.loc[slide_id].to_dict(), classifier=classifier, current=current, colours=colours
-            )
+            _classify_slide(context, row=used.loc[slide_id].to_dict(), classifier=classifier, current=current)
             progress.advance(1)
     for slide_id in selected:
-        _recolour_map(context, slide_id, colours=colours)
+        _draw_map(context, slide_id)
 
     embedding = write_embedding(context) if config.report.embeddings else None
     page = read_page(context.run, config=config, inputs=context.inputs, maps=folder, embedding=embedding)
@@ -78,9 +76,11 @@ def run(context: StageContext) -> None:
     context.say(f"report: {len(html) / 1e6:.1f} MB")
 
 
-def _reuse_map(context: StageContext, slide_id: str, *, current: MapRecord, colours: Sequence[Rgb]) -> bool:
+def _reuse_map(context: StageContext, slide_id: str, *, current: MapRecord) -> bool:
     """Whether the slide's map is in this report's folder, or could be copied from the last report."""
-    own = context.out / "maps"
+    own, k = context.out / "maps", current.k
+    plain = cluster_colours(current_labels(context.run, k=k), k=k) == palette.colours(k)
+    plain = plain and not current_corrections(context.run, k=k)
     for folder in (own, context.run / "report" / "maps"):
         path = folder / f"{slide_id}.json"
         record = MapRecord.load(path)
@@ -89,7 +89,7 @@ def _reuse_map(context: StageContext, slide_id: str, *, current: MapRecord, colo
         if (record.clusters, record.k, record.limit) != (current.clusters, current.k, current.limit):
             continue
         cells = path.with_suffix(".npz")
-        if not cells.is_file() and colours != palette.colours(current.k):
+        if not cells.is_file() and not plain:
             continue  # an earlier version kept no cells, so that the map cannot be drawn in other colours
         if folder != own:
             for file in (path.with_suffix(".png"), *([cells] if cells.is_file() else []), path):
@@ -99,15 +99,10 @@ def _reuse_map(context: StageContext, slide_id: str, *, current: MapRecord, colo
     return False
 
 
-def _draw_map(
-    context: StageContext,
-    *,
-    row: Mapping[Hashable, object],
-    classifier: Classifier,
-    current: MapRecord,
-    colours: Sequence[Rgb],
+def _classify_slide(
+    context: StageContext, *, row: Mapping[Hashable, object], classifier: Classifier, current: MapRecord
 ) -> None:
-    """Classify a slide (a row of ``slides.parquet``); write its picture, cells and record, or why it cannot be read."""
+    """Classify a slide (a row of ``slides.parquet``); write its cells and its record, or why it cannot be read."""
     config, patches = context.config, context.inputs["patches"]
     slide_id, slide, file = str(row["slide_id"]), str(row["slide"]), str(row["file"])
     path = context.out / "maps" / f"{slide_id}.json"
@@ -130,17 +125,19 @@ def _draw_map(
         replace(record, missing=reason).save(path)
         return
     slide_map.save_cells(path.with_suffix(".npz"), k=record.k)
-    write_png(path.with_suffix(".png"), slide_map.picture(k=record.k, colours=colours))
-    replace(record, patches=len(slide_map.boxes_N4), colours=tuple(map(hexadecimal, colours))).save(path)
+    replace(record, patches=len(slide_map.boxes_N4)).save(path)
 
 
-def _recolour_map(context: StageContext, slide_id: str, *, colours: Sequence[Rgb]) -> None:
-    """Draw a map again from its cells where it was drawn in other colours; the slide itself may be gone."""
-    path = context.out / "maps" / f"{slide_id}.json"
-    record, cells, wanted = MapRecord.load(path), path.with_suffix(".npz"), tuple(map(hexadecimal, colours))
-    if record is None or record.missing or record.colours == wanted or not cells.is_file():
+def _draw_map(context: StageContext, slide_id: str) -> None:
+    """Draw a map from its cells where names, colours or corrections have changed; the slide itself may be gone."""
+    path, patches = context.out / "maps" / f"{slide_id}.json", context.inputs["patches"]
+    record, stored = MapRecord.load(path), path.with_suffix(".npz")
+    if record is None or record.missing or not stored.is_file():
         return
-    thumbnail = read_image(context.inputs["patches"] / "thumbnails" / f"{slide_id}.jpg")
-    slide_map = SlideMap.load_cells(cells, k=record.k, thumbnail=thumbnail)
-    write_png(path.with_suffix(".png"), slide_map.picture(k=record.k, colours=colours))
-    replace(record, colours=wanted).save(path)
+    thumbnail = read_image(patches / "thumbnails" / f"{slide_id}.jpg")
+    slide_map = SlideMap.load_cells(stored, k=record.k, thumbnail=thumbnail)
+    cells = slide_map.groups(context.run, k=record.k, patches=patches, slide_id=slide_id)
+    drawn = fingerprint([[group.colour for group in cells.groups], cells.group_N.tolist()])
+    if record.drawn != drawn:
+        write_png(path.with_suffix(".png"), slide_map.picture(cells))
+        replace(record, drawn=drawn).save(path)

@@ -106,19 +106,29 @@ class CorrectionState:
 
     def effective(self) -> dict[str, int | str]:
         """The target that counts for each corrected patch, by patch id."""
+        return {patch: target for patch, target in self._targets(self._standing).items() if target is not None}
+
+    def _targets(self, events: Iterable[Correction]) -> dict[str, Target]:
         latest: dict[str, Target] = {}
-        for event in self._standing:
+        for event in events:
             if not self.reference or event.rater == self.reference:
                 latest |= dict.fromkeys(event.patches, event.target)
-        return {patch: target for patch, target in latest.items() if target is not None}
+        return latest
 
-    def corrected_in(self, edit: str, *, rater: str) -> set[str]:
-        """The patches whose latest correction by ``rater`` has an edit that begins with ``edit``, and stands."""
+    def corrected_in(self, edit: str, *, rater: str) -> dict[str, Target]:
+        """The targets that steps of ``rater`` gave whose edit begins with ``edit``, where they are the rater's latest.
+
+        By patch id.
+        """
         latest: dict[str, Correction] = {}
         for event in self._standing:
             if event.rater == rater:
                 latest |= dict.fromkeys(event.patches, event)
-        return {patch for patch, event in latest.items() if event.edit.startswith(edit) and event.target is not None}
+        return {patch: event.target for patch, event in latest.items() if event.edit.startswith(edit)}
+
+    def without(self, edit: str) -> dict[str, Target]:
+        """What would count without the steps whose edit begins with ``edit``, by patch id."""
+        return self._targets(event for event in self._standing if not event.edit.startswith(edit))
 
     def history(self, rater: str) -> History:
         """The rater's steps that can be undone and redone."""

@@ -9,7 +9,7 @@ has no name where that area was deleted. Where areas overlap, the smallest one c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,7 +31,8 @@ from histoloom.slides.regions import Area, read_areas
 class MapSource:
     """What an area of a map says of where it comes from, as QuPath keeps it in the area's metadata.
 
-    ``slide``: a slide id of the run; ``clusters``: those that the area's class had.
+    ``slide``: a slide id of the run; ``clusters``: those that the area's class had, none where it was a name of
+    corrected patches alone.
     """
 
     KEY = "histoloom"
@@ -44,7 +45,7 @@ class MapSource:
 
     def __str__(self) -> str:
         clusters, origin = ("+".join(map(str, numbers)) for numbers in (self.clusters, self.origin))
-        return f"{self.k} {clusters} {origin} {self.clustering} {self.slide}"
+        return f"{self.k} {clusters or '-'} {origin} {self.clustering} {self.slide}"
 
     @staticmethod
     def of(area: Area) -> MapSource | None:
@@ -53,7 +54,7 @@ class MapSource:
         if len(parts) != 5:
             return None
         try:
-            k, *numbers = (tuple(map(int, part.split("+"))) for part in parts[:3])
+            k, *numbers = (() if part == "-" else tuple(map(int, part.split("+"))) for part in parts[:3])
         except ValueError:
             return None
         clusters, origin = numbers
@@ -117,32 +118,43 @@ def import_map(run: Path, file: Path, *, patches: PatchSet, rater: str) -> Corre
     middle_N2 = table[["x", "y"]].to_numpy(float) + table[["extent"]].to_numpy(float) / 2 - np.array(source.origin)
     of_class = {normalised(area.name): new_names.get(_clusters(area), area.name) for area in before}
     was, now = (names_at(areas, middle_N2) for areas in (before, after))
-    patches_of: dict[str | None, list[str]] = {}
-    for patch_id, old, name in zip(table["patch_id"].astype(str), was, now, strict=True):
-        if normalised(of_class.get(normalised(old), old)) != normalised(name):
-            patches_of.setdefault(name.strip(), []).append(patch_id)
-    corrected = sum(map(len, patches_of.values()))
+    ids = table["patch_id"].astype(str).tolist()
+    labels = current | {cluster: replace(current[cluster], name=name) for cluster, name in renamed.items()}
 
     with locked(run):
-        earlier = read_correction_state(run, k=source.k).corrected_in(compared_with, rater=rater)
-        earlier &= set(table["patch_id"].astype(str))
-        if taken_back := sorted(earlier - {patch for patches in patches_of.values() for patch in patches}):
-            patches_of[None] = taken_back
+        # A patch that was corrected to the name of a class does not follow when the class gets another name.
+        state = read_correction_state(run, k=source.k)
+        earlier = state.corrected_in(compared_with, rater=rater)
+        without = state.without(compared_with)
+        named = {patch for patch, target in without.items() if isinstance(target, str)}
+        patches_of: dict[Target, list[str]] = {}
+        moved: set[str] = set()
+        for patch_id, old, name in zip(ids, was, now, strict=True):
+            expected = old if patch_id in named else of_class.get(normalised(old), old)
+            if normalised(expected) != normalised(name):
+                patches_of.setdefault(_target(name, labels), []).append(patch_id)
+                moved.add(patch_id)
+        for patch_id in sorted(earlier.keys() & set(ids) - moved):
+            if earlier[patch_id] != without.get(patch_id):  # as on the map again
+                patches_of.setdefault(without.get(patch_id), []).append(patch_id)
         corrections = [
-            correction_event(patches=patches, target=_target(name, current), k=source.k, rater=rater, edit=edit)
-            for name, patches in patches_of.items()
+            correction_event(patches=patches, target=target, k=source.k, rater=rater, edit=edit)
+            for target, patches in patches_of.items()
         ]
         if corrections:
             append_corrections(run, corrections)
         if events:
             append(run, events)
-    return Corrections(source.slide, source.k, renamed, corrected, len(table))
+    return Corrections(source.slide, source.k, renamed, len(moved), len(table))
 
 
-def _target(name: str | None, labels: Mapping[int, Label]) -> Target:
-    """The target of a name of an area: a cluster that has no name of its own is meant by its number."""
-    number = NUMBER.fullmatch(name.strip()) if name else None
-    return int(number[1]) if number and int(number[1]) in labels else name
+def _target(name: str, labels: Mapping[int, Label]) -> Target:
+    """The target of a name of an area: the first cluster that has it, or whose number it is; else the name itself."""
+    number = NUMBER.fullmatch(name.strip())
+    if number and int(number[1]) in labels:
+        return int(number[1])
+    wanted = normalised(name)
+    return next((cluster for cluster, label in labels.items() if normalised(label.name) == wanted), name.strip())
 
 
 def names_at(areas: Sequence[Area], middle_N2: np.ndarray) -> list[str]:

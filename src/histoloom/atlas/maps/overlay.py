@@ -7,7 +7,6 @@ right, bottom) in level-0 px, H and W the picture's height and width in px.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from histoloom.atlas.maps.palette import Rgb
-from histoloom.names import Label, normalised
+from histoloom.atlas.maps.palette import Rgb, rgb
+from histoloom.atlas.maps.tissue_groups import TissueGroups
+from histoloom.names import Label
 from histoloom.run.directory import read_json, write_json
 
 _DIGITS = 2  # of a coordinate in level-0 px
@@ -30,7 +30,7 @@ class MapRecord:
     """``report/maps/SLIDE_ID.json``: what a drawn tissue map shows, or why it is missing.
 
     ``clusters`` is the fingerprint of the clustering, ``limit`` the most cells (``report.map_patches``), ``patches``
-    the classified cells, ``colours`` the colour of each cluster as ``#rrggbb``.
+    the classified cells, ``drawn`` tells apart what was drawn of the same cells: the groups and their colours.
     """
 
     slide_id: str
@@ -39,7 +39,7 @@ class MapRecord:
     k: int = 0
     limit: int = 0
     patches: int = 0
-    colours: tuple[str, ...] = ()
+    drawn: str = ""
     missing: str = ""
 
     @staticmethod
@@ -48,8 +48,7 @@ class MapRecord:
         if not path.is_file():
             return None
         known, content = {field.name for field in fields(MapRecord)}, read_json(path)
-        values = {key: value for key, value in content.items() if key in known}
-        return MapRecord(**values | {"colours": tuple(values.get("colours", ()))})
+        return MapRecord(**{key: value for key, value in content.items() if key in known})
 
     def save(self, path: Path) -> None:
         """Write the file in one step."""
@@ -67,6 +66,8 @@ def overlay(
     tint: float = 0.35,
 ) -> np.ndarray:
     """The thumbnail with each area of one label tinted and outlined in its colour: uint8 (H, W, 3).
+
+    A negative label leaves the thumbnail as it is.
 
     The outline lies inside the area, with a thin white line around it: it shows on any tissue, and neighbours keep
     theirs apart. ``dimensions`` are the slide's (width, height) in level-0 px, ``tint`` is how far a cell moves the
@@ -126,31 +127,26 @@ def cluster_overlay(
 def geojson(
     boxes_N4: np.ndarray,
     *,
-    labels_N: np.ndarray,
+    cells: TissueGroups,
     labels: Mapping[int, Label],
-    colours: Sequence[Rgb],
     metadata: Callable[[tuple[int, ...]], dict[str, str]] = lambda _clusters: {},
 ) -> str:
-    """A FeatureCollection that QuPath (0.4 and later) opens: one annotation for each connected area of one class.
+    """A FeatureCollection that QuPath (0.4 and later) opens: one annotation for each connected area of one group.
 
-    ``labels_N`` are the cells' clusters, ``labels`` the name and flag of each cluster. Cells that share a side are
-    joined; holes stay holes. Clusters that share a name become one class, in the colour of the first of them, with
-    the flags of all of them. ``metadata``: what else QuPath is to keep of an area of these clusters. Coordinates are
-    those of ``boxes_N4``, px, to a hundredth.
+    ``cells``: the group of each cell; ``labels``: of the clusters, whose flags all areas of their group have. Cells
+    that share a side are joined; holes stay holes; cells of no group have no area. ``metadata``: what else QuPath is to
+    keep of an area of these clusters. Coordinates are those of ``boxes_N4``, px, to a hundredth.
     """
-    clusters_of_name = defaultdict(list)
-    for cluster in sorted(labels):
-        clusters_of_name[normalised(labels[cluster].name)].append(cluster)
     features = []
-    for clusters in clusters_of_name.values():
-        inside_N = np.isin(labels_N, clusters)
+    for place, group in enumerate(cells.groups):
+        inside_N = cells.group_N == place
         if not inside_N.any():
             continue
-        first, flags = clusters[0], sorted({labels[cluster].flag for cluster in clusters} - {""})
-        kept = ({"flag": ", ".join(flags)} if flags else {}) | metadata(tuple(clusters))
+        flags = sorted({labels[cluster].flag for cluster in group.clusters} - {""})
+        kept = ({"flag": ", ".join(flags)} if flags else {}) | metadata(group.clusters)
         properties = {
             "objectType": "annotation",
-            "classification": {"name": labels[first].name, "color": [int(channel) for channel in colours[first]]},
+            "classification": {"name": group.name, "color": list(rgb(group.colour))},
             **({"metadata": kept} if kept else {}),
         }
         for area in _areas(boxes_N4[inside_N]):

@@ -18,17 +18,19 @@ from PIL import Image
 
 from histoloom.atlas.maps.corrections import MapSource, kept_map
 from histoloom.atlas.maps.overlay import geojson, overlay
-from histoloom.atlas.maps.palette import Rgb, cluster_colours
+from histoloom.atlas.maps.palette import rgb
+from histoloom.atlas.maps.tissue_groups import TissueGroups, group_cells
 from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.results import Decision
 from histoloom.config import MPP_LIMITS, Config
 from histoloom.errors import UserError
 from histoloom.names import clustering_of, current_labels
+from histoloom.names.corrections import current_corrections
 from histoloom.run.directory import Run, disk_errors_explained, replacing, write_text
 from histoloom.run.own_output import png_text
 from histoloom.slides.entries import SlideError
 from histoloom.slides.inventory.pseudonyms import real_file
-from histoloom.slides.patch_set import SlideRow
+from histoloom.slides.patch_set import PatchSet, SlideRow
 from histoloom.slides.patches.grid import Grid, batches, grid
 from histoloom.slides.patches.surroundings import fields_of, image_side, read_fields
 from histoloom.slides.readers.open import open_slide
@@ -67,16 +69,39 @@ class SlideMap:
     thumbnail: np.ndarray
     origin: tuple[int, int] = (0, 0)
 
-    def picture(self, *, k: int, colours: Sequence[Rgb]) -> Image.Image:
-        """The clusters of ``k`` in their ``colours`` over the slide's thumbnail."""
+    def picture(self, cells: TissueGroups) -> Image.Image:
+        """The groups of the cells in their colours over the slide's thumbnail."""
         image_HW3 = overlay(
             self.thumbnail,
             boxes_N4=self.boxes_N4,
-            labels_N=self.labels[k],
-            colours=colours,
+            labels_N=cells.group_N,
+            colours=[rgb(group.colour) for group in cells.groups],
             dimensions=self.dimensions,
         )
         return Image.fromarray(image_HW3)
+
+    def groups(self, run: Path, *, k: int, patches: Path, slide_id: str | None) -> TissueGroups:
+        """The group of each cell as names and corrections say now; None: a slide that is not the run's.
+
+        ``patches``: the folder of that stage.
+        """
+        corrections = current_corrections(run, k=k) if slide_id is not None else {}
+        patch_boxes = {}
+        if corrections:
+            table = PatchSet.open(patches).columns("patch_id", "slide_id", "x", "y", "extent")
+            table = table[table["slide_id"] == slide_id]
+            places = table[["x", "y", "extent"]].to_numpy(float).tolist()
+            patch_boxes = {
+                str(patch): (x, y, x + extent, y + extent)
+                for patch, (x, y, extent) in zip(table["patch_id"], places, strict=True)
+            }
+        return group_cells(
+            self.labels[k],
+            boxes_N4=self.boxes_N4,
+            labels=current_labels(run, k=k),
+            corrections=corrections,
+            patch_boxes=patch_boxes,
+        )
 
     def save_cells(self, path: Path, *, k: int) -> None:
         """Write the cells of one k (NPZ), so that the map can be drawn in other colours without slide and networks."""
@@ -169,9 +194,10 @@ def boxes(cells: Grid, *, dimensions: tuple[int, int]) -> np.ndarray:
 def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | None) -> None:
     """Classify a slide with a run's clusters and write GeoJSON for QuPath, and a picture beside it (``.png``).
 
-    Its stain is normalised as the run's slides were. ``k`` is None for the chosen one. ``mpp`` is the slide's um/px at
-    level 0. If it is None, a slide of the run has the value that the run uses; any other slide has that of its file,
-    else the run's ``slides.mpp``. Raises ``UserError``.
+    Places in patches that an expert has corrected show the correction. The slide's stain is normalised as the run's
+    slides were. ``k`` is None for the chosen one. ``mpp`` is the slide's um/px at level 0. If it is None, a slide of
+    the run has the value that the run uses; any other slide has that of its file, else the run's ``slides.mpp``. Raises
+    ``UserError``.
     """
     opened = Run.open(run)
     config, sweep = opened.config, opened.config.clusters.k
@@ -219,8 +245,8 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
 
     if reason := not_he(slide_map.thumbnail):
         logger.warning("%s does not look like haematoxylin and eosin (%s): its map may mean little", slide.name, reason)
-    labels = current_labels(run, k=k)
-    colours = cluster_colours(labels, k=k)
+    slide_id = None if known is None else known.slide_id
+    cells = slide_map.groups(run, k=k, patches=patches, slide_id=slide_id)
     boxes_N4 = slide_map.boxes_N4 - np.array([*slide_map.origin, *slide_map.origin])
 
     def source(clusters: tuple[int, ...]) -> dict[str, str]:
@@ -229,7 +255,7 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
         of_map = MapSource(known.slide_id, k, clusters, slide_map.origin, clustering_of(run))
         return {MapSource.KEY: str(of_map)}
 
-    text = geojson(boxes_N4, labels_N=slide_map.labels[k], labels=labels, colours=colours, metadata=source)
+    text = geojson(boxes_N4, cells=cells, labels=current_labels(run, k=k), metadata=source)
     if known is not None:
         kept = kept_map(run, slide=known.slide_id, k=k)
         with disk_errors_explained(kept.parent):
@@ -238,7 +264,7 @@ def map_slide(run: Path, slide: Path, *, out: Path, k: int | None, mpp: float | 
     with disk_errors_explained(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
-        write_png(picture, slide_map.picture(k=k, colours=colours))
+        write_png(picture, slide_map.picture(cells))
 
 
 def load_classifier(config: Config, inputs: Mapping[str, Path]) -> Classifier:

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from histoloom.atlas.browse.cluster_table import Extent
 from histoloom.atlas.browse.run_slides import SlideInfo
 from histoloom.atlas.maps.patch_map import PatchMap
+from histoloom.atlas.maps.tissue_groups import TissueGroup
 from histoloom.atlas.report.clustering_tables import DefinitionRow, PaperComparison, RegionTable, ValidityRow
 from histoloom.atlas.report.figures import Picture, ScaleBar
 from histoloom.atlas.report.lights import SYMBOLS, Light, verdict_level
@@ -102,6 +103,7 @@ class Page:
     ``k`` is the number of clusters that is shown: the decision's, or ``report.k``; ``reason`` says why. ``bar`` is the
     scale bar of a patch.
     ``unavailable``: the numbers that this run lacks, each with its reason, once for the whole page.
+    ``corrected``: how many patches experts have corrected, by name; ``new_groups``: those of them that no cluster has.
     ``reconstructions`` are pairs of a patch and its reconstruction. ``plots``: by name; each is a pair of files too.
     """
 
@@ -124,6 +126,8 @@ class Page:
     readings: Sequence[ReadingBlock]
     maps: Sequence[Map]
     maps_missing: Mapping[str, str]
+    corrected: Mapping[str, int]
+    new_groups: Sequence[TissueGroup]
     patch_map: PatchMap | None
     colourings: Sequence[Colouring]
     decision: Decision

@@ -20,6 +20,7 @@ from histoloom.atlas.browse.run_slides import RunSlides, SlideInfo
 from histoloom.atlas.maps.embedding import neighbours
 from histoloom.atlas.maps.overlay import MapRecord
 from histoloom.atlas.maps.patch_map import FEATURE_TITLES, Embedding, PatchMap, patch_map, thumbnail
+from histoloom.atlas.maps.tissue_groups import group_patches
 from histoloom.atlas.report import run_plots
 from histoloom.atlas.report.cluster_cards import EvaluationRecords, cluster_cards, slide_bar
 from histoloom.atlas.report.clustering_tables import (
@@ -46,7 +47,8 @@ from histoloom.autoencoder.quality import ReconstructionQuality, Reconstructions
 from histoloom.clustering.results import Confounding, Decision, PatchAlone, ValidityTable
 from histoloom.config import Config
 from histoloom.evaluation.results import Distribution, Similarity, TwoSample
-from histoloom.names import read_label_state
+from histoloom.names import current_labels, read_label_state
+from histoloom.names.corrections import counts_by_name, current_corrections
 from histoloom.run.directory import Artifact
 from histoloom.run.stage import EventLog
 
@@ -98,6 +100,8 @@ def read_page(
     logs = {stage: EventLog(inputs[stage] / "log.jsonl") for stage in TRAINED}
     plots += [run_plots.training(stage, metrics=curves(log.read())) for stage, log in logs.items()]
     region_N, originality = table.regions(), judged.originality
+    corrections, labels = current_corrections(run, k=k), current_labels(run, k=k)
+    new_groups = group_patches(np.empty(0, int), labels=labels, further_names=corrections.values()).groups
 
     return Page(
         k=k,
@@ -123,6 +127,8 @@ def read_page(
             if not record.missing
         ],
         maps_missing={record.title: record.missing for record in map_records if record.missing},
+        corrected=counts_by_name(corrections),
+        new_groups=[group for group in new_groups if not group.clusters],
         patch_map=None
         if embedding is None
         else _patch_map(embedding, config=config, table=table, clusters=clusters, colourings=colourings),
