@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,11 +15,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
 
 from histoloom import cost, demo
 from histoloom.autoencoder.losses import PyramidLoss, VQGANLosses
 from histoloom.autoencoder.stage import make_task
 from histoloom.autoencoder.vqgan import Autoencoder
+from histoloom.cli.app import app
 from histoloom.config import Config, make_config, read_preset, with_settings
 from histoloom.cost import Cost, StageCost, Work, count, estimate
 from histoloom.diffusion.model.conditions import Conditions
@@ -217,3 +220,17 @@ def test_the_demo_begins_with_the_estimate_and_does_not_repeat_it(
         estimates = [message.startswith("about ") for message in caplog.messages]
         assert sum(estimates) == lines
         assert estimates[0] == bool(lines)
+        assert ("patches: started (stage 1 of 8)" in caplog.messages) == bool(lines)
+
+
+def test_the_demo_ends_with_the_report_the_atlas_and_what_to_type(tmp_path: Path) -> None:
+    """The commands are the command line's own."""
+    run = tmp_path / "my demo" / "run"
+    report, atlas, *_, init, execute, last = demo.next_steps(run / "report.html").splitlines()
+    assert report == f"report: {run / 'report.html'}"
+    assert shlex.split(atlas) == ["atlas:", "histoloom", "atlas", str(run)]
+    for line, name in ((init, "init"), (execute, "run"), (last, "atlas")):
+        histoloom, command, *words = shlex.split(line)
+        assert (histoloom, command) == ("histoloom", name)
+        help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+        assert all(word in help_text for word in words if word.startswith("--"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,3 +38,14 @@ def run_demo(out: Path, *, seed: int = 0, settings: Sequence[str] = (), until: s
     for row in truth.agreements if truth is not None else ():
         logger.info("k = %d (%s): NMI with the true tissue %.3f", row.k, row.method, row.nmi)
     return (run.path / "report.html").resolve()
+
+
+def next_steps(report: Path) -> str:
+    """Where the demo's report and atlas are, and the commands for slides of one's own."""
+    return f"""report: {report}
+atlas:  histoloom atlas {shlex.quote(str(report.parent))}
+
+Next, with your own slides:
+  histoloom init my-run --slides FOLDER_OF_SLIDES --preset tune --from starter
+  histoloom run my-run
+  histoloom atlas my-run"""

@@ -345,7 +345,7 @@ def _build(run: Run, stage: Stage, *, wanted: Mapping[str, str]) -> None:
     from histoloom.training import distributed
 
     out = run.begin(stage.name, wanted=wanted[stage.name])
-    logger.info("%s: started", stage.name)
+    logger.info("%s: started (stage %d of %d)", stage.name, STAGE_NAMES.index(stage.name) + 1, len(STAGE_NAMES))
     # What trains in a stage of the main process alone must not wait for the other processes.
     together = stage.on_all_processes or process_count() == 1
     with _measured(run, stage.name) as usage, nullcontext() if together else distributed.alone():

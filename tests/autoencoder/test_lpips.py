@@ -19,7 +19,9 @@ from skimage.data import immunohistochemistry
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.image import lpips as reference
+from typer.testing import CliRunner
 
+from histoloom import doctor
 from histoloom.autoencoder import lpips
 from histoloom.autoencoder.lpips import (
     FILES,
@@ -35,6 +37,7 @@ from histoloom.autoencoder.lpips import (
     unit_length,
 )
 from histoloom.autoencoder.vqgan import to_float
+from histoloom.cli.app import app
 from histoloom.errors import UserError
 
 TRUNKS: tuple[Trunk, ...] = ("alex", "squeeze", "vgg")
@@ -294,3 +297,30 @@ def test_a_failed_download_is_a_one_line_error(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(lpips, "_ADDRESS", (tmp_path / "nothing here").as_uri())
     with pytest.raises(UserError, match="could not be downloaded; set HISTOLOOM_WEIGHTS"):
         LPIPS.load("alex", download=True)
+
+
+def test_doctor_fetches_what_is_missing_and_checks_it(
+    empty_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into the folder that the environment names, which another machine can be given."""
+    page = tmp_path / "page.pth"
+    torch.save(FeatureTrunk("squeeze").state_dict(), page)
+    name = f"net-{hashlib.sha256(page.read_bytes()).hexdigest()[:8]}.pth"
+    page.rename(tmp_path / name)
+    monkeypatch.setattr(lpips, "_ADDRESS", tmp_path.as_uri())
+    monkeypatch.setattr(doctor, "TRUNKS", ("squeeze", "alex"))
+    monkeypatch.setitem(FILES, "squeeze", lpips.TrunkFiles("absent.npz", None, name))
+    fetched = CliRunner().invoke(app, ["doctor", "--fetch"])
+    assert fetched.exit_code == 2, fetched.output
+    good, bad, advice = fetched.output.splitlines()
+    assert good.startswith("ok  LPIPS weights, squeeze")
+    assert [file.name for file in empty_weights.iterdir()] == [name]
+    assert bad.startswith("no  LPIPS weights, alex")
+    assert "could not be downloaded" in bad
+    assert "HISTOLOOM_WEIGHTS" in advice
+
+    # What is there is checked as well.
+    (empty_weights / name).write_bytes(b"damaged")
+    damaged, *_ = CliRunner().invoke(app, ["doctor", "--fetch"]).output.splitlines()
+    assert damaged.startswith("no  LPIPS weights, squeeze")
+    assert "is not the published file" in damaged

@@ -111,15 +111,23 @@ def audit(
         typer.echo(f"note: {note}")
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    as_json: AsJson = False,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Download the LPIPS weights that are missing (0.8 GB), and check them all.")
+    ] = False,
+) -> None:
     """Print what this machine can do, what is missing, and what to type."""
-    from histoloom.doctor import examine
+    from histoloom.doctor import examine, fetch_weights
 
-    findings = examine()
+    findings = []
+    for finding in fetch_weights() if fetch else examine():
+        findings.append(finding)
+        if not as_json:
+            typer.echo(f"{'ok ' if finding.ok else 'no '} {finding.subject:24} {finding.detail}")
+            if finding.advice:
+                typer.echo(f"    -> {finding.advice}")
     if as_json:
         print_json({"findings": [vars(finding) for finding in findings]})
-        return
-    for finding in findings:
-        typer.echo(f"{'ok ' if finding.ok else 'no '} {finding.subject:24} {finding.detail}")
-        if finding.advice:
-            typer.echo(f"    -> {finding.advice}")
+    if fetch and not all(finding.ok for finding in findings):
+        raise typer.Exit(2)

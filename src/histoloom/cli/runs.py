@@ -51,11 +51,11 @@ def demo(
     set_: Settings = None,
 ) -> None:
     """Run the whole pipeline on small slides that the program makes itself; minutes on a CPU."""
-    from histoloom.demo import run_demo
+    from histoloom.demo import next_steps, run_demo
 
     with continues_after_interrupt():
         page = run_demo(out, seed=seed, settings=set_ or [])
-    typer.echo(page)
+    typer.echo(next_steps(page))
 
 
 def init(
