@@ -12,7 +12,7 @@ The same is done with parts of the slides (``--parts 0.1 1``). Prints a Markdown
 the clock at the largest size; seconds of processor time at each size, for each patch, and for each further patch; the
 largest memory (RSS) at each size; and the exponent p with which processor time and memory grow: t = c N^p from two
 sizes, t = a + c N^p from three, which takes out the start of the process. Exponents above 1.1, growth faster than the
-work, are bold. ``again`` is a run with nothing to do. Each cost is also printed as soon as it is measured.
+work, are bold. ``again`` is a run with nothing to do, ``atlas`` the first visit of its main pages and of a gallery. Each cost is also printed as soon as it is measured.
 About 15 KB of disk a patch are needed in ``--folder``.
 """
 
@@ -35,10 +35,12 @@ from pathlib import Path
 import numpy as np
 
 from histoloom import pipeline
+from histoloom.clustering.clustering_set import Clustering
 from histoloom.evaluation.originality import audit
 from histoloom.pipeline import STAGE_NAMES
 from histoloom.run.directory import Run
 from histoloom.setup import init_run
+from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.procedural.slides import draw_slide, write_pyramid
 
 SIDE, PICTURES = 512, 8  # px of a slide; procedural pictures, of which all slides are made
@@ -53,9 +55,11 @@ MODULES = [
         "diffusion.samples_stage",
         "evaluation.stage",
         "atlas.stage",
+        "atlas.web.app",
     )
 ]
 FASTER = 1.1  # a larger exponent is growth faster than the work
+ATLAS = "atlas"
 MEGABYTE, KILOBYTE = 1 << 20, 1 << 10
 SETTINGS = (
     "patches.size=32",
@@ -126,12 +130,31 @@ def measure(connection: Connection, make: Callable[[], Run], until: str, held_ou
     start = time.perf_counter()
     audit.MAX_HELD_OUT = held_out
     run = make()
-    if until != "init":
+    if until == ATLAS:
+        visit_atlas(run)
+    elif until != "init":
         pipeline.execute(run, until=until)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     unit = MEGABYTE if sys.platform == "darwin" else KILOBYTE
     seconds = time.perf_counter() - start
     connection.send(Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit))
+
+
+def visit_atlas(run: Run) -> None:
+    """Open the main pages of the atlas and one gallery, the first visit of a fresh server."""
+    from starlette.testclient import TestClient
+
+    from histoloom.atlas.web.app import create_app
+    from histoloom.atlas.web.security import Access
+
+    k = Clustering.open(run.require("clusters")).chosen
+    slide = PatchSet.open(run.require("patches")).slides["slide_id"].iloc[0]
+    client = TestClient(create_app(run.path, access=Access()), base_url="http://127.0.0.1")
+    pages = ("/", f"/clusters/{k}/0", f"/api/clusters/{k}/0/patches", "/slides", f"/slides/{slide}", "/map", "/name")
+    for address in pages:
+        answer = client.get(address)
+        if answer.status_code != 200:
+            raise SystemExit(f"{address}: {answer.status_code}")
 
 
 def in_process(make: Callable[[], Run], *, until: str, held_out: int) -> Cost:
@@ -162,7 +185,7 @@ def whole_run(
     chosen = (*SETTINGS, f"patches.per_slide={per_slide}", *settings)
     made = partial(init_run, run, slides=[folder / "slides"], preset="demo", settings=chosen)
     costs = {}
-    for step in ("init", *STAGE_NAMES, "again"):
+    for step in ("init", *STAGE_NAMES, "again", ATLAS):
         until = STAGE_NAMES[-1] if step == "again" else step
         costs[step] = in_process(made if step == "init" else partial(Run.open, run), until=until, held_out=held_out)
         print(f"{len(slides):,} slides, {step}: {costs[step]}", file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from histoloom.config import LPIPS_MIN_SIZE, Config, load_config, make_config, read_preset, with_settings
+from histoloom.config import LPIPS_MIN_SIZE, Config, Values, load_config, make_config, read_preset, with_settings
 from histoloom.errors import UserError
 from histoloom.run.directory import Run, disk_errors_explained
 from histoloom.run.pretrained import FOLDER, generator_digest, is_start, require_fit, with_start
@@ -58,7 +58,7 @@ def init_run(
         if copy is not None:
             values = with_start(values, copy)
         previous = load_config(path / "config.yaml") if (path / "config.yaml").is_file() else None
-        config = resolve_auto(make_config(with_settings(values, settings)), previous=previous)
+        config = resolve_auto(_make_config(with_settings(values, settings)), previous=previous)
         config = _with_absolute_files(config, settings=settings)
         if copy is not None:
             require_fit(config, copy)
@@ -98,6 +98,14 @@ def _copied_start(source: Path | None, *, near: Path) -> Iterator[Path | None]:
         copy = Path(folder) / FOLDER
         copy_generator(source, copy)
         yield copy
+
+
+def _make_config(values: Values) -> Config:
+    """The configuration of these settings, with the latent space of a ready autoencoder where they name one."""
+    from histoloom.autoencoder.diffusers_model import with_pretrained_autoencoder  # it loads diffusers
+
+    pretrained = (values.get("autoencoder") or {}).get("pretrained")
+    return make_config(with_pretrained_autoencoder(values) if pretrained else values)
 
 
 def resolve_auto(config: Config, *, previous: Config | None = None) -> Config:
@@ -157,7 +165,7 @@ def change_settings(run: Run, settings: Sequence[str], *, save: bool) -> Run:
     Raises ``UserError`` when another process works on the run.
     """
     values = with_settings(run.config.model_dump(mode="json"), settings)
-    changed = Run(run.path, _with_absolute_files(resolve_auto(make_config(values)), settings=settings))
+    changed = Run(run.path, _with_absolute_files(resolve_auto(_make_config(values)), settings=settings))
     if save:
         with run.locked():
             changed.save_config()

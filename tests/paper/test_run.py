@@ -88,7 +88,9 @@ class Interrupted(Exception):
 
 def test_latents_are_quantised_and_unscaled(encoded: Path) -> None:
     latents = torch.from_numpy(np.load(encoded / "latents" / "latents.npy"))
-    codebook_KC = Autoencoder.load(encoded / "autoencoder").quantizer.codebook_KC
+    quantizer = Autoencoder.load(encoded / "autoencoder").quantizer
+    assert quantizer is not None
+    codebook_KC = quantizer.codebook_KC
     positions = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
     assert (positions[:, None] == codebook_KC).all(dim=2).any(dim=1).all()
     assert len(positions.unique(dim=0)) > 4
@@ -165,7 +167,7 @@ def test_the_last_latent_is_decoded_without_quantising(finished: Path) -> None:
         assert torch.equal(decoded, 2 * autoencoder.decoder(z_1Chw) - 1)
         # A reconstruction is quantised.
         x_1CHW = to_float(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
-        codes = autoencoder.quantizer.lookup(autoencoder.quantize(autoencoder.encode(x_1CHW)).indices_NHW)
+        codes = autoencoder.codes(autoencoder.encode(x_1CHW))
         assert torch.equal(autoencoder.reconstruct(x_1CHW), autoencoder.decode_codes(codes))
 
 

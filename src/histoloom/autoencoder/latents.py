@@ -83,7 +83,10 @@ class LatentSet:
 
     @cached_property
     def histograms(self) -> RowFile:
-        """The share of each patch's positions that use each code, float32 (N, codes); rows sum to 1."""
+        """The share of each patch's positions that use each code, float32 (N, codes); rows sum to 1.
+
+        An autoencoder without a codebook leaves none.
+        """
         return RowFile.open(self.folder / "histograms.npy")
 
     @cached_property

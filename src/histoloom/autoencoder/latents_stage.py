@@ -76,11 +76,12 @@ def _encode(images_nHWC: np.ndarray, *, model: Autoencoder, config: Config, star
     with autocast(config.runtime):
         z_views = [_latents(model, view_nCHW) for view_nCHW in stain_views]
 
-    # Share of each patch's positions that use each code.
-    codes_nP = model.quantize(z_nChw).indices_NHW.flatten(1).cpu()
-    counts_nK = torch.zeros(len(codes_nP), config.autoencoder.codes)
-    counts_nK.scatter_add_(1, codes_nP, torch.ones(codes_nP.shape))
-    encoded = {"latents": z_nChw.cpu().numpy(), "histograms": (counts_nK / codes_nP.shape[1]).numpy()}
+    encoded = {"latents": z_nChw.cpu().numpy()}
+    if model.quantizer is not None:  # the share of each patch's positions that use each code
+        codes_nP = model.quantize(z_nChw).indices_NHW.flatten(1).cpu()
+        counts_nK = torch.zeros(len(codes_nP), config.autoencoder.codes)
+        counts_nK.scatter_add_(1, codes_nP, torch.ones(codes_nP.shape))
+        encoded["histograms"] = (counts_nK / codes_nP.shape[1]).numpy()
     further = {"stain_views": z_views, "copies": z_copies}
     return encoded | {name: torch.stack(parts, dim=1).cpu().numpy() for name, parts in further.items() if parts}
 
@@ -94,10 +95,9 @@ def _open_outputs(out: Path, *, n: int, config: Config) -> dict[str, RowFile]:
     auto = config.autoencoder
     side = config.patches.size // auto.factor
     latent = (auto.code_dim, side, side)
-    shapes: dict[str, tuple[tuple[int, ...], str]] = {
-        "latents": ((n, *latent), config.latents.dtype),
-        "histograms": ((n, auto.codes), "float32"),
-    }
+    shapes: dict[str, tuple[tuple[int, ...], str]] = {"latents": ((n, *latent), config.latents.dtype)}
+    if auto.codes:
+        shapes["histograms"] = ((n, auto.codes), "float32")
     for name, count in (("stain_views", config.latents.stain_views), ("copies", config.latents.copies - 1)):
         if count:
             shapes[name] = ((n, count, *latent), "float16")

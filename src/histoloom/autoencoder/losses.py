@@ -59,16 +59,12 @@ class VQGANLosses:
         """Reconstruction, perceptual, commitment and, once the discriminator has joined, adversarial terms.
 
         Esser et al. 2021, equations 4 and 6; the codebook's own term is replaced by moving averages (``Quantizer``).
+        Without a codebook, the divergence of the latents from a standard normal distribution in the commitment's place
+        (Rombach et al. 2022).
         """
-        x_BCHW, z_BChw = self._encode(images_BHWC, context=context)
-        quantized = None
-        if self.config.trained == "decoder":
-            y_BCHW = self._decode(self._kept_latents(z_BChw, context=context))
-        else:
-            if not context.scratch.get(CODEBOOK_UPDATED):
-                self.autoencoder.quantizer.update(z_BChw, generator=context.stream())
-            quantized = self.autoencoder.quantize(z_BChw)
-            y_BCHW = self._decode(quantized.z_NCHW)
+        x_BCHW, z_BChw, logvar_BChw = self._encode(images_BHWC, context=context)
+        q_BChw, penalty, regularisers = self._regularised(z_BChw, logvar_BChw, context=context)
+        y_BCHW = self._decode(q_BChw)
         context.scratch |= {"real": x_BCHW, "fake": y_BCHW.detach()}
 
         loss, metrics = self._reconstruction(y_BCHW, x_BCHW)
@@ -87,11 +83,7 @@ class VQGANLosses:
                 weight = weight * adaptive
             loss = loss + weight * metrics["adversarial"]
 
-        if quantized is None:
-            return loss, metrics
-        metrics |= {"commitment": quantized.commitment, "perplexity": self.autoencoder.quantizer.perplexity()}
-        loss = loss + self.config.commitment * quantized.commitment
-        return loss if quantized.codebook is None else loss + quantized.codebook, metrics
+        return loss + penalty, metrics | regularisers
 
     def prepare(self, batches: Sequence[Tensor], contexts: Sequence[StepContext]) -> None:
         """Compute what depends on the whole batch of a step from all its micro-batches (B, H, W, 3).
@@ -102,17 +94,17 @@ class VQGANLosses:
         with _only_last_layer(self.autoencoder):
             pairs = zip(batches, contexts, strict=True)
             encoded = [self._encode(images_BHWC, context=context) for images_BHWC, context in pairs]
-            if self.config.trained == "all":
-                self.autoencoder.quantizer.update(torch.cat([z for _, z in encoded]), generator=contexts[-1].stream())
+            if (quantizer := self.autoencoder.quantizer) is not None and self.config.trained == "all":
+                quantizer.update(torch.cat([z for _, z, _ in encoded]), generator=contexts[-1].stream())
             gradients = []
             max_weight = self.config.adversarial.max_adaptive
             joined = self._adversarial_weight(contexts[0].progress) > 0
             if self.discriminator is not None and joined and max_weight is not None:
-                for (x_BCHW, z_BChw), context in zip(encoded, contexts, strict=True):
+                for (x_BCHW, z_BChw, _), context in zip(encoded, contexts, strict=True):
                     if self.config.trained == "decoder":
                         q_BChw = self._kept_latents(z_BChw, context=context)
                     else:
-                        q_BChw = self.autoencoder.quantize(z_BChw).z_NCHW
+                        q_BChw = z_BChw if quantizer is None else self.autoencoder.quantize(z_BChw).z_NCHW
                     y_BCHW = self._decode(q_BChw)
                     loss, _ = self._reconstruction(y_BCHW, x_BCHW)
                     adversarial = self._generator_loss(self.discriminator(y_BCHW))
@@ -138,12 +130,36 @@ class VQGANLosses:
     def _generator_loss(self, fake: Tensor) -> Tensor:
         return generator_loss(fake) if self.config.adversarial.loss == "hinge" else (fake.float() - 1).pow(2).mean()
 
-    def _encode(self, images_BHWC: Tensor, *, context: StepContext) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W), randomly rotated and flipped where the settings ask for it, and their latents."""
+    def _encode(self, images_BHWC: Tensor, *, context: StepContext) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Images (B, 3, H, W), randomly rotated and flipped where the settings ask for it, and ``moments`` of them."""
         x_BCHW = to_float(images_BHWC)
         if self.config.augment:
             x_BCHW = dihedral(x_BCHW, context.randint(DIHEDRAL, (len(x_BCHW),)))
-        return self.autoencoder.to_pixel_range(x_BCHW), self.autoencoder.encode(x_BCHW)
+        return self.autoencoder.to_pixel_range(x_BCHW), *self.autoencoder.moments(x_BCHW)
+
+    def _regularised(
+        self, z_BChw: Tensor, logvar_BChw: Tensor | None, *, context: StepContext
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What is decoded, the term that regularises the latents, and its parts for the log.
+
+        The codebook is updated first, once for a whole batch. A decoder that is trained alone has no such term.
+        """
+        quantizer = self.autoencoder.quantizer
+        if self.config.trained == "decoder":
+            return self._kept_latents(z_BChw, context=context), z_BChw.new_zeros(()), {}
+        if quantizer is None:
+            assert logvar_BChw is not None, "latents without codes have variances"
+            values = 3 * (z_BChw.shape[-1] * self.config.factor) ** 2  # of an image
+            kl = kl_divergence(z_BChw.float(), logvar_BChw.float()) / values
+            q_BChw = z_BChw + (0.5 * logvar_BChw).exp() * context.randn(tuple(z_BChw.shape))
+            return q_BChw, self.config.kl_weight * kl, {"kl": kl}
+
+        if not context.scratch.get(CODEBOOK_UPDATED):
+            quantizer.update(z_BChw, generator=context.stream())
+        quantized = self.autoencoder.quantize(z_BChw)
+        penalty = self.config.commitment * quantized.commitment
+        penalty = penalty if quantized.codebook is None else penalty + quantized.codebook
+        return quantized.z_NCHW, penalty, {"commitment": quantized.commitment, "perplexity": quantizer.perplexity()}
 
     def _kept_latents(self, z_BChw: Tensor, *, context: StepContext) -> Tensor:
         """What a decoder that is trained alone decodes: latents as samples are decoded, with noise as configured.
@@ -191,6 +207,14 @@ def _only_last_layer(autoencoder: Autoencoder) -> Iterator[None]:
     finally:
         for parameter in others:
             parameter.requires_grad_(True)
+
+
+def kl_divergence(mean_NChw: Tensor, logvar_NChw: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of latents from a standard normal distribution, nats an image, averaged over images.
+
+    Kingma and Welling 2014, appendix B.
+    """
+    return 0.5 * (mean_NChw.square() + logvar_NChw.exp() - 1 - logvar_NChw).flatten(1).sum(dim=1).mean()
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:

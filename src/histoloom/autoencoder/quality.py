@@ -33,8 +33,9 @@ class ReconstructionQuality:
     """``quality.json``: reconstructions of ``n`` patches of ``split`` (holdout, or train where none is held out).
 
     ``psnr``: mean peak signal-to-noise ratio, dB. ``perplexity``: effective number of ``codes`` in use;
-    ``codes_used``: those used at all. ``discriminator_accuracy``: share of pairs of a patch and its reconstruction in
-    which the discriminator scores the patch higher, 0..1; None without a discriminator.
+    ``codes_used``: those used at all; all three are 0 without a codebook. ``discriminator_accuracy``: share of pairs of
+    a patch and its reconstruction in which the discriminator scores the patch higher, 0..1; None without a
+    discriminator.
     """
 
     psnr: float
@@ -107,7 +108,7 @@ def measure(context: StageContext, *, modules: Mapping[str, nn.Module], patches:
     mse_N = np.square(originals_NHWC.astype(np.float64) - reconstructions_NHWC).mean(axis=(1, 2, 3))
     quality = ReconstructionQuality(
         psnr=float(np.mean(10 * np.log10(255.0**2 / np.maximum(mse_N, 1e-10)))),
-        perplexity=float(perplexity(counts_K)),
+        perplexity=float(perplexity(counts_K)) if len(counts_K) else 0.0,
         codes=len(counts_K),
         codes_used=int((counts_K > 0).sum()),
         n=len(rows),
@@ -115,10 +116,8 @@ def measure(context: StageContext, *, modules: Mapping[str, nn.Module], patches:
         discriminator_accuracy=accuracy,
     )
     quality.save(context.out)
-    context.say(
-        f"reconstruction of {split} patches: PSNR {quality.psnr:.1f} dB, "
-        f"perplexity {quality.perplexity:.0f} of {quality.codes} codes"
-    )
+    use = f"perplexity {quality.perplexity:.0f} of {quality.codes} codes" if quality.codes else "no codebook"
+    context.say(f"reconstruction of {split} patches: PSNR {quality.psnr:.1f} dB, {use}")
 
     shown = generator.permutation(len(rows))[:SHOWN_PATCHES]
     ids = patches.columns("patch_id")["patch_id"].iloc[rows[shown]].to_numpy(dtype=str)
@@ -130,13 +129,15 @@ def measure(context: StageContext, *, modules: Mapping[str, nn.Module], patches:
 def reconstruct(
     model: Autoencoder, images_NHWC: np.ndarray, *, runtime: RuntimeConfig
 ) -> tuple[np.ndarray, torch.Tensor]:
-    """Reconstructions, uint8 as ``images_NHWC``, and how often each code was used, (K,)."""
+    """Reconstructions, uint8 as ``images_NHWC``, and how often each code was used, (K,); K is 0 without a codebook."""
     device = accelerator(runtime).device
     counts_K = torch.zeros(model.config.codes)
 
     def of_part(part_NHWC: np.ndarray) -> tuple[np.ndarray, Tensor]:
         x_NCHW = to_float(torch.from_numpy(part_NHWC).to(device))
         with autocast(runtime):
+            if model.quantizer is None:
+                return to_uint8(model.reconstruct(x_NCHW)).cpu().numpy(), torch.empty(0, dtype=torch.int64)
             codes_NHW = model.quantize(model.encode(x_NCHW)).indices_NHW
             return to_uint8(model.reconstruct(x_NCHW)).cpu().numpy(), codes_NHW.flatten().cpu()
 

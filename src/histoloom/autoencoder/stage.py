@@ -27,6 +27,9 @@ def run(context: StageContext) -> None:
     config = context.config.autoencoder
     patches = PatchSet.open(context.inputs["patches"])
     rows = patches.rows(split="train")
+    if config.pretrained is not None:
+        keep_pretrained(context, patches=patches)
+        return
     task = make_task(config, seed=context.config.seed, n=len(rows))
     autoencoder, discriminator = task.modules["autoencoder"], task.modules.get("discriminator")
     assert isinstance(autoencoder, Autoencoder), "made by make_task"
@@ -66,6 +69,22 @@ def run(context: StageContext) -> None:
         assert isinstance(model, Autoencoder), "the task's module keeps its kind"
         model.save(context.out)
         measure(context, modules=trained.modules, patches=patches)
+
+
+def keep_pretrained(context: StageContext, *, patches: PatchSet) -> None:
+    """Keep the weights of a ready autoencoder as they are, and measure it on held-out patches."""
+    config = context.config.autoencoder
+    start = start_folder(context.run, context.config)
+    model = Autoencoder.from_diffusers(config) if start is None else Autoencoder.load(start / "autoencoder")
+    assert model.pretrained is not None, "the settings name a ready model"
+    codes = f"{config.codes} codes" if config.codes else "no codebook"
+    context.say(
+        f"the autoencoder is a ready {model.pretrained.architecture} and is not trained: "
+        f"f = {config.factor}, {config.code_dim} channels, {codes}"
+    )
+    if is_main_process():
+        model.save(context.out)
+        measure(context, modules={"autoencoder": model.to(accelerator(context.config.runtime).device)}, patches=patches)
 
 
 def make_task(config: AutoencoderConfig, *, seed: int, n: int) -> Task:

@@ -1,19 +1,32 @@
 """The networks of the VQ-GAN (Esser et al. 2021): the autoencoder, of diffusers' blocks, and its patch discriminator.
 
+Without a codebook (``codes: 0``) the autoencoder is a variational one (Kingma and Welling 2014), and its latents are
+the means of their distributions. A ready autoencoder of diffusers can stand in its place (``diffusers_model``).
+
 Images are float -1..1, (N, 3, H, W); latents (N, C, H / f, W / f), before quantisation unless a name says otherwise.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.vae import Decoder, Encoder
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from histoloom import paper
+from histoloom.autoencoder.diffusers_model import (
+    DiffusersModel,
+    PretrainedDecoder,
+    PretrainedEncoder,
+    codebook_of,
+    load_model,
+    model_of,
+)
 from histoloom.autoencoder.quantizer import Quantized, Quantizer
 from histoloom.config import DISCRIMINATOR_GROUPS, AdversarialConfig, AutoencoderConfig
 from histoloom.errors import UserError
@@ -22,20 +35,29 @@ from histoloom.run.directory import read_json, write_bytes, write_json
 HEAD_CHANNELS = {4: 24, 2: 12}
 """Channels after unfolding by two: at a fourth of the resolution, and at half of it."""
 
+METADATA = "diffusers"
+"""key in the metadata of ``autoencoder.safetensors``: diffusers' configuration of a ready autoencoder"""
+
 
 class Autoencoder(nn.Module):
-    """Encoder, quantizer and decoder.
+    """Encoder, quantizer and decoder; ``quantizer`` is None where there is no codebook.
 
     With ``stem`` above 1, squares of pixels are folded into channels before the encoder and unfolded after the decoder.
     """
 
-    encoder: Encoder | paper.Encoder
-    decoder: Decoder | paper.Decoder
+    encoder: nn.Module
+    decoder: nn.Module
+    quantizer: Quantizer | None
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: AutoencoderConfig, *, pretrained: DiffusersModel | None = None) -> None:
+        """``pretrained``: the ready model, where ``config`` names one whose folder may be gone by now."""
         super().__init__()
         self.config = config
-        if config.architecture == "paper":
+        self.pretrained = pretrained or (model_of(config) if config.pretrained else None)
+        if self.pretrained is not None:
+            model = self.pretrained.build()
+            self.encoder, self.decoder = PretrainedEncoder(model), PretrainedDecoder(model)
+        elif config.architecture == "paper":
             self.encoder = paper.Encoder(config)
             self.decoder = paper.Decoder(config)
         else:
@@ -48,7 +70,7 @@ class Autoencoder(nn.Module):
                 layers_per_block=config.blocks,
                 norm_num_groups=config.groups,
                 act_fn="silu",
-                double_z=False,
+                double_z=config.codes == 0,  # means and logarithms of variances
                 mid_block_add_attention=config.attention,
             )
             self.decoder = Decoder(
@@ -61,28 +83,58 @@ class Autoencoder(nn.Module):
                 act_fn="silu",
                 mid_block_add_attention=config.attention,
             )
-        self.head = unfolding_head(config.stem, last=self.decoder.conv_out)
-        self.quantizer = Quantizer(
-            config.codes,
-            dim=config.code_dim,
-            decay=config.codebook_decay,
-            restart_below=config.restart_below,
-            gradient=config.gradient,
+        last = self.decoder.conv_out if isinstance(self.decoder, Decoder | paper.Decoder) else None
+        self.head = nn.Sequential() if last is None else unfolding_head(config.stem, last=last)
+        self.quantizer = (
+            Quantizer(
+                config.codes,
+                dim=config.code_dim,
+                decay=config.codebook_decay,
+                restart_below=config.restart_below,
+                gradient=config.gradient,
+            )
+            if config.codes
+            else None
         )
 
+    @staticmethod
+    def from_diffusers(config: AutoencoderConfig) -> Autoencoder:
+        """The ready autoencoder that ``config`` names, with its weights; ``UserError`` where they do not fit."""
+        assert config.pretrained is not None, "the settings name one"
+        folder = Path(config.pretrained)
+        autoencoder, model = Autoencoder(config), load_model(folder)
+        autoencoder.encoder, autoencoder.decoder = PretrainedEncoder(model), PretrainedDecoder(model)
+        codebook_KC = codebook_of(model)
+        if autoencoder.quantizer is not None and codebook_KC is not None:
+            autoencoder.quantizer.codebook_KC.data.copy_(codebook_KC)
+        return autoencoder.eval().requires_grad_(False)
+
     def encode(self, x_NCHW: Tensor) -> Tensor:
-        """Images to latents before quantisation."""
-        x_NCHW = self.to_pixel_range(x_NCHW)
-        return self.encoder(F.pixel_unshuffle(x_NCHW, self.config.stem))
+        """Images to latents before quantisation; the means of their distributions where there is no codebook."""
+        return self.moments(x_NCHW)[0]
+
+    def moments(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Latents, and the logarithms of their variances, clipped to -30..20; None where latents have none."""
+        h_NChw: Tensor = self.encoder(F.pixel_unshuffle(self.to_pixel_range(x_NCHW), self.config.stem))
+        if self.quantizer is not None or self.pretrained is not None:
+            return h_NChw, None
+        mean_NChw, logvar_NChw = h_NChw.chunk(2, dim=1)
+        return mean_NChw, logvar_NChw.clamp(-30, 20)
 
     def latents(self, x_NCHW: Tensor) -> Tensor:
         """Images to the latents of the later stages: before quantisation, or after where the settings say so."""
         z_NCHW = self.encode(x_NCHW).float()
-        return self.quantizer.lookup(self.quantize(z_NCHW).indices_NHW) if self.config.quantize_latents else z_NCHW
+        return self.codes(z_NCHW) if self.config.quantize_latents else z_NCHW
 
     def quantize(self, z_NCHW: Tensor) -> Quantized:
-        """The nearest codes."""
-        return self.quantizer(z_NCHW)
+        """The nearest codes; only where there is a codebook."""
+        assert self.quantizer is not None, "an autoencoder with a codebook"
+        quantized: Quantized = self.quantizer(z_NCHW)
+        return quantized
+
+    def codes(self, z_NCHW: Tensor) -> Tensor:
+        """Latents after quantisation; as they are where there is no codebook."""
+        return z_NCHW if self.quantizer is None else self.quantizer.lookup(self.quantize(z_NCHW).indices_NHW)
 
     def decode(self, z_NCHW: Tensor) -> Tensor:
         """Latents of the later stages to images, not clipped to -1..1; quantises first where the settings say so."""
@@ -90,7 +142,7 @@ class Autoencoder(nn.Module):
 
     def decoded_latents(self, z_NCHW: Tensor) -> Tensor:
         """What the decoder is given for latents of the later stages: these, or their nearest codes."""
-        return self.quantizer.lookup(self.quantize(z_NCHW).indices_NHW) if self.config.quantize_decoded else z_NCHW
+        return self.codes(z_NCHW) if self.config.quantize_decoded else z_NCHW
 
     def decode_codes(self, q_NCHW: Tensor) -> Tensor:
         """Latents to images, by the decoder alone."""
@@ -100,12 +152,10 @@ class Autoencoder(nn.Module):
     def reconstruct(self, x_NCHW: Tensor) -> Tensor:
         """Images through the whole autoencoder, by the latents that its decoder learned from.
 
-        These are codes, but for a decoder that was trained alone on what it decodes.
+        These are codes where there is a codebook, but for a decoder that was trained alone on what it decodes.
         """
         z_NCHW = self.encode(x_NCHW)
-        if self.config.trained == "decoder":
-            return self.decode(z_NCHW)
-        return self.decode_codes(self.quantizer.lookup(self.quantize(z_NCHW).indices_NHW))
+        return self.decode(z_NCHW) if self.config.trained == "decoder" else self.decode_codes(self.codes(z_NCHW))
 
     def to_pixel_range(self, x_NCHW: Tensor) -> Tensor:
         """Images in the range of values that the networks and the losses see: -1..1, or 0..1."""
@@ -114,7 +164,7 @@ class Autoencoder(nn.Module):
     @property
     def last_layer(self) -> Tensor:
         """The weights whose gradients balance the adversarial loss (Esser et al. 2021, equation 7)."""
-        last = self.head[-1] if len(self.head) else self.decoder.conv_out
+        last = self.head[-1] if len(self.head) else getattr(self.decoder, "conv_out", None)
         assert isinstance(last, nn.Conv2d), "the decoder ends with a convolution"
         return last.weight
 
@@ -125,14 +175,19 @@ class Autoencoder(nn.Module):
             return (self.decoder,)
         if isinstance(self.decoder, paper.Decoder):
             return (self.decoder.layers,)
+        assert isinstance(self.decoder, Decoder), "a ready autoencoder is not trained"
         assert self.decoder.mid_block is not None, "diffusers' decoder has one"
         return (self.decoder.mid_block, *self.decoder.up_blocks)
 
     def save(self, folder: Path) -> None:
         """Write ``autoencoder.safetensors`` and ``autoencoder.json``."""
-        weights = save({name: value.contiguous() for name, value in self.state_dict().items()})
+        metadata = None if self.pretrained is None else {METADATA: self.pretrained.as_text()}
+        weights = save({name: value.contiguous() for name, value in self.state_dict().items()}, metadata)
         write_bytes(folder / "autoencoder.safetensors", weights)
-        write_json(folder / "autoencoder.json", self.config.model_dump(mode="json"))
+        values = self.config.model_dump(mode="json")
+        if self.config.pretrained is not None:
+            values["pretrained"] = Path(self.config.pretrained).name  # where it lay is nobody's business
+        write_json(folder / "autoencoder.json", values)
 
     @staticmethod
     def load(folder: Path) -> Autoencoder:
@@ -140,8 +195,14 @@ class Autoencoder(nn.Module):
         for name in ("autoencoder.json", "autoencoder.safetensors"):
             if not (folder / name).is_file():
                 raise UserError(f"{folder} has no {name}; restore it from a copy, or train the autoencoder again")
-        model = Autoencoder(AutoencoderConfig.model_validate(read_json(folder / "autoencoder.json")))
-        model.load_state_dict(load_file(folder / "autoencoder.safetensors"))
+        config = AutoencoderConfig.model_validate(read_json(folder / "autoencoder.json"))
+        weights, pretrained = folder / "autoencoder.safetensors", None
+        if config.pretrained:
+            with safe_open(weights, framework="pt") as file:
+                text = (file.metadata() or {}).get(METADATA, "null")
+            pretrained = DiffusersModel.of(json.loads(text), source=str(weights))
+        model = Autoencoder(config, pretrained=pretrained)
+        model.load_state_dict(load_file(weights))
         return model.eval().requires_grad_(False)
 
 

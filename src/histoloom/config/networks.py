@@ -129,6 +129,11 @@ class AutoencoderConfig(Section):
 
     retired: ClassVar[Mapping[str, object]] = {"code_space": "plane", "equivariance": 0.0}
 
+    pretrained: str | None = Field(
+        None,
+        description="folder of a ready autoencoder in diffusers' format (AutoencoderKL, AutoencoderTiny, VQModel), "
+        "which is used as it is; stem, multipliers, codes and code_dim are then its own; null: train one",
+    )
     architecture: Literal["diffusers", "paper"] = Field(
         "diffusers",
         description="networks: of diffusers' blocks, with a discriminator that normalises groups; or those of Rumman "
@@ -151,8 +156,19 @@ class AutoencoderConfig(Section):
         description="largest number of groups of a group normalisation; with one channel per group the network loses "
         "the mean of each channel, and with it the colour of a patch",
     )
-    codes: int = Field(128, ge=2, description="number of vectors in the codebook")
+    codes: int = Field(
+        128,
+        ge=0,
+        description="number of vectors in the codebook; 0: no codebook but continuous latents, whose distribution is "
+        "drawn to a standard normal one (Kingma and Welling 2014)",
+    )
     code_dim: PositiveInt = Field(16, description="length of a codebook vector: the number of latent channels")
+    kl_weight: float = Field(
+        1e-6,
+        ge=0,
+        description="weight of the divergence of continuous latents from a standard normal distribution, in nats for "
+        "each value of the image (Rombach et al. 2022)",
+    )
     gradient: Literal["straight-through", "rotation"] = Field(
         "straight-through",
         description="how gradients pass the quantizer: unchanged (van den Oord et al. 2017), or by the rotation trick "
@@ -223,6 +239,14 @@ class AutoencoderConfig(Section):
                 f"the last level's width must be a multiple of {ATTENTION_HEADS} for the attention of architecture: "
                 f"paper, got {self.widths[-1]}"
             )
+        if self.pretrained and self.trained == "decoder":
+            raise ValueError("a ready autoencoder (pretrained) is used as it is; leave out trained: decoder")
+        if self.codes == 1:
+            raise ValueError("a codebook of one code carries nothing; set codes=0 for none, or more")
+        if self.codes == 0 and self.quantize_latents:
+            raise ValueError("without a codebook (codes=0) there is nothing to quantise; set quantize_latents=false")
+        if self.codes == 0 and self.architecture == "paper":
+            raise ValueError("architecture: paper needs a codebook; set codes, or architecture=diffusers")
         if self.codebook_decay is None and self.restart_below > 0:
             raise ValueError("codes are restarted only with moving averages; set restart_below=0, or a codebook_decay")
         return self

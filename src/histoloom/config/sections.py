@@ -350,7 +350,7 @@ class Config(Section):
         # PyTorch refuses to normalise a single value, one channel at one position. The lowest level normalises its own
         # channels and those that it gets from the level above.
         for name, side, channels in (
-            ("autoencoder", size // auto.factor, min(auto.widths[-2:]) // auto.groups),
+            ("autoencoder", size // auto.factor, 2 if auto.pretrained else min(auto.widths[-2:]) // auto.groups),
             ("diffusion", size // step, min(diffusion.channels[-2:]) // diffusion.groups),
         ):
             if side == 1 and channels == 1:
@@ -366,6 +366,16 @@ class Config(Section):
             raise ValueError(
                 "autoencoder.trained: decoder needs a generator whose encoder is kept; "
                 "make the run with histoloom init ... --from GENERATOR"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _codes_exist(self) -> Config:
+        clusters = self.clusters
+        if self.autoencoder.codes == 0 and "codes" in (*clusters.kinds, clusters.validity_features):
+            raise ValueError(
+                "the autoencoder has no codebook, so there are no histograms of codes; set clusters.features and "
+                "clusters.validity_features to others than codes, or autoencoder.codes above 0"
             )
         return self
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import diffusers
 import torch
 from diffusers import DDPMScheduler
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from histoloom import sharing
@@ -106,7 +107,7 @@ def copy_weights(*, diffusion: Path, autoencoder: Path, out: Path, half: bool) -
     (out / "autoencoder").mkdir()
     shutil.copy2(autoencoder / "autoencoder.json", out / "autoencoder" / "autoencoder.json")
     name = "autoencoder.safetensors"
-    _copy_tensors(autoencoder / name, out / "autoencoder" / name, half=half)
+    copy_tensors(autoencoder / name, out / "autoencoder" / name, half=half)
 
 
 def _copy_unet(source: Path, out: Path, *, half: bool) -> None:
@@ -114,10 +115,11 @@ def _copy_unet(source: Path, out: Path, *, half: bool) -> None:
     (out / "unet").mkdir()
     shutil.copy2(source / "unet" / "config.json", out / "unet" / "config.json")
     weights = "diffusion_pytorch_model.safetensors"
-    _copy_tensors(source / "unet" / weights, out / "unet" / weights, half=half)
+    copy_tensors(source / "unet" / weights, out / "unet" / weights, half=half)
 
 
-def _copy_tensors(source: Path, target: Path, *, half: bool) -> None:
+def copy_tensors(source: Path, target: Path, *, half: bool) -> None:
+    """Copy a file of weights, in half precision where asked; what its header says of the model stays."""
     if not half:
         shutil.copy2(source, target)
         return
@@ -126,7 +128,9 @@ def _copy_tensors(source: Path, target: Path, *, half: bool) -> None:
     for name, value in halved.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(f"{name} of {source.name} is too large for half precision; export without --half")
-    write_bytes(target, save(halved, metadata={"format": "pt"}))
+    with safe_open(source, framework="pt") as file:
+        metadata = file.metadata() or {}
+    write_bytes(target, save(halved, metadata={"format": "pt"} | metadata))
 
 
 def _write_names(run: Run, folder: Path) -> None:
