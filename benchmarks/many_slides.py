@@ -12,8 +12,8 @@ The same is done with parts of the slides (``--parts 0.1 1``). Prints a Markdown
 the clock at the largest size; seconds of processor time at each size, for each patch, and for each further patch; the
 largest memory (RSS) at each size; and the exponent p with which processor time and memory grow: t = c N^p from two
 sizes, t = a + c N^p from three, which takes out the start of the process. Exponents above 1.1, growth faster than the
-work, are bold. ``again`` is a run with nothing to do, ``atlas`` the first visit of its main pages and of a gallery. Each cost is also printed as soon as it is measured.
-About 15 KB of disk a patch are needed in ``--folder``.
+work, are bold. ``again`` is a run with nothing to do, ``atlas`` the first visit of its main pages and of a gallery.
+Each cost is also printed as soon as it is measured. About 15 KB of disk a patch are needed in ``--folder``.
 """
 
 from __future__ import annotations

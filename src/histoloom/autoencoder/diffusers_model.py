@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ class DiffusersModel:
             or values.get("out_channels", 3) != 3
         ):
             raise UserError(f"autoencoder.pretrained: {source} does not encode plain RGB images; give one that does")
-        return DiffusersModel(name, {key: value for key, value in values.items() if not key.startswith("_")})
+        known = inspect.signature(CLASSES[name].__init__).parameters  # diffusers writes further ones, and warns of them
+        return DiffusersModel(name, {key: value for key, value in values.items() if key in known})
 
     @property
     def latent_channels(self) -> int:

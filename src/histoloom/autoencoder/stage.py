@@ -96,8 +96,9 @@ def make_task(config: AutoencoderConfig, *, seed: int, n: int) -> Task:
     torch.manual_seed(derive(seed, "autoencoder", "weights"))
     autoencoder = Autoencoder(config)
     if config.trained == "decoder":
-        autoencoder.encoder.requires_grad_(False)
-        autoencoder.quantizer.requires_grad_(False)
+        for kept in (autoencoder.encoder, autoencoder.quantizer):
+            if kept is not None:
+                kept.requires_grad_(False)
     modules: dict[str, nn.Module] = {"autoencoder": autoencoder}
     if config.adversarial.weight > 0:
         adversarial = config.adversarial
