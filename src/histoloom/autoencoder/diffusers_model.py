@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 from safetensors.torch import load_file
@@ -30,10 +28,17 @@ CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 
 @dataclass(frozen=True)
 class DiffusersModel:
-    """What ``config.json`` says of a model: ``architecture``, the class's name, and ``values``, its arguments."""
+    """What ``config.json`` says of a model.
+
+    ``architecture``: the class's name; ``latent_channels``: C; ``halvings``: how often the encoder halves the map;
+    ``codes``: vectors of its codebook, 0 without one; ``text``: the content of the file.
+    """
 
     architecture: str
-    values: Mapping[str, Any]
+    latent_channels: int
+    halvings: int
+    codes: int
+    text: str
 
     @staticmethod
     def read(folder: Path) -> DiffusersModel:
@@ -63,37 +68,24 @@ class DiffusersModel:
         ):
             raise UserError(f"autoencoder.pretrained: {source} does not encode plain RGB images; give one that does")
         known = inspect.signature(CLASSES[name].__init__).parameters  # diffusers writes further ones, and warns of them
-        return DiffusersModel(name, {key: value for key, value in values.items() if key in known})
-
-    @property
-    def latent_channels(self) -> int:
-        """C."""
-        if self.architecture == "VQModel" and self.values.get("vq_embed_dim"):
-            return int(self.values["vq_embed_dim"])
-        default = 3 if self.architecture == "VQModel" else 4
-        return int(self.values.get("latent_channels", default))
-
-    @property
-    def halvings(self) -> int:
-        """How often the encoder halves the map."""
-        if self.architecture == "AutoencoderTiny":
-            return len(self.values.get("encoder_block_out_channels", (64,) * 4)) - 1
-        return len(self.values.get("block_out_channels", (64,))) - 1
-
-    @property
-    def codes(self) -> int:
-        """Vectors of its codebook; 0: it has none."""
-        return int(self.values.get("num_vq_embeddings", 256)) if self.architecture == "VQModel" else 0
+        has_codes, tiny = name == "VQModel", name == "AutoencoderTiny"
+        channels = int(values.get("latent_channels", 3 if has_codes else 4))
+        widths = (
+            values.get("encoder_block_out_channels", (64,) * 4) if tiny else values.get("block_out_channels", (64,))
+        )
+        return DiffusersModel(
+            architecture=name,
+            latent_channels=int(values.get("vq_embed_dim") or channels) if has_codes else channels,
+            halvings=len(widths) - 1,
+            codes=int(values.get("num_vq_embeddings", 256)) if has_codes else 0,
+            text=json.dumps({"_class_name": name} | {key: value for key, value in values.items() if key in known}),
+        )
 
     def build(self) -> nn.Module:
         """The model with random weights."""
-        model = CLASSES[self.architecture].from_config(dict(self.values))
+        model = CLASSES[self.architecture].from_config(json.loads(self.text))
         assert isinstance(model, nn.Module), "made by diffusers"
         return model
-
-    def as_text(self) -> str:
-        """The content of ``config.json``."""
-        return json.dumps({"_class_name": self.architecture, **self.values}, sort_keys=True)
 
 
 def with_pretrained_autoencoder(values: Values) -> Values:

@@ -181,7 +181,7 @@ class Autoencoder(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write ``autoencoder.safetensors`` and ``autoencoder.json``."""
-        metadata = None if self.pretrained is None else {METADATA: self.pretrained.as_text()}
+        metadata = None if self.pretrained is None else {METADATA: self.pretrained.text}
         weights = save({name: value.contiguous() for name, value in self.state_dict().items()}, metadata)
         write_bytes(folder / "autoencoder.safetensors", weights)
         values = self.config.model_dump(mode="json")

@@ -3,20 +3,15 @@
 Unknown keys are errors, and so are settings that contradict each other.
 """
 
+from histoloom.config.autoencoder import DISCRIMINATOR_GROUPS, AdversarialConfig, AutoencoderConfig, LatentsConfig
 from histoloom.config.networks import (
-    DISCRIMINATOR_GROUPS,
     LPIPS_MIN_SIZE,
-    AdversarialConfig,
-    AutoencoderConfig,
     ClusterClassifierConfig,
     ClustersConfig,
     DiffusionConfig,
     FeatureKind,
     JointConfig,
-    LatentsConfig,
     PerceptualTrunk,
-    Phase,
-    TrainingConfig,
 )
 from histoloom.config.section import Section
 from histoloom.config.sections import (
@@ -37,6 +32,7 @@ from histoloom.config.sections import (
     SplitConfig,
     StartConfig,
 )
+from histoloom.config.training import Phase, TrainingConfig
 from histoloom.config.values import (
     Values,
     dump_config,

@@ -12,14 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
-from histoloom.config.networks import (
-    LPIPS_MIN_SIZE,
-    AutoencoderConfig,
-    ClusterClassifierConfig,
-    ClustersConfig,
-    DiffusionConfig,
-    LatentsConfig,
-)
+from histoloom.config.autoencoder import AutoencoderConfig, LatentsConfig
+from histoloom.config.networks import LPIPS_MIN_SIZE, ClusterClassifierConfig, ClustersConfig, DiffusionConfig
 from histoloom.config.section import Section
 
 MPP_LIMITS = (0.01, 100.0)
