@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,8 +14,10 @@ from command_line import histoloom
 from safetensors.numpy import load_file, save_file
 
 from histoloom.names import add_label
+from histoloom.names.corrections import NO_TISSUE, correct
 from histoloom.run.directory import Run
 from histoloom.sharing.anndata_file import annotate
+from histoloom.sharing.coordinate_files import export_coordinates
 from histoloom.slides.patch_set import PatchSet
 
 
@@ -64,6 +67,38 @@ def test_rows_are_joined_by_patch_and_not_by_their_order(run: Run, tmp_path: Pat
     latents = annotate(Run.open(copy)).obsm["latents"]
     assert len(latents) == len(table)
     assert latents.std(axis=0).min() > 0
+
+
+def test_corrected_patches_have_the_corrected_tissue_at_their_k(run: Run, tmp_path: Path) -> None:
+    """Here and in the files of places; the clusters stay as they are."""
+    copy = Path(shutil.copytree(run.path, tmp_path / "run"))
+    before, k = annotate(run), annotate(run).k
+    new, none = before.obs.index[:2]
+    correct(copy, patches=[new], target="vessel", k=k, rater="A")
+    correct(copy, patches=[none], target="", k=k, rater="A")
+    obs = annotate(Run.open(copy)).obs
+    assert obs[[f"k{k}_tissue", "tissue", "correction"]].loc[[new, none]].to_numpy().tolist() == [
+        ["vessel"] * 3,
+        [NO_TISSUE] * 3,
+    ]
+    assert obs["flag"][none] == "artefact"
+    rest = obs.index.drop([new, none])
+    assert (obs["tissue"][rest].astype(str) == before.obs["tissue"][rest].astype(str)).all()
+    assert (obs["cluster_tissue"].astype(str) == before.obs["tissue"].astype(str)).all()
+    for column in ("k2", "k3"):
+        assert (obs[column] == before.obs[column]).all()
+    other = f"k{5 - k}_tissue"
+    assert (obs[other].astype(str) == before.obs[other].astype(str)).all()
+
+    export_coordinates(Run.open(copy), tmp_path / "places", program="clam")
+    numbers = []
+    for path in sorted((tmp_path / "places" / "patches").iterdir()):
+        with h5py.File(path) as file:
+            assert set(file) - {"coords", "split", "k2", "k3"} == {f"k{k}_corrected"}
+            assert file[f"k{k}_corrected"].attrs["tissue"][-1] == "vessel"
+            differing = np.flatnonzero(file[f"k{k}"][:] != file[f"k{k}_corrected"][:])
+            numbers += file[f"k{k}_corrected"][:][differing].tolist()
+    assert sorted(numbers) == [-1, k]
 
 
 def test_without_the_extra_it_says_what_to_install(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from histoloom.config import SlidesConfig
 from histoloom.errors import UserError
 from histoloom.names import add_label, merge
-from histoloom.names.corrections import NO_TISSUE, correct
+from histoloom.names.corrections import NO_TISSUE, correct, undo_correction
 from histoloom.run.directory import Run
 from histoloom.sharing import patch_folder
 from histoloom.sharing.patch_folder import write_patches
@@ -58,20 +58,44 @@ def test_an_image_folder_holds_every_patch_with_its_name(run: Run, tmp_path: Pat
         find_slides(SlidesConfig(paths=(str(tmp_path / "out"),), mpp=1.0))
 
 
-def test_regions_and_corrections_are_columns(run: Run, tmp_path: Path) -> None:
+def test_a_region_is_a_column_and_corrected_patches_have_the_corrected_tissue(run: Run, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(run.path, tmp_path / "run"))
-    index = folder / "patches" / "index.parquet"
+    index, clusters = folder / "patches" / "index.parquet", pd.read_parquet(folder / "clusters" / "index.parquet")
     patches = pd.read_parquet(index)
     patches.assign(region="Stroma").to_parquet(index, index=False)
-    corrected, other = patches["patch_id"].iloc[:2]
-    correct(folder, patches=[corrected], target="vessel", k=3, rater="A")
-    correct(folder, patches=[corrected, other], target="", k=3, rater="B")
+    new, none, other = clusters["patch_id"][clusters["k3"] == 1].iloc[:3]
+    moved = clusters["patch_id"][clusters["k3"] == 2].iloc[0]
+    correct(folder, patches=[new], target="vessel", k=3, rater="A")
+    correct(folder, patches=[moved], target="Marrow", k=3, rater="A")
+    correct(folder, patches=[none, other], target="", k=3, rater="B")
     correct(folder, patches=[other], target=None, k=3, rater="B")
     write_patches(Run.open(folder), tmp_path / "out", k=3)
     table = pd.read_csv(tmp_path / "out" / "metadata.csv", keep_default_na=False).set_index("patch_id")
     assert set(table["region"]) == {"Stroma"}
-    assert table["correction"][corrected] == NO_TISSUE
-    assert set(table["correction"].drop(corrected)) == {""}
+    expected = {
+        new: ("vessel", "", 1, 3, "marrow", "vessel", "vessel"),
+        none: (NO_TISSUE, "artefact", 1, -1, "marrow", NO_TISSUE, "no-tissue"),
+        moved: ("marrow", "unsure", 2, 1, "Bone, dense", "marrow", "marrow"),
+        other: ("marrow", "unsure", 1, 1, "marrow", "", "marrow"),
+    }
+    table["folder"] = table["file_name"].str.partition("/")[0]
+    columns = ["tissue", "flag", "cluster", "number", "cluster_tissue", "correction", "folder"]
+    assert {patch: tuple(table.loc[patch, columns]) for patch in expected} == expected
+    assert set(table["correction"].drop([new, none, moved])) == {""}
+
+    for tissues, corrected in (("vessel",), {new}), (("marrow",), {moved}), (("1", NO_TISSUE), {none, moved}):
+        out = tmp_path / "-".join(tissues)
+        write_patches(Run.open(folder), out, k=3, tissues=tissues, image_format="webdataset")
+        some = pd.read_csv(out / "metadata.csv", keep_default_na=False).set_index("patch_id")
+        assert corrected == set(some.index) & {new, none, moved}
+        assert (len(some) > 2) == (tissues != ("vessel",))
+    with tarfile.open(tmp_path / "vessel" / "patches-000000.tar") as tar:
+        (number,) = [tar.extractfile(member) for member in tar if member.name.endswith(".cls")]
+        assert number is not None
+        assert number.read() == b"3"
+    undo_correction(folder, k=3, rater="A")
+    with pytest.raises(UserError, match="another request"):
+        write_patches(Run.open(folder), tmp_path / "out", k=3)
 
 
 def test_a_job_continues_and_another_is_refused(run: Run, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 from histoloom.errors import UserError
 from histoloom.names.history import History, history_of, undone_events
 from histoloom.names.journal import Journal, clustering_of, event_id, locked, read_events
-from histoloom.names.label_state import Label, current_labels, reference_of
+from histoloom.names.label_state import Label, current_labels, reference_of, tissues_of
 from histoloom.names.text import NUMBER, normalised, valid, valid_edit
 from histoloom.run.directory import disk_errors_explained
 from histoloom.run.json_lines import append_lines
@@ -160,6 +160,31 @@ def current_corrections(run: Path, *, k: int) -> dict[str, str]:
     targets = read_correction_state(run, k=k).effective()
     names = target_names(targets.values(), labels=current_labels(run, k=k)) if targets else {}
     return {patch: names[target] for patch, target in targets.items()}
+
+
+@dataclass(frozen=True)
+class CorrectedTissues:
+    """What the corrections at one k come to, in numbers: clusters keep theirs, and ``names`` are numbered on from k.
+
+    ``names``: those that no cluster has. ``numbers``: those of the tissue of each corrected patch, by patch id: several
+    where clusters share a name, none for no tissue.
+    """
+
+    names: tuple[str, ...]
+    numbers: Mapping[str, tuple[int, ...]]
+
+
+def corrected_tissues(run: Path, *, k: int) -> CorrectedTissues:
+    """The corrections that count at ``k``."""
+    corrections = current_corrections(run, k=k)
+    numbers: dict[str, tuple[int, ...]] = {normalised(NO_TISSUE): ()}
+    labels = current_labels(run, k=k) if corrections else {}
+    for clusters in tissues_of(labels).values():
+        numbers[normalised(labels[clusters[0]].name)] = clusters
+    spelled = {normalised(name): name for name in corrections.values()}
+    names = tuple(spelled[key] for key in sorted(spelled.keys() - numbers.keys()))
+    numbers |= {normalised(name): (number,) for number, name in enumerate(names, start=k)}
+    return CorrectedTissues(names, {patch: numbers[normalised(name)] for patch, name in corrections.items()})
 
 
 def target_names(targets: Iterable[int | str], *, labels: Mapping[int, Label]) -> dict[int | str, str]:

@@ -78,22 +78,22 @@ def export_anndata(run: Run, out: Path) -> None:
 
 
 def annotate(run: Run) -> PatchAnnotations:
-    """Clusters and names for every k, probabilities, features and places of a run's patches.
+    """Clusters and tissues for every k, probabilities, features and places of a run's patches.
 
-    ``UserError`` where its patches or clusters are missing.
+    Tissues are as experts have corrected them. ``UserError`` where its patches or clusters are missing.
     """
     labelled = LabelledPatches.open(run)
     k = labelled.k(None)
-    obs = labelled.table(k).set_index("patch_id").drop(columns=["k", "cluster", "colour"])
+    obs = labelled.table(k).set_index("patch_id").drop(columns=["k", "cluster", "colour", "number"], errors="ignore")
     obs.index = obs.index.astype(object)
     obsm = {"spatial": (obs[["x", "y"]].to_numpy(np.float64) + obs[["extent"]].to_numpy(np.float64) / 2)}
     for sweep_k in labelled.clustering.ks:
-        names = [label.name for label in labelled.labels(sweep_k).values()]
-        cluster_N = labelled.clusters(sweep_k)
-        obs[f"k{sweep_k}"] = _categories(cluster_N, [str(cluster) for cluster in range(sweep_k)])
-        obs[f"k{sweep_k}_tissue"] = np.array(names, dtype=object)[cluster_N]
+        obs[f"k{sweep_k}"] = _categories(labelled.clusters(sweep_k), [str(cluster) for cluster in range(sweep_k)])
+        tissues = labelled.tissues(sweep_k)
+        names = [tissues[number].name for number in labelled.numbers(sweep_k)]
+        obs[f"k{sweep_k}_tissue"] = np.array(names, dtype=object)
         obsm[f"k{sweep_k}_probabilities"] = labelled.probabilities(sweep_k)
-    further = [column for column in ("region", "correction") if column in obs]
+    further = [column for column in ("region", "cluster_tissue", "correction") if column in obs]
     for column in (*_TEXTS, *further, "tissue", "flag", *(f"k{sweep_k}_tissue" for sweep_k in labelled.clustering.ks)):
         codes, texts = pd.factorize(obs[column].astype(object), sort=True)
         obs[column] = _categories(codes, list(texts))

@@ -43,6 +43,10 @@ def export_coordinates(run: Run, out: Path, *, program: Program) -> None:
     names, size, mpp = file_names(slides), labelled.patches.size, labelled.patches.mpp
     clusters = {f"k{k}": labelled.clusters(k) for k in labelled.clustering.ks}
     tissues = {f"k{k}": [label.name for label in labelled.labels(k).values()] for k in labelled.clustering.ks}
+    for k in labelled.clustering.ks:
+        if labelled.corrected(k).numbers:
+            clusters[f"k{k}_corrected"] = labelled.numbers(k)
+            tissues[f"k{k}_corrected"] = [*tissues[f"k{k}"], *labelled.corrected(k).names]
     with disk_errors_explained(out):
         part = out.with_name(f".{out.name}.part")
         shutil.rmtree(part, ignore_errors=True)

@@ -23,7 +23,7 @@ from PIL import Image
 from histoloom.names import clusters_of_tissue, folder_name
 from histoloom.progress import meter
 from histoloom.run.claimed_folder import claimed
-from histoloom.run.directory import Run, disk_errors_explained, replacing, write_bytes, write_text
+from histoloom.run.directory import Run, disk_errors_explained, fingerprint, replacing, write_bytes, write_text
 from histoloom.run.own_output import png_text
 from histoloom.seeding import numpy_generator
 from histoloom.sharing.patch_labels import LabelledPatches
@@ -46,14 +46,16 @@ def write_patches(
 ) -> int:
     """Write the patches of a run, or of some tissues of it, to ``out``; returns their number.
 
+    Patches that an expert has corrected are of the tissue that they were corrected to.
+
     Raises ``UserError`` for an unknown tissue or k, and where ``out`` holds something else.
     """
     labelled = LabelledPatches.open(run)
     k = labelled.k(k)
-    names = {cluster: label.name for cluster, label in labelled.labels(k).items()}
-    clusters = {cluster for tissue in tissues for cluster in clusters_of_tissue(names, tissue, k=k)} or set(names)
+    names = {number: label.name for number, label in labelled.tissues(k).items()}
+    numbers = {number for tissue in tissues for number in clusters_of_tissue(names, tissue, k=k)} or set(names)
     table = labelled.table(k)
-    table = table[table["cluster"].isin(clusters)]
+    table = table[np.isin(labelled.numbers(k), sorted(numbers))]
 
     # A folder a tissue, or shards in which the patches are shuffled.
     if image_format == "webdataset":
@@ -69,12 +71,14 @@ def write_patches(
 
     artifact = run.artifact("clusters")
     assert artifact is not None, "the clusters are published"
-    identity = {
+    identity: dict[str, object] = {
         "clusters": artifact.fingerprint,
         "k": k,
-        "names": {str(cluster): names[cluster] for cluster in sorted(clusters)},
+        "names": {str(number): names[number] for number in sorted(numbers)},
         "format": image_format,
     }
+    if "correction" in table:
+        identity["corrections"] = fingerprint([table["patch_id"].tolist(), table["correction"].tolist()])
     with disk_errors_explained(out), claimed(out, identity=identity):
         if image_format == "webdataset":
             _write_shards(labelled.patches, table, out=out)
@@ -117,7 +121,7 @@ def _write_shards(patches: PatchSet, table: pd.DataFrame, *, out: Path) -> None:
                         for data, record in zip(pool.map(_encoded, images), some.to_dict("records"), strict=True):
                             key = Path(str(record.pop("file_name"))).stem
                             _add(tar, f"{key}.png", data)
-                            _add(tar, f"{key}.cls", str(record["cluster"]).encode())
+                            _add(tar, f"{key}.cls", str(record.get("number", record["cluster"])).encode())
                             _add(tar, f"{key}.json", json.dumps(record, ensure_ascii=False).encode())
             progress.advance(len(rows))
 

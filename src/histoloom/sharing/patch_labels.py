@@ -1,4 +1,5 @@
-"""A run's patches with what is known of each: its place, its cluster and the name that counts for it."""
+"""A run's patches with what is known of each: its place, its cluster, and the tissue that counts for it: its cluster's
+name, or what an expert has corrected it to."""
 
 from __future__ import annotations
 
@@ -10,12 +11,14 @@ import pandas as pd
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.errors import UserError
 from histoloom.names import Label, current_labels
-from histoloom.names.corrections import current_corrections
+from histoloom.names.corrections import NO_TISSUE, CorrectedTissues, corrected_tissues, current_corrections
 from histoloom.run.directory import Run
 from histoloom.slides.patch_set import PatchSet
 
 PLACE = ("patch_id", "slide_id", "slide", "patient", "split", "x", "y", "extent")
 """columns of the patches' own table: corner and side in level-0 px"""
+NO_NUMBER = -1
+"""of patches that show no tissue"""
 
 
 @dataclass(frozen=True)
@@ -58,21 +61,49 @@ class LabelledPatches:
         """Each patch's probabilities, float32 (N, k)."""
         return self.clustering.probabilities(k)[self.row_N]
 
-    def table(self, k: int) -> pd.DataFrame:
-        """A row a patch: its place, um/px, cluster, the cluster's name, flag and colour, and its probability.
+    def corrected(self, k: int) -> CorrectedTissues:
+        """What experts have corrected patch by patch."""
+        return corrected_tissues(self.run.path, k=k)
 
-        Where patches were drawn inside regions, also the region; where an expert has corrected some, the corrections.
+    def numbers(self, k: int) -> np.ndarray:
+        """Each patch's tissue as a number, int64 (N,): its cluster, or what an expert has corrected it to.
+
+        That is the first cluster of the name; k and on for the names of ``corrected`` that no cluster has; NO_NUMBER.
+        """
+        number_N, corrected = self.clusters(k).copy(), self.corrected(k)
+        if corrected.numbers:
+            row_N = pd.Index(self.patches.columns("patch_id")["patch_id"]).get_indexer(list(corrected.numbers))
+            first_N = np.array([(*numbers, NO_NUMBER)[0] for numbers in corrected.numbers.values()])
+            number_N[row_N[row_N >= 0]] = first_N[row_N >= 0]
+        return number_N
+
+    def tissues(self, k: int) -> dict[int, Label]:
+        """The label of each number of ``numbers``."""
+        corrected = self.corrected(k)
+        further = {number: Label(name) for number, name in enumerate(corrected.names, start=k)}
+        if () in corrected.numbers.values():
+            further[NO_NUMBER] = Label(NO_TISSUE, flag="artefact")
+        return self.labels(k) | further
+
+    def table(self, k: int) -> pd.DataFrame:
+        """A row a patch: its place, um/px, cluster, its tissue's name, flag and colour, and the cluster's probability.
+
+        Where patches were drawn inside regions, also the region. Where experts have corrected patches, the tissue is
+        the corrected one, and there are also its number, the cluster's own name, and the correction, empty for none.
         """
         region = ("region",) if self.patches.has_regions else ()
-        table, cluster_N, labels = self.patches.columns(*PLACE, *region), self.clusters(k), self.labels(k)
+        table, cluster_N = self.patches.columns(*PLACE, *region), self.clusters(k)
+        tissues, number_N = self.tissues(k), self.numbers(k)
         table["mpp"], table["k"], table["cluster"] = self.patches.mpp, k, cluster_N
         for column, values in {
-            "tissue": [label.name for label in labels.values()],
-            "flag": [label.flag for label in labels.values()],
-            "colour": [label.colour for label in labels.values()],
+            "tissue": {number: label.name for number, label in tissues.items()},
+            "flag": {number: label.flag for number, label in tissues.items()},
+            "colour": {number: label.colour for number, label in tissues.items()},
         }.items():
-            table[column] = np.array(values, dtype=object)[cluster_N]
+            table[column] = np.array([values[number] for number in number_N], dtype=object)
         table["probability"] = self.probabilities(k)[np.arange(len(cluster_N)), cluster_N]
         if corrections := current_corrections(self.run.path, k=k):
+            table["number"] = number_N
+            table["cluster_tissue"] = np.array([tissues[cluster].name for cluster in cluster_N], dtype=object)
             table["correction"] = table["patch_id"].astype(str).map(corrections).fillna("")
         return table
