@@ -62,7 +62,7 @@ def test_clusters_are_joined_by_id(table: PatchTable, published: Run) -> None:
 def test_a_card_shows_different_slides_first(table: PatchTable, published: Run) -> None:
     clusters = read_clusters(published.folder("clusters"), table=table, k=2)
     random_N = permutation(0, "order", n=len(table))
-    rows = clusters.representatives(0, n=3, random_N=random_N, slide_N=table.slide_N)
+    rows = clusters.representatives(clusters.members[0], n=3, random_N=random_N, slide_N=table.slide_N)
     assert len(set(table.slide_N[rows])) == 3
     assert set(clusters.label_N[rows]) == {0}
 

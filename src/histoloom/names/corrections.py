@@ -104,16 +104,39 @@ class CorrectionState:
         undone = undone_events(self._events)
         self._standing = [event for event in self._events if event.sets and event.id not in undone]
 
+    @property
+    def last(self) -> str:
+        """The id of the last event, undos included; empty where there is none."""
+        return self._events[-1].id if self._events else ""
+
     def effective(self) -> dict[str, int | str]:
         """The target that counts for each corrected patch, by patch id."""
-        return {patch: target for patch, target in self._targets(self._standing).items() if target is not None}
+        targets = {patch: event.target for patch, event in self.effective_events().items()}
+        return {patch: target for patch, target in targets.items() if target is not None}
 
-    def _targets(self, events: Iterable[Correction]) -> dict[str, Target]:
-        latest: dict[str, Target] = {}
+    def effective_events(self) -> dict[str, Correction]:
+        """The event that counts for each corrected patch, by patch id; none where it is in its own cluster again."""
+        latest = self._latest(self._standing)
+        return {patch: event for patch, event in latest.items() if event.target is not None}
+
+    def _latest(self, events: Iterable[Correction]) -> dict[str, Correction]:
+        latest: dict[str, Correction] = {}
         for event in events:
             if not self.reference or event.rater == self.reference:
-                latest |= dict.fromkeys(event.patches, event.target)
+                latest |= dict.fromkeys(event.patches, event)
         return latest
+
+    def step_title(self, step: Sequence[str], *, labels: Mapping[int, Label]) -> str:
+        """What a step (ids of events) did, such as ``3 patches: fat``; empty where it is none."""
+        events = [event for event in self._events if event.id in step]
+        if not events:
+            return ""
+        targets = {event.target for event in events}
+        names = target_names([target for target in targets if target is not None], labels=labels)
+        title = names[target] if len(targets) == 1 and (target := events[0].target) is not None else ""
+        n = len({patch for event in events for patch in event.patches})
+        back = "back to their own groups" if targets == {None} else "several groups"
+        return f"{n:,} {'patch' if n == 1 else 'patches'}: {title or back}"
 
     def corrected_in(self, edit: str, *, rater: str) -> dict[str, Target]:
         """The targets that steps of ``rater`` gave whose edit begins with ``edit``, where they are the rater's latest.
@@ -128,7 +151,8 @@ class CorrectionState:
 
     def without(self, edit: str) -> dict[str, Target]:
         """What would count without the steps whose edit begins with ``edit``, by patch id."""
-        return self._targets(event for event in self._standing if not event.edit.startswith(edit))
+        latest = self._latest(event for event in self._standing if not event.edit.startswith(edit))
+        return {patch: event.target for patch, event in latest.items()}
 
     def history(self, rater: str) -> History:
         """The rater's steps that can be undone and redone."""

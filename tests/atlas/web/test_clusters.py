@@ -91,8 +91,9 @@ def test_merged_clusters_are_one_group_everywhere(changing_client: TestClient, f
     assert len(changing_client.get("/api/clusters/4/1/samples").json()["samples"]) == 6
     colours = dict(re.findall(r"\.c(\d) \{ --c: (#\w+)", changing_client.get("/clusters/4/colours.css").text))
     assert colours["1"] == colours["3"] != colours["2"]
-    assert 3 not in changing_client.get("/api/map?k=4").json()["labels"]
-    assert changing_client.get("/map?k=4").text.count('name="shown"') == 1 + 3
+    on_map = changing_client.get("/api/map?k=4").json()["groups"]
+    assert [group["clusters"] for group in on_map["groups"]] == [[0], [1, 3], [2]]
+    assert max(on_map["values"]) == 2
     bars = changing_client.get("/slides?k=4").text
     assert '<rect class="c1"' in bars
     assert '<rect class="c3"' not in bars
@@ -254,7 +255,7 @@ def test_the_map_holds_its_patches(changing_client: TestClient, finished: Run, w
         patch.startswith(slides["names"][place]) for patch, place in zip(found["ids"], slides["values"], strict=True)
     )
     assert found["ids"] == ids
-    assert found["labels"] == labels[ids].tolist()
+    assert found["groups"]["values"] == labels[ids].tolist()
     assert list(found["maps"]) == ["tsne", "pca"]
     stored = read_json(finished.folder("report") / "embedding.json")["maps"]["pca"]
     assert np.reshape(found["maps"]["pca"], (-1, 2)).tolist() == stored

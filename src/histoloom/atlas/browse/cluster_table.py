@@ -83,9 +83,9 @@ class ClusterTable:
             return rows_M[np.lexsort((random_M, -self.p_N[rows_M].astype(np.float64).round(_DIGITS)))]
         return rows_M[np.lexsort((random_M, self.p_N[rows_M] - self.p_second_N[rows_M]))]
 
-    def representatives(self, cluster: int, *, n: int, random_N: np.ndarray, slide_N: np.ndarray) -> np.ndarray:
-        """The ``n`` patches on a cluster's card: of the 4 n most probable ones, each slide in turn gives one."""
-        rows_M = self.ordered(cluster, order="typical", random_N=random_N)[: 4 * n]
+    def representatives(self, rows_M: np.ndarray, *, n: int, random_N: np.ndarray, slide_N: np.ndarray) -> np.ndarray:
+        """The ``n`` patches of a group on its card: of the 4 n most probable ones, each slide in turn gives one."""
+        rows_M = self.sorted_rows(rows_M, order="typical", random_N=random_N)[: 4 * n]
         return rows_M[round_robin(slide_N[rows_M].tolist())[:n]]
 
     def most_typical(self, cluster: int, *, n: int, table: PatchTable) -> np.ndarray:
@@ -97,6 +97,7 @@ class ClusterTable:
     def neighbours(self, cluster: int, *, n: int) -> list[NeighbourCluster]:
         """The ``n`` clusters that are the second most probable of most of a cluster's patches, by falling share."""
         rows_M = self.members[cluster]
+        rows_M = rows_M[self.second_N[rows_M] >= 0]
         second_M, unsure_M = self.second_N[rows_M], self.p_N[rows_M] < UNSURE_BELOW
         all_K = np.bincount(second_M, minlength=self.k)
         unsure_K = np.bincount(second_M[unsure_M], minlength=self.k)
@@ -147,9 +148,7 @@ def read_clusters(folder: Path, *, table: PatchTable, k: int, tissues: Iterable[
         return column
 
     label_N = in_table(label_N, default=-1)
-    order_N = np.argsort(label_N, kind="stable").astype(np.int32)
-    starts = np.searchsorted(label_N[order_N], np.arange(k + 1))
-    members = tuple(order_N[starts[c] : starts[c + 1]] for c in range(k))
+    members, slides_KS = _members(label_N, n=k, table=table)
     return ClusterTable(
         k=k,
         label_N=label_N,
@@ -157,8 +156,36 @@ def read_clusters(folder: Path, *, table: PatchTable, k: int, tissues: Iterable[
         second_N=in_table(second_N, default=-1),
         p_second_N=in_table(p_second_N, default=0),
         members=members,
-        slides_KS=np.stack([np.bincount(table.slide_N[rows], minlength=len(table.slides)) for rows in members]),
+        slides_KS=slides_KS,
     )
+
+
+def regrouped(clusters: ClusterTable, label_N: np.ndarray, *, n: int, table: PatchTable) -> ClusterTable:
+    """The table with other labels, int16 (N,), of ``n`` groups, where experts have corrected patches.
+
+    A patch that is elsewhere now has no probability there, so that it is the least typical one of its group; the most
+    probable other group is the one that it came from.
+    """
+    members, slides_KS = _members(label_N, n=n, table=table)
+    moved_N = label_N != clusters.label_N
+    return ClusterTable(
+        k=n,
+        label_N=label_N,
+        p_N=np.where(moved_N, np.float32(0), clusters.p_N),
+        second_N=np.where(moved_N, clusters.label_N, clusters.second_N),
+        p_second_N=np.where(moved_N, clusters.p_N, clusters.p_second_N),
+        members=members,
+        slides_KS=slides_KS,
+    )
+
+
+def _members(label_N: np.ndarray, *, n: int, table: PatchTable) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """The rows of each label 0..n-1, rising, and how many of them each slide has, (n, S)."""
+    order_N = np.argsort(label_N, kind="stable").astype(np.int32)
+    starts = np.searchsorted(label_N[order_N], np.arange(n + 1))
+    members = tuple(order_N[starts[c] : starts[c + 1]] for c in range(n))
+    slides = len(table.slides)
+    return members, np.stack([np.bincount(table.slide_N[rows], minlength=slides) for rows in members])
 
 
 def overlap(first: ClusterTable, second: ClusterTable) -> np.ndarray:

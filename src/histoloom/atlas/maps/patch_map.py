@@ -183,12 +183,12 @@ def central_patches(xy_N2: np.ndarray, *, labels_N: np.ndarray) -> dict[int, int
 def neighbour_shares(
     labels_N: np.ndarray, *, neighbours_Nn: np.ndarray, map_neighbours: Sequence[np.ndarray]
 ) -> list[NeighbourShares]:
-    """A row for each cluster that has patches. The neighbours (N, n) are those in the features and in each map."""
+    """A row for each label that has patches, -1 for none. The neighbours (N, n) are those in the features and maps."""
     rows = []
     for cluster in np.unique(labels_N):
         inside = labels_N == cluster
         labels = labels_N[neighbours_Nn[inside]].ravel()
-        others = np.bincount(labels[labels != cluster], minlength=1)
+        others = np.bincount(labels[(labels != cluster) & (labels >= 0)], minlength=1)
         rows.append(
             NeighbourShares(
                 cluster=int(cluster),

@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from histoloom.atlas.web import (
     clusters,
     compare,
+    corrections,
     draw,
     export_pages,
     files,
@@ -43,6 +44,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     slides.router,
     region.router,
     naming.router,
+    corrections.router,
     draw.router,
     own.router,
     jobs.router,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -11,12 +12,13 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from histoloom.atlas.browse.cluster_table import UNSURE_BELOW, Extent, overlap
 from histoloom.atlas.browse.flow import ClusterFlow, cluster_flows, counterpart
+from histoloom.atlas.browse.grouping import NO_GROUP
 from histoloom.atlas.report.lights import Light, lights
 from histoloom.atlas.web import routing
-from histoloom.atlas.web.gallery_api import FilterQuery, filtered, slide_counts
+from histoloom.atlas.web.gallery_api import FilterQuery, filtered, group_page, slide_counts
 from histoloom.atlas.web.pages import render
-from histoloom.atlas.web.pictures import mosaic_address, place_address
-from histoloom.atlas.web.routing import ClusterNumber, PathK, QueryK, View
+from histoloom.atlas.web.pictures import mosaic_address, named_mosaic_address, place_address
+from histoloom.atlas.web.routing import ClusterNumber, NamedGroup, PathK, QueryK, View
 from histoloom.atlas.web.run_view import RunView
 from histoloom.names import FLAGS, default_name
 
@@ -33,7 +35,9 @@ NEIGHBOURS_SHOWN = 4
 class Card:
     """A group on the first page: a cluster, or several of one tissue, which stands under its first one.
 
-    ``named`` is False where ``name`` is only its number. ``flags`` are those of its clusters.
+    ``named`` is False where ``name`` is only its number. ``flags`` are those of its clusters. A group that has no
+    clusters is made of corrected patches alone; its ``number`` is good for its colour on this page only. ``sent_here``
+    and ``sent_away`` are patches that experts corrected.
     """
 
     number: int
@@ -43,6 +47,9 @@ class Card:
     flags: tuple[str, ...]
     extent: Extent
     mosaic: str
+    page: str
+    sent_here: int
+    sent_away: int
 
     @property
     def numbers(self) -> str:
@@ -93,6 +100,7 @@ def start(request: Request, view: View, k: QueryK) -> HTMLResponse:
         view=view,
         cards=list(all_cards.values()),
         table=view.table,
+        no_tissue=len(view.grouping(k).members(NO_GROUP)),
         lights=lights_of(view, k=k),
         steps=next_steps(view, cards=all_cards, k=k),
     )
@@ -100,8 +108,9 @@ def start(request: Request, view: View, k: QueryK) -> HTMLResponse:
 
 @router.get("/clusters/{k}/colours.css", response_class=Response)
 def colour_stylesheet(view: View, k: PathK) -> Response:
-    """The colour of each cluster as ``--c`` of the class ``c{cluster}``."""
-    return routing.colour_stylesheet(view.colours(k), prefix="c")
+    """The colour of each cluster as ``--c`` of the class ``c{cluster}``, and of groups that no cluster has after it."""
+    further = [group.colour for group in view.groups(k).groups if not group.clusters]
+    return routing.colour_stylesheet([*view.colours(k), *further], prefix="c")
 
 
 @router.get("/clusters/{k}/{cluster}", response_class=HTMLResponse)
@@ -109,13 +118,13 @@ def cluster_page(request: Request, view: View, k: PathK, cluster: ClusterNumber,
     """One group: a cluster, or all clusters of one tissue, at the address of the first of them."""
     if (first := view.tissue_of(k, cluster)) != cluster:
         return RedirectResponse(f"/clusters/{k}/{first}", headers={"Cache-Control": "no-store"})
-    table, all_cards = view.tissues(k), cards(view, k=k)
+    table, grouping, all_cards = view.tissues(k), view.grouping(k), cards(view, k=k)
     filtered(view, table.members[cluster], slide=selected.slide, patient=selected.patient)  # or there is none
 
     # The page at another k is that of the cluster with most of the patches, and it says what becomes of them next.
     shared = {other: overlap(table, view.tissues(other)) for other in view.ks if other != k}
     counterparts = {other: cluster if other == k else counterpart(shared[other], cluster=cluster) for other in view.ks}
-    numbers = list(all_cards)
+    numbers = list(view.tissue_clusters(k))
     position = numbers.index(cluster)
     place = view.ks.index(k)
     next_ks = [*view.ks[max(0, place - 1) : place], *view.ks[place + 1 : place + 2]]
@@ -129,31 +138,64 @@ def cluster_page(request: Request, view: View, k: PathK, cluster: ClusterNumber,
         before=numbers[position - 1] if position else None,
         after=numbers[position + 1] if position + 1 < len(numbers) else None,
         samples=len(view.samples_of(k, cluster)),
-        neighbours=[(all_cards[one.cluster], one) for one in table.neighbours(cluster, n=NEIGHBOURS_SHOWN)],
-        unsure=table.unsure(cluster),
+        neighbours=[(all_cards[one.cluster], one) for one in grouping.table.neighbours(cluster, n=NEIGHBOURS_SHOWN)],
+        unsure=grouping.table.unsure(cluster),
         unsure_below=UNSURE_BELOW,
         selected=selected,
-        filter_counts=slide_counts(view, rows=table.members[cluster]),
+        filter_counts=slide_counts(view, rows=grouping.members(cluster)),
         slides=slide_shares(view, k=k, cluster=cluster),
         slides_shown=SLIDES_SHOWN,
         elsewhere=[AtOtherK(other, cluster_flows(shared[other])[cluster], view.names(other)) for other in next_ks],
     )
 
 
+@router.get("/groups/{k}", response_class=HTMLResponse)
+def named_group_page(request: Request, view: View, k: PathK, group: NamedGroup, selected: FilterQuery) -> Response:
+    """A group that no cluster has, of corrected patches alone; or the patches that show no tissue."""
+    if 0 <= group < k:
+        return RedirectResponse(f"/clusters/{k}/{group}", headers={"Cache-Control": "no-store"})
+    grouping = view.grouping(k)
+    rows = grouping.members(group)
+    filtered(view, rows, slide=selected.slide, patient=selected.patient)  # or there is none
+    slides, slide_M = view.table.slides, view.table.slide_N[rows]
+    own = Counter(grouping.own_N[rows].tolist())
+    return render(
+        request,
+        "corrected_group.html",
+        k=k,
+        addresses={other: f"/?k={other}" for other in view.ks if other != k} | {k: group_page(grouping, group, k=k)},
+        number=group,
+        name=grouping.groups[group].name if group >= 0 else "",
+        patches=len(rows),
+        slides=slides.iloc[np.unique(slide_M)]["slide"].nunique(),
+        patients=slides.iloc[np.unique(slide_M)]["patient"].nunique(),
+        own=[(cluster, view.names(k).get(cluster, ""), n) for cluster, n in own.most_common()],
+        selected=selected,
+        filter_counts=slide_counts(view, rows=rows),
+    )
+
+
 def cards(view: RunView, *, k: int) -> dict[int, Card]:
-    """A card for each group, by its number: that of its first cluster, in rising order."""
-    table, labels = view.tissues(k), view.labels(k)
+    """A card for each group, by its number in ``Grouping``: rising, those that no cluster has last."""
+    grouping, labels = view.grouping(k), view.labels(k)
+    corrected = np.array(sorted(grouping.corrections), dtype=np.int64)
+    own_M, now_M = grouping.own_N[corrected], grouping.table.label_N[corrected]
     return {
-        first: Card(
-            number=first,
-            clusters=clusters,
-            name=labels[first].name,
-            named=labels[first].name != default_name(first),
-            flags=tuple(sorted({labels[cluster].flag for cluster in clusters} - {""})),
-            extent=table.extent(first, table=view.table),
-            mosaic=mosaic_address(view, k=k, cluster=first),
+        number: Card(
+            number=number,
+            clusters=group.clusters,
+            name=group.name,
+            named=number >= k or group.name != default_name(number),
+            flags=tuple(sorted({labels[cluster].flag for cluster in group.clusters} - {""})),
+            extent=grouping.table.extent(number, table=view.table),
+            mosaic=mosaic_address(view, k=k, cluster=number)
+            if number < k
+            else named_mosaic_address(view, k=k, name=group.name),
+            page=group_page(grouping, number, k=k),
+            sent_here=int(((now_M == number) & (own_M != number)).sum()),
+            sent_away=int(((now_M != number) & (own_M == number)).sum()),
         )
-        for first, clusters in view.tissue_clusters(k).items()
+        for number, group in grouping.groups.items()
     }
 
 
@@ -200,7 +242,7 @@ def next_steps(view: RunView, *, cards: Mapping[int, Card], k: int) -> list[Next
 
 def slide_shares(view: RunView, *, k: int, cluster: int) -> list[SlideShare]:
     """The slides with patches of a cluster, by falling number of these."""
-    slides_KS, slides = view.tissues(k).slides_KS, view.table.slides
+    slides_KS, slides = view.grouping(k).table.slides_KS, view.table.slides
     counts_S, all_S = slides_KS[cluster], slides_KS.sum(axis=0)
     shares = []
     for row in np.argsort(-counts_S, kind="stable")[: int((counts_S > 0).sum())]:

@@ -132,7 +132,7 @@ def compare_page(request: Request, view: View, slides: Slides, k: QueryK, shown:
         bar_um=f"{scale_bar(side_um):g}",
         bar=round(ZOOMS[shown.zoom] * scale_bar(side_um) / side_um),
         side_um=view.side_um,
-        slides=slide_counts(view, rows=np.flatnonzero(view.tissues(k).label_N >= 0)),
+        slides=slide_counts(view, rows=np.flatnonzero(view.grouping(k).table.label_N >= 0)),
         not_for_diagnosis=NOT_FOR_DIAGNOSIS,
     )
 
@@ -228,7 +228,7 @@ def gallery_of(view: RunView, *, k: int, selection: Selection, shown: Shown) -> 
         mixed = [sample for one in samples for sample in one]
         mixed.sort(key=lambda sample: sample.index)
         return Gallery(title, selection, len(mixed), np.empty(0, np.int64), tuple(mixed[start : start + PAGE]))
-    clusters = view.tissues(k)
+    clusters = view.grouping(k).table
     rows_M = np.flatnonzero(clusters.label_N >= 0) if group is None else clusters.members[group]
     rows_M = filtered(view, rows_M, slide=shown.slide, patient=shown.patient)
     rows_M = clusters.sorted_rows(rows_M, order=shown.order, random_N=view.random_N)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 
 from histoloom.atlas.browse.cluster_table import SortOrder
+from histoloom.atlas.browse.grouping import Grouping
 from histoloom.atlas.web.errors import NotFound
 from histoloom.atlas.web.pictures import patch_address, sample_address
-from histoloom.atlas.web.routing import ClusterNumber, PageNumber, PatchId, PathK, QueryK, View
+from histoloom.atlas.web.routing import ClusterNumber, NamedGroup, PageNumber, PatchId, PathK, QueryK, View
 from histoloom.atlas.web.run_view import RunView
 
 router = APIRouter(prefix="/api", tags=["clusters"])
@@ -21,6 +23,10 @@ PAGE = 60
 """Pictures on a page of a gallery."""
 
 OrderQuery = Annotated[SortOrder, Query(description="The surest first, at random, or the least sure first.")]
+
+CorrectedOnly = Annotated[
+    int, Query(ge=0, le=1, description="1: only those that experts sent to the group or away from it.")
+]
 
 FilterText = Annotated[str, Query(max_length=300, description="Exactly as the run has it; all where it is empty.")]
 
@@ -42,7 +48,12 @@ FilterQuery = Annotated[Filters, Depends(filters_of)]
 
 
 class PatchModel(BaseModel):
-    """A real patch: its picture, its place on the slide (level-0 px), and the probabilities of its clusters."""
+    """A real patch: its picture, its place on the slide (level-0 px), and the probabilities of its clusters.
+
+    ``cluster`` and ``name`` are those that the program found; ``group`` is the name of the group that counts, empty for
+    none, and ``page`` the address of its page. ``corrected_by`` is the rater who sent the patch there; empty where none
+    did.
+    """
 
     id: str
     src: str
@@ -57,14 +68,21 @@ class PatchModel(BaseModel):
     probability: float
     second: int
     second_probability: float
+    group: str
+    page: str
+    corrected_by: str
 
 
 class PatchPage(BaseModel):
-    """One page of a gallery of real patches."""
+    """One page of a gallery of real patches of a group: a cluster, or a name that no cluster has.
+
+    ``corrected``: how many patches experts sent to this group or away from it.
+    """
 
     k: int
-    cluster: int
+    cluster: int | None
     order: SortOrder
+    corrected: int
     total: int
     page: int
     pages: int
@@ -98,16 +116,39 @@ def patches(
     filters: FilterQuery,
     order: OrderQuery = "typical",
     page: PageNumber = 0,
+    corrected: CorrectedOnly = 0,
 ) -> PatchPage:
     """A page of a cluster's real patches, of one slide or patient where asked; a page beyond the last is empty."""
-    clusters = view.tissues(k)
-    rows = filtered(view, clusters.members[cluster], slide=filters.slide, patient=filters.patient)
-    rows = clusters.sorted_rows(rows, order=order, random_N=view.random_N)
+    return _patch_page(view, k=k, group=cluster, filters=filters, order=order, page=page, corrected=bool(corrected))
+
+
+@router.get("/groups/{k}/patches")
+def named_patches(
+    view: View,
+    k: PathK,
+    group: NamedGroup,
+    filters: FilterQuery,
+    order: OrderQuery = "typical",
+    page: PageNumber = 0,
+    corrected: CorrectedOnly = 0,
+) -> PatchPage:
+    """The same of a group by its name: one that no cluster may have."""
+    return _patch_page(view, k=k, group=group, filters=filters, order=order, page=page, corrected=bool(corrected))
+
+
+def _patch_page(
+    view: RunView, *, k: int, group: int, filters: Filters, order: SortOrder, page: int, corrected: bool
+) -> PatchPage:
+    grouping = view.grouping(k)
+    rows_corrected = filtered(view, grouping.corrected(group), slide=filters.slide, patient=filters.patient)
+    rows = filtered(view, grouping.members(group), slide=filters.slide, patient=filters.patient)
+    rows = grouping.table.sorted_rows(rows_corrected if corrected else rows, order=order, random_N=view.random_N)
     shown = rows[PAGE * page : PAGE * (page + 1)]
     return PatchPage(
         k=k,
-        cluster=cluster,
+        cluster=group if 0 <= group < k else None,
         order=order,
+        corrected=len(rows_corrected),
         total=len(rows),
         page=page,
         pages=pages(len(rows)),
@@ -172,23 +213,37 @@ def slide_counts(view: RunView, *, rows: np.ndarray) -> SlideCounts:
 
 def patch_models(view: RunView, rows: np.ndarray, *, k: int) -> list[PatchModel]:
     """Rows of the patch table as models."""
-    table, clusters, names = view.table, view.tissues(k), view.names(k)
+    table, clusters, names, grouping = view.table, view.tissues(k), view.names(k), view.grouping(k)
     slides = table.slides.iloc[table.slide_N[rows]][["slide", "patient", "slide_id"]].astype(str).to_numpy().tolist()
-    return [
-        PatchModel(
-            id=patch_id,
-            src=patch_address(view, patch_id),
-            slide=slide,
-            patient=patient,
-            slide_id=slide_id,
-            x=round(float(table.x_N[row])),
-            y=round(float(table.y_N[row])),
-            held_out=bool(table.held_out_N[row]),
-            cluster=int(clusters.label_N[row]),
-            name=names.get(int(clusters.label_N[row]), ""),
-            probability=float(clusters.p_N[row]),
-            second=int(clusters.second_N[row]),
-            second_probability=float(clusters.p_second_N[row]),
+    models = []
+    for row, patch_id, (slide, patient, slide_id) in zip(rows.tolist(), table.ids(rows), slides, strict=True):
+        cluster, number = int(clusters.label_N[row]), int(grouping.table.label_N[row])
+        correction = grouping.corrections.get(row)
+        models.append(
+            PatchModel(
+                id=patch_id,
+                src=patch_address(view, patch_id),
+                slide=slide,
+                patient=patient,
+                slide_id=slide_id,
+                x=round(float(table.x_N[row])),
+                y=round(float(table.y_N[row])),
+                held_out=bool(table.held_out_N[row]),
+                cluster=cluster,
+                name=names.get(cluster, ""),
+                probability=float(clusters.p_N[row]),
+                second=int(clusters.second_N[row]),
+                second_probability=float(clusters.p_second_N[row]),
+                group=grouping.groups[number].name if number >= 0 else "",
+                page=group_page(grouping, number, k=k),
+                corrected_by=correction.rater if correction else "",
+            )
         )
-        for row, patch_id, (slide, patient, slide_id) in zip(rows, table.ids(rows), slides, strict=True)
-    ]
+    return models
+
+
+def group_page(grouping: Grouping, number: int, *, k: int) -> str:
+    """The address of the page of a group: by its number where a cluster has it, else by its name."""
+    if 0 <= number < k:
+        return f"/clusters/{k}/{number}"
+    return f"/groups/{k}?name=" + (quote(grouping.groups[number].name, safe="") if number >= 0 else "")

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 
+from histoloom.atlas.browse.grouping import NO_GROUP
 from histoloom.atlas.maps.palette import colours, hexadecimal
 from histoloom.atlas.maps.patch_map import (
     FEATURE_TITLES,
@@ -21,6 +22,7 @@ from histoloom.atlas.maps.patch_map import (
 )
 from histoloom.atlas.web.clusters import cards
 from histoloom.atlas.web.errors import NotFound
+from histoloom.atlas.web.gallery_api import group_page
 from histoloom.atlas.web.pages import render
 from histoloom.atlas.web.pictures import patch_address
 from histoloom.atlas.web.routing import QueryK, View
@@ -61,13 +63,29 @@ class Colouring(BaseModel):
     colours: list[str]
 
 
+class GroupOnMap(BaseModel):
+    """A group in the legend: one of corrected patches alone has no clusters."""
+
+    name: str
+    clusters: list[int]
+    colour: str
+    page: str
+
+
+class GroupsOnMap(BaseModel):
+    """The groups, and each point's place among them, -1 for none: what changes with a correction."""
+
+    values: list[int]
+    groups: list[GroupOnMap]
+
+
 class MapModel(BaseModel):
     """Points in the order of ``ids``; ``maps`` has x and y (0..1, y upwards) by method, one after the other."""
 
     k: int
     ids: list[str]
     pictures: list[str]
-    labels: list[int]
+    groups: GroupsOnMap
     colourings: dict[str, Colouring]
     maps: dict[str, list[float]]
     titles: dict[str, str]
@@ -101,23 +119,45 @@ def points(view: View, k: QueryK) -> MapModel:
         k=k,
         ids=ids,
         pictures=[patch_address(view, patch_id) for patch_id in ids],
-        labels=view.tissues(k).label_N[placed.rows_N].tolist(),
+        groups=groups_on_map(view, placed.rows_N, k=k),
         colourings=colourings(view, placed.rows_N, k=k),
         maps={method: xy_N2.ravel().tolist() for method, xy_N2 in placed.maps.items()},
         titles={method: METHOD_TITLES[method] for method in placed.maps},
     )
 
 
+@router.get("/api/map/groups", tags=["clusters"])
+def groups(view: View, k: QueryK) -> GroupsOnMap:
+    """The groups of the points, as corrections left them."""
+    placed = placed_patches(view)
+    if placed is None:
+        raise NotFound("this run has no 2-D map; it comes with the report: histoloom run RUN")
+    return groups_on_map(view, placed.rows_N, k=k)
+
+
+def groups_on_map(view: RunView, rows_N: np.ndarray, *, k: int) -> GroupsOnMap:
+    """The groups of ``k`` and those of the points."""
+    grouping = view.grouping(k)
+    numbers = list(grouping.groups)
+    place_of = {number: place for place, number in enumerate(numbers)}
+    return GroupsOnMap(
+        values=[place_of.get(number, NO_GROUP) for number in grouping.table.label_N[rows_N].tolist()],
+        groups=[
+            GroupOnMap(
+                name=group.name,
+                clusters=list(group.clusters),
+                colour=group.colour,
+                page=group_page(grouping, number, k=k),
+            )
+            for number, group in grouping.groups.items()
+        ],
+    )
+
+
 def colourings(view: RunView, rows_N: np.ndarray, *, k: int) -> dict[str, Colouring]:
-    """The points by group, slide, patient, and probability of their cluster in steps of a tenth."""
-    groups, slides, slide_N = view.groups(k), view.table.slides, view.table.slide_N[rows_N]
-    found = {
-        "group": Colouring(
-            values=groups.group_N[rows_N].tolist(),
-            names=[group.name for group in groups.groups],
-            colours=[group.colour for group in groups.groups],
-        )
-    }
+    """The points by slide, patient, and probability of their cluster in steps of a tenth."""
+    slides, slide_N = view.table.slides, view.table.slide_N[rows_N]
+    found = {}
     for by, column in {"slide": "slide_id", "patient": "patient"}.items():
         names, value_S = np.unique(slides[column].astype(str).to_numpy(), return_inverse=True)
         palette = [hexadecimal(colour) for colour in colours(len(names))]
@@ -146,8 +186,8 @@ def placed_patches(view: RunView) -> PlacedPatches | None:
 
 
 def clusters_on_map(view: RunView, placed: PlacedPatches, *, k: int) -> list[ClusterOnMap]:
-    """The clusters of ``k`` that have patches on the map."""
-    labels_N = view.tissues(k).label_N[placed.rows_N].astype(np.int64)
+    """The groups of ``k`` that have patches on the map."""
+    labels_N = view.grouping(k).table.label_N[placed.rows_N].astype(np.int64)
     central = central_patches(next(iter(placed.maps.values())), labels_N=labels_N)
     return [
         ClusterOnMap(row, view.table.ids([placed.rows_N[central[row.cluster]]])[0])

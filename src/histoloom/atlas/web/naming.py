@@ -60,9 +60,12 @@ from histoloom.names import (
     tissues_of,
     undo,
 )
+from histoloom.names.corrections import FILE as CORRECTIONS
+from histoloom.names.corrections import NO_TISSUE
 from histoloom.names.synonyms import FILE as SYNONYMS
 from histoloom.names.synonyms import canonical_names, read_synonyms, write_synonyms
 from histoloom.names.table import Sizes, TableError, export_table, import_table
+from histoloom.names.text import NUMBER
 from histoloom.run.directory import fingerprint
 
 logger = logging.getLogger(__name__)
@@ -98,7 +101,8 @@ def page(request: Request, view: View, k: QueryK) -> HTMLResponse:
     slide_ids = table.slides["slide_id"].astype(str).to_numpy()
     rows = []
     for cluster in range(k):
-        typical = clusters.representatives(cluster, n=TYPICAL, random_N=view.random_N, slide_N=table.slide_N)
+        members = clusters.members[cluster]
+        typical = clusters.representatives(members, n=TYPICAL, random_N=view.random_N, slide_N=table.slide_N)
         patches = [
             (patch_address(view, patch_id), f"Patch of group {cluster}, slide {slide}")
             for patch_id, slide in zip(table.ids(typical), slide_ids[table.slide_N[typical]], strict=True)
@@ -307,12 +311,6 @@ def _names(view: RunView, *, k: int, rater: str, step: str = "") -> Names:
     state, events, rater = _label_state(view, k=k), _events(view), rater.strip()
     history = state.history(rater)
 
-    def suggestions() -> list[str]:
-        """The names that are used anywhere in the run, each once: so that raters use the same words."""
-        states = [_label_state(view, k=other) for other in view.ks]
-        labels = [label for one in states for name in one.raters for label in one.labels(name).values()]
-        return sorted({normalised(label.name): label.name for label in labels if label.name}.values(), key=normalised)
-
     return Names(
         k=k,
         version=fingerprint([len(events), events[-1].id if events else "", state.clustering, rater]),
@@ -332,8 +330,21 @@ def _names(view: RunView, *, k: int, rater: str, step: str = "") -> Names:
         undo=state.step_title(history.undoable),
         redo=state.step_title(history.redoable),
         step=step,
-        suggestions=view.cached("suggestions", depends_on=["clusters/artifact.json", "names.jsonl"], make=suggestions),
+        suggestions=used_names(view),
     )
+
+
+def used_names(view: RunView) -> list[str]:
+    """The names that are used anywhere in the run, each once: so that raters use the same words."""
+
+    def make() -> list[str]:
+        states = [_label_state(view, k=other) for other in view.ks]
+        names = [label.name for one in states for name in one.raters for label in one.labels(name).values()]
+        names += [name for other in view.ks for name in view.corrections(other).values() if name != NO_TISSUE]
+        named = [name for name in names if name and not NUMBER.fullmatch(name)]
+        return sorted({normalised(name): name for name in named}.values(), key=normalised)
+
+    return view.cached("suggestions", depends_on=["clusters/artifact.json", "names.jsonl", CORRECTIONS], make=make)
 
 
 def _events(view: RunView) -> list[Event]:

@@ -16,7 +16,17 @@ from PIL import Image
 
 from histoloom.atlas.maps.overlay import cluster_overlay
 from histoloom.atlas.maps.palette import rgb
-from histoloom.atlas.web.routing import ClusterNumber, PatchId, PathK, SampleId, SlideId, Version, View, cached_response
+from histoloom.atlas.web.routing import (
+    ClusterNumber,
+    NamedGroup,
+    PatchId,
+    PathK,
+    SampleId,
+    SlideId,
+    Version,
+    View,
+    cached_response,
+)
 from histoloom.atlas.web.run_view import RunView
 
 router = APIRouter(prefix="/api", tags=["pictures"], default_response_class=Response)
@@ -55,10 +65,22 @@ def sample_png(request: Request, view: View, sample_id: SampleId, v: Version = "
 @router.get("/clusters/{k}/{cluster}/mosaic.jpg")
 def mosaic(request: Request, view: View, k: PathK, cluster: ClusterNumber, v: Version = "") -> Response:
     """The typical patches of a cluster, in one picture."""
+    return _mosaic(request, view, k=k, group=cluster, v=v)
+
+
+@router.get("/groups/{k}/mosaic.jpg")
+def named_mosaic(request: Request, view: View, k: PathK, group: NamedGroup, v: Version = "") -> Response:
+    """Patches of a group by its name: one that no cluster may have."""
+    return _mosaic(request, view, k=k, group=group, v=v)
+
+
+def _mosaic(request: Request, view: RunView, *, k: int, group: int, v: str) -> Response:
+    grouping = view.grouping(k)
 
     def make() -> bytes:
         table, n = view.table, COLUMNS * ROWS
-        rows = view.tissues(k).representatives(cluster, n=n, random_N=view.random_N, slide_N=table.slide_N)
+        members = grouping.members(group)
+        rows = grouping.table.representatives(members, n=n, random_N=view.random_N, slide_N=table.slide_N)
         step = TILE + GAP
         sheet = Image.new("RGB", (COLUMNS * step - GAP, ROWS * step - GAP), "white")
         for number, image in enumerate(table.patches.images(rows)):
@@ -66,8 +88,7 @@ def mosaic(request: Request, view: View, k: PathK, cluster: ClusterNumber, v: Ve
             sheet.paste(tile, (step * (number % COLUMNS), step * (number // COLUMNS)))
         return encoded(np.asarray(sheet), quality=85)
 
-    version = view.tissue_version(k, cluster)
-    return _picture(request, version, v=v, media_type="image/jpeg", make=make)
+    return _picture(request, view.group_version(k, group), v=v, media_type="image/jpeg", make=make)
 
 
 @router.get("/clusters/{k}/{cluster}/slides/{slide_id}.jpg")
@@ -79,7 +100,7 @@ def place(
 
     def make() -> bytes:
         table, info = view.table, view.table.slides.iloc[slide]
-        rows = view.tissues(k).members[cluster]
+        rows = view.grouping(k).members(cluster)
         with Image.open(view.run.folder("patches") / "thumbnails" / f"{info['slide_id']}.jpg") as image:
             image.thumbnail((PLACE, PLACE))
             thumbnail_HW3 = np.asarray(image.convert("RGB"))
@@ -91,12 +112,12 @@ def place(
         )
         return encoded(image_HW3, quality=85)
 
-    version = view.tissue_version(k, cluster)
+    version = view.group_version(k, cluster)
     return _picture(request, version, v=v, media_type="image/jpeg", make=make)
 
 
 def _picture(request: Request, version: str, *, v: str, media_type: str, make: Callable[[], bytes]) -> Response:
-    """A picture whose content depends on its address and on a version, of the run or of a tissue."""
+    """A picture whose content depends on its path and on a version, of the run or of a group's patches."""
     made_from = (version, request.url.path)
     return cached_response(request, made_from=made_from, immutable=v == version, media_type=media_type, make=make)
 
@@ -120,9 +141,15 @@ def sample_address(view: RunView, sample_id: str) -> str:
 
 def mosaic_address(view: RunView, *, k: int, cluster: int) -> str:
     """The address of the picture on a cluster's card."""
-    return f"/api/clusters/{k}/{cluster}/mosaic.jpg?v={view.tissue_version(k, cluster)}"
+    return f"/api/clusters/{k}/{cluster}/mosaic.jpg?v={view.group_version(k, cluster)}"
+
+
+def named_mosaic_address(view: RunView, *, k: int, name: str) -> str:
+    """The same of a group that no cluster has, or of patches without tissue."""
+    number = view.group_number(k, name)
+    return f"/api/groups/{k}/mosaic.jpg?name={quote(name, safe='')}&v={view.group_version(k, number)}"
 
 
 def place_address(view: RunView, *, k: int, cluster: int, slide_id: str) -> str:
     """The address of the picture of a cluster on a slide."""
-    return f"/api/clusters/{k}/{cluster}/slides/{quote(slide_id, safe='')}.jpg?v={view.tissue_version(k, cluster)}"
+    return f"/api/clusters/{k}/{cluster}/slides/{quote(slide_id, safe='')}.jpg?v={view.group_version(k, cluster)}"

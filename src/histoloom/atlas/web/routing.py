@@ -11,6 +11,7 @@ from fastapi.responses import Response
 
 from histoloom.atlas.web.generator_view import GeneratorView
 from histoloom.atlas.web.run_view import RunView
+from histoloom.names.corrections import NO_TISSUE
 
 OptionalK = Annotated[int | None, Query(ge=1, le=10_000, description="Number of clusters; the chosen one if absent.")]
 PageNumber = Annotated[int, Query(ge=0, le=1_000_000, description="Which page, from 0.")]
@@ -62,6 +63,18 @@ def cluster_of_path(
 
 
 ClusterNumber = Annotated[int, Depends(cluster_of_path)]
+
+
+def group_of_query(
+    view: View,
+    k: PathK,
+    name: Annotated[str, Query(max_length=200, description="A group's name; empty: patches that show no tissue.")],
+) -> int:
+    """The number of the group of a name (``Grouping``); ``NotFound`` where there is none."""
+    return view.group_number(k, name or NO_TISSUE)
+
+
+NamedGroup = Annotated[int, Depends(group_of_query)]
 
 
 def cached_response(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from histoloom.atlas.browse.cluster_table import ClusterTable, overlap, read_clusters
+from histoloom.atlas.browse.grouping import CorrectedPatch, Grouping, grouping_of
 from histoloom.atlas.browse.patch_table import PatchTable
 from histoloom.atlas.jobs.queue import FOLDER, has_generator
 from histoloom.atlas.maps.tissue_groups import TissueGroups, group_patches
@@ -17,9 +19,9 @@ from histoloom.atlas.web.errors import NotFound
 from histoloom.atlas.web.generator_view import GeneratorView
 from histoloom.clustering.results import Decision
 from histoloom.config import Config, SamplerConfig, load_config
-from histoloom.names import Label, current_labels, tissues_of
+from histoloom.names import Label, clustering_of, current_labels, read_events, reference_of, tissues_of
 from histoloom.names.corrections import FILE as CORRECTIONS
-from histoloom.names.corrections import current_corrections
+from histoloom.names.corrections import CorrectionState, corrections_journal, target_names
 from histoloom.run.directory import Run, fingerprint
 
 _CONFIG = "config.yaml"
@@ -27,6 +29,9 @@ _PATCHES = "patches/artifact.json"
 _CLUSTERS = "clusters/artifact.json"
 _SAMPLES = ("samples/artifact.json", "samples/metadata.csv")
 _NAMES = "names.jsonl"
+
+
+_CORRECTIONS = (_CLUSTERS, _NAMES, CORRECTIONS)
 
 
 @dataclass(frozen=True)
@@ -145,10 +150,12 @@ class RunView(GeneratorView):
         """The first cluster of the tissue of a cluster: the one under which the pages show it."""
         return next(first for first, clusters in self.tissue_clusters(k).items() if cluster in clusters)
 
-    def tissue_version(self, k: int, cluster: int) -> str:
-        """Digits that change when the patches of a tissue do; part of the addresses of its pictures."""
-        clusters = self.tissue_clusters(k).get(cluster, (cluster,))
-        return self.version if len(clusters) == 1 else fingerprint([self.version, clusters])
+    def group_version(self, k: int, group: int) -> str:
+        """Digits that change when the patches of a group do; part of the addresses of its pictures."""
+        members = self.grouping(k).members(group)
+        if 0 <= group < k and np.array_equal(members, self.clusters(k).members[group]):
+            return self.version
+        return fingerprint([self.version, hashlib.sha256(members.tobytes()).hexdigest()])
 
     def check_cluster(self, k: int, cluster: int) -> None:
         """``NotFound`` where there is no such cluster."""
@@ -161,22 +168,57 @@ class RunView(GeneratorView):
 
     def groups(self, k: int) -> TissueGroups:
         """The tissue groups of ``k``, and the group of each patch."""
+        return self._tissue_groups(k)[0]
 
-        def make() -> TissueGroups:
-            names = self.corrections(k)
-            rows = self.table.rows_of(pa.array(list(names), pa.string())).tolist()
-            corrections = {row: name for row, name in zip(rows, names.values(), strict=True) if row >= 0}
-            return group_patches(self.clusters(k).label_N, labels=self.labels(k), corrections=corrections)
+    def grouping(self, k: int) -> Grouping:
+        """The groups of ``k`` and their patches: what cards, galleries and counts show."""
 
-        return self.cached(("groups", k), depends_on=[_PATCHES, _CLUSTERS, _NAMES, CORRECTIONS], make=make)
+        def make() -> Grouping:
+            tissue, corrected = self._tissue_groups(k)
+            return grouping_of(tissue, merged=self.tissues(k), table=self.table, corrections=corrected)
+
+        return self.cached(("grouping", k), depends_on=[_PATCHES, *_CORRECTIONS], make=make)
+
+    def group_number(self, k: int, name: str) -> int:
+        """The number of the group of this name in ``grouping``; ``NotFound`` where there is none."""
+        number = self.grouping(k).number_of(name)
+        if number is None:
+            raise NotFound("there is no group of this name; its corrections may have been undone")
+        return number
+
+    def correction_state(self, k: int) -> CorrectionState:
+        """All corrections at ``k``."""
+        journal = self.cached("corrections' journal", depends_on=[], make=lambda: corrections_journal(self.path))
+
+        def make() -> CorrectionState:
+            reference = reference_of(read_events(self.path))
+            return CorrectionState(journal.events(), k=k, clustering=clustering_of(self.path), reference=reference)
+
+        return self.cached(("correction state", k), depends_on=_CORRECTIONS, make=make)
 
     def corrections(self, k: int) -> dict[str, str]:
         """The name of each corrected patch at ``k``, by patch id (``names/corrections.py``)."""
-        return self.cached(
-            ("corrections", k),
-            depends_on=[_CLUSTERS, _NAMES, CORRECTIONS],
-            make=lambda: current_corrections(self.path, k=k),
-        )
+        targets = self.correction_state(k).effective()
+        names = target_names(targets.values(), labels=self.labels(k))
+        return {patch: names[target] for patch, target in targets.items()}
+
+    def _tissue_groups(self, k: int) -> tuple[TissueGroups, dict[int, CorrectedPatch]]:
+        """The groups of ``k``, and the corrections in them, by the row of the patch."""
+
+        def make() -> tuple[TissueGroups, dict[int, CorrectedPatch]]:
+            labels, events = self.labels(k), self.correction_state(k).effective_events()
+            targets = {patch: event.target for patch, event in events.items() if event.target is not None}
+            names = target_names(targets.values(), labels=labels)
+            rows = self.table.rows_of(pa.array(list(targets), pa.string())).tolist()
+            corrected = {
+                row: CorrectedPatch(names[target], events[patch].rater)
+                for row, (patch, target) in zip(rows, targets.items(), strict=True)
+                if row >= 0
+            }
+            corrections = {row: one.name for row, one in corrected.items()}
+            return group_patches(self.clusters(k).label_N, labels=labels, corrections=corrections), corrected
+
+        return self.cached(("groups", k), depends_on=[_PATCHES, *_CORRECTIONS], make=make)
 
     def row_of(self, patch_id: str) -> int:
         """The row of a patch; ``NotFound`` where there is none."""

@@ -161,14 +161,15 @@ def slides_page(
 
 def cards(view: RunView, shown: Sequence[SlideInfo], *, slides: RunSlides, k: int) -> list[SlideCard]:
     """A card for each of the slides ``shown``."""
-    names, slides_KS = view.names(k), view.tissues(k).slides_KS
+    grouping = view.grouping(k)
+    names, slides_KS = {number: group.name for number, group in grouping.groups.items()}, grouping.table.slides_KS
     result = []
     for info in shown:
         row = view.table.slide_number(info.slide_id)
-        sizes_K = [0] * k if row is None else slides_KS[:, row].tolist()
+        sizes_K = [0] * len(slides_KS) if row is None else slides_KS[:, row].tolist()
         segments: list[Segment] = []
         start = 0.0
-        for cluster in sorted(range(k), key=lambda c: -sizes_K[c]):
+        for cluster in sorted(names, key=lambda c: -sizes_K[c]):
             if sizes_K[cluster]:
                 segments.append(Segment(cluster, start, 100 * sizes_K[cluster] / sum(sizes_K)))
                 start += segments[-1].width

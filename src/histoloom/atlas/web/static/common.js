@@ -111,6 +111,16 @@ export function setQuery(changes) {
   history.replaceState(history.state, "", location.pathname + (query && `?${query}`) + location.hash);
 }
 
+/** Fetch this page again and replace parts of it, each the only element of its selector, by what they are now. */
+export async function refreshParts(...selectors) {
+  const response = await fetch(location.href, { cache: "no-store" });
+  if (!response.ok) return; // such as a group whose corrections are undone: the page stays as it is
+  const now = new DOMParser().parseFromString(await response.text(), "text/html");
+  for (const selector of selectors) document.querySelector(selector)?.replaceChildren(...now.querySelector(selector).childNodes);
+  const colours = document.querySelector('link[href*="/colours.css"]');
+  if (colours) colours.href = `${new URL(colours.href).pathname}?${Date.now()}`; // there may be a new group
+}
+
 /** A function that calls `run` once, `milliseconds` after its last call; `.flush()` makes a pending call at once. */
 export function debounce(run, milliseconds) {
   let timer, pending;
@@ -129,18 +139,39 @@ export function debounce(run, milliseconds) {
   return call;
 }
 
+/** Open a modal dialog. What is said to the user is within it meanwhile: all around it is inert. */
+export function openDialog(dialog) {
+  const messages = [document.getElementById("live"), document.getElementById("toasts")];
+  const before = messages[0].parentElement;
+  if (!dialog.isConnected) document.body.append(dialog);
+  dialog.append(...messages);
+  dialog.addEventListener("close", () => {
+    const place = before.isConnected ? before : document.body;
+    if (dialog.contains(messages[0])) place.append(...messages);
+    dialog.remove();
+  }, { once: true });
+  dialog.showModal();
+}
+
 /**
- * Fill `list` (a `ul.gallery`) with pictures: [{src, text, note?, facts?, actions?}]. `text` describes the picture. A click, or Enter,
- * enlarges a picture with its `facts` ([[term, text]]) and `actions` ([{title, href} or {title, run}]). A picture with `load` has the
- * rest of itself fetched when it is enlarged. The gallery is one stop of the Tab key; within it the arrow keys, Home and End move the focus.
+ * Fill `list` (a `ul.gallery`) with pictures: [{src, text, note?, badge?, facts?, actions?}]. `text` describes the picture. A click, or
+ * Enter, enlarges a picture with its `facts` ([[term, text]]) and `actions` ([{title, href} or {title, run}]). A `badge` ({text, undo})
+ * stands below it. A picture with `load` has the rest of itself fetched when it is enlarged, and one with `reload` after an action that
+ * calls for it. The gallery is one stop of the Tab key; within it the arrow keys, Home and End move the focus.
  */
 export function gallery(list, pictures) {
+  const stops = () => list.querySelectorAll("li > button");
+  const open = (index) => enlarge(pictures, index).addEventListener("close", () => {
+    if (document.activeElement === document.body) stops()[Math.min(index, stops().length - 1)]?.focus(); // it was filled anew meanwhile
+  });
   list.replaceChildren(...pictures.map((picture, index) => element("li", {},
-    element("button", { type: "button", tabindex: index ? "-1" : "0", "aria-haspopup": "dialog", onclick: () => enlarge(pictures, index) },
+    element("button", { type: "button", tabindex: index ? "-1" : "0", "aria-haspopup": "dialog", onclick: () => open(index) },
       element("img", { src: picture.src, alt: picture.text, width: 128, height: 128, decoding: "async", loading: index < 30 ? null : "lazy" })),
-    picture.note ? element("p", { class: "note", "aria-hidden": "true" }, picture.note) : null)));
+    picture.note ? element("p", { class: "note", "aria-hidden": "true" }, picture.note) : null,
+    // By keyboard it is undone in the large view, so that the gallery stays one stop.
+    picture.badge ? element("p", { class: "badge" }, `${picture.badge.text} `, element("button", { type: "button", tabindex: "-1", "aria-label": `Undo: ${picture.badge.text}`, onclick: picture.badge.undo }, "Undo")) : null)));
 
-  arrowKeys(list, "button");
+  arrowKeys(list, "li > button");
 }
 
 /** Within `list` the arrow keys, Home and End move the focus between what `selector` finds; for Tab the list is one stop. */
@@ -163,7 +194,7 @@ export function arrowKeys(list, selector) {
 
 /** Enlarge `pictures[index]` in a dialog with buttons for the previous and the next picture; returns the dialog. */
 export function enlarge(pictures, index) {
-  const dialog = element("dialog", { class: "zoom", "aria-label": "Picture", onclose: () => dialog.remove() });
+  const dialog = element("dialog", { class: "zoom", "aria-label": "Picture" });
   /** Facts that do not fit are scrolled, with the keyboard too. */
   const makeScrollable = () => {
     const facts = dialog.querySelector("dl");
@@ -174,23 +205,24 @@ export function enlarge(pictures, index) {
     const { src, text, facts = [], actions = [] } = pictures[index];
     const focused = dialog.contains(document.activeElement) ? document.activeElement.textContent : null;
     const stepButton = (step, title, sign) => element("button", { type: "button", "aria-label": title, onclick: () => show(index + step) }, sign);
+    const messages = dialog.querySelectorAll("#live, #toasts");
     dialog.replaceChildren(
       element("img", { src, alt: text, width: 512, height: 512 }),
       element("dl", {}, facts.flatMap(([term, value]) => [element("dt", {}, term), element("dd", {}, value)])),
       element("div", { class: "row" },
         pictures.length > 1 ? [stepButton(-1, "The previous picture", "←"), stepButton(1, "The next picture", "→")] : null,
         actions.map(({ title, href, run }) => (href ? element("a", { class: "button", href }, title)
-          : element("button", { type: "button", onclick: () => run(pictures[index], dialog) }, title))),
-        element("button", { type: "button", class: "primary", onclick: () => dialog.close() }, "Close")));
+          : element("button", { type: "button", onclick: () => run(pictures[index], dialog, () => complete(index, pictures[index].reload)) }, title))),
+        element("button", { type: "button", class: "primary", onclick: () => dialog.close() }, "Close")), ...messages);
     // The keyboard stays on the button that it was on, which is a new one now.
     if (focused !== null) ([...dialog.querySelectorAll("a, button")].find((one) => one.textContent === focused) ?? dialog.querySelector("button.primary")).focus();
     if (dialog.open) makeScrollable();
-    if (pictures[index].load) complete(index);
+    if (pictures[index].load) complete(index, pictures[index].load);
     else announce(`${text}, ${index + 1} of ${pictures.length}`);
   };
-  const complete = async (wanted) => {
+  const complete = async (wanted, load) => {
     try {
-      pictures[wanted] = await pictures[wanted].load();
+      pictures[wanted] = await load();
       if (index === wanted && dialog.isConnected) show(wanted);
     } catch (error) {
       showError(error);
@@ -201,9 +233,8 @@ export function enlarge(pictures, index) {
     if (step && pictures.length > 1 && !event.target.matches("input, textarea, select")) show(index + step);
   });
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-  document.body.append(dialog);
   show(index);
-  dialog.showModal();
+  openDialog(dialog);
   makeScrollable();
   dialog.querySelector("button.primary").focus();
   return dialog;
