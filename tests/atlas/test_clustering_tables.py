@@ -39,7 +39,7 @@ def test_structureless_features_are_called_so(finished: Run) -> None:
     assert "No evidence of clusters" in page
     assert page.count("None passes: there is no evidence of groups") == 2, "on the first screen and above the figure"
     assert "k = 4 is chosen by the plain rule" in page
-    assert "k-means on this run's features against k-means on data without clusters" in page
+    assert "k-means on this run's features against k-means on data without groups" in page
     assert "no: 0 of 5 indices better than without clusters" in page
 
 

@@ -78,10 +78,10 @@ def test_every_thumbnail_is_at_its_point() -> None:
 
 def test_the_keyboard_reaches_one_patch_a_cluster_and_names_are_escaped() -> None:
     xy_N2 = embed(groups(), method="pca", seed=0)
-    drawn = points(xy_N2, labels_N=LABELS_N, texts=["slide <b>"] * 60)
+    drawn = points(xy_N2, labels_N=LABELS_N, texts=[f"group {label}, <b>" for label in LABELS_N])
     assert drawn.count("<i ") == drawn.count("</i>") == 60
     assert re.findall(r'tabindex="0" role="img" aria-label="([^"]*)"', drawn) == [
-        f"Cluster {cluster}, central patch: slide &lt;b&gt;" for cluster in range(3)
+        f"Central patch of group {cluster}, &lt;b&gt;" for cluster in range(3)
     ]
     for cluster, row in central_patches(xy_N2, labels_N=LABELS_N).items():
         assert LABELS_N[row] == cluster

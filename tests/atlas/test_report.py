@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -18,7 +19,8 @@ from histoloom.atlas.report.read_run import STAGES, read_page
 from histoloom.atlas.report.text import number
 from histoloom.config import read_preset
 from histoloom.evaluation.results import Check, Distribution, Verdict, Verdicts
-from histoloom.names import add_label, add_name
+from histoloom.names import add_label, add_name, merge
+from histoloom.names.corrections import correct
 from histoloom.run.directory import Run, read_json, write_json
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -123,14 +125,14 @@ def test_every_picture_decodes_and_says_what_it_is(document: Document, published
         assert attributes["alt"]
     texts = [str(attributes["alt"]) for attributes in pictures]
     for cluster in range(4):
-        real = [text for text in texts if text.startswith(f"Real patch of cluster {cluster},")]
+        real = [text for text in texts if text.startswith(f"Real patch of group {cluster},")]
         assert 0 < len(real) <= published.config.report.patches_per_cluster
-        assert f"Real patch of cluster {cluster}" in texts, "beside a sample on the first screen"
-        assert f"Synthetic patch of cluster {cluster}" in texts
-        assert sum(text.startswith(f"Synthetic patch of cluster {cluster},") for text in texts) == 3
+        assert f"Real patch of group {cluster}" in texts, "beside a sample on the first screen"
+        assert f"Synthetic patch of group {cluster}" in texts
+        assert sum(text.startswith(f"Synthetic patch of group {cluster},") for text in texts) == 3
     assert sum(text.startswith("Reconstruction of patch") for text in texts) == 4
     assert sum(text.startswith("Tissue map") for text in texts) == 2, "on the first screen and in its section"
-    assert sum(text.startswith("Where cluster") for text in texts) == 4
+    assert sum(text.startswith("Where group") for text in texts) == 4
 
 
 def test_the_table_over_k_holds_the_numbers_of_the_run(document: Document, published: Run) -> None:
@@ -150,13 +152,13 @@ def test_the_table_over_k_holds_the_numbers_of_the_run(document: Document, publi
 
 
 def test_similarity_is_shown_with_its_floor_interval_and_pairs(document: Document) -> None:
-    rows = {row[0].split()[0]: row[1:] for row in document.table("Similarity of image pairs of cluster 2")[1:]}
+    rows = {row[0].split()[0]: row[1:] for row in document.table("Similarity of image pairs of group 2")[1:]}
     assert rows["SSIM"] == [
         "0.5323 (0.5123 to 0.5523; 64 pairs)",
         "0.5187 (0.4987 to 0.5387; 64 pairs)",
         "0.7071 (0.6871 to 0.7271; 64 pairs)",
-        "no difference from real pairs is seen with 64 pairs; no more alike than with other clusters, so this number "
-        "does not tell the clusters apart",
+        "no difference from real pairs is seen with 64 pairs; no more alike than with other groups, so this number "
+        "does not tell the groups apart",
     ]
     assert "MS-SSIM" not in rows
     reason = "MS-SSIM was not measured: patches of 32 px are smaller than its 161 px"
@@ -166,7 +168,7 @@ def test_similarity_is_shown_with_its_floor_interval_and_pairs(document: Documen
 
 
 def test_the_summary_says_what_was_chosen_and_why(document: Document) -> None:
-    assert "The 72 patches of 3 slides were sorted, without labels, into 4 groups of similar tissue" in document.text
+    assert "squares of 32 µm, were sorted, without labels, into 4 groups of similar tissue." in document.text
     assert "3 of 5 validity indices are best at k = 4 (Calinski-Harabasz, C index, Hartigan)" in document.text
     assert document.text.count("Synthetic patches are research material, not for diagnosis") == 2
     assert "PSNR 24.6 dB" in document.text
@@ -203,7 +205,7 @@ def test_a_cluster_has_its_verdict_its_place_and_the_scale(finished: Run) -> Non
     assert document.text.count("Sets of patches were not compared: too few") == 1
     levels = [item["class"] for item in document.of("p") if (item.get("class") or "").startswith("verdict")]
     assert levels == [f"verdict {level}" for level in ("good", "bad", "unknown", "bad")]
-    assert document.table("Checks of the samples of cluster 1")[1:] == [
+    assert document.table("Checks of the samples of group 1")[1:] == [
         ["two-sample test", "different", "AUC 0.99 <b>of</b> 20."]
     ]
     assert document.text.count("Like real: verdict on 0.") == 1
@@ -227,7 +229,7 @@ def test_every_plot_is_on_the_page_and_names_its_files(finished: Run) -> None:
         for row in rows
         if row["measure"].startswith("SSIM")
         and row["cluster"] == "2"
-        and row["comparison"].startswith("sample and real patch of its")
+        and row["comparison"].startswith("sample and real patch of its group")
     ]
     assert [float(ssim[name]) for name in ("value", "95 % low", "95 % high")] == pytest.approx([0.5323, 0.5123, 0.5523])
 
@@ -267,11 +269,40 @@ def test_names_are_shown_and_cannot_become_markup(finished: Run) -> None:
     assert not any("onerror" in attributes for attributes in document.of("img"))
     assert document.text.count(f"1 · {evil}") == 2
     assert "0 · {{ 7 * 7 }} voids" in document.text
-    add_label(finished.path, cluster=3, k=4, rater="A", flag="artefact")
-    assert document.text.count("cluster 3") == report(finished).text.count("cluster 3") + 1, (
-        "no pair on the first screen"
-    )
     assert any(evil in str(attributes["alt"]) for attributes in document.of("img"))
+
+
+def test_clusters_with_one_name_are_one_group_and_artefacts_and_corrections_are_told(finished: Run) -> None:
+    run, words = finished.path, {0: "like real", 1: "different", 2: "too few", 3: "different"}
+    verdicts = {cluster: Verdict(word=word, sentence=f"Verdict on {cluster}.") for cluster, word in words.items()}
+    overall = Verdict(word="different", sentence="All told.")
+    Verdicts(k=4, overall=overall, clusters=verdicts).save(finished.folder("evaluation"))
+    merge(run, clusters=[0, 2], k=4, rater="A", name="Stroma")
+    add_label(run, cluster=3, k=4, rater="A", flag="artefact")
+    index = pd.read_parquet(finished.folder("clusters") / "index.parquet")
+    of_3 = index["patch_id"][index["k4"] == 3].tolist()
+    correct(run, patches=of_3[:2], target="nerve", k=4, rater="A")
+    correct(run, patches=of_3[2:3], target="", k=4, rater="A")
+    document = report(finished)
+
+    titles = [a["aria-labelledby"] for a in document.of("article")]
+    assert titles == ["group-0", "group-1", "group-2", "group-3"], "stroma, 1, 3 and nerve"
+    assert "One group of the clusters 0 and 2, which have the same name." in document.text
+    assert "(those with the same name are one: 3 are shown)" in document.text
+    assert document.text.count("Too few: verdict on 2.") == 1
+    assert "Like real: verdict on 0." not in document.text, "the worst of the group's clusters counts"
+    assert "The verdict on cluster 2, the worst of the group's clusters." in document.text
+    assert document.table("Similarity of image pairs of cluster 2")
+    sizes = {place: int((index["k4"].isin(place)).sum()) for place in ((0, 2), (1,), (3,))}
+    counts = [sizes[0, 2], sizes[1,], sizes[3,] - 3, 2]
+    assert [text for n in counts if (text := f"{n} patches (") not in document.text] == []
+    assert "Flagged as artefact: left out of scores, mixtures and blinded readings." in document.text
+    assert "Corrections of 3 patches, made one by one: 2 nerve, 1 (no tissue)." in document.text
+    texts = [str(attributes["alt"]) for attributes in document.of("img")]
+    assert "Real patch of Stroma" in texts, "on the first screen"
+    assert sum(text.startswith("Synthetic patch of Stroma, ") for text in texts) == 6
+    assert "Real patch of group 3" not in texts, "an artefact is no pair of the first screen"
+    assert sum(text.startswith("Real patch of nerve, ") for text in texts) == 2
 
 
 def test_the_agreement_of_raters_is_shown_where_there_are_two(finished: Run) -> None:
@@ -282,8 +313,8 @@ def test_the_agreement_of_raters_is_shown_where_there_are_two(finished: Run) -> 
         add_name(finished.path, cluster=cluster, name=name, k=4, rater="Dr B")
     document = report(finished)
     assert "'Dr A' and 'Dr B': Cohen's kappa 0.57 (" in document.text
-    assert "over 3 clusters" in document.text
-    assert "Cluster 2: '<b>fat</b>' (Dr A), 'marrow' (Dr B)" in document.text
+    assert "over 3 groups" in document.text
+    assert "Group 2: '<b>fat</b>' (Dr A), 'marrow' (Dr B)" in document.text
 
 
 def test_what_a_run_lacks_is_left_out_with_the_reason(finished: Run) -> None:
@@ -309,9 +340,9 @@ def test_clusters_that_follow_slides_have_a_warning_and_others_have_none(finishe
     path = finished.folder("clusters") / "confounding.json"
     write_json(path, content)
     document = report(finished)
-    assert "The clusters at k = 4 may follow slides rather than tissue." in document.text
+    assert "The groups at k = 4 may follow slides rather than tissue." in document.text
     assert document.text.count(sentence) == 1
-    rows = document.table("Mutual information of clusters")[1:]
+    rows = document.table("Mutual information of groups")[1:]
     expected = ["slide", "31.0 %", "29.8 %", "0.350", "0.300", "0.400", "0.020", "0.040", "0.005", "warning"]
     assert rows == [["2", *expected], ["4", *expected]]
     write_json(path, content | {"warnings": {"2": [sentence]}})
@@ -326,9 +357,9 @@ def test_clusters_that_follow_colour_have_a_warning_and_old_runs_have_no_table(f
     path = finished.folder("clusters") / "confounding.json"
     write_json(path, {"colour": rows, "associations": [slide]})
     document = report(finished)
-    assert "The clusters at k = 4 may follow colour rather than tissue." in document.text
+    assert "The groups at k = 4 may follow colour rather than tissue." in document.text
     assert document.text.count(sentence) == 1
-    table = document.table("Agreement of the clusters with those that k-means finds in colour")[1:]
+    table = document.table("Agreement of the groups with those that k-means finds in colour")[1:]
     assert table == [["2", "0.812", "0.500", "–", ""], ["4", "0.812", "0.500", "0.050", "warning"]]
     write_json(path, {"colour": rows[:1], "associations": [slide]})
     assert "may follow colour" not in report(finished).text

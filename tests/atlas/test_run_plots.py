@@ -39,7 +39,7 @@ def test_why_this_k_shows_the_run_beside_data_without_clusters_and_says_whether_
     (gaussian,) = [r for r in rows if (r["measure"], r["k"], r["data"]) == ("Dunn", "3", "gaussian")]
     assert (gaussian["value"], gaussian["deviation"]) == ("1.0", "0.2")
     assert "k = 3: none passes; 3 is the best that passes in part" in plot.svg
-    for title in ("Calinski-Harabasz", "McClain-Rao", "Found again in other patches", "number of clusters k"):
+    for title in ("Calinski-Harabasz", "McClain-Rao", "Found again in other patches", "number of groups k"):
         assert title in plot.svg
 
 
@@ -103,7 +103,7 @@ def test_copy_scores_of_samples_stand_beside_those_of_held_out_patches() -> None
 def test_many_slides_share_the_last_colour() -> None:
     slides = [f"slide {number % 15}" for number in range(45)] + ["slide 14"]
     by_slide = colourings(
-        label_N=np.zeros(46, int), names=["a"], colours=["#000000"], slides=slides, patients=slides, p_N=np.ones(46)
+        group_N=np.zeros(46, int), names=["a"], colours=["#000000"], slides=slides, patients=slides, p_N=np.ones(46)
     )[1]
     assert "slide 14" in by_slide.names, "it has most patches"
     assert list(by_slide.names[:-1]) == sorted(by_slide.names[:-1])

@@ -53,7 +53,7 @@ def test_words_follow_the_direction_of_the_metric(metric: str, synthetic: float,
 
 def test_samples_that_are_as_near_to_other_clusters_are_not_called_faithful() -> None:
     own, floor, other = (similarity("ssim", value) for value in (0.515, 0.5, 0.55))
-    assert "no more alike than with other clusters" in similarity_reading(own, floor=floor, other=other)
+    assert "no more alike than with other groups" in similarity_reading(own, floor=floor, other=other)
     nearer = similarity("ssim", 0.4)
     assert "other clusters" not in similarity_reading(own, floor=floor, other=nearer)
 
@@ -74,7 +74,7 @@ def test_rows_of_all_clusters_at_the_shown_k() -> None:
     assert [(row.title, row.numbers.value, row.numbers.floor) for row in table.rows] == [("Frechet distance", 2.0, 1.0)]
     assert table.rows[0].reading == "worse than other real patches"
     text = " ".join(table.sentences)
-    assert "120 samples, every cluster by its frequency in real tissue, against 300 held-out patches" in text
+    assert "120 samples, every group by its frequency in real tissue, against 300 held-out patches" in text
     assert text.count("Few.") == 1
 
 
@@ -82,7 +82,7 @@ def test_a_cluster_has_its_own_table() -> None:
     distribution = Distribution(entries=(entry(), entry(cluster=1, value=3.0, n_synthetic=24)))
     table = distribution_table(distribution, k=3, cluster=1)
     assert [row.numbers.value for row in table.rows] == [3.0]
-    assert table.sentences[0].startswith("24 samples against 300 held-out patches of the cluster; the floor is 120 pat")
+    assert table.sentences[0].startswith("24 samples against 300 held-out patches of the group; the floor is 120 pat")
     assert distribution_table(distribution, k=3, cluster=2) == DistributionTable((), ())
 
 
@@ -148,7 +148,7 @@ def test_nothing_stands_for_another_k_or_without_a_measurement() -> None:
     assert recognition_details(None, cluster=0, k=2) == ""
     assert usefulness_sentences(None, k=2) == ()
     assert usefulness_sentences(Faithfulness(k=2, note="too few"), k=2) == (
-        "Whether samples are recognised as their cluster was not measured: too few.",
+        "Whether samples are recognised as their group was not measured: too few.",
     )
 
 

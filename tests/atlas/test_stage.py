@@ -71,12 +71,12 @@ def test_the_stage_draws_maps_and_writes_the_page(run: Run) -> None:
             assert image.size == (160, 128)
         assert read_json(report_context.out / "maps" / f"{name}.json")["patches"] == 4 * 5 * 16
         assert f"{name}: 320 patches classified on a grid" in html
-    assert "Clusters in regions" in html
+    assert "Groups in regions" in html
     assert '<th scope="row" class="text anywhere">(no name)</th>' in html
     figures = report_context.out / "figures"
     names = {path.stem for path in figures.glob("*.svg")}
     assert names == {path.stem for path in figures.glob("*.csv")}
-    assert names >= {"why-this-k", "patches-by-cluster", "patches-by-slide", "patches-by-patient"}
+    assert names >= {"why-this-k", "patches-by-group", "patches-by-slide", "patches-by-patient"}
     drawn = pd.read_csv(figures / "patches-by-slide.csv")
     assert list(drawn.columns) == ["patch_id", "slide", "pca_x", "pca_y", "tsne_x", "tsne_y"]
     assert drawn["slide"].value_counts().to_dict() == dict.fromkeys(("slide-0", "slide-1", "slide-2"), 24)
@@ -209,8 +209,8 @@ def test_maps_follow_corrections_of_patches(run: Run, tmp_path: Path) -> None:
     stage.run(context(run))
     assert drawn.read_bytes() != before
     html = page(run)
-    assert "The maps show the corrections of 1 patch, made one by one: 1 lacuna." in html
-    assert html.count("</span>lacuna</li>") == 1, "in the legend"
+    assert "The maps show the corrections of 1 patch, made one by one." in html
+    assert html.count("</span>lacuna</li>") == 2, "in both legends"
     undo_correction(run.path, k=4, rater="A")
     stage.run(context(run))
     assert drawn.read_bytes() == before

@@ -150,7 +150,7 @@ def sentences(state: LabelState, *, sizes: Sequence[int]) -> tuple[str, ...]:
     """How far raters agree, and on which clusters they do not, in words; empty where fewer than two named any."""
     kappas = tuple(sentence(agreement) for agreement in agreements(state, sizes=sizes))
     differences = tuple(
-        f"Cluster {one.cluster}: " + ", ".join(f"{name!r} ({rater})" for rater, name in one.names.items())
+        f"Group {one.cluster}: " + ", ".join(f"{name!r} ({rater})" for rater, name in one.names.items())
         for one in disagreements(state)
     )
     return kappas + differences
@@ -161,7 +161,7 @@ def sentence(agreement: Agreement) -> str:
     kind = "Cohen's kappa" if agreement.kind == "Cohen" else "Fleiss' kappa"
     raters = " and ".join(map(repr, agreement.raters))
     if agreement.equal is None or agreement.by_patches is None:
-        return f"{raters}: no cluster that all of them named"
+        return f"{raters}: no group that all of them named"
     equal, by_patches = (
         "not defined (one name for everything)"
         if kappa.value is None
@@ -169,6 +169,6 @@ def sentence(agreement: Agreement) -> str:
         for kappa in (agreement.equal, agreement.by_patches)
     )
     return (
-        f"{raters}: {kind} {equal} over {agreement.clusters} clusters, "
+        f"{raters}: {kind} {equal} over {agreement.clusters} groups, "
         f"{by_patches} weighted by their {agreement.patches:,} patches"
     )

@@ -116,8 +116,8 @@ def patch_map(
 ) -> PatchMap:
     """The section of the report. ``map_neighbours`` are the nearest neighbours (N, n) in each map, by method.
 
-    ``texts`` say where each patch is from; the keyboard reaches some of them. ``features`` names what the maps are
-    computed from. ``classes``: further classes of each patch's element, which give it other colours.
+    ``texts`` say of which group each patch is, and where it is from; the keyboard reaches some of them. ``features``
+    names what the maps are computed from. ``classes``: further classes of each patch's element, which give it other colours.
     """
     sprite, _ = sprite_of(thumbnails)
     panels = [
@@ -154,7 +154,7 @@ def _corner(number: int) -> tuple[int, int]:
 
 
 def points(xy_N2: np.ndarray, *, labels_N: np.ndarray, texts: Sequence[str], classes: Sequence[str] = ()) -> Markup:
-    """An element for each patch. The keyboard reaches the most central patch of each cluster, and reads its text."""
+    """An element for each patch. The keyboard reaches the most central patch of each group, and reads its text."""
     central = {row: cluster for cluster, row in central_patches(xy_N2, labels_N=labels_N).items()}
     others = [row for row in range(len(xy_N2)) if row not in central]
     elements = []
@@ -163,7 +163,7 @@ def points(xy_N2: np.ndarray, *, labels_N: np.ndarray, texts: Sequence[str], cla
         sides = (" r" if x > FAR else "") + (" b" if y > FAR else "") + (f" {classes[row]}" if classes else "")
         focus = ""
         if row in central:
-            text = f"Cluster {central[row]}, central patch: {texts[row]}"
+            text = f"Central patch of {texts[row]}"
             focus = Markup(' tabindex="0" role="img" aria-label="{}"').format(escape(text))
         element = Markup('<i class="c{}{}" style="left:{:.1f}%;top:{:.1f}%;--p:-{}px -{}px"{}></i>')
         elements.append(element.format(int(labels_N[row]), sides, 100 * x, 100 * y, *_corner(row), focus))
@@ -171,9 +171,9 @@ def points(xy_N2: np.ndarray, *, labels_N: np.ndarray, texts: Sequence[str], cla
 
 
 def central_patches(xy_N2: np.ndarray, *, labels_N: np.ndarray) -> dict[int, int]:
-    """The row nearest to the median of each cluster that has patches, by cluster."""
+    """The row nearest to the median of each cluster or group that has patches, by its number; -1 is none."""
     central = {}
-    for cluster in np.unique(labels_N):
+    for cluster in np.unique(labels_N[labels_N >= 0]):
         rows = np.flatnonzero(labels_N == cluster)
         distance = np.linalg.norm(xy_N2[rows] - np.median(xy_N2[rows], axis=0), axis=1)
         central[int(cluster)] = int(rows[distance.argmin()])
@@ -183,9 +183,12 @@ def central_patches(xy_N2: np.ndarray, *, labels_N: np.ndarray) -> dict[int, int
 def neighbour_shares(
     labels_N: np.ndarray, *, neighbours_Nn: np.ndarray, map_neighbours: Sequence[np.ndarray]
 ) -> list[NeighbourShares]:
-    """A row for each label that has patches, -1 for none. The neighbours (N, n) are those in the features and maps."""
+    """A row for each cluster or group that has patches; -1 is none.
+
+    The neighbours (N, n) are those in the features and in each map.
+    """
     rows = []
-    for cluster in np.unique(labels_N):
+    for cluster in np.unique(labels_N[labels_N >= 0]):
         inside = labels_N == cluster
         labels = labels_N[neighbours_Nn[inside]].ravel()
         others = np.bincount(labels[(labels != cluster) & (labels >= 0)], minlength=1)

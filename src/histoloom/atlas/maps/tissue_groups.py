@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 
 from histoloom.atlas.maps.palette import cluster_colours, colours, hexadecimal
-from histoloom.names import Label, normalised, tissues_of
+from histoloom.names import Label, default_name, normalised, tissues_of
 from histoloom.names.corrections import NO_TISSUE
 
 NO_GROUP = -1
@@ -27,6 +27,23 @@ class TissueGroup:
     name: str
     clusters: tuple[int, ...]
     colour: str
+
+    @property
+    def named(self) -> bool:
+        """Whether an expert named it."""
+        return not (self.clusters and self.name == default_name(self.clusters[0]))
+
+    @property
+    def short(self) -> str:
+        """The name, or ``group 3``."""
+        return self.name if self.named else f"group {self.clusters[0]}"
+
+    @property
+    def title(self) -> str:
+        """The number of its first cluster and the name, or ``Group 3``."""
+        if not self.clusters:
+            return self.name
+        return f"{self.clusters[0]} · {self.name}" if self.named else f"Group {self.clusters[0]}"
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def passing(decision: Decision, *, k: int) -> str:
         return ""
     if k in decision.standing:
         return f"{k} passes"
-    passes = f"{_listed(decision.standing)} {'pass' if len(decision.standing) > 1 else 'passes'}"
+    passes = f"{listed(decision.standing)} {'pass' if len(decision.standing) > 1 else 'passes'}"
     if k in decision.partly:
         if decision.standing:
             return f"{k} passes in part; {passes}"
@@ -83,7 +83,7 @@ def passing(decision: Decision, *, k: int) -> str:
     if decision.standing:
         return f"{k} does not pass; {passes}"
     if decision.partly:
-        return f"none passes; {_listed(decision.partly)} in part, {k} not even that"
+        return f"none passes; {listed(decision.partly)} in part, {k} not even that"
     return "none passes"
 
 
@@ -197,7 +197,7 @@ def confounding_light(confounding: Confounding | None, *, k: int) -> Light:
     return Light("confounding", question, level, sentence[:1].upper() + sentence[1:])
 
 
-def _listed(ks: Sequence[int]) -> str:
+def listed(numbers: Sequence[int]) -> str:
     """``8``, ``8 and 9``, ``7, 8 and 9``."""
-    first, last = ", ".join(map(str, ks[:-1])), "".join(map(str, ks[-1:]))
+    first, last = ", ".join(map(str, numbers[:-1])), "".join(map(str, numbers[-1:]))
     return f"{first} and {last}" if first else last

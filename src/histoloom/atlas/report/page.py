@@ -13,7 +13,7 @@ from histoloom.atlas.maps.patch_map import PatchMap
 from histoloom.atlas.maps.tissue_groups import TissueGroup
 from histoloom.atlas.report.clustering_tables import DefinitionRow, PaperComparison, RegionTable, ValidityRow
 from histoloom.atlas.report.figures import Picture, ScaleBar
-from histoloom.atlas.report.lights import SYMBOLS, Light, verdict_level
+from histoloom.atlas.report.lights import SYMBOLS, Light, listed, verdict_level
 from histoloom.atlas.report.paper import BETTER, CITATION, INDEX_TITLES, METRIC_TITLES
 from histoloom.atlas.report.plots import Plot
 from histoloom.atlas.report.run_plots import STAGE_TITLES, Colouring
@@ -22,8 +22,10 @@ from histoloom.atlas.report.sample_quality import DistributionTable, SimilarityR
 from histoloom.atlas.report.text import count, duration, number
 from histoloom.autoencoder.quality import ReconstructionQuality
 from histoloom.clustering.results import Confounding, Decision, PatchAlone
-from histoloom.evaluation.results import Agreement, Verdict
+from histoloom.evaluation.results import Agreement, Verdict, VerdictWord
 from histoloom.run.directory import Artifact
+
+_WORST_FIRST: tuple[VerdictWord, ...] = ("different", "too few", "not measured", "like real")
 
 FACTOR_TITLES = {
     "slide": "slide",
@@ -52,7 +54,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a cluster lies on the slide that shows most of it."""
+    """Where a group lies on the slide that shows most of it."""
 
     title: str
     picture: Picture
@@ -60,29 +62,43 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """One cluster at the shown k; ``named`` is False where ``name`` is only its number. ``flag`` may be empty.
-
-    ``slides``: the slides with most of its patches, and their shares of these (0..1). ``verdict`` is None where the
-    samples were not judged. ``copies``: its samples that look like a copy of a training patch, of ``n_samples``.
-    """
+class ClusterNumbers:
+    """How good the samples of one cluster are; ``verdict`` is None where they were not judged."""
 
     number: int
-    name: str
-    named: bool
-    colour: str
-    flag: str
-    extent: Extent
-    slides: tuple[tuple[str, float], ...]
-    place: Place | None
-    real: tuple[Picture, ...]
-    samples: tuple[Picture, ...]
-    n_samples: int
-    copies: int
     verdict: Verdict | None
     similarity: Sequence[SimilarityRow]
     distribution: DistributionTable
     recognition: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """A tissue group at the shown k: a cluster, or the clusters that share a name.
+
+    ``place``: its place among the groups. ``flags``: of its clusters; ``left_out``: those of them that scores leave out
+    as artefact. ``slides``: the slides with most of its patches, and their shares of these (0..1). ``copies``: its
+    samples that look like a copy of a training patch, of ``n_samples``.
+    """
+
+    place: int
+    tissue: TissueGroup
+    flags: tuple[str, ...]
+    left_out: tuple[int, ...]
+    extent: Extent
+    slides: tuple[tuple[str, float], ...]
+    on_slide: Place | None
+    real: tuple[Picture, ...]
+    samples: tuple[Picture, ...]
+    n_samples: int
+    copies: int
+    numbers: tuple[ClusterNumbers, ...]
+
+    @property
+    def worst(self) -> ClusterNumbers | None:
+        """Its cluster with the worst verdict, which is the group's; None where none was judged."""
+        judged = [(_WORST_FIRST.index(one.verdict.word), one) for one in self.numbers if one.verdict is not None]
+        return min(judged, key=lambda one: one[0], default=(0, None))[1]
 
 
 @dataclass(frozen=True)
@@ -98,12 +114,12 @@ class Map:
 
 @dataclass(frozen=True)
 class Page:
-    """The whole report, in the order of its sections.
+    """The whole report, in the order of its sections; ``groups`` by their first clusters.
 
     ``k`` is the number of clusters that is shown: the decision's, or ``report.k``; ``reason`` says why. ``bar`` is the
     scale bar of a patch.
     ``unavailable``: the numbers that this run lacks, each with its reason, once for the whole page.
-    ``corrected``: how many patches experts have corrected, by name; ``new_groups``: those of them that no cluster has.
+    ``corrected``: how many patches experts have corrected, by name.
     ``reconstructions`` are pairs of a patch and its reconstruction. ``plots``: by name; each is a pair of files too.
     """
 
@@ -120,14 +136,13 @@ class Page:
     patch_alone: PatchAlone | None
     unavailable: Sequence[str]
     agreement: Sequence[str]
-    clusters: Sequence[Cluster]
+    groups: Sequence[Group]
     telling: TellingSection | None
     originality: OriginalitySection | None
     readings: Sequence[ReadingBlock]
     maps: Sequence[Map]
     maps_missing: Mapping[str, str]
     corrected: Mapping[str, int]
-    new_groups: Sequence[TissueGroup]
     patch_map: PatchMap | None
     colourings: Sequence[Colouring]
     decision: Decision
@@ -147,6 +162,11 @@ class Page:
     config: str
     plots: Mapping[str, Plot]
 
+    @property
+    def merged(self) -> bool:
+        """Whether clusters share a name, so that there are fewer groups than ``k``."""
+        return any(len(group.tissue.clusters) > 1 for group in self.groups)
+
 
 def render(page: Page) -> str:
     """The page as one self-contained HTML document."""
@@ -162,6 +182,7 @@ def render(page: Page) -> str:
         "duration": duration,
         "count": count,
         "level": verdict_level,
+        "listed": listed,
     }
     environment.globals |= {"symbols": SYMBOLS, "plots": page.plots}
     return environment.get_template("report.html").render(

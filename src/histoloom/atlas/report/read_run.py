@@ -14,15 +14,14 @@ import pyarrow as pa
 import yaml
 
 from histoloom.atlas.browse.agreement import sentences
-from histoloom.atlas.browse.cluster_table import ClusterTable, read_clusters
+from histoloom.atlas.browse.cluster_table import read_clusters
 from histoloom.atlas.browse.patch_table import PatchTable
 from histoloom.atlas.browse.run_slides import RunSlides, SlideInfo
 from histoloom.atlas.maps.embedding import neighbours
 from histoloom.atlas.maps.overlay import MapRecord
 from histoloom.atlas.maps.patch_map import FEATURE_TITLES, Embedding, PatchMap, patch_map, thumbnail
-from histoloom.atlas.maps.tissue_groups import group_patches
+from histoloom.atlas.maps.tissue_groups import NO_GROUP, TissueGroups
 from histoloom.atlas.report import run_plots
-from histoloom.atlas.report.cluster_cards import EvaluationRecords, cluster_cards, slide_bar
 from histoloom.atlas.report.clustering_tables import (
     definition_rows,
     paper_similarity,
@@ -32,8 +31,15 @@ from histoloom.atlas.report.clustering_tables import (
     validity_rows,
 )
 from histoloom.atlas.report.figures import Picture, curves, picture, read_image, scale_bar
+from histoloom.atlas.report.group_cards import (
+    EvaluationRecords,
+    group_cards,
+    slide_bar,
+    table_of_groups,
+    tissue_groups,
+)
 from histoloom.atlas.report.lights import lights
-from histoloom.atlas.report.page import Cluster, Header, Map, Page
+from histoloom.atlas.report.page import Group, Header, Map, Page
 from histoloom.atlas.report.paper import METRIC_TITLES
 from histoloom.atlas.report.run_plots import Colouring
 from histoloom.atlas.report.sample_checks import originality_section, readings_of, telling_section
@@ -47,7 +53,7 @@ from histoloom.autoencoder.quality import ReconstructionQuality, Reconstructions
 from histoloom.clustering.results import Confounding, Decision, PatchAlone, ValidityTable
 from histoloom.config import Config
 from histoloom.evaluation.results import Distribution, Similarity, TwoSample
-from histoloom.names import current_labels, read_label_state
+from histoloom.names import current_labels, default_name, read_label_state
 from histoloom.names.corrections import counts_by_name, current_corrections
 from histoloom.run.directory import Artifact
 from histoloom.run.stage import EventLog
@@ -75,19 +81,28 @@ def read_page(
     judged = EvaluationRecords.load(inputs["evaluation"], k=k)
     map_records = [record for path in sorted(maps.glob("*.json")) if (record := MapRecord.load(path))]
     run_slides = RunSlides(inputs["patches"]).by_id
-    cards = cluster_cards(
-        run,
+    labels, corrections = current_labels(run, k=k), current_corrections(run, k=k)
+    groups, corrected_M = tissue_groups(corrections, clusters=clusters, table=table, labels=labels)
+    grouped = table_of_groups(groups, folder=inputs["clusters"], k=k, table=table, corrected_M=corrected_M)
+    cards = group_cards(
+        groups,
+        labels=labels,
+        k=k,
         config=config,
         inputs=inputs,
         maps=maps,
         map_records=map_records,
         slides=run_slides,
         table=table,
-        clusters=clusters,
+        grouped=grouped,
         judged=judged,
     )
-    colourings = () if embedding is None else _colourings(embedding, table=table, clusters=clusters, cards=cards)
-    names = _titles(cards)
+    colourings = () if embedding is None else _colourings(embedding, table=table, groups=groups, p_N=clusters.p_N)
+    # Numbers of a cluster keep its number, also where several clusters are one group
+    names = [
+        f"{cluster} · {label.name}" if label.name != default_name(cluster) else f"group {cluster}"
+        for cluster, label in labels.items()
+    ]
     plots = [
         run_plots.why_this_k(decision, validity, k=k),
         run_plots.pair_similarity(judged.similarity, names=names, k=k),
@@ -100,8 +115,6 @@ def read_page(
     logs = {stage: EventLog(inputs[stage] / "log.jsonl") for stage in TRAINED}
     plots += [run_plots.training(stage, metrics=curves(log.read())) for stage, log in logs.items()]
     region_N, originality = table.regions(), judged.originality
-    corrections, labels = current_corrections(run, k=k), current_labels(run, k=k)
-    new_groups = group_patches(np.empty(0, int), labels=labels, further_names=corrections.values()).groups
 
     return Page(
         k=k,
@@ -115,9 +128,9 @@ def read_page(
         distribution=distribution_table(judged.distribution, k=k),
         usefulness=usefulness_sentences(judged.faithfulness, k=k),
         patch_alone=PatchAlone.load(inputs["clusters"]),
-        unavailable=_unavailable(judged.similarity, distribution=judged.distribution, clusters=cards),
+        unavailable=_unavailable(judged.similarity, distribution=judged.distribution, groups=cards),
         agreement=sentences(read_label_state(run, k=k), sizes=[len(rows) for rows in clusters.members]),
-        clusters=cards,
+        groups=cards,
         telling=telling_section(TwoSample.load(inputs["evaluation"]), k=k, evaluation=inputs["evaluation"]),
         originality=None if originality is None else originality_section(originality, evaluation=inputs["evaluation"]),
         readings=readings_of(run),
@@ -128,10 +141,9 @@ def read_page(
         ],
         maps_missing={record.title: record.missing for record in map_records if record.missing},
         corrected=counts_by_name(corrections),
-        new_groups=[group for group in new_groups if not group.clusters],
         patch_map=None
         if embedding is None
-        else _patch_map(embedding, config=config, table=table, clusters=clusters, colourings=colourings),
+        else _patch_map(embedding, config=config, table=table, groups=groups, colourings=colourings),
         colourings=colourings,
         decision=decision,
         validity=validity_rows(validity, decision=decision),
@@ -139,7 +151,7 @@ def read_page(
         reconstructions=_reconstructions(inputs["autoencoder"]),
         stages=TRAINED,
         slides=list(run_slides.values()),
-        regions=None if region_N is None else region_table(region_N, clusters.label_N, k=k),
+        regions=None if region_N is None else region_table(region_N, groups.group_N, k=len(groups.groups)),
         paper_validity=paper_validity(validity),
         paper_similarity=paper_similarity(judged.similarity),
         paper_definitions=definition_rows(judged.similarity, judged.by_paper, k=k),
@@ -169,24 +181,19 @@ def _header(run: Path, *, config: Config, table: PatchTable) -> Header:
 
 
 def _colourings(
-    embedding: Embedding, *, table: PatchTable, clusters: ClusterTable, cards: Sequence[Cluster]
+    embedding: Embedding, *, table: PatchTable, groups: TissueGroups, p_N: np.ndarray
 ) -> tuple[Colouring, ...]:
-    """What the patches of the 2-D maps are coloured by."""
+    """What the patches of the 2-D maps are coloured by; ``p_N`` is the probability of each patch's cluster."""
     rows_N = table.rows_of(pa.array(embedding.patch_ids, pa.string()))
     slides_N = table.slides.iloc[table.slide_N[rows_N]]
     return run_plots.colourings(
-        label_N=clusters.label_N[rows_N].astype(np.int64),
-        names=_titles(cards),
-        colours=[card.colour for card in cards],
+        group_N=groups.group_N[rows_N].astype(np.int64),
+        names=[group.title for group in groups.groups],
+        colours=[group.colour for group in groups.groups],
         slides=slides_N["slide"].astype(str).tolist(),
         patients=slides_N["patient"].astype(str).tolist(),
-        p_N=clusters.p_N[rows_N],
+        p_N=p_N[rows_N],
     )
-
-
-def _titles(cards: Sequence[Cluster]) -> list[str]:
-    """The cluster's number and name as plots show them."""
-    return [f"{card.number} · {card.name}" if card.named else card.name for card in cards]
 
 
 def _reconstructions(folder: Path) -> list[tuple[Picture, Picture]]:
@@ -203,9 +210,7 @@ def _reconstructions(folder: Path) -> list[tuple[Picture, Picture]]:
     ]
 
 
-def _unavailable(
-    similarity: Similarity, *, distribution: Distribution | None, clusters: Sequence[Cluster]
-) -> list[str]:
+def _unavailable(similarity: Similarity, *, distribution: Distribution | None, groups: Sequence[Group]) -> list[str]:
     """Each number that the run lacks, with the reason."""
     found = [
         f"{METRIC_TITLES.get(name, name)} was not measured: {reason}" for name, reason in similarity.missing.items()
@@ -214,13 +219,14 @@ def _unavailable(
         found.append("The similarity of pairs was not measured in this run.")
     if distribution is not None:
         found += [f"Distances by {name} were not measured: {reason}" for name, reason in distribution.missing.items()]
-        without = [str(cluster.number) for cluster in clusters if not cluster.distribution.rows]
+        clusters = [numbers for group in groups for numbers in group.numbers]
+        without = [str(numbers.number) for numbers in clusters if not numbers.distribution.rows]
         if not distribution.entries:
             found.append("Sets of patches were not compared: too few samples or real patches, or no extractor.")
         elif without:
             some = "none has as many" if len(without) == len(clusters) else f"not so many: {', '.join(without)}"
             found.append(
-                f"A cluster is compared as a set where it has 20 samples, 20 held-out and 20 training patches; {some}."
+                f"A group is compared as a set where it has 20 samples, 20 held-out and 20 training patches; {some}."
             )
     return found
 
@@ -242,20 +248,25 @@ def _patch_map(
     *,
     config: Config,
     table: PatchTable,
-    clusters: ClusterTable,
+    groups: TissueGroups,
     colourings: Sequence[Colouring],
 ) -> PatchMap:
     rows_N = table.rows_of(pa.array(embedding.patch_ids, pa.string()))
     starts = range(0, len(rows_N), _CHUNK)
-    others = [colouring for colouring in colourings if colouring.name != "cluster"]
+    others = [colouring for colouring in colourings if colouring.name != "group"]
     return patch_map(
         embedding,
-        labels_N=clusters.label_N[rows_N].astype(np.int64),
+        labels_N=groups.group_N[rows_N].astype(np.int64),
         map_neighbours={method: neighbours(xy_N2) for method, xy_N2 in embedding.maps.items()},
         thumbnails=[
             thumbnail(image) for start in starts for image in table.patches.images(rows_N[start : start + _CHUNK])
         ],
-        texts=[f"slide {slide}" for slide in table.slides["slide"].iloc[table.slide_N[rows_N]]],
+        texts=[
+            f"{'no tissue' if place == NO_GROUP else groups.groups[place].short}, slide {slide}"
+            for place, slide in zip(
+                groups.group_N[rows_N], table.slides["slide"].iloc[table.slide_N[rows_N]], strict=True
+            )
+        ],
         features=FEATURE_TITLES[config.clusters.validity_features],
         classes=[
             " ".join(f"{colouring.name}-{colouring.group_N[place]}" for colouring in others)

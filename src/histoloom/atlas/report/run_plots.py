@@ -39,11 +39,11 @@ from histoloom.clustering.results import Decision, Method, ValidityTable, ValueA
 from histoloom.evaluation.results import Distribution, Faithfulness, Originality, Recognition, Similarity
 
 NULLS = {
-    "gaussian": "without clusters: Gaussian",
-    "permuted": "without clusters: features permuted",
-    "components": "without clusters: components permuted",
+    "gaussian": "without groups: Gaussian",
+    "permuted": "without groups: features permuted",
+    "components": "without groups: components permuted",
 }
-"""Data without clusters, by the name of the null model."""
+"""Data without groups, by the name of the null model."""
 NULL_LINES: dict[str, Literal["-", ":", "--"]] = {"gaussian": "-", "permuted": ":", "components": "--"}
 METHOD_LINES: dict[Method, tuple[str, str]] = {"infomax": (REAL, "o-"), "kmeans": (SOFT, "s--")}
 
@@ -63,11 +63,11 @@ TRAINING_TITLES = {
     "autoencoder.commitment": ("Distance to the codes", "commitment loss"),
     "autoencoder.perplexity": ("Codes in use", "perplexity, codes"),
     "network.loss": ("Loss", "loss"),
-    "network.information": ("What clusters tell of patches", "share of log k"),
-    "network.agreement": ("Pairs in the same cluster", "share of pairs"),
-    "network.marginal_entropy": ("Evenness of the clusters", "entropy, nats"),
+    "network.information": ("What groups tell of patches", "share of log k"),
+    "network.agreement": ("Pairs in the same group", "share of pairs"),
+    "network.marginal_entropy": ("Evenness of the groups", "entropy, nats"),
     "network.conditional_entropy": ("Doubt about a patch", "entropy, nats"),
-    "network.slide_information": ("What clusters tell of slides", "share of log k"),
+    "network.slide_information": ("What groups tell of slides", "share of log k"),
     "network.consistency": ("Change between two views", "KL divergence, nats"),
     "unet.loss": ("Loss", "loss"),
     "unet.mse": ("Error of the predicted noise", "mean squared error"),
@@ -76,8 +76,9 @@ TRAINING_TITLES = {
 
 STAGE_TITLES = {"autoencoder": "Autoencoder", "clusters": "Groups", "diffusion": "Generator"}
 
-CHOSEN = "#e69f00"
-OPEN = "open: no better than without clusters"
+CHOSEN = hexadecimal(palette.colours(1)[0])
+OPEN = "open: no better than without groups"
+_GREY = "#9a9a9a"
 _MOST_SLIDES = 12  # slides, or patients, with a colour of their own
 _MOST_POINTS = 400  # of a curve
 _COLUMNS = 3
@@ -90,7 +91,7 @@ PROBABILITY_COLOURS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
 
 
 def why_this_k(decision: Decision, validity: ValidityTable, *, k: int) -> Plot:
-    """The five indices and the stability against the number of clusters, beside data without clusters."""
+    """The five indices and the stability against the number of clusters, beside data without groups."""
     compared = {one.k: one for one in decision.nulls}
     state = passing(decision, k=k)
     rows: list[tuple[Cell, ...]] = []
@@ -111,14 +112,14 @@ def why_this_k(decision: Decision, validity: ValidityTable, *, k: int) -> Plot:
             axes.set_ylabel(f"index (no unit), {BETTER[name]} is better")
         if compared:
             _stability(panels[5], {one: found.stability for one, found in compared.items()})
-            for name, title in (("agreement", "agreement"), ("weakest", "least reproducible cluster")):
+            for name, title in (("agreement", "agreement"), ("weakest", "least reproducible group")):
                 rows += _null_rows(title, {one: found.stability[name] for one, found in compared.items()})
         else:
             panels[5].set_axis_off()
         ks = sorted({entry.k for entry in validity.entries} | compared.keys())
         for axes in panels[: 6 if compared else 5]:
             axes.axvspan(k - 0.3, k + 0.3, color=CHOSEN, alpha=0.3, linewidth=0)
-            axes.set_xlabel("number of clusters k")
+            axes.set_xlabel("number of groups k")
             axes.set_xlim(min(ks) - 0.6, max(ks) + 0.6)
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
             light_grid(axes)
@@ -126,24 +127,24 @@ def why_this_k(decision: Decision, validity: ValidityTable, *, k: int) -> Plot:
         if compared:
             handles = [
                 band,
-                Line2D([], [], color=REAL, marker="o", markersize=4, label="this run; agreement of all clusters"),
-                Line2D([], [], color=SYNTHETIC, marker="D", markersize=4, label="agreement of the weakest cluster"),
+                Line2D([], [], color=REAL, marker="o", markersize=4, label="this run; agreement of all groups"),
+                Line2D([], [], color=SYNTHETIC, marker="D", markersize=4, label="agreement of the weakest group"),
                 Line2D([], [], color="none", marker="o", markersize=4, markeredgecolor=REAL, label=OPEN),
                 *(Line2D([], [], color=SOFT, linestyle=NULL_LINES[null], label=label) for null, label in NULLS.items()),
             ]
         else:
             handles = [
                 band,
-                Line2D([], [], color=REAL, marker="o", markersize=4, label="the run's clusters"),
+                Line2D([], [], color=REAL, marker="o", markersize=4, label="the run's groups"),
                 Line2D([], [], color=SOFT, marker="s", linestyle="--", markersize=4, label="k-means"),
             ]
         figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=7)
-        words = "The five indices and the stability of the clusters" if compared else "The five indices of the clusters"
+        words = "The five indices and the stability of the groups" if compared else "The five indices of the groups"
         return finished(
             figure,
             name="why-this-k",
             title=f"Why k = {k}",
-            text=f"{words} against the number of clusters, {min(ks)} to {max(ks)}; k = {k} is marked"
+            text=f"{words} against the number of groups, {min(ks)} to {max(ks)}; k = {k} is marked"
             + (f": {state}." if state else "."),
             header=("measure", "k", "data", "value", *(("deviation",) if compared else ())),
             rows=rows,
@@ -223,15 +224,15 @@ def pair_similarity(similarity: Similarity, *, names: Sequence[str], k: int) -> 
                 _Interval(entry.cluster, kinds[entry.comparison], entry.value, *entry.interval)
             )
     labels = {
-        "samples": "sample and real patch of its cluster",
-        "real": "real and real of the cluster, other slides",
-        "other": "sample and real patch of other clusters",
+        "samples": "sample and real patch of its group",
+        "real": "real and real of the group, other slides",
+        "other": "sample and real patch of other groups",
     }
     return _interval_plot(
         panels,
         name="pair-similarity",
         title="Pairs of samples and real patches",
-        text="How alike pairs of patches are, by cluster, with 95 % intervals.",
+        text="How alike pairs of patches are, by group, with 95 % intervals.",
         names=names,
         labels=labels,
     )
@@ -289,7 +290,7 @@ def _interval_plot(
                 cluster = "all" if one.cluster is None else one.cluster
                 rows.append((label.replace("\n", ", "), cluster, labels[one.kind], one.value, one.low, one.high))
             axes.set_yticks(
-                range(len(clusters)), ["all clusters" if one is None else _short(names[one]) for one in clusters]
+                range(len(clusters)), ["all groups" if one is None else _short(names[one]) for one in clusters]
             )
             axes.set_ylim(len(clusters) - 0.5, -0.5)
             axes.set_xlabel(label)
@@ -331,16 +332,16 @@ def confusion(faithfulness: Faithfulness | None, *, names: Sequence[str], k: int
             axes.set_title(f"{title[:1].upper()}{title[1:]} (n = {found.n:,})")
             axes.set_xticks(range(k), [str(cluster) for cluster in range(k)], fontsize=6.5)
             axes.set_yticks(range(k), [_short(name) for name in names], fontsize=6.5)
-            axes.set_xlabel("taken for cluster (number)")
+            axes.set_xlabel("taken for group (number)")
             axes.spines[:].set_visible(False)
-        panels[0].set_ylabel("cluster of the sample or patch")
-        figure.colorbar(image, ax=panels, label="share of the cluster, %", fraction=0.04)
+        panels[0].set_ylabel("group of the sample or patch")
+        figure.colorbar(image, ax=panels, label="share of the group, %", fraction=0.04)
         return finished(
             figure,
             name="confusion",
-            title="Which cluster samples are taken for",
-            text="The share of each cluster's samples, and of its real patches of held-out slides, that an independent "
-            "classifier takes for each cluster.",
+            title="Which group samples are taken for",
+            text="The share of each group's samples, and of its real patches of held-out slides, that an independent "
+            "classifier takes for each group.",
             header=("images", "cluster", "taken for", "count", "share of the cluster, %"),
             rows=rows,
         )
@@ -403,17 +404,24 @@ class Colouring:
 
 def colourings(
     *,
-    label_N: np.ndarray,
+    group_N: np.ndarray,
     names: Sequence[str],
     colours: Sequence[str],
     slides: Sequence[str],
     patients: Sequence[str],
     p_N: np.ndarray,
 ) -> tuple[Colouring, ...]:
-    """The colourings by cluster, slide, patient and probability of the own cluster."""
+    """The colourings by tissue group, slide, patient and probability of the own cluster.
+
+    ``group_N``: places in ``names``; below 0 for patches that show no tissue.
+    """
+    names, colours = list(names), list(colours)
+    if (group_N < 0).any():
+        group_N = np.where(group_N < 0, len(names), group_N)
+        names, colours = [*names, "no tissue"], [*colours, _GREY]
     limits = ("below 0.5", "0.5 to 0.7", "0.7 to 0.9", "0.9 to 0.99", "0.99 and above")
     return (
-        Colouring("cluster", "cluster", label_N, tuple(names), tuple(colours)),
+        Colouring("group", "group", group_N, tuple(names), tuple(colours)),
         _by_value("slide", slides),
         _by_value("patient", patients),
         Colouring("probability", "probability", np.digitize(p_N, PROBABILITY_BINS), limits, PROBABILITY_COLOURS),
@@ -430,7 +438,7 @@ def _by_value(name: str, values: Sequence[str]) -> Colouring:
     colours = [hexadecimal(colour) for colour in palette.colours(len(shown))]
     if len(found) > _MOST_SLIDES:
         shown.append(f"{len(found) - _MOST_SLIDES} other {name}s")
-        colours.append("#9a9a9a")
+        colours.append(_GREY)
     return Colouring(name, name, rank[code_N], tuple(shown), tuple(colours))
 
 

@@ -106,7 +106,7 @@ def similarity_reading(
     else:
         reading = "less alike than real patches are to one another"
     if other is not None and (other.value > synthetic.value) == larger_is_better:
-        reading += "; no more alike than with other clusters, so this number does not tell the clusters apart"
+        reading += "; no more alike than with other groups, so this number does not tell the groups apart"
     return reading
 
 
@@ -147,12 +147,12 @@ def _comparison(entries: Sequence[DistributionEntry], *, cluster: int | None) ->
         n_left, n_right = first.n_floor
         if cluster is None:
             yield (
-                f"{first.n_synthetic:,} samples, every cluster by its frequency in real tissue, against {real}; mean "
+                f"{first.n_synthetic:,} samples, every group by its frequency in real tissue, against {real}; mean "
                 f"of {first.draws} such draws. The floor is {first.floor_from}: {n_right:,} against {n_left:,}."
             )
         else:
             yield (
-                f"{first.n_synthetic:,} samples against {real} of the cluster; the floor is {n_right:,} "
+                f"{first.n_synthetic:,} samples against {real} of the group; the floor is {n_right:,} "
                 f"{first.floor_from} against them."
             )
     yield from dict.fromkeys(note for entry in entries for note in entry.notes)
@@ -170,7 +170,7 @@ def usefulness_sentences(faithfulness: Faithfulness | None, *, k: int) -> tuple[
     if faithfulness is None or faithfulness.k != k:
         return ()
     if faithfulness.note is not None:
-        return (f"Whether samples are recognised as their cluster was not measured: {faithfulness.note}.",)
+        return (f"Whether samples are recognised as their group was not measured: {faithfulness.note}.",)
     useful = faithfulness.usefulness
     if useful is None:
         return ()
@@ -180,10 +180,10 @@ def usefulness_sentences(faithfulness: Faithfulness | None, *, k: int) -> tuple[
         return f"{accuracy.accuracy:.0%} ({low:.0%} to {high:.0%})"
 
     sentences = [
-        "A small classifier of the clusters, tested on real patches of held-out slides, recognises "
+        "A small classifier of the groups, tested on real patches of held-out slides, recognises "
         f"{score(useful.real)} trained on real patches, {score(useful.synthetic)} trained on samples alone and "
         f"{score(useful.both)} trained on both ({faithfulness.n_real:,} real patches, {faithfulness.n_synthetic:,} "
-        "samples; balanced over clusters)."
+        "samples; balanced over groups)."
     ]
     if faithfulness.no_clusterer is not None:
         sentences.append(f"The run's own clusterer does not judge the samples: {faithfulness.no_clusterer}.")
