@@ -117,7 +117,8 @@ def patch_map(
     """The section of the report. ``map_neighbours`` are the nearest neighbours (N, n) in each map, by method.
 
     ``texts`` say of which group each patch is, and where it is from; the keyboard reaches some of them. ``features``
-    names what the maps are computed from. ``classes``: further classes of each patch's element, which give it other colours.
+    names what the maps are computed from. ``classes``: further classes of each patch's element,
+    which give it other colours.
     """
     sprite, _ = sprite_of(thumbnails)
     panels = [
