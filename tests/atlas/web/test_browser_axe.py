@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pandas as pd
 import pytest
 from playwright.sync_api import Page
 
@@ -13,6 +14,7 @@ from histoloom.atlas.maps.patch_map import Embedding
 from histoloom.atlas.report.page import render
 from histoloom.atlas.report.read_run import STAGES, read_page
 from histoloom.atlas.web.app import NAVIGATION
+from histoloom.names.corrections import correct
 from histoloom.run.directory import Run
 
 PATHS = (
@@ -21,6 +23,9 @@ PATHS = (
         "/?k=2",
         "/clusters/4/1",
         "/clusters/2/0?order=borderline",
+        "/clusters/4/0?corrected=1",
+        "/groups/4?name=fat",
+        "/groups/4?name=",
         "/compare?left=1&right=synthetic&around=1",
         "/slides/slide-1?cluster=1",
         "/slides/slide-1/similar?x=0&y=0&width=80&height=64",
@@ -33,7 +38,12 @@ SCREENS = [(1024, "light"), (2560, "dark")]  # each width and each scheme once: 
 
 @pytest.fixture(scope="module")
 def whole_address(published: Run, write_map: Any, serve_run: Callable[..., Any]) -> Iterator[str]:
+    """The run has a 2-D map, a name that no cluster has, and a patch without tissue."""
     write_map(published)
+    index = pd.read_parquet(published.folder("clusters") / "index.parquet")
+    patches = index["patch_id"][index["k4"] == 0].tolist()
+    correct(published.path, patches=patches[:2], target="fat", k=4, rater="Dr A")
+    correct(published.path, patches=patches[2:3], target="", k=4, rater="Dr A")
     with serve_run(published.path) as address:
         yield address
 
@@ -75,6 +85,23 @@ def test_the_large_view(visit: Callable[..., Any], whole_address: str, scheme: s
         page.goto(f"{whole_address}/clusters/2/0")
         page.locator("#real button").first.click()
         assert not problems(page)
+        page.get_by_role("button", name="Correct …").click()
+        assert not problems(page)
+        page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Select", exact=True).click()
+        page.locator("#real button").first.click()
+        assert not problems(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_patches_selected_on_the_map(visit: Callable[..., Any], whole_address: str, scheme: str) -> None:
+    with visit(color_scheme=scheme, viewport={"width": 768, "height": 900}) as page:
+        page.goto(f"{whole_address}/map?k=4")
+        page.get_by_role("button", name="Select all of fat").click()
+        page.get_by_label("These show").select_option("new")
+        assert not problems(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 768
 
 
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
