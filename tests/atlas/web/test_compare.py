@@ -12,7 +12,17 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from histoloom.atlas.browse.sheet import MARGIN, TILE, SheetGallery, gallery_sheet, scale_bar
+from histoloom.atlas.browse.sheet import (
+    A4,
+    COLUMNS,
+    MARGIN,
+    TILE,
+    SheetGallery,
+    encoded_sheet,
+    gallery_pages,
+    gallery_sheet,
+    scale_bar,
+)
 from histoloom.names import add_name
 from histoloom.run.directory import Run
 from histoloom.slides.patch_set import PatchSet
@@ -125,6 +135,16 @@ def test_a_gallery_is_one_sheet(changing_client: TestClient, finished: Run) -> N
     assert (pdf.headers["content-type"], pdf.content[:5]) == ("application/pdf", b"%PDF-")
     around = Image.open(io.BytesIO(changing_client.get(f"/compare.png?{query}&around=1").content))
     assert around.height > two.height
+
+
+def test_a_pdf_has_a4_pages_and_cuts_no_picture() -> None:
+    images = [np.full((8, 8, 3), 90, np.uint8)] * (8 * COLUMNS)
+    galleries = [SheetGallery("a", ("b",), images), SheetGallery("c", (), images[:1])]
+    pages = gallery_pages(galleries, heading="d", side_um=64.0)
+    assert [page.size for page in pages] == [A4, A4]
+    assert sum(int((np.asarray(page) == 90).all(axis=2).sum()) for page in pages) == (8 * COLUMNS + 1) * TILE**2
+    data = encoded_sheet(galleries, heading="d", side_um=64.0, kind="pdf")
+    assert data.count(b"/MediaBox [ 0 0 595.2 841.92 ]") == 2
 
 
 def test_a_sheet_has_its_pictures_and_a_true_scale_bar() -> None:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from histoloom.atlas.browse.cluster_table import SortOrder
 from histoloom.atlas.browse.run_slides import RunSlides
-from histoloom.atlas.browse.sheet import SheetGallery, encoded_sheet, gallery_sheet, scale_bar
+from histoloom.atlas.browse.sheet import SheetGallery, encoded_sheet, scale_bar
 from histoloom.atlas.web.gallery_api import PAGE, FilterQuery, filtered, pages, slide_counts
 from histoloom.atlas.web.pages import render
 from histoloom.atlas.web.pictures import encoded, patch_address, sample_address
@@ -139,7 +139,7 @@ def compare_page(request: Request, view: View, slides: Slides, k: QueryK, shown:
 
 @router.get("/compare.{kind}", response_class=Response, tags=["pictures"])
 def sheet(view: View, slides: Slides, k: QueryK, shown: ShownQuery, kind: Literal["png", "pdf"]) -> Response:
-    """The galleries of the page on one sheet; ``right`` may be empty, for one gallery alone."""
+    """The galleries of the page on one PNG sheet, or on A4 pages; ``right`` may be empty, for one gallery alone."""
     read, table = _surroundings_reader(view, slides), view.table
     result = []
     for gallery in both_galleries(view, k=k, shown=shown):
@@ -168,10 +168,9 @@ def sheet(view: View, slides: Slides, k: QueryK, shown: ShownQuery, kind: Litera
                 images = [read(int(row)) for row in gallery.rows_M]
             lines.append("With the surrounding tissue; the patch is framed.")
         result.append(SheetGallery(gallery.title, tuple(lines), images, FIELD if around else 1))
-    picture = gallery_sheet(result, heading=f"{view.title}, {k} groups", side_um=view.size * view.mpp)
     name = re.sub(r"[^\w-]+", "-", f"{view.title}-k{k}-{shown.left}-{shown.right}", flags=re.ASCII).strip("-")
     return Response(
-        encoded_sheet(picture, kind),
+        encoded_sheet(result, heading=f"{view.title}, {k} groups", side_um=view.size * view.mpp, kind=kind),
         media_type="application/pdf" if kind == "pdf" else "image/png",
         headers={"Content-Disposition": f'inline; filename="{name}.{kind}"', "Cache-Control": "no-store"},
     )
