@@ -127,6 +127,8 @@ def test_a_lost_answer_is_sent_again(page: Page, own_address: str, finished: Run
     page.route("**/answers", lambda route: route.abort())
     page.keyboard.press("2")
     expect(page.locator("#unsent-text")).to_contain_text("The atlas does not answer")
+    expect(page.locator("#unsent-text")).to_contain_text("Your answer is kept here.")
+    expect(page.locator(".toast")).to_have_count(0)
     page.unroute("**/answers")
     page.keyboard.press("Enter")
     expect(page.locator("#count")).to_have_text("1 of 4")

@@ -8,8 +8,8 @@ export class ApiError extends Error {
   }
 }
 
-/** Send a request to the API and return the JSON of its response. A `body` is sent as JSON, a picture's `file` as it is, by POST unless `method` is given. Throws `ApiError`. */
-export async function api(path, { method, body, file, signal } = {}) {
+/** Send a request to the API and return the JSON of its response. A `body` is sent as JSON, a picture's `file` as it is, by POST unless `method` is given. `ownNotice`: the page itself says where the server does not answer. Throws `ApiError`. */
+export async function api(path, { method, body, file, signal, ownNotice = false } = {}) {
   const options = { method: method ?? (body === undefined && file === undefined ? "GET" : "POST"), signal, headers: { Accept: "application/json" } };
   if (file !== undefined) {
     options.headers["Content-Type"] = file.type === "image/jpeg" ? file.type : "image/png"; // the server looks at what is in it
@@ -24,7 +24,7 @@ export async function api(path, { method, body, file, signal } = {}) {
     response = await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    connectionLost();
+    if (!ownNotice) connectionLost();
     throw new ApiError(NO_ANSWER, 0);
   }
   connectionFound();

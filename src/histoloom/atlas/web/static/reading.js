@@ -106,7 +106,7 @@ async function answer(choice) {
 async function send(body) {
   mode = "sending";
   try {
-    state = await api(`${sessionPath}/answers`, { body });
+    state = await api(`${sessionPath}/answers`, { body, ownNotice: true });
   } catch (error) {
     if (error.status === 409 || error.status === 400) {
       // The picture was answered in another window: continue where the reading is now.
@@ -114,7 +114,7 @@ async function send(body) {
       state = await api(sessionPath);
       return showInstructions();
     }
-    return showRetry(error, () => send(body));
+    return showRetry(new ApiError(`${error.message} Your answer is kept here.`, error.status), () => send(body));
   }
   if (state.last) showTruth(state.last);
   else await showNextPicture();
