@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from histoloom.run.directory import Run
 
@@ -20,6 +20,11 @@ def mapped_address(published: Run, write_map: Any, serve_run: Callable[..., Any]
     write_map(published)
     with serve_run(published.path) as found:
         yield found
+
+
+def wait_for_drawing(canvas: Locator, *, before: bytes) -> None:
+    """Wait until a canvas shows something else than in an earlier screenshot."""
+    wait_until(canvas.page, lambda: bool(canvas.screenshot() != before))
 
 
 def wait_until(page: Page, holds: Callable[[], bool]) -> None:
@@ -116,13 +121,12 @@ def test_the_map_shows_the_patch_under_the_pointer(page: Page, mapped_address: s
     canvas = page.locator("#map")
     box = canvas.bounding_box()
     assert box is not None
-    middle = {"x": box["width"] / 2, "y": box["height"] / 2}
     hover = page.locator("#map-hover")
 
     def preview_is_shown() -> bool:
         """Whether the pointer finds a patch: the map takes it once its patches have come."""
         canvas.hover(position={"x": 1, "y": 1})
-        canvas.hover(position=middle)
+        canvas.hover(position={"x": box["width"] / 2, "y": box["height"] / 2})
         return hover.is_visible()
 
     wait_until(page, preview_is_shown)
@@ -147,13 +151,13 @@ def test_the_map_shows_the_patch_under_the_pointer(page: Page, mapped_address: s
     before = canvas.screenshot()
     canvas.focus()
     page.keyboard.press("+")
-    wait_until(page, lambda: canvas.screenshot() != before)
+    wait_for_drawing(canvas, before=before)
     for by, names in {"slide": ["slide-0", "slide-1", "slide-2"], "patient": ["patient 0", "patient 1"]}.items():
-        shown = canvas.screenshot()
+        before = canvas.screenshot()
         page.get_by_label("Colour by").select_option(by)
         expect(page.get_by_role("list", name="Colours").get_by_role("listitem")).to_have_text(names)
         expect(page).to_have_url(re.compile(rf"colour={by}"))
-        wait_until(page, lambda shown=shown: canvas.screenshot() != shown)
+        wait_for_drawing(canvas, before=before)
     page.get_by_role("button", name="Show the most central patch").first.click()
     expect(page.get_by_role("dialog")).to_be_visible()
 

@@ -40,6 +40,37 @@ def test_a_region_without_patches_or_without_a_slide_says_so(client: TestClient)
     assert client.get("/slides/slide-1/similar?x=-1").status_code == 422
 
 
+def test_a_region_is_drawn_in_the_viewer_with_the_mouse_or_the_keys(page: Page, address: str) -> None:
+    page.goto(f"{address}/slides/slide-1?k=2#80,64,4")
+    viewer = page.locator("#viewer[data-ready]")
+    box = viewer.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.get_by_role("button", name="Draw a region").click()
+    expect(page.locator("#region-hint")).to_be_visible()
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 240, y - 200)
+    page.mouse.up()
+    expect(page).to_have_url(f"{address}/slides/slide-1/similar?k=2&x=20&y=14&width=60&height=50")
+    expect(page.get_by_role("heading", name="Most like the region")).to_be_visible()
+    page.go_back()
+    expect(page).to_have_url(f"{address}/slides/slide-1?k=2#80,64,4")
+
+    viewer.focus()
+    page.keyboard.press("r")
+    expect(page.get_by_role("button", name="Draw a region")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Escape")
+    expect(page.locator("#region-hint")).to_be_hidden()
+    for key in ("r", "ArrowLeft", "ArrowLeft", "Shift+ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    side, step = min(box["width"], box["height"]) / 2 / 4, min(box["width"], box["height"]) / 50 / 4
+    expect(page.get_by_role("heading", name="Most like the region")).to_be_visible()
+    drawn = {name: int(page.get_by_label(name).input_value()) for name in ("Left", "Top", "Width", "Height")}
+    expected = {"Left": 80 - side / 2 - 2 * step, "Top": 64 - side / 2, "Width": side + step, "Height": side}
+    assert all(abs(drawn[name] - value) <= 2 for name, value in expected.items()), (drawn, expected)
+
+
 def test_a_region_is_drawn_with_the_mouse(page: Page, address: str) -> None:
     page.goto(f"{address}/slides/slide-1/similar?k=2")
     picture = page.get_by_role("img", name="The slide with the region")

@@ -5,6 +5,7 @@ import { Camera } from "./viewer-camera.js";
 import { addInputListeners } from "./viewer-input.js";
 import { drawScaleBar, fillLegend, Overview } from "./viewer-panel.js";
 import { groupTitle, Patches } from "./viewer-patches.js";
+import { Region } from "./viewer-region.js";
 import { Tiles } from "./viewer-tiles.js";
 
 const LAYERS = ["patches", "names", "map"], DEFAULT_LAYERS = "patches";
@@ -19,6 +20,7 @@ class Viewer {
     this.tiles = new Tiles({ slide, onLoad: () => this.redraw(), onError: (error) => this.onTileError(error) });
     this.patches = new Patches({ slide, onLoad: () => this.redraw() });
     this.overview = new Overview({ canvas: byId("overview"), slide, camera: this.camera });
+    this.region = new Region({ surface: this.surface, camera: this.camera, slide, button: byId("draw-region"), hint: byId("region-hint"), onChange: () => this.redraw(), onDone: (box) => this.openSimilar(box) });
     this.thumbnail = null;
     this.map = null; // the report's tissue map, once it is loaded
     this.hovered = -1; // index of the patch under the pointer
@@ -180,7 +182,8 @@ class Viewer {
       if (i >= 0) frame({ x: patches.x[i], y: patches.y[i], side: patches.extent[i] }, "#101418", [4, 2]);
     }
     if (this.linkedPatch) frame(this.linkedPatch, "#0b5cad", [7, 4]);
-    if (this.surface.matches(":focus-visible")) {
+    this.region.draw(context, toScreen, strokeTwice);
+    if (this.surface.matches(":focus-visible") && !this.region.active) {
       // A cross in the middle, for those who move by keys.
       const x = context.canvas.width / 2, y = context.canvas.height / 2, arm = 9 * ratio;
       const cross = new Path2D(`M${x - arm} ${y}H${x + arm}M${x} ${y - arm}V${y + arm}`);
@@ -243,6 +246,14 @@ class Viewer {
     this.updateAddress();
     this.updateAddress.flush();
     location.assign(`/clusters/${this.slide.k}/${this.patches.cluster[index]}`);
+  }
+
+  /** Open the patches most like those of a rectangle; the back button returns to this position. */
+  openSimilar(box) {
+    this.updateAddress();
+    this.updateAddress.flush();
+    const query = new URLSearchParams({ k: this.slide.k, ...box });
+    location.assign(`${location.pathname}/similar?${query}`);
   }
 
   /** Show the first error only: all tiles fail for the same reason. */
