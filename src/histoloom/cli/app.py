@@ -37,6 +37,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("report", runs.report),
     ("status", runs.status),
     ("sample", generate.sample),
+    ("paint", generate.paint),
     ("name", expert.name),
     ("names", expert.names),
     ("map", generate.map_slide),

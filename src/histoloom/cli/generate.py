@@ -161,3 +161,44 @@ def export(
 
         export_generator(Run.open(run), out, half=half, terms=Terms(licence=licence, data=data))
     typer.echo(out.resolve())
+
+
+def paint(
+    generator: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_GENERATOR", help="A run, an exported generator, or `starter`.", callback=check_run
+        ),
+    ],
+    layout: Annotated[
+        Path, typer.Option(metavar="MAP", help="GeoJSON with tissue names, or an indexed PNG with NAME.json as legend.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the field.", callback=check_out_folder)],
+    size: Annotated[
+        tuple[int, int] | None, typer.Option(metavar="W H", help="px of the field; else what the layout covers.")
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(min=0.001, help="um/px of the layout; else those of the generator.")
+    ] = None,
+    background: Annotated[str | None, typer.Option(help="The tissue where the layout has none.")] = None,
+    softness: Annotated[float, typer.Option(min=0, help="Width of the boundaries of tissues (sd), um.")] = 8.0,
+    k: OtherK = None,
+    method: Annotated[SamplerMethod | None, typer.Option(help="Sampler; student where it was distilled.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Evaluations of the network; odd for heun.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Strength of guidance; 1: none.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Paint a large field of tissue from a drawn map, with its labels."""
+    from histoloom.diffusion.generation.generator import Generator
+    from histoloom.diffusion.generation.request import Request
+    from histoloom.diffusion.generation.run_request import sampler_of
+    from histoloom.diffusion.painting.job import PaintSettings, paint_file
+    from histoloom.processes import is_main_process
+
+    loaded = Generator.load(generator)
+    sampler = sampler_of(Request(n=1, method=method, steps=steps, guidance=guidance), loaded)
+    settings = PaintSettings(seed=seed, k=k, softness=softness, background=background, sampler=sampler)
+    with continues_after_interrupt():
+        field = paint_file(loaded, layout, out=out, settings=settings, size_px=size, mpp=mpp)
+    if is_main_process():
+        typer.echo(field)

@@ -110,9 +110,9 @@ def read_regions(
         raise SlideError(f"its regions have {len(names)} names, more than {_MOST_NAMES}", detail=path.name)
     label_hw = np.full(shape_hw, 0 if wanted else 1, np.uint8)
     for area in wanted:
-        _fill(label_hw, area.outline, value=names.index(area.name) + 1, origin=origin, scale=scale)
+        fill_area(label_hw, area.outline, value=names.index(area.name) + 1, origin=origin, scale=scale)
     for area in ignored:
-        _fill(label_hw, area.outline, value=0, origin=origin, scale=scale)
+        fill_area(label_hw, area.outline, value=0, origin=origin, scale=scale)
     return Regions(PackedMask.of(label_hw), names)
 
 
@@ -159,7 +159,7 @@ def _polygons(geometry: object) -> list[Polygon]:
     return [area for part in parts for area in _polygons(part)]
 
 
-def _fill(
+def fill_area(
     label_hw: np.ndarray,
     area: Polygon,
     *,

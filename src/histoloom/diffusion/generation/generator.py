@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -44,6 +45,9 @@ from histoloom.names import Label, current_labels
 from histoloom.run.directory import fingerprint
 from histoloom.training.devices import accelerator, autocast, compile_modules, compiling
 from histoloom.training.memory import in_fitting_parts
+
+if TYPE_CHECKING:
+    from histoloom.diffusion.painting.job import PaintedField, PaintSettings
 
 BATCH_SIZE = {"cpu": 8, "mps": 16, "cuda": 64}
 """images that are drawn at once, by device"""
@@ -191,6 +195,14 @@ class Generator:
         k = self.spec.chosen_k if k is None else k
         specs = specs_between(self.spec, ends=ends, strength=strength, n=n, seed=seed, k=k)
         return list(self.draw(specs, sampler=sampler or self.spec.sampler, sources=ends))
+
+    def paint(
+        self, labels_HW: np.ndarray, *, names: Sequence[str], settings: PaintSettings | None = None
+    ) -> PaintedField:
+        """Paint a large field: ``labels_HW`` says which of ``names`` each pixel shows (``painting.paint_array``)."""
+        from histoloom.diffusion.painting.job import PaintSettings, paint_array  # it draws with a Generator
+
+        return paint_array(self, labels_HW, names=names, settings=settings or PaintSettings())
 
     def sample_specs(self, tissue: str | None, *, n: int, seed: int, k: int | None = None) -> list[SampleSpec]:
         """The samples that ``sample`` draws, without drawing them."""

@@ -56,10 +56,7 @@ def draw_into(
     follow the job, and may end it.
     """
     check_request(request)
-    if request.method == STUDENT:
-        sampler = student_sampler(request, generator)
-    else:
-        sampler = requested_sampler(request, default=generator.spec.sampler)
+    sampler = sampler_of(request, generator)
     sources = [generator.encode((pictures or {}).get(name, name)) for name in request.init_images]
     tissue_of = request_specs(generator, request, sources=sources)
 
@@ -102,6 +99,13 @@ def check_request(request: Request) -> None:
             raise UserError("between two pictures each image is of the nearer one's tissue; leave --tissue out")
     elif request.strength is not None:
         raise UserError("a strength has no effect without a picture to start from; add --like or --between")
+
+
+def sampler_of(request: Request, generator: Generator) -> SamplerConfig:
+    """The sampler of a request: the student's, or the generator's own with the settings that the request names."""
+    if request.method == STUDENT:
+        return student_sampler(request, generator)
+    return requested_sampler(request, default=generator.spec.sampler)
 
 
 def student_sampler(request: Request, generator: Generator) -> SamplerConfig:
