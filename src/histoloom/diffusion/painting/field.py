@@ -15,7 +15,7 @@ Shapes: C x h x w normalised latents of the field, S the side of a window, R row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -260,7 +260,8 @@ def decode_band(
     for column in {column for _, column in places}:
         weights_W[column * factor : column * factor + fine.side] += line_S
 
-    for batch in _batches(places, size=batch_size):
+    for start in range(0, len(places), batch_size):
+        batch = places[start : start + batch_size]
         padded = [*batch] + [batch[-1]] * (batch_size - len(batch))
         z_NCSS = torch.cat([z_1Crw[..., r - top : r - top + side, c : c + side] for r, c in padded])
         images_N3SS = decode(z_NCSS).clamp(-1, 1).float().cpu()
@@ -271,8 +272,3 @@ def decode_band(
     first, last = ((edge - top) * factor for edge in band)
     mixed_RW3 = sum_RW3[first:last] / np.outer(weights_R[first:last], weights_W)[..., None]
     return np.rint((mixed_RW3 + 1) * 127.5).astype(np.uint8)
-
-
-def _batches(places: Sequence[tuple[int, int]], *, size: int) -> Iterator[Sequence[tuple[int, int]]]:
-    for start in range(0, len(places), size):
-        yield places[start : start + size]

@@ -131,7 +131,7 @@ def _areas(path: Path) -> list[Area]:
 
 def _read_geojson(path: Path, canvas: Canvas, *, mpp: float) -> Layout:
     areas = _areas(path)
-    _check_overlaps(areas, file=path.name)
+    check_overlaps(areas, file=path.name)
     names = tuple(dict.fromkeys(area.name for area in areas))
     tissue_hw = np.full(canvas.shape_hw, NOTHING, np.int16)
     scale = mpp / canvas.mpp / canvas.factor
@@ -140,7 +140,8 @@ def _read_geojson(path: Path, canvas: Canvas, *, mpp: float) -> Layout:
     return Layout(tissue_hw, names)
 
 
-def _check_overlaps(areas: Sequence[Area], *, file: str) -> None:
+def check_overlaps(areas: Sequence[Area], *, file: str) -> None:
+    """``UserError`` where areas of different tissues overlap."""
     outlines = [area.outline for area in areas]
     for one, other in zip(*shapely.STRtree(outlines).query(outlines, predicate="intersects"), strict=True):
         if one >= other or areas[one].name == areas[other].name:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ def write_field(path: Path, pixel_file: Path, *, mpp: float, tissues: Sequence[s
     """Write pixels, uint8 (H, W, 3) in an npy file, as an OME-TIFF pyramid; each level halves the one before."""
     levels = [np.load(pixel_file, mmap_mode="r")]
     while min(levels[-1].shape[:2]) > 2 * TILE:
-        levels.append(_half(levels[-1], pixel_file.with_name(f"level-{len(levels)}.npy")))
+        levels.append(halved(levels[-1], pixel_file.with_name(f"level-{len(levels)}.npy")))
     metadata = {
         "axes": "YXS",
         "Name": "synthetic tissue, painted by Histoloom",
@@ -40,7 +40,7 @@ def write_field(path: Path, pixel_file: Path, *, mpp: float, tissues: Sequence[s
     with replacing(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=levels[0].size > 2**31, ome=True) as tiff:
         for number, level in enumerate(levels):
             tiff.write(
-                _tiles(level),
+                _tiles(level.__getitem__, shape=level.shape),
                 shape=level.shape,
                 dtype=np.uint8,
                 tile=(TILE, TILE),
@@ -68,15 +68,15 @@ def write_labels(out: Path, layout: Layout, *, canvas: Canvas) -> None:
         with replacing(out / "mask.png") as temporary:
             image.save(temporary, "PNG", pnginfo=png_text())
     else:
+
+        def read(place: tuple[slice, slice]) -> np.ndarray:
+            row_R, column_C = (np.arange(part.start, part.stop) // factor for part in place)
+            part_RC: np.ndarray = label_hw[row_R[:, None], column_C]
+            return part_RC
+
         with replacing(out / "mask.tif") as temporary, tifffile.TiffWriter(temporary) as tiff:
-            rows_of_tiles = range(0, height, TILE)
-            tiles = (
-                _tile(label_hw, top=top, left=left, factor=factor)
-                for top in rows_of_tiles
-                for left in range(0, width, TILE)
-            )
             tiff.write(
-                tiles,
+                _tiles(read, shape=(height, width)),
                 shape=(height, width),
                 dtype=np.uint8,
                 tile=(TILE, TILE),
@@ -99,20 +99,17 @@ def areas_geojson(layout: Layout, *, factor: int) -> str:
             "classification": {"name": name, "color": palette[number].tolist()},
             "metadata": {"synthetic": "yes"},
         }
-        merged = shapely.simplify(shapely.union_all(_runs(layout.tissue_hw == number, factor=factor)), 0)
+        # The horizontal runs of the tissue as boxes, joined.
+        steps_hw = np.diff(np.pad(layout.tissue_hw == number, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+        top, left = np.nonzero(steps_hw == 1)
+        right = np.nonzero(steps_hw == -1)[1]
+        runs = shapely.box(left * factor, top * factor, right * factor, (top + 1) * factor)
+        merged = shapely.simplify(shapely.union_all(runs), 0)
         for area in shapely.get_parts(merged):
             rings = [[list(corner) for corner in ring.coords] for ring in (area.exterior, *area.interiors)]
             geometry = {"type": "Polygon", "coordinates": rings}
             features.append({"type": "Feature", "geometry": geometry, "properties": properties})
     return json.dumps({"type": "FeatureCollection", "features": features}, ensure_ascii=False)
-
-
-def _runs(inside_hw: np.ndarray, *, factor: int) -> np.ndarray:
-    """The horizontal runs of a mask as boxes, in px."""
-    steps_hw = np.diff(np.pad(inside_hw, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    top, left = np.nonzero(steps_hw == 1)
-    _, right = np.nonzero(steps_hw == -1)
-    return np.asarray(shapely.box(left * factor, top * factor, right * factor, (top + 1) * factor))
 
 
 def _palette(n: int) -> list[int]:
@@ -124,7 +121,7 @@ def _palette(n: int) -> list[int]:
     return np.asarray(hsv.convert("RGB")).ravel().tolist()
 
 
-def _half(level: np.ndarray, file: Path) -> np.ndarray:
+def halved(level: np.ndarray, file: Path) -> np.ndarray:
     """A level of half the size, in a file: each pixel is the mean of 2 x 2."""
     height, width = level.shape[0] // 2, level.shape[1] // 2
     half = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(height, width, 3))
@@ -135,15 +132,9 @@ def _half(level: np.ndarray, file: Path) -> np.ndarray:
     return half
 
 
-def _tiles(level: np.ndarray) -> Iterator[np.ndarray]:
-    """The tiles of a level, row by row; those at its end are as small as what is left."""
-    for top in range(0, level.shape[0], TILE):
-        for left in range(0, level.shape[1], TILE):
-            yield np.ascontiguousarray(level[top : top + TILE, left : left + TILE])
-
-
-def _tile(label_hw: np.ndarray, *, top: int, left: int, factor: int) -> np.ndarray:
-    """A tile of the mask from the labels of latent positions."""
-    rows = np.arange(top, min(top + TILE, label_hw.shape[0] * factor)) // factor
-    columns = np.arange(left, min(left + TILE, label_hw.shape[1] * factor)) // factor
-    return np.ascontiguousarray(label_hw[rows[:, None], columns])
+def _tiles(read: Callable[[tuple[slice, slice]], np.ndarray], *, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """The tiles of a level of (height, width), row by row; those at its end are as small as what is left."""
+    height, width = shape[:2]
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            yield np.ascontiguousarray(read(np.s_[top : min(top + TILE, height), left : min(left + TILE, width)]))
