@@ -187,3 +187,8 @@ def test_a_group_of_corrections_has_its_own_gallery(page: Page, own_address: str
     expect(page.get_by_role("checkbox", name="fat")).to_be_checked()
     page.get_by_role("checkbox", name="fat").uncheck()
     expect(page).to_have_url(re.compile(r"groups=0,1,2,3"))
+    for path in ("compare?k=4&left=0&right=1&around=1", "slides/slide-1/similar?k=4&x=0&y=0&width=80&height=64"):
+        page.goto(f"{own_address}/{path}")
+        page.locator(".same-scale a").first.click()
+        expect(page.get_by_role("dialog").get_by_role("button", name="Correct …")).to_be_visible()
+        page.keyboard.press("Escape")

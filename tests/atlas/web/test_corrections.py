@@ -191,6 +191,7 @@ def test_pages_counts_and_pictures_follow_corrections(
     )
     legend = get(f"/api/slides/{slide}?k=4").json()["groups"]
     assert [one["clusters"] for one in legend] == [[0], [1], [2], [3], []]
+    assert legend[4]["page"] == away[fat]["page"]
     assert 'class="c4"' in get("/slides?k=4").text
     compared = get("/compare?k=4&left=0&right=1")
     assert compared.status_code == 200

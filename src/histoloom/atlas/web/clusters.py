@@ -158,14 +158,15 @@ def named_group_page(request: Request, view: View, k: PathK, group: NamedGroup, 
     rows = grouping.members(group)
     filtered(view, rows, slide=selected.slide, patient=selected.patient)  # or there is none
     slides, slide_M = view.table.slides, view.table.slide_N[rows]
-    own = Counter(grouping.own_N[rows].tolist())
+    own, name = Counter(grouping.own_N[rows].tolist()), grouping.groups[group].name if group >= 0 else ""
     return render(
         request,
         "corrected_group.html",
         k=k,
-        addresses={other: f"/?k={other}" for other in view.ks if other != k} | {k: group_page(grouping, group, k=k)},
+        addresses={other: f"/?k={other}" for other in view.ks if other != k}
+        | {k: group_page(k, clusters=(), name=name)},
         number=group,
-        name=grouping.groups[group].name if group >= 0 else "",
+        name=name,
         patches=len(rows),
         slides=slides.iloc[np.unique(slide_M)]["slide"].nunique(),
         patients=slides.iloc[np.unique(slide_M)]["patient"].nunique(),
@@ -191,7 +192,7 @@ def cards(view: RunView, *, k: int) -> dict[int, Card]:
             mosaic=mosaic_address(view, k=k, cluster=number)
             if number < k
             else named_mosaic_address(view, k=k, name=group.name),
-            page=group_page(grouping, number, k=k),
+            page=group_page(k, clusters=group.clusters, name=group.name),
             sent_here=int(((now_M == number) & (own_M != number)).sum()),
             sent_away=int(((now_M != number) & (own_M == number)).sum()),
         )

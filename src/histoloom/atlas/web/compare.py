@@ -64,12 +64,13 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture on the page: its address, its text, its link, and its side in CSS px."""
+    """A picture on the page: its address, its text, its link, its side in CSS px, and its patch where it is one."""
 
     src: str
     text: str
     href: str
     side: int
+    patch_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,7 @@ def pictures(view: RunView, gallery: Gallery, *, k: int, shown: Shown, problems:
         if shown.around and not problems[slide_id]:
             src = f"/api/patches/{quote(patch_id, safe='')}/surroundings.jpg?v={view.version}"
             width, about = FIELD * side, " with the surrounding tissue"
-        result.append(Picture(src, f"Patch of {slide_id} at {x}, {y}{about}; open its slide", href, width))
+        result.append(Picture(src, f"Patch of {slide_id} at {x}, {y}{about}", href, width, patch_id))
     return result
 
 

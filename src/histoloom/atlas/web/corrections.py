@@ -169,7 +169,7 @@ def _corrections(view: RunView, *, k: int, rater: str, step: str = "") -> Correc
             clusters=list(group.clusters),
             colour=group.colour,
             patches=len(grouping.members(number)),
-            page=group_page(grouping, number, k=k),
+            page=group_page(k, clusters=group.clusters, name=group.name),
         )
         for number, group in grouping.groups.items()
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import quote
@@ -11,7 +12,6 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 
 from histoloom.atlas.browse.cluster_table import SortOrder
-from histoloom.atlas.browse.grouping import Grouping
 from histoloom.atlas.web.errors import NotFound
 from histoloom.atlas.web.pictures import patch_address, sample_address
 from histoloom.atlas.web.routing import ClusterNumber, NamedGroup, PageNumber, PatchId, PathK, QueryK, View
@@ -218,7 +218,8 @@ def patch_models(view: RunView, rows: np.ndarray, *, k: int) -> list[PatchModel]
     models = []
     for row, patch_id, (slide, patient, slide_id) in zip(rows.tolist(), table.ids(rows), slides, strict=True):
         cluster, number = int(clusters.label_N[row]), int(grouping.table.label_N[row])
-        correction = grouping.corrections.get(row)
+        correction, group = grouping.corrections.get(row), grouping.groups.get(number)
+        name, members = (group.name, group.clusters) if group else ("", ())
         models.append(
             PatchModel(
                 id=patch_id,
@@ -234,16 +235,14 @@ def patch_models(view: RunView, rows: np.ndarray, *, k: int) -> list[PatchModel]
                 probability=float(clusters.p_N[row]),
                 second=int(clusters.second_N[row]),
                 second_probability=float(clusters.p_second_N[row]),
-                group=grouping.groups[number].name if number >= 0 else "",
-                page=group_page(grouping, number, k=k),
+                group=name,
+                page=group_page(k, clusters=members, name=name),
                 corrected_by=correction.rater if correction else "",
             )
         )
     return models
 
 
-def group_page(grouping: Grouping, number: int, *, k: int) -> str:
-    """The address of the page of a group: by its number where a cluster has it, else by its name."""
-    if 0 <= number < k:
-        return f"/clusters/{k}/{number}"
-    return f"/groups/{k}?name=" + (quote(grouping.groups[number].name, safe="") if number >= 0 else "")
+def group_page(k: int, *, clusters: Sequence[int], name: str) -> str:
+    """The address of a group's page: by its first cluster, or by its name, empty for no tissue, where it has none."""
+    return f"/clusters/{k}/{clusters[0]}" if clusters else f"/groups/{k}?name={quote(name, safe='')}"

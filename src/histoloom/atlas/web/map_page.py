@@ -147,7 +147,7 @@ def groups_on_map(view: RunView, rows_N: np.ndarray, *, k: int) -> GroupsOnMap:
                 name=group.name,
                 clusters=list(group.clusters),
                 colour=group.colour,
-                page=group_page(grouping, number, k=k),
+                page=group_page(k, clusters=group.clusters, name=group.name),
             )
             for number, group in grouping.groups.items()
         ],

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from histoloom.atlas.browse.run_slides import NoSlide, RunSlides, SlideInfo, drawn_map, jpeg_settings
 from histoloom.atlas.web.errors import Conflict, NotFound
+from histoloom.atlas.web.gallery_api import group_page
 from histoloom.atlas.web.pages import render
 from histoloom.atlas.web.routing import PageNumber, QueryK, SlideId, Version, View, cached_response
 from histoloom.atlas.web.run_view import RunView
@@ -36,12 +37,13 @@ SearchText = Annotated[str, Query(max_length=200, description="Part of a slide's
 
 
 class LegendEntry(BaseModel):
-    """A group in the viewer's legend; ``patches`` are those on this slide."""
+    """A group in the viewer's legend; ``patches`` are those on this slide, ``page`` the address of the group's page."""
 
     name: str
     clusters: list[int]
     colour: str
     patches: int
+    page: str
 
 
 class ViewerSlide(BaseModel):
@@ -219,7 +221,13 @@ def viewer_slide(view: View, slides: Slides, slide: Slide, k: QueryK) -> ViewerS
         thumbnail=thumbnail_address(view, slides, slide),
         map="" if tissue_map_path(view, slide, k=k) is None else f"{address}/map.png?k={k}&v={view.version}",
         groups=[
-            LegendEntry(name=group.name, clusters=list(group.clusters), colour=group.colour, patches=size)
+            LegendEntry(
+                name=group.name,
+                clusters=list(group.clusters),
+                colour=group.colour,
+                patches=size,
+                page=group_page(k, clusters=group.clusters, name=group.name),
+            )
             for group, size in zip(tissue.groups, sizes, strict=True)
         ],
     )

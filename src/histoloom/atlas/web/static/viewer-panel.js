@@ -20,7 +20,7 @@ export function fillLegend(list, { slide, shown, onChange }) {
       element("span", { class: "name" }, groupTitle(group)),
       element("span", { class: "count" }, group.patches.toLocaleString("en"))),
     element("button", { type: "button", class: "quiet", "aria-label": `Show ${groupTitle(group)} alone`, onclick: () => check((other) => other === place) }, "only"),
-    element("a", { href: `/clusters/${slide.k}/${group.clusters[0]}`, "aria-label": `Open the page of ${groupTitle(group)}`, title: "Open its page" }, "→"))));
+    element("a", { href: group.page, "aria-label": `Open the page of ${groupTitle(group)}`, title: "Open its page" }, "→"))));
   return { all: () => check(() => true), none: () => check(() => false) };
 }
 
