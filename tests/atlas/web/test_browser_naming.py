@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from histoloom.atlas.maps.palette import colours, hexadecimal
 from histoloom.names import clusters_of_tissue, current_labels, current_names, read_events, read_label_state
@@ -39,6 +39,24 @@ def names(run: Path, rater: str, *, k: int = 4) -> list[str]:
 
 def field(page: Page, cluster: int) -> str:
     return page.get_by_label(f"Name of group {cluster}").input_value()
+
+
+def test_a_name_typed_before_the_raters_names_have_come_is_kept(page: Page, own_address: str, finished: Run) -> None:
+    held: list[Route] = []
+    page.goto(f"{own_address}/name")
+    expect(page.get_by_role("dialog", name="Who is naming?")).to_be_visible()
+    page.route("**/api/names/4?rater=Dr*", lambda route: held.append(route))
+    page.keyboard.type("Dr A")
+    page.keyboard.press("Enter")
+    page.get_by_label("Name of group 0").fill("bone")
+    kept(page)
+    held[0].continue_()
+    page.unroute("**/api/names/4?rater=Dr*")
+    flag = page.get_by_role("group", name="Flag of group 1").get_by_role("button", name="mixed")
+    flag.click()
+    expect(flag).to_have_attribute("aria-pressed", "true")
+    assert (field(page, 0), names(finished.path, "Dr A")[0]) == ("bone", "bone")
+    expect(page.locator(".toast")).to_have_count(0)
 
 
 def test_name_merge_flag_colour_and_undo_by_the_keyboard(page: Page, own_address: str, finished: Run) -> None:

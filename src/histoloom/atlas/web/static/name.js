@@ -217,7 +217,7 @@ function showProblem(row, text) {
 function storeDraft() {
   const names = rows.filter((row) => row.unsaved !== null).map((row) => [row.cluster, row.unsaved]);
   if (names.length && state) localStorage.setItem(DRAFT, JSON.stringify({ rater, clustering: state.clustering, names }));
-  else localStorage.removeItem(DRAFT);
+  else if (state) localStorage.removeItem(DRAFT);
 }
 
 /** Type the stored draft again, if it is of this rater and this clustering. */
@@ -226,6 +226,7 @@ function restoreDraft() {
   localStorage.removeItem(DRAFT);
   if (!draft || draft.rater !== rater || draft.clustering !== state.clustering) return;
   for (const [cluster, name] of draft.names) {
+    if (rows[cluster].unsaved !== null) continue; // typed since
     rows[cluster].name.value = name;
     onInput(rows[cluster]);
   }
@@ -339,8 +340,16 @@ async function setRater(name) {
   byId("who").textContent = rater;
   byId("export").href = `/api/names/table.csv?${new URLSearchParams({ rater })}`;
   state = null;
-  await refresh({ always: true });
-  resetFields();
+  // What is typed from here on is this rater's, also before the rater's names have come.
+  for (const row of rows) {
+    row.editId = null;
+    showProblem(row, "");
+    row.name.value = "";
+  }
+  while (!state) {
+    await refresh({ always: true });
+    await allSent();
+  }
   restoreDraft();
   await findCarried();
 }

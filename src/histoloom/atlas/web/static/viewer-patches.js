@@ -3,6 +3,8 @@
 import { api, debounce, showError } from "./common.js";
 import { Cells } from "./viewer-cells.js";
 
+const APART = 160; // CSS px between two names of one group on the map
+
 export class Patches {
   /** `onLoad` is called when patches have been loaded. */
   constructor({ slide, onLoad }) {
@@ -72,8 +74,9 @@ export class Patches {
     for (const { group, x, y } of this.cells.labels(shown)) {
       const text = groupTitle(this.slide.groups[group]);
       const [left, top] = toScreen(x, y), half = context.measureText(text).width / 2 + 4 * ratio, height = 9 * ratio;
-      if (taken.some((other) => Math.abs(other.left - left) < other.half + half && Math.abs(other.top - top) < 2 * height)) continue;
-      taken.push({ left, top, half });
+      const near = (other) => other.group === group && Math.hypot(other.left - left, other.top - top) < APART * ratio;
+      if (taken.some((other) => near(other) || (Math.abs(other.left - left) < other.half + half && Math.abs(other.top - top) < 2 * height))) continue;
+      taken.push({ group, left, top, half });
       Object.assign(context, { lineWidth: 4 * ratio, strokeStyle: "#ffffff", fillStyle: "#101418" });
       context.strokeText(text, left, top);
       context.fillText(text, left, top);
