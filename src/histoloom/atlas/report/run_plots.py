@@ -76,7 +76,7 @@ TRAINING_TITLES = {
 
 STAGE_TITLES = {"autoencoder": "Autoencoder", "clusters": "Groups", "diffusion": "Generator"}
 
-CHOSEN = hexadecimal(palette.colours(2)[1])
+CHOSEN = hexadecimal(palette.colours(1)[0])
 OPEN = "open: no better than without groups"
 _GREY = "#9a9a9a"
 _MOST_SLIDES = 12  # slides, or patients, with a colour of their own
