@@ -27,6 +27,7 @@ from histoloom.cost import Cost, StageCost, Work, count, estimate
 from histoloom.diffusion.model.conditions import Conditions
 from histoloom.diffusion.model.process import DiffusionLoss
 from histoloom.diffusion.model.unet import make_unet
+from histoloom.run.directory import Run
 from histoloom.seeding import torch_generator
 from histoloom.training.tasks import StepContext
 
@@ -216,11 +217,28 @@ def test_the_demo_begins_with_the_estimate_and_does_not_repeat_it(
     caplog.set_level(logging.INFO, logger="histoloom")
     for lines in (1, 0):
         caplog.clear()
-        demo.run_demo(tmp_path, settings=tiny_settings, until="patches")
+        demo.run_demo(tmp_path, settings=tiny_settings, until="patches", from_scratch=True)
         estimates = [message.startswith("about ") for message in caplog.messages]
         assert sum(estimates) == lines
         assert estimates[0] == bool(lines)
         assert ("patches: started (stage 1 of 8)" in caplog.messages) == bool(lines)
+
+
+def test_the_demo_begins_with_the_starter_and_continues_as_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(demo, "SLIDES", 3)
+    monkeypatch.setattr(demo, "SLIDE_SIDE", 512)
+    monkeypatch.setattr("histoloom.cost.describe", lambda config: f"about {config.diffusion.training.phases[0].images}")
+    caplog.set_level(logging.INFO, logger="histoloom")
+    few = ["patches.count=24", "runtime.workers=1"]
+    for scratch in (False, True, False):  # what the first call began, a later one does not change
+        demo.run_demo(tmp_path, settings=few, until="patches", from_scratch=scratch)
+        config = Run.open(tmp_path / "run").config
+        assert config.start is not None
+        assert (config.preset, config.patches.size, config.patches.count) == ("tune", 64, 24)
+    assert caplog.messages[0] == "about 16000"
+    assert "begin with the weights of the starter generator" in caplog.messages[1]
 
 
 def test_the_demo_ends_with_the_report_the_atlas_and_what_to_type(tmp_path: Path) -> None:

@@ -48,13 +48,16 @@ def demo(
         "histoloom-demo"
     ),
     seed: Seed = 0,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Random weights, not those of the starter generator.")
+    ] = False,
     set_: Settings = None,
 ) -> None:
     """Run the whole pipeline on small slides that the program makes itself; minutes on a CPU."""
     from histoloom.demo import next_steps, run_demo
 
     with continues_after_interrupt():
-        page = run_demo(out, seed=seed, settings=set_ or [])
+        page = run_demo(out, seed=seed, settings=set_ or [], from_scratch=from_scratch)
     typer.echo(next_steps(page))
 
 
