@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -273,6 +275,41 @@ def test_a_field_its_labels_and_its_record(
     assert CliRunner().invoke(app, command).exit_code == 0, "a finished field stays"
     other = CliRunner().invoke(app, [*command, "--seed", "1"])
     assert isinstance(other.exception, UserError)
+
+
+def test_processes_share_a_field(named_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads in the place of two processes: each paints its bands, and waits where processes wait."""
+    generator = Generator.load(named_run)
+    painting = job.Painting.of(
+        generator,
+        Layout(np.zeros((40, 8), np.int16), ("bone",)),
+        canvas=Canvas((40, 8), 4, 1.0),
+        settings=PaintSettings(sampler=SamplerConfig(method="ddim", steps=2, guidance=1.0)),
+    )
+    monkeypatch.setattr(field_module, "BAND", 2)
+    painting.draw(tmp_path / "alone")
+    here, barrier, painted = threading.local(), threading.Barrier(2), []
+    evaluate = FieldDiffusion.evaluate
+
+    def counted(self: FieldDiffusion, number: int, band: tuple[int, int]) -> None:
+        painted.append((here.rank, number, band))
+        evaluate(self, number, band)
+
+    monkeypatch.setattr(FieldDiffusion, "evaluate", counted)
+    monkeypatch.setattr(job, "rank", lambda: here.rank)
+    monkeypatch.setattr(job, "size", lambda: 2)
+    monkeypatch.setattr(job, "wait_for_all", barrier.wait)
+
+    def work(number: int) -> None:
+        here.rank = number
+        painting.draw(tmp_path / "shared")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(2)))
+    bands = painting.windows.bands
+    assert sorted(painted) == sorted((b % 2, e, band) for e in range(2) for b, band in enumerate(bands))
+    alone, shared = (np.load(painting.pixel_file(tmp_path / name)) for name in ("alone", "shared"))
+    np.testing.assert_array_equal(shared, alone)
 
 
 def test_a_tissue_of_several_clusters_has_all_of_them(named_run: Path) -> None:
