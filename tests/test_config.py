@@ -241,6 +241,17 @@ def test_removed_settings_of_the_autoencoder_stay_readable() -> None:
         make_config(values | {"autoencoder": values["autoencoder"] | {"equivariance": 0.5}})
 
 
+def test_a_new_setting_of_the_autoencoder_leaves_existing_runs_up_to_date() -> None:
+    """Fingerprints of an autoencoder as runs of before have it hold these settings; later ones where they are set."""
+    first = "adversarial attention augment blocks channels code_dim codebook_decay codes commitment l1_weight"
+    further = "mse_weight multipliers perceptual perceptual_trunk perceptual_weight restart_below stem training"
+    held = set(identity(config_of("demo"))["autoencoder"])
+    assert held == {*first.split(), *further.split()}
+    assert identity(config_of("demo", "autoencoder.codes=0"))["autoencoder"]["codes"] == 0
+    changed = config_of("demo", "autoencoder.codes=0", "autoencoder.kl_weight=0.001")
+    assert set(identity(changed)["autoencoder"]) - held == {"kl_weight"}
+
+
 def test_removed_settings_of_the_clusters_stay_readable_and_in_the_identity() -> None:
     config = config_of("cpu")
     values = config.model_dump(mode="json")

@@ -119,6 +119,8 @@ LATER: Mapping[str, Any] = {
         "pixel_range": "signed",
         "quantize_latents": False,
         "quantize_decoded": True,
+        "pretrained": None,
+        "kl_weight": 1e-6,
         "trained": "all",
         "latent_noise": 0.0,
         "gradient": "straight-through",

@@ -130,7 +130,7 @@ def test_artefacts_are_not_shown_and_the_plan_says_so(run: Run) -> None:
     add_label(run.path, cluster=0, k=k, rater="Ann", flag="artefact")
     plan = create_reading(run, Request("real-or-synthetic", 8)).plan
     assert 0 not in {trial.cluster for trial in plan.trials}
-    assert "Left out as artefacts: clusters 0." in plan.notes
+    assert "Left out as artefacts: groups 0." in plan.notes
 
 
 def test_too_few_pictures_are_refused_in_one_line(run: Run) -> None:

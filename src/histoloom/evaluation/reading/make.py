@@ -134,7 +134,7 @@ def _notes(trials: Sequence[Trial], *, names: Sequence[str], artefacts: Sequence
     if absent:
         notes.append(f"Not shown: {_quoted(absent)}.")
     if artefacts:
-        notes.append(f"Left out as artefacts: clusters {', '.join(map(str, artefacts))}.")
+        notes.append(f"Left out as artefacts: groups {', '.join(map(str, artefacts))}.")
     return tuple(notes)
 
 

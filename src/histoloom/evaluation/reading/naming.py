@@ -114,7 +114,7 @@ def naming(plan: Plan, answers: Mapping[int, Answer], *, reader: str) -> NamingR
     points = [f"{100 * number:+.0f} points" for number in (result.difference.value, low, high)]
     sentence = (
         f"{reader} named {shares[0]} of the samples as what they were drawn for, and {shares[1]} of the real patches "
-        f"as their cluster: {SENTENCES[verdict]} "
+        f"as their group: {SENTENCES[verdict]} "
         f"(difference {points[0]}, {points[1]} to {points[2]}; by chance {result.chance:.0%})."
     )
     return replace(result, verdict=verdict, sentence=sentence)
