@@ -142,7 +142,7 @@ def test_artefacts_are_left_out_of_scores(run: dict[str, Path], tmp_path: Path) 
     assert list(load(files, "verdicts.json")["clusters"]) == ["0"]
     assert load(files, "two_sample.json")["note"] == "it needs 20 samples, and there are 4"
     assert files["truth.json"] == whole["truth.json"]
-    assert "k = 2: left out as artefacts: groups 1" in (tmp_path / "out" / "log.jsonl").read_text()
+    assert "k = 2: left out as artefacts: clusters 1" in (tmp_path / "out" / "log.jsonl").read_text()
 
 
 @pytest.mark.usefixtures("no_weights")
