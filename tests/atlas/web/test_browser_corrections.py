@@ -176,17 +176,35 @@ def test_patches_of_a_gallery_are_selected_and_corrected(page: Page, own_address
 
 def test_a_group_of_corrections_has_its_own_gallery(page: Page, own_address: str, finished: Run) -> None:
     index = pd.read_parquet(finished.folder("clusters") / "index.parquet")
-    correct(finished.path, patches=index["patch_id"].tolist()[:3], target="fat", k=4, rater="Dr A")
+    first, *others = index["patch_id"].tolist()[:3]
+    correct(finished.path, patches=[first, *others], target="fat", k=4, rater="Dr A")
     page.goto(f"{own_address}/?k=4")
     page.get_by_role("link", name="fat").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("fat")
     pictures = page.get_by_role("list", name="Real patches").locator("li > button")
     expect(pictures).to_have_count(3)
-    slide = f"{own_address}/slides/{index['patch_id'][0].split('_')[0]}?k=4"
-    page.goto(slide)
-    expect(page.get_by_role("checkbox", name="fat")).to_be_checked()
-    page.get_by_role("checkbox", name="fat").uncheck()
+
+    # Its patches can be hidden on a slide, and a patch under the cross is enlarged and corrected; the legend follows
+    patch = pd.read_parquet(finished.folder("patches") / "index.parquet").set_index("patch_id").loc[first]
+    page.goto(f"{own_address}/slides/{patch.slide_id}?k=4#{patch.x + 16},{patch.y + 16},8")
+    page.wait_for_selector("#viewer[data-ready]")
+    legend = page.get_by_role("list", name="Groups")
+    legend.get_by_role("checkbox", name="fat").uncheck()
     expect(page).to_have_url(re.compile(r"groups=0,1,2,3"))
+    expect(legend.get_by_role("link", name="Open the page of fat")).to_have_attribute("href", "/groups/4?name=fat")
+    page.locator("#viewer").focus()
+    page.wait_for_function("Number(document.querySelector('#viewer').dataset.patches) > 0")
+    page.keyboard.press("c")
+    page.get_by_role("dialog", name="Picture").get_by_role("button", name="Correct …").click()
+    ask = page.get_by_role("dialog", name="Correct")
+    ask.get_by_label("This patch shows").select_option("A new group …")
+    ask.get_by_label("Name of the group").fill("bone")
+    ask.get_by_label("Corrected by").fill("Dr A")
+    ask.get_by_role("button", name="Send").click()
+    expect(legend.get_by_role("checkbox", name="bone")).to_be_checked()
+    expect(legend.get_by_role("checkbox", name="fat")).not_to_be_checked()
+    page.get_by_role("dialog", name="Picture").get_by_role("button", name="Close", exact=True).click()
+
     for path in ("compare?k=4&left=0&right=1&around=1", "slides/slide-1/similar?k=4&x=0&y=0&width=80&height=64"):
         page.goto(f"{own_address}/{path}")
         page.locator(".same-scale a").first.click()

@@ -193,6 +193,9 @@ def test_pages_counts_and_pictures_follow_corrections(
     assert [one["clusters"] for one in legend] == [[0], [1], [2], [3], []]
     assert legend[4]["page"] == away[fat]["page"]
     assert 'class="c4"' in get("/slides?k=4").text
+    place = f"x={away[lost]['x']}&y={away[lost]['y']}"
+    assert get(f"/api/slides/{slide}/patch?k=4&{place}").json() == away[lost]
+    assert get(f"/api/slides/{slide}/patch?k=4&x=-1&y=0").status_code == 404
     compared = get("/compare?k=4&left=0&right=1")
     assert compared.status_code == 200
     send("/undo")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote
 
+import numpy as np
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, Response
@@ -19,7 +20,7 @@ from pydantic import BaseModel
 
 from histoloom.atlas.browse.run_slides import NoSlide, RunSlides, SlideInfo, drawn_map, jpeg_settings
 from histoloom.atlas.web.errors import Conflict, NotFound
-from histoloom.atlas.web.gallery_api import group_page
+from histoloom.atlas.web.gallery_api import PatchModel, group_page, patch_models
 from histoloom.atlas.web.pages import render
 from histoloom.atlas.web.routing import PageNumber, QueryK, SlideId, Version, View, cached_response
 from histoloom.atlas.web.run_view import RunView
@@ -318,6 +319,16 @@ def patches(
     }
     content: dict[str, object] = {name: values_N[inside.rows_M].tolist() for name, values_N in columns.items()}
     return Response(json.dumps(content | {"total": inside.total}), media_type="application/json")
+
+
+@router.get("/api/slides/{slide_id}/patch", tags=["slides"])
+def patch_at(view: View, slide: Slide, x: Coordinate, y: Coordinate, k: QueryK) -> PatchModel:
+    """The patch whose upper left corner is this point of the slide (level-0 px)."""
+    rows = view.table.on_slide(slide.slide_id)
+    rows = rows[(view.table.x_N[rows] == np.float32(x)) & (view.table.y_N[rows] == np.float32(y))]
+    if not len(rows):
+        raise NotFound("this slide has no patch with its corner there")
+    return patch_models(view, rows[:1], k=k)[0]
 
 
 def tissue_map_path(view: RunView, slide: SlideInfo, *, k: int) -> Path | None:

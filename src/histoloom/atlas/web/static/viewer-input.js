@@ -5,7 +5,7 @@ const CLICK_TOLERANCE = 5; // CSS px that the pointer may move during a click
 
 /**
  * Listen to `surface` and move `camera`. `onHover` is called with a point of the viewer, or null when the pointer leaves;
- * `onClick` with a point; `keys` holds further actions by key.
+ * `onClick` with a point and whether Shift was held; `keys` holds further actions by key.
  */
 export function addInputListeners({ surface, camera, onHover, onClick, keys }) {
   const pointers = new Map(); // those that touch the surface, by id
@@ -53,7 +53,7 @@ export function addInputListeners({ surface, camera, onHover, onClick, keys }) {
     lastGesture = pointers.size ? currentGesture() : null;
     if (pointers.size) return;
     surface.classList.remove("held");
-    if (event.type === "pointerup" && moved <= CLICK_TOLERANCE) onClick(point(event));
+    if (event.type === "pointerup" && moved <= CLICK_TOLERANCE) onClick(point(event), event.shiftKey);
   };
   surface.addEventListener("pointerup", onPointerEnd);
   surface.addEventListener("pointercancel", onPointerEnd);

@@ -29,6 +29,11 @@ export class Patches {
     this.loadSoon({ left: left - marginX, top: top - marginY, right: right + marginX, bottom: bottom + marginY });
   }
 
+  /** Load what is loaded once more: groups have changed. */
+  reload() {
+    return this.loadedBox ? this.load(this.loadedBox) : null;
+  }
+
   async load(box) {
     this.request?.abort();
     const request = (this.request = new AbortController());

@@ -1,6 +1,8 @@
 // The slide viewer: joins camera, tiles, patches, input and panel, and draws.
 
-import { announce, api, debounce, setQuery, showError, toast } from "./common.js";
+import { announce, api, debounce, enlarge, setQuery, showError, toast } from "./common.js";
+import { CORRECTED } from "./correct.js";
+import { patchPicture } from "./patch.js";
 import { Camera } from "./viewer-camera.js";
 import { addInputListeners } from "./viewer-input.js";
 import { drawScaleBar, fillLegend, Overview } from "./viewer-panel.js";
@@ -44,10 +46,11 @@ class Viewer {
     new ResizeObserver(() => this.resize()).observe(this.surface);
     addEventListener("hashchange", () => this.camera.goToHash(location.hash));
     this.addControls();
-    const toggle = (id) => () => byId(id).click();
+    const toggle = (id) => () => byId(id).click(), enlargeMiddle = () => this.enlargeAt(this.middle).catch(showError);
     addInputListeners({
-      surface: this.surface, camera: this.camera, onHover: (point) => this.hover(point), onClick: (point) => this.openClusterAt(point),
-      keys: { Enter: () => this.openClusterAt(this.middle), l: toggle("show-patches"), L: toggle("show-patches"), n: toggle("show-names"), N: toggle("show-names") },
+      surface: this.surface, camera: this.camera, onHover: (point) => this.hover(point), 
+      onClick: (point, shift) => (shift ? this.enlargeAt(point).catch(showError) : this.openGroupAt(point)),
+      keys: { Enter: () => this.openGroupAt(this.middle), c: enlargeMiddle, C: enlargeMiddle, l: toggle("show-patches"), L: toggle("show-patches"), n: toggle("show-names"), N: toggle("show-names") },
     });
     this.surface.addEventListener("keydown", () => this.announceMiddle());
     this.surface.addEventListener("focus", () => this.redraw());
@@ -78,9 +81,10 @@ class Viewer {
 
   addControls() {
     this.readAddress();
-    const legend = fillLegend(byId("legend"), { slide: this.slide, shown: this.shown, onChange: (shown) => this.show(shown) });
-    byId("all-groups").addEventListener("click", legend.all);
-    byId("no-groups").addEventListener("click", legend.none);
+    this.fillLegend();
+    byId("all-groups").addEventListener("click", () => this.legend.all());
+    byId("no-groups").addEventListener("click", () => this.legend.none());
+    document.addEventListener(CORRECTED, () => this.refresh().catch(showError));
     byId("zoom-in").addEventListener("click", () => this.camera.zoomBy(1.6, { animate: true }));
     byId("zoom-out").addEventListener("click", () => this.camera.zoomBy(1 / 1.6, { animate: true }));
     byId("zoom-fit").addEventListener("click", () => this.camera.fit());
@@ -94,6 +98,20 @@ class Viewer {
     if (byId("show-map").checked) byId("show-map").dispatchEvent(new Event("input"));
     // The links to other k keep the position.
     for (const link of document.querySelectorAll(".k-switch a")) link.addEventListener("click", () => (link.hash = this.camera.hash));
+  }
+
+  fillLegend() {
+    this.legend = fillLegend(byId("legend"), { slide: this.slide, shown: this.shown, onChange: (shown) => this.show(shown) });
+  }
+
+  /** Corrections have changed: groups, their colours and counts, and the patches follow. Groups that were hidden stay so. */
+  async refresh() {
+    const { groups, slide_id: id, k } = this.slide;
+    const hidden = new Set(groups.filter((_, place) => !this.shown.has(place)).map(groupTitle));
+    this.slide.groups = (await api(`/api/slides/${encodeURIComponent(id)}?k=${k}`)).groups;
+    this.shown = new Set([...this.slide.groups.keys()].filter((place) => !hidden.has(groupTitle(this.slide.groups[place]))));
+    this.fillLegend();
+    await this.patches.reload();
   }
 
   /** What the address says of layers and groups: `groups=0,2`, `cluster=3`, `fill=40`, `layers=patches,names,map`. */
@@ -239,13 +257,22 @@ class Viewer {
     tip.style.top = `${Math.min(point.top + 18, this.camera.viewHeight - tip.offsetHeight - 8)}px`;
   }
 
-  openClusterAt(point) {
+  openGroupAt(point) {
     const index = this.patchAt(point);
     if (index < 0) return;
     // The back button returns to this position.
     this.updateAddress();
     this.updateAddress.flush();
-    location.assign(`/clusters/${this.slide.k}/${this.patches.cluster[index]}`);
+    location.assign(this.groupOf(index).page);
+  }
+
+  /** Enlarge the patch at a point, also one without a group; there it can be corrected. */
+  async enlargeAt({ left, top }) {
+    const index = byId("show-patches").checked ? this.patches.indexAt(this.camera.toSlide(left, top)) : -1;
+    if (index < 0) return;
+    const { slide_id: id, k } = this.slide;
+    const query = new URLSearchParams({ k, x: this.patches.x[index], y: this.patches.y[index] });
+    enlarge([patchPicture(await api(`/api/slides/${encodeURIComponent(id)}/patch?${query}`), { k })], 0);
   }
 
   /** Open the patches most like those of a rectangle; the back button returns to this position. */
