@@ -41,7 +41,7 @@ def test_the_first_page_says_what_the_run_is_whether_it_is_good_and_what_to_do(
     changing_client: TestClient, finished: Run
 ) -> None:
     page = changing_client.get("/").text
-    assert "72 squares of 32 um" in page
+    assert "72 squares of 32 µm" in page
     for light in lights(finished.path, k=4):
         assert light.question in page
         assert str(escape(light.sentence)) in page
@@ -74,6 +74,8 @@ def test_merged_clusters_are_one_group_everywhere(changing_client: TestClient, f
     page = changing_client.get("/").text
     assert page.count('<li class="card') == 3
     assert '<span class="number">1, 3</span> bone' in page
+    assert "<h1>3 groups</h1>" in page
+    assert "Of its 4 groups, those with the same name are one." in page
     merged = re.search(r'/api/clusters/4/1/mosaic[^"]*', page)
     assert mosaic is not None
     assert merged is not None

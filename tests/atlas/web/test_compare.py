@@ -63,7 +63,7 @@ def test_both_galleries_have_one_scale_at_every_zoom(client: TestClient) -> None
         assert widths == {str(side), str(3 * side)}, "samples alone, real patches with the tissue about them"
         # Patches are 32 um wide here
         assert f'<svg width="{round(side * 20 / 32)}"' in page
-        assert "20 um, in both galleries" in page
+        assert "20 µm, in both galleries" in page
 
 
 def test_the_surrounding_tissue_is_read_from_the_slide(client: TestClient, published: Run, fields: Any) -> None:

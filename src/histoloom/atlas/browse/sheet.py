@@ -101,7 +101,7 @@ def _heading(text: str, galleries: Sequence[SheetGallery], *, side_um: float) ->
     bar_um = scale_bar(side_um)
     bar, y = round(_tile(galleries) * bar_um / side_um), MARGIN + _TEXT + 22
     draw.rectangle((MARGIN, y, MARGIN + bar - 1, y + 7), fill=_INK)
-    draw.text((MARGIN + bar + 12, y - 10), f"{bar_um:g} um; a patch is {side_um:.3g} um wide", _INK, font=_font(_TEXT))
+    draw.text((MARGIN + bar + 12, y - 10), f"{bar_um:g} µm; a patch is {side_um:.3g} µm wide", _INK, font=_font(_TEXT))
     return strip
 
 

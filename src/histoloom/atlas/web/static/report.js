@@ -10,7 +10,7 @@ const state = document.getElementById("report-state");
 function show(report, { started = false } = {}) {
   const running = report.state === "running";
   button.disabled = running;
-  if (running) state.textContent = "The report is being made; this takes from seconds to some minutes …";
+  if (running) state.textContent = "The report is being made; this takes seconds, or minutes where a flag has changed and samples are judged again …";
   else if (report.state === "failed") state.textContent = `Not made: ${report.message}`;
   if (running) setTimeout(poll, POLL);
   else if (started && report.state === "done") location.reload();
