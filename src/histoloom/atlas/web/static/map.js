@@ -237,7 +237,10 @@ const selectGroup = (group) => selection.select(data.ids.map((_, index) => index
 /** "20 of Group 3, 4 of fat". */
 function inGroups(indices) {
   const counts = new Map();
-  for (const index of indices) counts.set(titleOf(groupOf(index)), (counts.get(titleOf(groupOf(index))) ?? 0) + 1);
+  for (const index of indices) {
+    const group = groupOf(index), title = group ? groupTitle(group) : "no tissue";
+    counts.set(title, (counts.get(title) ?? 0) + 1);
+  }
   return [...counts].sort(([, a], [, b]) => b - a).map(([title, n]) => `${n} of ${title}`).join(", ");
 }
 
