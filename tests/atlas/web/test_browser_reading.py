@@ -137,6 +137,9 @@ def test_a_lost_answer_is_sent_again(page: Page, own_address: str, finished: Run
 
 def test_the_form_shows_what_is_missing(page: Page, own_address: str) -> None:
     page.goto(f"{own_address}/read")
+    page.evaluate("localStorage.setItem('histoloom-rater', 'Dr A')")
+    page.reload()
+    expect(page.get_by_label("Your name")).to_have_value("Dr A")
     expect(page.locator("#trials-hint")).to_have_text("an accuracy of 50 % is known to ± 15 points")
     page.get_by_label("Your name").fill("Ann")
     page.get_by_label("Pictures", exact=True).fill("300")

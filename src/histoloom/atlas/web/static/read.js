@@ -5,6 +5,7 @@ import { api, element, showError } from "/static/common.js";
 const form = document.getElementById("new-reading");
 const problem = document.getElementById("problem");
 const READER = "histoloom-reader"; // key of the reader's name in the browser's storage
+const RATER = "histoloom-rater"; // that of the page Name
 const KINDS = { "real-or-synthetic": "real or synthetic", "reconstruction-or-synthetic": "reconstruction or synthetic", naming: "which tissue" };
 
 /** Show how precise this number of pictures is: the widest 95 % interval (Wilson), at half of the answers right. */
@@ -55,7 +56,7 @@ async function listReadings() {
     : element("p", {}, "None yet."));
 }
 
-form.reader.value = localStorage.getItem(READER) ?? "";
+form.reader.value = localStorage.getItem(READER) ?? localStorage.getItem(RATER) ?? "";
 form.trials.addEventListener("input", showPrecision);
 form.addEventListener("submit", (event) => {
   event.preventDefault();
