@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pandas as pd
@@ -129,6 +130,18 @@ def test_what_is_not_in_the_run_is_refused(
         changing_client.post("/api/corrections/3", json={"rater": "A", "patches": one, "target": 1}).status_code == 404
     )
     assert current_corrections(finished.path, k=4) == {}
+
+
+def test_raters_who_correct_at_the_same_time_lose_nothing(
+    send: Callable[..., Any], ids: dict[int, list[str]], finished: Run
+) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        steps = list(pool.map(lambda n: send(patches=[ids[0][n]], target="fat", rater=f"Dr {n % 2}")["step"], range(8)))
+    assert len(set(steps)) == 8
+    assert current_corrections(finished.path, k=4) == dict.fromkeys(ids[0][:8], "fat")
+    for n, step in enumerate(steps[:2]):
+        send("/undo", rater=f"Dr {n}", step=step)
+    assert current_corrections(finished.path, k=4) == dict.fromkeys(ids[0][2:8], "fat")
 
 
 def test_pages_counts_and_pictures_follow_corrections(
