@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
@@ -17,6 +17,7 @@ from histoloom.config import Config, identity
 from histoloom.errors import SlidesAbsent, UserError
 from histoloom.names import artefacts_of, journal_file, read_events, refresh_sample_names
 from histoloom.names.corrections import FILE as CORRECTIONS
+from histoloom.names.corrections import CorrectedTissues, corrected_tissues
 from histoloom.processes import is_main_process, process_count
 from histoloom.run.directory import (
     Artifact,
@@ -196,6 +197,8 @@ def wanted_fingerprints(run: Run) -> dict[str, str]:
         if stage.name == "patches":
             wanted[stage.name] = _patches_fingerprint(run, value)
             continue
+        if stage.name == "diffusion" and (corrections := training_corrections(run, clustering=wanted["clusters"])):
+            value["corrections"] = {str(k): asdict(corrected) for k, corrected in corrections.items()}
         if stage.name == "evaluation":
             artefacts = artefacts_of(read_events(run.path), clustering=wanted["clusters"])
             if artefacts:  # no key without any, as in runs made before they were left out
@@ -204,14 +207,24 @@ def wanted_fingerprints(run: Run) -> dict[str, str]:
             names = journal_file(run.path)
             value["names"] = fingerprint(names.read_text(encoding="utf-8", errors="replace") if names.is_file() else "")
             # Without corrections or finished readings there is no key, as in runs made before there were any.
-            corrections = run.path / CORRECTIONS
-            if corrections.is_file():
-                value["corrections"] = fingerprint(corrections.read_text(encoding="utf-8", errors="replace"))
+            journal = run.path / CORRECTIONS
+            if journal.is_file():
+                value["corrections"] = fingerprint(journal.read_text(encoding="utf-8", errors="replace"))
             readings = sorted((run.path / "readings").glob("*/results.json"))
             if readings:
                 value["readings"] = [fingerprint(path.read_text(encoding="utf-8")) for path in readings]
         wanted[stage.name] = fingerprint(value)
     return wanted
+
+
+def training_corrections(run: Run, *, clustering: str) -> dict[int, CorrectedTissues]:
+    """The corrections of single patches that the diffusion model is trained on, by k; none unless the run asks for it.
+
+    ``clustering``: the fingerprint of the clusters that are corrected.
+    """
+    ks = run.config.clusters.k if run.config.diffusion.corrections else ()
+    found = {k: corrected_tissues(run.path, k=k, clustering=clustering) for k in ks}
+    return {k: corrected for k, corrected in found.items() if corrected.numbers}
 
 
 def _patches_fingerprint(run: Run, value: dict[str, object]) -> str:
@@ -305,14 +318,16 @@ def refresh_report(run: Run) -> None:
 def _execute(run: Run, *, until: str, main: bool) -> None:
     """The main process decides, works and writes; the others share what is for all processes, and wait else."""
     wanted = wanted_fingerprints(run)
+    # As in the fingerprint, whatever is corrected while earlier stages are built.
+    corrections = training_corrections(run, clustering=wanted["clusters"])
     for stage in STAGES[: STAGE_NAMES.index(until) + 1]:
         if not _shared(run, main and _is_needed(run, stage, wanted=wanted[stage.name])):
             continue
         if main:
-            _build(run, stage, wanted=wanted)
+            _build(run, stage, wanted=wanted, corrections=corrections)
         elif stage.on_all_processes:
             with tempfile.TemporaryDirectory(prefix="histoloom-") as scratch:
-                stage.run(_context(run, stage, out=Path(scratch)))
+                stage.run(_context(run, stage, out=Path(scratch), corrections=corrections))
         _shared(run, True)
 
 
@@ -341,7 +356,7 @@ def _shared(run: Run, value: bool) -> bool:  # noqa: FBT001 - the one thing that
     return distributed.shared(value)
 
 
-def _build(run: Run, stage: Stage, *, wanted: Mapping[str, str]) -> None:
+def _build(run: Run, stage: Stage, *, wanted: Mapping[str, str], corrections: Mapping[int, CorrectedTissues]) -> None:
     from histoloom.training import distributed
 
     out = run.begin(stage.name, wanted=wanted[stage.name])
@@ -349,7 +364,7 @@ def _build(run: Run, stage: Stage, *, wanted: Mapping[str, str]) -> None:
     # What trains in a stage of the main process alone must not wait for the other processes.
     together = stage.on_all_processes or process_count() == 1
     with _measured(run, stage.name) as usage, nullcontext() if together else distributed.alone():
-        stage.run(_context(run, stage, out=out))
+        stage.run(_context(run, stage, out=out, corrections=corrections))
     settings = run.config.model_dump(mode="json")
     artifact = Artifact(
         stage=stage.name,
@@ -364,7 +379,7 @@ def _build(run: Run, stage: Stage, *, wanted: Mapping[str, str]) -> None:
     logger.info("%s: done in %.0f s, peak memory %.0f MB", stage.name, usage.seconds, usage.peak_mb)
 
 
-def _context(run: Run, stage: Stage, *, out: Path) -> StageContext:
+def _context(run: Run, stage: Stage, *, out: Path, corrections: Mapping[int, CorrectedTissues]) -> StageContext:
     return StageContext(
         run=run.path,
         config=run.config,
@@ -372,6 +387,7 @@ def _context(run: Run, stage: Stage, *, out: Path) -> StageContext:
         inputs={name: run.require(name) for name in (*stage.inputs, *stage.extra_inputs)},
         log=EventLog(out / "log.jsonl"),
         image_check=stage.image_check(run) if stage.image_check is not None else None,
+        corrections=corrections,
     )
 
 

@@ -274,6 +274,11 @@ class DiffusionConfig(Section):
         description="learning rate of the condition embeddings, in units of the network's; above 1 helps where there "
         "are few patches per condition",
     )
+    corrections: bool = Field(
+        False,
+        description="train corrected patches with the condition of the tissue that an expert has corrected them to, at "
+        "the k of the correction; a name that no cluster has becomes a condition",
+    )
     training: TrainingConfig = Field(description="how the U-Net is trained")
 
     @model_validator(mode="before")

@@ -395,6 +395,11 @@ class Config(Section):
                 "stain_views and copies of the latents have no effect with clusters.joint; set latents.stain_views=0 "
                 "and latents.copies=1",
             ),
+            (
+                self.diffusion.corrections,
+                "with clusters.joint the clusters change while the diffusion model is trained, so that corrections of "
+                "patches cannot be used; set diffusion.corrections=false",
+            ),
             (self.start is not None, "a run with clusters.joint starts from random weights; leave out start"),
         ):
             if wrong:

@@ -147,6 +147,7 @@ LATER: Mapping[str, Any] = {
         "embedding": "add",
         "scaling": "unit",
         "architecture": "diffusers",
+        "corrections": False,
         "training": BETAS,
     },
     "evaluation": {"originality": "off", "paper_definitions": False, "paper_pairs": 1000},

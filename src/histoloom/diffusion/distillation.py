@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.config import DiffusionConfig, Phase, TrainingConfig
+from histoloom.diffusion.corrections import TrainedCorrections
 from histoloom.diffusion.generation.generator_spec import STUDENT, GeneratorSpec, StudentRecord, weights_digest
 from histoloom.diffusion.model.conditions import Conditions
 from histoloom.diffusion.model.process import alphas_cumprod, predicted_data
@@ -226,7 +227,8 @@ def _train_student(
     folder = run.require("diffusion")
     latents = LatentSet.open(run.require("latents"))
     rows = latents.rows(split="train")
-    labels_NS = sweep_labels(latents, Clustering.open(run.require("clusters")))[rows]
+    clustering, corrections = Clustering.open(run.require("clusters")), TrainedCorrections.load(folder)
+    labels_NS = sweep_labels(latents, clustering, corrections)[rows]
     numbers_NS = torch.from_numpy(spec.conditions.numbers(labels_NS))
     student, teacher = open_diffusers_unet(folder), open_diffusers_unet(folder)
     loss = DistillationLoss(

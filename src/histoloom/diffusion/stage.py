@@ -14,6 +14,7 @@ from histoloom.autoencoder.augment import DIHEDRAL
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.autoencoder.vqgan import Autoencoder
 from histoloom.clustering.clustering_set import Clustering
+from histoloom.diffusion.corrections import FILE, NO_CORRECTIONS, TrainedCorrections
 from histoloom.diffusion.generation.generator import Generator
 from histoloom.diffusion.generation.generator_spec import GeneratorSpec
 from histoloom.diffusion.model.latent_space import LatentSpace
@@ -21,7 +22,7 @@ from histoloom.diffusion.model.process import DiffusionLoss
 from histoloom.diffusion.model.unet import CONDITION_EMBEDDING, load_pretrained, make_unet, open_unet, save_unet
 from histoloom.diffusion.model.warm_start import closest_conditions, denoising_errors
 from histoloom.processes import is_main_process
-from histoloom.run.directory import read_json, write_json
+from histoloom.run.directory import Artifact, read_json, write_json
 from histoloom.run.pretrained import start_folder
 from histoloom.run.stage import CheckResult, StageContext
 from histoloom.seeding import derive, numpy_generator, torch_generator
@@ -44,6 +45,7 @@ def run(context: StageContext) -> None:
     clustering = Clustering.open(context.inputs["clusters"])
     rows = latents.rows(split="train")
     pretrained = start_folder(context.run, context.config)
+    corrections = frozen_corrections(context, clustering=clustering)
 
     # A pretrained U-Net keeps the latent space that it was trained in.
     if config.scaling == "none":
@@ -58,17 +60,24 @@ def run(context: StageContext) -> None:
             f"the U-Net starts from the weights of the pretrained generator; its latent space keeps "
             f"{kept:.1%} of the variance of these latents"
         )
-    spec = make_spec(context, latents=latents, clustering=clustering, space=space)
+    spec = make_spec(context, latents=latents, clustering=clustering, space=space, corrections=corrections)
     before, after = (" x ".join(map(str, shape)) for shape in (latents.shape, spec.shape))
     context.say(f"latents of {before} enter the diffusion model as {after}")
 
     torch.manual_seed(derive(context.config.seed, "diffusion", "weights"))
     unet = make_unet(config, shape=spec.shape, conditions=spec.conditions.count)
     if pretrained is not None:
-        sources = warm_start(context, latents=latents, clustering=clustering, spec=spec, pretrained=pretrained)
+        sources = warm_start(
+            context,
+            latents=latents,
+            clustering=clustering,
+            spec=spec,
+            pretrained=pretrained,
+            corrections=corrections,
+        )
         load_pretrained(unet, source=open_unet(pretrained), condition_sources=sources)
 
-    task = make_task(context, latents=latents, clustering=clustering, spec=spec, unet=unet)
+    task = make_task(context, latents=latents, clustering=clustering, spec=spec, unet=unet, corrections=corrections)
     trained = train(
         task,
         config=config.training,
@@ -82,15 +91,35 @@ def run(context: StageContext) -> None:
         spec.save(context.out)
 
 
+def frozen_corrections(context: StageContext, *, clustering: Clustering) -> TrainedCorrections:
+    """The corrections that the training uses, kept in its folder: a resumed training uses the same."""
+    if is_main_process() and not (context.out / FILE).is_file():
+        current = TrainedCorrections.of(context.corrections, clustering=clustering)
+        last, clusters = (Artifact.read(folder) for folder in (context.run / "diffusion", context.inputs["clusters"]))
+        same_clusters = last is not None and clusters is not None and last.inputs["clusters"] == clusters.fingerprint
+        if same_clusters and current != TrainedCorrections.load(context.run / "diffusion"):
+            context.say("the corrections of patches changed since the last training: it starts anew")
+        if context.corrections:
+            context.say(current.sentence())
+            current.save(context.out)
+    return distributed.shared(TrainedCorrections.load(context.out) if is_main_process() else NO_CORRECTIONS)
+
+
 def make_spec(
-    context: StageContext, *, latents: LatentSet, clustering: Clustering, space: LatentSpace
+    context: StageContext,
+    *,
+    latents: LatentSet,
+    clustering: Clustering,
+    space: LatentSpace,
+    corrections: TrainedCorrections = NO_CORRECTIONS,
 ) -> GeneratorSpec:
     """The specification of the generator; frequencies are those of the training split."""
-    labels_NS = sweep_labels(latents, clustering)[latents.rows(split="train")]
-    frequencies = {
-        k: tuple((np.bincount(labels_NS[:, i], minlength=k) / len(labels_NS)).tolist())
-        for i, k in enumerate(clustering.ks)
-    }
+    labels_NS = sweep_labels(latents, clustering, corrections)[latents.rows(split="train")]
+    frequencies = {}
+    for i, k in enumerate(clustering.ks):
+        label_N = labels_NS[:, i]
+        counts = np.bincount(label_N[label_N >= 0], minlength=corrections.size(k))
+        frequencies[k] = tuple((counts / len(label_N)).tolist())
     config = context.config
     return GeneratorSpec(
         diffusion=config.diffusion,
@@ -102,16 +131,23 @@ def make_spec(
         frequencies=frequencies,
         size=config.patches.size,
         mpp=config.patches.mpp,
+        groups=corrections.names,
     )
 
 
 def make_task(
-    context: StageContext, *, latents: LatentSet, clustering: Clustering, spec: GeneratorSpec, unet: UNet2DModel
+    context: StageContext,
+    *,
+    latents: LatentSet,
+    clustering: Clustering,
+    spec: GeneratorSpec,
+    unet: UNet2DModel,
+    corrections: TrainedCorrections = NO_CORRECTIONS,
 ) -> Task:
-    """The U-Net, its loss and its data: patches of the training split, or their eight copies, and their clusters."""
+    """The U-Net, its loss and its data: patches of the training split, or their eight copies, and their conditions."""
     config = context.config.diffusion
     rows = latents.rows(split="train")
-    numbers_NS = torch.from_numpy(spec.conditions.numbers(sweep_labels(latents, clustering)[rows]))
+    numbers_NS = torch.from_numpy(spec.conditions.numbers(sweep_labels(latents, clustering, corrections)[rows]))
     versions = DIHEDRAL if context.config.latents.copies == DIHEDRAL else 1
 
     def read(indices: np.ndarray) -> Tensor:
@@ -175,12 +211,18 @@ def sample_check(context: StageContext, *, spec: GeneratorSpec) -> Callback | No
 
 
 def warm_start(
-    context: StageContext, *, latents: LatentSet, clustering: Clustering, spec: GeneratorSpec, pretrained: Path
+    context: StageContext,
+    *,
+    latents: LatentSet,
+    clustering: Clustering,
+    spec: GeneratorSpec,
+    pretrained: Path,
+    corrections: TrainedCorrections = NO_CORRECTIONS,
 ) -> Tensor:
     """The condition of the pretrained generator that each of this one's starts from, int64 (count,).
 
-    Clusters start from clusters of its chosen k (``model/warm_start.py``), the null from the null. They are kept in
-    ``inheritance.json``: to compute them again would cost a resumed training a minute.
+    Clusters, and names that no cluster has, start from those of its chosen k (``model/warm_start.py``), the null from
+    the null. They are kept in ``inheritance.json``: to compute them again would cost a resumed training a minute.
     """
     source = GeneratorSpec.load(pretrained)
     file = context.out / "inheritance.json"
@@ -195,13 +237,14 @@ def warm_start(
                 open_unet(pretrained).to(device).eval(),
                 spec.space.encode(latents.raw(rows)),
                 config=spec.diffusion,
-                conditions=range(offset, offset + source.chosen_k),
+                conditions=range(offset, offset + source.conditions.size(source.chosen_k)),
                 generator=torch_generator(context.config.seed, "diffusion", "inheritance", "noise"),
                 device=device,
             )
-        labels_MS = sweep_labels(latents, clustering)[rows]
+        labels_MS = sweep_labels(latents, clustering, corrections)[rows]
         closest = {
-            str(k): closest_conditions(errors_MG, labels_M=labels_MS[:, i], k=k).tolist() for i, k in enumerate(spec.ks)
+            str(k): closest_conditions(errors_MG, labels_M=labels_MS[:, i], k=spec.conditions.size(k)).tolist()
+            for i, k in enumerate(spec.ks)
         }
         write_json(file, {"generator": {"k": source.chosen_k}, "closest": closest})
 
@@ -211,7 +254,12 @@ def warm_start(
     return torch.tensor([*numbers, source.conditions.null])
 
 
-def sweep_labels(latents: LatentSet, clustering: Clustering) -> np.ndarray:
-    """Labels of the patches at every k of the sweep, int64 (n, S), in the order of the latents."""
+def sweep_labels(
+    latents: LatentSet, clustering: Clustering, corrections: TrainedCorrections = NO_CORRECTIONS
+) -> np.ndarray:
+    """Labels of the patches at every k of the sweep, as corrected, int64 (n, S), in the order of the latents."""
     labels = clustering.labels_of(latents.folder / "index.parquet")
-    return np.stack([labels[k] for k in clustering.ks], axis=1)
+    labels_NS = np.stack([labels[k] for k in clustering.ks], axis=1)
+    if not corrections.numbers:
+        return labels_NS
+    return corrections.applied(labels_NS, patch_ids=latents.table["patch_id"].astype(str).tolist(), ks=clustering.ks)

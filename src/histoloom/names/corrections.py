@@ -19,7 +19,14 @@ from typing import Literal, TypeAlias
 from histoloom.errors import UserError
 from histoloom.names.history import History, history_of, undone_events
 from histoloom.names.journal import Journal, clustering_of, event_id, locked, read_events
-from histoloom.names.label_state import Label, current_labels, reference_of, tissues_of
+from histoloom.names.label_state import (
+    Label,
+    LabelState,
+    current_labels,
+    display_labels,
+    reference_of,
+    tissues_of,
+)
 from histoloom.names.text import NUMBER, normalised, valid, valid_edit
 from histoloom.run.directory import disk_errors_explained
 from histoloom.run.json_lines import append_lines
@@ -198,17 +205,22 @@ class CorrectedTissues:
     numbers: Mapping[str, tuple[int, ...]]
 
 
-def corrected_tissues(run: Path, *, k: int) -> CorrectedTissues:
-    """The corrections that count at ``k``."""
-    corrections = current_corrections(run, k=k)
+def corrected_tissues(run: Path, *, k: int, clustering: str | None = None) -> CorrectedTissues:
+    """The corrections that count at ``k`` for a clustering (its fingerprint), None: the run's present one."""
+    clustering = clustering_of(run) if clustering is None else clustering
+    names, events = read_events(run), corrections_journal(run).events()
+    targets = CorrectionState(events, k=k, clustering=clustering, reference=reference_of(names)).effective()
+    labels = display_labels(LabelState(names, k=k, clustering=clustering).effective()) if targets else {}
+    name_of = target_names(targets.values(), labels=labels)
+    corrections = {patch: name_of[target] for patch, target in targets.items()}
+
     numbers: dict[str, tuple[int, ...]] = {normalised(NO_TISSUE): ()}
-    labels = current_labels(run, k=k) if corrections else {}
     for clusters in tissues_of(labels).values():
         numbers[normalised(labels[clusters[0]].name)] = clusters
     spelled = {normalised(name): name for name in corrections.values()}
-    names = tuple(spelled[key] for key in sorted(spelled.keys() - numbers.keys()))
-    numbers |= {normalised(name): (number,) for number, name in enumerate(names, start=k)}
-    return CorrectedTissues(names, {patch: numbers[normalised(name)] for patch, name in corrections.items()})
+    new = tuple(spelled[key] for key in sorted(spelled.keys() - numbers.keys()))
+    numbers |= {normalised(name): (number,) for number, name in enumerate(new, start=k)}
+    return CorrectedTissues(new, {patch: numbers[normalised(name)] for patch, name in corrections.items()})
 
 
 def target_names(targets: Iterable[int | str], *, labels: Mapping[int, Label]) -> dict[int | str, str]:

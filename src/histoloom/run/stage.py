@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from histoloom.config import Config
+from histoloom.names.corrections import CorrectedTissues
 from histoloom.run.directory import write_text
 from histoloom.run.json_lines import append_lines, read_lines
 
@@ -64,7 +65,7 @@ class StageContext:
     ``out`` may hold what an interrupted call of the same stage, with the same fingerprint, left there. ``inputs``
     are the published folders of the stages before, by name. ``run`` is the run directory, for what is not a stage
     (the expert's names). ``image_check`` checks images that a stage generates while it trains, where the run asks for
-    that.
+    that. ``corrections``: those of single patches that the stage uses, by k.
     """
 
     run: Path
@@ -73,6 +74,7 @@ class StageContext:
     inputs: Mapping[str, Path]
     log: EventLog
     image_check: ImageCheck | None = None
+    corrections: Mapping[int, CorrectedTissues] = field(default_factory=dict)
 
     def say(self, message: str) -> None:
         """Tell the user, and the stage's log, one line."""

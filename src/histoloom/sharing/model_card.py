@@ -103,7 +103,7 @@ def model_card(run: Run, *, generator: Generator, terms: Terms, precision: str) 
     example = next((labels[c].name for c in named if re.fullmatch(r"[\w ,.()-]+", labels[c].name)), "0")
     rows = [
         f"| {c} | {_escaped(labels[c].name)} | {labels[c].flag} | {labels[c].colour} | {shares[c]:.1%} |"
-        for c in range(k)
+        for c in labels
     ]
     index = pd.read_parquet(run.require("patches") / "index.parquet", columns=["slide", "split"])
     start = run.config.start

@@ -25,7 +25,7 @@ from histoloom.diffusion.generation.source_images import Picture, patch_of, read
 from histoloom.diffusion.sampling import sampling_levels
 from histoloom.errors import UserError
 from histoloom.evaluation.originality.gate import Gate
-from histoloom.names import clusters_of_tissue, current_names
+from histoloom.names import clusters_of_tissue
 from histoloom.run.directory import Run
 
 DRAWN, SAMPLES = "drawn", "samples"
@@ -71,8 +71,9 @@ class SampleRunner:
         check_request(request)
         k = spec.chosen_k if request.k is None else request.k
         spec.conditions.offset(k)
+        names = {number: label.name for number, label in spec.labels(self._run, k=k).items()}
         for tissue in request.tissues:
-            clusters_of_tissue(current_names(self._run, k=k), tissue, k=k)
+            clusters_of_tissue(names, tissue, k=k)
         if request.method != STUDENT:
             sampling_levels(requested_sampler(request, default=spec.sampler), config=spec.diffusion)
         elif not has_student(self._run):

@@ -90,20 +90,30 @@ def source(view: AnyView, name: Name) -> InitImage:
 
 
 def tissues(view: GeneratorView, *, k: int) -> list[Tissue]:
-    """The names at ``k``, each with its clusters, then clusters without a name; the most frequent first."""
-    shares, by_name = view.shares(k), dict[str, list[int]]()
-    mixed = set(without_artefacts(view.labels(k)))
-    for cluster, name in view.names(k).items():
-        by_name.setdefault(name, []).append(cluster)
+    """The names at ``k``, each with its clusters, then clusters without a name; the most frequent first.
+
+    Names of corrected patches that the generator was trained on are tissues too, numbered on from the clusters.
+    """
+    labels, by_name = view.drawn_labels(k), dict[str, list[int]]()
+    shares = {**view.shares(k), **dict(enumerate(view.corrected_groups(k).values(), start=k))}
+    mixed = set(without_artefacts(labels))
+    for cluster, label in labels.items():
+        by_name.setdefault(label.name, []).append(cluster)
     named, unnamed = list[Tissue](), list[Tissue]()
     for name, clusters in by_name.items():
         is_named = name != default_name(clusters[0])
         tissue = Tissue(
             name=name,
-            title=f"{name} ({', '.join(map(str, clusters))})" if is_named else f"Group {clusters[0]}",
+            title=_title(name, clusters, k=k) if is_named else f"Group {clusters[0]}",
             clusters=clusters,
             share=sum(shares[cluster] for cluster in clusters),
             artefact=mixed.isdisjoint(clusters),
         )
         (named if is_named else unnamed).append(tissue)
     return [tissue for group in (named, unnamed) for tissue in sorted(group, key=lambda one: -one.share)]
+
+
+def _title(name: str, clusters: list[int], *, k: int) -> str:
+    """The name with its clusters' numbers, or what else it is."""
+    numbers = [str(cluster) if cluster < k else "corrected patches" for cluster in clusters]
+    return f"{name} ({', '.join(numbers)})"

@@ -103,6 +103,17 @@ class GeneratorView(ABC):
     def shares(self, k: int) -> Mapping[int, float]:
         """For each cluster of ``k`` its share of all patches, 0..1."""
 
+    @abstractmethod
+    def corrected_groups(self, k: int) -> Mapping[str, float]:
+        """The names of corrected patches that are conditions of the generator as clusters are, numbered on from k.
+
+        Each with its share of the training patches, 0..1.
+        """
+
+    def drawn_labels(self, k: int) -> dict[int, Label]:
+        """The labels of all that the generator draws at ``k``: its clusters and ``corrected_groups``."""
+        return self.labels(k) | {n: Label(name) for n, name in enumerate(self.corrected_groups(k), start=k)}
+
     def k_or_chosen(self, k: int | None) -> int:
         """``k``, or the chosen one; ``NotFound`` where it is not in the sweep."""
         k = self.chosen if k is None else k
@@ -179,7 +190,11 @@ class ExportView(GeneratorView):
 
     def shares(self, k: int) -> Mapping[int, float]:
         """For each cluster of ``k`` its share of the training patches, 0..1."""
-        return dict(enumerate(self.spec.frequencies[k]))
+        return dict(enumerate(self.spec.frequencies[k][:k]))
+
+    def corrected_groups(self, k: int) -> Mapping[str, float]:
+        """The names of corrected patches that are conditions as clusters are, with their shares, 0..1."""
+        return dict(zip(self.spec.groups.get(k, ()), self.spec.frequencies[k][k:], strict=True))
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

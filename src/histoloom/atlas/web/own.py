@@ -53,7 +53,7 @@ def add(
     if not view.has_generator:
         raise UserError("this run has no generator yet")
     k = view.k_or_chosen(k)
-    if cluster is not None and cluster >= k:
+    if cluster is not None and cluster not in view.drawn_labels(k):
         raise NotFound(f"there is no group {cluster} at k = {k}")
     tissue = None if cluster is None else (k, cluster)
     return own_image(

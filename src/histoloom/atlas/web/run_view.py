@@ -19,6 +19,7 @@ from histoloom.atlas.web.errors import NotFound
 from histoloom.atlas.web.generator_view import GeneratorView
 from histoloom.clustering.results import Decision
 from histoloom.config import Config, SamplerConfig, load_config
+from histoloom.diffusion.corrections import TrainedCorrections
 from histoloom.names import Label, clustering_of, current_labels, read_events, reference_of, tissues_of
 from histoloom.names.corrections import FILE as CORRECTIONS
 from histoloom.names.corrections import CorrectionState, corrections_journal, target_names
@@ -27,6 +28,7 @@ from histoloom.run.directory import Run, fingerprint
 _CONFIG = "config.yaml"
 _PATCHES = "patches/artifact.json"
 _CLUSTERS = "clusters/artifact.json"
+_DIFFUSION = "diffusion/artifact.json"
 _SAMPLES = ("samples/artifact.json", "samples/metadata.csv")
 _NAMES = "names.jsonl"
 
@@ -87,6 +89,17 @@ class RunView(GeneratorView):
         """For each cluster of ``k`` its share of all patches, 0..1."""
         clusters = self.clusters(k)
         return {cluster: clusters.extent(cluster, table=self.table).share for cluster in range(k)}
+
+    def corrected_groups(self, k: int) -> dict[str, float]:
+        """The names of corrected patches that are conditions as clusters are, with their shares of patches, 0..1."""
+
+        def make() -> TrainedCorrections:
+            return TrainedCorrections.load(self.run.folder("diffusion"))
+
+        trained = self.cached("trained corrections", depends_on=[_DIFFUSION], make=make)
+        numbers = list(trained.numbers.get(k, {}).values())
+        names = enumerate(trained.names.get(k, ()), start=k)
+        return {name: numbers.count(number) / len(self.table) for number, name in names}
 
     @property
     def version(self) -> str:

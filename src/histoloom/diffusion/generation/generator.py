@@ -41,7 +41,7 @@ from histoloom.diffusion.generation.source_images import EncodedPicture, Picture
 from histoloom.diffusion.model.unet import SweepUNet, open_unet
 from histoloom.diffusion.sampling import StepCallback, draw_latents
 from histoloom.errors import UserError
-from histoloom.names import Label, current_labels
+from histoloom.names import Label
 from histoloom.run.directory import fingerprint
 from histoloom.training.devices import accelerator, autocast, compile_modules, compiling
 from histoloom.training.memory import in_fitting_parts
@@ -123,15 +123,15 @@ class Generator:
     def digest(self) -> str:
         """Tells generators apart: a digest of the specification and of a few weights."""
         weight = next(iter(self.unet.parameters())).flatten()[:64].float().cpu().tolist()
-        return fingerprint([self.spec.model_dump(mode="json"), weight])
+        return fingerprint([self.spec.as_json(), weight])
 
     def names(self, k: int) -> dict[int, str]:
-        """The expert's name of each cluster of ``k``; ``cluster c`` where there is none."""
+        """The name of each condition of ``k``; ``cluster c`` for a cluster without one."""
         return {cluster: label.name for cluster, label in self.labels(k).items()}
 
     def labels(self, k: int) -> dict[int, Label]:
-        """Name, colour and flag of each cluster of ``k``; ``cluster c`` where there is no name."""
-        return current_labels(self.home, k=k)
+        """Name, colour and flag of each cluster of ``k``, and of names of corrected patches that no cluster has."""
+        return self.spec.labels(self.home, k=k)
 
     def sample(
         self,

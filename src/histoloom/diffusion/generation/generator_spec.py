@@ -21,12 +21,15 @@ from histoloom.diffusion.model.conditions import Conditions
 from histoloom.diffusion.model.latent_space import LatentSpace
 from histoloom.diffusion.model.unet import WEIGHTS, open_diffusers_unet
 from histoloom.errors import UserError
+from histoloom.names import Label, current_labels
 from histoloom.run.directory import Run, read_json, write_json
 from histoloom.run.record import Record
 
 STARTER = "starter"
 STUDENT = "student"
 FORMAT: Final = 2
+FORMAT_WITH_GROUPS: Final = 3
+"""of a generator with conditions besides the clusters, which earlier versions would number otherwise"""
 
 
 class GeneratorSpec(Record):
@@ -34,10 +37,11 @@ class GeneratorSpec(Record):
 
     ``diffusion``: the process and the network; ``sampler``: the default one; ``shape``: (D, h, w) of what the U-Net
     sees; ``ks``: the sweep; ``frequencies``: for each k the share of the training patches in each cluster, 0..1;
-    ``size``: side of an image, px; ``mpp``: um/px.
+    ``size``: side of an image, px; ``mpp``: um/px. ``groups``: for each k the names of corrected patches that no
+    cluster has, which are conditions as clusters are; ``frequencies`` go on with theirs.
     """
 
-    format: Literal[2] = FORMAT
+    format: Literal[2, 3] = FORMAT
     diffusion: DiffusionConfig
     sampler: SamplerConfig
     space: LatentSpace
@@ -47,20 +51,42 @@ class GeneratorSpec(Record):
     frequencies: Mapping[int, tuple[float, ...]]
     size: int
     mpp: float
+    groups: Mapping[int, tuple[str, ...]] = {}
 
     @property
     def conditions(self) -> Conditions:
-        """The numbers of the clusters of the sweep."""
-        return Conditions(self.ks)
+        """The numbers of the clusters of the sweep, and of ``groups``."""
+        return Conditions(self.ks, tuple(len(self.groups.get(k, ())) for k in self.ks) if self.groups else ())
+
+    def labels(self, home: Path, *, k: int) -> dict[int, Label]:
+        """The labels that count for the clusters of ``k`` in a run or an export, and those of ``groups``."""
+        return current_labels(home, k=k) | self.group_labels(k)
+
+    def group_labels(self, k: int) -> dict[int, Label]:
+        """The labels of ``groups`` at ``k``, numbered on from its clusters."""
+        return {number: Label(name) for number, name in enumerate(self.groups.get(k, ()), start=k)}
+
+    def as_json(self) -> dict[str, object]:
+        """The file's content; without corrections it is that of earlier versions."""
+        values: dict[str, object] = self.model_dump(mode="json", exclude={"groups"})
+        if self.groups:
+            values |= {
+                "format": FORMAT_WITH_GROUPS,
+                "groups": {str(k): list(names) for k, names in self.groups.items()},
+            }
+        if not self.diffusion.corrections:
+            values["diffusion"] = self.diffusion.model_dump(mode="json", exclude={"corrections"})
+        return values
 
     @staticmethod
     def load(folder: Path) -> GeneratorSpec:
         """Read ``folder/generator.json``; ``UserError`` where another version of Histoloom wrote it."""
         path = folder / "generator.json"
         values = read_json(path)
-        if values.get("format") != FORMAT:
+        if values.get("format") not in (FORMAT, FORMAT_WITH_GROUPS):
             raise UserError(
-                f"generator.json has format {values.get('format')}, this version of Histoloom reads {FORMAT}; "
+                f"generator.json has format {values.get('format')}, this version of Histoloom reads {FORMAT} and "
+                f"{FORMAT_WITH_GROUPS}; "
                 f"make it again with this version (histoloom run, or histoloom export from its run)"
             )
         try:
@@ -70,7 +96,7 @@ class GeneratorSpec(Record):
 
     def save(self, folder: Path) -> None:
         """Write ``folder/generator.json``."""
-        write_json(folder / "generator.json", self.model_dump(mode="json"))
+        write_json(folder / "generator.json", self.as_json())
 
 
 def read_spec(home: Path) -> GeneratorSpec:
