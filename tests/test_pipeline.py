@@ -126,7 +126,9 @@ def test_a_finished_run_needs_no_slides(
     assert "/not/on/this/machine does not exist; give files or folders of slides; the finished patches" in caplog.text
 
     built: list[str] = []
-    monkeypatch.setattr(pipeline, "_build", lambda _run, stage, wanted, **_: built.append(f"{stage.name} {len(wanted)}"))
+    monkeypatch.setattr(
+        pipeline, "_build", lambda _run, stage, wanted, **_: built.append(f"{stage.name} {len(wanted)}")
+    )
     pipeline.execute(Run.open(tmp_path / "run"))
     assert built == ["report 8"]
 
