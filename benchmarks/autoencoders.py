@@ -2,8 +2,8 @@
 
 Each variant is a few settings on top of the preset. The table shows PSNR, SSIM and LPIPS (where its weights are on this
 machine) of reconstructions, codes in use (perplexity over held-out positions), the number of principal components that
-keep 99 % of the latents' variance, the bits per patch that the codes can hold, and training images per second. Patches
-are cut once; finished variants are not trained again.
+keep 99 % of the latents' variance, the bits per patch that the codes can hold, and training images per second. What
+has no codebook has neither perplexity nor bits. Patches are cut once; finished variants are not trained again.
 
     python benchmarks/autoencoders.py --slides FOLDER --out FOLDER [--preset cpu] [--set key=value ...]
         --variant base --variant rotation autoencoder.gradient=rotation ...
@@ -39,13 +39,13 @@ def measure_run(run: Run) -> dict[str, float]:
     rows = patches.rows(split="holdout")
     assert len(rows), "the benchmark needs held-out patches: patches.split.holdout"
     real = patches.images(np.sort(numpy_generator(0, "benchmark", "autoencoders").permutation(rows)[:PATCHES]))
-    reconstructions, latents, counts_K = [], [], torch.zeros(model.config.codes)
+    reconstructions, latents, counts_K = [], [], torch.zeros(max(1, model.config.codes))
     for start in range(0, len(real), CHUNK):
         z_NCHW = model.encode(to_float(torch.from_numpy(real[start : start + CHUNK])))
-        quantized = model.quantize(z_NCHW)
-        reconstructions.append(to_uint8(model.decode_codes(quantized.z_NCHW)).numpy())
+        reconstructions.append(to_uint8(model.decode_codes(model.codes(z_NCHW))).numpy())
         latents.append(positions(z_NCHW))
-        counts_K += torch.bincount(quantized.indices_NHW.flatten(), minlength=len(counts_K))
+        if model.quantizer is not None:
+            counts_K += torch.bincount(model.quantize(z_NCHW).indices_NHW.flatten(), minlength=len(counts_K))
     fake = np.concatenate(reconstructions)
     mse_N = np.square(real.astype(np.float64) - fake).mean(axis=(1, 2, 3))
     settings = PairMetricSettings(size=real.shape[1], trunk="alex", device=torch.device("cpu"), download=False)
@@ -57,10 +57,10 @@ def measure_run(run: Run) -> dict[str, float]:
     return {
         "PSNR": float(np.mean(10 * np.log10(255.0**2 / mse_N))),
         **{name: float(scores.mean()) for name, scores in values.items() if name != "ms_ssim"},
-        "perplexity": float(perplexity(counts_K)),
+        "perplexity": float(perplexity(counts_K)) if model.quantizer is not None else math.nan,
         "codes": model.config.codes,
         "components": int((variance_C.cumsum(0) / variance_C.sum() < KEPT).sum()) + 1,
-        "bits": round(side * side * math.log2(model.config.codes)),
+        "bits": round(side * side * math.log2(model.config.codes)) if model.config.codes else math.nan,
     }
 
 
@@ -72,7 +72,8 @@ def train_variant(run: Run, settings: list[str], *, out: Path) -> dict[str, floa
     pipeline.execute(changed, until="autoencoder")
     images = changed.config.autoencoder.training.images(n=len(PatchSet.open(run.path / "patches").rows("train")))
     seconds = read_json(run.path / "autoencoder" / "artifact.json")["seconds"]
-    write_json(out, measure_run(changed) | {"images/s": images / seconds})
+    scores = measure_run(changed) | {"images/s": images / seconds}
+    write_json(out, {name: None if math.isnan(score) else score for name, score in scores.items()})
     return json.loads(out.read_text())
 
 

@@ -109,6 +109,34 @@ def map_of(path: Path, run: Run, classifier: Classifier) -> SlideMap:
     )
 
 
+def write_flat(path: Path, pixels_HW3: np.ndarray, *, mpp: float) -> None:
+    """A tiled TIFF of one level that says its um/px."""
+    tifffile.imwrite(
+        path,
+        np.ascontiguousarray(pixels_HW3),
+        tile=(256, 256),
+        photometric="rgb",
+        compression="zlib",
+        resolution=(1e4 / mpp,) * 2,
+        resolutionunit="CENTIMETER",
+    )
+
+
+def cropped(path: Path, out: Path, *, side: int) -> Path:
+    """The upper left part of a slide, and of its true map, as a slide of its own."""
+    with open_slide(path) as slide:
+        mpp, (width, height) = slide.mpp or 1.0, slide.dimensions
+        pixels = slide.pixels(0, 0, level=0, width=min(side, width), height=min(side, height))
+    write_flat(out, pixels, mpp=mpp)
+    truth = TissueMap.load(path)
+    if truth is not None:
+        rows, columns = (
+            round(part * side / whole) for part, whole in zip(truth.class_hw.shape, (height, width), strict=True)
+        )
+        TissueMap(truth.class_hw[:rows, :columns], truth.classes).save(out)
+    return out
+
+
 def at_middles(values_hw: np.ndarray, slide_map: SlideMap) -> np.ndarray:
     """The value at the middle of each cell, from a map of the whole slide at any scale."""
     middle_N2 = (slide_map.boxes_N4[:, :2] + slide_map.boxes_N4[:, 2:]) / 2
@@ -125,6 +153,7 @@ def main() -> None:
     parser.add_argument("--slides", type=int, default=2)
     parser.add_argument("--method")
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--crop", type=int, help="take the upper left part of each slide, px of level 0")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     run, rng = Run.open(arguments.run), np.random.default_rng(arguments.seed)
@@ -142,6 +171,8 @@ def main() -> None:
     print(f"| {' | '.join(titles)} |")
     print("|---|---|---|---|---|---|---|")
     for path in slides[: arguments.slides]:
+        if arguments.crop:
+            path = cropped(path, arguments.out / f"{path.stem}-part.tif", side=arguments.crop)
         real = map_of(path, run, classifier)
         labels_N = np.vectorize(tissue_of.get)(real.labels[k])
         grid = [len(np.unique(real.boxes_N4[:, side])) for side in (1, 0)]
@@ -167,15 +198,7 @@ def main() -> None:
             whole = slide.read(0, 0, extent=max(slide.dimensions), size=max(size))[: size[1], : size[0]]
         half = config.patches.size // 2
         moved_file = arguments.out / f"{path.stem}-moved.tif"
-        tifffile.imwrite(
-            moved_file,
-            whole[half:, half:],
-            tile=(256, 256),
-            photometric="rgb",
-            compression="zlib",
-            resolution=(1e4 / config.patches.mpp,) * 2,
-            resolutionunit="CENTIMETER",
-        )
+        write_flat(moved_file, whole[half:, half:], mpp=config.patches.mpp)
         moved = map_of(moved_file, run, classifier)
         moved_N = np.vectorize(tissue_of.get)(moved.labels[k])
         shifted = SlideMap(moved.boxes_N4 + half, moved.labels, (size[0], size[1]), moved.thumbnail)
