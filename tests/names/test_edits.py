@@ -17,6 +17,7 @@ from histoloom.names import (
     clusters_of_tissue,
     current_labels,
     current_names,
+    flags_of,
     merge,
     raters_of,
     read_events,
@@ -217,3 +218,12 @@ def test_artefacts_are_those_of_the_present_clusters_unless_all_are(run: Path, r
     undo(run, k=3, rater="A")
     recluster(run, fingerprint="f2")
     assert artefacts_of(read_events(run), clustering=clustering_of(run)) == {}
+
+
+def test_a_flag_of_a_part_of_a_group_says_which(run: Path) -> None:
+    add_label(run, cluster=0, k=3, rater="A", flag="artefact")
+    add_label(run, cluster=2, k=3, rater="A", flag="unsure")
+    labels = current_labels(run, k=3)
+    assert flags_of(labels, clusters=[0]) == ("artefact",)
+    assert flags_of(labels, clusters=[0, 1, 2]) == ("artefact (only 0)", "unsure (only 2)")
+    assert flags_of(labels, clusters=[1]) == ()

@@ -186,6 +186,15 @@ def tissues_of(labels: Mapping[int, Label]) -> dict[int, tuple[int, ...]]:
     return {clusters[0]: tuple(clusters) for clusters in by_name.values()}
 
 
+def flags_of(labels: Mapping[int, Label], *, clusters: Sequence[int]) -> tuple[str, ...]:
+    """The flags of a group of clusters: ``artefact``, or ``artefact (only 3)`` where not all of them have it."""
+    flags = []
+    for flag in sorted({labels[cluster].flag for cluster in clusters} - {""}):
+        having = [cluster for cluster in clusters if labels[cluster].flag == flag]
+        flags.append(flag if len(having) == len(clusters) else f"{flag} (only {', '.join(map(str, having))})")
+    return tuple(flags)
+
+
 def artefacts_of(events: Sequence[Event], *, clustering: str) -> dict[int, list[int]]:
     """The clusters that are flagged as artefact, for each k that has some: those that mixtures and scores leave out.
 

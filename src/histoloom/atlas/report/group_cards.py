@@ -32,7 +32,7 @@ from histoloom.evaluation.results import (
     Truth,
     Verdicts,
 )
-from histoloom.names import Label, without_artefacts
+from histoloom.names import Label, flags_of, without_artefacts
 
 _PLACE_SIDE = 400
 _MAIN_SLIDES = 3
@@ -145,7 +145,7 @@ def group_cards(
             Group(
                 place=place,
                 tissue=group,
-                flags=tuple(dict.fromkeys(labels[one].flag for one in group.clusters if labels[one].flag)),
+                flags=flags_of(labels, clusters=group.clusters),
                 left_out=tuple(one for one in group.clusters if one in artefacts),
                 extent=grouped.extent(place, table=table),
                 slides=tuple((str(table.slides["slide"].iloc[slide]), on_S[slide] / on_S.sum()) for slide in main),

@@ -20,7 +20,7 @@ from histoloom.atlas.web.pages import render
 from histoloom.atlas.web.pictures import mosaic_address, named_mosaic_address, place_address
 from histoloom.atlas.web.routing import ClusterNumber, NamedGroup, PathK, QueryK, View
 from histoloom.atlas.web.run_view import RunView
-from histoloom.names import FLAGS, default_name
+from histoloom.names import FLAGS, default_name, flags_of
 
 router = APIRouter(tags=["pages"])
 
@@ -187,7 +187,7 @@ def cards(view: RunView, *, k: int) -> dict[int, Card]:
             clusters=group.clusters,
             name=group.name,
             named=number >= k or group.name != default_name(number),
-            flags=tuple(sorted({labels[cluster].flag for cluster in group.clusters} - {""})),
+            flags=flags_of(labels, clusters=group.clusters),
             extent=grouping.table.extent(number, table=view.table),
             mosaic=mosaic_address(view, k=k, cluster=number)
             if number < k
