@@ -13,9 +13,10 @@ import pytest
 from filelock import FileLock
 from forked import Forked, start_together
 
-from histoloom import Generator, UserError
+from histoloom import Generator, Run, UserError
 from histoloom.diffusion.generation.run_request import Request, draw_request
-from histoloom.run.directory import read_json
+from histoloom.run.directory import read_json, write_json
+from histoloom.sharing.export import export_generator
 
 REQUEST = Request(n=120, k=2, steps=1, guidance=1.0)
 
@@ -79,6 +80,17 @@ def test_two_jobs_do_not_share_a_folder(tiny_run: Path, whole: Path, tmp_path: P
     shutil.copytree(whole, tmp_path / "job")
     with FileLock(tmp_path / "job" / ".lock"), pytest.raises(UserError, match="another process writes to"):
         draw_request(tiny_run, REQUEST, out=tmp_path / "job")
+
+
+def test_a_job_is_not_continued_with_another_decoder(tiny_run: Path, tmp_path: Path) -> None:
+    """One that was trained alone: its diffusion model is that of the generator before."""
+    export_generator(Run.open(tiny_run), tmp_path / "generator")
+    folder, request = tmp_path / "generator" / "autoencoder", Request(n=1, k=2, steps=1, guidance=1.0)
+    draw_request(tmp_path / "generator", request, out=tmp_path / "job")
+    settings = read_json(folder / "autoencoder.json")
+    write_json(folder / "autoencoder.json", settings | {"trained": "decoder"})
+    with pytest.raises(UserError, match="of another request"):
+        draw_request(tmp_path / "generator", request, out=tmp_path / "job")
 
 
 def test_images_are_not_kept_in_memory(tiny_run: Path) -> None:

@@ -125,6 +125,10 @@ class Generator:
         weight = next(iter(self.unet.parameters())).flatten()[:64].float().cpu().tolist()
         return fingerprint([self.spec.as_json(), weight])
 
+    def decoder_digest(self) -> str:
+        """Tells decoders apart that were trained for the same diffusion model."""
+        return fingerprint([self.autoencoder.last_layer.flatten()[:64].float().cpu().tolist()])
+
     def names(self, k: int) -> dict[int, str]:
         """The name of each condition of ``k``; ``cluster c`` for a cluster without one."""
         return {cluster: label.name for cluster, label in self.labels(k).items()}

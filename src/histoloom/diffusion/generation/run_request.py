@@ -72,6 +72,8 @@ def draw_into(
         "generator": generator.student.digest if sampler.method == STUDENT else generator.digest(),
         "sampler": sampler.model_dump(mode="json"),
     }
+    if generator.autoencoder.config.trained == "decoder":  # the diffusion model is that of the generator before
+        identity["decoder"] = generator.decoder_digest()
     if gate is not None:
         identity["gate"] = True
     if sources:
