@@ -58,9 +58,17 @@ def values(tiny_run: Path, tiny_slides: Path, tmp_path_factory: pytest.TempPathF
             Image.fromarray(pixels).save(folder / name / "a" / f"{number}.png")
     np.save(folder / "features.npy", np.random.default_rng(0).normal(size=(20, 2)))
     np.save(folder / "labels.npy", np.arange(20) % 2)
+    ring = [[0, 0], [64, 0], [64, 64], [0, 64], [0, 0]]
+    area = {"geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {"classification": {"name": "0"}}}
+    (folder / "layout.geojson").write_text(json.dumps({"type": "Feature", **area}))
     given = {name: str(folder / name) for name in ("real", "synthetic", "train", "holdout")}
     given |= {name: str(folder / f"{name}.npy") for name in ("features", "labels")}
-    given |= {"run": str(tiny_run), "generator": str(tiny_run), "slides": str(tiny_slides)}
+    given |= {
+        "layout": str(folder / "layout.geojson"),
+        "run": str(tiny_run),
+        "generator": str(tiny_run),
+        "slides": str(tiny_slides),
+    }
     return given | {"slide": str(next(tiny_slides.glob("*.tif"))), "cluster": "0", "name": "fat", "n": "1", "open_": ""}
 
 
