@@ -15,6 +15,7 @@ from histoloom.slides.entries import SlideError
 from histoloom.slides.inventory.find import find_slides
 from histoloom.slides.readers.open import open_slide
 from histoloom.slides.readers.scale import Scale, decide
+from histoloom.slides.readers.tiff import TiffSlide
 
 APERIO = "Aperio Image Library v12\r\n{0}x{1} [0,0 {0}x{1}] (64x64) JPEG/RGB Q=70|AppMag = 20"
 
@@ -137,3 +138,12 @@ def test_a_print_resolution_along_one_side_is_no_scale(tmp_path, picture):
     Image.fromarray(picture(64, 64)).save(path, dpi=(96, 96))
     with pytest.raises(UserError, match="does not say its mpp"):
         find_slides(SlidesConfig(paths=(str(path),)))
+
+
+def test_our_reader_knows_aperios_mpp(tmp_path: Path) -> None:
+    """Where OpenSlide cannot open an SVS, as one whose macro is stored in tiles, our own reader takes its place."""
+    for name, words, expected in (("a", "|MPP = 0.2517", 0.2517), ("b", "|MPP = -1", None), ("c", "|Left = 0.5", None)):
+        path = write_aperio(tmp_path / f"{name}.svs", np.zeros((128, 192, 3), np.uint8), description=APERIO + words)
+        with TiffSlide(path) as slide:
+            assert slide.mpp == expected
+            assert expected is None or slide.mpp_source == "Aperio MPP"

@@ -83,9 +83,13 @@ def scale_from_dpi(dpi: object) -> Scale | None:
 def scale_from_tiff(tiff: Any, *, page: Any) -> Scale | None:
     """The scale of the image that starts with ``page`` of an open ``tifffile.TiffFile``.
 
-    It is that of its OME-XML, ImageJ's calibration, or the page's resolution tags.
+    It is that of its OME-XML, Aperio's MPP, ImageJ's calibration, or the page's resolution tags.
     """
     if (scale := _ome_scale(tiff.ome_metadata, page=page)) is not None:
+        return scale
+    description = page.keyframe.description
+    stated = re.search(r"\|\s*MPP\s*=\s*(\S+)", description) if description.startswith("Aperio") else None
+    if stated and (scale := _of_sides(_leading_number(stated[1]), None, source="Aperio MPP")) is not None:
         return scale
     tags = page.keyframe.tags
     ratios = [tags[name].value if name in tags else None for name in ("XResolution", "YResolution")]
