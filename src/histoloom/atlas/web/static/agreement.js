@@ -22,9 +22,16 @@ export async function showAgreement(container, { k, rater, colours }) {
       showError(error);
     }
   };
-  const edited = container.querySelector("[data-edited]"); // what is being typed stays when another rater changes something
-  container.replaceChildren(referenceCard(response, setReference), kappaCard(response), namesCard(response, colours), edited ?? synonymsCard(response, setSynonyms));
-  if (hadFocus) container.querySelector("select").focus();
+  const cards = [referenceCard(response, setReference), kappaCard(response), namesCard(response, colours)];
+  const edited = container.querySelector("[data-edited]");
+  if (edited) {
+    // What is being typed stays when another rater changes something, and so does the cursor in it: the card is not moved.
+    while (edited.previousSibling) edited.previousSibling.remove();
+    edited.before(...cards);
+  } else {
+    container.replaceChildren(...cards, synonymsCard(response, setSynonyms));
+  }
+  if (hadFocus && !container.contains(document.activeElement)) container.querySelector("select").focus();
 }
 
 /** The table of words that mean the same, which all raters share. */
