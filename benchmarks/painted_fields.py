@@ -87,7 +87,6 @@ def repetition(grey_HW: np.ndarray, *, side: int) -> float:
     centred_HW = grey_HW.astype(np.float64) - grey_HW.mean()
     power = np.abs(np.fft.rfft2(centred_HW, s=[2 * length for length in grey_HW.shape])) ** 2
     correlation = np.fft.irfft2(power)
-    overlap = [2 * length - np.abs(np.arange(2 * length) - length) - length for length in grey_HW.shape]
     overlap = [np.where(np.arange(2 * n) < n, n - np.arange(2 * n), np.arange(2 * n) - n) for n in grey_HW.shape]
     correlation /= np.maximum(np.outer(*overlap), 1) * centred_HW.var()
     rows, columns = (np.minimum(np.arange(2 * n), 2 * n - np.arange(2 * n)) for n in grey_HW.shape)

@@ -61,7 +61,7 @@ def test_an_outline_on_the_map_sends_patches_to_a_new_group(
     draw_outline(page, radius=40, keys=())
     assert selected(page) == few
 
-    # It is sent under a name, by a rater; what lacks is said
+    # A correction needs a target and a rater; the page names what is missing.
     panel = page.get_by_role("region", name="Correct patches")
     panel.get_by_role("button", name="Send").click()
     expect(panel.get_by_role("alert")).to_have_text("Choose what these patches show.")

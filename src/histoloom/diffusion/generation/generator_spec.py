@@ -38,7 +38,7 @@ class GeneratorSpec(Record):
     ``diffusion``: the process and the network; ``sampler``: the default one; ``shape``: (D, h, w) of what the U-Net
     sees; ``ks``: the sweep; ``frequencies``: for each k the share of the training patches in each cluster, 0..1;
     ``size``: side of an image, px; ``mpp``: um/px. ``groups``: for each k the names of corrected patches that no
-    cluster has, which are conditions as clusters are; ``frequencies`` go on with theirs.
+    cluster has, which are conditions as clusters are; their ``frequencies`` follow those of the clusters.
     """
 
     format: Literal[2, 3] = FORMAT

@@ -84,7 +84,7 @@ def draw_into(
             identity["noise"] = "of the source"  # an earlier version drew with the numbers of plain samples
 
     job = SampleJob(list(tissue_of), file_of, sampler, gate, sources)
-    with disk_errors_explained(out), _claimed_by_all(out, identity=identity):
+    with disk_errors_explained(out), claimed_by_all(out, identity=identity):
         write_samples(generator, job, folder=out, callbacks=callbacks)
     return out.resolve()
 
@@ -159,7 +159,7 @@ def request_specs(
 
 
 @contextmanager
-def _claimed_by_all(out: Path, *, identity: Mapping[str, object]) -> Iterator[None]:
+def claimed_by_all(out: Path, *, identity: Mapping[str, object]) -> Iterator[None]:
     """Hold ``out`` for this job: the first process claims it, the others come after it."""
     with claimed(out, identity=identity) if rank() == 0 else nullcontext():
         wait_for_all()

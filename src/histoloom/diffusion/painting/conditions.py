@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from histoloom.diffusion.generation.generator_spec import GeneratorSpec
 from histoloom.diffusion.painting.layout import Layout
@@ -99,7 +100,5 @@ def _voronoi(
     choice_M = rng.choice(len(weights), size=count, p=weights / weights.sum())
     cells_M2 = np.stack(np.divmod(np.arange(count), last_column + 1), axis=1) - 1
     points_M2 = (cells_M2 + offsets_M2) * cell
-    from scipy.spatial import cKDTree
-
     _, nearest = cKDTree(points_M2).query(np.stack([rows, columns], axis=1))
     return np.asarray(choice_M[nearest])

@@ -7,9 +7,9 @@ stopped continues, and processes (torchrun) share the bands of a field.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +21,7 @@ from torch import Tensor
 from histoloom.config import SamplerConfig
 from histoloom.diffusion.generation.generator import BATCH_SIZE, Generator
 from histoloom.diffusion.generation.generator_spec import STUDENT
+from histoloom.diffusion.generation.run_request import claimed_by_all
 from histoloom.diffusion.model.unet import SweepUNet
 from histoloom.diffusion.painting.conditions import ConditionMap, condition_map
 from histoloom.diffusion.painting.field import FieldDiffusion, Windows, decode_band
@@ -28,8 +29,7 @@ from histoloom.diffusion.painting.layout import Canvas, Layout, layout_size, rea
 from histoloom.diffusion.painting.output import FIELD_FILE, RECORD_FILE, write_field, write_labels
 from histoloom.errors import UserError
 from histoloom.progress import meter
-from histoloom.run.claimed_folder import claimed
-from histoloom.run.directory import disk_errors_explained, fingerprint, write_json, write_text
+from histoloom.run.directory import disk_errors_explained, write_json, write_text
 from histoloom.training.devices import autocast
 from histoloom.training.distributed import rank, size, wait_for_all
 
@@ -74,7 +74,7 @@ def paint_file(
     canvas = Canvas.of(wanted, factor=spec.size // spec.shape[1], mpp=spec.mpp, window=spec.size)
     tissues = read_layout(layout, canvas, mpp=layout_mpp).with_background(settings.background)
     painting = Painting.of(generator, tissues, canvas=canvas, settings=settings)
-    with disk_errors_explained(out), _claimed_by_all(out, identity=painting.record):
+    with disk_errors_explained(out), claimed_by_all(out, identity=painting.record):
         if (out / FIELD_FILE).is_file() and (out / RECORD_FILE).is_file():
             return (out / FIELD_FILE).resolve()
         painting.draw(out / WORK)
@@ -162,7 +162,7 @@ class Painting:
             "mpp": self.canvas.mpp,
             "k": self.k,
             "tissues": list(self.tissues.names),
-            "clusters": fingerprint([self.conditions.cluster_hw.tobytes().hex()]),
+            "clusters": hashlib.sha256(self.conditions.cluster_hw.tobytes()).hexdigest()[:16],
             "settings": {**asdict(self.settings), "sampler": self.sampler.model_dump(mode="json")},
         }
 
@@ -255,11 +255,3 @@ class Painting:
 def _done(evaluation: int, band: int) -> str:
     """The file that says that a band of an evaluation, or of the decoder after the last one, is finished."""
     return f"done-{evaluation:03d}-{band:05d}"
-
-
-@contextmanager
-def _claimed_by_all(out: Path, *, identity: dict[str, object]) -> Iterator[None]:
-    """Hold ``out`` for this job: the first process claims it, the others come after it."""
-    with claimed(out, identity=identity) if rank() == 0 else nullcontext():
-        wait_for_all()
-        yield
