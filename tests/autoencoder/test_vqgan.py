@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.autoencoders.vae import Encoder
 from torch.nn import functional as F
 
 from histoloom.autoencoder.augment import dihedral
@@ -251,3 +252,30 @@ def test_a_decoder_trained_alone_learns_from_what_it_will_decode() -> None:
     torch.testing.assert_close(found, wanted, atol=0.2 * wanted.max().item(), rtol=0)
     with torch.no_grad():
         torch.testing.assert_close(model.reconstruct(to_float(images())), model.decode(z))
+
+
+def test_continuous_latents_are_decoded_with_noise_of_the_same_size_in_every_direction() -> None:
+    """Its level differs between images, up to the setting's share of the latents' deviation."""
+    torch.manual_seed(0)
+    config = a_config(codes=0, kl_weight=0.0, latent_noise=0.5)
+    model = Autoencoder(config)
+    assert isinstance(model.encoder, Encoder)
+    with torch.no_grad():
+        for values in (model.encoder.conv_out.weight[4:], model.encoder.conv_out.bias[4:]):
+            values.zero_()
+        model.encoder.conv_out.bias[4:] -= 30  # latents without noise of their own
+    given: list[torch.Tensor] = []
+    model.decoder.register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0].detach()))
+    x_NHWC, step = images(32), replace(a_step(), rows=slice(0, 32), batch_size=32)
+    VQGANLosses(config, autoencoder=model, discriminator=None, perceptual=None).autoencoder_loss(x_NHWC, step)
+    z_NCHW = model.encode(to_float(x_NHWC)).detach()
+    level_N = (given[0] - z_NCHW).flatten(1).std(dim=1) / z_NCHW.std()
+    assert 0.4 < level_N.max() < 0.6
+    assert level_N.min() < 0.1
+    deviation_C = (given[0] - z_NCHW).std(dim=(0, 2, 3))
+    assert deviation_C.max() < 1.2 * deviation_C.min(), "every channel alike, whatever its own deviation"
+
+
+def test_noise_on_latents_needs_continuous_ones_or_a_decoder_trained_alone() -> None:
+    with pytest.raises(ValueError, match="latent_noise has an effect only with codes: 0"):
+        a_config(latent_noise=0.5)

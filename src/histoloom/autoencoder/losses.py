@@ -143,6 +143,9 @@ class VQGANLosses:
         """What is decoded, the term that regularises the latents, and its parts for the log.
 
         The codebook is updated first, once for a whole batch. A decoder that is trained alone has no such term.
+        Latents without a codebook get noise of a level drawn for each image, the same in every direction, so that the
+        encoder learns to keep what noise destroys last, and the decoder to see through errors of a diffusion model
+        (Yang et al. 2025, latent denoising tokenizer).
         """
         quantizer = self.autoencoder.quantizer
         if self.config.trained == "decoder":
@@ -152,6 +155,9 @@ class VQGANLosses:
             values = 3 * (z_BChw.shape[-1] * self.config.factor) ** 2  # of an image
             kl = kl_divergence(z_BChw.float(), logvar_BChw.float()) / values
             q_BChw = z_BChw + (0.5 * logvar_BChw).exp() * context.randn(tuple(z_BChw.shape))
+            if self.config.latent_noise > 0:
+                level_B = self.config.latent_noise * context.rand((len(z_BChw),)) * z_BChw.detach().std()
+                q_BChw = q_BChw + level_B[:, None, None, None] * context.randn(tuple(z_BChw.shape))
             return q_BChw, self.config.kl_weight * kl, {"kl": kl}
 
         if not context.scratch.get(CODEBOOK_UPDATED):

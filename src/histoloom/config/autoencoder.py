@@ -138,8 +138,9 @@ class AutoencoderConfig(Section):
     latent_noise: float = Field(
         0.0,
         ge=0,
-        description="with trained: decoder, noise on the latents that it learns from, in units of their deviation; the "
-        "decoder then corrects small errors of the diffusion model",
+        description="noise on the latents that the decoder learns from, in units of their deviation: with trained: "
+        "decoder, always this much; with continuous latents (codes: 0), up to this much; the decoder then corrects "
+        "errors of the diffusion model",
     )
     perceptual: Literal["auto", "lpips", "pyramid", "none"] = Field(
         "lpips",
@@ -192,8 +193,10 @@ class AutoencoderConfig(Section):
 
     @model_validator(mode="after")
     def _noise_has_an_effect(self) -> AutoencoderConfig:
-        if self.latent_noise > 0 and self.trained == "all":
-            raise ValueError("latent_noise has an effect only with autoencoder.trained: decoder; leave it out")
+        if self.latent_noise > 0 and self.trained == "all" and self.codes > 0:
+            raise ValueError(
+                "latent_noise has an effect only with codes: 0 or with autoencoder.trained: decoder; leave it out"
+            )
         return self
 
     @model_validator(mode="after")
