@@ -24,7 +24,7 @@ from histoloom.diffusion.painting import field as field_module
 from histoloom.diffusion.painting import job
 from histoloom.diffusion.painting.conditions import ConditionMap
 from histoloom.diffusion.painting.field import FieldDiffusion, Windows, field_noise
-from histoloom.diffusion.painting.job import PaintSettings, paint_file
+from histoloom.diffusion.painting.job import PaintSettings, paint_array, paint_file
 from histoloom.diffusion.painting.layout import Canvas, Layout, read_layout
 from histoloom.diffusion.samplers import SAMPLERS
 from histoloom.diffusion.sampling import sampling_levels
@@ -328,6 +328,19 @@ def test_painting_from_python(named_run: Path) -> None:
     labels[:, 32:] = 1
     sampler = SamplerConfig(method="ddim", steps=1, guidance=1.0)
     painted = generator.paint(labels, names=["bone", "fat"], settings=PaintSettings(sampler=sampler))
+    steps: list[tuple[float, float]] = []
+
+    def on_progress(done: float, total: float) -> None:
+        steps.append((done, total))
+        if len(steps) > 8:
+            raise InterruptedError
+
+    settings = PaintSettings(sampler=SamplerConfig(method="ddim", steps=4, guidance=1.0))
+    with pytest.raises(InterruptedError):
+        paint_array(generator, labels, names=["bone", "fat"], settings=settings, on_progress=on_progress)
+    assert [total for _, total in steps] == [5] * 9
+    assert [done for done, _ in steps] == sorted({done for done, _ in steps}), "it rises"
+    assert (steps[0][0], steps[-1][0] < 5) == (0, True)
     assert painted.image.shape == (40, 64, 3)
     np.testing.assert_array_equal(painted.mask, labels)
     with pytest.raises(UserError, match="smaller than a patch"):

@@ -115,6 +115,8 @@ class FieldDiffusion:
     folder: Path
     device: torch.device
     batch_size: int
+    on_batch: Callable[[float], None] = lambda _share: None
+    """called before each batch with the share of its band that is done, 0..1; what it raises ends the sampling"""
     windows: Windows = field(init=False)
     evaluations: list[Level] = field(init=False)
 
@@ -158,13 +160,19 @@ class FieldDiffusion:
         weight_SS = self.windows.weight_SS
         sum_CRw = np.zeros((self.channels, bottom - top, self.windows.shape_hw[1]), np.float32)
 
+        done = started = 0  # windows
+
         def jobs() -> Iterator[tuple[int, int, int, np.ndarray]]:
+            nonlocal started
             for row, column in places:
                 for cluster, mask_SS in self.conditions.masks(row, column, side=self.side).items():
                     yield row - top, column, cluster, mask_SS * weight_SS
+                started += 1
 
         waiting = jobs()
         while batch := list(islice(waiting, self.batch_size)):
+            self.on_batch(done / len(places))
+            done = started
             padded = batch + [batch[-1]] * (self.batch_size - len(batch))
             x_NCSS = torch.cat([x_1Crw[..., r : r + self.side, c : c + self.side] for r, c, _, _ in padded])
             x_NCSS = x_NCSS.to(self.device)

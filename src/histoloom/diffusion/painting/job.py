@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,6 +36,9 @@ from histoloom.training.distributed import rank, size, wait_for_all
 WORK = "work"
 """the folder, inside the job's, of what a stopped job needs to continue"""
 
+OnProgress = Callable[[float, float], None]
+"""Called before each batch of windows with the bands that are done and of how many; what it raises ends the job."""
+
 
 @dataclass(frozen=True)
 class PaintSettings:
@@ -60,6 +63,7 @@ def paint_file(
     settings: PaintSettings,
     size_px: tuple[int, int] | None = None,
     mpp: float | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Path:
     """Paint a layout file into the folder ``out``, and return the field's file.
 
@@ -77,7 +81,7 @@ def paint_file(
     with disk_errors_explained(out), claimed_by_all(out, identity=painting.record):
         if (out / FIELD_FILE).is_file() and (out / RECORD_FILE).is_file():
             return (out / FIELD_FILE).resolve()
-        painting.draw(out / WORK)
+        painting.draw(out / WORK, on_progress=on_progress)
         if rank() == 0:
             write_labels(out, tissues, canvas=canvas)
             write_field(out / FIELD_FILE, painting.pixel_file(out / WORK), mpp=canvas.mpp, tissues=tissues.names)
@@ -97,7 +101,12 @@ class PaintedField:
 
 
 def paint_array(
-    generator: Generator, labels_HW: np.ndarray, *, names: Sequence[str], settings: PaintSettings
+    generator: Generator,
+    labels_HW: np.ndarray,
+    *,
+    names: Sequence[str],
+    settings: PaintSettings,
+    on_progress: OnProgress | None = None,
 ) -> PaintedField:
     """Paint a map of tissues, integers (H, W), places in ``names``, -1 for none, at the px of the generator.
 
@@ -115,7 +124,7 @@ def paint_array(
     tissues = Layout.of(labels_HW, names=names, canvas=canvas).with_background(settings.background)
     painting = Painting.of(generator, tissues, canvas=canvas, settings=settings)
     with TemporaryDirectory() as folder:
-        painting.draw(Path(folder))
+        painting.draw(Path(folder), on_progress=on_progress)
         image_HW3 = np.load(painting.pixel_file(Path(folder)))
     mask_HW = tissues.tissue_hw.astype(np.uint8).repeat(canvas.factor, axis=0).repeat(canvas.factor, axis=1)
     return PaintedField(image_HW3, mask_HW, tissues.names)
@@ -175,7 +184,7 @@ class Painting:
         """The field's pixels, uint8 (H, W, 3), while the job runs."""
         return work / "pixels.npy"
 
-    def draw(self, work: Path) -> None:
+    def draw(self, work: Path, *, on_progress: OnProgress | None = None) -> None:
         """Paint the field's pixels in ``work``: every evaluation of the network band by band, then the decoder."""
         generator = self.generator
         spec, device = generator.spec, generator.device
@@ -185,6 +194,12 @@ class Painting:
         elif isinstance(unet, SweepUNet):
             unet = unet.only([self.k])
         work.mkdir(exist_ok=True)
+        done = total = 0  # bands
+
+        def on_batch(share: float) -> None:
+            if on_progress is not None:
+                on_progress(done + share, total)
+
         diffusion = FieldDiffusion(
             unet=unet,
             config=spec.diffusion,
@@ -198,6 +213,7 @@ class Painting:
             folder=work,
             device=device,
             batch_size=BATCH_SIZE[device.type],
+            on_batch=on_batch,
         )
         if rank() == 0:
             diffusion.create_files()
@@ -220,6 +236,7 @@ class Painting:
                         else:
                             self._decode(diffusion, band, file=self.pixel_file(work))
                     write_text(finished, "")
+                    done += 1
                     progress.advance(1)
                 wait_for_all()
 
@@ -234,8 +251,13 @@ class Painting:
         """Write the pixels of a band."""
         generator, factor = self.generator, self.canvas.factor
 
+        batches = 0
+
         @torch.no_grad()
         def decode(x_NDSS: Tensor) -> Tensor:
+            nonlocal batches
+            diffusion.on_batch(batches * diffusion.batch_size / len(diffusion.windows.in_band(band)))
+            batches += 1
             z_NCSS = generator.spec.space.decode(x_NDSS.to(generator.device))
             return generator.autoencoder.decode(z_NCSS)
 
