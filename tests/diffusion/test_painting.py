@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,8 +49,13 @@ class ConditionNetwork(nn.Module):
     def __init__(self, *, detail: float = 0.0) -> None:
         super().__init__()
         self.detail = detail
+        self.maps = 0
 
-    def forward(self, x_NCHW: Tensor, _step: Tensor, *, class_labels: Tensor) -> Output:
+    def forward(self, x_NCHW: Tensor, _step: Tensor, *, class_labels: Tensor, shares: Tensor | None = None) -> Output:
+        if shares is not None:  # a map of conditions: their numbers, mixed by their shares
+            class_labels = torch.einsum("np,nphw->nhw", class_labels.float(), shares)[:, None]
+            self.maps += len(x_NCHW)
+            return Output(class_labels + self.detail * torch.tanh(nn.functional.avg_pool2d(x_NCHW, 3, 1, 1)))
         around_NCHW = nn.functional.avg_pool2d(x_NCHW, 3, stride=1, padding=1)
         return Output(class_labels[:, None, None, None].float() + self.detail * torch.tanh(around_NCHW))
 
@@ -146,6 +152,27 @@ def test_no_window_shows_and_each_place_has_its_condition(tmp_path: Path) -> Non
     borders = [left for left in Windows((24, 40), SIDE).lefts if left]
     others = [column for column in range(39) if column + 1 not in borders]
     assert abs(steps[[b - 1 for b in borders]].mean() / steps[others].mean() - 1) < 0.2
+
+
+def test_a_network_that_takes_maps_is_called_once_a_window(tmp_path: Path) -> None:
+    """With the masks of the layout as shares: this network is linear in them, so that the field is that of windows."""
+    cluster_hw = np.zeros((29, 19), int)
+    cluster_hw[:, 9:], cluster_hw[12:] = 3, 5
+    soft = ConditionMap(cluster_hw.astype(np.int16), 1.5)
+    mixed = sampled(a_field(tmp_path / "mixed", cluster_hw, conditions=soft))
+    network = ConditionNetwork(detail=0.5)
+    field = a_field(tmp_path / "maps", cluster_hw, unet=network, conditions=soft, maps=True, batch_size=1)
+    np.testing.assert_allclose(sampled(field), mixed, atol=1e-4)
+    places = [place for band in field.windows.bands for place in field.windows.in_band(band)]
+    assert network.maps == len(places) * len(field.evaluations)
+    batched = a_field(tmp_path / "batched", cluster_hw, conditions=soft, maps=True)
+    np.testing.assert_allclose(sampled(batched), mixed, atol=1e-4)
+    guided = SamplerConfig(method="unipc", steps=3, guidance=1.5)
+    plain, maps = (
+        sampled(a_field(tmp_path / str(maps), cluster_hw, conditions=soft, sampler=guided, maps=maps))
+        for maps in (False, True)
+    )
+    np.testing.assert_allclose(maps, plain, atol=1e-4)
 
 
 def test_masks_do_not_depend_on_the_window() -> None:
@@ -320,6 +347,25 @@ def test_a_tissue_of_several_clusters_has_all_of_them(named_run: Path) -> None:
     wrong = Layout(layout.tissue_hw, ("bone", "bonne"))
     with pytest.raises(UserError, match="no tissue 'bonne'"):
         job.Painting.of(generator, wrong, canvas=Canvas((64, 64), 4, 1.0), settings=PaintSettings())
+
+
+def test_a_generator_with_maps_paints_with_them_and_its_student_without(
+    named_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = Generator.load(named_run)
+    with_maps = generator.spec.diffusion.model_copy(update={"condition_maps": True})
+    generator.spec = generator.spec.model_copy(update={"diffusion": with_maps})
+    layout, canvas = Layout(np.arange(128).reshape(8, 16) // 64, ("bone", "fat")), Canvas((8, 16), 4, 1.0)
+    used = []
+    caplog.set_level("INFO", logger="histoloom")
+    monkeypatch.setattr(FieldDiffusion, "evaluate", lambda self, *_: used.append(self.maps))
+    for method in ("ddim", "student"):
+        settings = PaintSettings(sampler=SamplerConfig.model_validate({"method": method, "steps": 1, "guidance": 1.0}))
+        if method == "student":
+            monkeypatch.setattr(Generator, "student", SimpleNamespace(unet=generator.unet))
+        job.Painting.of(generator, layout, canvas=canvas, settings=settings).draw(tmp_path / method)
+    assert used == [True, False]
+    assert "the student was not trained on maps of conditions" in caplog.text
 
 
 def test_painting_from_python(named_run: Path) -> None:

@@ -279,6 +279,12 @@ class DiffusionConfig(Section):
         description="train corrected patches with the condition of the tissue that an expert has corrected them to, at "
         "the k of the correction; a name that no cluster has becomes a condition",
     )
+    condition_maps: bool = Field(
+        False,
+        description="train on maps of conditions too: which cluster the run's own clusterer gives to each of 4 x 4 "
+        "places of a patch, read on the slides; then painting gives the network a map, in place of one tissue at a "
+        "time",
+    )
     training: TrainingConfig = Field(description="how the U-Net is trained")
 
     @model_validator(mode="before")
@@ -318,6 +324,8 @@ class DiffusionConfig(Section):
     def _architecture_fits(self) -> DiffusionConfig:
         if self.architecture != "paper":
             return self
+        if self.condition_maps:
+            raise ValueError("the U-Net of architecture: paper takes no maps of conditions; set condition_maps=false")
         if len(self.channels) < 2 or any(width % ATTENTION_HEADS for width in self.channels):
             raise ValueError(
                 f"channels must be two or more multiples of {ATTENTION_HEADS} with architecture: paper, "

@@ -400,6 +400,11 @@ class Config(Section):
                 "with clusters.joint the clusters change while the diffusion model is trained, so that corrections of "
                 "patches cannot be used; set diffusion.corrections=false",
             ),
+            (
+                self.diffusion.condition_maps,
+                "with clusters.joint the clusters change while the diffusion model is trained, so that there are no "
+                "maps of conditions; set diffusion.condition_maps=false",
+            ),
             (self.start is not None, "a run with clusters.joint starts from random weights; leave out start"),
         ):
             if wrong:

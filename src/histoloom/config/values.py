@@ -148,6 +148,7 @@ LATER: Mapping[str, Any] = {
         "scaling": "unit",
         "architecture": "diffusers",
         "corrections": False,
+        "condition_maps": False,
         "training": BETAS,
     },
     "evaluation": {"originality": "off", "paper_definitions": False, "paper_pairs": 1000},

@@ -82,15 +82,30 @@ def sampling_levels(sampler: SamplerConfig, *, config: DiffusionConfig, strength
 
 
 def guided_prediction(
-    unet: nn.Module, x_NCHW: Tensor, *, step: Tensor, conditions_N: Tensor, null: int, guidance: float
+    unet: nn.Module,
+    x_NCHW: Tensor,
+    *,
+    step: Tensor,
+    conditions_N: Tensor,
+    null: int,
+    guidance: float,
+    shares_NPHW: Tensor | None = None,
 ) -> Tensor:
-    """The network's output under classifier-free guidance (Ho and Salimans 2022): null + g (conditional - null)."""
+    """The network's output under classifier-free guidance (Ho and Salimans 2022): null + g (conditional - null).
+
+    ``shares_NPHW``: with a map, the share of each condition at each position; ``conditions_N`` is then (N, P).
+    """
     null_N = torch.full_like(conditions_N, null)
     if guidance in (0.0, 1.0):
-        return unet(x_NCHW, step, class_labels=conditions_N if guidance else null_N).sample.float()
-    both = torch.cat([conditions_N, null_N])
-    output = unet(torch.cat([x_NCHW, x_NCHW]), step, class_labels=both).sample.float()
-    conditional_NCHW, unconditional_NCHW = output.chunk(2)
+        both_N, repeats = conditions_N if guidance else null_N, 1
+    else:
+        both_N, repeats = torch.cat([conditions_N, null_N]), 2
+    x_MCHW = torch.cat([x_NCHW] * repeats)
+    maps = {} if shares_NPHW is None else {"shares": torch.cat([shares_NPHW] * repeats)}
+    output_MCHW = unet(x_MCHW, step, class_labels=both_N, **maps).sample.float()
+    if repeats == 1:
+        return output_MCHW
+    conditional_NCHW, unconditional_NCHW = output_MCHW.chunk(2)
     return unconditional_NCHW + guidance * (conditional_NCHW - unconditional_NCHW)
 
 

@@ -10,7 +10,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from histoloom.autoencoder.augment import DIHEDRAL
+from histoloom.autoencoder.augment import DIHEDRAL, dihedral
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.autoencoder.vqgan import Autoencoder
 from histoloom.clustering.clustering_set import Clustering
@@ -147,7 +147,18 @@ def make_task(
     """The U-Net, its loss and its data: patches of the training split, or their eight copies, and their conditions."""
     config = context.config.diffusion
     rows = latents.rows(split="train")
-    numbers_NS = torch.from_numpy(spec.conditions.numbers(sweep_labels(latents, clustering, corrections)[rows]))
+    labels_NS = sweep_labels(latents, clustering, corrections)[rows]
+    numbers_NS = torch.from_numpy(spec.conditions.numbers(labels_NS))
+    maps_NSGG: Tensor | None = None
+    if config.condition_maps:
+        from histoloom.clustering.dense_labels import dense_labels  # it reads slides, which no other training does
+
+        places_NSGG = dense_labels(context, rows=rows, ks=spec.ks)
+        # An expert has corrected whole patches.
+        corrected_NS = labels_NS != sweep_labels(latents, clustering)[rows]
+        places_NSGG = np.where(corrected_NS[:, :, None, None], labels_NS[:, :, None, None], places_NSGG)
+        numbers_NGGS = spec.conditions.numbers(np.moveaxis(places_NSGG, 1, 3))
+        maps_NSGG = torch.from_numpy(np.moveaxis(numbers_NGGS, 3, 1).astype(np.int32))
     versions = DIHEDRAL if context.config.latents.copies == DIHEDRAL else 1
 
     def read(indices: np.ndarray) -> Tensor:
@@ -158,15 +169,18 @@ def make_task(
     device = accelerator(context.config.runtime).device
     held = hold(read, n=versions * len(rows), device=device)
 
-    def batch(indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    def batch(indices: np.ndarray) -> tuple[Tensor, ...]:
         z_BDhw = read(indices) if held is None else torch.from_numpy(indices)
-        return z_BDhw, numbers_NS[indices % len(rows)]
+        copies, items = np.divmod(indices, len(rows))
+        if maps_NSGG is None:
+            return z_BDhw, numbers_NS[items]
+        return z_BDhw, numbers_NS[items], dihedral(maps_NSGG[items].long(), torch.from_numpy(copies))
 
     denoising = DiffusionLoss(config, unet=unet, conditions=spec.conditions)
 
-    def loss(batch: tuple[Tensor, Tensor], step: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
-        z_BDhw, numbers_BS = batch
-        return denoising((z_BDhw if held is None else held(z_BDhw), numbers_BS), step)
+    def loss(batch: tuple[Tensor, ...], step: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        z_BDhw, *conditions = batch
+        return denoising((z_BDhw if held is None else held(z_BDhw), *conditions), step)
 
     rates = {} if config.condition_rate == 1 else {CONDITION_EMBEDDING: config.condition_rate}
     return Task(

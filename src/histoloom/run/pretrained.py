@@ -27,7 +27,9 @@ FREE: Mapping[str, frozenset[str]] = {
         {"training", "perceptual", "perceptual_trunk", "perceptual_weight", "l1_weight", "mse_weight", "commitment"}
         | {"adversarial", "augment", "codebook_decay", "restart_below", "trained", "latent_noise"}
     ),
-    "diffusion": frozenset({"training", "dropout", "condition_dropout", "condition_rate", "corrections"}),
+    "diffusion": frozenset(
+        {"training", "dropout", "condition_dropout", "condition_rate", "corrections", "condition_maps"}
+    ),
 }
 """How to train, which the run decides for itself; every other setting of these sections is the generator's."""
 

@@ -67,15 +67,15 @@ class GeneratorSpec(Record):
         return {number: Label(name) for number, name in enumerate(self.groups.get(k, ()), start=k)}
 
     def as_json(self) -> dict[str, object]:
-        """The file's content; without corrections it is that of earlier versions."""
+        """The file's content; without corrections and maps of conditions it is that of earlier versions."""
         values: dict[str, object] = self.model_dump(mode="json", exclude={"groups"})
         if self.groups:
             values |= {
                 "format": FORMAT_WITH_GROUPS,
                 "groups": {str(k): list(names) for k, names in self.groups.items()},
             }
-        if not self.diffusion.corrections:
-            values["diffusion"] = self.diffusion.model_dump(mode="json", exclude={"corrections"})
+        later = {name for name in ("corrections", "condition_maps") if not getattr(self.diffusion, name)}
+        values["diffusion"] = self.diffusion.model_dump(mode="json", exclude=later)
         return values
 
     @staticmethod

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from histoloom.config import DiffusionConfig
+from histoloom.diffusion.model.condition_maps import UNIFORM_SHARE, place_shares
 from histoloom.diffusion.model.conditions import Conditions
 from histoloom.training.loop import StepContext
 
@@ -73,7 +74,8 @@ def predicted_data(
 class DiffusionLoss:
     """The simple loss of Ho et al. 2020 (equation 14), conditioned on the cluster.
 
-    Batches are pairs: normalised latents (B, C, H, W), and condition numbers at every k of the sweep (B, S).
+    Batches are normalised latents (B, C, H, W), and condition numbers at every k of the sweep (B, S); with
+    ``condition_maps`` also those of G x G places of each patch (B, S, G, G).
     """
 
     def __init__(self, config: DiffusionConfig, *, unet: nn.Module, conditions: Conditions) -> None:
@@ -82,9 +84,9 @@ class DiffusionLoss:
         self.conditions = conditions
         self.alpha_bar_T = alphas_cumprod(config).float()
 
-    def __call__(self, batch: tuple[Tensor, Tensor], context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, batch: tuple[Tensor, ...], context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of the prediction at a random step, for a random k of the sweep."""
-        z_BCHW, numbers_BS = batch
+        z_BCHW, numbers_BS = batch[:2]
         B, S = numbers_BS.shape
 
         # A step of the process and unit noise for each image.
@@ -94,12 +96,24 @@ class DiffusionLoss:
         alpha_bar_B = self.alpha_bar_T[steps_B]
 
         # The cluster at a random k; sometimes the null, for classifier-free guidance (Ho and Salimans 2022).
-        conditions_B = numbers_BS.gather(1, context.randint(S, (B, 1)))[:, 0]
+        sweep_B1 = context.randint(S, (B, 1))
+        conditions_B = numbers_BS.gather(1, sweep_B1)[:, 0]
         dropped_B = context.rand((B,)) < self.config.condition_dropout
         conditions_B = torch.where(dropped_B, self.conditions.null, conditions_B)
 
         noisy_BCHW = add_noise(z_BCHW, noise_BCHW, alpha_bar_N=alpha_bar_B)
-        output_BCHW = self.unet(noisy_BCHW, steps_B, class_labels=conditions_B).sample.float()
+        if self.config.condition_maps:
+            # Its own condition at each place of a patch, or that of the patch at all of them.
+            maps_BSGG = batch[2]
+            places_BSP = maps_BSGG.flatten(2)
+            places_BP = places_BSP.gather(1, sweep_B1[:, :, None].expand(-1, 1, places_BSP.shape[2]))[:, 0]
+            uniform_B = dropped_B | (context.rand((B,)) < UNIFORM_SHARE)
+            conditions_BP = torch.where(uniform_B[:, None], conditions_B[:, None], places_BP)
+            shares_1Phw = place_shares(maps_BSGG.shape[-1], size=(z_BCHW.shape[2], z_BCHW.shape[3])).to(z_BCHW)
+            output = self.unet(noisy_BCHW, steps_B, class_labels=conditions_BP, shares=shares_1Phw)
+        else:
+            output = self.unet(noisy_BCHW, steps_B, class_labels=conditions_B)
+        output_BCHW = output.sample.float()
         target_BCHW = training_target(z_BCHW, noise_BCHW, alpha_bar_N=alpha_bar_B, prediction=self.config.prediction)
         error_B = (output_BCHW - target_BCHW).pow(2).mean(dim=(1, 2, 3))
         return error_B.mean(), {"mse": error_B.mean()}

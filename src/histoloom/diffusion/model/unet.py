@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from histoloom import paper
 from histoloom.config import DiffusionConfig
+from histoloom.diffusion.model.condition_maps import with_condition_maps
 from histoloom.diffusion.model.conditions import Conditions
 from histoloom.errors import UserError
-from histoloom.run.directory import read_json, write_bytes, write_json
+from histoloom.run.directory import read_json, write_bytes, write_json, write_text
 
 HEAD_CHANNELS = 32
 CONDITION_EMBEDDING = "class_embedding.weight"
@@ -37,7 +38,7 @@ def make_unet(config: DiffusionConfig, *, shape: tuple[int, int, int], condition
         )
     down = tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in config.attention)
     up = tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(config.attention))
-    return UNet2DModel(
+    unet = UNet2DModel(
         sample_size=(height, width),
         in_channels=channels,
         out_channels=channels,
@@ -52,6 +53,7 @@ def make_unet(config: DiffusionConfig, *, shape: tuple[int, int, int], condition
         dropout=config.dropout,
         num_class_embeds=conditions,
     )
+    return with_condition_maps(unet)
 
 
 class SweepUNet(nn.Module):
@@ -93,7 +95,9 @@ def open_unet(folder: Path) -> nn.Module:
 def _open(folder: Path) -> nn.Module:
     config = read_json(folder / "config.json")
     if config["_class_name"] != paper.UNet.__name__:
-        return UNet2DModel.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+        return with_condition_maps(
+            UNet2DModel.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+        )
     unet = paper.UNet(**{key: value for key, value in config.items() if key != "_class_name"})
     unet.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
     return unet.eval()
@@ -128,7 +132,8 @@ def save_unet(unet: nn.Module, folder: Path) -> None:
     if isinstance(unet, UNet2DModel):
         # A network that was read keeps the path it was read from; whoever gets these files must not see it.
         unet.register_to_config(_name_or_path="")
-        unet.save_config(folder)
+        text = unet.to_json_string()
+        write_text(folder / UNet2DModel.config_name, text.replace(type(unet).__name__, UNet2DModel.__name__))
     else:
         assert isinstance(unet, paper.UNet), "made by make_unet"
         write_json(folder / "config.json", {"_class_name": paper.UNet.__name__, **unet.config})

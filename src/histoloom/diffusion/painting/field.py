@@ -1,9 +1,10 @@
 """The latents of a field: overlapping windows, mixed at every evaluation of the network.
 
-At each evaluation the network predicts the data in windows of the size of a patch, half a window apart, under each
-condition that the layout has there. The predictions of one window are mixed by the soft masks of its conditions, and
-those of overlapping windows by sine-squared weights, and the sampler takes its step with the mixture
-(MultiDiffusion: Bar-Tal et al. 2023; mixtures of conditions: Jimenez 2023). So no window ends anywhere.
+At each evaluation the network predicts the data in windows of the size of a patch, half a window apart. A network that
+was trained on maps of conditions predicts a window once, under the map of its conditions. Any other predicts it under
+each condition that the layout has there, and the predictions are mixed by the soft masks of the conditions (Jimenez
+2023). The predictions of overlapping windows are mixed by sine-squared weights, and the sampler takes its step with the
+mixture (MultiDiffusion: Bar-Tal et al. 2023). So no window ends anywhere.
 
 A field is worked on in bands of window rows. A sampler acts on each position by itself, given the data predicted there
 so far. Therefore only these predictions are kept, in a file for each evaluation, and the noisy latents of a band are
@@ -89,6 +90,20 @@ def window_starts(length: int, *, side: int) -> list[int]:
     return starts if starts[-1] == length - side else [*starts, length - side]
 
 
+@dataclass(frozen=True)
+class WindowInput:
+    """A window of which the network predicts the data once, at (``row``, ``column``) of the rows at hand.
+
+    ``shares_PSS``: of its ``clusters`` at each position; ``weight_SS``: of the prediction in the mixture.
+    """
+
+    row: int
+    column: int
+    clusters: tuple[int, ...]
+    shares_PSS: np.ndarray
+    weight_SS: np.ndarray
+
+
 class _Reached(Exception):
     """A replay came to the evaluation that was asked for; carries x there."""
 
@@ -100,7 +115,8 @@ class _Reached(Exception):
 class FieldDiffusion:
     """The sampling of one field's latents in ``folder``, which keeps the predicted data of each evaluation.
 
-    ``condition_number``: the network's number of a cluster. ``null``: that of no condition.
+    ``condition_number``: the network's number of a cluster. ``null``: that of no condition. ``maps``: whether the
+    network takes maps of conditions.
     """
 
     unet: nn.Module
@@ -115,6 +131,7 @@ class FieldDiffusion:
     folder: Path
     device: torch.device
     batch_size: int
+    maps: bool = False
     on_batch: Callable[[float], None] = lambda _share: None
     """called before each batch with the share of its band that is done, 0..1; what it raises ends the sampling"""
     windows: Windows = field(init=False)
@@ -162,28 +179,41 @@ class FieldDiffusion:
 
         done = started = 0  # windows
 
-        def jobs() -> Iterator[tuple[int, int, int, np.ndarray]]:
+        def inputs() -> Iterator[WindowInput]:
             nonlocal started
             for row, column in places:
-                for cluster, mask_SS in self.conditions.masks(row, column, side=self.side).items():
-                    yield row - top, column, cluster, mask_SS * weight_SS
+                masks = self.conditions.masks(row, column, side=self.side)
+                if self.maps:
+                    yield WindowInput(row - top, column, tuple(masks), np.stack(list(masks.values())), weight_SS)
+                else:
+                    for cluster, mask_SS in masks.items():
+                        whole_1SS = np.ones_like(mask_SS[None])
+                        yield WindowInput(row - top, column, (cluster,), whole_1SS, mask_SS * weight_SS)
                 started += 1
 
-        waiting = jobs()
+        waiting = inputs()
         while batch := list(islice(waiting, self.batch_size)):
             self.on_batch(done / len(places))
             done = started
             padded = batch + [batch[-1]] * (self.batch_size - len(batch))
-            x_NCSS = torch.cat([x_1Crw[..., r : r + self.side, c : c + self.side] for r, c, _, _ in padded])
+            x_NCSS = torch.cat([x_1Crw[..., w.row : w.row + self.side, w.column :][..., : self.side] for w in padded])
             x_NCSS = x_NCSS.to(self.device)
-            numbers_N = torch.tensor([self.condition_number(c) for _, _, c, _ in padded], device=self.device)
+            # As many conditions for each window; the further ones have no share anywhere.
+            count = max(len(window.clusters) for window in batch)
+            shares_NPSS = np.zeros((len(padded), count, self.side, self.side), np.float32)
+            numbers_NP = torch.full((len(padded), count), self.null)
+            for place, window in enumerate(padded):
+                shares_NPSS[place, : len(window.clusters)] = window.shares_PSS
+                for number_in_window, cluster in enumerate(window.clusters):
+                    numbers_NP[place, number_in_window] = self.condition_number(cluster)
             output_NCSS = guided_prediction(
                 self.unet,
                 x_NCSS,
                 step=step,
-                conditions_N=numbers_N,
+                conditions_N=(numbers_NP if self.maps else numbers_NP[:, 0]).to(self.device),
                 null=self.null,
                 guidance=self.sampler.guidance,
+                shares_NPHW=torch.from_numpy(shares_NPSS).to(self.device) if self.maps else None,
             )
             data_NCSS = predicted_data(
                 output_NCSS,
@@ -192,8 +222,9 @@ class FieldDiffusion:
                 noise=level.noise,
                 prediction=self.config.prediction,
             )
-            for (r, c, _, weighted_SS), data_CSS in zip(batch, data_NCSS.cpu().numpy(), strict=False):
-                sum_CRw[:, r : r + self.side, c : c + self.side] += weighted_SS * data_CSS
+            for window, data_CSS in zip(batch, data_NCSS.cpu().numpy(), strict=False):
+                part_CRw = sum_CRw[:, window.row : window.row + self.side, window.column : window.column + self.side]
+                part_CRw += window.weight_SS * data_CSS
 
         first, last = band
         mixed_CRw = sum_CRw[:, first - top : last - top] / self.windows.total_weight(band)

@@ -8,6 +8,7 @@ stopped continues, and processes (torchrun) share the bands of a field.
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +33,8 @@ from histoloom.progress import meter
 from histoloom.run.directory import disk_errors_explained, write_json, write_text
 from histoloom.training.devices import autocast
 from histoloom.training.distributed import rank, size, wait_for_all
+
+logger = logging.getLogger("histoloom")
 
 WORK = "work"
 """the folder, inside the job's, of what a stopped job needs to continue"""
@@ -189,8 +192,15 @@ class Painting:
         generator = self.generator
         spec, device = generator.spec, generator.device
         unet, sampler = generator.unet, self.sampler
+        maps = spec.diffusion.condition_maps
         if sampler.method == STUDENT:  # its guidance is in its weights: it is evaluated once a step
             unet, sampler = generator.student.unet, sampler.model_copy(update={"guidance": 1.0})
+            if maps:
+                maps = False
+                logger.info(
+                    "the student was not trained on maps of conditions: it draws each tissue of a window by itself; "
+                    "thin layers come out better with another --method"
+                )
         elif isinstance(unet, SweepUNet):
             unet = unet.only([self.k])
         work.mkdir(exist_ok=True)
@@ -214,6 +224,7 @@ class Painting:
             device=device,
             batch_size=BATCH_SIZE[device.type],
             on_batch=on_batch,
+            maps=maps,
         )
         if rank() == 0:
             diffusion.create_files()
