@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from histoloom.autoencoder import stage as autoencoder_stage
@@ -34,6 +35,7 @@ from histoloom.config import (
     read_preset,
     with_settings,
 )
+from histoloom.diffusion.alignment import COMPONENTS, AlignedUNet
 from histoloom.diffusion.generation.generator import Generator
 from histoloom.diffusion.generation.generator_spec import GeneratorSpec
 from histoloom.diffusion.generation.sample_spec import SampleSpec
@@ -299,16 +301,21 @@ def test_the_vqgan_is_compiled_in_whole_pieces_with_the_gradients_of_a_plain_one
 
 
 @pytest.mark.usefixtures("whole_graphs")
-@pytest.mark.parametrize("preset", ["demo", "paper"])
-def test_the_unet_is_compiled_once_in_one_piece(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("preset", "alignment"), [("demo", 0.0), ("demo", 0.5), ("paper", 0.0)])
+def test_the_unet_is_compiled_once_in_one_piece(preset: str, alignment: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "BACKEND", "eager")  # tracing of gradients too costs twice the time
     config, conditions = small_config(preset).diffusion, Conditions((2, 3))
+    config = config.model_copy(update={"alignment": alignment})
     unet = make_unet(config, shape=(4, 8, 8), conditions=conditions.count)
+    targets: tuple[Tensor, ...] = ()
+    if alignment:
+        assert isinstance(unet, UNet2DModel)
+        unet, targets = AlignedUNet(unet, block="down-1"), (torch.ones(2, COMPONENTS, 4, 4),)
     loss = DiffusionLoss(config, unet=unet, conditions=conditions)
 
     def step(number: int) -> Tensor:
         z_BCHW = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(number))
-        return loss((z_BCHW, torch.tensor([[0, 2], [1, 4]])), step_context(number, rows=2))[0]
+        return loss((z_BCHW, torch.tensor([[0, 2], [1, 4]]), *targets), step_context(number, rows=2))[0]
 
     in_one_piece(unet, step)
 

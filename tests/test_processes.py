@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DModel
 from forked import Finished, start_together
-from torch import Tensor
+from torch import Tensor, nn
 
 from histoloom import paper
 from histoloom.autoencoder.losses import VQGANLosses, perceptual_loss
@@ -36,6 +38,7 @@ from histoloom.config import (
     read_preset,
     with_settings,
 )
+from histoloom.diffusion.alignment import COMPONENTS, AlignedUNet
 from histoloom.diffusion.joint import JointLoss
 from histoloom.diffusion.model.conditions import Conditions
 from histoloom.diffusion.model.latent_space import LatentSpace
@@ -93,21 +96,28 @@ def clusters_task() -> Task:
     return Task("clusters", {"network": network}, (objective,), n=N, batch=batch, whole_batch=True)
 
 
-def diffusion_task(*, dropout: float = 0.0) -> Task:
+def diffusion_task(*, dropout: float = 0.0, alignment: float = 0.0) -> Task:
     values = {"channels": [8, 16], "attention": [False, True], "blocks": 1, "training": training().model_dump()}
-    config = DiffusionConfig.model_validate(values | {"dropout": dropout})
+    config = DiffusionConfig.model_validate(values | {"dropout": dropout, "alignment": alignment})
     torch.manual_seed(3)
     conditions = Conditions((2, 3))
     unet = make_unet(config, shape=(4, 8, 8), conditions=conditions.count)
     z_NChw = torch.randn(N, 4, 8, 8, generator=torch_generator(0, "latents"))
     numbers_NS = torch.stack([torch.arange(N) % 2, 2 + torch.arange(N) % 3], dim=1)
-    loss = DiffusionLoss(config, unet=unet, conditions=conditions)
-    objective = Objective("unet", ("unet",), loss, config.training.phases, rates={CONDITION_EMBEDDING: 3.0})
+    modules: dict[str, nn.Module] = {"unet": unet}
+    network, data = unet, [z_NChw, numbers_NS]
+    if alignment:
+        assert isinstance(unet, UNet2DModel)
+        network = aligned = AlignedUNet(unet, block="down-1")
+        modules["alignment"] = aligned.projection
+        data.append(torch.randn(N, COMPONENTS, 4, 4, generator=torch_generator(0, "targets")).half())
+    loss = DiffusionLoss(config, unet=network, conditions=conditions)
+    objective = Objective("unet", tuple(modules), loss, config.training.phases, rates={CONDITION_EMBEDDING: 3.0})
 
-    def batch(rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        return z_NChw[rows], numbers_NS[rows]
+    def batch(rows: np.ndarray) -> tuple[Tensor, ...]:
+        return tuple(values[rows] for values in data)
 
-    return Task("diffusion", {"unet": unet}, (objective,), n=N, batch=batch, ema=("unet",))
+    return Task("diffusion", modules, (objective,), n=N, batch=batch, ema=("unet",))
 
 
 def paper_autoencoder_task() -> Task:
@@ -168,10 +178,11 @@ def joint_task() -> Task:
     return Task("joint", {"unet": unet, "clusterer": clusterer}, (objective,), n=N, batch=batch, whole_batch=True)
 
 
-TASKS = {
+TASKS: dict[str, Callable[[], Task]] = {
     "autoencoder": autoencoder_task,
     "clusters": clusters_task,
     "diffusion": diffusion_task,
+    "aligned": partial(diffusion_task, alignment=0.5),
     "paper-autoencoder": paper_autoencoder_task,
     "joint": joint_task,
 }

@@ -53,6 +53,7 @@ MODERN = (
     "autoencoder.adversarial.warmup=0",
     "clusters.restarts=1",
     "latents.copies=8",
+    "diffusion.alignment=0.5",
 )
 VIEWS = (
     "patches.tissue=all",
@@ -312,7 +313,7 @@ BUDGET = {
     "demo cluster classifier, real": (0, 3, 49_408),
     "modern autoencoder": (0, 3, 25_664),
     "modern clusters": (0, 7, 3_328),
-    "modern diffusion": (0, 6, 131_424),
+    "modern diffusion": (0, 7, 196_960),
     "paper autoencoder": (0, 1, 24_576),
     "paper joint-k2": (0, 7, 33_056),
     "tune clusters": (0, 18, 273_152),

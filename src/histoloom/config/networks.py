@@ -285,6 +285,18 @@ class DiffusionConfig(Section):
         "places of a patch, read on the slides; then painting gives the network a map, in place of one tissue at a "
         "time",
     )
+    alignment: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the cosine similarity of the U-Net's features and those of EfficientNet-Lite0 in the "
+        "training (REPA: Yu et al. 2025); 0: off",
+    )
+    alignment_block: str = Field(
+        "down-1",
+        pattern=r"^(middle|(down|up)-\d)$",
+        description="with alignment, the block whose features they are: middle, down-LEVEL or up-LEVEL, level 0 being "
+        "that of the largest map",
+    )
     training: TrainingConfig = Field(description="how the U-Net is trained")
 
     @model_validator(mode="before")
@@ -318,6 +330,18 @@ class DiffusionConfig(Section):
             raise ValueError("beta_start must be below beta_end")
         if self.scaling == "none" and self.whiten is not None:
             raise ValueError("whiten scales the latents to deviation 1; set whiten=null, or scaling=unit")
+        return self
+
+    @model_validator(mode="after")
+    def _alignment_fits(self) -> DiffusionConfig:
+        levels = len(self.channels)
+        if self.alignment and self.alignment_block != "middle" and int(self.alignment_block[-1]) >= levels:
+            raise ValueError(
+                f"alignment_block names level {self.alignment_block[-1]}, and the U-Net has {levels} levels, counted "
+                "from 0; set a lower one"
+            )
+        if self.alignment and self.architecture == "paper":
+            raise ValueError("alignment needs architecture: diffusers; set alignment=0")
         return self
 
     @model_validator(mode="after")

@@ -396,6 +396,10 @@ class Config(Section):
                 "and latents.copies=1",
             ),
             (
+                self.diffusion.alignment > 0,
+                "diffusion.alignment has no effect with clusters.joint; set diffusion.alignment=0",
+            ),
+            (
                 self.diffusion.corrections,
                 "with clusters.joint the clusters change while the diffusion model is trained, so that corrections of "
                 "patches cannot be used; set diffusion.corrections=false",

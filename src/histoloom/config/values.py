@@ -149,6 +149,8 @@ LATER: Mapping[str, Any] = {
         "architecture": "diffusers",
         "corrections": False,
         "condition_maps": False,
+        "alignment": 0.0,
+        "alignment_block": "down-1",
         "training": BETAS,
     },
     "evaluation": {"originality": "off", "paper_definitions": False, "paper_pairs": 1000},

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import UNet2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from histoloom.autoencoder.augment import DIHEDRAL, dihedral
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.autoencoder.vqgan import Autoencoder
 from histoloom.clustering.clustering_set import Clustering
+from histoloom.diffusion.alignment import make_aligned_unet, target_maps
 from histoloom.diffusion.corrections import FILE, NO_CORRECTIONS, TrainedCorrections
 from histoloom.diffusion.generation.generator import Generator
 from histoloom.diffusion.generation.generator_spec import GeneratorSpec
@@ -144,7 +145,10 @@ def make_task(
     unet: UNet2DModel,
     corrections: TrainedCorrections = NO_CORRECTIONS,
 ) -> Task:
-    """The U-Net, its loss and its data: patches of the training split, or their eight copies, and their conditions."""
+    """The U-Net, its loss and its data: patches of the training split, or their eight copies, and their conditions.
+
+    With ``diffusion.alignment`` also the projection of the U-Net's features, and what they are drawn towards.
+    """
     config = context.config.diffusion
     rows = latents.rows(split="train")
     labels_NS = sweep_labels(latents, clustering, corrections)[rows]
@@ -169,29 +173,39 @@ def make_task(
     device = accelerator(context.config.runtime).device
     held = hold(read, n=versions * len(rows), device=device)
 
-    def batch(indices: np.ndarray) -> tuple[Tensor, ...]:
-        z_BDhw = read(indices) if held is None else torch.from_numpy(indices)
-        copies, items = np.divmod(indices, len(rows))
-        if maps_NSGG is None:
-            return z_BDhw, numbers_NS[items]
-        return z_BDhw, numbers_NS[items], dihedral(maps_NSGG[items].long(), torch.from_numpy(copies))
+    modules: dict[str, nn.Module] = {"unet": unet}
+    network: nn.Module = unet
+    targets = None
+    if config.alignment:
+        network = aligned = make_aligned_unet(context, unet=unet)
+        modules["alignment"] = aligned.projection
+        targets = target_maps(context, rows_N=rows, side=aligned.side)
 
-    denoising = DiffusionLoss(config, unet=unet, conditions=spec.conditions)
+    def batch(indices: np.ndarray) -> tuple[Tensor, ...]:
+        copies, items = np.divmod(indices, len(rows))
+        parts = [read(indices) if held is None else torch.from_numpy(indices), numbers_NS[items]]
+        if maps_NSGG is not None:
+            parts.append(dihedral(maps_NSGG[items].long(), torch.from_numpy(copies)))
+        if targets is not None:
+            parts.append(targets(items, copies_B=copies))
+        return tuple(parts)
+
+    denoising = DiffusionLoss(config, unet=network, conditions=spec.conditions)
 
     def loss(batch: tuple[Tensor, ...], step: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
-        z_BDhw, *conditions = batch
-        return denoising((z_BDhw if held is None else held(z_BDhw), *conditions), step)
+        z_BDhw, *others = batch
+        return denoising((z_BDhw if held is None else held(z_BDhw), *others), step)
 
     rates = {} if config.condition_rate == 1 else {CONDITION_EMBEDDING: config.condition_rate}
     return Task(
         name="diffusion",
-        modules={"unet": unet},
-        objectives=(Objective("unet", ("unet",), loss, config.training.phases, rates=rates),),
+        modules=modules,
+        objectives=(Objective("unet", tuple(modules), loss, config.training.phases, rates=rates),),
         n=len(rows),
         batch=batch,
         ema=("unet",) if config.training.averages else (),
         versions=versions,
-        compiled=(unet,),
+        compiled=(network,),
         callback=sample_check(context, spec=spec),
         setting="diffusion.training",
     )

@@ -29,6 +29,7 @@ FREE: Mapping[str, frozenset[str]] = {
     ),
     "diffusion": frozenset(
         {"training", "dropout", "condition_dropout", "condition_rate", "corrections", "condition_maps"}
+        | {"alignment", "alignment_block"}
     ),
 }
 """How to train, which the run decides for itself; every other setting of these sections is the generator's."""

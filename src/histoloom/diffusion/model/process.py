@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from histoloom.config import DiffusionConfig
 from histoloom.diffusion.model.condition_maps import UNIFORM_SHARE, place_shares
@@ -75,7 +76,8 @@ class DiffusionLoss:
     """The simple loss of Ho et al. 2020 (equation 14), conditioned on the cluster.
 
     Batches are normalised latents (B, C, H, W), and condition numbers at every k of the sweep (B, S); with
-    ``condition_maps`` also those of G x G places of each patch (B, S, G, G).
+    ``condition_maps`` then those of G x G places of each patch (B, S, G, G); with ``alignment``, for which the U-Net
+    also gives projected features, last what these are drawn towards (B, D, h, w).
     """
 
     def __init__(self, config: DiffusionConfig, *, unet: nn.Module, conditions: Conditions) -> None:
@@ -85,8 +87,11 @@ class DiffusionLoss:
         self.alpha_bar_T = alphas_cumprod(config).float()
 
     def __call__(self, batch: tuple[Tensor, ...], context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error of the prediction at a random step, for a random k of the sweep."""
-        z_BCHW, numbers_BS = batch[:2]
+        """Mean squared error of the prediction at a random step, for a random k of the sweep.
+
+        With ``alignment`` less the weighted cosine similarity of projected features and their targets.
+        """
+        z_BCHW, numbers_BS, *others = batch
         B, S = numbers_BS.shape
 
         # A step of the process and unit noise for each image.
@@ -104,7 +109,7 @@ class DiffusionLoss:
         noisy_BCHW = add_noise(z_BCHW, noise_BCHW, alpha_bar_N=alpha_bar_B)
         if self.config.condition_maps:
             # Its own condition at each place of a patch, or that of the patch at all of them.
-            maps_BSGG = batch[2]
+            maps_BSGG = others[0]
             places_BSP = maps_BSGG.flatten(2)
             places_BP = places_BSP.gather(1, sweep_B1[:, :, None].expand(-1, 1, places_BSP.shape[2]))[:, 0]
             uniform_B = dropped_B | (context.rand((B,)) < UNIFORM_SHARE)
@@ -116,4 +121,8 @@ class DiffusionLoss:
         output_BCHW = output.sample.float()
         target_BCHW = training_target(z_BCHW, noise_BCHW, alpha_bar_N=alpha_bar_B, prediction=self.config.prediction)
         error_B = (output_BCHW - target_BCHW).pow(2).mean(dim=(1, 2, 3))
-        return error_B.mean(), {"mse": error_B.mean()}
+        loss, metrics = error_B.mean(), {"mse": error_B.mean()}
+        if self.config.alignment:
+            metrics["similarity"] = F.cosine_similarity(output.projected.float(), others[-1].float(), dim=1).mean()
+            loss = loss - self.config.alignment * metrics["similarity"]
+        return loss, metrics
