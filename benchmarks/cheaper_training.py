@@ -6,13 +6,15 @@
 The stages of RUN up to ``clusters`` are made once, where they are missing. With ``--clusters`` the conditions are
 clusters with these settings, made once in FOLDER, in place of the run's. Then the stage ``diffusion`` is trained for
 each variant in a folder of its own, for the same number of images, except where the variant says another number. Each
-draws n images with the run's sampler, of every cluster in its share of the held-out patches.
+draws n images with the run's sampler, of every cluster in its share of the held-out patches. The learning rate rises
+over the first tenth of the images.
 
-The table: processor seconds of the training, those of the alignment's targets (once, however long a training is), and,
-against the held-out patches: Frechet distance and recall by lpips-alex, with the intervals of the evaluation (subsets
-of both sides; Wilson's) and the floor (training patches of the same clusters, in the same number); accuracy and AUC of
-the two-sample test by texture, with its floor. Intervals say how well the value of these images is known. How much a
-training varies is shown by the variant ``base`` beside ``base-again``, which has another seed.
+The table: processor seconds of the training, those of the alignment's targets (once, however long a training is), the
+error of v on held-out latents; and, against the held-out patches: Frechet distance and recall by lpips-alex, with the
+intervals of the evaluation (subsets of both sides; Wilson's) and the floor (training patches of the same clusters, in
+the same number); accuracy and AUC of the two-sample test by texture, with its floor. Intervals say how well the value
+of these images is known. How much a training varies is shown by the variant ``base`` beside ``base-again``, which has
+another seed.
 
 A variant that was interrupted goes on from its checkpoint; its seconds are then unknown. Finished ones are not made
 again, so that several processes may each train some (``--only``).
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -42,6 +45,7 @@ from histoloom.diffusion.alignment import feature_map, target_maps
 from histoloom.diffusion.generation.generator import Generator
 from histoloom.diffusion.generation.generator_spec import GeneratorSpec
 from histoloom.diffusion.generation.sample_spec import SampleSpec
+from histoloom.diffusion.model.process import alphas_cumprod, predicted_data
 from histoloom.diffusion.model.unet import make_unet, open_unet
 from histoloom.evaluation.distribution import cluster_quotas, cluster_shares, compare_sets, draw_rows, rows_by_cluster
 from histoloom.evaluation.extractors import Extractor, ExtractorSources, make_extractor
@@ -51,14 +55,18 @@ from histoloom.evaluation.texture_features import TextureStatistics, feature_nam
 from histoloom.evaluation.two_sample import FeatureSet, two_sample_test
 from histoloom.run.directory import Run, fingerprint, write_json
 from histoloom.run.stage import EventLog, StageContext
-from histoloom.seeding import numpy_generator
+from histoloom.seeding import numpy_generator, torch_generator
 from histoloom.setup import change_settings
 from histoloom.slides.patch_set import PatchSet, Split
-from histoloom.training.devices import resolve_device
+from histoloom.training.devices import autocast, resolve_device
 
 EXTRACTOR = "lpips-alex"
 LEARNED = 2000
 """training patches that the two-sample test learns from"""
+SIGMAS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""ratios of noise to signal at which denoising is measured"""
+DENOISED, BATCH = 256, 64
+"""held-out latents that are denoised at each of them; how many at once"""
 SHOWN = 8
 """images of each cluster in a variant's picture"""
 PHASE = "diffusion.training.phases.0"
@@ -94,6 +102,7 @@ class Row:
     weights: int
     seconds: float | None
     targets_seconds: float
+    denoising: float
     frechet: float
     frechet_low: float
     frechet_high: float
@@ -157,10 +166,11 @@ def stage_context(run: Run, settings: Sequence[str], *, out: Path, clusters: Pat
 
 def clusters_of(run: Run, settings: Sequence[str], *, out: Path) -> Path:
     """The folder of the run's clusters, or with ``settings`` that of clusters which are made in ``out``."""
+    needed = ("patches", "autoencoder", "latents", *([] if settings else ["clusters"]))
+    if any(run.artifact(stage) is None for stage in needed):  # several processes may train at once, but not make stages
+        pipeline.execute(run, until=needed[-1])
     if not settings:
-        pipeline.execute(run, until="clusters")
         return run.require("clusters")
-    pipeline.execute(run, until="latents")
     folder = out / f"clusters-{fingerprint(list(settings))}"
     if not (folder / "choice.json").is_file():
         clusters_stage.run(stage_context(run, settings, out=folder))
@@ -172,13 +182,19 @@ def train_variant(context: StageContext) -> tuple[float | None, float]:
     config, inputs = context.config, context.inputs
     resumed = (context.out / "checkpoints" / "last.pt").is_file()
 
-    # The targets are made before the training's time is taken: the stage then finds them.
+    # The targets are made before the training's time is taken, once for all variants: the stage then finds them.
     start = time.process_time()
     if config.diffusion.alignment:
         latents = LatentSet.open(inputs["latents"])
         unet = make_unet(config.diffusion, shape=latents.shape, conditions=2)
         side, _, _ = feature_map(unet, block=config.diffusion.alignment_block)
+        shared = context.out.parent / f"targets-{side}"
+        checkpoints = context.out / "checkpoints"
+        if shared.is_dir() and not checkpoints.is_dir():  # of another variant
+            shutil.copytree(shared, checkpoints)
         target_maps(context, rows_N=latents.rows(split="train"), side=side)
+        if not shared.is_dir():
+            shutil.copytree(checkpoints, shared)
     middle = time.process_time()
     diffusion_stage.run(context)
     return None if resumed else time.process_time() - middle, middle - start
@@ -196,6 +212,35 @@ def draw_images(run: Run, *, folder: Path, quotas: dict[int, int], k: int) -> tu
     specs = [SampleSpec(k, cluster, index, seed=0) for cluster, n in quotas.items() for index in range(n)]
     images = [sample.image for sample in generator.draw(specs, sampler=run.config.samples.sampler)]
     return np.stack(images), np.array([spec.cluster for spec in specs])
+
+
+@torch.no_grad()
+def denoising_error(run: Run, *, folder: Path, real: Real, device: torch.device) -> float:
+    """The error of v on held-out latents, mean over ``SIGMAS``; comparable where the latent space is the same.
+
+    The prediction of the data is computed from what the network predicts, and its squared error times 1 + 1/sigma^2 is
+    that of v. The noise is the same for every variant.
+    """
+    spec, unet = GeneratorSpec.load(folder), open_unet(folder).to(device).eval()
+    rows = real.rows("holdout", most=DENOISED)
+    z_NDhw = spec.space.encode(LatentSet.open(run.require("latents")).raw(rows))
+    conditions_N = torch.tensor([spec.conditions.number(k=real.k, cluster=int(c)) for c in real.labels_N[rows]])
+    bar_T = alphas_cumprod(spec.diffusion)
+    errors = []
+    for number, sigma in enumerate(SIGMAS):
+        step = int((bar_T - 1 / (1 + sigma**2)).abs().argmin())
+        signal, noise = float(bar_T[step].sqrt()), float((1 - bar_T[step]).sqrt())
+        generator = torch_generator(0, "cheaper", "noise", number)
+        x_NDhw = signal * z_NDhw + noise * torch.randn(z_NDhw.shape, generator=generator)
+        for some in torch.arange(len(rows)).split(BATCH):
+            x_BDhw = x_NDhw[some].to(device)
+            with autocast(run.config.runtime):
+                output_BDhw = unet(x_BDhw, torch.tensor(step), class_labels=conditions_N[some].to(device)).sample
+            data_BDhw = predicted_data(
+                output_BDhw.float(), x_NCHW=x_BDhw, signal=signal, noise=noise, prediction=spec.diffusion.prediction
+            )
+            errors.append((data_BDhw.cpu() - z_NDhw[some]).square().mean() / noise**2)
+    return float(torch.stack(errors).mean())
 
 
 def measured(real: Real, images_NHW3: np.ndarray, clusters_N: np.ndarray, *, device: torch.device) -> dict[str, float]:
@@ -266,7 +311,8 @@ def score(
     file = folder / f"row-{arguments.n}.json"
     if file.is_file():
         return Row(**json.loads(file.read_text()))
-    changed = [f"{PHASE}.images={arguments.images}", *settings]
+    warmup = f"diffusion.training.warmup_images={arguments.images // 10}"
+    changed = [f"{PHASE}.images={arguments.images}", warmup, *settings]
     seconds, targets_seconds = train_variant(stage_context(run, changed, out=folder, clusters=clusters))
     images_NHW3, clusters_N = draw_images(run, folder=folder, quotas=real.quotas(arguments.n), k=real.k)
     save_picture(images_NHW3, clusters_N, path=folder / "samples.png")
@@ -276,6 +322,7 @@ def score(
         weights=sum(p.numel() for p in open_unet(folder).parameters()),
         seconds=seconds,
         targets_seconds=targets_seconds,
+        denoising=denoising_error(run, folder=folder, real=real, device=device),
         **measured(real, images_NHW3, clusters_N, device=device),
     )
     write_json(file, asdict(row))

@@ -30,7 +30,7 @@ from histoloom.run.directory import read_json, write_json
 from histoloom.run.row_file import RowFile
 from histoloom.run.stage import StageContext
 from histoloom.seeding import derive, numpy_generator
-from histoloom.training.devices import accelerator, full_precision
+from histoloom.training.devices import accelerator, autocast
 from histoloom.training.distributed import shared_path
 
 COMPONENTS = 64
@@ -124,13 +124,15 @@ def target_maps(context: StageContext, *, rows_N: np.ndarray, side: int) -> Targ
         patches = PatchSet.open(context.inputs["patches"])
         device = accelerator(context.config.runtime).device
         trunk = EfficientNetLite0.load().to(device)
+        trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
         rng = numpy_generator(context.config.seed, "diffusion", "alignment")
         fitted_n = np.sort(rng.permutation(rows_N)[:FITTED_PATCHES])
-        parts = [
-            activations(trunk, patches.images(fitted_n[start : start + CHUNK]), device=device).cpu()
-            for start in range(0, len(fitted_n), CHUNK)
-        ]
+        with autocast(context.config.runtime):
+            parts = [
+                activations(trunk, patches.images(fitted_n[start : start + CHUNK]), device=device).cpu()
+                for start in range(0, len(fitted_n), CHUNK)
+            ]
         mean_C, components_DC = (part.to(device) for part in principal_components(torch.cat(parts)))
 
         shape = (len(rows_N), COMPONENTS, side, side)
@@ -138,8 +140,9 @@ def target_maps(context: StageContext, *, rows_N: np.ndarray, side: int) -> Targ
         with meter("features for the alignment", total=len(rows_N), done=done) as progress:
             for start in range(done, len(rows_N), CHUNK):
                 chunk_n = rows_N[start : start + CHUNK]
-                map_nChw = activations(trunk, patches.images(chunk_n), device=device) - mean_C[:, None, None]
-                map_nDhw = torch.einsum("dc,nchw->ndhw", components_DC, map_nChw)
+                with autocast(context.config.runtime):
+                    map_nChw = activations(trunk, patches.images(chunk_n), device=device)
+                map_nDhw = torch.einsum("dc,nchw->ndhw", components_DC, map_nChw - mean_C[:, None, None])
                 file[start : start + len(chunk_n)] = resized(map_nDhw, side=side).half().cpu().numpy()
                 progress.advance(len(chunk_n))
                 if start // CHUNK % SAVED_CHUNKS == SAVED_CHUNKS - 1 or start + CHUNK >= len(rows_N):
@@ -156,9 +159,8 @@ def activations(trunk: EfficientNetLite0, images_nHW3: np.ndarray, *, device: to
     The trunk pads the odd pixel on the right and below, which moves its positions. The mean moves none, so that it may
     be rotated and flipped.
     """
-    x_n3HW = to_float(torch.from_numpy(images_nHW3).to(device))
-    with full_precision():
-        upright, rotated = (torch.cat(trunk(x), dim=1) for x in (x_n3HW, x_n3HW.rot90(2, dims=(2, 3))))
+    x_n3HW = to_float(torch.from_numpy(images_nHW3).to(device)).contiguous(memory_format=torch.channels_last)
+    upright, rotated = (torch.cat(trunk(x), dim=1).float() for x in (x_n3HW, x_n3HW.rot90(2, dims=(2, 3))))
     return (upright + rotated.rot90(2, dims=(2, 3))) / 2
 
 
