@@ -15,10 +15,12 @@ from histoloom.autoencoder.augment import dihedral
 from histoloom.autoencoder.latents import LatentSet
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.clustering.features.efficientnet import EfficientNetLite0
-from histoloom.config import Config, identity
+from histoloom.config import Config, DiffusionConfig, identity
 from histoloom.diffusion import alignment
 from histoloom.diffusion.alignment import COMPONENTS, AlignedUNet, activations, target_maps
 from histoloom.diffusion.generation.generator_spec import GeneratorSpec
+from histoloom.diffusion.model.conditions import Conditions
+from histoloom.diffusion.model.process import DiffusionLoss
 from histoloom.diffusion.model.unet import make_unet
 from histoloom.diffusion.stage import make_task
 from histoloom.errors import UserError
@@ -26,7 +28,7 @@ from histoloom.run.directory import Run, write_json
 from histoloom.run.stage import EventLog, StageContext
 from histoloom.setup import change_settings
 from histoloom.slides.patch_set import PatchSet
-from histoloom.training.loop import train
+from histoloom.training.loop import StepContext, train
 
 
 def aligned_config(run: Path, *more: str) -> Config:
@@ -76,6 +78,23 @@ def test_an_aligned_unet_predicts_as_before_and_gives_its_features(block: str, s
     assert unet.conv_out.weight.grad is None
     copy.deepcopy(unet).eval()(*inputs, class_labels=labels)
     assert not aligned.kept
+
+
+def test_the_loss_goes_with_maps_of_conditions() -> None:
+    values = {"channels": [8, 16], "attention": [False, True], "blocks": 1, "condition_maps": True, "alignment": 0.5}
+    training = {"phases": [{"optimizer": "adam", "lr": 1e-3, "images": 8}]}
+    config = DiffusionConfig.model_validate(values | {"training": training})
+    conditions = Conditions((3,))
+    unet = make_unet(config, shape=(4, 8, 8), conditions=conditions.count)
+    assert isinstance(unet, UNet2DModel)
+    loss = DiffusionLoss(config, unet=AlignedUNet(unet, block="down-1"), conditions=conditions)
+    step = StepContext(0, 0, 0.0, torch.device("cpu"), torch.Generator().manual_seed(0), slice(0, 4), 4)
+    numbers = torch.tensor([[0], [1], [2], [0]])
+    maps = torch.randint(3, (4, 1, 4, 4))
+    target = torch.randn(4, COMPONENTS, 4, 4)
+    value, metrics = loss((torch.randn(4, 4, 8, 8), numbers, maps, target), step)
+    assert value.item() == pytest.approx(metrics["mse"].item() - 0.5 * metrics["similarity"].item())
+    assert abs(metrics["similarity"].item()) < 0.5
 
 
 def test_targets_of_copies_are_those_of_rotated_and_flipped_patches(tiny_run: Path, tmp_path: Path) -> None:
