@@ -22,7 +22,7 @@ from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.clustering.dense_labels import PLACES, dense_labels
 from histoloom.config import DiffusionConfig, make_config, read_preset, with_settings
-from histoloom.diffusion import stage
+from histoloom.diffusion import distillation, stage
 from histoloom.diffusion.corrections import TrainedCorrections
 from histoloom.diffusion.generation.generator import Generator
 from histoloom.diffusion.generation.generator_spec import GeneratorSpec
@@ -37,7 +37,7 @@ from histoloom.seeding import torch_generator
 from histoloom.slides.patch_set import PatchSet, SlideRow
 from histoloom.slides.patches.surroundings import fields_of, image_side
 from histoloom.slides.readers.open import open_slide
-from histoloom.training.loop import StepContext
+from histoloom.training.loop import StepContext, Task, Trained, train
 
 SHAPE = (2, 8, 8)
 
@@ -256,7 +256,9 @@ def test_maps_turn_with_their_patches_and_corrections_are_of_whole_patches(
     np.testing.assert_array_equal(maps_BSGG[0, 0].numpy(), expected)
 
 
-def test_a_run_trains_on_maps_and_begins_with_any_generator(tiny_run: Path, tmp_path: Path, places: np.ndarray) -> None:
+def test_a_run_trains_on_maps_and_so_does_its_student(
+    tiny_run: Path, tmp_path: Path, places: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One step; the generator says what it can, and draws patches as before."""
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     training = Run.open(run).config.diffusion.training
@@ -267,4 +269,18 @@ def test_a_run_trains_on_maps_and_begins_with_any_generator(tiny_run: Path, tmp_
     generator = Generator.load(run)
     assert generator.spec.diffusion.condition_maps
     assert len(generator.sample("0", n=1)) == 1
-    assert len(places) == len(LatentSet.open(run / "latents").rows(split="train"))
+
+    np.save(run / "diffusion" / dense_module.FILE, places)
+    seen: list[Task] = []
+
+    def recorded(task: Task, **settings: object) -> Trained:
+        seen.append(task)
+        return train(task, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(distillation, "train", recorded)
+    distillation.distil(Run.open(run), distillation.DistillConfig(steps=1, images=8))
+    _, numbers_BS, maps_BSGG = seen[0].batch(np.array([3]))
+    offsets_S = [generator.spec.conditions.offset(k) for k in generator.spec.ks]
+    np.testing.assert_array_equal(maps_BSGG[0].numpy(), places[3] + np.array(offsets_S)[:, None, None])
+    assert numbers_BS.shape == (1, len(offsets_S))
+    assert Generator.load(run).student.record.condition_maps

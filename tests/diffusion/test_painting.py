@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from typer.testing import CliRunner
 from histoloom.cli.app import app
 from histoloom.config import DiffusionConfig, SamplerConfig, TrainingConfig
 from histoloom.diffusion.generation.generator import Generator
+from histoloom.diffusion.generation.generator_spec import Student, StudentRecord
 from histoloom.diffusion.painting import field as field_module
 from histoloom.diffusion.painting import job
 from histoloom.diffusion.painting.conditions import ConditionMap
@@ -349,23 +349,23 @@ def test_a_tissue_of_several_clusters_has_all_of_them(named_run: Path) -> None:
         job.Painting.of(generator, wrong, canvas=Canvas((64, 64), 4, 1.0), settings=PaintSettings())
 
 
-def test_a_generator_with_maps_paints_with_them_and_its_student_without(
-    named_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_networks_that_learned_from_maps_paint_with_them(
+    named_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A student as its record says, other samplers as the generator says."""
     generator = Generator.load(named_run)
     with_maps = generator.spec.diffusion.model_copy(update={"condition_maps": True})
     generator.spec = generator.spec.model_copy(update={"diffusion": with_maps})
     layout, canvas = Layout(np.arange(128).reshape(8, 16) // 64, ("bone", "fat")), Canvas((8, 16), 4, 1.0)
     used = []
-    caplog.set_level("INFO", logger="histoloom")
     monkeypatch.setattr(FieldDiffusion, "evaluate", lambda self, *_: used.append(self.maps))
-    for method in ("ddim", "student"):
+    for number, (method, maps) in enumerate((("ddim", True), ("student", False), ("student", True))):
         settings = PaintSettings(sampler=SamplerConfig.model_validate({"method": method, "steps": 1, "guidance": 1.0}))
-        if method == "student":
-            monkeypatch.setattr(Generator, "student", SimpleNamespace(unet=generator.unet))
-        job.Painting.of(generator, layout, canvas=canvas, settings=settings).draw(tmp_path / method)
-    assert used == [True, False]
-    assert "the student was not trained on maps of conditions" in caplog.text
+        record = StudentRecord(steps=1, guidance=1.0, teacher="", images=1, condition_maps=maps)
+        monkeypatch.setattr(Generator, "student", Student(generator.unet, record, ""))
+        job.Painting.of(generator, layout, canvas=canvas, settings=settings).draw(tmp_path / str(number))
+    assert used == [True, False, True]
+    assert "condition_maps" not in StudentRecord(steps=1, guidance=1.0, teacher="", images=1).as_json()
 
 
 def test_painting_from_python(named_run: Path) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -28,13 +29,15 @@ from histoloom.clustering.clustering_set import Clustering
 from histoloom.config import DiffusionConfig, Phase, TrainingConfig
 from histoloom.diffusion.corrections import TrainedCorrections
 from histoloom.diffusion.generation.generator_spec import STUDENT, GeneratorSpec, StudentRecord, weights_digest
+from histoloom.diffusion.model.condition_maps import drawn_conditions
 from histoloom.diffusion.model.conditions import Conditions
 from histoloom.diffusion.model.process import alphas_cumprod, predicted_data
 from histoloom.diffusion.model.unet import open_diffusers_unet, save_unet
 from histoloom.diffusion.samplers import ddim_factors, noise_levels
-from histoloom.diffusion.stage import sweep_labels
+from histoloom.diffusion.stage import place_numbers, sweep_labels
 from histoloom.errors import UserError
 from histoloom.run.directory import Artifact, Run, disk_errors_explained, fingerprint
+from histoloom.run.row_file import RowFile
 from histoloom.run.stage import EventLog
 from histoloom.training.loop import Objective, StepContext, Task, train
 
@@ -93,7 +96,10 @@ class LevelGrid:
 
 
 class DistillationLoss:
-    """Batches as for ``DiffusionLoss``: normalised latents (B, C, H, W), condition numbers at every k (B, S)."""
+    """Batches as for ``DiffusionLoss``: normalised latents (B, C, H, W), condition numbers at every k (B, S).
+
+    A student of a teacher that takes maps of conditions learns from maps too; they come third (B, S, G, G).
+    """
 
     def __init__(
         self,
@@ -110,39 +116,39 @@ class DistillationLoss:
         self.teacher = teacher.eval().requires_grad_(False)
         self.grid = LevelGrid.of(config, segments=segments)
 
-    def __call__(self, batch: tuple[Tensor, Tensor], context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, batch: tuple[Tensor, ...], context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error of the student's data at a random level, weighted like an error of v (by 1 / noise^2)."""
-        z_BCHW, numbers_BS = batch
-        B, S = numbers_BS.shape
+        z_BCHW, numbers_BS, *maps = batch
+        B, _, *size = z_BCHW.shape
         self.teacher.to(z_BCHW.device)
         self.grid = self.grid.to(z_BCHW.device)  # a copy at the first step alone
-        conditions_B = numbers_BS.gather(1, context.randint(S, (B, 1)))[:, 0]
+        conditions = drawn_conditions(numbers_BS, maps, context, size=(size[0], size[1]))
         level_B = context.randint(len(self.grid.next_M2), (B,))
         noise_BCHW = context.randn(tuple(z_BCHW.shape))
         x_BCHW = self._at(self.grid.signal_L, level_B, like=z_BCHW) * z_BCHW
         x_BCHW = x_BCHW + self._at(self.grid.noise_L, level_B, like=z_BCHW) * noise_BCHW
 
-        target_BCHW = self._target(x_BCHW, level_B=level_B, conditions_B=conditions_B)
-        data_BCHW = self._data(self.student, x_BCHW, level_B=level_B, conditions_B=conditions_B)
+        target_BCHW = self._target(x_BCHW, level_B=level_B, conditions=conditions)
+        data_BCHW = self._data(self.student, x_BCHW, level_B=level_B, conditions=conditions)
         error_B = (data_BCHW - target_BCHW).pow(2).mean(dim=(1, 2, 3))
         weight_B = self.grid.noise_L.to(error_B)[level_B].pow(-2)
         return (weight_B * error_B).mean(), {"mse": error_B.mean()}
 
     @torch.no_grad()
-    def _target(self, x_BCHW: Tensor, *, level_B: Tensor, conditions_B: Tensor) -> Tensor:
+    def _target(self, x_BCHW: Tensor, *, level_B: Tensor, conditions: dict[str, Tensor]) -> Tensor:
         """The data that lead from x straight to where a fine step of the teacher, then the student, would arrive."""
         # One fine step with the guided teacher (Ho and Salimans 2022).
-        data_BCHW = self._data(self.teacher, x_BCHW, level_B=level_B, conditions_B=conditions_B)
+        data_BCHW = self._data(self.teacher, x_BCHW, level_B=level_B, conditions=conditions)
         if self.guidance != 1.0:
-            null_B = torch.full_like(conditions_B, self.conditions.null)
-            unconditional_BCHW = self._data(self.teacher, x_BCHW, level_B=level_B, conditions_B=null_B)
+            null = conditions | {"class_labels": torch.full_like(conditions["class_labels"], self.conditions.null)}
+            unconditional_BCHW = self._data(self.teacher, x_BCHW, level_B=level_B, conditions=null)
             data_BCHW = unconditional_BCHW + self.guidance * (data_BCHW - unconditional_BCHW)
         next_BCHW = self._ddim_step(x_BCHW, data_BCHW, factors_M2=self.grid.next_M2, level_B=level_B)
 
         # From there to the segment's end with the student. Where the fine step already ends the segment, the student's
         # output is not used; it is evaluated at a level that exists.
         there_B = (level_B + 1).clamp(max=len(self.grid.end_M2) - 1)
-        student_BCHW = self._data(self.student, next_BCHW, level_B=there_B, conditions_B=conditions_B)
+        student_BCHW = self._data(self.student, next_BCHW, level_B=there_B, conditions=conditions)
         beyond_BCHW = self._ddim_step(next_BCHW, student_BCHW, factors_M2=self.grid.end_M2, level_B=there_B)
         last_B111 = self.grid.last_M[level_B][:, None, None, None]
         end_BCHW = torch.where(last_B111, next_BCHW, beyond_BCHW)
@@ -151,10 +157,10 @@ class DistillationLoss:
         keep_B111, add_B111 = (self._at(self.grid.end_M2[:, i], level_B, like=x_BCHW) for i in (0, 1))
         return (end_BCHW - keep_B111 * x_BCHW) / add_B111
 
-    def _data(self, network: nn.Module, x_BCHW: Tensor, *, level_B: Tensor, conditions_B: Tensor) -> Tensor:
+    def _data(self, network: nn.Module, x_BCHW: Tensor, *, level_B: Tensor, conditions: dict[str, Tensor]) -> Tensor:
         """The data that a network predicts."""
         step_B = self.grid.step_L[level_B]
-        output_BCHW = network(x_BCHW, step_B, class_labels=conditions_B).sample.float()
+        output_BCHW = network(x_BCHW, step_B, **conditions).sample.float()
         signal, noise = (self._at(of, level_B, like=x_BCHW) for of in (self.grid.signal_L, self.grid.noise_L))
         return predicted_data(output_BCHW, x_NCHW=x_BCHW, signal=signal, noise=noise, prediction=self.config.prediction)
 
@@ -182,6 +188,7 @@ def distil(run: Run, config: DistillConfig) -> Path:
         guidance=run.config.samples.sampler.guidance if config.guidance is None else config.guidance,
         teacher=weights_digest(folder),
         images=config.images,
+        condition_maps=spec.diffusion.condition_maps,
     )
 
     # The training is that of the teacher, shorter and with a smaller learning rate.
@@ -199,7 +206,8 @@ def distil(run: Run, config: DistillConfig) -> Path:
         ema=teachers.ema,
     )
 
-    decided = record.model_dump(exclude={"images"})
+    decided = record.as_json()
+    del decided["images"]
     # ema_width is a removed setting, which the fingerprints of existing students hold.
     values = training.model_dump(exclude={"betas"}) | {"ema_width": None}
     wanted = fingerprint({"format": FORMAT, "seed": run.config.seed, "training": values, **decided})
@@ -230,6 +238,19 @@ def _train_student(
     clustering, corrections = Clustering.open(run.require("clusters")), TrainedCorrections.load(folder)
     labels_NS = sweep_labels(latents, clustering, corrections)[rows]
     numbers_NS = torch.from_numpy(spec.conditions.numbers(labels_NS))
+    maps_NSGG: Tensor | None = None
+    if record.condition_maps:
+        from histoloom.clustering.dense_labels import FILE  # it can read slides, which other trainings do not need
+
+        corrected_NS = labels_NS != sweep_labels(latents, clustering)[rows]
+        places_NSGG = RowFile.open(folder / FILE)[:]
+        maps_NSGG = place_numbers(places_NSGG, labels_NS=labels_NS, corrected_NS=corrected_NS, spec=spec)
+
+    def batch(indices: np.ndarray) -> tuple[Tensor, ...]:
+        z_BDhw = spec.space.encode(latents.raw(rows[indices]))
+        maps = () if maps_NSGG is None else (maps_NSGG[indices].long(),)
+        return z_BDhw, numbers_NS[indices], *maps
+
     student, teacher = open_diffusers_unet(folder), open_diffusers_unet(folder)
     loss = DistillationLoss(
         spec.diffusion,
@@ -244,7 +265,7 @@ def _train_student(
         modules={"unet": student},
         objectives=(Objective("unet", ("unet",), loss, training.phases),),
         n=len(rows),
-        batch=lambda indices: (spec.space.encode(latents.raw(rows[indices])), numbers_NS[indices]),
+        batch=batch,
         ema=("unet",) if training.averages else (),
         compiled=(student, teacher),
     )

@@ -157,12 +157,12 @@ def make_task(
     if config.condition_maps:
         from histoloom.clustering.dense_labels import dense_labels  # it reads slides, which no other training does
 
-        places_NSGG = dense_labels(context, rows=rows, ks=spec.ks)
-        # An expert has corrected whole patches.
-        corrected_NS = labels_NS != sweep_labels(latents, clustering)[rows]
-        places_NSGG = np.where(corrected_NS[:, :, None, None], labels_NS[:, :, None, None], places_NSGG)
-        numbers_NGGS = spec.conditions.numbers(np.moveaxis(places_NSGG, 1, 3))
-        maps_NSGG = torch.from_numpy(np.moveaxis(numbers_NGGS, 3, 1).astype(np.int32))
+        maps_NSGG = place_numbers(
+            dense_labels(context, rows=rows, ks=spec.ks),
+            labels_NS=labels_NS,
+            corrected_NS=labels_NS != sweep_labels(latents, clustering)[rows],
+            spec=spec,
+        )
     versions = DIHEDRAL if context.config.latents.copies == DIHEDRAL else 1
 
     def read(indices: np.ndarray) -> Tensor:
@@ -209,6 +209,19 @@ def make_task(
         callback=sample_check(context, spec=spec),
         setting="diffusion.training",
     )
+
+
+def place_numbers(
+    places_NSGG: np.ndarray, *, labels_NS: np.ndarray, corrected_NS: np.ndarray, spec: GeneratorSpec
+) -> Tensor:
+    """Condition numbers of the places of patches, int32 (N, S, G, G), from their clusters.
+
+    ``labels_NS``: those of the patches; at each k where one is ``corrected_NS`` all its places have it, because experts
+    correct whole patches.
+    """
+    places_NSGG = np.where(corrected_NS[:, :, None, None], labels_NS[:, :, None, None], places_NSGG)
+    numbers_NGGS = spec.conditions.numbers(np.moveaxis(places_NSGG, 1, 3))
+    return torch.from_numpy(np.moveaxis(numbers_NGGS, 3, 1).astype(np.int32))
 
 
 def sample_check(context: StageContext, *, spec: GeneratorSpec) -> Callback | None:

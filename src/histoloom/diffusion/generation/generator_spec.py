@@ -115,13 +115,19 @@ class StudentRecord(Record):
     """How a student was distilled (``student.json``).
 
     ``steps``: evaluations of the network in a sampling; ``guidance``: the strength that it was trained for;
-    ``teacher``: the digest of its teacher's weights; ``images``: length of the training, in images seen.
+    ``teacher``: the digest of its teacher's weights; ``images``: length of the training, in images seen;
+    ``condition_maps``: whether it learned from maps of conditions.
     """
 
     steps: int
     guidance: float
     teacher: str
     images: int
+    condition_maps: bool = False
+
+    def as_json(self) -> dict[str, object]:
+        """The file's content; without maps of conditions it is that of earlier versions."""
+        return self.model_dump(mode="json", exclude=set() if self.condition_maps else {"condition_maps"})
 
     @staticmethod
     def load(folder: Path) -> StudentRecord | None:
@@ -131,7 +137,7 @@ class StudentRecord(Record):
 
     def save(self, folder: Path) -> None:
         """Write ``folder/student.json``."""
-        write_json(folder / "student.json", self.model_dump(mode="json"))
+        write_json(folder / "student.json", self.as_json())
 
 
 @dataclass(frozen=True)

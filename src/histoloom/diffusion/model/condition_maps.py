@@ -6,12 +6,13 @@ an image, and mixes the projections at each position by the shares of the condit
 normalisation: Park et al. 2019). This needs no further parameters. One condition everywhere gives what ``UNet2DModel``
 gives, so that every generator can be used and trained further this way, and its files stay those of diffusers.
 
-Shapes: N images, D channels of the vectors, P conditions of an image, C x h x w features of a level; G x G places of a
-patch whose clusters are known.
+Shapes: N images, or B of a batch; D channels of the vectors, P conditions of an image, C x h x w features of a level; S
+values of k; G x G places of a patch whose clusters are known.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 from torch.nn import functional as F
+
+from histoloom.training.tasks import StepContext
 
 UNIFORM_SHARE = 0.5
 """of the patches of a training with maps: these have the condition of the whole patch at every position"""
@@ -115,3 +118,25 @@ def place_shares(places: int, *, size: tuple[int, int]) -> Tensor:
     """
     each_PPGG = torch.eye(places**2).unflatten(1, (places, places))[None]
     return F.interpolate(each_PPGG, size=size, mode="bilinear", align_corners=False)
+
+
+def drawn_conditions(
+    numbers_BS: Tensor, maps: Sequence[Tensor], context: StepContext, *, size: tuple[int, int]
+) -> dict[str, Tensor]:
+    """What a network gets as conditions in a training step, each image under a random k of the sweep.
+
+    ``class_labels`` (B,), the condition of each patch. With ``maps``, one tensor (B, S, G, G), they are (B, P) and come
+    with the ``shares`` of the P places at ``size`` (h, w) positions: each place has its own condition, or all of them
+    have that of the patch.
+    """
+    B, S = numbers_BS.shape
+    sweep_B1 = context.randint(S, (B, 1))
+    conditions_B = numbers_BS.gather(1, sweep_B1)[:, 0]
+    if not maps:
+        return {"class_labels": conditions_B}
+    (maps_BSGG,) = maps
+    places_BSP = maps_BSGG.flatten(2)
+    places_BP = places_BSP.gather(1, sweep_B1[:, :, None].expand(-1, 1, places_BSP.shape[2]))[:, 0]
+    uniform_B1 = context.rand((B, 1)) < UNIFORM_SHARE
+    shares_1Phw = place_shares(maps_BSGG.shape[-1], size=size).to(numbers_BS.device)
+    return {"class_labels": torch.where(uniform_B1, conditions_B[:, None], places_BP), "shares": shares_1Phw}

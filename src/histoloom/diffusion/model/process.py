@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from histoloom.config import DiffusionConfig
-from histoloom.diffusion.model.condition_maps import UNIFORM_SHARE, place_shares
+from histoloom.diffusion.model.condition_maps import drawn_conditions
 from histoloom.diffusion.model.conditions import Conditions
 from histoloom.training.loop import StepContext
 
@@ -92,7 +92,7 @@ class DiffusionLoss:
         With ``alignment`` less the weighted cosine similarity of projected features and their targets.
         """
         z_BCHW, numbers_BS, *others = batch
-        B, S = numbers_BS.shape
+        B, _, *size = z_BCHW.shape
 
         # A step of the process and unit noise for each image.
         steps_B = context.randint(self.config.steps, (B,))
@@ -101,23 +101,16 @@ class DiffusionLoss:
         alpha_bar_B = self.alpha_bar_T[steps_B]
 
         # The cluster at a random k; sometimes the null, for classifier-free guidance (Ho and Salimans 2022).
-        sweep_B1 = context.randint(S, (B, 1))
-        conditions_B = numbers_BS.gather(1, sweep_B1)[:, 0]
+        maps = others[:1] if self.config.condition_maps else ()
+        conditions = drawn_conditions(numbers_BS, maps, context, size=(size[0], size[1]))
         dropped_B = context.rand((B,)) < self.config.condition_dropout
-        conditions_B = torch.where(dropped_B, self.conditions.null, conditions_B)
+        numbers = conditions["class_labels"]
+        conditions["class_labels"] = torch.where(
+            dropped_B.view(B, *[1] * (numbers.ndim - 1)), self.conditions.null, numbers
+        )
 
         noisy_BCHW = add_noise(z_BCHW, noise_BCHW, alpha_bar_N=alpha_bar_B)
-        if self.config.condition_maps:
-            # Its own condition at each place of a patch, or that of the patch at all of them.
-            maps_BSGG = others[0]
-            places_BSP = maps_BSGG.flatten(2)
-            places_BP = places_BSP.gather(1, sweep_B1[:, :, None].expand(-1, 1, places_BSP.shape[2]))[:, 0]
-            uniform_B = dropped_B | (context.rand((B,)) < UNIFORM_SHARE)
-            conditions_BP = torch.where(uniform_B[:, None], conditions_B[:, None], places_BP)
-            shares_1Phw = place_shares(maps_BSGG.shape[-1], size=(z_BCHW.shape[2], z_BCHW.shape[3])).to(z_BCHW)
-            output = self.unet(noisy_BCHW, steps_B, class_labels=conditions_BP, shares=shares_1Phw)
-        else:
-            output = self.unet(noisy_BCHW, steps_B, class_labels=conditions_B)
+        output = self.unet(noisy_BCHW, steps_B, **conditions)
         output_BCHW = output.sample.float()
         target_BCHW = training_target(z_BCHW, noise_BCHW, alpha_bar_N=alpha_bar_B, prediction=self.config.prediction)
         error_B = (output_BCHW - target_BCHW).pow(2).mean(dim=(1, 2, 3))

@@ -8,7 +8,6 @@ stopped continues, and processes (torchrun) share the bands of a field.
 from __future__ import annotations
 
 import hashlib
-import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -33,8 +32,6 @@ from histoloom.progress import meter
 from histoloom.run.directory import disk_errors_explained, write_json, write_text
 from histoloom.training.devices import autocast
 from histoloom.training.distributed import rank, size, wait_for_all
-
-logger = logging.getLogger("histoloom")
 
 WORK = "work"
 """the folder, inside the job's, of what a stopped job needs to continue"""
@@ -195,12 +192,7 @@ class Painting:
         maps = spec.diffusion.condition_maps
         if sampler.method == STUDENT:  # its guidance is in its weights: it is evaluated once a step
             unet, sampler = generator.student.unet, sampler.model_copy(update={"guidance": 1.0})
-            if maps:
-                maps = False
-                logger.info(
-                    "the student was not trained on maps of conditions: it draws each tissue of a window by itself; "
-                    "thin layers come out better with another --method"
-                )
+            maps = generator.student.record.condition_maps
         elif isinstance(unet, SweepUNet):
             unet = unet.only([self.k])
         work.mkdir(exist_ok=True)
