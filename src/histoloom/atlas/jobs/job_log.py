@@ -1,4 +1,6 @@
-"""One drawing job on disk: ``RUN/drawn/JOB_ID.jsonl``, a line for each event, and the labelled folder ``JOB_ID``.
+"""One drawing job on disk: ``RUN/drawn/JOB_ID.jsonl``, a line for each event, and the folder ``JOB_ID``.
+
+The folder holds labelled pictures, or a painted field: its layout, and what ``histoloom paint`` makes of it.
 
 Lines are only appended, each after what it reports: the line of a picture follows the picture. A job whose last state
 is not final, and that no program draws, was interrupted. The folder can be downloaded as a ZIP file.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import shlex
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +34,14 @@ SUFFIX = ".jsonl"
 WITHHELD = "withheld"
 """as in ``diffusion.generation.sample_folder``, which loads torch"""
 
+FIELD_README = """A field of synthetic tissue, painted by a model (Histoloom). It is no patient's tissue, and not for
+diagnosis.
+
+layout.geojson says which tissue is where. The folder "field" holds the field (field.ome.tif), the tissue of each pixel
+(mask, map.geojson) and its record (field.json). Should the field be unfinished, the page continues it, and so does
+
+{command}
+"""
 README = """Synthetic patches, drawn by a model (Histoloom). Not for diagnosis.
 
 Each folder holds the patches of a tissue with a name, or of a cluster. metadata.csv says how each picture was drawn.
@@ -55,14 +66,40 @@ class JobPicture:
         return f"{WITHHELD}/{file}" if self.withheld else file
 
 
+LAYOUT_FILE, FIELD_FOLDER = "layout.geojson", "field"
+"""what the folder of a field holds"""
+
+
+@dataclass(frozen=True)
+class FieldSpec:
+    """A field to be painted: (width, height), px; ``softness`` of the boundaries of its tissues (sd), um."""
+
+    size: tuple[int, int]
+    softness: float
+
+    def command(self, generator: Path, request: Request, *, layout: Path, out: Path) -> str:
+        """The command that paints a layout as the page does, for a shell."""
+        words = ["histoloom", "paint", str(generator), "--layout", str(layout), "--out", str(out)]
+        words += ["--size", *map(str, self.size), "--seed", str(request.seed), "--softness", str(self.softness)]
+        for option in ("k", "method", "steps", "guidance"):
+            value = getattr(request, option)
+            if value is not None:
+                words += [f"--{option}", str(value)]
+        return shlex.join(words)
+
+
 @dataclass(frozen=True)
 class JobSpec:
-    """What a job draws: ``total`` pictures, the request in words, and its time (ISO 8601 in UTC)."""
+    """What a job draws: ``total`` pictures, the request in words, and its time (ISO 8601 in UTC).
+
+    ``field``: the field that it paints in place of pictures; the request then says of what tissues, and how.
+    """
 
     request: Request
     total: int
     title: str
     time: str
+    field: FieldSpec | None = None
 
 
 @dataclass
@@ -76,6 +113,8 @@ class JobLog:
     message: str = ""
     pictures: list[JobPicture] = field(default_factory=list)
     deleted: bool = False
+    share: float = 0.0
+    """of a field, what was done when its job ended early, 0..1"""
 
     @property
     def folder(self) -> Path:
@@ -113,7 +152,14 @@ class JobLog:
                 request.pop(name, None)
             for name in ("tissues", "between"):
                 request[name] = None if request[name] is None else tuple(request[name])
-            spec = JobSpec(Request(**request), int(values["total"]), str(values["title"]), str(values["time"]))
+            of_field = values.get("field")
+            spec = JobSpec(
+                Request(**request),
+                int(values["total"]),
+                str(values["title"]),
+                str(values["time"]),
+                of_field and FieldSpec(tuple(of_field["size"]), float(of_field["softness"])),
+            )
         except (KeyError, TypeError, ValueError):
             logger.warning("%s was written by another version of Histoloom and is left out", file)
             return None
@@ -122,9 +168,9 @@ class JobLog:
             job._apply(event)
         return job
 
-    def set_state(self, state: State, *, message: str = "") -> None:
+    def set_state(self, state: State, *, message: str = "", share: float | None = None) -> None:
         """Change the state."""
-        self._record({"state": state, "message": message})
+        self._record({"state": state, "message": message} | ({} if share is None else {"share": share}))
 
     def add_picture(self, row: Mapping[str, object], *, withheld: bool) -> None:
         """Record a picture that was written."""
@@ -137,7 +183,7 @@ class JobLog:
         """
         from histoloom.diffusion.generation.sample_folder import write_table  # loads torch
 
-        if not self.folder.is_dir():
+        if self.spec.field is not None or not self.folder.is_dir():
             return
         known = {self.folder / picture.path for picture in self.pictures}
         for stray in (*self.folder.rglob(".*.part"), *(set(self.folder.rglob("*.png")) - known)):
@@ -155,8 +201,9 @@ class JobLog:
         self.file.unlink(missing_ok=True)
 
     def bytes(self) -> int:
-        """The size of its pictures on disk."""
-        return sum(file.stat().st_size for file in self.folder.rglob("*.png")) if self.folder.is_dir() else 0
+        """The size on disk of its pictures, or of all that belongs to its field."""
+        files = self.folder.rglob("*.png" if self.spec.field is None else "*")
+        return sum(file.stat().st_size for file in files if file.is_file()) if self.folder.is_dir() else 0
 
     def _record(self, event: Mapping[str, object]) -> None:
         append_lines(self.file, [event])
@@ -176,6 +223,7 @@ class JobLog:
                 self.deleted = True
             case {"state": state}:
                 self.state, self.message = state, str(event.get("message", ""))  # type: ignore[assignment]
+                self.share = float(str(event.get("share", self.share)))
 
 
 class _Buffer(io.RawIOBase):

@@ -1,6 +1,7 @@
 """The queue of drawing jobs: one is drawn at a time, in the order of submission, and written to disk as it is drawn.
 
-One worker thread owns the generator. A picture is in ``RUN/drawn`` before the page shows it, so that a page that is
+A job draws pictures, or paints a field. A preview waits for none of them: it is painted between two steps of a job. One
+worker thread owns the generator. A picture is in ``RUN/drawn`` before the page shows it, so that a page that is
 opened again, or a computer that was switched off, loses nothing but the batch that was being drawn. This module loads
 quickly; ``sample_runner`` loads torch when it is first needed.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import sys
 import threading
 import time
@@ -21,13 +23,25 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from histoloom.atlas.jobs.job_log import ENDED, SUFFIX, JobLog, JobPicture, JobSpec, State
+from histoloom.atlas.jobs.job_log import (
+    ENDED,
+    FIELD_FOLDER,
+    FIELD_README,
+    LAYOUT_FILE,
+    SUFFIX,
+    FieldSpec,
+    JobLog,
+    JobPicture,
+    JobSpec,
+    State,
+)
 from histoloom.diffusion.generation.request import Request
 from histoloom.errors import UserError
-from histoloom.run.directory import disk_errors_explained
+from histoloom.run.directory import disk_errors_explained, write_text
 
 if TYPE_CHECKING:
-    from histoloom.atlas.jobs.sample_runner import SampleRunner
+    from histoloom.atlas.jobs.field_job import Preview, PreviewRequest
+    from histoloom.atlas.jobs.sample_runner import JobPlan, SampleRunner
     from histoloom.diffusion.generation.sample_folder import WrittenSample
 
 FOLDER = "drawn"
@@ -40,11 +54,12 @@ INTERRUPTED = "Histoloom was stopped while this job waited or was drawn; what wa
 
 @dataclass(frozen=True)
 class Limits:
-    """``pictures`` of one job, jobs ``waiting``, and the size on disk of all pictures, in bytes."""
+    """``pictures`` of one job, jobs ``waiting``, and the size on disk of all pictures and of all fields, in bytes."""
 
     pictures: int = 500
     waiting: int = 20
     disk_bytes: int = 4 * 2**30
+    field_bytes: int = 24 * 2**30
 
 
 @dataclass(frozen=True)
@@ -66,10 +81,15 @@ class JobStatus:
     seconds_left: float | None
     ahead: int
     request: Request
+    field: FieldSpec | None = None
 
 
 class Stopped(Exception):
     """Raised between two steps of a drawing, to end it."""
+
+
+class Superseded(UserError):
+    """Another preview took the place of this one."""
 
 
 @dataclass
@@ -77,12 +97,12 @@ class _Progress:
     """A job of this program: its future, the progress of its batch, and the state that it is to stop with.
 
     ``already_drawn`` are the pictures that were there before; ``batch`` is how many pictures' worth of the current
-    batch is done.
+    batch is done. Of a field they are shares of it.
     """
 
     future: Future[None] | None = None
     started: float = 0.0
-    already_drawn: int = 0
+    already_drawn: float = 0.0
     batch: float = 0.0
     stop: State | None = None
 
@@ -117,6 +137,8 @@ class JobQueue:
         self._lock = threading.RLock()
         self._progress: dict[str, _Progress] = {}
         self._jobs: dict[str, JobLog] = {}
+        self._preview: tuple[PreviewRequest, Future[Preview]] | None = None  # the one that waits
+        self._closed = False
         self._owner = FileLock(self._home / ".lock", thread_local=False)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="drawing", initializer=_lower_priority)
 
@@ -155,15 +177,67 @@ class JobQueue:
         """Queue a request; returns the job's id. ``UserError`` where it cannot be drawn, or a limit is reached."""
         self._become_owner()
         plan = self._runner.plan(request)
+        return self._add(JobSpec(request, plan.total, plan.title, _now()), max_bytes=plan.max_bytes)
+
+    def plan_field(self, request: Request, field: FieldSpec) -> JobPlan:
+        """How a field would be painted, of the tissues of ``request``. ``UserError`` where it cannot be."""
+        return self._runner.plan_field(request, field)
+
+    def submit_field(self, request: Request, *, field: FieldSpec, layout: str) -> str:
+        """Queue a field; ``layout``: GeoJSON in px of the field. As ``submit``."""
+        self._become_owner()
+        plan = self.plan_field(request, field)
+        return self._add(
+            JobSpec(request, plan.total, plan.title, _now(), field), max_bytes=plan.max_bytes, layout=layout
+        )
+
+    def _add(self, spec: JobSpec, *, max_bytes: int, layout: str = "") -> str:
         with self._lock:
-            self._check_limits(plan.total, max_bytes=plan.max_bytes)
+            self._check_limits(spec, max_bytes=max_bytes)
             now = datetime.now(UTC)
             job_id = f"{now:%Y%m%d-%H%M%S}-{now.microsecond:06d}-{secrets.token_hex(2)}"
-            spec = JobSpec(request, plan.total, plan.title, now.isoformat(timespec="seconds"))
             with disk_errors_explained(self._home):
+                if spec.field is not None:  # before the job: there is none without its layout
+                    folder = (self._home / job_id).resolve()
+                    folder.mkdir(parents=True)
+                    write_text(folder / LAYOUT_FILE, layout)
+                    write_text(folder / "README.txt", FIELD_README.format(command=self._command(spec, folder=folder)))
                 self._jobs[job_id] = JobLog.create(self._home, job_id=job_id, spec=spec)
             self._start(job_id)
         return job_id
+
+    def preview(self, request: PreviewRequest) -> Preview:
+        """Paint a small field at once, between two steps of the job that is drawn, and wait for it.
+
+        ``UserError`` where it cannot be painted, and ``Superseded`` where another one was asked for meanwhile.
+        """
+        future: Future[Preview] = Future()
+        with self._lock:
+            if self._closed:
+                raise UserError("the atlas is being closed")
+            if self._preview is not None:
+                self._preview[1].set_exception(Superseded("another preview was asked for"))
+            self._preview = request, future
+            self._worker.submit(self._paint_preview)
+        return future.result()
+
+    def _paint_preview(self) -> float:
+        """Paint the preview that waits, in the worker thread; returns the seconds that it took."""
+        with self._lock:
+            waiting, self._preview = self._preview, None
+        if waiting is None:
+            return 0.0
+        (request, future), started = waiting, time.monotonic()
+
+        def on_progress(_done: float, _total: float) -> None:
+            if self._preview is not None or self._closed:
+                raise Superseded("another preview was asked for")
+
+        try:
+            future.set_result(self._runner.preview(request, on_progress=on_progress))
+        except Exception as error:  # noqa: BLE001 - whoever waits for it raises it
+            future.set_exception(error)
+        return time.monotonic() - started
 
     def resume(self, job_id: str) -> None:
         """Draw what is missing of a job that ended early. ``UserError`` for another one."""
@@ -172,7 +246,7 @@ class JobQueue:
             job = self._jobs[job_id]
             if job.state not in ENDED or job.state == "done":
                 raise UserError(f"this job is {job.state}; only one that ended early can go on")
-            self._check_limits(job.spec.total, max_bytes=0)
+            self._check_limits(job.spec, max_bytes=0)
             job.set_state("waiting")
             self._start(job_id)
 
@@ -227,10 +301,11 @@ class JobQueue:
                 total=job.spec.total,
                 made=len(job.pictures) - withheld,
                 withheld=withheld,
-                share=1.0 if job.state == "done" else min(1.0, drawn / job.spec.total),
+                share=1.0 if job.state == "done" else min(1.0, drawn / job.spec.total) if drawn else job.share,
                 seconds_left=seconds_left,
                 ahead=ahead,
                 request=job.spec.request,
+                field=job.spec.field,
             )
 
     def pictures(self, job_id: str) -> list[JobPicture]:
@@ -248,13 +323,28 @@ class JobQueue:
             return job.folder / picture.path
 
     def folder(self, job_id: str) -> Path:
-        """The labelled folder of a job; ``KeyError`` where there is no such job."""
+        """The folder of a job; ``KeyError`` where there is no such job."""
         with self._lock:
             return self._jobs[job_id].folder
+
+    def command(self, job_id: str) -> str:
+        """The command that paints the field of a job, or continues it; ``KeyError`` where there is no such job."""
+        with self._lock:
+            spec = self._jobs[job_id].spec
+        return self._command(spec, folder=(self._home / job_id).resolve())
+
+    def _command(self, spec: JobSpec, *, folder: Path) -> str:
+        assert spec.field is not None, "of fields"
+        layout, out = folder / LAYOUT_FILE, folder / FIELD_FOLDER
+        return spec.field.command(self._run.resolve(), spec.request, layout=layout, out=out)
 
     def close(self) -> None:
         """End what is being drawn, and the worker thread; jobs that were not done are marked as interrupted."""
         with self._lock:
+            self._closed = True
+            if self._preview is not None:
+                self._preview[1].set_exception(Superseded("the atlas is being closed"))
+                self._preview = None
             for progress in self._progress.values():
                 progress.stop = progress.stop or "interrupted"
         self._worker.shutdown(cancel_futures=True)
@@ -274,19 +364,31 @@ class JobQueue:
             except Timeout:
                 raise UserError("another window of Histoloom draws for this run; use that one, or close it") from None
 
-    def _check_limits(self, pictures: int, *, max_bytes: int) -> None:
-        if pictures > self.limits.pictures:
+    def _check_limits(self, spec: JobSpec, *, max_bytes: int) -> None:
+        if spec.total > self.limits.pictures:
             raise UserError(
-                f"a job draws at most {self.limits.pictures:,} pictures here, not {pictures:,}; request fewer"
+                f"a job draws at most {self.limits.pictures:,} pictures here, not {spec.total:,}; request fewer"
             )
         waiting = sum(job.state == "waiting" for job in self._jobs.values())
         if waiting >= self.limits.waiting:
             raise UserError(f"{waiting} jobs wait already; cancel one, or wait until one is done")
-        on_disk = sum(job.bytes() for job in self._jobs.values())
-        if on_disk + max_bytes > self.limits.disk_bytes:
+        is_field = spec.field is not None
+        most = self.limits.field_bytes if is_field else self.limits.disk_bytes
+        on_disk = sum(job.bytes() for job in self._jobs.values() if (job.spec.field is not None) == is_field)
+        if on_disk + max_bytes > most and is_field:
             raise UserError(
-                f"the pictures drawn here take {on_disk / 2**20:,.0f} MB of at most "
-                f"{self.limits.disk_bytes / 2**20:,.0f} MB; delete a job that you have downloaded"
+                f"this field needs up to {max_bytes / 2**20:,.0f} MB while it is painted, and the fields here take "
+                f"{on_disk / 2**20:,.0f} MB of at most {most / 2**20:,.0f} MB; make it smaller, or delete fields"
+            )
+        if on_disk + max_bytes > most:
+            raise UserError(
+                f"the pictures drawn here take {on_disk / 2**20:,.0f} MB of at most {most / 2**20:,.0f} MB; "
+                "delete a job that you have downloaded"
+            )
+        if is_field and max_bytes > (free := shutil.disk_usage(self._home).free):
+            raise UserError(
+                f"this field needs up to {max_bytes / 2**20:,.0f} MB while it is painted, and the disk has "
+                f"{free / 2**20:,.0f} MB left; make it smaller, or free some space"
             )
 
     def _start(self, job_id: str) -> None:
@@ -303,12 +405,19 @@ class JobQueue:
             job, progress = self._jobs[job_id], self._progress[job_id]
             job.set_state("drawing")
 
+        def check(already_drawn: float) -> None:
+            """Before a step: end the job where it is to stop, and paint a preview that waits."""
+            paused = self._paint_preview()
+            if progress.stop is not None:
+                raise Stopped
+            if progress.started == 0:
+                progress.started, progress.already_drawn = time.monotonic(), already_drawn
+            else:
+                progress.started += paused
+
         def on_step(done: int, total: int) -> None:
+            check(len(job.pictures))
             with self._lock:
-                if progress.stop is not None:
-                    raise Stopped
-                if progress.started == 0:
-                    progress.started, progress.already_drawn = time.monotonic(), len(job.pictures)
                 batch = min(self._runner.batch, job.spec.total - len(job.pictures))
                 progress.batch = batch * done / total
 
@@ -317,12 +426,17 @@ class JobQueue:
                 job.add_picture(new.row, withheld=new.withheld)
                 progress.batch = max(0.0, progress.batch - 1)
 
+        def on_progress(done: float, total: float) -> None:
+            check(done / total)
+            progress.batch = done / total
+
+        request, field = job.spec.request, job.spec.field
         try:
-            self._runner.draw(
-                job.spec.request,
-                out=job.folder,
-                callbacks=JobCallbacks(on_step=on_step, on_written=on_written),
-            )
+            if field is None:
+                callbacks = JobCallbacks(on_step=on_step, on_written=on_written)
+                self._runner.draw(request, out=job.folder, callbacks=callbacks)
+            else:
+                self._runner.paint(request, field=field, folder=job.folder, on_progress=on_progress)
         except Stopped:
             self._end(job_id, state=progress.stop or "cancelled")
         except UserError as error:
@@ -338,9 +452,14 @@ class JobQueue:
 
     def _end(self, job_id: str, *, state: State, message: str = "") -> None:
         with self._lock:
-            job = self._jobs[job_id]
+            job, progress = self._jobs[job_id], self._progress.get(job_id)
             job.write_tables()
-            job.set_state(state, message=INTERRUPTED if state == "interrupted" else message)
+            share = progress.batch if progress is not None and job.spec.field is not None else None
+            job.set_state(state, message=INTERRUPTED if state == "interrupted" else message, share=share)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _lower_priority() -> None:

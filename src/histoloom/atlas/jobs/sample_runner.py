@@ -12,16 +12,17 @@ from pathlib import Path
 
 import torch
 
-from histoloom.atlas.jobs.job_log import SUFFIX, JobLog
+from histoloom.atlas.jobs.field_job import Preview, PreviewRequest, paint_job, paint_preview, size_on_disk
+from histoloom.atlas.jobs.job_log import SUFFIX, FieldSpec, JobLog
 from histoloom.atlas.jobs.own_pictures import OWN, OwnPictures
-from histoloom.atlas.jobs.queue import has_student
-from histoloom.config import RuntimeConfig
+from histoloom.config import RuntimeConfig, SamplerConfig
 from histoloom.diffusion.generation.generator import BATCH_SIZE, Generator
-from histoloom.diffusion.generation.generator_spec import STUDENT, read_spec
+from histoloom.diffusion.generation.generator_spec import STUDENT, GeneratorSpec, StudentRecord, read_spec
 from histoloom.diffusion.generation.request import Request
 from histoloom.diffusion.generation.run_request import check_request, draw_into, requested_sampler
 from histoloom.diffusion.generation.sample_folder import JobCallbacks
 from histoloom.diffusion.generation.source_images import Picture, patch_of, read_picture
+from histoloom.diffusion.painting.job import OnProgress
 from histoloom.diffusion.sampling import sampling_levels
 from histoloom.errors import UserError
 from histoloom.evaluation.originality.gate import Gate
@@ -35,11 +36,13 @@ TABLE_BYTES = 1024
 
 @dataclass(frozen=True)
 class JobPlan:
-    """A checked request: ``total`` pictures, the request in words, and their size on disk at most."""
+    """A checked request: ``total`` pictures, the request in words, their size on disk at most, and the sampler."""
 
     total: int
     title: str
     max_bytes: int
+    sampler: SamplerConfig
+    evaluations: int
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,7 @@ class SampleRunner:
 
     def plan(self, request: Request) -> JobPlan:
         """Check a request without the generator's weights; ``UserError`` where it cannot be drawn."""
-        spec = read_spec(self._run)
-        check_request(request)
-        k = spec.chosen_k if request.k is None else request.k
-        spec.conditions.offset(k)
-        names = {number: label.name for number, label in spec.labels(self._run, k=k).items()}
-        for tissue in request.tissues:
-            clusters_of_tissue(names, tissue, k=k)
-        if request.method != STUDENT:
-            sampling_levels(requested_sampler(request, default=spec.sampler), config=spec.diffusion)
-        elif not has_student(self._run):
-            raise UserError("this run has no student that draws in a few steps; choose another method")
+        spec, k, sampler = self._checked(request)
         pictures = [self.picture(name, size=spec.size) for name in request.init_images]
         unknown = [picture.name for picture in pictures if k not in picture.clusters]
         if unknown and not request.tissues and not (self._run / "config.yaml").is_file():
@@ -91,7 +84,45 @@ class SampleRunner:
             title = f"{total} between {sources[0]} and {sources[1]}"
         else:
             title = f"{total} similar to {sources[0]}, {tissues}" if sources else f"{total} of {tissues}"
-        return JobPlan(total, title, max_bytes=total * (spec.size * spec.size * 3 + TABLE_BYTES))
+        max_bytes = total * (spec.size * spec.size * 3 + TABLE_BYTES)
+        return JobPlan(total, title, max_bytes, sampler, sampler.steps)
+
+    def plan_field(self, request: Request, field: FieldSpec) -> JobPlan:
+        """The same of a field; its tissues are named."""
+        spec, _, sampler = self._checked(request)
+        width, height = field.size
+        evaluations = (
+            sampler.steps if sampler.method == STUDENT else len(sampling_levels(sampler, config=spec.diffusion))
+        )
+        title = f"{width:,} x {height:,} px of {', '.join(request.tissues)}"
+        max_bytes = size_on_disk(field.size, spec=spec, evaluations=evaluations)
+        return JobPlan(1, title, max_bytes, sampler, evaluations)
+
+    def _checked(self, request: Request) -> tuple[GeneratorSpec, int, SamplerConfig]:
+        """The generator's specification, the k and the sampler of a request; ``UserError``."""
+        spec = read_spec(self._run)
+        check_request(request)
+        k = spec.chosen_k if request.k is None else request.k
+        spec.conditions.offset(k)
+        names = {number: label.name for number, label in spec.labels(self._run, k=k).items()}
+        for tissue in request.tissues:
+            clusters_of_tissue(names, tissue, k=k)
+        if request.method != STUDENT:
+            sampler = requested_sampler(request, default=spec.sampler)
+            sampling_levels(sampler, config=spec.diffusion)
+            return spec, k, sampler
+        student = StudentRecord.load(self._run / STUDENT)
+        if student is None:
+            raise UserError("this run has no student that draws in a few steps; choose another method")
+        return spec, k, SamplerConfig(method="student", steps=student.steps, guidance=student.guidance)
+
+    def paint(self, request: Request, *, field: FieldSpec, folder: Path, on_progress: OnProgress) -> None:
+        """Paint the layout in ``folder``, as ``histoloom paint`` does. As ``draw``."""
+        paint_job(self._load().generator, request, field=field, folder=folder, on_progress=on_progress)
+
+    def preview(self, request: PreviewRequest, *, on_progress: OnProgress) -> Preview:
+        """Paint a small field; as ``draw``."""
+        return paint_preview(self._load().generator, request, on_progress=on_progress)
 
     def draw(self, request: Request, *, out: Path, callbacks: JobCallbacks) -> None:
         """Draw a request into ``out``, as ``histoloom sample`` does. ``UserError``, and what ``callbacks`` raise."""

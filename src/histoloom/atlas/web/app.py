@@ -21,6 +21,9 @@ from histoloom.atlas.web import (
     map_page,
     naming,
     own,
+    paint,
+    paint_slides,
+    painted,
     pictures,
     reading,
     region,
@@ -47,6 +50,9 @@ ROUTERS: tuple[APIRouter, ...] = (
     corrections.router,
     draw.router,
     own.router,
+    paint.router,
+    paint_slides.router,
+    painted.router,
     jobs.router,
     reading.router,
     report_page.router,
@@ -60,13 +66,22 @@ NAVIGATION: tuple[NavigationEntry, ...] = (
     NavigationEntry("/map", "Map"),
     NavigationEntry("/flow", "Splits"),
     NavigationEntry("/draw", "Generate"),
+    NavigationEntry("/paint", "Paint"),
     NavigationEntry("/read", "Read blinded"),
     NavigationEntry("/report", "Report"),
 )
 """The pages, in the order in which a pathologist goes through them."""
 
 
-EXPORT_ROUTERS: tuple[APIRouter, ...] = (files.router, export_pages.router, draw.router, own.router, jobs.router)
+EXPORT_ROUTERS: tuple[APIRouter, ...] = (
+    files.router,
+    export_pages.router,
+    draw.router,
+    own.router,
+    paint.router,
+    painted.router,
+    jobs.router,
+)
 """The routes of an exported generator, which has neither patches nor slides."""
 
 
@@ -82,7 +97,12 @@ def create_export_app(generator: Path, *, drawn: Path, access: Access) -> FastAP
     """The page that generates, for an exported generator; its pictures go to ``drawn``. ``UserError``."""
     view = ExportView(generator, title=generator.resolve().name, drawn=drawn)
     view.check()
-    return _app(view, EXPORT_ROUTERS, navigation=(NavigationEntry("/draw", "Generate"),), access=access)
+    return _app(
+        view,
+        EXPORT_ROUTERS,
+        navigation=(NavigationEntry("/draw", "Generate"), NavigationEntry("/paint", "Paint")),
+        access=access,
+    )
 
 
 def _app(

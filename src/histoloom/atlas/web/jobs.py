@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI, Path
 from fastapi.responses import Response, StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from histoloom.atlas.jobs.job_log import State, archive
+from histoloom.atlas.jobs.job_log import FIELD_FOLDER, LAYOUT_FILE, FieldSpec, State, archive
 from histoloom.atlas.jobs.queue import JobQueue, JobStatus
 from histoloom.atlas.web.errors import Conflict, NotFound
 from histoloom.atlas.web.generator_view import GeneratorView
@@ -27,6 +27,16 @@ LIFETIME = "private, max-age=31536000, immutable"
 """A picture of a job never changes: neither its job's id nor its number is used twice."""
 FIRST = 4
 """Pictures that stand for a job in a list."""
+FIELD_FILES = {
+    "field.ome.tif": (f"{FIELD_FOLDER}/field.ome.tif", "Field (OME-TIFF)"),
+    "mask.png": (f"{FIELD_FOLDER}/mask.png", "Mask (PNG)"),
+    "mask.tif": (f"{FIELD_FOLDER}/mask.tif", "Mask (TIFF)"),
+    "mask.json": (f"{FIELD_FOLDER}/mask.json", "Names of the mask"),
+    "map.geojson": (f"{FIELD_FOLDER}/map.geojson", "Areas (GeoJSON)"),
+    "field.json": (f"{FIELD_FOLDER}/field.json", "Record"),
+    LAYOUT_FILE: (LAYOUT_FILE, "Layout (GeoJSON)"),
+}
+"""The files of a field by their names: where each lies in the folder of its job, and its title."""
 
 
 @asynccontextmanager
@@ -83,6 +93,28 @@ class JobRequest(BaseModel):
     tissues: tuple[str, ...]
 
 
+class FieldFile(BaseModel):
+    """A file of a painted field."""
+
+    name: str
+    title: str
+    href: str
+
+
+class PaintedField(BaseModel):
+    """The field of a job: (width, height), px; the command that paints or continues it; what is there of it.
+
+    ``picture`` and ``page``: the addresses of a small picture and of the viewer; empty until it is painted.
+    """
+
+    size: tuple[int, int]
+    softness: float
+    command: str
+    picture: str = ""
+    page: str = ""
+    files: list[FieldFile] = []
+
+
 class Job(BaseModel):
     """The state of a job."""
 
@@ -102,6 +134,7 @@ class Job(BaseModel):
     request: JobRequest
     sources: list[InitImage] = Field([], description="the pictures that it starts from, as far as they are there")
     first: list[str] = Field([], description="addresses of its first pictures")
+    painted: PaintedField | None = Field(None, description="of a job that paints a field")
 
 
 class Jobs(BaseModel):
@@ -148,14 +181,31 @@ Queue = Annotated[JobQueue, Depends(queue_of)]
 
 
 def job_of(view: GeneratorView, status: JobStatus) -> Job:
-    """A job with the pictures that it starts from and its first ones."""
+    """A job with the pictures that it starts from and its first ones, or with its field."""
     job, request = Job.model_validate(status), status.request
+    if status.field is not None:
+        job.painted = painted_field(view, status, field=status.field)
+        job.first = [job.painted.picture] if job.painted.picture else []
+        return job
     for name in request.init_images:
         with suppress(NotFound):
             job.sources.append(init_image(view, name=name))
     with suppress(KeyError):  # deleted a moment ago
         job.first = [job_picture_address(job.id, made.number) for made in view.queue.pictures(job.id)[:FIRST]]
     return job
+
+
+def painted_field(view: GeneratorView, status: JobStatus, *, field: FieldSpec) -> PaintedField:
+    """The field of a job, with the files that are there."""
+    job_id, address = status.job_id, f"/api/paint/fields/{status.job_id}"
+    painted = PaintedField(size=field.size, softness=field.softness, command=view.queue.command(job_id))
+    with suppress(KeyError):  # deleted a moment ago
+        for name, (path, title) in FIELD_FILES.items():
+            if (view.queue.folder(job_id) / path).is_file():
+                painted.files.append(FieldFile(name=name, title=title, href=f"{address}/files/{name}"))
+    if status.state == "done":
+        painted.picture, painted.page = f"{address}/picture.jpg", f"/paint/{job_id}"
+    return painted
 
 
 @contextmanager

@@ -27,9 +27,12 @@ from histoloom.errors import UserError
 MAX_BODY = 1_000_000
 """Bytes of a request's body."""
 
-UPLOADS = "/api/draw/own"
-"""The one address that accepts files."""
-UPLOAD_TYPES = frozenset({"image/png", "image/jpeg"})
+UPLOADS, LAYOUTS = "/api/draw/own", "/api/paint/import"
+"""The addresses that accept files: pictures, and layouts of tissues."""
+UPLOAD_TYPES = {
+    UPLOADS: frozenset({"image/png", "image/jpeg"}),
+    LAYOUTS: frozenset({"image/png", "application/geo+json"}),
+}
 MAX_UPLOAD = 60_000_000
 """Bytes of a file."""
 
@@ -180,7 +183,7 @@ class Guard:
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, *, headers: Headers) -> None:
         content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        is_file = scope["path"] == UPLOADS and scope["method"] == "POST" and content_type in UPLOAD_TYPES
+        is_file = scope["method"] == "POST" and content_type in UPLOAD_TYPES.get(scope["path"], ())
         most = MAX_UPLOAD if is_file else MAX_BODY
         declared = headers.get("content-length", "0")
         if not declared.isdecimal() or len(declared) > 18 or int(declared) > most:

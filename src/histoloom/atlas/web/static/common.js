@@ -12,7 +12,7 @@ export class ApiError extends Error {
 export async function api(path, { method, body, file, signal, ownNotice = false } = {}) {
   const options = { method: method ?? (body === undefined && file === undefined ? "GET" : "POST"), signal, headers: { Accept: "application/json" } };
   if (file !== undefined) {
-    options.headers["Content-Type"] = file.type === "image/jpeg" ? file.type : "image/png"; // the server looks at what is in it
+    options.headers["Content-Type"] = ["image/jpeg", "application/geo+json"].includes(file.type) ? file.type : "image/png"; // the server looks at what is in it
     options.body = file;
   }
   if (body !== undefined) {

@@ -41,10 +41,10 @@ export async function poll() {
 
 document.addEventListener("visibilitychange", () => document.hidden || poll());
 
-/** The address of a job on the page that generates; of all jobs where none is given. */
+/** The address of a job on the page that generates, or of a field on the page that paints; of all jobs where none is given. */
 export function jobAddress(job) {
   const { k } = document.body.dataset;
-  return `/draw${k ? `?k=${k}` : ""}#${job ? `job-${job.id}` : "queue-title"}`;
+  return `${job?.painted ? "/paint" : "/draw"}${k ? `?k=${k}` : ""}#${job ? `job-${job.id}` : "queue-title"}`;
 }
 
 /** The pictures that stand for a job: what it starts from, or the first ones that it made. */
@@ -67,15 +67,16 @@ export function strengthText(strength) {
 }
 
 /** State and progress in words. */
-export function stateText({ state, ahead, made, withheld, total, seconds_left: seconds }) {
-  const parts = [STATES[state]];
+export function stateText({ state, ahead, made, withheld, total, share, painted, seconds_left: seconds }) {
+  const parts = [painted && state === "drawing" ? "Painting" : STATES[state]];
   if (state === "waiting") parts.push(ahead ? `${ahead} ${ahead === 1 ? "job" : "jobs"} before it` : "next");
   if (state === "drawing" && made + withheld < total) parts.push(seconds === null ? "starting" : `about ${duration(seconds)} left`);
-  if (state !== "waiting") parts.push(`${made} of ${total} ${total === 1 ? "picture" : "pictures"}`);
+  if (painted && !["waiting", "done"].includes(state)) parts.push(`${Math.round(100 * share)} % done`);
+  else if (!painted && state !== "waiting") parts.push(`${made} of ${total} ${total === 1 ? "picture" : "pictures"}`);
   return parts.join(" · ");
 }
 
-function duration(seconds) {
+export function duration(seconds) {
   if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }

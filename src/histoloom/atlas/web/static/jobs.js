@@ -13,7 +13,8 @@ export function showJobs(list, { empty, useAsSource }) {
   const cards = new Map(); // by job id
   let asked = location.hash; // the job that the address names, until it is shown
 
-  function update(jobs) {
+  function update(all) {
+    const jobs = all.filter((job) => !job.painted); // fields are on the page that paints
     empty.hidden = jobs.length > 0;
     for (const [id, card] of cards) {
       if (jobs.some((job) => job.id === id)) continue;
