@@ -146,6 +146,18 @@ def watched_page(browser: Browser, **options: Any) -> Iterator[Page]:
     assert not wrong, wrong
 
 
+@pytest.fixture(scope="session")
+def problems() -> Callable[[Page], list[str]]:
+    """What axe complains of on a page: its rule, how grave it is, and the first element."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
+
+    def of(page: Page) -> list[str]:
+        found = axe.Axe().run(page).response["violations"]
+        return [f"{one['id']} ({one['impact']}): {one['nodes'][0]['html']} {one['nodes'][0]['any']}" for one in found]
+
+    return of
+
+
 def _is_wrong(message: str) -> bool:
     return "Content Security Policy" in message
 

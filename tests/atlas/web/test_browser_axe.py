@@ -17,6 +17,8 @@ from histoloom.atlas.web.app import NAVIGATION
 from histoloom.names.corrections import correct
 from histoloom.run.directory import Run
 
+Problems = Callable[[Page], list[str]]
+
 PATHS = (
     *(entry.path for entry in NAVIGATION),
     *(
@@ -61,15 +63,8 @@ def report(published: Run, whole_address: str, tmp_path_factory: pytest.TempPath
     return render(page)
 
 
-def problems(page: Page) -> list[str]:
-    """What axe complains of: its rule, how grave it is, and the first element."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
-    found = axe.Axe().run(page).response["violations"]
-    return [f"{one['id']} ({one['impact']}): {one['nodes'][0]['html']} {one['nodes'][0]['any']}" for one in found]
-
-
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
-def test_every_page(visit: Callable[..., Any], whole_address: str, width: int, scheme: str) -> None:
+def test_every_page(visit: Callable[..., Any], problems: Problems, whole_address: str, width: int, scheme: str) -> None:
     with visit(viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
         for path in PATHS:
             page.goto(f"{whole_address}{path}")
@@ -79,7 +74,7 @@ def test_every_page(visit: Callable[..., Any], whole_address: str, width: int, s
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_large_view(visit: Callable[..., Any], whole_address: str, scheme: str) -> None:
+def test_the_large_view(visit: Callable[..., Any], problems: Problems, whole_address: str, scheme: str) -> None:
     with visit(color_scheme=scheme) as page:
         page.goto(f"{whole_address}/clusters/2/0")
         page.locator("#real button").first.click()
@@ -93,7 +88,7 @@ def test_the_large_view(visit: Callable[..., Any], whole_address: str, scheme: s
         assert not problems(page)
 
 
-def test_patches_selected_on_the_map(visit: Callable[..., Any], whole_address: str) -> None:
+def test_patches_selected_on_the_map(visit: Callable[..., Any], problems: Problems, whole_address: str) -> None:
     with visit(color_scheme="dark", viewport={"width": 768, "height": 900}) as page:
         page.goto(f"{whole_address}/map?k=4")
         page.get_by_role("button", name="Select all of fat").click()
@@ -103,7 +98,7 @@ def test_patches_selected_on_the_map(visit: Callable[..., Any], whole_address: s
 
 
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
-def test_the_report(visit: Callable[..., Any], report: str, width: int, scheme: str) -> None:
+def test_the_report(visit: Callable[..., Any], problems: Problems, report: str, width: int, scheme: str) -> None:
     with visit(viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
         page.set_content(report)
         assert not problems(page)

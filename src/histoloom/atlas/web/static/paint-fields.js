@@ -3,8 +3,8 @@
 import { announce, api, element, enlarge, showError, toast } from "./common.js";
 import { STATES, hasEnded, onJobs, poll, stateText } from "./job_state.js";
 
-/** Keep `list` up to date; `empty` is shown while there are no fields. `useLayout(job)` puts a field's layout on the surface. Returns {show}. */
-export function showFields(list, { empty, mpp, useLayout }) {
+/** Keep `list` up to date; `empty` is shown while there are no fields. `useLayout(job)` puts a field's layout on the surface, `titleOf(name)` is the title of a tissue. Returns {show}. */
+export function showFields(list, { empty, mpp, titleOf, useLayout }) {
   const cards = new Map(); // by job id
   let asked = location.hash;
   onJobs((jobs) => {
@@ -16,7 +16,7 @@ export function showFields(list, { empty, mpp, useLayout }) {
       cards.delete(id);
     }
     fields.forEach((job, index) => {
-      if (!cards.has(job.id)) cards.set(job.id, fieldCard(job, { mpp, useLayout }));
+      if (!cards.has(job.id)) cards.set(job.id, fieldCard(job, { mpp, titleOf, useLayout }));
       const card = cards.get(job.id);
       if (list.children[index] !== card.node) list.insertBefore(card.node, list.children[index] ?? null);
       card.update(job);
@@ -28,7 +28,8 @@ export function showFields(list, { empty, mpp, useLayout }) {
 }
 
 /** One field's card: {node, update(job)}. */
-function fieldCard(job, { mpp, useLayout }) {
+function fieldCard(job, { mpp, titleOf, useLayout }) {
+  const tissues = job.request.tissues.map(titleOf).join(", ");
   const [width, height] = job.painted.size;
   const um = (px) => Math.round(px * mpp).toLocaleString("en");
   const picture = element("div", { class: "field-picture" });
@@ -38,7 +39,7 @@ function fieldCard(job, { mpp, useLayout }) {
   const node = element("li", { class: "card pad job", id: `job-${job.id}` }, picture,
     element("div", { class: "field-about" },
       element("h3", {}, `${width.toLocaleString("en")} × ${height.toLocaleString("en")} px`),
-      element("p", { class: "small soft" }, `${um(width)} × ${um(height)} µm · ${job.request.tissues.join(", ")}`),
+      element("p", { class: "small soft" }, `${um(width)} × ${um(height)} µm · ${tissues}`),
       state, progress, buttons, files,
       element("details", { class: "small" }, element("summary", {}, "On the command line"),
         element("p", { class: "soft" }, "This command continues the field where it was stopped, or paints it again from its layout:"),
@@ -57,7 +58,7 @@ function fieldCard(job, { mpp, useLayout }) {
     const now = `${job.state} ${job.painted.files.length}`;
     if (shown === now) return;
     shown = now;
-    picture.replaceChildren(...pictureOf(job));
+    picture.replaceChildren(...pictureOf(job, tissues));
     buttons.replaceChildren(...buttonsOf(job, useLayout));
     files.replaceChildren(...job.painted.files.map(({ title, href }) => element("li", {}, element("a", { href, download: "" }, title))));
   }
@@ -65,12 +66,12 @@ function fieldCard(job, { mpp, useLayout }) {
   return { node, update };
 }
 
-function pictureOf(job) {
+function pictureOf(job, tissues) {
   const { picture } = job.painted;
   if (!picture) return [];
-  const entry = { src: picture, text: `Synthetic field: ${job.title}`, facts: [["Synthetic", "painted by a model; not for diagnosis"], ["Tissues", job.request.tissues.join(", ")], ["Seed", job.request.seed]], actions: [{ title: "Look at it at any size", href: job.painted.page }] };
+  const entry = { src: picture, text: `Synthetic field of ${tissues}`, facts: [["Synthetic", "painted by a model; not for diagnosis"], ["Tissues", tissues], ["Seed", job.request.seed]], actions: [{ title: "Look at it at any size", href: job.painted.page }] };
   return [element("button", { type: "button", class: "picture", "aria-haspopup": "dialog", onclick: () => enlarge([entry], 0) },
-    element("img", { src: picture, alt: `Synthetic field of ${job.request.tissues.join(", ")}`, loading: "lazy" }))];
+    element("img", { src: picture, alt: `Synthetic field of ${tissues}`, loading: "lazy" }))];
 }
 
 function buttonsOf(job, useLayout) {

@@ -146,12 +146,46 @@ export class Layout {
     this.onChange();
   }
 
+  /** Round the edges of all areas: each cell gets the tissue that is most frequent about it, within about `size` cells. */
+  smooth(size) {
+    this.begin();
+    const { cells, columns, rows } = this, radius = Math.max(1, Math.round(size / 2));
+    const most = new Float32Array(cells.length).fill(-1), result = new Uint8Array(cells.length);
+    for (const value of new Set(cells)) {
+      let share = Float32Array.from(cells, (cell) => Number(cell === value));
+      for (let pass = 0; pass < 2; pass++) {
+        share = blurred(share, { lines: rows, length: columns, step: 1, next: columns, radius });
+        share = blurred(share, { lines: columns, length: rows, step: columns, next: 1, radius });
+      }
+      share.forEach((one, place) => {
+        if (one <= most[place]) return;
+        most[place] = one;
+        result[place] = value;
+      });
+    }
+    this.cells = result;
+    this.onChange();
+  }
+
   /** As the server has it; `tissues`: the names of the palette. */
   toServer(tissues) {
     let binary = "";
     for (let start = 0; start < this.cells.length; start += 8192) binary += String.fromCharCode(...this.cells.subarray(start, start + 8192));
     return { width: this.width, height: this.height, cell: this.cell, tissues, cells: btoa(binary) };
   }
+}
+
+/** Means of `radius` cells to both sides along lines; `step` leads to the next cell of a line, `next` to the next line. */
+function blurred(values, { lines, length, step, next, radius }) {
+  const result = new Float32Array(values.length), sums = new Float64Array(length + 1);
+  for (let line = 0; line < lines; line++) {
+    for (let i = 0; i < length; i++) sums[i + 1] = sums[i] + values[line * next + i * step];
+    for (let i = 0; i < length; i++) {
+      const from = Math.max(0, i - radius), to = Math.min(length, i + radius + 1);
+      result[line * next + i * step] = (sums[to] - sums[from]) / (to - from);
+    }
+  }
+  return result;
 }
 
 /** What the server sends, as a grid; cells without a tissue get `background`. Names that are not in the palette `tissues` too. */

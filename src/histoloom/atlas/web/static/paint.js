@@ -43,6 +43,8 @@ const page = {
   fitted: ({ width, height }) => ({ width: fitted(width), height: fitted(height) }),
 };
 
+/** The title of a tissue by its name; the name where this k has no such tissue. */
+const titleOf = (name) => options.tissues.find((tissue) => tissue.name === name)?.title ?? name;
 const fitted = (length) => Math.max(Math.ceil(options.patch / options.factor), Math.round(length / options.factor)) * options.factor;
 const frameSize = () => ({ width: Math.min(layout.width, PREVIEW_PATCHES * options.patch), height: Math.min(layout.height, PREVIEW_PATCHES * options.patch) });
 
@@ -63,9 +65,8 @@ function choose(place) {
 }
 
 function onTool(tool) {
-  for (const button of document.querySelectorAll("[data-tool]")) button.setAttribute("aria-pressed", button.dataset.tool === tool);
+  for (const button of document.querySelectorAll("button[data-tool]")) button.setAttribute("aria-pressed", button.dataset.tool === tool);
   byId("surface-hint").textContent = HINTS[tool];
-  byId("surface").dataset.tool = tool;
   if (tool === "frame") setPart("frame");
 }
 
@@ -97,7 +98,7 @@ function showPart() {
   const complete = width === layout.width && height === layout.height;
   byId("part-hint").textContent = complete ? "The field is so small that the preview shows all of it at full size."
     : part === "frame" ? `${um} at full size. Move the frame with the tool Frame.`
-    : "All tissues in their places, with cells as large as they always are: too large for the small picture.";
+    : "All tissues in their places. Cells keep their size, so they are too large for the small picture.";
 }
 
 /** Everything that depends on the layout follows it. */
@@ -267,7 +268,7 @@ function resized() {
 }
 
 function addListeners() {
-  for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => surface.setTool(button.dataset.tool));
+  for (const button of document.querySelectorAll("button[data-tool]")) button.addEventListener("click", () => surface.setTool(button.dataset.tool));
   for (const button of form.querySelectorAll("[data-part]")) button.addEventListener("click", () => setPart(button.dataset.part));
   for (const id of ["width", "height"]) byId(id).addEventListener("change", resized);
   byId("undo").addEventListener("click", () => layout.undo());
@@ -275,6 +276,7 @@ function addListeners() {
   byId("brush").addEventListener("input", showBrush);
   byId("fill-all").addEventListener("click", () => layout.fillAll(value));
   byId("stripes").addEventListener("click", () => layout.stripes(options.tissues.flatMap(({ artefact }, place) => (artefact ? [] : [place]))));
+  byId("smooth").addEventListener("click", () => layout.smooth(number("brush")));
   byId("seed-new").addEventListener("click", () => { byId("seed").value = crypto.getRandomValues(new Uint32Array(1))[0] % SEEDS; keep(); });
   byId("method").addEventListener("change", fitToMethod);
   byId("preview").addEventListener("click", () => preview().catch(showError));
@@ -290,7 +292,7 @@ async function start() {
   Object.assign(page, { mpp: options.mpp, most: options.most, names: names(), colours: options.tissues.map(({ colour }) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16))) });
   layout = new Layout({ factor: options.factor, onChange: layoutChanged });
   surface = new Surface({ surface: byId("surface"), canvas: byId("drawing"), layout, page, onTool, onFrame: () => {}, onKey });
-  fields = showFields(byId("jobs"), { empty: byId("none"), mpp: options.mpp, useLayout });
+  fields = showFields(byId("jobs"), { empty: byId("none"), mpp: options.mpp, titleOf, useLayout });
   showPalette();
   fillSettings();
   restore();

@@ -22,7 +22,7 @@ class FieldViewer {
 
   async start() {
     const used = [...new Set(this.drawn.cells)].filter((place) => place !== EMPTY).map((place) => this.field.tissues[place]);
-    byId("legend").replaceChildren(...used.map(({ name, colour }) => element("li", {}, element("span", { class: "swatch", vars: { "--c": colour }, "aria-hidden": "true" }), element("span", { class: "name" }, name))));
+    byId("legend").replaceChildren(...used.map(({ title, colour }) => element("li", {}, element("span", { class: "swatch", vars: { "--c": colour }, "aria-hidden": "true" }), element("span", { class: "name" }, title))));
     this.resize();
     if (!this.camera.goToHash(location.hash)) this.camera.fit({ animate: false });
     new ResizeObserver(() => this.resize()).observe(surface);
@@ -84,7 +84,7 @@ class FieldViewer {
     const { x, y } = point ? this.camera.toSlide(point.left, point.top) : { x: -1, y: -1 }, { cell, width, height, cells } = this.drawn;
     const inside = x >= 0 && y >= 0 && x < width && y < height;
     const place = inside ? cells[Math.floor(y / cell) * Math.ceil(width / cell) + Math.floor(x / cell)] : EMPTY;
-    byId("under").textContent = place === EMPTY ? "" : `Drawn here: ${this.field.tissues[place].name}`;
+    byId("under").textContent = place === EMPTY ? "" : `Drawn here: ${this.field.tissues[place].title}`;
   }
 
   /** Show the first error only: all tiles fail for the same reason. */
