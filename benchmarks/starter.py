@@ -1,11 +1,11 @@
-"""The folder ``starter/`` from the finished, named run of its generator: weights, card, evidence, pictures.
+"""The starter generator from the slides to the folder ``starter/``: weights, card, evidence, pictures.
 
-    histoloom init RUN --slides OSTEOSARCOMA_FIELDS --preset starter
-    histoloom run RUN
-    histoloom name RUN CLUSTER NAME        # for every cluster, after looking at RUN/report.html
-    histoloom distil RUN
-    histoloom run RUN
-    python benchmarks/starter.py RUN --out starter
+    python benchmarks/starter.py RUN --slides OSTEOSARCOMA_FIELDS --out starter [--names benchmarks/starter_names.csv]
+
+Makes RUN by the preset ``starter``, or continues it: all stages, the clusters' names, the student, and the export. The
+names were given once, by looking. Each line of NAMES is a name and patches that showed it; a cluster gets the name of
+the line whose patches it has most of, so that a run whose clusters come in another order is named right. A cluster
+without a name ends the script: look at RUN/report.html, ``histoloom name RUN CLUSTER NAME``, and start it again.
 
 ``evaluation/`` gets the run's numbers (``similarity``, ``distribution``, ``faithfulness``, ``originality``), the most
 suspicious pairs of a sample and its nearest training patch, and ``clusters.jpg``: for each cluster real patches on the
@@ -15,16 +15,21 @@ left, the first samples that were drawn on the right.
 from __future__ import annotations
 
 import argparse
+import csv
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from histoloom import pipeline
 from histoloom.clustering.clustering_set import Clustering
+from histoloom.diffusion.distillation import DistillConfig, distil
 from histoloom.evaluation.images import SampleFolder
-from histoloom.names import current_names, default_name
+from histoloom.names import add_name, current_names, default_name
 from histoloom.run.directory import Run
+from histoloom.setup import init_run
 from histoloom.sharing.export import Terms, export_generator
 from histoloom.slides.patch_set import PatchSet
 
@@ -65,18 +70,54 @@ def suspicious(run: Run) -> Image.Image:
     return Image.fromarray(np.concatenate(rows, axis=0))
 
 
+def cluster_names(rows: list[tuple[str, list[str]]], *, labels: dict[str, int]) -> dict[int, str]:
+    """Clusters and their names, from rows of a name and the patches that showed it.
+
+    Each row names the cluster that has most of its patches; of several rows, the one with the most patches there wins.
+    """
+    found: dict[int, tuple[int, str]] = {}
+    for name, patches in rows:
+        votes = Counter(labels[patch] for patch in patches if labels.get(patch, -1) >= 0)
+        if votes:
+            cluster, count = votes.most_common(1)[0]
+            found[cluster] = max(found.get(cluster, (0, "")), (count, name))
+    return {cluster: name for cluster, (_, name) in sorted(found.items())}
+
+
+def name_clusters(run: Run, table: Path) -> None:
+    """Name the clusters that have no name yet, by ``table``."""
+    clustering = Clustering.open(run.require("clusters"))
+    k = clustering.chosen
+    labels = dict(zip(clustering.table["patch_id"], clustering.table[f"k{k}"].astype(int), strict=True))
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = [(name, patches.split()) for name, patches in csv.reader(file)]
+    names = current_names(run.path, k=k)
+    for cluster, name in cluster_names(rows, labels=labels).items():
+        if names[cluster] == default_name(cluster):
+            add_name(run.path, cluster=cluster, name=name, k=k, rater="starter")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--slides", type=Path, required=True)
+    parser.add_argument("--names", type=Path, default=Path(__file__).with_name("starter_names.csv"))
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    if not (arguments.run / "config.yaml").is_file():
+        init_run(arguments.run, slides=[arguments.slides], preset="starter")
     run = Run.open(arguments.run)
+    pipeline.execute(run, until="diffusion")
+    name_clusters(run, arguments.names)
     k = Clustering.open(run.require("clusters")).chosen
     nameless = [str(c) for c, name in current_names(run.path, k=k).items() if name == default_name(c)]
     if nameless:
+        pipeline.execute(run)
         parser.error(
             f"clusters {', '.join(nameless)} of k = {k} have no name: histoloom name {arguments.run} CLUSTER NAME"
         )
+    distil(run, DistillConfig())
+    pipeline.execute(run)
     export_generator(run, arguments.out, half=True, terms=Terms(licence="cc-by-3.0", data=DATA))
     evidence = arguments.out / "evaluation"
     evidence.mkdir()
