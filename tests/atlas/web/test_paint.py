@@ -10,6 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from typer.testing import CliRunner
 from histoloom import Generator
 from histoloom.atlas.browse.drawn_layout import EMPTY, Grid, cell_of
 from histoloom.atlas.browse.slide_tissue import tissue_of_boxes
+from histoloom.atlas.jobs.job_log import JobLog
+from histoloom.atlas.jobs.queue import JobQueue, Superseded
 from histoloom.atlas.jobs.sample_runner import SampleRunner
 from histoloom.atlas.web.app import create_app, create_export_app
 from histoloom.atlas.web.security import Access
@@ -225,6 +228,9 @@ def test_a_preview_waits_for_no_job_and_a_restart_loses_no_field(
         with Image.open(io.BytesIO(data)) as picture:
             assert (picture.size, picture.info["Software"]) == ((64, 40), "Histoloom")
         assert preview["field_seconds"] > 0
+        log = JobLog.read(run / "drawn" / f"{job_id}.jsonl")
+        assert log is not None
+        assert 0 < log.share < 1, "a program that is killed leaves how far the field was"
     monkeypatch.undo()
     with client_of(run) as client:
         job = client.get(f"/api/jobs/{job_id}").json()
@@ -237,6 +243,34 @@ def test_a_preview_waits_for_no_job_and_a_restart_loses_no_field(
         other = waited(client, client.post("/api/paint/fields", json=new).json()["id"])
         whole = client.get(f"/api/paint/fields/{other['id']}/files/field.ome.tif").content
         np.testing.assert_array_equal(tifffile.imread(io.BytesIO(field)), tifffile.imread(io.BytesIO(whole)))
+
+
+def test_a_newer_preview_takes_the_place_of_one_that_is_painted(tmp_path: Path) -> None:
+    queue = JobQueue(tmp_path, sample_runner=object())  # type: ignore[arg-type]
+    begun = threading.Event()
+
+    def endless(_runner: object, check: Callable[[float, float], None]) -> None:
+        while True:
+            begun.set()
+            check(0, 1)
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(queue.urgently, "preview", endless)
+        assert begun.wait(60)
+        other = pool.submit(queue.urgently, "examples", lambda *_: "examples")
+        assert pool.submit(queue.urgently, "preview", lambda *_: "second").result(60) == "second"
+        assert other.result(60) == "examples"
+        with pytest.raises(Superseded, match="another preview was asked for"):
+            first.result(60)
+        begun.clear()
+        last = pool.submit(queue.urgently, "preview", endless)
+        assert begun.wait(60)
+        queue.close()
+        with pytest.raises(Superseded):
+            last.result(60)
+    with pytest.raises(UserError, match="is being closed"):
+        queue.urgently("preview", lambda *_: None)
 
 
 def without_tissue() -> dict[str, Any]:
@@ -363,7 +397,11 @@ def test_an_exported_generator_paints_without_its_run(painting_run: Path, tmp_pa
         page = client.get("/paint").text
         assert "From a slide" not in page
         options = client.get("/api/paint/options", params={"k": K}).json()
-        assert {tissue["name"] for tissue in options["tissues"]} == set(NAMES)
+        assert {(tissue["name"], tissue["example"]) for tissue in options["tissues"]} == {("bone", ""), ("fat", "")}
+        drawn = client.get("/api/paint/examples", params={"k": K}).json()
+        assert set(drawn) == set(NAMES)
+        with Image.open(io.BytesIO(base64.b64decode(drawn["fat"].partition(",")[2]))) as picture:
+            assert picture.size == (32, 32)
         job = waited(
             client, client.post("/api/paint/fields", json={"layout": grid(halves(10, 16)), **QUICK}).json()["id"]
         )

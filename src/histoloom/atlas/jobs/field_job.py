@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,16 +66,29 @@ def paint_job(
 
 
 def paint_preview(generator: Generator, request: PreviewRequest, *, on_progress: OnProgress) -> Preview:
-    """Paint a preview: by the student where there is one, else in a few steps. ``UserError``."""
-    if StudentRecord.load(generator.home / STUDENT) is not None:
-        sampler = sampler_of(Request(n=1, method=STUDENT), generator)
-    else:
-        steps = min(QUICK_STEPS, generator.spec.sampler.steps)
-        sampler = SamplerConfig(method="unipc", steps=steps, guidance=generator.spec.sampler.guidance)
+    """Paint a preview. ``UserError``."""
+    sampler = quick_sampler(generator)
     settings = PaintSettings(seed=request.seed, k=request.k, softness=request.softness, sampler=sampler)
     started = time.monotonic()
     painted = paint_array(generator, request.labels_HW, names=request.names, settings=settings, on_progress=on_progress)
     return Preview(painted.image, sampler, time.monotonic() - started)
+
+
+def draw_examples(
+    generator: Generator, tissues: Sequence[str], *, k: int, on_progress: OnProgress
+) -> dict[str, np.ndarray]:
+    """A picture of each tissue, uint8 (size, size, 3): the same ones at each call."""
+    specs = [generator.sample_specs(tissue, n=1, seed=0, k=k)[0] for tissue in tissues]
+    drawn = generator.draw(specs, sampler=quick_sampler(generator), on_step=on_progress)
+    return {tissue: sample.image for tissue, sample in zip(tissues, drawn, strict=True)}
+
+
+def quick_sampler(generator: Generator) -> SamplerConfig:
+    """The student where there is one, else a few steps."""
+    if StudentRecord.load(generator.home / STUDENT) is not None:
+        return sampler_of(Request(n=1, method=STUDENT), generator)
+    steps = min(QUICK_STEPS, generator.spec.sampler.steps)
+    return SamplerConfig(method="unipc", steps=steps, guidance=generator.spec.sampler.guidance)
 
 
 def size_on_disk(size: tuple[int, int], *, spec: GeneratorSpec, evaluations: int) -> int:

@@ -172,6 +172,10 @@ class JobLog:
         """Change the state."""
         self._record({"state": state, "message": message} | ({} if share is None else {"share": share}))
 
+    def set_share(self, share: float) -> None:
+        """Record how much of a field is done."""
+        self._record({"share": share})
+
     def add_picture(self, row: Mapping[str, object], *, withheld: bool) -> None:
         """Record a picture that was written."""
         self._record({"picture": dict(row), "withheld": withheld})
@@ -224,6 +228,8 @@ class JobLog:
             case {"state": state}:
                 self.state, self.message = state, str(event.get("message", ""))  # type: ignore[assignment]
                 self.share = float(str(event.get("share", self.share)))
+            case {"share": share}:
+                self.share = float(str(share))
 
 
 class _Buffer(io.RawIOBase):

@@ -14,12 +14,13 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -43,8 +44,12 @@ if TYPE_CHECKING:
     from histoloom.atlas.jobs.field_job import Preview, PreviewRequest
     from histoloom.atlas.jobs.sample_runner import JobPlan, SampleRunner
     from histoloom.diffusion.generation.sample_folder import WrittenSample
+    from histoloom.diffusion.painting.job import OnProgress
 
+T = TypeVar("T")
 FOLDER = "drawn"
+SHARE_STEP = 0.02
+"""of a field, after which its share is written down: what a killed program leaves says how far it was"""
 NICE = 5
 """The niceness of the worker thread: the page goes first."""
 STUDENT = "student"
@@ -89,7 +94,7 @@ class Stopped(Exception):
 
 
 class Superseded(UserError):
-    """Another preview took the place of this one."""
+    """Another preview, say, took the place of this one."""
 
 
 @dataclass
@@ -137,7 +142,7 @@ class JobQueue:
         self._lock = threading.RLock()
         self._progress: dict[str, _Progress] = {}
         self._jobs: dict[str, JobLog] = {}
-        self._preview: tuple[PreviewRequest, Future[Preview]] | None = None  # the one that waits
+        self._urgent: dict[str, tuple[Callable[[], None], Future[Any]]] = {}  # what waits, by its kind
         self._closed = False
         self._owner = FileLock(self._home / ".lock", thread_local=False)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="drawing", initializer=_lower_priority)
@@ -207,37 +212,45 @@ class JobQueue:
         return job_id
 
     def preview(self, request: PreviewRequest) -> Preview:
-        """Paint a small field at once, between two steps of the job that is drawn, and wait for it.
+        """Paint a small field at once (``urgently``)."""
+        return self.urgently("preview", lambda runner, check: runner.preview(request, on_progress=check))
 
-        ``UserError`` where it cannot be painted, and ``Superseded`` where another one was asked for meanwhile.
+    def urgently(self, kind: str, work: Callable[[SampleRunner, OnProgress], T]) -> T:
+        """Do what takes seconds, between two steps of the job that is drawn, and wait for it.
+
+        ``work`` is given the runner and what it is to call before each batch. ``UserError`` where it raises that, and
+        ``Superseded`` where something else of this ``kind`` was asked for meanwhile.
         """
-        future: Future[Preview] = Future()
+        future: Future[T] = Future()
+
+        def run() -> None:
+            def check(_done: float, _total: float) -> None:
+                if kind in self._urgent or self._closed:
+                    raise Superseded(f"another {kind} was asked for")
+
+            try:
+                future.set_result(work(self._runner, check))
+            except Exception as error:  # noqa: BLE001 - whoever waits for it raises it
+                future.set_exception(error)
+
         with self._lock:
             if self._closed:
                 raise UserError("the atlas is being closed")
-            if self._preview is not None:
-                self._preview[1].set_exception(Superseded("another preview was asked for"))
-            self._preview = request, future
-            self._worker.submit(self._paint_preview)
+            if kind in self._urgent:
+                self._urgent[kind][1].set_exception(Superseded(f"another {kind} was asked for"))
+            self._urgent[kind] = run, future
+            self._worker.submit(self._do_urgent)
         return future.result()
 
-    def _paint_preview(self) -> float:
-        """Paint the preview that waits, in the worker thread; returns the seconds that it took."""
-        with self._lock:
-            waiting, self._preview = self._preview, None
-        if waiting is None:
-            return 0.0
-        (request, future), started = waiting, time.monotonic()
-
-        def on_progress(_done: float, _total: float) -> None:
-            if self._preview is not None or self._closed:
-                raise Superseded("another preview was asked for")
-
-        try:
-            future.set_result(self._runner.preview(request, on_progress=on_progress))
-        except Exception as error:  # noqa: BLE001 - whoever waits for it raises it
-            future.set_exception(error)
-        return time.monotonic() - started
+    def _do_urgent(self) -> float:
+        """Do all that is urgent, in the worker thread; returns the seconds that it took."""
+        started = time.monotonic()
+        while True:
+            with self._lock:
+                if not self._urgent:
+                    return time.monotonic() - started
+                run, _ = self._urgent.pop(next(iter(self._urgent)))
+            run()
 
     def resume(self, job_id: str) -> None:
         """Draw what is missing of a job that ended early. ``UserError`` for another one."""
@@ -342,9 +355,9 @@ class JobQueue:
         """End what is being drawn, and the worker thread; jobs that were not done are marked as interrupted."""
         with self._lock:
             self._closed = True
-            if self._preview is not None:
-                self._preview[1].set_exception(Superseded("the atlas is being closed"))
-                self._preview = None
+            for _, future in self._urgent.values():
+                future.set_exception(Superseded("the atlas is being closed"))
+            self._urgent.clear()
             for progress in self._progress.values():
                 progress.stop = progress.stop or "interrupted"
         self._worker.shutdown(cancel_futures=True)
@@ -406,8 +419,8 @@ class JobQueue:
             job.set_state("drawing")
 
         def check(already_drawn: float) -> None:
-            """Before a step: end the job where it is to stop, and paint a preview that waits."""
-            paused = self._paint_preview()
+            """Before a step: end the job where it is to stop, and do what is urgent."""
+            paused = self._do_urgent()
             if progress.stop is not None:
                 raise Stopped
             if progress.started == 0:
@@ -429,6 +442,8 @@ class JobQueue:
         def on_progress(done: float, total: float) -> None:
             check(done / total)
             progress.batch = done / total
+            if progress.batch > job.share + SHARE_STEP:
+                job.set_share(progress.batch)
 
         request, field = job.spec.request, job.spec.field
         try:

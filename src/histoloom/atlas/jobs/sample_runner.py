@@ -6,13 +6,21 @@ One thread at a time may draw. ``plan`` and ``picture`` read small files only an
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from histoloom.atlas.jobs.field_job import Preview, PreviewRequest, paint_job, paint_preview, size_on_disk
+from histoloom.atlas.jobs.field_job import (
+    Preview,
+    PreviewRequest,
+    draw_examples,
+    paint_job,
+    paint_preview,
+    size_on_disk,
+)
 from histoloom.atlas.jobs.job_log import SUFFIX, FieldSpec, JobLog
 from histoloom.atlas.jobs.own_pictures import OWN, OwnPictures
 from histoloom.config import RuntimeConfig, SamplerConfig
@@ -123,6 +131,10 @@ class SampleRunner:
     def preview(self, request: PreviewRequest, *, on_progress: OnProgress) -> Preview:
         """Paint a small field; as ``draw``."""
         return paint_preview(self._load().generator, request, on_progress=on_progress)
+
+    def examples(self, tissues: Sequence[str], *, k: int, on_progress: OnProgress) -> dict[str, np.ndarray]:
+        """A picture of each tissue, quickly; as ``draw``."""
+        return draw_examples(self._load().generator, tissues, k=k, on_progress=on_progress)
 
     def draw(self, request: Request, *, out: Path, callbacks: JobCallbacks) -> None:
         """Draw a request into ``out``, as ``histoloom sample`` does. ``UserError``, and what ``callbacks`` raise."""

@@ -164,6 +164,26 @@ def options(view: AnyView, queue: Queue, k: QueryK) -> PaintOptions:
     )
 
 
+@router.get("/api/paint/examples", tags=["paint"])
+def examples(view: AnyView, queue: Queue, k: QueryK) -> dict[str, str]:
+    """A synthetic picture of each tissue, for a generator without patches: data addresses by name."""
+    generator_spec(view)
+    names = [tissue.name for tissue in tissues(view, k=k)]
+
+    def make() -> dict[str, str]:
+        drawn = queue.urgently("examples", lambda runner, check: runner.examples(names, k=k, on_progress=check))
+        return {name: data_address(image) for name, image in drawn.items()}
+
+    return view.cached(("examples", k, *names), depends_on=[], make=make)
+
+
+def data_address(image_HW3: np.ndarray) -> str:
+    """A picture, uint8 (H, W, 3), as a PNG in an address."""
+    data = io.BytesIO()
+    Image.fromarray(image_HW3).save(data, "PNG", pnginfo=png_text(), compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
+
+
 def palette(view: GeneratorView, *, k: int) -> list[PaintTissue]:
     """The tissues that the generator draws at ``k``, clusters of one name as one, in the colours of the maps."""
     groups = groups_of(view.labels(k), new_names=list(view.corrected_groups(k)))
@@ -273,11 +293,9 @@ def preview(view: AnyView, queue: Queue, new: NewPreview) -> PaintedPreview:
         painted = queue.preview(small)
     except Superseded as error:
         raise Conflict(str(error)) from error
-    data = io.BytesIO()
-    Image.fromarray(painted.image).save(data, "PNG", pnginfo=png_text(), compress_level=1)
     height, width = painted.image.shape[:2]
     return PaintedPreview(
-        src=f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode('ascii')}",
+        src=data_address(painted.image),
         width=width,
         height=height,
         method=painted.sampler.method,

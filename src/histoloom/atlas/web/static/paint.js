@@ -52,9 +52,17 @@ function showPalette() {
   byId("palette").append(...options.tissues.map((tissue, place) => element("label", { class: "tissue" },
     element("input", { type: "radio", name: "tissue", value: place, checked: place === value, onchange: () => choose(place) }),
     element("span", { class: "ink", vars: { "--c": tissue.colour }, "aria-hidden": "true" }),
-    tissue.example ? element("img", { src: tissue.example, alt: "", width: 44, height: 44, loading: "lazy" }) : null,
+    element("img", { src: tissue.example || null, alt: "", width: 44, height: 44, hidden: !tissue.example }),
     element("span", { class: "name" }, tissue.title, tissue.artefact ? element("span", { class: "flag" }, "artefact") : null))));
   byId("background").replaceChildren(...options.tissues.map(({ title }, place) => new Option(title, place)));
+}
+
+/** Where there are no real patches, the generator draws a picture of each tissue. */
+async function showExamples() {
+  if (options.tissues.some(({ example }) => example)) return;
+  const drawn = await api(`/api/paint/examples?k=${k}`);
+  byId("palette").querySelectorAll("img").forEach((image, place) => Object.assign(image, { src: drawn[options.tissues[place].name], hidden: false }));
+  byId("palette").after(element("p", { class: "small soft" }, "The pictures are synthetic."));
 }
 
 function choose(place) {
@@ -306,6 +314,7 @@ async function start() {
   ready = true;
   for (const id of ["preview", "go"]) byId(id).disabled = false;
   byId("surface").dataset.ready = "true";
+  showExamples().catch(() => {}); // the palette serves without them
   const asked = new URLSearchParams(location.search).get("layout");
   if (asked) {
     history.replaceState(null, "", `?k=${k}`);
