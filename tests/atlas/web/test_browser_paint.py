@@ -68,7 +68,7 @@ def test_draw_by_mouse_and_keys_save_preview_and_paint(page: Page, paint_address
     # A rectangle and an outline by the mouse; the brush by keys; undo and redo.
     second.check()
     page.get_by_role("button", name="Rectangle").click()
-    drag(page, (0.01, 0.01), (0.49, 0.99))
+    drag(page, (-0.01, -0.01), (0.49, 1.01))  # begun beside the layout
     areas = saved(page, tmp_path)
     assert areas[name[1]] == pytest.approx(0.5, abs=0.04)
     third.check()

@@ -113,8 +113,9 @@ export class Layout {
     this.onChange();
   }
 
-  /** The connected area of one tissue at a cell becomes another one. */
-  fill(x, y, value) {
+  /** The connected area of one tissue at a cell, or at the nearest one, becomes another one. */
+  fill(atX, atY, value) {
+    const x = Math.min(this.columns - 1, Math.max(0, atX)), y = Math.min(this.rows - 1, Math.max(0, atY));
     const old = this.at(x, y);
     if (old === value) return;
     this.begin();

@@ -156,7 +156,7 @@ export class Surface {
   listen() {
     const { surface } = this;
     surface.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0 || event.target !== this.canvas) return;
+      if (event.button !== 0) return;
       surface.setPointerCapture(event.pointerId);
       this.press(this.placeOf(event), event);
     });
