@@ -57,7 +57,9 @@ def saved(page: Page, folder: Path) -> dict[str, float]:
     return {name: area / whole for name, area in areas.items()}
 
 
-def test_draw_by_mouse_and_keys_save_preview_and_paint(page: Page, paint_address: str, tmp_path: Path) -> None:
+def test_draw_by_mouse_and_keys_save_preview_and_paint(
+    page: Page, paint_address: str, problems: Callable[[Page], list[str]], tmp_path: Path
+) -> None:
     opened(page, paint_address)
     expect(page.get_by_text("Painted fields are synthetic.")).to_be_visible()
     first, second, third = page.locator("#palette input").all()
@@ -122,6 +124,11 @@ def test_draw_by_mouse_and_keys_save_preview_and_paint(page: Page, paint_address
     page.locator("#viewer[data-ready]").wait_for(timeout=WAIT)
     page.get_by_label("Tissues as drawn").check()
     expect(page.locator("#legend li")).to_have_count(3)
+    assert not problems(page)
+    page.set_viewport_size({"width": 390, "height": 844})
+    stage = page.locator(".stage").bounding_box()
+    assert stage is not None
+    assert stage["width"] > 300, "the panel is below the field"
 
 
 def test_a_layout_from_a_slide_and_from_a_file(

@@ -148,7 +148,8 @@ function restore() {
   byId("seed").value = crypto.getRandomValues(new Uint32Array(1))[0] % SEEDS;
   Object.assign(layout, { width: side, height: side, cell: layout.cellFor(side, side) });
   layout.cells = new Uint8Array(layout.columns * layout.rows);
-  if (!kept) return;
+  const fits = kept && [kept.layout.width, kept.layout.height, kept.layout.cell].every((px) => px > 0 && px % options.factor === 0);
+  if (!fits) return; // none, or one of another generator of this name
   const background = Math.max(0, names().indexOf(kept.values.background));
   for (const id of KEPT_FIELDS) {
     const field = byId(id);
