@@ -194,6 +194,7 @@ def slide_page(request: Request, view: View, slides: Slides, slide: Slide, k: Qu
         problem=slides.problem(slide.slide_id),
         previous=slide_ids[place - 1] if place else None,
         following=slide_ids[place + 1] if place + 1 < len(slide_ids) else None,
+        paints=view.has_generator and slide.usable and slide.patches > 0,
         thumbnail=thumbnail_address(view, slides, slide),
     )
 

@@ -7,7 +7,7 @@ const SOURCES = { map: "Tissue map of histoloom map.", report: "Tissue map of th
 const MOST = { width: 620, height: 460 }; // CSS px of the map
 const byId = (id) => document.getElementById(id);
 
-/** `page`: {k, names, colours, size(), most}; `use(layout, empty)` takes the part over. */
+/** `page`: {k, names, colours, size(), most}; `use(layout, empty)` takes the part over. Returns {open(slideId)}. */
 export function slideDialog({ page, use }) {
   const dialog = byId("slide-dialog"), choice = byId("slide-choice"), surface = byId("slide-surface"), canvas = byId("slide-map");
   const context = canvas.getContext("2d");
@@ -17,9 +17,10 @@ export function slideDialog({ page, use }) {
   const room = () => Math.min(MOST.width, surface.clientWidth || MOST.width);
   const scale = () => Math.min(room() / slide.width, MOST.height / slide.height); // CSS px for a px of the field
 
-  async function open() {
+  async function open(asked) {
     slides = await api("/api/paint/slides");
     choice.replaceChildren(...slides.map(({ title }, index) => new Option(title, index)));
+    choice.value = Math.max(0, slides.findIndex(({ slide_id: id }) => id === asked));
     openDialog(dialog);
     await show();
   }
@@ -92,7 +93,8 @@ export function slideDialog({ page, use }) {
   byId("slide-use").addEventListener("click", () => take(corner.x, corner.y, page.size()).catch(showError));
   byId("slide-whole").addEventListener("click", () => take(0, 0, page.fitted(slide)).catch(showError));
   byId("slide-cancel").addEventListener("click", () => dialog.close());
-  byId("from-slide").addEventListener("click", () => open().catch(showError));
+  byId("from-slide").addEventListener("click", () => open(slide?.slide_id).catch(showError));
+  return { open };
 }
 
 async function loaded(address) {

@@ -311,16 +311,15 @@ async function start() {
   layoutChanged();
   surface.frameAt({ x: layout.columns / 2, y: layout.rows / 2 });
   importDialog({ k, use: takeOver });
-  if (byId("from-slide")) slideDialog({ page, use: takeOver });
+  const slides = byId("from-slide") && slideDialog({ page, use: takeOver });
   ready = true;
   for (const id of ["preview", "go"]) byId(id).disabled = false;
   byId("surface").dataset.ready = "true";
   showExamples().catch(() => {}); // the palette serves without them
-  const asked = new URLSearchParams(location.search).get("layout");
-  if (asked) {
-    history.replaceState(null, "", `?k=${k}`);
-    await useLayout((await api(`/api/jobs/${asked}`)));
-  }
+  const query = new URLSearchParams(location.search);
+  history.replaceState(null, "", `?k=${k}${location.hash}`); // what the address asked for is done once
+  if (query.get("layout")) await useLayout(await api(`/api/jobs/${encodeURIComponent(query.get("layout"))}`));
+  if (query.get("slide") && slides) await slides.open(query.get("slide"));
 }
 
 let fields;
