@@ -263,6 +263,8 @@ def environment(day: Day) -> dict[str, str]:
     paths = [day.work / "site", HERE.parent / "src", HERE]
     kept = [path for path in (os.environ.get("PYTHONPATH"),) if path]
     caches = {"TORCHINDUCTOR_CACHE_DIR": str(day.work / "inductor"), "HISTOLOOM_CACHE": str(day.work / "cache")}
+    if (lpips := day.pack / "lpips").is_dir():
+        caches["HISTOLOOM_WEIGHTS"] = str(lpips)
     return os.environ | caches | {"PYTHONPATH": os.pathsep.join([*map(str, paths), *kept]), "HF_HUB_OFFLINE": "1"}
 
 

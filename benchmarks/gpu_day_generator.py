@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from histoloom.autoencoder.augment import DIHEDRAL, dihedral
 from histoloom.autoencoder.losses import VQGANLosses, perceptual_loss
+from histoloom.autoencoder.lpips import find_weights
 from histoloom.autoencoder.stage import make_objectives, make_task
 from histoloom.autoencoder.vqgan import Autoencoder, to_float
 from histoloom.clustering.clusterer import Architecture, Clusterer, build
@@ -72,7 +73,7 @@ TINY = (
     "patches.size=32",
     "patches.count=24",
     "autoencoder.channels=8",
-    "autoencoder.codes=16",
+    "autoencoder.adversarial.channels=8",
     "autoencoder.training.batch_size=4",
     "autoencoder.training.warmup_images=0",
     "autoencoder.training.phases.0.images=16",
@@ -128,8 +129,11 @@ class Fields:
 
 
 def configuration(day: Day) -> Config:
-    """The recipe."""
-    return configured("starter", day, *(TINY if day.tiny else SETTINGS))
+    """The recipe; where there are no weights for LPIPS, the perceptual loss that needs none."""
+    settings = TINY if day.tiny else SETTINGS
+    if find_weights("squeeze", download=False) is None:
+        settings = (*settings, "autoencoder.perceptual=pyramid", "autoencoder.perceptual_weight=0.5")
+    return configured("starter", day, *settings)
 
 
 # -- phase 4 -----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,10 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from histoloom.autoencoder.lpips import find_weights
+
+LPIPS_WEIGHTS = "lpips"
+"""folder of the pack with the weights of the perceptual loss"""
 NEEDED = ("diffusers", "accelerate", "safetensors", "pydantic", "PyYAML", "rich", "filelock", "psutil", "pillow")
 """what trainings and sampling import, besides PyTorch and NumPy"""
 OPTIONAL = ("openslide-bin", "openslide-python", "shapely")
@@ -55,6 +59,12 @@ def pack(folder: Path, *, fields: Path, weights: Path | None, present: Path | No
         (folder / "weights").mkdir()
         for part in parts:
             shutil.copy2(part, folder / "weights")
+    lpips = find_weights("squeeze", download=False)
+    if lpips is None:
+        print("no LPIPS weights here: the starter's autoencoder trains without; histoloom doctor --fetch brings them")
+    else:
+        (folder / LPIPS_WEIGHTS).mkdir()
+        shutil.copy2(lpips.path, folder / LPIPS_WEIGHTS)
     checkout = tracked_bytes()
     download(sorted(required(NEEDED) - has), folder / "wheels")
     optional = folder / "wheels-optional"
