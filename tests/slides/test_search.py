@@ -52,9 +52,10 @@ def names(*paths, **settings):
         ("config.yaml", "seed: 0\npreset: cpu\nslides:\n  paths: [x]\n"),
         ("artifact.json", '{"stage": "samples", "format": 2, "fingerprint": "0"}'),
         ("metadata.csv", "file_name,sample_id,k,cluster,tissue\n"),
+        ("field.json", '{"synthetic": true, "generator": "0", "size": [64, 64], "tissues": ["bone"]}'),
     ],
 )
-def test_runs_stages_and_samples_are_no_slides(tmp_path, save, marker, text):
+def test_runs_stages_samples_and_painted_fields_are_no_slides(tmp_path, save, marker, text):
     save("s/a.png")
     before = inventory_fingerprint(config(tmp_path / "s"))
     save("s/out/patches/thumbnails/a.png")
@@ -82,6 +83,7 @@ def test_other_files_of_these_names_hide_nothing(tmp_path, save):
     save("s/a.png")
     (tmp_path / "s/config.yaml").write_text("model: unet\nslides: 3\n", encoding="utf-8")
     (tmp_path / "s/artifact.json").write_text("[]", encoding="utf-8")
+    (tmp_path / "s/field.json").write_text("{}", encoding="utf-8")
     (tmp_path / "s/metadata.csv").write_text("file_name,label\n", encoding="utf-8")
     assert names(tmp_path / "s") == ["a.png"]
 

@@ -21,13 +21,16 @@ def png_text() -> PngInfo:
 
 
 def is_own_folder(folder: Path, *, names: Collection[str]) -> bool:
-    """Whether a folder, which holds files of these names, is a run, a stage of a run, or a folder of samples."""
+    """Whether a folder, which holds files of these names, is a run, a stage of one, of samples, or a painted field."""
     if "config.yaml" in names:  # a run, finished or new
         sections = {line.partition(b":")[0] for line in _first_bytes(folder / "config.yaml").splitlines()}
         return {b"seed", b"slides"} <= sections
     if "artifact.json" in names:
         text = _first_bytes(folder / "artifact.json")
         return b'"stage"' in text and b'"fingerprint"' in text
+    if "field.json" in names:
+        text = _first_bytes(folder / "field.json")
+        return b'"synthetic"' in text and b'"tissues"' in text
     if "metadata.csv" in names:
         columns = _first_bytes(folder / "metadata.csv").split(b"\n")[0].strip().split(b",")
         return columns[0] == b"file_name" and {b"k", b"cluster"} <= set(columns)
