@@ -25,12 +25,14 @@ from typer.testing import CliRunner
 from histoloom import Generator
 from histoloom.atlas.browse.drawn_layout import EMPTY, Grid, cell_of
 from histoloom.atlas.browse.slide_tissue import tissue_of_boxes
+from histoloom.atlas.jobs.field_job import FieldPlan, Preview, PreviewRequest, seconds_of_field
 from histoloom.atlas.jobs.job_log import JobLog
 from histoloom.atlas.jobs.queue import JobQueue, Superseded
 from histoloom.atlas.jobs.sample_runner import SampleRunner
 from histoloom.atlas.web.app import create_app, create_export_app
 from histoloom.atlas.web.security import Access
 from histoloom.cli.app import app as command_line
+from histoloom.config import SamplerConfig
 from histoloom.diffusion.painting.layout import NOTHING, Canvas, read_layout
 from histoloom.errors import UserError
 from histoloom.names import add_name
@@ -271,6 +273,20 @@ def test_a_newer_preview_takes_the_place_of_one_that_is_painted(tmp_path: Path) 
             last.result(60)
     with pytest.raises(UserError, match="is being closed"):
         queue.urgently("preview", lambda *_: None)
+
+
+def test_a_field_takes_longer_where_windows_have_more_tissues(painting_run: Path) -> None:
+    spec = Generator.load(painting_run).spec
+    student = SamplerConfig(method="student", steps=4, guidance=2.0)
+    guided = SamplerConfig(method="unipc", steps=4, guidance=2.0)
+    plain = FieldPlan(np.zeros((32, 32)), 4, (128, 128), student, 4)
+    assert plain.cost(spec) == 49 * 4.5
+    assert FieldPlan(plain.tissue_hw, 4, (128, 128), guided, 4).cost(spec) == 49 * 8.5
+    stripes = np.tile(np.arange(32) // 4, (32, 1))
+    assert 49 * 10 < FieldPlan(stripes, 4, (128, 128), student, 4).cost(spec) < 49 * 14
+    request = PreviewRequest(np.zeros((32, 32), int), ("bone",), K, 0, 8.0)
+    preview = Preview(np.zeros((32, 32, 3), np.uint8), student, 2.0)
+    assert seconds_of_field(plain, preview=preview, request=request, spec=spec) == 98
 
 
 def without_tissue() -> dict[str, Any]:

@@ -150,7 +150,7 @@ class LayoutFileContent:
             if not least <= min(width, height) <= max(width, height) <= most:
                 raise UserError(
                     f"the layout covers {width:,} x {height:,} px; a field has from {least:,} to {most:,} px a side "
-                    "here: check the um/px of the file"
+                    "here: check the um/px of the file, or give a part of it"
                 )
             canvas = Canvas.of((width, height), factor=factor, mpp=field_mpp, window=factor)
             layout = read_layout(file, canvas, mpp=self.mpp)

@@ -23,6 +23,8 @@ QUICK_STEPS = 6
 """evaluations of a preview by a generator without a student"""
 DECODING = 0.5
 """about how long decoding takes, in evaluations of the network"""
+SOME_WINDOWS = 12
+"""along each side, of which tissues are counted"""
 
 
 @dataclass(frozen=True)
@@ -99,17 +101,34 @@ def size_on_disk(size: tuple[int, int], *, spec: GeneratorSpec, evaluations: int
     return round(pixels * (4 + 4 + 1) + latents * channels * evaluations * 4)
 
 
-def seconds_of_field(
-    preview: Preview, *, size: tuple[int, int], sampler: SamplerConfig, evaluations: int, spec: GeneratorSpec
-) -> float:
-    """About how long a field of (width, height) px takes, from how long a preview took."""
+@dataclass(frozen=True)
+class FieldPlan:
+    """What the time of a field depends on: its map of tissues, h x w cells of ``cell`` px, its size and its sampler."""
 
-    def cost(width: int, height: int, *, of: SamplerConfig, evaluations: int) -> float:
-        factor = spec.size // spec.shape[1]
-        windows = (len(window_starts(side // factor, side=spec.shape[1])) for side in (width, height))
-        passes = 1 if of.method == STUDENT or of.guidance in (0.0, 1.0) else 2
-        return math.prod(windows) * (evaluations * passes + DECODING)
+    tissue_hw: np.ndarray
+    cell: int
+    size: tuple[int, int]
+    sampler: SamplerConfig
+    evaluations: int
 
+    def cost(self, spec: GeneratorSpec) -> float:
+        """About how much there is to do, in evaluations of the network for one window."""
+        factor, side = spec.size // spec.shape[1], spec.shape[1]
+        windows = math.prod(len(window_starts(length // factor, side=side)) for length in self.size)
+        passes = 1 if self.sampler.method == STUDENT or self.sampler.guidance in (0.0, 1.0) else 2
+        tissues = tissues_of_window(self.tissue_hw, window=-(-spec.size // self.cell))
+        return windows * (self.evaluations * passes * tissues + DECODING)
+
+
+def tissues_of_window(tissue_hw: np.ndarray, *, window: int) -> float:
+    """How many tissues a window of ``window`` x ``window`` places has, the mean of some."""
+    tops, lefts = (np.linspace(0, max(0, length - window), SOME_WINDOWS).astype(int) for length in tissue_hw.shape)
+    return float(np.mean([len(np.unique(tissue_hw[y : y + window, x : x + window])) for y in tops for x in lefts]))
+
+
+def seconds_of_field(field: FieldPlan, *, preview: Preview, request: PreviewRequest, spec: GeneratorSpec) -> float:
+    """About how long a field takes, from how long a preview of it took."""
     height, width = preview.image.shape[:2]
-    of_preview = cost(width, height, of=preview.sampler, evaluations=preview.sampler.steps)
-    return preview.seconds * cost(*size, of=sampler, evaluations=evaluations) / of_preview
+    steps = preview.sampler.steps
+    of_preview = FieldPlan(request.labels_HW, 1, (width, height), preview.sampler, steps)
+    return preview.seconds * field.cost(spec) / of_preview.cost(spec)

@@ -282,10 +282,11 @@ def layout_of_file(
 @router.post("/api/paint/preview", tags=["paint"])
 def preview(view: AnyView, queue: Queue, new: NewPreview) -> PaintedPreview:
     """Paint a small field within seconds; another request for a preview ends this one."""
-    from histoloom.atlas.jobs.field_job import PreviewRequest, seconds_of_field  # loads torch
+    from histoloom.atlas.jobs.field_job import FieldPlan, PreviewRequest, seconds_of_field  # loads torch
 
     request, spec, field = checked(view, new), generator_spec(view), field_spec(new)
     plan = queue.plan_field(request, field)
+    planned = FieldPlan(new.layout.layout().tissue_hw, new.layout.cell, field.size, plan.sampler, plan.evaluations)
     labels_HW, names = new.layout.preview(part=new.part, patch=spec.size)
     assert request.k is not None, "checked"
     small = PreviewRequest(labels_HW, names, request.k, new.seed, new.softness)
@@ -301,9 +302,7 @@ def preview(view: AnyView, queue: Queue, new: NewPreview) -> PaintedPreview:
         method=painted.sampler.method,
         steps=painted.sampler.steps,
         seconds=painted.seconds,
-        field_seconds=seconds_of_field(
-            painted, size=field.size, sampler=plan.sampler, evaluations=plan.evaluations, spec=spec
-        ),
+        field_seconds=seconds_of_field(planned, preview=painted, request=small, spec=spec),
     )
 
 
