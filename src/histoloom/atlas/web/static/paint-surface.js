@@ -32,6 +32,7 @@ export class Surface {
     this.down = false; // whether the keyboard's brush is on the layout
     this.dragged = null; // the last place of the pointer that is held down, in cells
     this.frame = { x: 0, y: 0 }; // the upper left px of the preview
+    this.preview = null; // {image, x, y, width, height} in px of the field, while it is shown on the layout
     this.requested = false;
     new ResizeObserver(() => this.resize()).observe(surface.parentElement);
     addEventListener("resize", () => this.resize());
@@ -94,6 +95,16 @@ export class Surface {
     context.imageSmoothingEnabled = false;
     context.drawImage(this.grid, 0, 0, layout.columns * scale, layout.rows * scale);
 
+    if (this.preview) {
+      const { image, x, y, width, height } = this.preview;
+      context.imageSmoothingEnabled = true;
+      context.drawImage(image, x * px, y * px, width * px, height * px);
+      const ratio = devicePixelRatio;
+      context.fillStyle = "rgb(16 20 26 / .72)";
+      context.fillRect(x * px + 6 * ratio, y * px + 6 * ratio, 62 * ratio, 19 * ratio);
+      Object.assign(context, { fillStyle: "#ffffff", font: `${12 * ratio}px system-ui, sans-serif` });
+      context.fillText("synthetic", x * px + 11 * ratio, y * px + 20 * ratio, 52 * ratio);
+    }
     const twice = (path, dashed = false) => {
       for (const [style, width] of [["#ffffff", 4], ["#101418", 2]]) {
         Object.assign(context, { strokeStyle: style, lineWidth: width * devicePixelRatio });
@@ -175,7 +186,10 @@ export class Surface {
     });
     surface.addEventListener("dblclick", () => this.tool === "polygon" && this.closePolygon());
     surface.addEventListener("focus", () => this.redraw());
-    surface.addEventListener("blur", () => this.giveUp());
+    surface.addEventListener("blur", () => {
+      this.down = false; // what the keys do elsewhere must not draw
+      this.redraw();
+    });
     surface.addEventListener("keydown", (event) => this.key(event));
   }
 
@@ -220,11 +234,6 @@ export class Surface {
 
   key(event) {
     const letter = event.key.toLowerCase();
-    if ((event.ctrlKey || event.metaKey) && ["z", "y"].includes(letter)) {
-      letter === "y" || event.shiftKey ? this.layout.redo() : this.layout.undo();
-      event.preventDefault();
-      return;
-    }
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     if (moves[event.key]) this.moveCursor(moves[event.key], event.shiftKey ? 10 : 1);

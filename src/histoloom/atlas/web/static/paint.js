@@ -23,6 +23,7 @@ let layout;
 let surface;
 let value = 0; // the tissue that is drawn, a place in the palette
 let part = "whole"; // what is previewed: whole, frame
+let previewed = null; // the place of the last preview, {x, y, width, height} in px of the field
 let ready = false; // whether the form is as it was left: not before is anything kept
 
 const names = () => options.tissues.map(({ name }) => name);
@@ -117,6 +118,7 @@ function layoutChanged() {
   byId("height").value = layout.height;
   const [width, height] = [layout.width, layout.height].map((px) => count(px * options.mpp));
   byId("size-hint").textContent = `${width} × ${height} µm at ${Number(options.mpp.toPrecision(3))} µm/px. One cell of the layout: ${count(layout.cell * options.mpp)} µm.`;
+  showOnLayout(false); // whoever draws wants to see the layout
   showBrush();
   showPart();
   surface.changed();
@@ -219,7 +221,8 @@ async function send(button, slowText, request) {
 }
 
 async function preview() {
-  const body = { ...requestBody(), part: part === "frame" ? [surface.frame.x, surface.frame.y] : null };
+  const place = part === "frame" ? { ...surface.frame, ...frameSize() } : { x: 0, y: 0, ...page.size() };
+  const body = { ...requestBody(), part: part === "frame" ? [place.x, place.y] : null };
   const shown = await send(byId("preview"), "Painting the preview …", () => api("/api/paint/preview", { body }));
   if (!shown) return;
   byId("preview-picture").src = shown.src;
@@ -227,7 +230,16 @@ async function preview() {
   const how = `${shown.method}, ${shown.steps} steps, ${duration(shown.seconds)}`;
   byId("preview-caption").textContent = `Synthetic, not for diagnosis. ${how}. The whole field: about ${duration(shown.field_seconds)}.`;
   byId("preview-figure").hidden = false;
+  previewed = place;
+  showOnLayout(false);
   announce(`The preview is there. The whole field takes about ${duration(shown.field_seconds)}`);
+}
+
+/** Show the preview in its place on the layout, or the layout alone. */
+function showOnLayout(shown) {
+  byId("on-layout").checked = shown;
+  surface.preview = shown ? { image: byId("preview-picture"), ...previewed } : null;
+  surface.redraw();
 }
 
 async function submit(event) {
@@ -276,6 +288,16 @@ function resized() {
   else layoutChanged();
 }
 
+/** Ctrl+Z and Ctrl+Y undo and redo wherever no text is written. */
+function undoKeys(event) {
+  const letter = event.key.toLowerCase();
+  const writes = event.target.matches("textarea, select, input:not([type=radio], [type=range], [type=checkbox])");
+  if (!(event.ctrlKey || event.metaKey) || !["z", "y"].includes(letter) || writes || document.querySelector("dialog[open]")) return;
+  event.preventDefault();
+  if (letter === "y" || event.shiftKey) layout.redo();
+  else layout.undo();
+}
+
 function addListeners() {
   for (const button of document.querySelectorAll("button[data-tool]")) button.addEventListener("click", () => surface.setTool(button.dataset.tool));
   for (const button of form.querySelectorAll("[data-part]")) button.addEventListener("click", () => setPart(button.dataset.part));
@@ -291,6 +313,8 @@ function addListeners() {
   byId("preview").addEventListener("click", () => preview().catch(showError));
   byId("enlarge-preview").addEventListener("click", () => enlarge([{ src: byId("preview-picture").src, text: byId("preview-picture").alt, facts: [["Synthetic", byId("preview-caption").textContent]] }], 0));
   byId("save").addEventListener("click", () => save().catch(showError));
+  byId("on-layout").addEventListener("change", () => showOnLayout(byId("on-layout").checked));
+  document.addEventListener("keydown", undoKeys);
   form.addEventListener("change", keep);
   form.addEventListener("submit", (event) => submit(event).catch(showError));
   addEventListener("pagehide", () => ready && keepNow());
