@@ -23,10 +23,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from painted_fields import at_middles, cropped, map_of
+import tifffile
 from PIL import Image
 
-from histoloom.atlas.maps.tissue_map import CLASSIFIER_STAGES, load_classifier
+from histoloom.atlas.maps.tissue_map import CLASSIFIER_STAGES, SlideMap, classify_slide, load_classifier
+from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.diffusion.generation.generator import Generator
 from histoloom.diffusion.painting.job import PaintSettings, paint_file
@@ -49,6 +50,33 @@ def true_tissues(run: Run, *, k: int, slides: Mapping[str, Path]) -> np.ndarray:
         row_N, column_N = (((part[axis] + part["extent"] / 2) * scale).astype(int) for axis in ("y", "x"))
         np.add.at(votes_KT, (labels_N[part.index], truth.class_hw[row_N, column_N]), 1)
     return votes_KT.argmax(axis=1)
+
+
+def upper_left(path: Path, out: Path, *, side: int) -> np.ndarray:
+    """Write the upper left part of a slide as a slide of its own; returns the same part of its true map."""
+    truth = TissueMap.load(path)
+    assert truth is not None, f"{path} has a true map"
+    with open_slide(path) as slide:
+        mpp, (width, height) = slide.mpp or 1.0, slide.dimensions
+        pixels = slide.pixels(0, 0, level=0, width=side, height=side)
+    tifffile.imwrite(
+        out, pixels, tile=(256, 256), photometric="rgb", resolution=(1e4 / mpp,) * 2, resolutionunit="CENTIMETER"
+    )
+    rows, columns = (round(n * side / whole) for n, whole in zip(truth.class_hw.shape, (height, width), strict=True))
+    return truth.class_hw[:rows, :columns]
+
+
+def mapped(path: Path, run: Run, classifier: Classifier) -> SlideMap:
+    """A slide's map by the run's clusterer."""
+    config = run.config
+    return classify_slide(
+        path,
+        classify=classifier.labels,
+        surroundings=classifier.features.with_surroundings,
+        size=config.patches.size,
+        mpp=config.patches.mpp,
+        limit=config.report.map_patches,
+    )
 
 
 def iou(one_N: np.ndarray, other_N: np.ndarray) -> dict[int, float]:
@@ -94,11 +122,12 @@ def main() -> None:
     titles = ["slide", "painted", "IoU", "cells", "capsule found", "capsule IoU", "truth, cells", "truth, capsule IoU"]
     print(f"| {' | '.join([*titles, 'CPU s'])} |\n|{'---|' * (len(titles) + 1)}", flush=True)
     for name in arguments.slides:
-        part = cropped(slides[name], out / f"{name}.tif", side=arguments.crop)
-        real, truth = map_of(part, run, classifier), TissueMap.load(part)
-        assert truth is not None, "cut out with the slide"
+        part, layout = out / f"{name}.tif", out / f"{name}.png"
+        truth_hw = upper_left(slides[name], part, side=arguments.crop)
+        real = mapped(part, run, classifier)
         rows = len(np.unique(real.boxes_N4[:, 1]))
-        layout, truth_N = out / f"{name}.png", at_middles(truth.class_hw, real)
+        middle_N2 = (real.boxes_N4[:, :2] + real.boxes_N4[:, 2:]) / 2 / arguments.crop * truth_hw.shape[0]
+        truth_N = truth_hw[middle_N2[:, 1].astype(int), middle_N2[:, 0].astype(int)]
         Image.fromarray(real.labels[k].reshape(rows, -1).astype(np.uint8)).save(layout)
         legend = {str(cluster): str(cluster) for cluster in range(k)}
         layout.with_suffix(".json").write_text(json.dumps(legend), encoding="utf-8")
@@ -116,7 +145,7 @@ def main() -> None:
                 size_px=(arguments.crop, arguments.crop),
             )
             seconds = time.process_time() - start
-            seen_N = tissue_K[map_of(field, run, classifier).labels[k]]
+            seen_N = tissue_K[mapped(field, run, classifier).labels[k]]
             print(f"| {name} | {way} | {' | '.join(cells(asked_N, seen_N, truth_N, seconds=seconds))} |", flush=True)
 
 

@@ -284,6 +284,8 @@ def test_a_field_takes_longer_where_windows_have_more_tissues(painting_run: Path
     assert FieldPlan(plain.tissue_hw, 4, (128, 128), guided, 4).cost(spec) == 49 * 8.5
     stripes = np.tile(np.arange(32) // 4, (32, 1))
     assert 49 * 10 < FieldPlan(stripes, 4, (128, 128), student, 4).cost(spec) < 49 * 14
+    with_maps = spec.model_copy(update={"diffusion": spec.diffusion.model_copy(update={"condition_maps": True})})
+    assert FieldPlan(stripes, 4, (128, 128), student, 4).cost(with_maps) == 49 * 4.5, "a window is evaluated once"
     request = PreviewRequest(np.zeros((32, 32), int), ("bone",), K, 0, 8.0)
     preview = Preview(np.zeros((32, 32, 3), np.uint8), student, 2.0)
     assert seconds_of_field(plain, preview=preview, request=request, spec=spec) == 98

@@ -116,7 +116,8 @@ class FieldPlan:
         factor, side = spec.size // spec.shape[1], spec.shape[1]
         windows = math.prod(len(window_starts(length // factor, side=side)) for length in self.size)
         passes = 1 if self.sampler.method == STUDENT or self.sampler.guidance in (0.0, 1.0) else 2
-        tissues = tissues_of_window(self.tissue_hw, window=-(-spec.size // self.cell))
+        maps = spec.diffusion.condition_maps  # then a window is evaluated once, whatever it shows
+        tissues = 1.0 if maps else tissues_of_window(self.tissue_hw, window=-(-spec.size // self.cell))
         return windows * (self.evaluations * passes * tissues + DECODING)
 
 
