@@ -1,19 +1,22 @@
-"""Painted fields of a run: do they show what the layout asked for, and can the windows be told?
+"""Painted fields of a run: do they show what the layout asks for, do windows show, does texture repeat?
 
-    python benchmarks/painted_fields.py RUN --out FOLDER --slides 2 --method unipc
+    python benchmarks/painted_fields.py RUN --out FOLDER --per-slide 2 --crop 512 --steps 10
 
-For some slides of the run: the run's own clusterer maps the slide, the map is the layout of a field of the same size,
-and the clusterer maps the field.
+Round trip: slide -> map -> painted field -> map. Parts are cut at random places of the run's slides. The run's own
+clusterer maps a part, this map is the layout of a field of the same size, each with a seed of its own, and both are
+mapped again.
 
-- **Agreement with the layout**: intersection over union (IoU) of each tissue on the grid of the map. Its floor is the
-  clusterer's agreement with itself on the real slide when the grid is moved by half a cell. Where the slides have true
-  maps (the demo), also the agreement of the slide's and of the field's map with the truth, each cluster counted as the
-  true tissue that most of its cells on all slides have; these labels serve this comparison alone.
+- **Agreement with the layout**: intersection over union (IoU) by tissue on the grid of the map, over all fields, by two
+  networks: the run's clusterer, and an independent classifier that was trained on the pixels of the run's training
+  patches. Floors: the clusterer's agreement with itself when the grid on the real part moves by half a cell, and the
+  independent classifier's map of the real part. Clusters with the same name are one tissue. Where slides have true maps
+  (the demo) each cluster counts as the true tissue that most of its cells show, as an expert would name it; these
+  labels serve this comparison alone.
 - **Seams**: the mean absolute difference of neighbouring pixels across lines where windows begin, and across all other
   multiples of the autoencoder's factor, in grey levels; and the p of a test that shuffles which lines are which.
-- **Repetition**: the highest autocorrelation of the field's grey values beyond one patch, beside that of the slide.
+- **Repetition**: the highest autocorrelation of grey values beyond one patch, in the field and in the real part.
 
-Patches of random places go to ``FOLDER/patches``, for ``histoloom evaluate`` and ``histoloom audit``. Prints Markdown.
+Intervals hold 95 % when fields are drawn again. A run that was stopped continues. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -25,23 +28,38 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from painted_tools import (
+    Part,
+    at_middles,
+    confusions,
+    cut_part,
+    iou,
+    map_of,
+    mean_interval,
+    mean_iou,
+    parts_in,
+    slides_of,
+    with_interval,
+    write_flat,
+)
 from PIL import Image
 
-from histoloom.atlas.maps.tissue_map import CLASSIFIER_STAGES, SlideMap, classify_slide, load_classifier
-from histoloom.clustering.classifier import Classifier
-from histoloom.clustering.results import Decision
+from histoloom.atlas.maps.tissue_map import CLASSIFIER_STAGES, Classify, SlideMap, load_classifier
+from histoloom.clustering.clustering_set import Clustering
 from histoloom.diffusion.generation.generator import Generator
 from histoloom.diffusion.generation.request import Request
 from histoloom.diffusion.generation.run_request import sampler_of
 from histoloom.diffusion.painting.field import window_starts
 from histoloom.diffusion.painting.job import PaintSettings, paint_file
+from histoloom.evaluation.cluster_classifier import LabelledSet, predict_clusters, train_classifier
+from histoloom.evaluation.images import ImageRows
 from histoloom.names import clusters_of_tissue
 from histoloom.run.directory import Run
+from histoloom.slides.patch_set import PatchSet
 from histoloom.slides.procedural.slides import TissueMap
 from histoloom.slides.readers.open import open_slide
 
 SHUFFLES = 2000
-PATCHES = 100  # of each field
 
 
 @dataclass(frozen=True)
@@ -53,16 +71,8 @@ class Seams:
     p: float
 
 
-def iou(one_N: np.ndarray, other_N: np.ndarray) -> dict[int, float]:
-    """Intersection over union of each value, over cells that both have."""
-    values = np.union1d(one_N, other_N)
-    return {
-        int(v): float(((one_N == v) & (other_N == v)).sum() / ((one_N == v) | (other_N == v)).sum()) for v in values
-    }
-
-
 def seams(grey_HW: np.ndarray, *, side: int, factor: int, rng: np.random.Generator) -> Seams:
-    """Differences across vertical and horizontal lines of the latent grid, standardised by what lies beside them."""
+    """Differences across vertical and horizontal lines of the latent grid."""
     scores, border = [], []
     for grey in (grey_HW, grey_HW.T):
         steps_L = np.abs(np.diff(grey.astype(np.float32), axis=1)).mean(axis=0)
@@ -96,143 +106,184 @@ def repetition(grey_HW: np.ndarray, *, side: int) -> float:
     return float(correlation[far].max())
 
 
-def map_of(path: Path, run: Run, classifier: Classifier) -> SlideMap:
+def independent_classifier(run: Run, *, images: int, out: Path) -> Classify:
+    """A network that was trained to tell the run's clusters from the pixels of its training patches."""
     config = run.config
-    return classify_slide(
-        path,
-        classify=classifier.labels,
-        surroundings=classifier.features.with_surroundings,
-        size=config.patches.size,
-        mpp=config.patches.mpp,
-        limit=config.report.map_patches,
+    clustering, patches = Clustering.open(run.folder("clusters")), PatchSet.open(run.folder("patches"))
+    k, rows = clustering.chosen, patches.rows("train")
+    labels_N = clustering.labels_of(patches.folder / "index.parquet")[k]
+    assert config.evaluation.cluster_classifier is not None, "the run's evaluation has a cluster classifier"
+    settings = config.evaluation.cluster_classifier
+    phase = settings.training.phases[0].model_copy(update={"images": images, "epochs": None})
+    classifier = train_classifier(
+        LabelledSet(labels_N[rows], ImageRows(patches.images, rows).read),
+        name="real",
+        config=settings.model_copy(update={"training": settings.training.model_copy(update={"phases": (phase,)})}),
+        clusters=k,
+        runtime=config.runtime,
+        seed=config.seed,
+        out=out,
+    ).eval()
+
+    def classify(patches_NHW3: np.ndarray, _: np.ndarray | None) -> dict[int, np.ndarray]:
+        read = patches_NHW3.__getitem__
+        return {k: predict_clusters(classifier, read, n=len(patches_NHW3), runtime=config.runtime)}
+
+    held_out = patches.rows("holdout")
+    right = classify(patches.images(held_out), None)[k] == labels_N[held_out]
+    print(f"the independent classifier recognises {right.mean():.0%} of {len(right)} held-out patches\n", flush=True)
+    return classify
+
+
+@dataclass(frozen=True)
+class Mappers:
+    """The networks that map a slide: the run's clusterer and the independent classifier."""
+
+    run: Run
+    clusterer: Classify
+    surroundings: bool
+    independent: Classify
+
+    def by_clusterer(self, path: Path) -> SlideMap:
+        """The map of ``histoloom map``."""
+        return map_of(path, self.run, self.clusterer, surroundings=self.surroundings)
+
+    def by_independent(self, path: Path) -> SlideMap:
+        """The map of the independent classifier, on the same grid."""
+        return map_of(path, self.run, self.independent, surroundings=False)
+
+
+def round_trip(part: Part, mappers: Mappers, generator: Generator, settings: PaintSettings) -> None:
+    """Map a part, paint its map, and map the field; writes ``part.cells``."""
+    config, k = mappers.run.config, settings.k
+    assert k is not None, "the caller has set it"
+    real = mappers.by_clusterer(part.slide)
+    grid = [len(np.unique(real.boxes_N4[:, side])) for side in (1, 0)]
+    layout_hw = real.labels[k].reshape(grid).astype(np.uint8)
+    Image.fromarray(layout_hw).save(part.layout)
+    legend = {str(cluster): str(cluster) for cluster in range(k)}
+    part.layout.with_suffix(".json").write_text(json.dumps(legend), encoding="utf-8")
+
+    with open_slide(part.slide) as slide:
+        mpp = slide.mpp or config.patches.mpp
+        width, height = (round(side * mpp / config.patches.mpp) for side in real.dimensions)
+        whole = slide.read(0, 0, extent=max(slide.dimensions), size=max(width, height))[:height, :width]
+    paint_file(generator, part.layout, out=part.field.parent, settings=settings, size_px=(width, height))
+
+    # The same part, read half a cell further: what the clusterer agrees with itself.
+    half = config.patches.size // 2
+    moved_file = part.slide.with_suffix(".moved.tiff")
+    write_flat(moved_file, whole[half:, half:], mpp=config.patches.mpp)
+    moved = mappers.by_clusterer(moved_file)
+    moved_file.unlink()
+    shifted = SlideMap(moved.boxes_N4 + half, moved.labels, (width, height), moved.thumbnail)
+
+    seen = mappers.by_clusterer(part.field)
+    truth = TissueMap.load(part.slide)
+    np.savez(
+        part.cells,
+        layout=at_middles(layout_hw, seen),
+        clusterer_field=seen.labels[k],
+        independent_field=mappers.by_independent(part.field).labels[k],
+        independent_real=mappers.by_independent(part.slide).labels[k],
+        own=at_middles(layout_hw, shifted),
+        moved=moved.labels[k],
+        truth=np.empty(0) if truth is None else at_middles(truth.class_hw, real),
     )
 
 
-def write_flat(path: Path, pixels_HW3: np.ndarray, *, mpp: float) -> None:
-    """A tiled TIFF of one level that says its um/px."""
-    tifffile.imwrite(
-        path,
-        np.ascontiguousarray(pixels_HW3),
-        tile=(256, 256),
-        photometric="rgb",
-        compression="zlib",
-        resolution=(1e4 / mpp,) * 2,
-        resolutionunit="CENTIMETER",
-    )
+def print_agreement(parts: list[Part], generator: Generator, *, k: int, seed: int) -> None:
+    """Agreement with the layout, and with true maps where there are any, by tissue."""
+    rng = np.random.default_rng(seed)
+    cells = [dict(np.load(part.cells)) for part in parts]
+    truth = TissueMap.load(parts[0].slide)
+    if truth is None:
+        names = [generator.labels(k)[cluster].name for cluster in range(k)]
+        place_K = np.array([min(clusters_of_tissue(dict(enumerate(names)), name, k=k)) for name in names])
+    else:
+        layout_N, truth_N = (np.concatenate([one[name] for one in cells]) for name in ("layout", "truth"))
+        votes_KT = np.zeros((k, len(truth.classes)), int)
+        np.add.at(votes_KT, (layout_N, truth_N), 1)
+        place_K, names = votes_KT.argmax(axis=1), list(truth.classes)
+        print("clusters as tissues: " + ", ".join(f"{c} {names[place]}" for c, place in enumerate(place_K)) + "\n")
 
+    def counts(asked: str, seen: str) -> np.ndarray:
+        pairs = [(one[asked] if asked == "truth" else place_K[one[asked]], place_K[one[seen]]) for one in cells]
+        return confusions(pairs, tissues=len(names))
 
-def cropped(path: Path, out: Path, *, side: int) -> Path:
-    """The upper left part of a slide, and of its true map, as a slide of its own."""
-    with open_slide(path) as slide:
-        mpp, (width, height) = slide.mpp or 1.0, slide.dimensions
-        pixels = slide.pixels(0, 0, level=0, width=min(side, width), height=min(side, height))
-    write_flat(out, pixels, mpp=mpp)
-    truth = TissueMap.load(path)
+    columns = {
+        "field, by the clusterer": counts("layout", "clusterer_field"),
+        "floor: real, grid moved": counts("own", "moved"),
+        "field, by the independent classifier": counts("layout", "independent_field"),
+        "floor: real, by the independent classifier": counts("layout", "independent_real"),
+    }
     if truth is not None:
-        rows, columns = (
-            round(part * side / whole) for part, whole in zip(truth.class_hw.shape, (height, width), strict=True)
+        columns |= {
+            "truth: real, by the clusterer": counts("truth", "layout"),
+            "truth: field, by the clusterer": counts("truth", "clusterer_field"),
+            "truth: real, by the independent classifier": counts("truth", "independent_real"),
+            "truth: field, by the independent classifier": counts("truth", "independent_field"),
+        }
+    print(f"| IoU | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
+    ious = [iou(one.sum(axis=0)) for one in columns.values()]
+    for place, name in enumerate(names):
+        if not all(np.isnan(values[place]) for values in ious):
+            print(f"| {name} | {' | '.join(f'{values[place]:.2f}' for values in ious)} |")
+    print(f"| mean | {' | '.join(with_interval(mean_iou(one, rng=rng)) for one in columns.values())} |")
+    right = [one.trace(axis1=1, axis2=2).sum() / one.sum() for one in columns.values()]
+    print(f"| cells that agree | {' | '.join(f'{value:.2f}' for value in right)} |\n")
+
+
+def print_texture(parts: list[Part], generator: Generator, *, seed: int) -> None:
+    """Seams and repetition of each field, and their means."""
+    rng, size = np.random.default_rng(seed), generator.spec.size
+    side, factor = generator.spec.shape[1], generator.spec.size // generator.spec.shape[1]
+    print("| field | across window borders / elsewhere (p) | autocorrelation, field | real part |\n|---|---|---|---|")
+    rows = []
+    for part in parts:
+        grey, grey_real = (tifffile.imread(path).astype(np.float32).mean(axis=2) for path in (part.field, part.slide))
+        at = seams(grey, side=side, factor=factor, rng=rng)
+        repeated, repeated_real = repetition(grey, side=size), repetition(grey_real, side=size)
+        rows.append((at.at_borders - at.elsewhere, at.p < 0.05, repeated, repeated_real, repeated - repeated_real))
+        print(
+            f"| {part.name} | {at.at_borders:.2f} / {at.elsewhere:.2f} ({at.p:.2f}) | {repeated:.2f} | "
+            f"{repeated_real:.2f} |"
         )
-        TissueMap(truth.class_hw[:rows, :columns], truth.classes).save(out)
-    return out
-
-
-def at_middles(values_hw: np.ndarray, slide_map: SlideMap) -> np.ndarray:
-    """The value at the middle of each cell, from a map of the whole slide at any scale."""
-    middle_N2 = (slide_map.boxes_N4[:, :2] + slide_map.boxes_N4[:, 2:]) / 2
-    width, height = slide_map.dimensions
-    rows = (middle_N2[:, 1] / height * values_hw.shape[0]).astype(int)
-    columns = (middle_N2[:, 0] / width * values_hw.shape[1]).astype(int)
-    return np.asarray(values_hw[rows, columns])
+    difference, low_p, *repeated_F, more = np.array(rows, float).T
+    means = [with_interval(mean_interval(values, rng=rng)) for values in (difference, *repeated_F, more)]
+    print(f"| mean | difference {means[0]}, {int(low_p.sum())} of {len(rows)} p below 0.05 | {means[1]} | {means[2]} |")
+    print(f"\nautocorrelation, field minus real part: {means[3]}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--slides", type=int, default=2)
+    parser.add_argument("--per-slide", type=int, default=2, help="parts of each slide")
+    parser.add_argument("--crop", type=int, default=512, help="side of a part, px of level 0")
     parser.add_argument("--method")
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--crop", type=int, help="take the upper left part of each slide, px of level 0")
+    parser.add_argument("--classifier-images", type=int, default=20_000, help="images the classifier is trained on")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    run, rng = Run.open(arguments.run), np.random.default_rng(arguments.seed)
-    generator, config = Generator.load(arguments.run), run.config
-    k = Decision.load(run.folder("clusters")).k
-    tissue_of = {c: min(clusters_of_tissue(run.path, str(c), k=k)) for c in range(k)}
-    classifier = load_classifier(config, {stage: run.require(stage) for stage in CLASSIFIER_STAGES})
+    run, out = Run.open(arguments.run), arguments.out
+    generator, k = Generator.load(arguments.run), Clustering.open(run.folder("clusters")).chosen
     sampler = sampler_of(Request(n=1, method=arguments.method, steps=arguments.steps, guidance=None), generator)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "patches").mkdir(exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    own = load_classifier(run.config, {stage: run.require(stage) for stage in CLASSIFIER_STAGES})
+    independent = independent_classifier(run, images=arguments.classifier_images, out=out / "classifier")
+    mappers = Mappers(run, own.labels, own.features.with_surroundings, independent)
 
-    slides = [Path(path) for place in config.slides.paths for path in sorted(Path(place).glob("*.tif"))]
-    titles = ["slide", "IoU, layout and map of the field", "floor", "agreement", "floor"]
-    titles += ["seams: border / elsewhere (p)", "repetition, field / slide"]
-    print(f"| {' | '.join(titles)} |")
-    print("|---|---|---|---|---|---|---|")
-    for path in slides[: arguments.slides]:
-        if arguments.crop:
-            path = cropped(path, arguments.out / f"{path.stem}-part.tif", side=arguments.crop)
-        real = map_of(path, run, classifier)
-        labels_N = np.vectorize(tissue_of.get)(real.labels[k])
-        grid = [len(np.unique(real.boxes_N4[:, side])) for side in (1, 0)]
-        layout = arguments.out / f"{path.stem}.png"
-        Image.fromarray(labels_N.reshape(grid).astype(np.uint8)).save(layout)
-        layout.with_suffix(".json").write_text(json.dumps({str(c): str(c) for c in range(k)}), encoding="utf-8")
-        with open_slide(path) as slide:
-            mpp = slide.mpp or config.patches.mpp
-        size = tuple(round(side * mpp / config.patches.mpp) for side in real.dimensions)
-        field = paint_file(
-            generator,
-            layout,
-            out=arguments.out / f"{path.stem}-field",
-            settings=PaintSettings(seed=arguments.seed, k=k, sampler=sampler),
-            size_px=(size[0], size[1]),
-        )
-        pixels = tifffile.imread(field)
-        seen = map_of(field, run, classifier)
-        seen_N = np.vectorize(tissue_of.get)(seen.labels[k])
-        asked_N = at_middles(labels_N.reshape(grid), seen)
-        # The same slide, read half a cell further: what the clusterer agrees with itself.
-        with open_slide(path) as slide:
-            whole = slide.read(0, 0, extent=max(slide.dimensions), size=max(size))[: size[1], : size[0]]
-        half = config.patches.size // 2
-        moved_file = arguments.out / f"{path.stem}-moved.tif"
-        write_flat(moved_file, whole[half:, half:], mpp=config.patches.mpp)
-        moved = map_of(moved_file, run, classifier)
-        moved_N = np.vectorize(tissue_of.get)(moved.labels[k])
-        shifted = SlideMap(moved.boxes_N4 + half, moved.labels, (size[0], size[1]), moved.thumbnail)
-        own_N = at_middles(labels_N.reshape(grid), shifted)
-        grey, grey_real = (image.astype(np.float32).mean(axis=2) for image in (pixels, whole))
-        side, factor = generator.spec.shape[1], generator.spec.size // generator.spec.shape[1]
-        at = seams(grey, side=side, factor=factor, rng=rng)
-        cells = [
-            path.stem,
-            f"{np.mean(list(iou(asked_N, seen_N).values())):.2f}",
-            f"{np.mean(list(iou(own_N, moved_N).values())):.2f}",
-            f"{(asked_N == seen_N).mean():.2f}",
-            f"{(own_N == moved_N).mean():.2f}",
-            f"{at.at_borders:.2f} / {at.elsewhere:.2f} ({at.p:.3f})",
-            f"{repetition(grey, side=config.patches.size):.2f} / {repetition(grey_real, side=config.patches.size):.2f}",
-        ]
-        print(f"| {' | '.join(cells)} |", flush=True)
-        truth = TissueMap.load(path)
-        if truth is not None:
-            true_N = at_middles(truth.class_hw, real)
-            kind_of = {c: int(np.bincount(true_N[labels_N == c]).argmax()) for c in np.unique(labels_N)}
-            by_real = np.vectorize(kind_of.get)(labels_N)
-            true_seen_N = at_middles(truth.class_hw, seen)
-            by_field = np.array([kind_of.get(int(c), -1) for c in seen_N])
-            print(
-                f"truth of {path.stem}: the slide's map agrees in {(by_real == true_N).mean():.2f} of cells, "
-                f"the field's in {(by_field == true_seen_N).mean():.2f}",
-                flush=True,
-            )
-        size_px = config.patches.size
-        for number in range(PATCHES):
-            y, x = (int(rng.integers(length - size_px + 1)) for length in pixels.shape[:2])
-            Image.fromarray(pixels[y : y + size_px, x : x + size_px]).save(
-                arguments.out / "patches" / f"{path.stem}-{number:03d}.png"
-            )
+    for number in range(arguments.per_slide):
+        for slide_number, path in enumerate(slides_of(run)):
+            part = Part(out, f"{path.stem}-{number}")
+            if part.cells.is_file():
+                continue
+            cut_part(path, part, side=arguments.crop, seed=arguments.seed)
+            seed = arguments.seed + 100 * number + slide_number
+            round_trip(part, mappers, generator, PaintSettings(seed=seed, k=k, sampler=sampler))
+    print_agreement(parts_in(out), generator, k=k, seed=arguments.seed)
+    print_texture(parts_in(out), generator, seed=arguments.seed)
 
 
 if __name__ == "__main__":
