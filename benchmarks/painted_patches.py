@@ -11,9 +11,8 @@ are those whose layout has 10 % or more of a second tissue. The sets that they a
 - *elsewhere*: real patches of the same slides outside the parts, with which the three above are compared.
 
 Printed as Markdown: the two-sample test and distances of ``histoloom evaluate``, of fields against elsewhere and
-against plain samples (floor: other plain samples), and of their parts inside one tissue and across; then copies found
-by ``histoloom audit`` among the run's training patches. *same places* is its positive control, as its patches overlap
-training patches.
+against plain samples (floor: other plain samples), and of those across boundaries; then copies that ``histoloom audit``
+finds of the run's training patches. *same places* is its positive control: its patches overlap training patches.
 """
 
 from __future__ import annotations
@@ -110,9 +109,8 @@ def write_patches(run: Run, out: Path) -> None:
 
 def comparisons(out: Path) -> Iterator[tuple[str, Path, Path, Path]]:
     """What is compared: a title, the reference, the set, and the floor's set."""
-    for kind in ("", "inside", "across"):
-        what = {"": "all", "inside": "inside one tissue", "across": "across a boundary"}[kind]
-        yield f"fields, {what}", out / "elsewhere", out / "fields" / kind, out / "same places" / kind
+    yield "fields", out / "elsewhere", out / "fields", out / "same places"
+    yield "fields, across a boundary", out / "elsewhere", out / "fields" / "across", out / "same places" / "across"
     yield "plain samples", out / "elsewhere", out / "plain samples", out / "same places"
     yield "fields against plain samples", out / "plain samples", out / "fields", out / "plain again"
 

@@ -74,7 +74,7 @@ def train_segmenter(fields: Sequence[LabelledField], *, classes: int, steps: int
     network = Segmenter(classes).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
-    counts_K = sum(np.bincount(field.label_HW.ravel(), minlength=256) for field in fields)[:classes]
+    counts_K = np.sum([np.bincount(field.label_HW.ravel(), minlength=256) for field in fields], axis=0)[:classes]
     weights_K = torch.from_numpy(np.where(counts_K > 0, np.maximum(counts_K, 1) ** -0.5, 0.0)).float()
     weights_K /= weights_K.mean()
 
