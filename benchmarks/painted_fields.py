@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from painted_tools import (
     write_flat,
 )
 from PIL import Image
+from scipy import ndimage
 
 from histoloom.atlas.maps.tissue_map import CLASSIFIER_STAGES, Classify, SlideMap, load_classifier
 from histoloom.clustering.clustering_set import Clustering
@@ -60,6 +62,8 @@ from histoloom.slides.procedural.slides import TissueMap
 from histoloom.slides.readers.open import open_slide
 
 SHUFFLES = 2000
+NEAR = 2
+"""cells of the map from a boundary within which a cell is near it"""
 
 
 @dataclass(frozen=True)
@@ -207,31 +211,45 @@ def print_agreement(parts: list[Part], generator: Generator, *, k: int, seed: in
         place_K, names = votes_KT.argmax(axis=1), list(truth.classes)
         print("clusters as tissues: " + ", ".join(f"{c} {names[place]}" for c, place in enumerate(place_K)) + "\n")
 
-    def counts(asked: str, seen: str) -> np.ndarray:
-        pairs = [(one[asked] if asked == "truth" else place_K[one[asked]], place_K[one[seen]]) for one in cells]
-        return confusions(pairs, tissues=len(names))
+    def pairs(asked: str, seen: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [(one[asked] if asked == "truth" else place_K[one[asked]], place_K[one[seen]]) for one in cells]
 
     columns = {
-        "field, by the clusterer": counts("layout", "clusterer_field"),
-        "floor: real, grid moved": counts("own", "moved"),
-        "field, by the independent classifier": counts("layout", "independent_field"),
-        "floor: real, by the independent classifier": counts("layout", "independent_real"),
+        "field, by the clusterer": pairs("layout", "clusterer_field"),
+        "floor: real, grid moved": pairs("own", "moved"),
+        "field, by the independent classifier": pairs("layout", "independent_field"),
+        "floor: real, by the independent classifier": pairs("layout", "independent_real"),
     }
     if truth is not None:
         columns |= {
-            "truth: real, by the clusterer": counts("truth", "layout"),
-            "truth: field, by the clusterer": counts("truth", "clusterer_field"),
-            "truth: real, by the independent classifier": counts("truth", "independent_real"),
-            "truth: field, by the independent classifier": counts("truth", "independent_field"),
+            "truth: real, by the clusterer": pairs("truth", "layout"),
+            "truth: field, by the clusterer": pairs("truth", "clusterer_field"),
+            "truth: real, by the independent classifier": pairs("truth", "independent_real"),
+            "truth: field, by the independent classifier": pairs("truth", "independent_field"),
         }
     print(f"| IoU | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
-    ious = [iou(one.sum(axis=0)) for one in columns.values()]
+    counts = [confusions(one, tissues=len(names)) for one in columns.values()]
+    ious = [iou(one.sum(axis=0)) for one in counts]
     for place, name in enumerate(names):
         if not all(np.isnan(values[place]) for values in ious):
             print(f"| {name} | {' | '.join(f'{values[place]:.2f}' for values in ious)} |")
-    print(f"| mean | {' | '.join(with_interval(mean_iou(one, rng=rng)) for one in columns.values())} |")
-    right = [one.trace(axis1=1, axis2=2).sum() / one.sum() for one in columns.values()]
-    print(f"| cells that agree | {' | '.join(f'{value:.2f}' for value in right)} |\n")
+    print(f"| mean | {' | '.join(with_interval(mean_iou(one, rng=rng)) for one in counts)} |")
+    for title, of_inside in (("inside a tissue", True), ("near a boundary", False)):
+        right = []
+        for column in columns.values():
+            chosen = [inside_tissue(asked_N) == of_inside for asked_N, _ in column]
+            agree = [(asked == seen)[rows] for (asked, seen), rows in zip(column, chosen, strict=True)]
+            right.append(np.concatenate(agree).mean())
+        print(f"| cells that agree, {title} | {' | '.join(f'{value:.2f}' for value in right)} |")
+    print()
+
+
+def inside_tissue(tissue_N: np.ndarray) -> np.ndarray:
+    """Whether all cells within ``NEAR`` of a cell, on its square grid, are of its tissue, bool (N,)."""
+    side = math.isqrt(len(tissue_N))
+    tissue_hw = tissue_N.reshape(side, side)
+    low, high = (take(tissue_hw, 2 * NEAR + 1) for take in (ndimage.minimum_filter, ndimage.maximum_filter))
+    return np.asarray(low == high).ravel()
 
 
 def print_texture(parts: list[Part], generator: Generator, *, seed: int) -> None:
@@ -259,8 +277,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--slides", type=int, help="the first slides alone")
     parser.add_argument("--per-slide", type=int, default=2, help="parts of each slide")
     parser.add_argument("--crop", type=int, default=512, help="side of a part, px of level 0")
+    parser.add_argument("--softness", type=float, default=PaintSettings.softness, help="of boundaries, um")
     parser.add_argument("--method")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--classifier-images", type=int, default=20_000, help="images the classifier is trained on")
@@ -275,13 +295,14 @@ def main() -> None:
     mappers = Mappers(run, own.labels, own.features.with_surroundings, independent)
 
     for number in range(arguments.per_slide):
-        for slide_number, path in enumerate(slides_of(run)):
+        for slide_number, path in enumerate(slides_of(run)[: arguments.slides]):
             part = Part(out, f"{path.stem}-{number}")
             if part.cells.is_file():
                 continue
             cut_part(path, part, side=arguments.crop, seed=arguments.seed)
             seed = arguments.seed + 100 * number + slide_number
-            round_trip(part, mappers, generator, PaintSettings(seed=seed, k=k, sampler=sampler))
+            settings = PaintSettings(seed=seed, k=k, sampler=sampler, softness=arguments.softness)
+            round_trip(part, mappers, generator, settings)
     print_agreement(parts_in(out), generator, k=k, seed=arguments.seed)
     print_texture(parts_in(out), generator, seed=arguments.seed)
 

@@ -3,7 +3,7 @@
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python benchmarks/painted_starter.py starter --out FOLDER \\
         --fields student:512 student:1024 student:2048 unipc:1024 --tile TILE.jpg
 
-Times: a field of each METHOD:SIDE, of a random layout of all tissues in areas of some 250 px, painted in a process of
+Times: a field of each METHOD:SIDE, of a random layout of all tissues in areas of some 200 px, painted in a process of
 its own: seconds, processor seconds, and the largest memory. The two variables keep AVX-512 out of it. Fields that are
 there are not painted again.
 
@@ -36,20 +36,12 @@ from histoloom.diffusion.painting.job import PaintSettings, paint_file
 from histoloom.diffusion.painting.output import FIELD_FILE
 from histoloom.seeding import numpy_generator
 
-AREA = 250
+AREA = 200
 """px between the middles of the areas of a random layout"""
 CELL = 32
 """px of a cell of the tile's map: the tissue that most of its pixels have"""
 DETAIL = 384
 """px of the detail at full size, and of the pictures beside it"""
-
-
-def tissues_of(generator: Generator) -> dict[str, float]:
-    """The share of each tissue in the training patches."""
-    k, shares = generator.spec.chosen_k, dict[str, float]()
-    for cluster, label in generator.labels(k).items():
-        shares[label.name] = shares.get(label.name, 0.0) + generator.spec.frequencies[k][cluster]
-    return shares
 
 
 def write_layout(path: Path, labels_HW: np.ndarray, *, names: list[str]) -> None:
@@ -58,11 +50,12 @@ def write_layout(path: Path, labels_HW: np.ndarray, *, names: list[str]) -> None
     path.with_suffix(".json").write_text(json.dumps(dict(enumerate(names))), encoding="utf-8")
 
 
-def random_layout(side: int, *, shares: list[float], seed: int) -> np.ndarray:
-    """Areas about random points, each of a tissue at random, (side, side)."""
+def random_layout(side: int, *, tissues: int, seed: int) -> np.ndarray:
+    """Areas about random points, (side, side); every tissue comes before one comes again."""
     rng = numpy_generator(seed, "painted starter", side)
-    points_M2 = rng.random((max(4, (side // AREA) ** 2), 2)) * side
-    tissue_M = rng.choice(len(shares), size=len(points_M2), p=np.array(shares) / sum(shares))
+    points_M2 = rng.random((round(side / AREA) ** 2, 2)) * side
+    rounds = -(-len(points_M2) // tissues)
+    tissue_M = np.concatenate([rng.permutation(tissues) for _ in range(rounds)])
     _, nearest = cKDTree(points_M2).query(np.indices((side, side)).reshape(2, -1).T)
     return tissue_M[nearest].reshape(side, side)
 
@@ -112,22 +105,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--fields", nargs="+", metavar="METHOD:SIDE", default=["student:512", "student:1024"])
     parser.add_argument("--tile", type=Path)
+    parser.add_argument("--crop", type=int, help="take the middle of the tile, px")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     home, out = generator_home(arguments.generator), arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    shares = tissues_of(Generator.load(home))
-    names, classes = list(shares), len(shares)
+    generator = Generator.load(home)
+    names = list(dict.fromkeys(label.name for label in generator.labels(generator.spec.chosen_k).values()))
+    classes = len(names)
 
     print("| field | s | CPU s | CPU s per million px | MB |\n|---|---|---|---|---|", flush=True)
     fields = []
     for place, (method, side) in enumerate(field.split(":") for field in arguments.fields):
-        layout = out / f"layout-{side}.png"
-        labels_HW = random_layout(int(side), shares=list(shares.values()), seed=arguments.seed)
-        write_layout(layout, labels_HW, names=names)
-        folder = out / f"{method}-{side}"
-        cost = painted(home, layout, folder, method=method, seed=arguments.seed + place)
+        folder, seed = out / f"{place}-{method}-{side}", arguments.seed + place
+        labels_HW = random_layout(int(side), tissues=classes, seed=seed)
+        write_layout(out / f"{folder.name}.png", labels_HW, names=names)
+        cost = painted(home, out / f"{folder.name}.png", folder, method=method, seed=seed)
         cells = [f"{method}, {side} px", *(f"{cost[name]:.0f}" for name in ("s", "cpu_s"))]
         cells += [f"{cost['cpu_s'] / int(side) ** 2 * 1e6:.0f}", f"{cost['mb']:.0f}"]
         print(f"| {' | '.join(cells)} |", flush=True)
@@ -137,6 +131,9 @@ def main() -> None:
 
     network = train_segmenter(fields, classes=classes, steps=arguments.steps, seed=arguments.seed)
     tile_HW3 = np.asarray(Image.open(arguments.tile).convert("RGB"))
+    if arguments.crop:
+        start = (len(tile_HW3) - arguments.crop) // 2
+        tile_HW3 = tile_HW3[start : start + arguments.crop, start : start + arguments.crop]
     seen_hw = cells_of(segment(network, tile_HW3), classes=classes)
     layout = out / f"{arguments.tile.stem}.png"
     write_layout(layout, np.kron(seen_hw, np.ones((CELL, CELL), np.uint8)), names=names)

@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--new-slides", type=int, default=2)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sets", nargs="+", metavar="SET", help="train on these alone")
     arguments = parser.parse_args()
     rows = [row for row in SlideRow.load(Run.open(arguments.run).folder("patches")) if row.usable]
     held_out = [Path(row.file) for row in rows if row.split == "holdout"]
@@ -96,6 +97,8 @@ def main() -> None:
     print(f"| trained on | {' | '.join(names)} | mean IoU, {arguments.seeds} seeds | px that agree |")
     print(f"|{'---|' * (len(names) + 3)}")
     for title, fields in sets.items():
+        if arguments.sets and title not in arguments.sets:
+            continue
         on_truth = title == "real, true labels"
         counts = []
         for seed in range(arguments.seeds):
