@@ -19,7 +19,7 @@ from histoloom.seeding import numpy_generator
 
 CHANNELS = (16, 32, 64, 96)
 CROP, BATCH = 128, 8
-TILE, MARGIN = 256, 64
+TILE, MARGIN = 512, 64
 """an image is segmented in tiles, of which a margin is cut off"""
 IGNORED = 255
 """a pixel without label"""
@@ -55,7 +55,7 @@ class Segmenter(nn.Module):
 def _block(before: int, after: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for channels in (before, after):
-        layers += [nn.Conv2d(channels, after, 3, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
+        layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
     return nn.Sequential(*layers)
 
 
