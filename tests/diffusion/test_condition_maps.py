@@ -21,6 +21,7 @@ from histoloom.clustering import dense_labels as dense_module
 from histoloom.clustering.classifier import Classifier
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.clustering.dense_labels import PLACES, dense_labels
+from histoloom.clustering.features.base import ImagesUnsupported
 from histoloom.config import DiffusionConfig, make_config, read_preset, with_settings
 from histoloom.diffusion import distillation, stage
 from histoloom.diffusion.corrections import TrainedCorrections
@@ -180,6 +181,16 @@ def test_the_cluster_of_a_place_is_that_of_the_patch_about_it(
     assert labels_NSGG.shape == (6, len(ks), PLACES, PLACES)
     assert len(np.unique(labels_NSGG[:, -1])) > 1
 
+    # A later training with the same clusters takes them over.
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run / "diffusion", run / "diffusion")
+    for name in (dense_module.FILE, dense_module.MARKER):
+        shutil.copy(context.out / name, run / "diffusion")
+    (tmp_path / "again").mkdir()
+    again = replace(context, run=run, out=tmp_path / "again")
+    np.testing.assert_array_equal(dense_labels(again, rows=rows, ks=ks), labels_NSGG)
+    assert seen == -8, "nothing was classified again"
+
     # The same, a patch at a time, as it is read from the slide.
     classifier = Classifier.load(
         autoencoder=tiny_run / "autoencoder",
@@ -204,6 +215,13 @@ def test_the_cluster_of_a_place_is_that_of_the_patch_about_it(
 
     monkeypatch.setattr(dense_module, "real_file", lambda *_, **__: tmp_path / "gone.tif")
     with pytest.raises(UserError, match=r"condition_maps reads the slides again, and slide .* put it back"):
+        dense_labels(replace(context, out=tmp_path), rows=rows, ks=ks)
+
+    def of_files(**_: object) -> None:
+        raise ImagesUnsupported
+
+    monkeypatch.setattr(Classifier, "load", of_files)
+    with pytest.raises(UserError, match="features from files have no maps"):
         dense_labels(replace(context, out=tmp_path), rows=rows, ks=ks)
 
 

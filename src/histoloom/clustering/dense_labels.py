@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from histoloom.clustering.classifier import Classifier
+from histoloom.clustering.features.base import ImagesUnsupported
 from histoloom.errors import UserError
 from histoloom.processes import is_main_process
 from histoloom.progress import meter
@@ -68,12 +69,17 @@ def _is_whole(folder: Path, *, count: int) -> bool:
 def _compute(context: StageContext, *, rows: np.ndarray, ks: Sequence[int]) -> None:
     """Fill the file, a chunk of patches after the other."""
     out, config = context.out, context.config
-    classifier = Classifier.load(
-        autoencoder=context.inputs["autoencoder"],
-        latents=context.inputs["latents"],
-        clusters=context.inputs["clusters"],
-        device=accelerator(config.runtime).device,
-    )
+    try:
+        classifier = Classifier.load(
+            autoencoder=context.inputs["autoencoder"],
+            latents=context.inputs["latents"],
+            clusters=context.inputs["clusters"],
+            device=accelerator(config.runtime).device,
+        )
+    except ImagesUnsupported as error:
+        raise UserError(
+            "clusters of features from files have no maps of conditions: set diffusion.condition_maps=false"
+        ) from error
     folder = context.inputs["patches"]
     patches, slides = PatchSet.open(folder), {slide.slide_id: slide for slide in SlideRow.load(folder)}
     table = patches.columns("slide_id", "x", "y", "extent", rows=rows)
