@@ -1,7 +1,7 @@
 """What makes a training of the diffusion model cheaper: variants of its settings at the same number of images.
 
     python benchmarks/cheaper_training.py RUN --out FOLDER [--images 16000] [-n 512] [--only NAME ...]
-        [--variant NAME key=value ...] [--clusters key=value ...]
+        [--variant NAME key=value ...] [--set key=value ...] [--clusters key=value ...]
 
 The stages of RUN up to ``clusters`` are made once, where they are missing. With ``--clusters`` the conditions are
 clusters with these settings, made once in FOLDER, in place of the run's. Then the stage ``diffusion`` is trained for
@@ -14,7 +14,7 @@ error of v on held-out latents; and, against the held-out patches: Frechet dista
 intervals of the evaluation (subsets of both sides; Wilson's) and the floor (training patches of the same clusters, in
 the same number); accuracy and AUC of the two-sample test by texture, with its floor. Intervals say how well the value
 of these images is known. How much a training varies is shown by the variant ``base`` beside ``base-again``, which has
-another seed.
+another seed. Last come the errors of the trainings in their four quarters.
 
 A variant that was interrupted goes on from its checkpoint; its seconds are then unknown. Finished ones are not made
 again, so that several processes may each train some (``--only``).
@@ -26,8 +26,9 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,8 @@ VARIANTS = {
     "aligned-up-2": ["diffusion.alignment=0.5", "diffusion.alignment_block=up-2"],
     "aligned-up-1": ["diffusion.alignment=0.5", "diffusion.alignment_block=up-1"],
     "rate-1e-3": [f"{PHASE}.lr=0.001"],
+    "rate-2e-3": [f"{PHASE}.lr=0.002"],
+    "aligned-rate-1e-3": ["diffusion.alignment=0.5", f"{PHASE}.lr=0.001"],
     "shift-1": ["diffusion.shift=1"],
     "shift-3": ["diffusion.shift=3"],
     "not-whitened": ["diffusion.whiten=null"],
@@ -86,7 +89,7 @@ VARIANTS = {
     "data": ["diffusion.prediction=data"],
     "epsilon": ["diffusion.prediction=epsilon"],
     "batch-64": ["diffusion.training.batch_size=64", f"{PHASE}.lr=0.0006"],
-    "batch-64-rate-1.2e-3": ["diffusion.training.batch_size=64", f"{PHASE}.lr=0.0012"],
+    "batch-64-rate-2e-3": ["diffusion.training.batch_size=64", f"{PHASE}.lr=0.002"],
     "no-average": ["diffusion.training.ema=0"],
     "no-attention": ["diffusion.attention=[false, false, false, false]"],
     "3-levels": ["diffusion.channels=[96, 128, 144]", "diffusion.attention=[false, true, true]"],
@@ -96,27 +99,14 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Row:
-    """A variant's row of the table; ``seconds`` None where it was interrupted."""
+    """A variant's row of the table; ``seconds`` None where it was interrupted; no ``distances`` without images."""
 
     images: int
     weights: int
     seconds: float | None
     targets_seconds: float
     denoising: float
-    frechet: float
-    frechet_low: float
-    frechet_high: float
-    frechet_floor: float
-    recall: float
-    recall_low: float
-    recall_high: float
-    recall_floor: float
-    precision: float
-    precision_floor: float
-    accuracy: float
-    accuracy_floor: float
-    auc: float
-    auc_floor: float
+    distances: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -178,8 +168,12 @@ def clusters_of(run: Run, settings: Sequence[str], *, out: Path) -> Path:
 
 
 def train_variant(context: StageContext) -> tuple[float | None, float]:
-    """Train; processor seconds of the training (None: it was interrupted) and of the targets."""
+    """Train; processor seconds of the training (None: it was interrupted) and of the targets; both are kept."""
     config, inputs = context.config, context.inputs
+    file = context.out / "seconds.json"
+    if file.is_file():
+        seconds, targets_seconds = json.loads(file.read_text())
+        return seconds, targets_seconds
     resumed = (context.out / "checkpoints" / "last.pt").is_file()
 
     # The targets are made before the training's time is taken, once for all variants: the stage then finds them.
@@ -197,7 +191,9 @@ def train_variant(context: StageContext) -> tuple[float | None, float]:
             shutil.copytree(checkpoints, shared)
     middle = time.process_time()
     diffusion_stage.run(context)
-    return None if resumed else time.process_time() - middle, middle - start
+    seconds = None if resumed else time.process_time() - middle
+    file.write_text(json.dumps([seconds, middle - start]))
+    return seconds, middle - start
 
 
 def draw_images(run: Run, *, folder: Path, quotas: dict[int, int], k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -307,26 +303,62 @@ def score(
     run: Run, name: str, settings: Sequence[str], *, arguments: argparse.Namespace, real: Real, clusters: Path
 ) -> Row:
     """A variant's row; kept in ``--out``."""
-    folder = arguments.out / f"{name}-{fingerprint([list(settings), arguments.images, arguments.clusters])}"
+    folder = (
+        arguments.out
+        / f"{name}-{fingerprint([list(settings), arguments.images, arguments.clusters, *arguments.settings])}"
+    )
     file = folder / f"row-{arguments.n}.json"
     if file.is_file():
         return Row(**json.loads(file.read_text()))
     warmup = f"diffusion.training.warmup_images={arguments.images // 10}"
-    changed = [f"{PHASE}.images={arguments.images}", warmup, *settings]
+    changed = [f"{PHASE}.images={arguments.images}", warmup, *arguments.settings, *settings]
     seconds, targets_seconds = train_variant(stage_context(run, changed, out=folder, clusters=clusters))
-    images_NHW3, clusters_N = draw_images(run, folder=folder, quotas=real.quotas(arguments.n), k=real.k)
-    save_picture(images_NHW3, clusters_N, path=folder / "samples.png")
     device = torch.device(resolve_device(run.config.runtime.device))
+    denoising = denoising_error(run, folder=folder, real=real, device=device)
+    distances: Mapping[str, float] = {}
+    if arguments.n:
+        images_NHW3, clusters_N = draw_images(run, folder=folder, quotas=real.quotas(arguments.n), k=real.k)
+        save_picture(images_NHW3, clusters_N, path=folder / "samples.png")
+        distances = measured(real, images_NHW3, clusters_N, device=device)
     row = Row(
         images=int(str(EventLog(folder / "log.jsonl").read()[-1]["images"])),
         weights=sum(p.numel() for p in open_unet(folder).parameters()),
         seconds=seconds,
         targets_seconds=targets_seconds,
-        denoising=denoising_error(run, folder=folder, real=real, device=device),
-        **measured(real, images_NHW3, clusters_N, device=device),
+        denoising=denoising,
+        distances=distances,
     )
     write_json(file, asdict(row))
     return row
+
+
+def loss_curves(out: Path) -> str:
+    """The error of each training in its four quarters, and its difference from ``base``, also of unfinished ones.
+
+    Steps of equal numbers have the same patches, noise and conditions where seed and batch size are the same, so that
+    differences are of pairs. +- is one standard error over the logged points. Variants with another prediction or
+    noise schedule have other errors for the same quality.
+    """
+    curves: dict[str, dict[int, float]] = {}
+    for path in sorted(out.glob("*/log.jsonl")):
+        name = path.parent.name.rpartition("-")[0]
+        events = [event for event in EventLog(path).read() if "unet.mse" in event]
+        if events:
+            curves[name] = {int(str(event["images"])): float(str(event["unet.mse"])) for event in events}
+    base = curves.get("base", {})
+    ends = np.linspace(0, max(base, default=0), 5)
+    lines = []
+    for name, curve in curves.items():
+        parts = []
+        for low, high in pairwise(ends):
+            shared = [images for images in base if low < images <= high and images in curve]
+            if len(shared) > 1:
+                mean = np.mean([curve[images] for images in shared])
+                gains = np.array([curve[images] - base[images] for images in shared])
+                error = gains.std(ddof=1) / len(gains) ** 0.5
+                parts.append(f"to {high:,.0f}: {mean:.3f} ({gains.mean():+.4f} +- {error:.4f})")
+        lines.append(f"{name:24} {'; '.join(parts)}")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -335,8 +367,9 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=16_000)
-    parser.add_argument("-n", type=int, default=512)
+    parser.add_argument("-n", type=int, default=512, help="images that are drawn; 0: none")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of the variants that are built in")
+    parser.add_argument("--set", dest="settings", nargs="+", default=[], metavar="key=value", help="of every variant")
     parser.add_argument("--clusters", nargs="+", default=[], metavar="key=value", help="settings of other conditions")
     parser.add_argument("--variant", dest="variants", nargs="+", action="append", default=[])
     arguments = parser.parse_args()
@@ -347,8 +380,11 @@ def main() -> None:
     variants |= {name: settings for name, *settings in arguments.variants}
     rows = {}
     for name, settings in variants.items():
-        rows[name] = asdict(score(run, name, settings, arguments=arguments, real=real, clusters=clusters))
+        row = score(run, name, settings, arguments=arguments, real=real, clusters=clusters)
+        rows[name] = {**asdict(row), **row.distances}
+        del rows[name]["distances"]
         print(pd.DataFrame(rows).T.astype(float).round(3).to_string(), flush=True)
+    print(loss_curves(arguments.out))
 
 
 if __name__ == "__main__":

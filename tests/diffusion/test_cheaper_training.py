@@ -8,12 +8,13 @@ import cheaper_training
 import numpy as np
 import pytest
 import torch
-from cheaper_training import VARIANTS, Real, denoising_error
+from cheaper_training import VARIANTS, Real, denoising_error, loss_curves
 
 from histoloom.config import make_config, read_preset, with_settings
 from histoloom.diffusion.generation.generator_spec import GeneratorSpec
 from histoloom.diffusion.model.unet import open_unet, save_unet
 from histoloom.run.directory import Run
+from histoloom.run.stage import EventLog
 
 
 def test_every_variant_is_another_valid_change_of_the_preset() -> None:
@@ -44,3 +45,16 @@ def test_a_network_that_predicts_nothing_has_the_error_of_its_data(
     untrained = denoising_error(run, folder=tmp_path, real=real, device=device)
     assert untrained == pytest.approx(1.0, abs=0.2)
     assert trained < untrained
+
+
+def test_errors_are_compared_with_those_of_base_at_the_same_images(tmp_path: Path) -> None:
+    for name, shift in (("base", 0.0), ("other", -0.25)):
+        log = EventLog(tmp_path / f"{name}-0123" / "log.jsonl")
+        log.path.parent.mkdir()
+        log.write({"message": "latents"})
+        for images in range(10, 81, 10):
+            log.write({"images": images, "unet.mse": 1 - images / 100 + shift})
+    base, other = loss_curves(tmp_path).splitlines()
+    assert base.split()[0] == "base"
+    assert "to 20: 0.850 (+0.0000 +- 0.0000)" in base
+    assert "to 60: 0.200 (-0.2500 +- 0.0000)" in other
