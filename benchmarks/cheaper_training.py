@@ -16,7 +16,7 @@ the same number); accuracy and AUC of the two-sample test by texture, with its f
 of these images is known. How much a training varies is shown by the variant ``base`` beside ``base-again``, which has
 another seed. Last come the errors of the trainings in their four quarters.
 
-A variant that was interrupted goes on from its checkpoint; its seconds are then unknown. Finished ones are not made
+A variant that was interrupted continues from its checkpoint; its seconds are then unknown. Finished ones are not made
 again, so that several processes may each train some (``--only``).
 """
 
