@@ -198,7 +198,7 @@ def test_a_field_is_what_the_command_line_paints(painting: TestClient, painting_
 
 
 class Slow(SampleRunner):
-    """Waits after the first batch of a field until it may go on."""
+    """Waits after the first batch of a field until it may continue."""
 
     begun, go_on = threading.Event(), threading.Event()
 

@@ -254,3 +254,24 @@ document.addEventListener("keydown", ({ key }) => {
 for (const term of document.querySelectorAll(".term")) {
   for (const event of ["mouseenter", "focus"]) term.addEventListener(event, () => term.classList.remove("closed"));
 }
+
+/** The first error of a form's visible inputs, or "". */
+export function formProblem(form) {
+  const inputs = [...form.querySelectorAll("input")];
+  const invalid = inputs.find((input) => !input.closest("[hidden]") && !input.checkValidity());
+  for (const input of inputs) input.setAttribute("aria-invalid", input === invalid);
+  return invalid ? `${invalid.labels[0].firstChild.textContent.trim()}: ${invalid.validationMessage}` : "";
+}
+
+/** A function that calls `draw` with the next frame, once however often it was called before. */
+export function oncePerFrame(draw) {
+  let requested = false;
+  return () => {
+    if (requested) return;
+    requested = true;
+    requestAnimationFrame(() => {
+      requested = false;
+      draw();
+    });
+  };
+}

@@ -1,7 +1,7 @@
 // The page that generates: the form, the pictures that it starts from, and the list of jobs.
 
 import { BASKET_CHANGED, addToBasket, basket, removeFromBasket, setBasket } from "./basket.js";
-import { announce, api, element, showError } from "./common.js";
+import { announce, api, element, formProblem, showError } from "./common.js";
 import { poll, strengthText } from "./job_state.js";
 import { showJobs } from "./jobs.js";
 import { showOwn } from "./own.js";
@@ -159,10 +159,7 @@ function requestBody() {
 function validate() {
   const missing = SOURCES_NEEDED[mode] - sources().length;
   if (missing > 0) return missing === 2 ? "Choose two pictures first." : mode === "like" ? "Choose a picture first." : "Choose a second picture first.";
-  const inputs = [...form.querySelectorAll("input")];
-  const invalid = inputs.find((input) => !input.closest("[hidden]") && !input.checkValidity());
-  for (const input of inputs) input.setAttribute("aria-invalid", input === invalid);
-  return invalid ? `${invalid.labels[0].firstChild.textContent.trim()}: ${invalid.validationMessage}` : "";
+  return formProblem(form);
 }
 
 function showProblem(text) {

@@ -1,6 +1,6 @@
 // The surface on which a layout is drawn: the canvas, and the tools by mouse, touch, pen and keys.
 
-import { announce } from "./common.js";
+import { announce, oncePerFrame } from "./common.js";
 import { gridPicture } from "./paint-layout.js";
 
 const MOST_HEIGHT = 0.74; // of the window
@@ -33,7 +33,7 @@ export class Surface {
     this.dragged = null; // the last place of the pointer that is held down, in cells
     this.frame = { x: 0, y: 0 }; // the upper left px of the preview
     this.preview = null; // {image, x, y, width, height} in px of the field, while it is shown on the layout
-    this.requested = false;
+    this.redraw = oncePerFrame(() => this.draw());
     new ResizeObserver(() => this.resize()).observe(surface.parentElement);
     addEventListener("resize", () => this.resize());
     this.listen();
@@ -77,15 +77,6 @@ export class Surface {
     this.canvas.style.height = `${Math.max(40, Math.floor(height * fit))}px`;
     Object.assign(this.canvas, { width: Math.round(this.canvas.clientWidth * devicePixelRatio), height: Math.round(this.canvas.clientHeight * devicePixelRatio) });
     this.redraw();
-  }
-
-  redraw() {
-    if (this.requested) return;
-    this.requested = true;
-    requestAnimationFrame(() => {
-      this.requested = false;
-      this.draw();
-    });
   }
 
   draw() {

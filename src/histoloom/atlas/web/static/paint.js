@@ -1,6 +1,6 @@
 // The page that paints fields: joins the palette, the drawing surface, the settings, previews and the list of fields.
 
-import { announce, api, element, enlarge, showError, toast } from "./common.js";
+import { announce, api, element, enlarge, formProblem, showError, toast } from "./common.js";
 import { duration, poll } from "./job_state.js";
 import { showFields } from "./paint-fields.js";
 import { importDialog } from "./paint-import.js";
@@ -186,14 +186,6 @@ function requestBody() {
   return method === "student" ? body : { ...body, steps: number("steps"), guidance: number("guidance") };
 }
 
-/** The first error of the form, or "". */
-function validate() {
-  const inputs = [...form.querySelectorAll("input")];
-  const invalid = inputs.find((input) => !input.closest("[hidden]") && !input.checkValidity());
-  for (const input of inputs) input.setAttribute("aria-invalid", input === invalid);
-  return invalid ? `${invalid.labels[0].firstChild.textContent.trim()}: ${invalid.validationMessage}` : "";
-}
-
 function showProblem(text) {
   byId("problem").textContent = text;
   byId("problem").hidden = !text;
@@ -201,7 +193,7 @@ function showProblem(text) {
 
 /** Send the form while `button` says what takes long; an answer that refuses it is shown in the form. */
 async function send(button, slowText, request) {
-  const problem = validate();
+  const problem = formProblem(form);
   showProblem(problem);
   if (problem) return null;
   const label = button.textContent;

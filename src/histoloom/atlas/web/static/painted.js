@@ -1,6 +1,6 @@
 // The viewer of a painted field: its tiles at any size, with the layout over them.
 
-import { api, element, showError, toast } from "./common.js";
+import { api, element, oncePerFrame, showError, toast } from "./common.js";
 import { EMPTY, fromServer, gridPicture } from "./paint-layout.js";
 import { Camera } from "./viewer-camera.js";
 import { addInputListeners } from "./viewer-input.js";
@@ -13,7 +13,8 @@ const address = `/api/paint/fields/${job}`;
 
 class FieldViewer {
   constructor(field, drawn) {
-    Object.assign(this, { field, drawn, context: byId("picture").getContext("2d"), thumbnail: null, requested: false, failed: false });
+    Object.assign(this, { field, drawn, context: byId("picture").getContext("2d"), thumbnail: null, failed: false });
+    this.redraw = oncePerFrame(() => this.draw());
     this.layout = gridPicture(drawn, field.tissues.map(({ colour }) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16))));
     this.camera = new Camera({ width: field.width, height: field.height, onChange: () => this.redraw() });
     this.tiles = new Tiles({ slide: field, onLoad: () => this.redraw(), onError: (error) => this.tileError(error) });
@@ -45,15 +46,6 @@ class FieldViewer {
     const { clientWidth, clientHeight } = surface, { canvas } = this.context;
     Object.assign(canvas, { width: Math.round(clientWidth * devicePixelRatio), height: Math.round(clientHeight * devicePixelRatio) });
     this.camera.resize(clientWidth, clientHeight);
-  }
-
-  redraw() {
-    if (this.requested) return;
-    this.requested = true;
-    requestAnimationFrame(() => {
-      this.requested = false;
-      this.draw();
-    });
   }
 
   draw() {
