@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from histoloom import Generator, Run, UserError, execute, init_run
+from histoloom.autoencoder.stage import begin_with
+from histoloom.autoencoder.vqgan import Autoencoder
 from histoloom.cli.app import app
 from histoloom.config import make_config
 from histoloom.pipeline import wanted_fingerprints
-from histoloom.run.pretrained import generator_digest
+from histoloom.run.pretrained import generator_digest, require_fit
 from histoloom.run.stage import EventLog
 from histoloom.setup import change_settings
 from histoloom.sharing.export import export_generator
@@ -137,6 +139,26 @@ def test_a_run_may_train_the_decoder_alone(tuned: Path, exported: Path, tmp_path
     values["autoencoder"]["trained"] = "decoder"
     with pytest.raises(UserError, match=r"needs a generator whose encoder is kept; .*init \.\.\. --from"):
         make_config(values)
+
+
+def test_a_decoder_trained_alone_may_have_another_head(tuned: Path) -> None:
+    """The head begins anew; all else keeps the generator's weights, and a run that trains all is refused."""
+    model = Autoencoder(Run.open(tuned).config.autoencoder)
+    other = Autoencoder(model.config.model_copy(update={"stem": 2, "multipliers": (1,), "head_blocks": 1}))
+    given = Autoencoder(other.config.model_copy(update={"head_blocks": 0}))
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    assert begin_with(other, given)
+    for name, value in other.state_dict().items():
+        anew = name.startswith(("head.", "decoder.conv_out."))
+        assert torch.equal(value, before[name] if anew else given.state_dict()[name]), name
+    assert not begin_with(given, given)
+
+    config = Run.open(tuned).config
+    changed = {"autoencoder": config.autoencoder.model_copy(update={"head_blocks": 1})}
+    with pytest.raises(UserError, match=r"autoencoder\.head_blocks is 1 here and 0 in the generator"):
+        require_fit(config.model_copy(update=changed), tuned / "start")
+    changed["autoencoder"] = changed["autoencoder"].model_copy(update={"trained": "decoder"})
+    require_fit(config.model_copy(update=changed), tuned / "start")
 
 
 def test_the_latent_space_is_the_pretrained_one(tuned: Path, exported: Path) -> None:

@@ -16,12 +16,14 @@ from typing import Any
 import diffusers
 import torch
 from diffusers.models.autoencoders.vae import Decoder
+from diffusers.models.unets.unet_2d_blocks import UpDecoderBlock2D
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 NORM_GROUPS = 32
 HEAD_CHANNELS = {4: 24, 2: 12}
+HEAD_GROUPS = 8
 
 
 class TissueDecoder(nn.Module):
@@ -41,10 +43,11 @@ class TissueDecoder(nn.Module):
             self.head = nn.Sequential()
             return
         widths = tuple(values["channels"] * multiplier for multiplier in values["multipliers"])
-        stem = values["stem"]
+        stem, blocks = values["stem"], values.get("head_blocks", 0)
+        head = {scale: channels * (2 if blocks else 1) for scale, channels in HEAD_CHANNELS.items()}
         self.decoder = Decoder(
             in_channels=values["code_dim"],
-            out_channels=3 if stem == 1 else 4 * HEAD_CHANNELS[stem],
+            out_channels=3 if stem == 1 else 4 * head[stem],
             up_block_types=("UpDecoderBlock2D",) * len(widths),
             block_out_channels=widths,
             layers_per_block=values["blocks"],
@@ -54,8 +57,12 @@ class TissueDecoder(nn.Module):
         )
         layers: list[nn.Module] = []
         while stem > 1:
-            out = 3 if stem == 2 else 4 * HEAD_CHANNELS[stem // 2]
-            layers += [nn.PixelShuffle(2), nn.SiLU(), nn.Conv2d(HEAD_CHANNELS[stem], out, 3, padding=1)]
+            width, out = head[stem], 3 if stem == 2 else 4 * head[stem // 2]
+            layers.append(nn.PixelShuffle(2))
+            if blocks:
+                block = UpDecoderBlock2D(width, width, num_layers=blocks, resnet_groups=HEAD_GROUPS, add_upsample=False)
+                layers.append(block)
+            layers += [nn.SiLU(), nn.Conv2d(width, out, 3, padding=1)]
             stem //= 2
         self.head = nn.Sequential(*layers)
 

@@ -21,6 +21,7 @@ from histoloom.autoencoder.vqgan import Autoencoder, Discriminator, to_float, to
 from histoloom.config import AdversarialConfig, AutoencoderConfig, RuntimeConfig
 from histoloom.errors import UserError
 from histoloom.run.stage import EventLog
+from histoloom.sharing.tissue_decoder import TissueDecoder
 from histoloom.training.loop import StepContext, train
 
 
@@ -65,6 +66,62 @@ def test_shapes_follow_the_factor(stem: int, multipliers: tuple[int, ...]) -> No
     side = 32 // model.config.factor
     assert z.shape == (2, 4, side, side)
     assert model.decode(z).shape == x.shape
+
+
+@pytest.mark.parametrize("stem", [2, 4])
+def test_a_head_with_blocks_starts_without_a_grid(stem: int) -> None:
+    """Flat latents give flat images inside; the networks see nothing beyond an image's edge."""
+    torch.manual_seed(0)
+    model = Autoencoder(a_config(stem=stem, head_blocks=2)).eval()
+    plain = Autoencoder(a_config(stem=stem))
+    assert sum(p.numel() for p in model.head.parameters()) > 4 * sum(p.numel() for p in plain.head.parameters())
+    assert model.last_layer is model.head[-1].weight
+    z = torch.randn(1, 4, 1, 1).expand(1, 4, 32, 32)
+    with torch.no_grad():
+        y = model.decode_codes(z)
+    side = 32 * model.config.factor
+    assert y.shape == (1, 3, side, side)
+    inner = y[..., side // 2 - 8 : side // 2 + 8, side // 2 - 8 : side // 2 + 8]
+    assert (inner - inner.mean(dim=(2, 3), keepdim=True)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_diffusers_alone_decodes_with_the_same_head(blocks: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(a_config(stem=4, head_blocks=blocks, codes=0)).eval()
+    model.save(tmp_path)
+    z = torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(TissueDecoder.from_pretrained(str(tmp_path))(z), model.decode(z))
+
+
+def test_head_blocks_need_pixels_folded_into_channels() -> None:
+    with pytest.raises(ValueError, match="head_blocks has an effect only with stem: 2 or 4"):
+        a_config(stem=1, head_blocks=1)
+
+
+def test_networks_with_strides_see_the_images_from_every_offset() -> None:
+    """Within shift x shift steps; the mean absolute error sees the whole image."""
+    torch.manual_seed(0)
+    config = a_config(loss_shift=3, codes=0)
+    seen: list[torch.Tensor] = []
+
+    class Judge(torch.nn.Module):
+        def forward(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            seen.append(x)
+            return (y - x).abs().mean(dim=(1, 2, 3))
+
+    model, discriminator = Autoencoder(config), Discriminator(config.adversarial)
+    losses = VQGANLosses(config, autoencoder=model, discriminator=discriminator, perceptual=Judge())
+    x = to_float(images())
+    for step in range(9):
+        context = replace(a_step(0.9), step=step)
+        losses.autoencoder_loss(images(), context)
+        assert torch.equal(context.scratch["real"], seen[-1])
+        assert context.scratch["fake"].shape == (4, 3, 13, 13)
+    wanted = {(top, left) for top in range(3) for left in range(3)}
+    found = {place for place in wanted for s in seen if torch.equal(s, x[..., place[0] :, place[1] :][..., :13, :13])}
+    assert found == wanted
 
 
 def test_bytes_survive_the_round_trip() -> None:

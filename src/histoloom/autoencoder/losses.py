@@ -65,12 +65,12 @@ class VQGANLosses:
         x_BCHW, z_BChw, logvar_BChw = self._encode(images_BHWC, context=context)
         q_BChw, penalty, regularisers = self._regularised(z_BChw, logvar_BChw, context=context)
         y_BCHW = self._decode(q_BChw)
-        context.scratch |= {"real": x_BCHW, "fake": y_BCHW.detach()}
-
-        loss, metrics = self._reconstruction(y_BCHW, x_BCHW)
+        loss, metrics = self._reconstruction(y_BCHW, x_BCHW, context=context)
         weight: float | Tensor = self._adversarial_weight(context.progress)
+        judged_BCHW = self._shifted(y_BCHW, context=context)
+        context.scratch |= {"real": self._shifted(x_BCHW, context=context), "fake": judged_BCHW.detach()}
         if self.discriminator is not None and weight > 0:
-            metrics["adversarial"] = self._generator_loss(self.discriminator(y_BCHW))
+            metrics["adversarial"] = self._generator_loss(self.discriminator(judged_BCHW))
             max_weight = self.config.adversarial.max_adaptive
             if max_weight is not None:
                 adaptive = context.scratch.get("adaptive")
@@ -106,8 +106,8 @@ class VQGANLosses:
                     else:
                         q_BChw = z_BChw if quantizer is None else self.autoencoder.quantize(z_BChw).z_NCHW
                     y_BCHW = self._decode(q_BChw)
-                    loss, _ = self._reconstruction(y_BCHW, x_BCHW)
-                    adversarial = self._generator_loss(self.discriminator(y_BCHW))
+                    loss, _ = self._reconstruction(y_BCHW, x_BCHW, context=context)
+                    adversarial = self._generator_loss(self.discriminator(self._shifted(y_BCHW, context=context)))
                     last_layer = self.autoencoder.last_layer
                     gradients.append(last_layer_gradients(loss, adversarial, last_layer=last_layer))
 
@@ -185,11 +185,25 @@ class VQGANLosses:
     def _decode(self, q_BChw: Tensor) -> Tensor:
         return self.autoencoder.to_pixel_range(self.autoencoder.decode_codes(q_BChw).float())
 
-    def _reconstruction(self, y_BCHW: Tensor, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _shifted(self, x_BCHW: Tensor, *, context: StepContext) -> Tensor:
+        """The part of images that networks with strides judge in this step (``loss_shift``).
+
+        Its place runs through all offsets below the setting, one a step, so that it needs no random number.
+        """
+        shift = self.config.loss_shift
+        if shift == 0:
+            return x_BCHW
+        top, left = context.step % shift, context.step // shift % shift
+        return x_BCHW[..., top : x_BCHW.shape[-2] - shift + top, left : x_BCHW.shape[-1] - shift + left]
+
+    def _reconstruction(
+        self, y_BCHW: Tensor, x_BCHW: Tensor, *, context: StepContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         metrics = {"mse": F.mse_loss(y_BCHW, x_BCHW), "l1": F.l1_loss(y_BCHW, x_BCHW)}
         loss = self.config.mse_weight * metrics["mse"] + self.config.l1_weight * metrics["l1"]
         if self.perceptual is not None:
-            metrics["perceptual"] = self.perceptual(y_BCHW, x_BCHW).mean()
+            judged = [self._shifted(images_BCHW, context=context) for images_BCHW in (y_BCHW, x_BCHW)]
+            metrics["perceptual"] = self.perceptual(*judged).mean()
             loss = loss + self.config.perceptual_weight * metrics["perceptual"]
         return loss, metrics
 

@@ -36,8 +36,9 @@ def run(context: StageContext) -> None:
 
     start = start_folder(context.run, context.config)
     if start is not None:
-        autoencoder.load_state_dict(Autoencoder.load(start / "autoencoder").state_dict())
+        anew = begin_with(autoencoder, Autoencoder.load(start / "autoencoder"))
         kept = "; encoder and codebook keep them" if config.trained == "decoder" else ""
+        kept += "; the decoder's head begins anew" if anew else ""
         context.say(f"the autoencoder starts from the weights of the given generator{kept}")
 
     if config.perceptual == "pyramid":
@@ -69,6 +70,21 @@ def run(context: StageContext) -> None:
         assert isinstance(model, Autoencoder), "the task's module keeps its kind"
         model.save(context.out)
         measure(context, modules=trained.modules, patches=patches)
+
+
+def begin_with(autoencoder: Autoencoder, given: Autoencoder) -> bool:
+    """Give ``autoencoder`` the weights of ``given``; whether the head begins anew, as one with other blocks does.
+
+    The decoder's last convolution belongs to the head: it makes the channels that the head unfolds.
+    """
+    anew = autoencoder.config.head_blocks != given.config.head_blocks
+    weights = given.state_dict()
+    if anew:
+        head = ("head.", "decoder.conv_out.")
+        weights = {name: value for name, value in weights.items() if not name.startswith(head)}
+        weights |= {name: value for name, value in autoencoder.state_dict().items() if name.startswith(head)}
+    autoencoder.load_state_dict(weights)
+    return anew
 
 
 def keep_pretrained(context: StageContext, *, patches: PatchSet) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.vae import Decoder, Encoder
+from diffusers.models.unets.unet_2d_blocks import UpDecoderBlock2D
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -33,7 +34,10 @@ from histoloom.errors import UserError
 from histoloom.run.directory import read_json, write_bytes, write_json
 
 HEAD_CHANNELS = {4: 24, 2: 12}
-"""Channels after unfolding by two: at a fourth of the resolution, and at half of it."""
+"""Channels after unfolding by two, at half of the image's resolution and at all of it; with blocks twice as many."""
+
+HEAD_GROUPS = 8
+"""groups of the normalisations of the head's blocks"""
 
 METADATA = "diffusers"
 """key in the metadata of ``autoencoder.safetensors``: diffusers' configuration of a ready autoencoder"""
@@ -75,7 +79,7 @@ class Autoencoder(nn.Module):
             )
             self.decoder = Decoder(
                 in_channels=config.code_dim,
-                out_channels=3 if config.stem == 1 else 4 * HEAD_CHANNELS[config.stem],
+                out_channels=3 if config.stem == 1 else 4 * head_channels(config.stem, blocks=config.head_blocks),
                 up_block_types=("UpDecoderBlock2D",) * levels,
                 block_out_channels=config.widths,
                 layers_per_block=config.blocks,
@@ -84,7 +88,9 @@ class Autoencoder(nn.Module):
                 mid_block_add_attention=config.attention,
             )
         last = self.decoder.conv_out if isinstance(self.decoder, Decoder | paper.Decoder) else None
-        self.head = nn.Sequential() if last is None else unfolding_head(config.stem, last=last)
+        self.head = (
+            nn.Sequential() if last is None else unfolding_head(config.stem, last=last, blocks=config.head_blocks)
+        )
         self.quantizer = (
             Quantizer(
                 config.codes,
@@ -206,12 +212,17 @@ class Autoencoder(nn.Module):
         return model.eval().requires_grad_(False)
 
 
-def unfolding_head(stem: int, *, last: nn.Conv2d) -> nn.Sequential:
+def head_channels(scale: int, *, blocks: int) -> int:
+    """Channels of the head's map that is unfolded to ``scale`` / 2 of the pixels' side."""
+    return HEAD_CHANNELS[scale] * (2 if blocks else 1)
+
+
+def unfolding_head(stem: int, *, last: nn.Conv2d, blocks: int = 0) -> nn.Sequential:
     """The layers that unfold the channels of the decoder's ``last`` convolution to pixels.
 
-    They unfold by two at a time, with a convolution after each: unfolding by four at once, with nothing behind it,
-    leaves a visible grid in every reconstruction. Each unfolding starts with four equal subpixels, so that it adds no
-    grid of its own (Aitken et al. 2017).
+    They unfold by two at a time, with ``blocks`` residual blocks and a convolution after each: unfolding by four at
+    once, with nothing behind it, leaves a visible grid in every reconstruction. Each unfolding starts with four equal
+    subpixels, so that it adds no grid of its own (Aitken et al. 2017).
     """
     layers: list[nn.Module] = []
     before, scale = last, stem
@@ -221,9 +232,15 @@ def unfolding_head(stem: int, *, last: nn.Conv2d) -> nn.Sequential:
             before.weight.copy_(before.weight[::4].repeat_interleave(4, dim=0))
             before.bias.copy_(before.bias[::4].repeat_interleave(4))
 
-        channels = 3 if scale == 2 else 4 * HEAD_CHANNELS[scale // 2]
-        after = nn.Conv2d(HEAD_CHANNELS[scale], channels, 3, padding=1)
-        layers += [nn.PixelShuffle(2), nn.SiLU(), after]
+        width = head_channels(scale, blocks=blocks)
+        channels = 3 if scale == 2 else 4 * head_channels(scale // 2, blocks=blocks)
+        after = nn.Conv2d(width, channels, 3, padding=1)
+        layers.append(nn.PixelShuffle(2))
+        if blocks:
+            layers.append(
+                UpDecoderBlock2D(width, width, num_layers=blocks, resnet_groups=HEAD_GROUPS, add_upsample=False)
+            )
+        layers += [nn.SiLU(), after]
         before, scale = after, scale // 2
     return nn.Sequential(*layers)
 

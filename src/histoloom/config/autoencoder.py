@@ -90,6 +90,12 @@ class AutoencoderConfig(Section):
     )
     blocks: PositiveInt = Field(2, description="residual blocks per level")
     attention: bool = Field(True, description="use self-attention at the lowest level")
+    head_blocks: int = Field(
+        0,
+        ge=0,
+        description="residual blocks at each resolution between the latents' and the image's where stem is 2 or 4, "
+        "with twice as many channels; 0: a convolution alone, which leaves a faint grid",
+    )
     norm_groups: PositiveInt = Field(
         32,
         description="largest number of groups of a group normalisation; with one channel per group the network loses "
@@ -149,6 +155,13 @@ class AutoencoderConfig(Section):
     )
     perceptual_trunk: Literal["alex", "squeeze", "vgg"] = Field("vgg", description="ImageNet network behind lpips")
     perceptual_weight: float = Field(1.0, ge=0, description="weight of the perceptual loss; 0 with perceptual: none")
+    loss_shift: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="the perceptual loss and the discriminator see the image without so many rows and columns, cut at "
+        "another place in every step, px; at one place always, their strides let a grid pass; 0: the whole image",
+    )
     l1_weight: float = Field(0.0, ge=0, description="weight of the mean absolute error")
     mse_weight: float = Field(1.0, ge=0, description="weight of the mean squared error")
     adversarial: AdversarialConfig = Field(AdversarialConfig(), description="the discriminator")
@@ -174,6 +187,10 @@ class AutoencoderConfig(Section):
     def _architecture_fits(self) -> AutoencoderConfig:
         if self.architecture == "paper" and self.stem != 1:
             raise ValueError(f"stem has no effect with architecture: paper; leave it out, got {self.stem}")
+        if self.head_blocks > 0 and (self.stem == 1 or self.architecture == "paper"):
+            raise ValueError(
+                "head_blocks has an effect only with stem: 2 or 4 and architecture: diffusers; leave it out"
+            )
         if self.architecture == "paper" and self.attention and self.widths[-1] % ATTENTION_HEADS:
             raise ValueError(
                 f"the last level's width must be a multiple of {ATTENTION_HEADS} for the attention of architecture: "

@@ -325,9 +325,9 @@ class Config(Section):
                 f"patches.size must be a multiple of {step} for these autoencoder.multipliers and diffusion.channels, "
                 f"got {size}"
             )
-        if auto.perceptual == "lpips" and size < LPIPS_MIN_SIZE:
+        if auto.perceptual == "lpips" and size < (least := LPIPS_MIN_SIZE + auto.loss_shift):
             raise ValueError(
-                f"patches.size must be at least {LPIPS_MIN_SIZE} for autoencoder.perceptual: lpips, got {size}; "
+                f"patches.size must be at least {least} for autoencoder.perceptual: lpips, got {size}; "
                 "pyramid takes smaller ones"
             )
         trunk = self.clusters.trunk
@@ -336,9 +336,9 @@ class Config(Section):
                 f"patches.size must be at least {LPIPS_MIN_SIZE} for clusters.trunk: {trunk}, got {size}; "
                 "efficientnet-lite0 takes smaller ones"
             )
-        if auto.adversarial.weight > 0 and size < auto.adversarial.min_size:
+        if auto.adversarial.weight > 0 and size < (least := auto.adversarial.min_size + auto.loss_shift):
             raise ValueError(
-                f"patches.size must be at least {auto.adversarial.min_size} for a discriminator of "
+                f"patches.size must be at least {least} for a discriminator of "
                 f"{auto.adversarial.layers} layers, got {size}; set fewer autoencoder.adversarial.layers"
             )
         # PyTorch refuses to normalise a single value, one channel at one position. The lowest level normalises its own

@@ -123,6 +123,8 @@ LATER: Mapping[str, Any] = {
         "kl_weight": 1e-6,
         "trained": "all",
         "latent_noise": 0.0,
+        "head_blocks": 0,
+        "loss_shift": 0,
         "gradient": "straight-through",
         "norm_groups": 32,
         "adversarial": {"loss": "hinge", "betas": [0.9, 0.999]},

@@ -26,6 +26,7 @@ FREE: Mapping[str, frozenset[str]] = {
     "autoencoder": frozenset(
         {"training", "perceptual", "perceptual_trunk", "perceptual_weight", "l1_weight", "mse_weight", "commitment"}
         | {"adversarial", "augment", "codebook_decay", "restart_below", "trained", "latent_noise"}
+        | {"loss_shift"}
     ),
     "diffusion": frozenset(
         {"training", "dropout", "condition_dropout", "condition_rate", "corrections", "condition_maps"}
@@ -36,6 +37,9 @@ FREE: Mapping[str, frozenset[str]] = {
 
 CHANGEABLE = ("quantize_decoded",)
 """The generator's settings that a run takes over and may change: they concern neither weights nor latents."""
+
+OF_THE_DECODER = ("head_blocks",)
+"""Those that a run which trains the decoder alone may change: encoder, codebook and latents are the same with any."""
 
 
 def generator_digest(folder: Path) -> str:
@@ -76,9 +80,10 @@ def with_start(values: Values, folder: Path) -> Values:
 def require_fit(config: Config, folder: Path) -> None:
     """``UserError`` where the run's networks or process are not those of the generator in ``folder``."""
     mine = config.model_dump(mode="json")
+    changeable = CHANGEABLE + (OF_THE_DECODER if config.autoencoder.trained == "decoder" else ())
     for section, fixed in fixed_settings(folder).items():
         for key, value in fixed.items():
-            if mine[section][key] != value and key not in CHANGEABLE:
+            if mine[section][key] != value and key not in changeable:
                 raise UserError(
                     f"{section}.{key} is {mine[section][key]} here and {value} in the generator that this run begins "
                     f"with; leave it out, or start without --from"
