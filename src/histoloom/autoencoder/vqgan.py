@@ -9,6 +9,7 @@ Images are float -1..1, (N, 3, H, W); latents (N, C, H / f, W / f), before quant
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -34,10 +35,13 @@ from histoloom.errors import UserError
 from histoloom.run.directory import read_json, write_bytes, write_json
 
 HEAD_CHANNELS = {4: 24, 2: 12}
-"""Channels after unfolding by two, at half of the image's resolution and at all of it; with blocks twice as many."""
+"""channels after unfolding by two: at half of the image's resolution, and at all of it"""
+
+HEAD_BLOCK_CHANNELS = {4: 48, 2: 24}
+"""channels of the head's residual blocks at these resolutions"""
 
 HEAD_GROUPS = 8
-"""groups of the normalisations of the head's blocks"""
+"""groups of their normalisations"""
 
 METADATA = "diffusers"
 """key in the metadata of ``autoencoder.safetensors``: diffusers' configuration of a ready autoencoder"""
@@ -79,7 +83,7 @@ class Autoencoder(nn.Module):
             )
             self.decoder = Decoder(
                 in_channels=config.code_dim,
-                out_channels=3 if config.stem == 1 else 4 * head_channels(config.stem, blocks=config.head_blocks),
+                out_channels=decoder_channels(config),
                 up_block_types=("UpDecoderBlock2D",) * levels,
                 block_out_channels=config.widths,
                 layers_per_block=config.blocks,
@@ -88,9 +92,10 @@ class Autoencoder(nn.Module):
                 mid_block_add_attention=config.attention,
             )
         last = self.decoder.conv_out if isinstance(self.decoder, Decoder | paper.Decoder) else None
-        self.head = (
-            nn.Sequential() if last is None else unfolding_head(config.stem, last=last, blocks=config.head_blocks)
-        )
+        if config.head_blocks > 0:
+            self.head = upsampling_head(config.stem, blocks=config.head_blocks)
+        else:
+            self.head = nn.Sequential() if last is None else unfolding_head(config.stem, last=last)
         self.quantizer = (
             Quantizer(
                 config.codes,
@@ -212,17 +217,19 @@ class Autoencoder(nn.Module):
         return model.eval().requires_grad_(False)
 
 
-def head_channels(scale: int, *, blocks: int) -> int:
-    """Channels of the head's map that is unfolded to ``scale`` / 2 of the pixels' side."""
-    return HEAD_CHANNELS[scale] * (2 if blocks else 1)
+def decoder_channels(config: AutoencoderConfig) -> int:
+    """Channels that the decoder gives to the head, or to the image where there is no head."""
+    if config.stem == 1:
+        return 3
+    return HEAD_BLOCK_CHANNELS[config.stem] if config.head_blocks else 4 * HEAD_CHANNELS[config.stem]
 
 
-def unfolding_head(stem: int, *, last: nn.Conv2d, blocks: int = 0) -> nn.Sequential:
+def unfolding_head(stem: int, *, last: nn.Conv2d) -> nn.Sequential:
     """The layers that unfold the channels of the decoder's ``last`` convolution to pixels.
 
-    They unfold by two at a time, with ``blocks`` residual blocks and a convolution after each: unfolding by four at
-    once, with nothing behind it, leaves a visible grid in every reconstruction. Each unfolding starts with four equal
-    subpixels, so that it adds no grid of its own (Aitken et al. 2017).
+    They unfold by two at a time, with a convolution after each: unfolding by four at once, with nothing behind it,
+    leaves a visible grid in every reconstruction. Each unfolding starts with four equal subpixels, so that it adds no
+    grid of its own (Aitken et al. 2017).
     """
     layers: list[nn.Module] = []
     before, scale = last, stem
@@ -232,35 +239,49 @@ def unfolding_head(stem: int, *, last: nn.Conv2d, blocks: int = 0) -> nn.Sequent
             before.weight.copy_(before.weight[::4].repeat_interleave(4, dim=0))
             before.bias.copy_(before.bias[::4].repeat_interleave(4))
 
-        width = head_channels(scale, blocks=blocks)
-        channels = 3 if scale == 2 else 4 * head_channels(scale // 2, blocks=blocks)
-        after = nn.Conv2d(width, channels, 3, padding=1)
-        layers.append(nn.PixelShuffle(2))
-        if blocks:
-            layers.append(
-                UpDecoderBlock2D(width, width, num_layers=blocks, resnet_groups=HEAD_GROUPS, add_upsample=False)
-            )
-        layers += [nn.SiLU(), after]
+        channels = 3 if scale == 2 else 4 * HEAD_CHANNELS[scale // 2]
+        after = nn.Conv2d(HEAD_CHANNELS[scale], channels, 3, padding=1)
+        layers += [nn.PixelShuffle(2), nn.SiLU(), after]
         before, scale = after, scale // 2
     return nn.Sequential(*layers)
+
+
+def upsampling_head(stem: int, *, blocks: int) -> nn.Sequential:
+    """The layers that take the decoder's map to pixels: doubled by repetition, then ``blocks`` residual blocks.
+
+    Repetition gives the four subpixels of a position the same values in training too, which unfolding only starts with:
+    unfolding before the same blocks left a period of two pixels (docs/explanation/log/2026-11-28-decoder-head.md).
+    """
+    layers: list[nn.Module] = []
+    scale, width = stem, HEAD_BLOCK_CHANNELS[stem]
+    while scale > 1:
+        block = UpDecoderBlock2D(
+            width, HEAD_BLOCK_CHANNELS[scale], num_layers=blocks, resnet_groups=HEAD_GROUPS, add_upsample=False
+        )
+        layers += [nn.Upsample(scale_factor=2, mode="nearest"), block]
+        scale, width = scale // 2, HEAD_BLOCK_CHANNELS[scale]
+    return nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, 3, 3, padding=1))
 
 
 class Discriminator(nn.Module):
     """The patch discriminator (Isola et al. 2017): scores overlapping regions of an image; larger is more real.
 
     Images (N, 3, H, W) in -1..1 to scores (N, 1, h, w). Group instead of batch normalisation, so that a score does not
-    depend on the rest of the batch.
+    depend on the rest of the batch. With ``pixels`` a convolution at the image's resolution comes first.
     """
 
     def __init__(self, config: AdversarialConfig) -> None:
         super().__init__()
-        first, *others = config.widths
-        blocks: list[nn.Module] = [nn.Conv2d(3, first, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        before = first
-        for layer, width in enumerate(others, start=1):
+        before = config.widths[0]
+        if config.pixels:
+            first, others = nn.Conv2d(3, before, 3, padding=1), config.widths
+        else:
+            first, others = nn.Conv2d(3, before, 4, stride=2, padding=1), config.widths[1:]
+        blocks: list[nn.Module] = [first, nn.LeakyReLU(0.2)]
+        for number, width in enumerate(others, start=1):
             blocks += [
-                nn.Conv2d(before, width, 4, stride=2 if layer < config.layers else 1, padding=1, bias=False),
-                nn.GroupNorm(min(DISCRIMINATOR_GROUPS, width), width),
+                nn.Conv2d(before, width, 4, stride=2 if number < len(others) else 1, padding=1, bias=False),
+                nn.GroupNorm(math.gcd(DISCRIMINATOR_GROUPS, width), width),
                 nn.LeakyReLU(0.2),
             ]
             before = width

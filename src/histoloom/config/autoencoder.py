@@ -36,6 +36,9 @@ class AdversarialConfig(Section):
     )
     channels: PositiveInt = Field(64, description="width of its first layer: a multiple of 8, or 1, 2 or 4")
     layers: PositiveInt = Field(3, description="convolutions that halve the image; more layers see larger regions")
+    pixels: bool = Field(
+        False, description="a convolution at the image's resolution comes first, so that it sees single pixels"
+    )
     lr: PositiveFloat = Field(1e-4, description="learning rate of its Adam optimizer")
     betas: tuple[Momentum, Momentum] = Field(
         (0.9, 0.999),
@@ -93,8 +96,8 @@ class AutoencoderConfig(Section):
     head_blocks: int = Field(
         0,
         ge=0,
-        description="residual blocks at each resolution between the latents' and the image's where stem is 2 or 4, "
-        "with twice as many channels; 0: a convolution alone, which leaves a faint grid",
+        description="residual blocks of the decoder at each resolution above that of its levels, where stem is 2 or 4; "
+        "0: unfolding with a convolution, cheaper, which leaves a faint grid",
     )
     norm_groups: PositiveInt = Field(
         32,

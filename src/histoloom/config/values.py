@@ -127,7 +127,7 @@ LATER: Mapping[str, Any] = {
         "loss_shift": 0,
         "gradient": "straight-through",
         "norm_groups": 32,
-        "adversarial": {"loss": "hinge", "betas": [0.9, 0.999]},
+        "adversarial": {"loss": "hinge", "betas": [0.9, 0.999], "pixels": False},
         "training": BETAS,
     },
     "patches": {"min_region": 0.5},

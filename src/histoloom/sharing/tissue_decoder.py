@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 NORM_GROUPS = 32
 HEAD_CHANNELS = {4: 24, 2: 12}
+HEAD_BLOCK_CHANNELS = {4: 48, 2: 24}
 HEAD_GROUPS = 8
 
 
@@ -44,10 +45,10 @@ class TissueDecoder(nn.Module):
             return
         widths = tuple(values["channels"] * multiplier for multiplier in values["multipliers"])
         stem, blocks = values["stem"], values.get("head_blocks", 0)
-        head = {scale: channels * (2 if blocks else 1) for scale, channels in HEAD_CHANNELS.items()}
+        given = HEAD_BLOCK_CHANNELS if blocks else {scale: 4 * channels for scale, channels in HEAD_CHANNELS.items()}
         self.decoder = Decoder(
             in_channels=values["code_dim"],
-            out_channels=3 if stem == 1 else 4 * head[stem],
+            out_channels=3 if stem == 1 else given[stem],
             up_block_types=("UpDecoderBlock2D",) * len(widths),
             block_out_channels=widths,
             layers_per_block=values["blocks"],
@@ -56,14 +57,19 @@ class TissueDecoder(nn.Module):
             mid_block_add_attention=values["attention"],
         )
         layers: list[nn.Module] = []
+        width = given.get(stem, 3)
         while stem > 1:
-            width, out = head[stem], 3 if stem == 2 else 4 * head[stem // 2]
-            layers.append(nn.PixelShuffle(2))
             if blocks:
-                block = UpDecoderBlock2D(width, width, num_layers=blocks, resnet_groups=HEAD_GROUPS, add_upsample=False)
-                layers.append(block)
-            layers += [nn.SiLU(), nn.Conv2d(width, out, 3, padding=1)]
+                out = HEAD_BLOCK_CHANNELS[stem]
+                block = UpDecoderBlock2D(width, out, num_layers=blocks, resnet_groups=HEAD_GROUPS, add_upsample=False)
+                layers += [nn.Upsample(scale_factor=2, mode="nearest"), block]
+                width = out
+            else:
+                out = 3 if stem == 2 else given[stem // 2]
+                layers += [nn.PixelShuffle(2), nn.SiLU(), nn.Conv2d(HEAD_CHANNELS[stem], out, 3, padding=1)]
             stem //= 2
+        if blocks:
+            layers += [nn.SiLU(), nn.Conv2d(width, 3, 3, padding=1)]
         self.head = nn.Sequential(*layers)
 
     @property
