@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import time
@@ -17,6 +18,7 @@ from histoloom import pipeline
 from histoloom.errors import SlidesAbsent, UserError
 from histoloom.names import add_label, add_name, undo
 from histoloom.run.directory import Run
+from histoloom.run.stage import EventLog
 from histoloom.setup import change_settings, init_run
 from histoloom.slides.inventory import find
 from histoloom.slides.inventory.pseudonyms import real_file
@@ -179,6 +181,20 @@ def killed_in(stage: str, run: Path) -> None:
     done = started.finish()
     assert done.returncode == -signal.SIGKILL, f"{stage} was over before it could be killed: {done.stdout[-1500:]}"
     assert building.exists()
+
+
+def test_a_training_that_was_stopped_continues_with_another_learning_rate(tiny_run: Path, tmp_path: Path) -> None:
+    """As after a divergence, by the setting that its message names."""
+    shutil.copytree(tiny_run, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    shutil.rmtree(run.folder("diffusion"))
+    killed_in("diffusion", run.path)
+    slower = change_settings(run, ["diffusion.training.phases.0.lr=1.0e-5"], save=True)
+    pipeline.execute(slower, until="diffusion")
+    events = EventLog(slower.folder("diffusion") / "log.jsonl").read()
+    messages = [str(event["message"]) for event in events if "message" in event]
+    assert any(re.match(r"continues after \d+ images with learning rates .*1e-05.* before", one) for one in messages)
+    assert states(slower.path)[pipeline.STAGE_NAMES.index("diffusion")] == "done"
 
 
 @pytest.mark.timeout(600)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -182,8 +183,23 @@ class StageStatus:
 
 def wanted_fingerprints(run: Run) -> dict[str, str]:
     """The fingerprint that each stage has when it is up to date with the configuration, the slides and the names."""
+    return {name: digests.whole for name, digests in _stage_digests(run).items()}
+
+
+class StageDigests(NamedTuple):
+    """A stage's fingerprint, ``whole``, and what it would be without the learning rates of its own settings.
+
+    Both are the same for a stage that is not one training: half of it would keep the rates before.
+    """
+
+    whole: str
+    but_rates: str
+
+
+def _stage_digests(run: Run) -> dict[str, StageDigests]:
     config = identity(run.config)
     wanted: dict[str, str] = {}
+    digests: dict[str, StageDigests] = {}
     for stage in STAGES:
         value = {
             "stage": stage.name,
@@ -196,7 +212,9 @@ def wanted_fingerprints(run: Run) -> dict[str, str]:
         }
         if stage.name == "patches":
             wanted[stage.name] = _patches_fingerprint(run, value)
+            digests[stage.name] = StageDigests(wanted[stage.name], wanted[stage.name])
             continue
+        one_training = stage.name in ("autoencoder", "diffusion")
         if stage.name == "diffusion" and (corrections := training_corrections(run, clustering=wanted["clusters"])):
             value["corrections"] = {str(k): asdict(corrected) for k, corrected in corrections.items()}
         if stage.name == "evaluation":
@@ -214,7 +232,17 @@ def wanted_fingerprints(run: Run) -> dict[str, str]:
             if readings:
                 value["readings"] = [fingerprint(path.read_text(encoding="utf-8")) for path in readings]
         wanted[stage.name] = fingerprint(value)
-    return wanted
+        digests[stage.name] = StageDigests(
+            wanted[stage.name], fingerprint(_without_rates(value) if one_training else value)
+        )
+    return digests
+
+
+def _without_rates(value: Any) -> Any:
+    """Settings without learning rates, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: _without_rates(one) for key, one in value.items() if key != "lr"}
+    return [_without_rates(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def training_corrections(run: Run, *, clustering: str) -> dict[int, CorrectedTissues]:
@@ -317,14 +345,16 @@ def refresh_report(run: Run) -> None:
 
 def _execute(run: Run, *, until: str, main: bool) -> None:
     """The main process decides, works and writes; the others share what is for all processes, and wait else."""
-    wanted = wanted_fingerprints(run)
+    digests = _stage_digests(run)
+    wanted = {name: both.whole for name, both in digests.items()}
     # As in the fingerprint, whatever is corrected while earlier stages are built.
     corrections = training_corrections(run, clustering=wanted["clusters"])
     for stage in STAGES[: STAGE_NAMES.index(until) + 1]:
         if not _shared(run, main and _is_needed(run, stage, wanted=wanted[stage.name])):
             continue
         if main:
-            _build(run, stage, wanted=wanted, corrections=corrections)
+            out = run.begin(stage.name, wanted=wanted[stage.name], but_rates=digests[stage.name].but_rates)
+            _build(run, stage, out=out, wanted=wanted, corrections=corrections)
         elif stage.on_all_processes:
             with tempfile.TemporaryDirectory(prefix="histoloom-") as scratch:
                 stage.run(_context(run, stage, out=Path(scratch), corrections=corrections))
@@ -356,10 +386,11 @@ def _shared(run: Run, value: bool) -> bool:  # noqa: FBT001 - the one thing that
     return distributed.shared(value)
 
 
-def _build(run: Run, stage: Stage, *, wanted: Mapping[str, str], corrections: Mapping[int, CorrectedTissues]) -> None:
+def _build(
+    run: Run, stage: Stage, *, out: Path, wanted: Mapping[str, str], corrections: Mapping[int, CorrectedTissues]
+) -> None:
     from histoloom.training import distributed
 
-    out = run.begin(stage.name, wanted=wanted[stage.name])
     logger.info("%s: started (stage %d of %d)", stage.name, STAGE_NAMES.index(stage.name) + 1, len(STAGE_NAMES))
     # What trains in a stage of the main process alone must not wait for the other processes.
     together = stage.on_all_processes or process_count() == 1

@@ -120,6 +120,24 @@ def test_an_unfinished_build_continues_only_for_its_own_fingerprint(tmp_path: Pa
     assert not (run.begin("patches", wanted="two") / "half").exists()
 
 
+def test_an_unfinished_build_comes_back_with_its_settings(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", a_config())
+    (run.begin("patches", wanted="one") / "half").write_text("first")
+    (run.begin("patches", wanted="two") / "half").write_text("second")
+    assert (run.begin("patches", wanted="one") / "half").read_text() == "first"
+    assert (run.begin("patches", wanted="two") / "half").read_text() == "second"
+    assert not run.restore("patches", wanted="one")  # unfinished
+
+
+def test_an_unfinished_build_continues_with_other_learning_rates(tmp_path: Path) -> None:
+    """And with the digest of those, so that what is published is up to date."""
+    run = Run.create(tmp_path / "run", a_config())
+    (run.begin("diffusion", wanted="one", but_rates="same") / "half").write_text("x")
+    assert (run.begin("diffusion", wanted="two", but_rates="same") / "half").exists()
+    assert (run.begin("diffusion", wanted="two", but_rates="other") / "half").exists()
+    assert not (run.begin("diffusion", wanted="three", but_rates="more images") / "half").exists()
+
+
 EARLIER = """\
 seed: 0
 preset: demo

@@ -236,21 +236,28 @@ class Run:
             finally:
                 lock.release()
 
-    def begin(self, stage: str, *, wanted: str) -> Path:
+    def begin(self, stage: str, *, wanted: str, but_rates: str | None = None) -> Path:
         """The folder to build ``stage`` in; an unfinished build of the same fingerprint is continued.
 
-        A finished build of another fingerprint, which a crash left unpublished, moves to ``superseded/``.
+        So is one that differs in learning rates alone: its fingerprint without them is ``but_rates`` too. A build of
+        another fingerprint moves to ``superseded/``, and comes back from there as it was.
         """
         folder = self.building(stage)
         marker = folder / "building.json"
-        finished = Artifact.read(folder)
-        if finished is not None:
-            self._move_aside(folder, stage=stage, digest=finished.fingerprint)
-        elif folder.exists() and (not marker.is_file() or read_json(marker)["fingerprint"] != wanted):
-            shutil.rmtree(folder)
+        if folder.exists():
+            before = read_json(marker) if marker.is_file() else {}
+            finished = Artifact.read(folder)
+            if finished is None and but_rates is not None and before.get("but_rates") == but_rates:
+                write_json(marker, before | {"fingerprint": wanted})
+            elif finished is not None or before.get("fingerprint") != wanted:
+                digest = finished.fingerprint if finished is not None else before.get("fingerprint", "unknown")
+                self._move_aside(folder, stage=stage, digest=digest)
+        kept = self._superseded(stage, wanted)
+        if not folder.exists() and (kept / marker.name).is_file() and Artifact.read(kept) is None:
+            kept.rename(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not marker.is_file():
-            write_json(marker, {"fingerprint": wanted, "seconds": 0.0})
+            write_json(marker, {"fingerprint": wanted, "but_rates": but_rates, "seconds": 0.0})
         return folder
 
     def discard_if_empty(self, stage: str) -> None:
@@ -307,6 +314,9 @@ class Run:
 
     def _move_aside(self, folder: Path, *, stage: str, digest: str) -> None:
         target = self._superseded(stage, digest)
+        if Artifact.read(target) is not None and Artifact.read(folder) is None:
+            shutil.rmtree(folder)  # unfinished, and a finished one of the same settings is there
+            return
         target.parent.mkdir(exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)
         folder.rename(target)

@@ -366,6 +366,7 @@ class _Loop:
             "first": self.first_losses,
             "events": self.events,
             "accumulate": self.accumulate,
+            "rates": self._rates(),
         }
         self.writer.write(state)
 
@@ -390,10 +391,19 @@ class _Loop:
                 lay_out_states(self.optimizers[objective.name][1])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        rates = self._rates()
         if distributed.rank() == 0:
             self.log.keep(state["events"])
-        self.events = state["events"]
+            if (before := state.get("rates", rates)) != rates:
+                message = f"continues after {self.images:,} images with learning rates {rates}, {before} before"
+                logger.info("%s: %s", self.task.name, message)
+                self.log.write({"message": message})
+        self.events = len(self.log) if distributed.rank() == 0 else state["events"]
         logger.info("%s: continuing after %s of %s images", self.task.name, f"{self.images:,}", f"{self.total:,}")
+
+    def _rates(self) -> dict[str, list[float]]:
+        """The learning rates of each objective's phases, which may change where a training is continued."""
+        return {objective.name: [phase.lr for phase in objective.phases] for objective in self.task.objectives}
 
     def result(self) -> Trained:
         """What was trained; optimizers, their states and the gradients are released."""
