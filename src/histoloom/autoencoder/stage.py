@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,22 +20,30 @@ from histoloom.run.stage import StageContext
 from histoloom.seeding import derive
 from histoloom.slides.patch_set import PatchSet
 from histoloom.training.devices import accelerator
-from histoloom.training.loop import Objective, Task, train
+from histoloom.training.loop import Objective, Task, Trained, train
 
 
 def run(context: StageContext) -> None:
     """Train on the training split, keep the weights, measure the reconstruction of held-out patches."""
     config = context.config.autoencoder
     patches = PatchSet.open(context.inputs["patches"])
-    rows = patches.rows(split="train")
     if config.pretrained is not None:
         keep_pretrained(context, patches=patches)
         return
+    trained = fit(context, config=config, patches=patches, start=start_folder(context.run, context.config))
+    if is_main_process():
+        model = trained.modules["autoencoder"]
+        assert isinstance(model, Autoencoder), "the task's module keeps its kind"
+        model.save(context.out)
+        measure(context, modules=trained.modules, patches=patches)
+
+
+def fit(context: StageContext, *, config: AutoencoderConfig, patches: PatchSet, start: Path | None) -> Trained:
+    """Train by ``config`` on the training split; ``start``: a generator whose weights it begins with."""
+    rows = patches.rows(split="train")
     task = make_task(config, seed=context.config.seed, n=len(rows))
     autoencoder, discriminator = task.modules["autoencoder"], task.modules.get("discriminator")
     assert isinstance(autoencoder, Autoencoder), "made by make_task"
-
-    start = start_folder(context.run, context.config)
     if start is not None:
         anew = begin_with(autoencoder, Autoencoder.load(start / "autoencoder"))
         kept = "; encoder and codebook keep them" if config.trained == "decoder" else ""
@@ -56,7 +65,7 @@ def run(context: StageContext) -> None:
         compiled=losses.compiled,
         batch=lambda places: torch.from_numpy(patches.images(rows[places])),
     )
-    trained = train(
+    return train(
         task,
         config=config.training,
         runtime=context.config.runtime,
@@ -64,12 +73,6 @@ def run(context: StageContext) -> None:
         out=context.out,
         log=context.log,
     )
-
-    if is_main_process():
-        model = trained.modules["autoencoder"]
-        assert isinstance(model, Autoencoder), "the task's module keeps its kind"
-        model.save(context.out)
-        measure(context, modules=trained.modules, patches=patches)
 
 
 def begin_with(autoencoder: Autoencoder, given: Autoencoder) -> bool:
