@@ -1,6 +1,6 @@
 """A sharper decoder for a run whose encoder, clusters and diffusion model stay as they are, and what it is worth.
 
-    python benchmarks/decoder_alone.py RUN --out FOLDER [--images 60000]
+    python benchmarks/decoder_alone.py RUN --out FOLDER [--images 40000]
 
 Trains the decoder of RUN's autoencoder alone, with another head (``autoencoder.head_blocks``), losses that judge from
 another place in every step (``loss_shift``) and a discriminator that sees single pixels, and continues where it was
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from histoloom.run.directory import Run
 from histoloom.run.stage import EventLog, StageContext
 from histoloom.seeding import numpy_generator
 from histoloom.setup import change_settings
+from histoloom.slides.patch_set import PatchSet
 
 CHANGES: dict[str, Any] = {
     "trained": "decoder",
@@ -49,7 +51,7 @@ CHANGES: dict[str, Any] = {
         "betas": [0.5, 0.9],
     },
 }
-PIXELS, PATCHES, BATCH = 400, 210, 30
+IMAGES, PIXELS, PATCHES, BATCH = 40_000, 400, 210, 30
 
 
 def decoder_config(run: Run, *, images: int) -> AutoencoderConfig:
@@ -59,6 +61,20 @@ def decoder_config(run: Run, *, images: int) -> AutoencoderConfig:
     training["phases"] = [{"optimizer": "adamw", "lr": 1e-3, "images": images}]
     training["lr_decay"] = "cosine"
     return AutoencoderConfig.model_validate(values | CHANGES | {"training": training})
+
+
+def train_decoder(run: Run, *, folder: Path, images: int) -> None:
+    """The run's autoencoder with a decoder of its own, in ``folder``; continued where it was stopped."""
+    if (folder / "autoencoder.safetensors").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    context = StageContext(run.path, run.config, folder, {}, EventLog(folder / "log.jsonl"))
+    patches = PatchSet.open(run.require("patches"))
+    trained = fit(context, config=decoder_config(run, images=images), patches=patches, start=run.path)
+    model = trained.modules["autoencoder"]
+    assert isinstance(model, Autoencoder), "the task's module keeps its kind"
+    model.cpu().save(folder)
+    shutil.rmtree(folder / "checkpoints")
 
 
 def reconstructions(model: Autoencoder, images_NHW3: np.ndarray) -> np.ndarray:
@@ -91,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=60_000)
+    parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument(
         "--set", dest="settings", nargs="*", default=[], help="settings of the run, as runtime.threads=1"
     )
@@ -99,16 +115,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     run = change_settings(Run.open(arguments.run), arguments.settings, save=False)
     real = Real.of(run, clusters=run.require("clusters"), cache=arguments.out / "features")
-
     folder = arguments.out / "autoencoder"
-    if not (folder / "autoencoder.safetensors").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        context = StageContext(run.path, run.config, folder, {}, EventLog(folder / "log.jsonl"))
-        config = decoder_config(run, images=arguments.images)
-        trained = fit(context, config=config, patches=real.patches, start=run.path).modules["autoencoder"]
-        assert isinstance(trained, Autoencoder), "the task's module keeps its kind"
-        trained.cpu().save(folder)
-
+    train_decoder(run, folder=folder, images=arguments.images)
     table = {
         name: qualities(Autoencoder.load(where), real=real)
         for name, where in (("the run's", run.require("autoencoder")), ("decoder alone", folder))

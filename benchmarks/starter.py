@@ -2,10 +2,11 @@
 
     python benchmarks/starter.py RUN --slides OSTEOSARCOMA_FIELDS --out starter [--names benchmarks/starter_names.csv]
 
-Makes RUN by the preset ``starter``, or continues it: all stages, the clusters' names, the student, and the export. The
-names were given once, by looking. Each line of NAMES is a name and patches that showed it; a cluster gets the name of
-the line whose patches it has most of, so that a run whose clusters come in another order is named right. A cluster
-without a name ends the script: look at RUN/report.html, ``histoloom name RUN CLUSTER NAME``, and start it again.
+Makes RUN by the preset ``starter``, or continues it: all stages, a sharper decoder (``decoder_alone.py``), the
+clusters' names, the student, and the export. The names were given once, by looking. Each line of NAMES is a name and
+patches that showed it; a cluster gets the name of the line whose patches it has most of, so that a run whose clusters
+come in another order is named right. A cluster without a name ends the script: look at RUN/report.html,
+``histoloom name RUN CLUSTER NAME``, and start it again.
 
 ``evaluation/`` gets the run's numbers (``similarity``, ``distribution``, ``faithfulness``, ``originality``), the most
 suspicious pairs of a sample and its nearest training patch, and ``clusters.jpg``: for each cluster real patches on the
@@ -21,14 +22,18 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from decoder_alone import IMAGES, train_decoder
 from PIL import Image, ImageDraw
 
 from histoloom import pipeline
+from histoloom.autoencoder.quality import measure
+from histoloom.autoencoder.vqgan import Autoencoder
 from histoloom.clustering.clustering_set import Clustering
 from histoloom.diffusion.distillation import DistillConfig, distil
 from histoloom.evaluation.images import SampleFolder
 from histoloom.names import add_name, current_names, default_name
 from histoloom.run.directory import Run
+from histoloom.run.stage import EventLog, StageContext
 from histoloom.setup import init_run
 from histoloom.sharing.export import Terms, export_generator
 from histoloom.slides.patch_set import PatchSet
@@ -97,6 +102,16 @@ def name_clusters(run: Run, table: Path) -> None:
             add_name(run.path, cluster=cluster, name=name, k=k, rater="starter")
 
 
+def sharpen(run: Run) -> None:
+    """Give the run's autoencoder a decoder that was trained alone, from RUN/decoder; the latents stay as they are."""
+    made, own = run.path / "decoder", run.require("autoencoder")
+    train_decoder(run, folder=made, images=IMAGES)
+    for name in ("autoencoder.safetensors", "autoencoder.json"):
+        shutil.copy2(made / name, own / name)
+    context = StageContext(run.path, run.config, own, {}, EventLog(own / "log.jsonl"))
+    measure(context, modules={"autoencoder": Autoencoder.load(own)}, patches=PatchSet.open(run.require("patches")))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
@@ -108,6 +123,7 @@ def main() -> None:
         init_run(arguments.run, slides=[arguments.slides], preset="starter")
     run = Run.open(arguments.run)
     pipeline.execute(run, until="diffusion")
+    sharpen(run)
     name_clusters(run, arguments.names)
     k = Clustering.open(run.require("clusters")).chosen
     nameless = [str(c) for c, name in current_names(run.path, k=k).items() if name == default_name(c)]
