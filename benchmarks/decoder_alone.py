@@ -7,8 +7,9 @@ another place in every step (``loss_shift``) and a discriminator that sees singl
 stopped. ``FOLDER/autoencoder`` then holds the autoencoder: the run's encoder, so the same latents.
 
 A table compares it with the run's own, by reconstructions. PSNR and LPIPS by AlexNet are of held-out patches. Frechet
-distance, recall and the two-sample test by texture are of training patches against the held-out ones, with real
-patches of the training slides as their floor: what a diffusion model could reach that draws as real latents are.
+distance, recall and the two-sample test by texture are of training patches, of every cluster in its share of the
+held-out ones, against these, with other patches of the training slides as their floor: what a diffusion model could
+reach that draws as real latents are.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from cheaper_training import Real, measured
 from histoloom.autoencoder.stage import fit
 from histoloom.autoencoder.vqgan import Autoencoder, to_float, to_uint8
 from histoloom.config import AutoencoderConfig
+from histoloom.evaluation.distribution import draw_rows, rows_by_cluster
 from histoloom.evaluation.pair_metrics import PairMetricSettings, make_metrics, measure
 from histoloom.run.directory import Run
 from histoloom.run.stage import EventLog, StageContext
@@ -98,7 +100,8 @@ def qualities(model: Autoencoder, *, real: Real) -> dict[str, float]:
     pairs = np.stack([np.arange(len(held_out))] * 2, axis=1)
     values = measure(metrics, left=lambda rows: held_out[rows], right=lambda rows: again[rows], pairs=pairs)
     columns |= {name: float(found.mean()) for name, found in values.items()}
-    rows = numpy_generator(0, "decoder-alone").permutation(real.rows("train", most=len(real.patches)))[:PATCHES]
+    by_cluster = rows_by_cluster(real.labels_N, rows=real.rows("train", most=len(real.patches)))
+    rows = draw_rows(by_cluster, quotas=real.quotas(PATCHES), rng=numpy_generator(0, "decoder-alone"))
     drawn = reconstructions(model, real.patches.images(rows))
     return columns | measured(real, drawn, real.labels_N[rows], device=torch.device("cpu"))
 
