@@ -135,6 +135,7 @@ def test_an_unfinished_build_continues_with_other_learning_rates(tmp_path: Path)
     (run.begin("diffusion", wanted="one", but_rates="same") / "half").write_text("x")
     assert (run.begin("diffusion", wanted="two", but_rates="same") / "half").exists()
     assert (run.begin("diffusion", wanted="two", but_rates="other") / "half").exists()
+    assert (run.begin("diffusion", wanted="four", but_rates="other") / "half").exists()  # as in builds of before
     assert not (run.begin("diffusion", wanted="three", but_rates="more images") / "half").exists()
 
 

@@ -163,7 +163,7 @@ class AutoencoderConfig(Section):
         ge=0,
         le=16,
         description="the perceptual loss and the discriminator see the image without so many rows and columns, cut at "
-        "another place in every step, px; at one place always, their strides let a grid pass; 0: the whole image",
+        "another place in every step, px, so that none is always first in their strides; 0: the whole image",
     )
     l1_weight: float = Field(0.0, ge=0, description="weight of the mean absolute error")
     mse_weight: float = Field(1.0, ge=0, description="weight of the mean squared error")

@@ -247,9 +247,10 @@ class Run:
         if folder.exists():
             before = read_json(marker) if marker.is_file() else {}
             finished = Artifact.read(folder)
-            if finished is None and but_rates is not None and before.get("but_rates") == but_rates:
-                write_json(marker, before | {"fingerprint": wanted})
-            elif finished is not None or before.get("fingerprint") != wanted:
+            same_but_rates = but_rates is not None and before.get("but_rates") == but_rates
+            if finished is None and (before.get("fingerprint") == wanted or same_but_rates):
+                write_json(marker, before | {"fingerprint": wanted, "but_rates": but_rates})
+            else:
                 digest = finished.fingerprint if finished is not None else before.get("fingerprint", "unknown")
                 self._move_aside(folder, stage=stage, digest=digest)
         kept = self._superseded(stage, wanted)
