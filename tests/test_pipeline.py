@@ -183,18 +183,27 @@ def killed_in(stage: str, run: Path) -> None:
     assert building.exists()
 
 
-def test_a_training_that_was_stopped_continues_with_another_learning_rate(tiny_run: Path, tmp_path: Path) -> None:
-    """As after a divergence, by the setting that its message names."""
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["lr=1.0e-5"], r"continues after \d+ images with learning rates .*1e-05.* before"),
+        (["epochs=null", "images=8"], r"continues after \d+ images to 8 images, \d+ before"),
+    ],
+)
+def test_a_training_that_was_stopped_continues_with_another_schedule(
+    settings: list[str], message: str, tiny_run: Path, tmp_path: Path
+) -> None:
+    """As after a divergence, by the setting that its message names, or to end it early."""
     shutil.copytree(tiny_run, tmp_path / "run")
     run = Run.open(tmp_path / "run")
     shutil.rmtree(run.folder("diffusion"))
     killed_in("diffusion", run.path)
-    slower = change_settings(run, ["diffusion.training.phases.0.lr=1.0e-5"], save=True)
-    pipeline.execute(slower, until="diffusion")
-    events = EventLog(slower.folder("diffusion") / "log.jsonl").read()
+    changed = change_settings(run, [f"diffusion.training.phases.0.{setting}" for setting in settings], save=True)
+    pipeline.execute(changed, until="diffusion")
+    events = EventLog(changed.folder("diffusion") / "log.jsonl").read()
     messages = [str(event["message"]) for event in events if "message" in event]
-    assert any(re.match(r"continues after \d+ images with learning rates .*1e-05.* before", one) for one in messages)
-    assert states(slower.path)[pipeline.STAGE_NAMES.index("diffusion")] == "done"
+    assert any(re.match(message, one) for one in messages)
+    assert states(changed.path)[pipeline.STAGE_NAMES.index("diffusion")] == "done"
 
 
 @pytest.mark.timeout(600)

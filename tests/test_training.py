@@ -142,6 +142,31 @@ def test_with_two_rates_resumed_equals_uninterrupted(stop_at: int, tmp_path: Pat
     assert equal(whole, fit(with_rate(3.0), tmp_path / "parts"))
 
 
+@pytest.mark.parametrize("images", [24, 480])
+def test_a_stopped_training_takes_another_length(images: int, tmp_path: Path) -> None:
+    """A longer one continues; one that has seen more than it is asked for ends with its weights, and is checked."""
+    with pytest.raises(Interrupted):
+        fit(linear_task(stop_at=108), tmp_path)
+    kept = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
+    phases = (Phase(optimizer="adadelta", lr=0.1, images=12), Phase(optimizer="adam", lr=0.05, images=images - 12))
+    seen: list[int] = []
+    checked: list[int] = []
+
+    def check(_modules: Modules, images: int) -> CheckResult:
+        checked.append(images)
+        return CheckResult("fine")
+
+    task = linear_task(seen=seen)
+    objective = dataclasses.replace(task.objectives[0], phases=phases)
+    task = dataclasses.replace(task, callback=Callback(check, times=1), objectives=(objective,))
+    after = fit(task, tmp_path, phases=phases)
+    assert len(seen) == max(images - 108, 0)
+    assert checked == [max(images, 108)]
+    assert equal(after, kept["averages"]["network"]) == (images < 108)
+    messages = [event["message"] for event in EventLog(tmp_path / "log.jsonl").read() if "message" in event]
+    assert f"continues after 108 images to {images} images, 300 before" in messages
+
+
 def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
     first = fit(linear_task(), tmp_path)
     assert equal(first, fit(linear_task(stop_at=0), tmp_path))

@@ -187,13 +187,13 @@ def wanted_fingerprints(run: Run) -> dict[str, str]:
 
 
 class StageDigests(NamedTuple):
-    """A stage's fingerprint, ``whole``, and what it would be without the learning rates of its own settings.
+    """A stage's fingerprint, ``whole``, and what it would be without its training's learning rates and length.
 
     Both are the same for a stage that is not one training: half of it would keep the rates before.
     """
 
     whole: str
-    but_rates: str
+    but_schedule: str
 
 
 def _stage_digests(run: Run) -> dict[str, StageDigests]:
@@ -233,16 +233,16 @@ def _stage_digests(run: Run) -> dict[str, StageDigests]:
                 value["readings"] = [fingerprint(path.read_text(encoding="utf-8")) for path in readings]
         wanted[stage.name] = fingerprint(value)
         digests[stage.name] = StageDigests(
-            wanted[stage.name], fingerprint(_without_rates(value) if one_training else value)
+            wanted[stage.name], fingerprint(_without_schedule(value) if one_training else value)
         )
     return digests
 
 
-def _without_rates(value: Any) -> Any:
-    """Settings without learning rates, at any depth."""
+def _without_schedule(value: Any) -> Any:
+    """Settings without learning rates and lengths of phases, at any depth."""
     if isinstance(value, Mapping):
-        return {key: _without_rates(one) for key, one in value.items() if key != "lr"}
-    return [_without_rates(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: _without_schedule(one) for key, one in value.items() if key not in ("lr", "images", "epochs")}
+    return [_without_schedule(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def training_corrections(run: Run, *, clustering: str) -> dict[int, CorrectedTissues]:
@@ -353,7 +353,7 @@ def _execute(run: Run, *, until: str, main: bool) -> None:
         if not _shared(run, main and _is_needed(run, stage, wanted=wanted[stage.name])):
             continue
         if main:
-            out = run.begin(stage.name, wanted=wanted[stage.name], but_rates=digests[stage.name].but_rates)
+            out = run.begin(stage.name, wanted=wanted[stage.name], but_schedule=digests[stage.name].but_schedule)
             _build(run, stage, out=out, wanted=wanted, corrections=corrections)
         elif stage.on_all_processes:
             with tempfile.TemporaryDirectory(prefix="histoloom-") as scratch:

@@ -129,14 +129,14 @@ def test_an_unfinished_build_comes_back_with_its_settings(tmp_path: Path) -> Non
     assert not run.restore("patches", wanted="one")  # unfinished
 
 
-def test_an_unfinished_build_continues_with_other_learning_rates(tmp_path: Path) -> None:
+def test_an_unfinished_build_continues_with_another_schedule(tmp_path: Path) -> None:
     """And with the digest of those, so that what is published is up to date."""
     run = Run.create(tmp_path / "run", a_config())
-    (run.begin("diffusion", wanted="one", but_rates="same") / "half").write_text("x")
-    assert (run.begin("diffusion", wanted="two", but_rates="same") / "half").exists()
-    assert (run.begin("diffusion", wanted="two", but_rates="other") / "half").exists()
-    assert (run.begin("diffusion", wanted="four", but_rates="other") / "half").exists()  # as in builds of before
-    assert not (run.begin("diffusion", wanted="three", but_rates="more images") / "half").exists()
+    (run.begin("diffusion", wanted="one", but_schedule="same") / "half").write_text("x")
+    assert (run.begin("diffusion", wanted="two", but_schedule="same") / "half").exists()
+    assert (run.begin("diffusion", wanted="two", but_schedule="other") / "half").exists()
+    assert (run.begin("diffusion", wanted="four", but_schedule="other") / "half").exists()  # as in builds of before
+    assert not (run.begin("diffusion", wanted="three", but_schedule="another loss") / "half").exists()
 
 
 EARLIER = """\

@@ -236,20 +236,20 @@ class Run:
             finally:
                 lock.release()
 
-    def begin(self, stage: str, *, wanted: str, but_rates: str | None = None) -> Path:
+    def begin(self, stage: str, *, wanted: str, but_schedule: str | None = None) -> Path:
         """The folder to build ``stage`` in; an unfinished build of the same fingerprint is continued.
 
-        So is one that differs in learning rates alone: its fingerprint without them is ``but_rates`` too. A build of
-        another fingerprint moves to ``superseded/``, and comes back from there as it was.
+        So is one that differs in learning rates and length alone: its fingerprint without them is ``but_schedule``
+        too. A build of another fingerprint moves to ``superseded/``, and comes back from there as it was.
         """
         folder = self.building(stage)
         marker = folder / "building.json"
         if folder.exists():
             before = read_json(marker) if marker.is_file() else {}
             finished = Artifact.read(folder)
-            same_but_rates = but_rates is not None and before.get("but_rates") == but_rates
-            if finished is None and (before.get("fingerprint") == wanted or same_but_rates):
-                write_json(marker, before | {"fingerprint": wanted, "but_rates": but_rates})
+            same_but_schedule = but_schedule is not None and before.get("but_schedule") == but_schedule
+            if finished is None and (before.get("fingerprint") == wanted or same_but_schedule):
+                write_json(marker, before | {"fingerprint": wanted, "but_schedule": but_schedule})
             else:
                 digest = finished.fingerprint if finished is not None else before.get("fingerprint", "unknown")
                 self._move_aside(folder, stage=stage, digest=digest)
@@ -258,7 +258,7 @@ class Run:
             kept.rename(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not marker.is_file():
-            write_json(marker, {"fingerprint": wanted, "but_rates": but_rates, "seconds": 0.0})
+            write_json(marker, {"fingerprint": wanted, "but_schedule": but_schedule, "seconds": 0.0})
         return folder
 
     def discard_if_empty(self, stage: str) -> None:

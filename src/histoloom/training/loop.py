@@ -2,8 +2,9 @@
 
 What a step does depends on the seed, the step's number and the weights alone (see ``seeding``). So a training that was
 killed anywhere continues from its checkpoint to the same weights, to the byte on a CPU. Progress is counted in images
-seen. Several processes (torchrun) split each batch; gradients are averaged once a step. Shapes: B is the batch of one
-micro-batch of one process.
+seen. A training may continue with other learning rates or another length, which its log says; one that has seen more
+images than it is now asked for ends with what its checkpoint holds. Several processes (torchrun) split each batch;
+gradients are averaged once a step. Shapes: B is the batch of one micro-batch of one process.
 
 Both ways of splitting a batch end with the weights of the undivided one, to rounding. Draws are made for the whole
 batch. A task whose loss is a statistic of the batch is not split into micro-batches, and gathers what it needs over
@@ -147,6 +148,8 @@ class _Loop:
                 more = self._more_micro_batches(error)
             # Outside the handler: the error holds the frames, and they the tensors, of what did not fit.
             self._restart(more)
+        if self.images > self.total and self.task.callback is not None:
+            self._check()  # the last check of a training that was made shorter than it is
         if self._due_to_save(at_end=True):
             self._save()
 
@@ -261,14 +264,17 @@ class _Loop:
         if step % max(1, steps // LOG_EVENTS) == 0 or step == steps:
             self._write_log()
         if is_due(self.task.callback, step=step, steps=steps):
-            modules = dict(self.task.modules) | self.averages
-            run_check(self.task, modules, images=self.images, checkpoint=self.checkpoint, log=self.log)
-            self.events = len(self.log)
+            self._check()
             self._save()
             self.writer.wait()
             keep_good(self.checkpoint)
         elif self._due_to_save(at_end=False):
             self._save()
+
+    def _check(self) -> None:
+        modules = dict(self.task.modules) | self.averages
+        run_check(self.task, modules, images=self.images, checkpoint=self.checkpoint, log=self.log)
+        self.events = len(self.log)
 
     # -- optimizers and averages -----------------------------------------------------------------------------------
     def _optimizer(self, objective: Objective) -> AcceleratedOptimizer:
@@ -367,6 +373,7 @@ class _Loop:
             "events": self.events,
             "accumulate": self.accumulate,
             "rates": self._rates(),
+            "total": self.total,
         }
         self.writer.write(state)
 
@@ -391,11 +398,15 @@ class _Loop:
                 lay_out_states(self.optimizers[objective.name][1])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        rates = self._rates()
+        changes = []
+        if (before := state.get("rates", self._rates())) != self._rates():
+            changes.append(f"with learning rates {self._rates()}, {before} before")
+        if (total := state.get("total", self.total)) != self.total:
+            changes.append(f"to {self.total:,} images, {total:,} before")
         if distributed.rank() == 0:
             self.log.keep(state["events"])
-            if (before := state.get("rates", rates)) != rates:
-                message = f"continues after {self.images:,} images with learning rates {rates}, {before} before"
+            if changes:
+                message = f"continues after {self.images:,} images {' and '.join(changes)}"
                 logger.info("%s: %s", self.task.name, message)
                 self.log.write({"message": message})
         self.events = len(self.log) if distributed.rank() == 0 else state["events"]
