@@ -65,6 +65,7 @@ DIFFUSIONS = sampled(
         "diffusion.attention": ["[true]", "[false, true]", "[true, false]", "[false, false, true]"],
         "diffusion.norm_groups": [1, 5, 8, 32],
         "diffusion.embedding": ["add", "scale-shift"],
+        "diffusion.middle_norm": [False, True],
         "diffusion.condition_dropout": [0, 0.1],
     },
     count=160,

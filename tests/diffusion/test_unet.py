@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
@@ -46,6 +47,30 @@ def least_effect(config: DiffusionConfig) -> float:
 def test_every_layer_sees_step_and_condition(preset: str) -> None:
     config = DiffusionConfig.model_validate(read_preset(preset)["diffusion"])
     assert least_effect(config) > LEAST
+
+
+@pytest.mark.parametrize("preset", [preset for preset in PRESETS if preset != "paper"])  # its attention has a norm
+def test_every_attention_compares_what_is_normalised(preset: str) -> None:
+    """Else what it compares grows with the features, which grow in a long training, until its gradients overflow."""
+    config = DiffusionConfig.model_validate(read_preset(preset)["diffusion"])
+    assert min(deviations_at_attention(config)) > 0.5
+    assert max(deviations_at_attention(config)) < 2
+    without = config.model_copy(update={"embedding": "scale-shift", "middle_norm": False})
+    assert max(deviations_at_attention(without)) > 10
+
+
+@torch.no_grad()
+def deviations_at_attention(config: DiffusionConfig) -> list[float]:
+    """The standard deviation of what each self-attention compares, in a network whose features are large."""
+    torch.manual_seed(0)
+    unet = make_unet(config, shape=(2, 16, 16), conditions=3)
+    unet.get_submodule("conv_in").get_parameter("weight").mul_(1000)
+    seen: list[float] = []
+    for layer in unet.modules():
+        if isinstance(layer, Attention):
+            layer.to_q.register_forward_pre_hook(lambda _layer, inputs: seen.append(float(inputs[0].std())))
+    unet(torch.randn(2, 2, 16, 16), torch.tensor([3, 7]), class_labels=torch.tensor([0, 1]))
+    return seen
 
 
 def test_a_group_of_one_channel_forgets_what_was_added() -> None:

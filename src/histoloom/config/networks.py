@@ -265,6 +265,11 @@ class DiffusionConfig(Section):
         description="how a layer gets step and condition: added before its normalisation (Ho et al. 2020), or as scale "
         "and shift after it (Dhariwal and Nichol 2021)",
     )
+    middle_norm: bool = Field(
+        False,
+        description="normalise what enters the self-attention of the middle block; embedding: add always does, and "
+        "scale-shift without it diverges in long trainings",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout rate of the residual blocks")
     condition_dropout: float = Field(
         0.1, ge=0, lt=1, description="share of the patches that are trained without condition, for guidance"

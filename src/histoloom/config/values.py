@@ -147,6 +147,7 @@ LATER: Mapping[str, Any] = {
         "shift": 1.0,
         "norm_groups": 32,
         "embedding": "add",
+        "middle_norm": False,
         "scaling": "unit",
         "architecture": "diffusers",
         "corrections": False,

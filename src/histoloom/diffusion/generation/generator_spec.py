@@ -74,7 +74,7 @@ class GeneratorSpec(Record):
                 "format": FORMAT_WITH_GROUPS,
                 "groups": {str(k): list(names) for k, names in self.groups.items()},
             }
-        later = {name for name in ("corrections", "condition_maps") if not getattr(self.diffusion, name)}
+        later = {name for name in ("corrections", "condition_maps", "middle_norm") if not getattr(self.diffusion, name)}
         values["diffusion"] = self.diffusion.model_dump(mode="json", exclude=later)
         return values
 

@@ -48,6 +48,8 @@ def make_unet(config: DiffusionConfig, *, shape: tuple[int, int, int], condition
         layers_per_block=config.blocks,
         attention_head_dim=min(HEAD_CHANNELS, *config.channels),
         norm_num_groups=config.groups,
+        # Without a norm of its own, what the middle's attention compares grows without bound over a long training.
+        attn_norm_num_groups=config.groups if config.middle_norm else None,
         act_fn="silu",
         resnet_time_scale_shift="scale_shift" if config.embedding == "scale-shift" else "default",
         dropout=config.dropout,
