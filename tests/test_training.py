@@ -105,6 +105,13 @@ def test_it_learns(tmp_path: Path) -> None:
     assert errors[-1] < errors[0] / 2
 
 
+def test_the_norm_of_gradients_is_logged_where_it_is_clipped(tmp_path: Path) -> None:
+    fit(linear_task(), tmp_path)
+    events = EventLog(tmp_path / "log.jsonl").read()
+    assert events
+    assert all(0 < float(str(event["network.gradient"])) < 100 for event in events)
+
+
 @pytest.mark.parametrize("stop_at", [12, 96, 108, 200, 288])
 def test_resumed_equals_uninterrupted(stop_at: int, tmp_path: Path) -> None:
     whole = fit(linear_task(), tmp_path / "whole")
@@ -256,14 +263,15 @@ def test_a_loss_that_explodes_stops_with_the_checkpoint_from_before(tmp_path: Pa
     assert torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)["images"] == 60
 
 
-def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("clip", "named"), [(1.0, "network.gradient"), (None, "a weight of network")])
+def test_weights_that_are_not_finite_are_never_written(clip: float | None, named: str, tmp_path: Path) -> None:
     """A root at 0: the loss is finite, its gradient is not."""
 
     def change(value: Tensor, context: StepContext, network: nn.Module) -> Tensor:
         return value + (0 * network[0].weight).abs().sqrt().sum() if context.images >= 60 else value  # type: ignore[index]
 
-    with pytest.raises(TrainingDiverged, match=r"a weight of network is no longer finite after 72 images"):
-        fit(with_loss(change), tmp_path)
+    with pytest.raises(TrainingDiverged, match=rf"tiny: {named} is no longer finite after 72 images"):
+        fit(with_loss(change), tmp_path, grad_clip=clip)
     state = torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)
     assert state["images"] == 60
     assert all(value.isfinite().all() for value in state["modules"]["network"].values())

@@ -214,7 +214,9 @@ class _Loop:
             distributed.average_gradients(parameters)
             if self.config.grad_clip is not None:
                 self.accelerator.unscale_gradients(optimizer)
-                nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
+                norm = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
+                if self.accelerator.scaler is None:  # with fp16 an overflow is expected, and its step left out
+                    self._add(f"{objective.name}.gradient", norm)
             optimizer.step()
         self._average_weights()
 
@@ -226,9 +228,12 @@ class _Loop:
         with self.accelerator.autocast():
             loss, metrics = objective.loss(batch, context)
         for name, value in {"loss": loss, **metrics}.items():
-            key = f"{objective.name}.{name}"
-            self.sums[key] = self.sums.get(key, 0.0) + value.detach().float() / self.accumulate
+            self._add(f"{objective.name}.{name}", value.detach().float() / self.accumulate)
         return loss
+
+    def _add(self, name: str, value: Tensor) -> None:
+        """Add to what the next line of the log is the mean of."""
+        self.sums[name] = self.sums.get(name, 0.0) + value.detach().float()
 
     def _contexts(self, objective: Objective, scratches: list[dict[str, Any]]) -> list[StepContext]:
         """New contexts of this step's micro-batches: what draws from them twice draws the same."""
