@@ -183,6 +183,23 @@ def killed_in(stage: str, run: Path) -> None:
     assert building.exists()
 
 
+def test_one_of_several_processes_saves_new_settings(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others have them too, and do not want the run's lock, which the first may hold already."""
+    shutil.copytree(tiny_run, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with run.locked():
+        changed = change_settings(run, ["samples.per_cluster=1"], save=True)
+    assert changed.config.samples.per_cluster == 1
+    assert Run.open(run.path).config == run.config
+    monkeypatch.setenv("RANK", "0")
+    change_settings(run, ["samples.per_cluster=1"], save=True)
+    assert Run.open(run.path).config == changed.config
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from histoloom.config import LPIPS_MIN_SIZE, Config, Values, load_config, make_config, read_preset, with_settings
 from histoloom.errors import UserError
+from histoloom.processes import is_main_process
 from histoloom.run.directory import Run, disk_errors_explained
 from histoloom.run.pretrained import FOLDER, generator_digest, is_start, require_fit, with_start
 from histoloom.run.user import expand_home
@@ -162,11 +163,12 @@ def _with_absolute_files(config: Config, *, settings: Sequence[str]) -> Config:
 def change_settings(run: Run, settings: Sequence[str], *, save: bool) -> Run:
     """``run`` with other settings; stages that depend on them become stale, and none is lost.
 
-    Raises ``UserError`` when another process works on the run.
+    Of processes that torchrun started together the main one saves them. Raises ``UserError`` when another process works
+    on the run.
     """
     values = with_settings(run.config.model_dump(mode="json"), settings)
     changed = Run(run.path, _with_absolute_files(resolve_auto(_make_config(values)), settings=settings))
-    if save:
+    if save and is_main_process():
         with run.locked():
             changed.save_config()
     return changed
