@@ -268,7 +268,7 @@ class DiffusionConfig(Section):
     middle_norm: bool = Field(
         False,
         description="normalise what enters the self-attention of the middle block; embedding: add always does, and "
-        "scale-shift without it diverges in long trainings",
+        "scale-shift without it diverged in a long training",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout rate of the residual blocks")
     condition_dropout: float = Field(

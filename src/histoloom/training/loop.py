@@ -232,8 +232,8 @@ class _Loop:
         return loss
 
     def _add(self, name: str, value: Tensor) -> None:
-        """Add to what the next line of the log is the mean of."""
-        self.sums[name] = self.sums.get(name, 0.0) + value.detach().float()
+        """Add a step's ``value``, without a graph, to what the next line of the log is the mean of."""
+        self.sums[name] = self.sums.get(name, 0.0) + value
 
     def _contexts(self, objective: Objective, scratches: list[dict[str, Any]]) -> list[StepContext]:
         """New contexts of this step's micro-batches: what draws from them twice draws the same."""
