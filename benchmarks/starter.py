@@ -8,9 +8,8 @@ patches that showed it; a cluster gets the name of the line whose patches it has
 come in another order is named right. A cluster without a name ends the script: look at RUN/report.html,
 ``histoloom name RUN CLUSTER NAME``, and start it again.
 
-``evaluation/`` gets the run's numbers (``similarity``, ``distribution``, ``faithfulness``, ``originality``), the most
-suspicious pairs of a sample and its nearest training patch, and ``clusters.jpg``: for each cluster real patches on the
-left, the first samples that were drawn on the right.
+``evaluation/`` gets the run's numbers (``NUMBERS``), the most suspicious pairs of a sample and its nearest training
+patch, and ``clusters.jpg``: for each cluster real patches on the left, the first samples that were drawn on the right.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ DATA = (
     'Necrotic Tumor Assessment", The Cancer Imaging Archive, 2019, CC BY 3.0. '
     "45 fields of 20 slides of 4 patients; patches were cut from them at random."
 )
-NUMBERS = ("similarity", "distribution", "faithfulness", "originality")
+NUMBERS = ("similarity", "distribution", "two_sample", "faithfulness", "originality", "verdicts")
 EACH, MARGIN, LINE = 5, 6, 14
 
 

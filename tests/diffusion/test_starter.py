@@ -15,7 +15,7 @@ from histoloom.run.directory import read_json
 from histoloom.setup import init_run
 
 STARTER = Path(__file__).resolve().parents[2] / "starter"
-MOST = 40 * 2**20
+MOST = 60 * 10**6
 
 
 def test_it_is_small_named_and_says_where_it_comes_from() -> None:
@@ -40,6 +40,8 @@ def test_its_evaluation_and_originality_lie_beside_it() -> None:
     assert originality["false_alarm_rate"] is not None
     faithful = read_json(folder / "faithfulness.json")
     assert faithful["judge"]["samples"]["n"] == originality["n"]
+    assert read_json(folder / "two_sample.json")["texture"]["samples"]["n"][1] == originality["n"]
+    assert read_json(folder / "verdicts.json")["k"] == faithful["k"]
 
 
 def test_it_draws_by_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
