@@ -1,11 +1,13 @@
 """Generators against the held-out patches of one run, all by the same numbers: which is nearer to real tissue?
 
-    python benchmarks/generators_compared.py RUN GENERATOR... --out FOLDER [-n 210] [--guidance G]
+    python benchmarks/generators_compared.py RUN GENERATOR... --out FOLDER [-n 210]
+        [--method METHOD] [--steps N] [--guidance G]
 
-Each generator draws n images by its own sampler, of every cluster in its share of the patches that it was trained on.
-They are compared with all held-out patches of RUN as one set, since generators have different clusters: Frechet
-distance, precision and recall by lpips-alex, and the two-sample test by texture. The floor is n training patches of
-RUN. Features of real patches and a picture of each generator are kept in FOLDER. Prints a Markdown table.
+Each generator draws n images by its own sampler, or with the settings that are named, of every cluster in its share of
+the patches that it was trained on. They are compared with all held-out patches of RUN as one set, since generators have
+different clusters: Frechet distance, precision and recall by lpips-alex, and the two-sample test by texture. The floor
+is n training patches of RUN. Features of real patches and a picture of each generator are kept in FOLDER. Prints a
+Markdown table.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ import torch
 from cheaper_training import Real, measured
 from PIL import Image
 
+from histoloom.config import SamplerConfig
 from histoloom.diffusion.generation.generator import Generator
+from histoloom.diffusion.generation.request import Request
+from histoloom.diffusion.generation.run_request import sampler_of
 from histoloom.diffusion.generation.sample_spec import SampleSpec
 from histoloom.evaluation.distribution import cluster_quotas
 from histoloom.run.directory import Run
@@ -29,15 +34,12 @@ ROWS, COLUMNS = 6, 12
 """of the picture of each generator's images"""
 
 
-def drawn(generator: Generator, *, n: int, guidance: float | None) -> np.ndarray:
+def drawn(generator: Generator, *, n: int, sampler: SamplerConfig) -> np.ndarray:
     """``n`` images, uint8 (N, H, W, 3), of each cluster of the generator's k in its share."""
     k = generator.spec.chosen_k
     shares = dict(enumerate(generator.spec.frequencies[k]))
     quotas = cluster_quotas(shares, available={cluster: np.arange(n) for cluster in shares}, most=n)
     specs = [SampleSpec(k, cluster, index, seed=0) for cluster, count in quotas.items() for index in range(count)]
-    sampler = generator.spec.sampler
-    if guidance is not None:
-        sampler = sampler.model_copy(update={"guidance": guidance})
     return np.stack([sample.image for sample in generator.draw(specs, sampler=sampler)])
 
 
@@ -55,8 +57,11 @@ def main() -> None:
     parser.add_argument("generators", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("-n", type=int, default=210)
+    parser.add_argument("--method")
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--guidance", type=float)
     arguments = parser.parse_args()
+    wanted = Request(n=1, method=arguments.method, steps=arguments.steps, guidance=arguments.guidance)
     run = Run.open(arguments.run)
     patches = PatchSet.open(run.require("patches"))
     real = Real(patches, 1, np.zeros(len(patches), np.int64), arguments.out / "features")
@@ -68,7 +73,7 @@ def main() -> None:
         generator = Generator.load(folder)
         if generator.spec.size != patches.size:
             parser.error(f"{folder} draws {generator.spec.size} px, and the patches of {run.path} have {patches.size}")
-        images_NHW3 = drawn(generator, n=arguments.n, guidance=arguments.guidance)
+        images_NHW3 = drawn(generator, n=arguments.n, sampler=sampler_of(wanted, generator))
         picture(images_NHW3).save(arguments.out / f"{folder.resolve().name}.png")
         row = measured(real, images_NHW3, np.zeros(len(images_NHW3), np.int64), device=device)
         print(
