@@ -186,15 +186,16 @@ class VQGANLosses:
         return self.autoencoder.to_pixel_range(self.autoencoder.decode_codes(q_BChw).float())
 
     def _shifted(self, x_BCHW: Tensor, *, context: StepContext) -> Tensor:
-        """The part of images that networks with strides judge in this step (``loss_shift``).
+        """Images as networks with strides judge them in this step (``loss_shift``): mirrored margins, whole within.
 
-        Its place runs through all offsets below the setting, one a step, so that it needs no random number.
+        How much of the margins lies above and to the left runs through all numbers below the setting, one a step, so
+        that it needs no random number. Every pixel of the images is judged in every step, those at the edges too.
         """
         shift = self.config.loss_shift
         if shift == 0:
             return x_BCHW
         top, left = context.step % shift, context.step // shift % shift
-        return x_BCHW[..., top : x_BCHW.shape[-2] - shift + top, left : x_BCHW.shape[-1] - shift + left]
+        return F.pad(x_BCHW, (left, shift - left, top, shift - top), mode="reflect")
 
     def _reconstruction(
         self, y_BCHW: Tensor, x_BCHW: Tensor, *, context: StepContext

@@ -162,8 +162,9 @@ class AutoencoderConfig(Section):
         0,
         ge=0,
         le=16,
-        description="the perceptual loss and the discriminator see the image without so many rows and columns, cut at "
-        "another place in every step, px, so that none is always first in their strides; 0: the whole image",
+        description="the perceptual loss and the discriminator see the image with so many mirrored rows and columns "
+        "about it, px, split between its sides in another way in every step, so that none is always first in their "
+        "strides; 0: the image alone",
     )
     l1_weight: float = Field(0.0, ge=0, description="weight of the mean absolute error")
     mse_weight: float = Field(1.0, ge=0, description="weight of the mean squared error")

@@ -325,18 +325,20 @@ class Config(Section):
                 f"patches.size must be a multiple of {step} for these autoencoder.multipliers and diffusion.channels, "
                 f"got {size}"
             )
-        if auto.perceptual == "lpips" and size < (least := LPIPS_MIN_SIZE + auto.loss_shift):
+        if auto.perceptual == "lpips" and size < LPIPS_MIN_SIZE:
             raise ValueError(
-                f"patches.size must be at least {least} for autoencoder.perceptual: lpips, got {size}; "
+                f"patches.size must be at least {LPIPS_MIN_SIZE} for autoencoder.perceptual: lpips, got {size}; "
                 "pyramid takes smaller ones"
             )
+        if auto.loss_shift >= size:
+            raise ValueError(f"autoencoder.loss_shift must be below patches.size, got {auto.loss_shift} and {size}")
         trunk = self.clusters.trunk
         if trunk in ("alex", "squeeze", "vgg") and size < LPIPS_MIN_SIZE:
             raise ValueError(
                 f"patches.size must be at least {LPIPS_MIN_SIZE} for clusters.trunk: {trunk}, got {size}; "
                 "efficientnet-lite0 takes smaller ones"
             )
-        if auto.adversarial.weight > 0 and size < (least := auto.adversarial.min_size + auto.loss_shift):
+        if auto.adversarial.weight > 0 and size < (least := auto.adversarial.min_size):
             raise ValueError(
                 f"patches.size must be at least {least} for a discriminator of "
                 f"{auto.adversarial.layers} layers, got {size}; set fewer autoencoder.adversarial.layers"
