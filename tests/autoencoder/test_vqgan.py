@@ -130,9 +130,7 @@ def test_networks_with_strides_see_the_images_from_every_offset() -> None:
         assert torch.equal(context.scratch["real"], seen[-1])
         assert context.scratch["fake"].shape == (4, 3, 19, 19)
     wanted = {(top, left) for top in range(3) for left in range(3)}
-    found = {
-        place for place in wanted for s in seen if torch.equal(s[..., place[0] :, place[1] :][..., :16, :16], x)
-    }
+    found = {place for place in wanted for s in seen if torch.equal(s[..., place[0] :, place[1] :][..., :16, :16], x)}
     assert found == wanted
 
 
