@@ -155,6 +155,14 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(setting: str, words: list
         assert word in message
 
 
+def test_mirrored_margins_are_narrower_than_the_patch() -> None:
+    small = ("patches.size=16", "autoencoder.perceptual=pyramid", "autoencoder.adversarial.weight=0")
+    networks = ("autoencoder.multipliers=[1]", "diffusion.channels=[32, 32]", "diffusion.attention=[false, true]")
+    assert config_of("starter", *small, *networks, "autoencoder.loss_shift=15").autoencoder.loss_shift == 15
+    with pytest.raises(UserError, match=r"loss_shift must be below patches\.size, got 16 and 16"):
+        config_of("starter", *small, *networks, "autoencoder.loss_shift=16")
+
+
 @pytest.mark.parametrize(
     ("text", "value"), [("on", "on"), ("off", "off"), ("yes", "on"), ("no", "off"), ("auto", "auto"), ('"on"', "on")]
 )

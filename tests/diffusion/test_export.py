@@ -59,6 +59,7 @@ def test_the_card_is_read_by_hugging_face(exported: Path) -> None:
 
 def test_the_card_says_what_one_has_to_know(exported: Path) -> None:
     text = (exported / "README.md").read_text(encoding="utf-8")
+    assert "slides: a VQ-GAN," in text
     for part in ("Not for diagnosis", "## Limits", "Procedural slides, made for tests.", "bone, edge", "96 patches"):
         assert part in text
     assert re.search(r"\| ssim \| real against real \| \d", text), "each number stands with its floor"

@@ -29,6 +29,7 @@ def test_it_is_small_named_and_says_where_it_comes_from() -> None:
     assert "CC BY 3.0" in card
     assert "license: cc-by-3.0" in card
     assert "Not for diagnosis" in card
+    assert "an autoencoder with continuous latents" in card
 
 
 def test_its_evaluation_and_originality_lie_beside_it() -> None:

@@ -30,8 +30,9 @@ CARD = """---
 
 # Synthetic tissue generator
 
-Made with Histoloom from unlabeled H&E slides: a VQ-GAN, information-maximisation clusters of its latents, and a
-latent diffusion model conditioned on (k, cluster), after Rumman et al., Bioengineering 2025, 12(7), 764.
+Made with Histoloom from unlabeled H&E slides: {autoencoder}, information-maximisation
+clusters, and a latent diffusion model conditioned on (k, cluster), after Rumman et al., Bioengineering 2025,
+12(7), 764.
 
 ## Intended use
 Research: augmentation, teaching, method development. **Not for diagnosis**, and not evidence about any patient.
@@ -122,7 +123,9 @@ def model_card(run: Run, *, generator: Generator, terms: Terms, precision: str) 
         *(verdict, _similarity(folder, k=k), _distribution(folder, k=k), _faithfulness(folder, k=k)),
         *(_readings(run, k=k), _originality(folder)),
     )
+    codes = generator.autoencoder.config.codes
     return CARD.format(
+        autoencoder="a VQ-GAN" if codes else "an autoencoder with continuous latents",
         front=yaml.safe_dump(front, sort_keys=False),
         tissue=example,
         usage=USAGE.format(tissue=example),
