@@ -47,9 +47,12 @@ def test_a_name_typed_before_the_raters_names_have_come_is_kept(page: Page, own_
     expect(page.get_by_role("dialog", name="Who is naming?")).to_be_visible()
     page.route("**/api/names/4?rater=Dr*", lambda route: held.append(route))
     page.keyboard.type("Dr A")
-    page.keyboard.press("Enter")
+    with page.expect_request("**/api/names/4?rater=Dr*"):
+        page.keyboard.press("Enter")
     page.get_by_label("Name of group 0").fill("bone")
     kept(page)
+    while not held:  # a request is announced before its route is called
+        page.wait_for_timeout(20)
     held[0].continue_()
     page.unroute("**/api/names/4?rater=Dr*")
     flag = page.get_by_role("group", name="Flag of group 1").get_by_role("button", name="mixed")
