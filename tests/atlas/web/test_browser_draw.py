@@ -76,6 +76,8 @@ def test_a_request_that_takes_long_says_why(page: Page, draw_address: str) -> No
     page.goto(f"{draw_address}/draw?k=2")
     ask(page, n=1)
     expect(page.get_by_role("button", name="Loading the generator")).to_be_disabled()
+    while not held:  # the button changes before the request is there
+        page.wait_for_timeout(20)
     held[0].fulfill(status=409, json={"detail": "20 jobs wait already"})
     expect(page.get_by_role("button", name="Generate", exact=True)).to_be_enabled()
 
