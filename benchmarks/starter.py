@@ -43,6 +43,7 @@ DATA = (
     "45 fields of 20 slides of 4 patients; patches were cut from them at random."
 )
 NUMBERS = ("similarity", "distribution", "two_sample", "faithfulness", "originality", "verdicts")
+WEIGHTS = "autoencoder.safetensors"
 EACH, MARGIN, LINE = 5, 6, 14
 
 
@@ -102,13 +103,20 @@ def name_clusters(run: Run, table: Path) -> None:
 
 
 def sharpen(run: Run) -> None:
-    """Give the run's autoencoder a decoder that was trained alone, from RUN/decoder; the latents stay as they are."""
+    """Give the run's autoencoder a decoder that was trained alone, from RUN/decoder; the latents stay as they are.
+
+    The stages after it do not see the change, because no setting changes. Samples of another decoder end the script.
+    """
     made, own = run.path / "decoder", run.require("autoencoder")
     train_decoder(run, folder=made, images=IMAGES)
-    for name in ("autoencoder.safetensors", "autoencoder.json"):
-        shutil.copy2(made / name, own / name)
+    if (own / WEIGHTS).read_bytes() == (made / WEIGHTS).read_bytes():
+        return
+    if run.artifact("samples") is not None:
+        raise SystemExit(f"{run.path}/samples has another decoder: move it, evaluation and report away and start again")
     context = StageContext(run.path, run.config, own, {}, EventLog(own / "log.jsonl"))
-    measure(context, modules={"autoencoder": Autoencoder.load(own)}, patches=PatchSet.open(run.require("patches")))
+    measure(context, modules={"autoencoder": Autoencoder.load(made)}, patches=PatchSet.open(run.require("patches")))
+    for name in ("autoencoder.json", WEIGHTS):  # the weights last: a stopped copy is made again
+        shutil.copy2(made / name, own / name)
 
 
 def main() -> None:
